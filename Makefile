@@ -1,0 +1,47 @@
+# Everything runs in .venv, which the first target sets up and the others find ready.
+
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+RUN := $(CURDIR)/$(VENV)/bin/python
+# Packages that mypy checks strictly; the others follow.
+TYPED := $(addprefix hotwheels/amct_pytorch/,core ops graph record config plan)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup sample sample-mobilenet test lint bench bench-accuracy clean
+
+help: ## Show this list
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 26
+
+setup: $(READY) ## Create .venv and install the pinned requirements and this project
+
+$(READY): requirements.txt setup.py pyproject.toml $(wildcard proto/*.proto)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo 'Python 3.10 or newer is needed: make PYTHON=/path/to/python3 ...' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+sample: $(READY) ## Quantize ResNet-50 on the bundled images and print all accuracies
+	cd sample/resnet50/calibration && $(RUN) resnet50_calibration.py $(ARGS)
+
+sample-mobilenet: $(READY) ## The same for MobileNetV2
+	cd sample/mobilenet_v2/calibration && $(RUN) mobilenet_v2_calibration.py $(ARGS)
+
+test: $(READY) ## Run the tests (ARGS="-k name" for some of them)
+	$(RUN) -m pytest $(ARGS)
+
+lint: $(READY) ## Run ruff, and mypy on the typed core
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy $(TYPED)
+
+bench: $(READY) ## Measure time and memory of calibration, fake_quant and export
+	$(RUN) -m benchmarks.speed $(ARGS)
+
+bench-accuracy: $(READY) ## Compare accuracy with onnxruntime's static quantization
+	$(RUN) -m benchmarks.accuracy $(ARGS)
+
+clean: ## Remove .venv, caches and what the samples wrote
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis proto/*_pb2.py
+	rm -rf sample/.cache sample/*/*/tmp sample/*/*/checkpoints sample/*/*/amct_log

@@ -1,0 +1,5 @@
+"""What can be quantized: the capacity table, which users extend by editing ``capacity_config.csv`` (SPEC 9.6)."""
+
+from .reader import Capacity, read_capacity
+
+__all__ = ["Capacity", "read_capacity"]

@@ -1,0 +1,145 @@
+"""Reads capacity_config.csv: headerless rows ``NAME, type, value, value, ...`` (SPEC 9.6)."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import os
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+
+from hotwheels.amct_pytorch.errors import ConfigError, nearest_names
+
+Value = bool | str | tuple[str, ...]
+
+_FILE = "capacity_config.csv"
+_TYPES = ("bool", "list", "string")
+_BOOLS = {"true": True, "false": False}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Capacity:
+    """The rows of the table, each under its name in lower case.
+
+    Attributes:
+      quantizable_types: Torch classes with weight and data quantization; the ONNX row says the same of nodes.
+      channel_wise_types: Classes whose weights may have one scale per output channel.
+      no_weight_quant_types: Torch classes with data quantization only; ``pairs`` joins them to their ONNX types.
+      not_default_quant_types: Classes which generated configs switch off.
+      fused_activation_types: Activations that belong to the convolution in front of them.
+      fuse_types: Normalisations that can be folded into a convolution.
+      cube_onnx_types: Nodes that the chip's matrix unit computes.
+      no_command_onnx_types: Nodes that only move data.
+      shift_n_types: Classes whose records carry a shift bit.
+      leaf_module_packages: Packages whose modules the tracer does not look into.
+      source: Where it was read from, for messages.
+      extra: Rows with names that we do not know, e.g. for the user's own tools.
+    """
+
+    quantizable_types: tuple[str, ...]
+    quantizable_onnx_types: tuple[str, ...]
+    channel_wise_types: tuple[str, ...]
+    channel_wise_onnx_types: tuple[str, ...]
+    no_weight_quant_types: tuple[str, ...]
+    no_weight_quant_onnx_types: tuple[str, ...]
+    not_default_quant_types: tuple[str, ...]
+    fused_activation_types: tuple[str, ...]
+    fuse_types: tuple[str, ...]
+    cube_onnx_types: tuple[str, ...]
+    no_command_onnx_types: tuple[str, ...]
+    shift_n_types: tuple[str, ...]
+    leaf_module_packages: tuple[str, ...]
+    source: str = dataclasses.field(default="", compare=False)
+    extra: Mapping[str, Value] = dataclasses.field(default_factory=dict)
+
+    @property
+    def pairs(self) -> tuple[tuple[str, str], ...]:
+        """The (torch type, ONNX type) pairs of the two ``NO_WEIGHT_*`` rows."""
+        return tuple(zip(self.no_weight_quant_types, self.no_weight_quant_onnx_types, strict=True))
+
+    def list(self, row: str) -> tuple[str, ...]:
+        """Returns the values of a ``list`` row by its name in the file, e.g. ``FUSE_TYPES``.
+
+        Raises:
+          ConfigError: There is no such row, or its type is not ``list``.
+        """
+        value = getattr(self, row.lower()) if row in _ROWS else self.extra.get(row)
+        if not isinstance(value, tuple):
+            raise ConfigError(f"{self.source} has no list row '{row}'. {nearest_names(row, (*_ROWS, *self.extra))}")
+        return value
+
+
+_ROWS = tuple(field.name.upper() for field in dataclasses.fields(Capacity) if field.name not in ("source", "extra"))
+
+
+def read_capacity(path: str | os.PathLike[str] | None = None) -> Capacity:
+    """Returns the table in ``path``, by default the installed one. Reads anew at each call: users edit the file.
+
+    Raises:
+      FileNotFoundError: ``path`` does not exist.
+      ConfigError: A row is malformed, missing, there twice, or the two ``NO_WEIGHT_*`` rows differ in length.
+    """
+    file = resources.files(__package__).joinpath(_FILE) if path is None else Path(path)
+    try:
+        text = file.read_text(encoding="utf-8-sig")  # spreadsheets write a byte order mark
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file} is not a UTF-8 text: {error}.") from error
+    return parse_capacity(text, str(file))
+
+
+def parse_capacity(text: str, source: str) -> Capacity:
+    """Returns the table in ``text``; ``source`` is the file's name in messages."""
+    rows: dict[str, Value] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        fields = [field.strip() for field in next(csv.reader([line], skipinitialspace=True), [])]
+        if any(fields):
+            name, value = _row(fields, f"{source}, line {number}")
+            if name in rows:
+                raise ConfigError(f"{source}, line {number}: row '{name}' is there already.")
+            rows[name] = value
+    return _capacity(rows, source)
+
+
+def _row(fields: list[str], where: str) -> tuple[str, Value]:
+    if len(fields) < 3:
+        msg = f"{where}: a row needs a name, a type and a value, found {', '.join(map(repr, fields))}."
+        raise ConfigError(msg)
+    name, kind, *values = fields
+    if kind not in _TYPES:
+        raise ConfigError(f"{where}: row '{name}' has type '{kind}'; allowed: {', '.join(_TYPES)}.")
+    given = tuple(value for value in values if value)
+    if kind == "list":
+        return name, given
+    if len(given) != 1:
+        raise ConfigError(f"{where}: row '{name}' of type '{kind}' has {len(given)} values, expected 1.")
+    return name, given[0] if kind == "string" else _bool(given[0], name, where)
+
+
+def _bool(value: str, name: str, where: str) -> bool:
+    if value.lower() not in _BOOLS:
+        raise ConfigError(f"{where}: row '{name}' of type 'bool' is '{value}'; allowed: true, false.")
+    return _BOOLS[value.lower()]
+
+
+def _capacity(rows: Mapping[str, Value], source: str) -> Capacity:
+    lists = {row.lower(): _list_row(rows, row, source) for row in _ROWS}
+    extra = {name: value for name, value in rows.items() if name not in _ROWS}
+    capacity = Capacity(**lists, source=source, extra=extra)
+    torch_types, onnx_types = capacity.no_weight_quant_types, capacity.no_weight_quant_onnx_types
+    if len(torch_types) != len(onnx_types):
+        msg = (
+            f"{source}: NO_WEIGHT_QUANT_TYPES has {len(torch_types)} values and NO_WEIGHT_QUANT_ONNX_TYPES has "
+            f"{len(onnx_types)}. The same position in both is one pair, so append to both."
+        )
+        raise ConfigError(msg)
+    return capacity
+
+
+def _list_row(rows: Mapping[str, Value], row: str, source: str) -> tuple[str, ...]:
+    value = rows.get(row)
+    if value is None:
+        raise ConfigError(f"{source}: row '{row}' is missing. {nearest_names(row, rows)}")
+    if not isinstance(value, tuple):
+        raise ConfigError(f"{source}: row '{row}' must have the type 'list'.")
+    return value

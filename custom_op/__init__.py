@@ -1,0 +1,40 @@
+"""Extension modules: operations without a module class, as modules that can be named, quantized and exported.
+
+A folder ``<op>/<op>.py`` with a subclass of CustomModuleBase that is put beside the others is found when the package is
+imported.
+"""
+
+from hotwheels.amct_pytorch.custom_op.base import CustomModuleBase
+from hotwheels.amct_pytorch.custom_op.cat.cat import Cat
+from hotwheels.amct_pytorch.custom_op.discovery import (
+    discover_custom_ops,
+    register_custom_op,
+    registered_custom_ops,
+)
+from hotwheels.amct_pytorch.custom_op.eltwise.eltwise import Eltwise
+from hotwheels.amct_pytorch.custom_op.eltwise_add.eltwise_add import EltwiseAdd
+from hotwheels.amct_pytorch.custom_op.eltwise_div.eltwise_div import EltwiseDiv
+from hotwheels.amct_pytorch.custom_op.eltwise_mul.eltwise_mul import EltwiseMul
+from hotwheels.amct_pytorch.custom_op.eltwise_sub.eltwise_sub import EltwiseSub
+from hotwheels.amct_pytorch.custom_op.matmul.matmul import MatMul
+from hotwheels.amct_pytorch.custom_op.max.max import Max
+from hotwheels.amct_pytorch.custom_op.min.min import Min
+from hotwheels.amct_pytorch.custom_op.split.split import Split
+
+__all__ = [
+    "Cat",
+    "CustomModuleBase",
+    "Eltwise",
+    "EltwiseAdd",
+    "EltwiseDiv",
+    "EltwiseMul",
+    "EltwiseSub",
+    "MatMul",
+    "Max",
+    "Min",
+    "Split",
+    "register_custom_op",
+    "registered_custom_ops",
+]
+
+discover_custom_ops(__path__, __name__)

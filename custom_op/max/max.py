@@ -1,0 +1,38 @@
+"""Max: the largest values along an axis, ONNX ReduceMax."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hotwheels.amct_pytorch.custom_op.base import CustomModuleBase
+
+
+class Max(CustomModuleBase):
+    """The values, without the indices, of torch.max as a module.
+
+    Args:
+        dim: Axis that is reduced; negative ones count from the last. None reduces all axes.
+        keepdim: If True a reduced axis stays with length 1. With ``dim=None`` the result then has as many axes as the
+            input, as ONNX ReduceMax has it and unlike ``torch.max(x)``, which is ``Max(keepdim=False)``.
+    """
+
+    onnx_type = "ReduceMax"
+    num_inputs = 1
+
+    def __init__(self, dim: int | None = None, keepdim: bool = True) -> None:
+        """Takes the axis and what becomes of it."""
+        super().__init__()
+        self.dim = dim
+        self.keepdim = keepdim
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the largest values as a new tensor."""
+        # Not torch.max, which has no keepdim for all axes. The values are equal; among equal elements torch.amax shares
+        # the gradient out, torch.max with an axis gives it to one of them.
+        axes = tuple(range(x.dim())) if self.dim is None else self.dim
+        return torch.amax(x, axes, self.keepdim)
+
+    def extra_repr(self) -> str:
+        """Shows the arguments."""
+        return f"dim={self.dim}, keepdim={self.keepdim}"

@@ -1,0 +1,221 @@
+"""The FX path: configuration, quantized model, modes, saving, restoring (SPEC 2; manual: 接口说明)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..backends.fx.backend import FxBackend
+from ..backends.fx.export import export_float, forward_names, output_names
+from ..backends.fx.quant_graph_module import QuantGraphModule
+from ..capacity import read_capacity
+from ..config.expand import expand
+from ..config.json_config import check_any_enabled, read_config, write_config
+from ..config.simple_yaml import read_simple_yaml
+from ..errors import CalibrationError, ConfigError, UnsupportedModelError
+from ..export.save import write_files
+from ..log import get_logger
+from ..nn.mode import Mode
+from ..onnx_io.markers import resolve_markers
+from ..onnx_io.model_file import name_outputs, parse_model
+from ..ops.registry import Registry
+from ..plan.checks import find_violations
+from ..plan.planner import make_plan
+from ..record import Record
+from ..report.dump import Dumper
+from ..report.picture import draw
+from .arguments import as_inputs, check_aliases, check_existing, check_model, check_path, check_type
+from .checkpoint import load_checkpoint
+from .onnx_setting import check_setting
+
+_log = get_logger(__name__)
+
+
+def create_quant_config_fx(
+    config_file: str | Path,
+    model: nn.Module,
+    config_definition: str | Path | None = None,
+    *,
+    config_defination: str | Path | None = None,
+) -> None:
+    """Writes ``config_file`` (JSON): one entry per quantizable layer of ``model`` (SPEC 8.4).
+
+    Args:
+      config_file: File to write; folders are made, an existing file is replaced with a warning.
+      model: Float model with its weights; it is not changed. No input data is needed.
+      config_definition: Simple configuration (``.yml``, ``.yaml``; SPEC 8.5), or None for the defaults.
+      config_defination: The vendor's spelling of ``config_definition``.
+
+    Raises:
+      ConfigError: The simple configuration is wrong.
+      UnsupportedModelError: The model cannot be traced.
+    """
+    function = "create_quant_config_fx"
+    path, model = check_path(function, "config_file", config_file), check_model(function, model)
+    definition = check_aliases(function, "config_definition", config_definition, "config_defination", config_defination)
+    simple = None if definition is None else read_simple_yaml(check_existing(function, "config_definition", definition))
+    capacity = read_capacity()
+    graph = FxBackend(model, Registry(capacity)).graph()
+    if path.exists():
+        _log.warning("The configuration '%s' exists and is replaced.", path)
+    write_config(expand(graph, simple, capacity), path)
+    _log.info("Wrote the configuration of %d layers to '%s'.", len(graph.quantizable), path)
+
+
+def create_quant_model_fx(config_file: str | Path, model: nn.Module) -> QuantGraphModule:
+    """Returns ``model`` quantized as ``config_file`` says, in float state; draws float.svg and quant.svg beside it.
+
+    Args:
+      config_file: JSON made by ``create_quant_config_fx``.
+      model: Float model; it is not changed.
+
+    Raises:
+      ConfigError: The configuration is wrong, does not fit the model or enables no layer.
+      UnsupportedModelError: The model cannot be copied or traced, or is quantized already.
+    """
+    function = "create_quant_model_fx"
+    path, model = check_existing(function, "config_file", config_file), check_model(function, model)
+    return _quantize(path, model)
+
+
+def restore_quant_model_fx(
+    config_file: str | Path, model: nn.Module, pth_file: str | Path, state_dict_name: str | None = None
+) -> QuantGraphModule:
+    """Returns the quantized model whose state was saved in ``pth_file``, in float state (SPEC 2.3).
+
+    Args:
+      config_file: The configuration the saved model was made with.
+      model: A fresh float model; it is not changed.
+      pth_file: ``torch.save`` of the quantized model's ``state_dict()``, or of a dict that holds one.
+      state_dict_name: Key of the state_dict in such a dict.
+
+    Raises:
+      ConfigError: The key is missing, or the state does not fit the model and configuration.
+    """
+    function = "restore_quant_model_fx"
+    path, model = check_existing(function, "config_file", config_file), check_model(function, model)
+    checkpoint = check_existing(function, "pth_file", pth_file)
+    quantized = _quantize(path, model)
+    load_checkpoint(quantized, checkpoint, state_dict_name)
+    return quantized
+
+
+def enable_quantization(
+    model: nn.Module, calibration: bool = False, fake_quant: bool = False, real_quant: bool = False
+) -> None:
+    """Switches every quantized graph inside ``model`` to one of the states of SPEC 2.1.
+
+    All False: float. ``calibration``: observers watch. ``calibration`` and ``fake_quant``: pre-calibration of training.
+    ``fake_quant``: quantized and dequantized. ``real_quant``: the integers of the chip.
+
+    Raises:
+      ConfigError: Another combination, or no quantized graph inside ``model``.
+    """
+    function = "enable_quantization"
+    check_model(function, model)
+    for name, value in (("calibration", calibration), ("fake_quant", fake_quant), ("real_quant", real_quant)):
+        check_type(function, name, value, bool, "a bool")
+    mode = Mode.of(calibration, fake_quant, real_quant)
+    for quantized in _quantized_inside(function, model):
+        quantized.mode = mode
+
+
+def enable_dump(model: nn.Module, dump_dir: str | Path | None = None, dump_format: str | None = None) -> None:
+    """Makes the next forward of ``model`` write the result of every node to a file, once (SPEC 11.8).
+
+    Args:
+      model: Quantized model, in any state.
+      dump_dir: Folder, default ``./dump``.
+      dump_format: ``.npy`` (default), ``.float`` or ``.txt``, with or without the dot.
+
+    Raises:
+      ConfigError: Another format, or no quantized graph inside ``model``.
+    """
+    function = "enable_dump"
+    check_model(function, model)
+    folder = check_path(function, "dump_dir", "./dump" if dump_dir is None else dump_dir)
+    check_type(function, "dump_format", dump_format, (str, type(None)), "a string or None")
+    dumper = Dumper(folder, dump_format or ".npy")
+    for quantized in _quantized_inside(function, model):
+        quantized.watch_next_forward(lambda node: dumper.write(node.name, node.value))
+
+
+def save_quant_model_fx(
+    model: nn.Module, save_path: str | Path, input_data: Any, onnx_export_setting: dict[str, Any] | None = None
+) -> None:
+    """Writes the deploy, fake_quant and float ONNX models, the parameter files and the record (SPEC 2.4, 11).
+
+    Args:
+      model: Calibrated quantized model, in any state and on any device; it is not changed.
+      save_path: Folder and name prefix of the files; folders are made.
+      input_data: Example input, a tensor or the positional arguments of the forward.
+      onnx_export_setting: Keyword arguments of ``torch.onnx.export``, such as ``input_names`` or ``dynamic_axes``.
+
+    Raises:
+      CalibrationError: Layers are not calibrated; the text names them.
+      ExportError: The model cannot be written as ONNX. Files of an earlier save stay whole.
+    """
+    function = "save_quant_model_fx"
+    quantized = _the_quantized_graph(function, check_model(function, model))
+    check_path(function, "save_path", save_path)
+    setting = check_setting(
+        onnx_export_setting, {"input_names": forward_names(quantized), "output_names": output_names(quantized)}
+    )
+    _require_calibration(quantized)
+    with torch.no_grad():
+        record = Record({name: layer.record() for name, layer in quantized.quantized_layers.items() if layer.is_quantized})
+    float_model = parse_model(export_float(quantized, as_inputs(input_data), setting))
+    if not (onnx_export_setting or {}).get("output_names"):
+        name_outputs(float_model)
+    resolve_markers(float_model)
+    written = write_files(float_model, record, save_path, with_float_model=True, with_record=True)
+    _log.info("Wrote %s.", ", ".join(f"'{path}'" for path in written))
+
+
+def _quantize(config_file: Path, model: nn.Module) -> QuantGraphModule:
+    backend = FxBackend(model, Registry(read_capacity()))
+    graph = backend.graph()
+    config = read_config(config_file, graph)
+    check_any_enabled(config)
+    for violation in find_violations(graph, config):
+        _log.warning("%s", violation.reason)
+    plan = make_plan(graph, config)
+    for skip in plan.skips:
+        _log.debug("Layer '%s' is not quantized: %s.", skip.name, skip.reason)
+    draw(backend.traced, config_file.with_name("float.svg"))
+    quantized = backend.place(plan)
+    draw(quantized, config_file.with_name("quant.svg"))
+    return quantized
+
+
+def _quantized_inside(function: str, model: nn.Module) -> list[QuantGraphModule]:
+    found = [module for module in model.modules() if isinstance(module, QuantGraphModule)]
+    if not found:
+        msg = f"{function}: {type(model).__name__} contains no quantized model. Pass what create_quant_model_fx returned."
+        raise ConfigError(msg)
+    return found
+
+
+def _the_quantized_graph(function: str, model: nn.Module) -> QuantGraphModule:
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        model = model.module
+    if not isinstance(model, QuantGraphModule):
+        msg = (
+            f"{function}: {type(model).__name__} is not a quantized model. Pass what create_quant_model_fx returned, not a module"
+            " that contains it."
+        )
+        raise UnsupportedModelError(msg)
+    return model
+
+
+def _require_calibration(quantized: QuantGraphModule) -> None:
+    missing = [name for name, layer in quantized.quantized_layers.items() if not layer.is_calibrated]
+    if missing:
+        msg = (
+            f"Calibration is not complete, {len(missing)} layers have no parameters: {', '.join(missing)}. Run"
+            " enable_quantization(model, calibration=True) and at least batch_num forwards before saving."
+        )
+        raise CalibrationError(msg)

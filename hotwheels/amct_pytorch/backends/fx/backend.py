@@ -1,0 +1,126 @@
+"""FxBackend: traces a copy of the model and puts quantized layers into its graph."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import fx, nn
+
+from ...errors import UnsupportedModelError
+from ...graph import OpGraph
+from ...nn.call import LayerCall, MethodCall
+from ...nn.quantized_layer import QuantizedLayer
+from ...nn.shared_input import SharedInput
+from ...nn.weighted_op import WeightedOp
+from ...ops.registry import Registry
+from ...plan.quant_plan import LayerPlan, QuantPlan
+from ...quantizers.base import ActivationQuantizer, WeightQuantizer
+from ...quantizers.registry import build_activation, build_weight
+from .functionalize import functionalize
+from .graph import build_graph
+from .quant_graph_module import LAYERS, QuantGraphModule, adopt_state
+from .tracer import trace
+
+
+class FxBackend:
+    """One model as a traced static graph. The caller's model is copied first and never changed."""
+
+    def __init__(self, model: nn.Module, registry: Registry) -> None:
+        """Traces a copy of ``model``. Raises UnsupportedModelError if it cannot be copied, traced, or is quantized already."""
+        if any(isinstance(module, QuantizedLayer) for module in model.modules()):
+            raise UnsupportedModelError("The model is quantized already. Pass the float model.")
+        self._traced = trace(_copy(model), registry.leaf_packages, registry.is_leaf_type)
+        self._registry = registry
+
+    def graph(self) -> OpGraph:
+        """Returns the operations of the model under their FX node names."""
+        return build_graph(self._traced, self._registry)
+
+    @property
+    def traced(self) -> fx.GraphModule:
+        """The float graph, for pictures."""
+        return self._traced
+
+    def place(self, plan: QuantPlan) -> QuantGraphModule:
+        """Returns the quantized model. Uses up the traced copy: its in-place operations are rewritten first."""
+        functionalize(self._traced)
+        _Placer(self._traced, plan).place_all()
+        quantized = QuantGraphModule(self._traced, self._traced.graph)
+        adopt_state(quantized, self._traced)
+        return quantized
+
+
+class _Placer:
+    """Replaces the planned nodes of one GraphModule by calls of QuantizedLayers."""
+
+    def __init__(self, traced: fx.GraphModule, plan: QuantPlan) -> None:
+        self._traced = traced
+        self._plan = plan
+        self._nodes = {node.name: node for node in traced.graph.nodes}
+        self._activation: dict[str, ActivationQuantizer] = {}
+        self._weight: dict[str, WeightQuantizer] = {}
+        uses = [one.group for layer in plan.layers.values() for one in layer.inputs]
+        self._sharing = {group: SharedInput(uses.count(group)) for group in uses}
+
+    def place_all(self) -> None:
+        layers = nn.Module()
+        self._traced.add_module(LAYERS, layers)
+        for plan in self._plan.layers.values():
+            layer = self._make_layer(plan)
+            layers.add_module(plan.name, layer.train(self._traced.training))
+            self._replace(plan)
+
+    def _make_layer(self, plan: LayerPlan) -> QuantizedLayer:
+        node = self._nodes[plan.name]
+        call = LayerCall(_callable_of(self._traced, node), tuple(one.edge for one in plan.inputs))
+        weighted, weight = None, None
+        if plan.weight is not None:
+            weighted = WeightedOp(call.function, plan.op.role, self._batch_norm(plan))
+            weight = self._weight_quantizer(plan, weighted)
+        return QuantizedLayer(
+            plan.name, plan.op, call, [self._activation_quantizer(plan, index) for index in range(len(plan.inputs))],
+            [self._sharing[one.group] for one in plan.inputs], weighted, weight,
+        )
+
+    def _activation_quantizer(self, plan: LayerPlan, index: int) -> ActivationQuantizer:
+        one = plan.inputs[index]
+        if one.group not in self._activation:
+            self._activation[one.group] = build_activation(one.quantizer, plan.name)
+        return self._activation[one.group]
+
+    def _weight_quantizer(self, plan: LayerPlan, weighted: WeightedOp) -> WeightQuantizer:
+        assert plan.weight is not None
+        if plan.weight_group not in self._weight:
+            self._weight[plan.weight_group] = build_weight(
+                plan.weight, plan.name, weighted.out_channels, plan.op.allows_channel_wise
+            )
+        return self._weight[plan.weight_group]
+
+    def _batch_norm(self, plan: LayerPlan) -> nn.Module | None:
+        return None if plan.batch_norm is None else self._traced.get_submodule(str(self._nodes[plan.batch_norm].target))
+
+    def _replace(self, plan: LayerPlan) -> None:
+        node = self._nodes[plan.name]
+        node.op, node.target = "call_module", f"{LAYERS}.{plan.name}"
+        if plan.batch_norm is not None:
+            norm = self._nodes[plan.batch_norm]
+            norm.replace_all_uses_with(node)
+            self._traced.graph.erase_node(norm)
+
+
+def _callable_of(traced: fx.GraphModule, node: fx.Node) -> Any:
+    if node.op == "call_module":
+        return traced.get_submodule(str(node.target))
+    return MethodCall(str(node.target)) if node.op == "call_method" else node.target
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        msg = (
+            f"The model {type(model).__name__} cannot be copied ({error}), and quantization works on a copy. Tensors which are"
+            " results of a computation and stored on the model are the usual reason: detach them."
+        )
+        raise UnsupportedModelError(msg) from error

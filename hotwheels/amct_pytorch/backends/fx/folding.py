@@ -1,0 +1,58 @@
+"""Which BatchNorm can be folded into the convolution in front of it (SPEC 6.7).
+
+Cases where it stays a layer of its own: the convolution is called at several places, feeds something else too, pads
+with anything but zeros; the BatchNorm has no affine values or no running statistics; a folded value is not finite.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.fx import GraphModule, Node
+
+from ...core.batch_norm import fold
+from ...ops.desc import Role
+from ...ops.registry import Registry
+
+
+def foldable_convolutions(graph_module: GraphModule, registry: Registry) -> dict[Node, Node]:
+    """Returns for every BatchNorm node that can be folded the convolution node it is folded into."""
+    modules = {node: graph_module.get_submodule(node.target) for node in graph_module.graph.nodes if _calls(node)}
+    sites: dict[int, int] = {}
+    for module in modules.values():
+        sites[id(module)] = sites.get(id(module), 0) + 1
+    found: dict[Node, Node] = {}
+    for node, module in modules.items():
+        conv = _sole_input(node)
+        if conv is not None and conv in modules and sites[id(modules[conv])] == 1 and _is_pair(modules[conv], module, registry):
+            found[node] = conv
+    return found
+
+
+def _calls(node: Node) -> bool:
+    return node.op == "call_module"
+
+
+def _sole_input(node: Node) -> Node | None:
+    """Returns the node whose only consumer is ``node``, if that is all that ``node`` reads."""
+    inputs = node.all_input_nodes
+    return inputs[0] if len(inputs) == 1 and len(inputs[0].users) == 1 else None
+
+
+def _is_pair(conv: Any, norm: Any, registry: Registry) -> bool:
+    op = registry.find_module(type(conv))
+    if op is None or op.role is not Role.CONV or not registry.is_fusable(type(norm)):
+        return False
+    return conv.padding_mode == "zeros" and _has_all_values(norm) and _is_finite(conv, norm)
+
+
+def _has_all_values(norm: Any) -> bool:
+    return all(value is not None for value in (norm.weight, norm.bias, norm.running_mean, norm.running_var))
+
+
+@torch.no_grad()
+def _is_finite(conv: Any, norm: Any) -> bool:
+    mean, var = norm.running_mean, norm.running_var
+    weight, bias = fold(conv.weight, conv.bias, mean, var, norm.weight, norm.bias, norm.eps)
+    return bool(weight.isfinite().all() and bias.isfinite().all())

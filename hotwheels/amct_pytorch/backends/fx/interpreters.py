@@ -1,0 +1,104 @@
+"""Node-by-node execution of a quantized graph: for real_quant, and to watch the result of every node."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from ...nn.double_call import call_in_double, cast_floats
+from ...nn.call import MethodCall
+from ...nn.quantized_layer import QuantizedLayer
+from ...ops.registry import Registry
+from .known import is_known, op_of
+
+
+@dataclasses.dataclass(frozen=True)
+class NodeResult:
+    """What one node gave.
+
+    Attributes:
+      name: Layer name of the node.
+      value: Its result: a tensor, or a tuple, size, ...
+      is_layer: Whether the node is a QuantizedLayer.
+    """
+
+    name: str
+    value: Any
+    is_layer: bool
+
+
+Watcher = Callable[[NodeResult], None]
+
+
+class RecordingInterpreter(fx.Interpreter):
+    """Runs the graph as its generated code does and shows every node's result to a watcher."""
+
+    def __init__(self, module: fx.GraphModule, watcher: Watcher | None) -> None:
+        super().__init__(module)
+        self._watcher = watcher
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Runs one node and reports it."""
+        result = super().run_node(n)
+        if self._watcher is not None and n.op != "output":
+            value = cast_floats(result, torch.float32)
+            self._watcher(NodeResult(layer_name(self.module, n), value, isinstance(_module_of(self.module, n), QuantizedLayer)))
+        return result
+
+
+class RealQuantInterpreter(RecordingInterpreter):
+    """Runs the integer network (SPEC 10.4): float64 between the layers, float32 where the outside begins.
+
+    Float64 flows from layer to layer and through known operations. It becomes float32 in front of functions and modules which we
+    do not know, at graph outputs, and around weighted and CUBE operations that are not quantized.
+    """
+
+    def __init__(self, module: fx.GraphModule, watcher: Watcher | None = None) -> None:
+        super().__init__(module, watcher)
+        self._registry = Registry()
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Runs one node, adding its name to what goes wrong in it."""
+        return super().run_node(n)
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A QuantizedLayer takes what comes; other modules compute in float64 if we know them."""
+        module = self.fetch_attr(target)
+        if isinstance(module, QuantizedLayer):
+            return module(*args, **kwargs)
+        return self._call(module, args, kwargs)
+
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A torch or Python function computes in float64, a user's function gets float32."""
+        return self._call(target, args, kwargs)
+
+    def call_method(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A Tensor method computes in float64."""
+        return self._call(MethodCall(target), args, kwargs)
+
+    def output(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Graph outputs are float32."""
+        return cast_floats(super().output(target, args, kwargs), torch.float32)
+
+    def _call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not is_known(function):
+            return function(*cast_floats(args, torch.float32), **cast_floats(kwargs, torch.float32))
+        op = op_of(function, self._registry)
+        if op is None or not op.is_cube:
+            return call_in_double(function, args, kwargs)
+        args, kwargs = cast_floats((args, kwargs), torch.float32)
+        return cast_floats(call_in_double(function, args, kwargs), torch.float32)
+
+
+def layer_name(module: fx.GraphModule, node: fx.Node) -> str:
+    """Returns the layer's own name for a QuantizedLayer, else the node's."""
+    called = _module_of(module, node)
+    return called.name if isinstance(called, QuantizedLayer) else node.name
+
+
+def _module_of(module: nn.Module, node: fx.Node) -> nn.Module | None:
+    return module.get_submodule(str(node.target)) if node.op == "call_module" else None

@@ -1,0 +1,139 @@
+"""QuantGraphModule: the quantized model the user holds; a GraphModule that knows its mode and the next dump."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from ...nn.mode import Mode
+from ...nn.quantized_layer import QuantizedLayer
+from .interpreters import RealQuantInterpreter, RecordingInterpreter, Watcher
+
+LAYERS = "amct_layers"  # the sub-module which holds the QuantizedLayers by layer name
+
+
+class QuantGraphModule(fx.GraphModule):
+    """A traced model with QuantizedLayers, under ``amct_layers``, in place of the operations that are quantized.
+
+    Float, calibration and fake_quant run the generated code. real_quant interprets the graph node by node, since SPEC 10.4 asks
+    for float64 between the layers; so does the one forward after ``watch_next_forward``.
+    """
+
+    def recompile(self) -> Any:
+        """Puts the choice of the way to run in front of the generated ``forward``, whose signature it keeps."""
+        code = super().recompile()
+        cls = type(self)
+        generated = cls.forward
+
+        @functools.wraps(generated)
+        def forward(self: QuantGraphModule, *args: Any, **kwargs: Any) -> Any:
+            return self._run(generated, args, kwargs)
+
+        cls.forward = forward
+        return code
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> QuantGraphModule:
+        """Copies the graph and all of the state, also what the graph does not call."""
+        copied = super().__deepcopy__(memo)
+        adopt_state(copied, self, memo)
+        return copied
+
+    @property
+    def quantized_layers(self) -> dict[str, QuantizedLayer]:
+        """The layers by name, in graph order."""
+        return dict(getattr(self, LAYERS).named_children())
+
+    @property
+    def mode(self) -> Mode:
+        """The mode of all layers."""
+        return next(iter(self.quantized_layers.values())).mode
+
+    @mode.setter
+    def mode(self, mode: Mode) -> None:
+        for layer in self.quantized_layers.values():
+            layer.mode = mode
+
+    def watch_next_forward(self, watcher: Watcher) -> None:
+        """Calls ``watcher`` with the result of every node of the next forward, once."""
+        self.__dict__["_watcher"] = watcher
+
+    def _run(self, generated: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        watcher: Watcher | None = self.__dict__.pop("_watcher", None)
+        if self.mode is Mode.REAL_QUANT:
+            return self._run_real_quant(generated, watcher, args, kwargs)
+        if watcher is not None:
+            return RecordingInterpreter(self, watcher).run(*_positional(self, args, kwargs))
+        return generated(self, *args, **kwargs)
+
+    def _run_real_quant(
+        self, generated: Callable[..., Any], watcher: Watcher | None, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        with torch.no_grad():
+            real = RealQuantInterpreter(self, watcher).run(*_positional(self, args, kwargs))
+        if not torch.is_grad_enabled():
+            return real
+        with self._as(Mode.FAKE_QUANT):
+            fake = generated(self, *args, **kwargs)
+        return _with_gradient_of(real, fake)
+
+    @contextlib.contextmanager
+    def _as(self, mode: Mode) -> Iterator[None]:
+        before, self.mode = self.mode, mode
+        try:
+            yield
+        finally:
+            self.mode = before
+
+
+def adopt_state(target: nn.Module, source: nn.Module, memo: dict[int, Any] | None = None) -> None:
+    """Registers in ``target`` the children, parameters and buffers of ``source`` that a GraphModule leaves behind.
+
+    A GraphModule takes over only what its graph calls: not the modules inside QuantizedLayers, and not unused heads. With a
+    ``memo`` they are the copies which ``copy.deepcopy`` has made of them.
+    """
+    for kind in ("_modules", "_parameters", "_buffers"):
+        for name, value in getattr(source, kind).items():
+            getattr(target, kind)[name] = value if memo is None else copy.deepcopy(value, memo)
+    target._non_persistent_buffers_set |= source._non_persistent_buffers_set
+
+
+def _positional(module: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """The arguments in placeholder order, as an interpreter wants them; absent ones keep their default."""
+    names = [node.target for node in module.graph.nodes if node.op == "placeholder"]
+    values = dict(zip(names, args, strict=False)) | kwargs
+    given = []
+    for name in names:
+        if name not in values:
+            break
+        given.append(values[name])
+    return tuple(given)
+
+
+def _with_gradient_of(real: Any, fake: Any) -> Any:
+    """Returns the values of ``real`` with the gradients of ``fake`` (SPEC 2.1)."""
+    return pytree.tree_map(_straight_through, real, fake)
+
+
+def _straight_through(real: Any, fake: Any) -> Any:
+    if not (isinstance(fake, Tensor) and fake.requires_grad):
+        return real
+    return _ValueOf.apply(fake, real)
+
+
+class _ValueOf(torch.autograd.Function):
+    """Identity gradient, another value: ``fake + (real - fake)`` would round."""
+
+    @staticmethod
+    def forward(ctx: Any, fake: Tensor, real: Tensor) -> Tensor:
+        return real.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return gradient, None

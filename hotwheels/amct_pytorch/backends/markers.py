@@ -1,0 +1,38 @@
+"""Marker functions: identities which leave a node in the exported ONNX that says where a layer begins and ends."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_DOMAIN = "amct_marker"
+
+
+class _MarkInput(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, layer: str, index: int) -> Tensor:  # noqa: ANN001
+        return x.view_as(x)
+
+    @staticmethod
+    def symbolic(g, x, layer: str, index: int):  # noqa: ANN001, ANN205
+        return g.op(f"{_DOMAIN}::Input", x, layer_s=layer, index_i=index).setType(x.type())
+
+
+class _MarkOutput(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, layer: str) -> Tensor:  # noqa: ANN001
+        return x.view_as(x)
+
+    @staticmethod
+    def symbolic(g, x, layer: str):  # noqa: ANN001, ANN205
+        return g.op(f"{_DOMAIN}::Output", x, layer_s=layer).setType(x.type())
+
+
+def mark_input(x: Tensor, layer: str, index: int) -> Tensor:
+    """Returns ``x``; in ONNX a node ``amct_marker::Input`` in front of quantizable input ``index`` of ``layer``."""
+    return _MarkInput.apply(x, layer, index)
+
+
+def mark_output(x: Tensor, layer: str) -> Tensor:
+    """Returns ``x``; in ONNX a node ``amct_marker::Output`` behind ``layer``."""
+    return _MarkOutput.apply(x, layer)

@@ -1,0 +1,1 @@
+"""Configuration documents: simple config -> one entry per layer, read, checked and written."""

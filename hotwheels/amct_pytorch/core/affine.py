@@ -1,0 +1,120 @@
+"""The one place where real numbers become integers and back (SPEC 4.1 - 4.5)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .spec import SMALLEST_SCALE, QuantSpec
+
+# Elements worked on at once: small enough that the four passes of fake quantization stay in a core's cache,
+# large enough that the call overhead does not count.
+_CHUNK = 1 << 18
+_INT32_MAX = 2**31 - 1
+
+
+def canonical_scale(scale: Tensor) -> Tensor:
+    """Returns ``fl32(1 / fl32(1 / scale))``, a fixed point of double reciprocation (SPEC 4.5).
+
+    So the record (``scale``) and the parameter file (``1 / scale``) determine each other exactly.
+    """
+    return scale.to(torch.float32).reciprocal().reciprocal()
+
+
+def affine_params(low: Tensor, high: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
+    """Returns (scale, offset) of the range [low, high], float32 and int32, of the shape of ``low``.
+
+    Asymmetric: ``scale = (high - low) / (2^n - 1)`` with 0 inside the range, ``offset = Qmin - rhe(low / scale)``.
+    Symmetric: ``scale = max(|low|, |high|) / Qmax``, ``offset = 0``. The scale is canonical. A range so small that
+    scale < 2^-23 gives scale 1 and offset Qmin (asymmetric) or 0 (SPEC 4.3).
+    """
+    low, high = low.to(torch.float32).clamp(max=0.0), high.to(torch.float32).clamp(min=0.0)
+    if spec.symmetric:
+        scale = torch.maximum(-low, high) / spec.qmax
+    else:
+        scale = high / spec.levels - low / spec.levels  # the difference itself may overflow float32
+    empty = scale < SMALLEST_SCALE
+    scale = canonical_scale(torch.where(empty, torch.ones_like(scale), scale))
+    if spec.symmetric:
+        return scale, torch.zeros_like(scale, dtype=torch.int32)
+    return scale, offset_of(torch.where(empty, torch.zeros_like(low), low), scale, spec)
+
+
+def offset_of(low: Tensor, scale: Tensor, spec: QuantSpec) -> Tensor:
+    """Returns the int32 offset ``Qmin - rhe(low / scale)`` that puts ``low`` <= 0 on the lowest integer."""
+    steps = torch.round(low / scale)
+    return (spec.qmin - steps).clamp(spec.qmin, spec.qmax).to(torch.int32)
+
+
+def is_empty_range(low: Tensor, high: Tensor, spec: QuantSpec) -> bool:
+    """Whether the range is too small to be quantized, e.g. of an all-zero tensor (SPEC 4.3)."""
+    lowest, highest = min(0.0, float(low.min())), max(0.0, float(high.max()))
+    width = max(-lowest, highest) / spec.qmax if spec.symmetric else (highest - lowest) / spec.levels
+    return width < SMALLEST_SCALE
+
+
+def quantize(x: Tensor, scale: Tensor, offset: Tensor, num_bits: int) -> Tensor:
+    """Returns ``clip(rhe(x / scale) + offset, Qmin, Qmax)``, integers in the float type of ``x``.
+
+    Division, not multiplication by a reciprocal; float32 for a float32 ``x``, float64 for a float64 one (SPEC 10.2).
+    Clamped before any cast: ``Tensor.to(int8)`` wraps around.
+    """
+    spec = QuantSpec(num_bits=num_bits)
+    return torch.round(x / scale.to(x.dtype)).add_(offset.to(x.dtype)).clamp_(spec.qmin, spec.qmax)
+
+
+def dequantize(q: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
+    """Returns ``(q - offset) * scale`` in the float type of ``q``."""
+    return (q - offset.to(q.dtype)) * scale.to(q.dtype)
+
+
+def fake_quantize(x: Tensor, scale: Tensor, offset: Tensor, num_bits: int) -> Tensor:
+    """Returns the nearest grid point of each element, in a new tensor; equals dequantize(quantize(x)).
+
+    No gradient. A scalar grid on a contiguous tensor is applied block by block, so that the passes run in the cache.
+    """
+    spec = QuantSpec(num_bits=num_bits)
+    if scale.dim() or x.device.type != "cpu" or not _is_dense(x):
+        steps = torch.round(x / scale.to(x.dtype))
+        bounds = (spec.qmin - offset).to(x.dtype), (spec.qmax - offset).to(x.dtype)
+        return torch.clamp(steps, *bounds).mul_(scale.to(x.dtype))
+    out = torch.empty_like(x)
+    low, high = spec.qmin - int(offset), spec.qmax - int(offset)
+    source, target = _flat(x), _flat(out)
+    step = scale.to(x.dtype)
+    for piece, result in zip(torch.split(source, _CHUNK), torch.split(target, _CHUNK), strict=True):
+        torch.div(piece, step, out=result)
+        result.round_().clamp_(low, high).mul_(step)
+    return out
+
+
+def _is_dense(x: Tensor) -> bool:
+    return x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
+
+
+def _flat(x: Tensor) -> Tensor:
+    """A one-dimensional view in memory order of a dense tensor."""
+    return torch.as_strided(x, (x.numel(),), (1,))
+
+
+def inside_range(x: Tensor, scale: Tensor, offset: Tensor, num_bits: int) -> tuple[Tensor, Tensor]:
+    """Returns (above, below): the masks of what the grid clips (SPEC 5.2: the U and L of the gradients)."""
+    spec = QuantSpec(num_bits=num_bits)
+    return x > (spec.qmax - offset) * scale, x < (spec.qmin - offset) * scale
+
+
+def bias_scale_floor(bias: Tensor, data_scale: Tensor, weight_scale: Tensor) -> Tensor:
+    """Returns ``weight_scale`` enlarged where the int32 bias would overflow (SPEC 4.4); canonical, float32."""
+    needed = bias.double().abs() / (_INT32_MAX * data_scale.double())
+    if weight_scale.dim() == 0:
+        needed = needed.max()
+    if not bool((needed > weight_scale.double()).any()):
+        return weight_scale
+    # Some float32 ulps above: rounding to float32 and to the canonical form must not bring the overflow back.
+    enlarged = canonical_scale(needed * (1 + 2.0**-20))
+    return torch.where(needed > weight_scale.double(), enlarged, weight_scale)
+
+
+def quantize_bias(bias: Tensor, data_scale: Tensor, weight_scale: Tensor) -> Tensor:
+    """Returns ``rhe(bias / (scale_d * scale_w))``, int32-valued float64 of shape [C_out] (SPEC 4.4)."""
+    return torch.round(bias.double() / (data_scale.double() * weight_scale.double()))

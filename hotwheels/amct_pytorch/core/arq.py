@@ -1,0 +1,63 @@
+"""ARQ: the largest absolute weight, per output channel or per tensor, is the end of the grid (SPEC 6.1)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .affine import canonical_scale
+from .params import QuantParams
+from .spec import SMALLEST_SCALE, QuantSpec
+
+# SPEC 4.3, with u = 1 / 655040: a layer with a bias above 2^22 u gets weight scales of at least 5 u.
+LARGE_BIAS = 6.4031265
+LARGE_BIAS_EPS = 7.63312164e-06
+
+
+def weight_params(
+    weight: Tensor,
+    spec: QuantSpec,
+    eps: float = SMALLEST_SCALE,
+    legacy_negative_full_scale: bool = False,
+) -> QuantParams:
+    """Returns the symmetric grid ``scale = max(max|w| / Qmax, eps)``, canonical; scale of shape [C_out] or [].
+
+    Args:
+      weight: [C_out, ...]; a scale per index of axis 0 if ``spec.channel_axis`` is 0.
+      spec: Width and axis; ``symmetric`` is not looked at, weights always are.
+      eps: Lower bound of every scale (SPEC 4.3).
+      legacy_negative_full_scale: Divide by 2^(n-1) where the negative side is larger (SPEC 4.1).
+    """
+    low, high = _bounds(weight.detach().to(torch.float32), spec.channel_axis)
+    scale = torch.maximum(-low, high) / spec.qmax
+    if legacy_negative_full_scale:
+        scale = torch.where(-low > high, -low / -spec.qmin, scale)
+    scale = canonical_scale(at_least(scale, eps))
+    return QuantParams(scale=scale, offset=torch.zeros_like(scale, dtype=torch.int32), num_bits=spec.num_bits)
+
+
+def eps_for_bias(eps: float, bias: Tensor | None) -> float:
+    """Returns the lower bound of the weight scales of a layer with this ``bias`` (after BN folding, SPEC 4.3)."""
+    if bias is None or not bias.numel() or float(bias.detach().abs().max()) <= LARGE_BIAS:
+        return eps
+    return max(eps, LARGE_BIAS_EPS)
+
+
+def _bounds(weight: Tensor, channel_axis: int | None) -> tuple[Tensor, Tensor]:
+    if channel_axis is None:
+        low, high = torch.aminmax(weight)
+        return low, high
+    rows = weight.transpose(0, channel_axis).reshape(weight.shape[channel_axis], -1)
+    low, high = torch.aminmax(rows, dim=1)
+    return low, high
+
+
+def at_least(scale: Tensor, eps: float) -> Tensor:
+    """Returns ``max(scale, eps)`` such that the canonical form is not below eps either.
+
+    The canonical form may round an ulp down; nothing smaller than ``eps`` may reach the hardware.
+    """
+    floor = torch.tensor(eps, dtype=torch.float32, device=scale.device)
+    if float(canonical_scale(floor)) < eps:
+        floor = torch.nextafter(floor, torch.full_like(floor, torch.inf))
+    return torch.maximum(scale, floor)

@@ -1,0 +1,48 @@
+"""Folding a BatchNorm into the weight and bias in front of it (SPEC 6.7)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .channels import per_channel
+
+
+def channel_factor(var: Tensor, gamma: Tensor, eps: float) -> Tensor:
+    """Returns ``gamma / sqrt(var + eps)``, [C_out]: what the BatchNorm multiplies each channel by."""
+    return gamma / torch.sqrt(var + eps)
+
+
+def inverse_factor(var: Tensor, gamma: Tensor, eps: float) -> Tensor:
+    """Returns ``sqrt(var + eps) / gamma``, and 0 where gamma = 0: undoes the fold in front of a training BN."""
+    is_zero = gamma == 0
+    safe = torch.where(is_zero, torch.ones_like(gamma), gamma)
+    return torch.where(is_zero, torch.zeros_like(gamma), torch.sqrt(var + eps) / safe)
+
+
+def fold(
+    weight: Tensor,
+    bias: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    gamma: Tensor,
+    beta: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """Returns (weight, bias) that compute convolution and eval-mode BatchNorm at once; new tensors, differentiable.
+
+    ``w' = w * factor``, ``b' = (b - mean) * factor + beta``, ``factor = gamma / sqrt(var + eps)``. Where gamma = 0 the
+    channel is the constant beta.
+
+    Args:
+      weight: [C_out, ...], output channels first.
+      bias: [C_out], or None for 0.
+      mean: Running mean, [C_out].
+      var: Running variance, [C_out].
+      gamma: Weight of the BatchNorm, [C_out].
+      beta: Bias of the BatchNorm, [C_out].
+      eps: The BatchNorm's own.
+    """
+    factor = channel_factor(var, gamma, eps)
+    shift = -mean if bias is None else bias - mean
+    return weight * per_channel(factor, weight), shift * factor + beta

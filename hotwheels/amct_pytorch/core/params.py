@@ -1,0 +1,40 @@
+"""QuantParams: the grid of one quantized tensor."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from torch import Tensor
+
+from .spec import QuantSpec
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QuantParams:
+    """Scale and offset of one tensor, and the codebook of a non-uniform weight (SPEC 4.1, 6.3).
+
+    Attributes:
+      scale: Real value of one step, float32, of shape [] or [C_out]; canonical (SPEC 4.5).
+      offset: Integer that stands for 0.0, int32, of the shape of ``scale``; 0 if symmetric.
+      num_bits: Width of the stored integer.
+      codebook: None, or the 16 sorted int8 values which a non-uniform 4-bit weight may take, int32.
+      centroids: None, or the 16 real centroids in [-1, 1] behind the codebook, float32.
+      clip_max: None, or the learned bound of LNQ, in standard deviations of the weight.
+    """
+
+    scale: Tensor
+    offset: Tensor
+    num_bits: int = 8
+    codebook: Tensor | None = None
+    centroids: Tensor | None = None
+    clip_max: float | None = None
+
+    @property
+    def spec(self) -> QuantSpec:
+        """The width as a spec; the channel axis is 0 where there is a scale per channel."""
+        return QuantSpec(num_bits=self.num_bits, channel_axis=0 if self.scale.dim() else None)
+
+    @property
+    def is_non_uniform(self) -> bool:
+        """Whether the stored integers come from a codebook."""
+        return self.codebook is not None

@@ -1,0 +1,228 @@
+"""Summary: what one tensor tells a RangeStatistics - its exact tails, and samples of the rest with weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..errors import CalibrationError
+from .tail import CAPACITY
+
+Values = NDArray[np.float32]
+
+# Tensors up to this size are taken as a whole; of larger ones about so many elements are sampled for the body.
+EXACT_SIZE = 1 << 17
+_ROWS = 4096  # rows which a tensor is cut into at least: so few of them hold its tails that those can be gathered
+_LONGEST_ROW = 1024
+_BLOCK = 1 << 20  # elements reduced at once: the minimum finds in the cache what the maximum has just read
+# Rows gathered for the part of a tail behind the exact largest elements, and how many elements there in the plain
+# sample make that unnecessary.
+_TAIL_ROWS = 256
+_PLENTY = 8 * _TAIL_ROWS
+
+
+@dataclasses.dataclass(frozen=True)
+class Bounds:
+    """Two values: something begins above ``high`` and below ``low``. The default: everything is beyond."""
+
+    low: float = math.inf
+    high: float = -math.inf
+
+
+@dataclasses.dataclass(frozen=True)
+class Wish:
+    """What the reader of a summary already knows, and where it wants to know more.
+
+    Attributes:
+      known: Beyond these bounds values still matter to the exact tails (the floors of both Tails).
+      ranks: (low, high): which smallest and largest value bound the range, k of SPEC 5.1.
+      tail_start: Above this share of the range's upper bound the values are wanted precisely, as they get clipped.
+      symmetric: The same on the negative side, relative to the larger bound.
+    """
+
+    known: Bounds
+    ranks: tuple[int, int]
+    tail_start: float
+    symmetric: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """All elements of one tensor, the extreme ones exactly, the others by samples.
+
+    Attributes:
+      count: Number of elements.
+      minimum: Smallest element.
+      maximum: Largest element.
+      exact: Beyond these bounds ``outer`` is complete.
+      outer: The elements beyond ``exact``, unsorted.
+      filled: (low, high): whether at least CAPACITY elements are at or beyond that bound of ``exact``.
+      samples: (values, weight) pairs that stand for all other elements; sizes times weights sum to their number.
+    """
+
+    count: int
+    minimum: float
+    maximum: float
+    exact: Bounds
+    outer: Values
+    filled: tuple[bool, bool]
+    samples: tuple[tuple[Values, float], ...]
+
+
+def summarise(x: Tensor, wish: Wish) -> list[Summary]:
+    """Returns summaries which together describe ``x``: one, or a second for what does not fill a row; none if empty.
+
+    Args:
+      x: A float tensor of any shape, layout and device.
+      wish: What is wanted of it.
+
+    Raises:
+      CalibrationError: If ``x`` holds NaN or infinity.
+    """
+    flat = flat_view(x.detach())
+    length = _row_length(flat.numel())
+    whole = flat.numel() // length * length if flat.numel() > EXACT_SIZE else 0
+    parts = []
+    if whole:
+        parts.append(_summary_of_large(flat[:whole].view(-1, length), wish))
+    if whole < flat.numel():
+        parts.append(_summary_of_small(_to_numpy(flat[whole:]), wish.known))
+    return parts
+
+
+def flat_view(x: Tensor) -> Tensor:
+    """Returns the elements of ``x`` as one dimension: a view in memory order where ``x`` is dense, else a copy."""
+    dims = sorted((d for d in range(x.dim()) if x.shape[d] != 1), key=x.stride)
+    expected = 1
+    for d in dims:
+        if x.stride(d) != expected:
+            return x.reshape(-1)
+        expected *= x.shape[d]
+    return x.as_strided((x.numel(),), (1,))
+
+
+def _row_length(count: int) -> int:
+    return min(_LONGEST_ROW, 1 << max(0, (count // _ROWS).bit_length() - 1))
+
+
+def _summary_of_small(values: Values, known: Bounds) -> Summary:
+    """Every element is looked at; only the extremes are singled out."""
+    minimum, maximum = float(values.min()), float(values.max())
+    _check_finite(minimum, maximum)
+    # Columns instead of rows: reduced along the slow axis, which is fast for short columns too.
+    depth = max(1, values.size // _ROWS)
+    columns = values[: values.size // depth * depth].reshape(depth, -1)
+    exact, filled = _exact_bounds(columns.min(0), columns.max(0), known)
+    is_outer = (values > exact.high) | (values < exact.low)
+    samples = ((values[~is_outer], 1.0),)
+    return Summary(values.size, minimum, maximum, exact, values[is_outer], filled, samples)
+
+
+def _summary_of_large(rows: Tensor, wish: Wish) -> Summary:
+    """The row extremes are exact and tell where the tails are; the rest is sampled."""
+    lows, highs, sample = _reduce(rows)
+    minimum, maximum = float(lows.min()), float(highs.max())
+    _check_finite(minimum, maximum)
+    exact, filled = _exact_bounds(lows, highs, wish.known)
+    outer = _beyond(_gather(rows, _reaching(lows, highs, exact)), exact)
+    tails = _tail_bounds(lows, highs, exact, sample, wish)
+    middle, weight = _tail_sample(rows, _reaching(lows, highs, tails), tails, exact)
+    body = sample[(sample <= tails.high) & (sample >= tails.low)]
+    rest = rows.numel() - outer.size - weight * middle.size
+    samples = ((middle, weight), (body, rest / max(1, body.size)))
+    return Summary(rows.numel(), minimum, maximum, exact, outer, filled, samples)
+
+
+def _reduce(rows: Tensor) -> tuple[Values, Values, Values]:
+    """Minimum and maximum of each row, and an even sample of all elements.
+
+    Two reductions, as aminmax along an axis is not vectorised (torch 2.13); block by block, so that all but the first
+    find the values in the cache.
+    """
+    height = max(1, _BLOCK // rows.shape[1]) if rows.device.type == "cpu" else rows.shape[0]
+    stride = _stride(rows.numel())
+    parts, start = [], 0
+    for block in torch.split(rows, height):
+        parts.append((block.amin(1), block.amax(1), block.view(-1)[-start % stride :: stride].contiguous()))
+        start += block.numel()
+    lows, highs, sample = (_to_numpy(torch.cat(part)) for part in zip(*parts, strict=True))
+    return lows, highs, sample
+
+
+def _exact_bounds(lows: Values, highs: Values, known: Bounds) -> tuple[Bounds, tuple[bool, bool]]:
+    """Bounds which fewer than CAPACITY groups of elements reach beyond, given the extremes of each group.
+
+    At least CAPACITY elements are >= the CAPACITY-th largest group maximum. Too few groups for that to leave the two
+    tails apart: only the known bounds.
+    """
+    if highs.size <= 2 * CAPACITY:
+        return known, (False, False)
+    low, high = _kth_lowest(lows, CAPACITY), -_kth_lowest(-highs, CAPACITY)
+    exact = Bounds(min(low, known.low), max(high, known.high))
+    return exact, (low < known.low, high > known.high)
+
+
+def _tail_bounds(lows: Values, highs: Values, exact: Bounds, sample: Values, wish: Wish) -> Bounds:
+    """Where the elements begin that need more than the plain sample; the exact bounds where none do."""
+    low, high = _kth_lowest(lows, wish.ranks[0]), -_kth_lowest(-highs, wish.ranks[1])
+    end = wish.tail_start * (max(-low, high) if wish.symmetric else high)
+    if end <= 0.0:
+        return exact
+    has_many_above = np.count_nonzero(sample > end) >= _PLENTY
+    has_many_below = not wish.symmetric or np.count_nonzero(sample < -end) >= _PLENTY
+    return Bounds(
+        exact.low if has_many_below else max(exact.low, -end),
+        exact.high if has_many_above else min(exact.high, end),
+    )
+
+
+def _tail_sample(rows: Tensor, reaching: NDArray[np.intp], tails: Bounds, exact: Bounds) -> tuple[Values, float]:
+    """Elements between ``tails`` and ``exact`` of some of the rows ``reaching`` there, and the weight of each."""
+    if tails == exact or not reaching.size:
+        return np.empty(0, dtype=np.float32), 1.0
+    some = reaching
+    if reaching.size > _TAIL_ROWS:
+        some = reaching[np.arange(_TAIL_ROWS) * reaching.size // _TAIL_ROWS]
+    values = _beyond(_gather(rows, some), tails)
+    inside = values[(values <= exact.high) & (values >= exact.low)]
+    return inside, reaching.size / some.size
+
+
+def _reaching(lows: Values, highs: Values, bounds: Bounds) -> NDArray[np.intp]:
+    return np.flatnonzero((highs > bounds.high) | (lows < bounds.low))
+
+
+def _beyond(values: Values, bounds: Bounds) -> Values:
+    return values[(values > bounds.high) | (values < bounds.low)]
+
+
+def _gather(rows: Tensor, indices: NDArray[np.intp]) -> Values:
+    return _to_numpy(rows.index_select(0, torch.from_numpy(indices).to(rows.device)))
+
+
+def _kth_lowest(values: Values, k: int) -> float:
+    k = min(k, values.size)
+    return float(np.partition(values, k - 1)[k - 1])
+
+
+def _stride(count: int) -> int:
+    """A step of about count / EXACT_SIZE without small factors, which tensor shapes are made of."""
+    step = max(1, count // EXACT_SIZE)
+    while step > 1 and any(step % factor == 0 for factor in (2, 3, 5, 7)):
+        step += 1
+    return step
+
+
+def _check_finite(minimum: float, maximum: float) -> None:
+    if not (math.isfinite(minimum) and math.isfinite(maximum)):
+        msg = f"The tensor holds NaN or infinite values: its range is [{minimum}, {maximum}]."
+        raise CalibrationError(msg)
+
+
+def _to_numpy(x: Tensor) -> Values:
+    return x.to(device="cpu", dtype=torch.float32).contiguous().numpy()

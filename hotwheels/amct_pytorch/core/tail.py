@@ -1,0 +1,40 @@
+"""Tail: the exact largest values of a stream."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Values = NDArray[np.float32]
+
+# How many values each tail keeps: with the default percentile k = 128 is reached at 128 million values.
+CAPACITY = 128
+
+
+class Tail:
+    """Keeps the ``capacity`` largest values offered, exactly. The smallest values are the Tail of the negated ones.
+
+    Attributes:
+      values: Float32, ascending.
+      capacity: How many are kept.
+    """
+
+    def __init__(self, capacity: int = CAPACITY) -> None:  # noqa: D107 - described by the class
+        self.values: Values = np.empty(0, dtype=np.float32)
+        self.capacity = capacity
+
+    @property
+    def floor(self) -> float:
+        """What a value must exceed to get in; -inf while there is room."""
+        return float(self.values[0]) if self.values.size == self.capacity else -np.inf
+
+    def push(self, values: Values) -> Values:
+        """Takes ``values`` in; returns those which do not, or no longer, belong to the largest ones, ascending."""
+        pool = np.sort(np.concatenate((self.values, values)))
+        cut = max(0, pool.size - self.capacity)
+        self.values = pool[cut:]
+        return pool[:cut]
+
+    def kth(self, k: int) -> float:
+        """Returns the k-th largest value, k from 1 to the number of values."""
+        return float(self.values[-k])

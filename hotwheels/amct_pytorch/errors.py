@@ -1,0 +1,41 @@
+"""The error tree: one class per promise a user can break (SPEC 1.4)."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class AmctError(Exception):
+    """Base of every error raised on purpose by this package."""
+
+
+class ConfigError(AmctError, ValueError):
+    """A configuration file, argument or environment variable has a wrong content."""
+
+
+class UnsupportedModelError(AmctError, RuntimeError):
+    """The model cannot be quantized as it is."""
+
+
+class CalibrationError(AmctError, RuntimeError):
+    """Quantization parameters are missing, or the observed data is unusable."""
+
+
+class RecordError(AmctError, ValueError):
+    """A quantization record file has a wrong content."""
+
+
+class ExportError(AmctError, RuntimeError):
+    """The quantized model cannot be written as ONNX."""
+
+
+def nearest_names(name: str, known: Iterable[str], limit: int = 3) -> str:
+    """Returns a sentence that names the closest of ``known``, for error texts and warnings."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=limit, cutoff=0.5)
+    if close:
+        return f"Did you mean {', '.join(repr(one) for one in close)}?"
+    shown = ", ".join(repr(one) for one in known[:5])
+    more = f", ... ({len(known)} in all)" if len(known) > 5 else ""
+    return f"Known names: {shown}{more}." if known else "There are none."

@@ -1,0 +1,130 @@
+"""The deploy pair: a float-typed ONNX whose weights are integers, and the grids of all its nodes (SPEC 11.3, 11.4)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from ..onnx_io.initializers import add_initializer, constant_of
+from ..onnx_io.layer_sites import LayerSite
+from ..onnx_io.node_access import graph_of
+from ..record.calibration_param import CalibrationParam, DataType, FactorParam, LayerParam
+from ..record.record import ActivationRecord, Record, WeightRecord
+from .integers import fake_quantize
+from .layers import ExportLayer, InputRead, WeightRead, copy_model, find_layers, finish
+
+DEPLOY_KEY = "amct.deploy.v1"
+
+_FLOAT_INPUT = FactorParam(data_type=DataType.F16, scale=(1.0,), offset=(0.0,))
+_FLOAT_BITS = 16  # num_bits_d of an input that stays in float: the width of F16
+
+_Grids = Mapping[tuple[ir.Node, int], ActivationRecord]
+
+
+def build_deploy(
+    float_model: ir.Model, sites: Mapping[str, LayerSite], record: Record
+) -> tuple[ir.Model, CalibrationParam]:
+    """Returns a copy of ``float_model`` with integer-valued float32 weights, and the parameters of its nodes.
+
+    Biases stay in real units; ``custom_domain`` operators are kept. What the parameters cannot say (9 to 15 bit clip
+    ranges, shift N) is in the model's metadata (SPEC 11.3).
+
+    Raises:
+        ExportError: The record does not fit the model.
+    """
+    model = copy_model(float_model)
+    layers = find_layers(model, sites, record)
+    _store_integer_weights(layers)
+    _quantize_constants([read for layer in layers for read in layer.reads])
+    finish(model)
+    grids = {(read.node, read.position): read.grid for layer in layers for read in layer.reads}
+    by_node = {layer.node: layer for layer in layers}
+    model.metadata_props[DEPLOY_KEY] = json.dumps({"layers": _metadata(model.graph, grids, by_node)})
+    params = (_layer_param(node, grids, by_node.get(node)) for node in model.graph if activation_positions(node))
+    return model, CalibrationParam(layers=tuple(params))
+
+
+def activation_positions(node: ir.Node) -> tuple[int, ...]:
+    """Returns the positions of the inputs that are not initializers: one LayerParam input each (SPEC 11.4)."""
+    return tuple(at for at, value in enumerate(node.inputs) if value is not None and not value.is_initializer())
+
+
+# --- the model ---
+
+
+def _store_integer_weights(layers: Iterable[ExportLayer]) -> None:
+    """Replaces the weights; layers that share one and its grid go on sharing it."""
+    made: dict[tuple[ir.Value | None, int, int, WeightRecord], ir.Value] = {}
+    for layer in layers:
+        if (weight := layer.weight) is None:
+            continue
+        key = (layer.node.inputs[1], weight.channel_axis, weight.groups, weight.record)
+        if key not in made:
+            integers = weight.integers().astype(np.float32)
+            made[key] = add_initializer(graph_of(layer.node), f"{layer.name}.weight.quantized", integers)
+        layer.node.replace_input_with(1, made[key])
+
+
+def _quantize_constants(reads: Iterable[InputRead]) -> None:
+    """Replaces constants that are quantized like activations by their grid points: parameters leave them out."""
+    for read in reads:
+        array = constant_of(read.value)
+        if array is not None:
+            name = f"{read.node.name}.input{read.position}.quantized"
+            read.replace(add_initializer(graph_of(read.node), name, fake_quantize(array, read.grid)))
+
+
+# --- the parameters ---
+
+
+def _layer_param(node: ir.Node, grids: _Grids, layer: ExportLayer | None) -> LayerParam:
+    inputs = tuple(
+        _input_factor(grids[node, at]) if (node, at) in grids else _FLOAT_INPUT for at in activation_positions(node)
+    )
+    weight = _weight_factor(layer.weight) if layer and layer.weight else None
+    return LayerParam(name=str(node.name), calc_data_type=inputs[0].data_type, inputs=inputs, weight=weight)
+
+
+def _input_factor(grid: ActivationRecord) -> FactorParam:
+    return FactorParam(
+        data_type=_data_type(grid.num_bits), scale=(_reciprocal(grid.scale),), offset=(float(grid.offset),)
+    )
+
+
+def _weight_factor(weight: WeightRead) -> FactorParam:
+    record = weight.record
+    return FactorParam(
+        data_type=DataType.S4 if record.codebook else _data_type(record.num_bits),
+        scale=tuple(map(_reciprocal, record.scale)),
+        offset=(0.0,) * len(record.scale),
+        params=np.array(record.codebook, dtype=np.int8).tobytes() if record.codebook else None,
+    )
+
+
+def _data_type(num_bits: int) -> DataType:
+    return DataType.S4 if num_bits == 4 else DataType.S8 if num_bits == 8 else DataType.S16
+
+
+def _reciprocal(step: float) -> float:
+    return float(np.float32(1.0) / np.float32(step))
+
+
+def _metadata(graph: ir.Graph, grids: _Grids, by_node: Mapping[ir.Node, ExportLayer]) -> dict[str, dict[str, object]]:
+    """Returns an entry for each node that has a quantized input or weight, in graph order."""
+    entries = {str(node.name): _node_metadata(node, grids, by_node.get(node)) for node in graph}
+    return {name: entry for name, entry in entries.items() if entry}
+
+
+def _node_metadata(node: ir.Node, grids: _Grids, layer: ExportLayer | None) -> dict[str, object]:
+    entry: dict[str, object] = {}
+    found = [grids.get((node, at)) for at in activation_positions(node)]
+    if any(found):
+        entry["num_bits_d"] = [grid.num_bits if grid else _FLOAT_BITS for grid in found]
+    if layer and layer.weight:
+        entry["num_bits_w"] = layer.weight.record.num_bits
+    if layer and any(layer.record.shift_bit):
+        entry["shift_bit"] = list(layer.record.shift_bit)
+    return entry

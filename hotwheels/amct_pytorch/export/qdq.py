@@ -1,0 +1,105 @@
+"""QuantizeLinear and DequantizeLinear nodes: the pair of a quantized tensor, the dequantizer of a constant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from ..onnx_io.initializers import add_initializer
+from ..onnx_io.node_access import graph_of, result
+from ..record.record import ActivationRecord
+from .layers import InputRead
+
+
+def storage_type(num_bits: int) -> ir.DataType:
+    """Returns the narrowest ONNX integer that holds ``num_bits`` bits."""
+    return ir.DataType.INT4 if num_bits == 4 else ir.DataType.INT8 if num_bits == 8 else ir.DataType.INT16
+
+
+def add_integers(graph: ir.Graph, name: str, integers: NDArray[np.integer], dtype: ir.DataType) -> ir.Value:
+    """Returns a new initializer of ``integers`` stored as ``dtype``."""
+    return add_initializer(graph, name, integers.astype(dtype.numpy()))
+
+
+def make_node(op_type: str, inputs: Sequence[ir.Value], name: str, **attributes: int | Sequence[int]) -> ir.Node:
+    """Returns a node with one output, called ``<name>_output_0``."""
+    node = ir.node(op_type, inputs, attributes, name=name)
+    result(node).name = f"{name}_output_0"
+    return node
+
+
+def dequantize_constant(
+    before: ir.Node,
+    name: str,
+    integers: NDArray[np.integer],
+    dtype: ir.DataType,
+    scale: NDArray[np.float32],
+    axis: int | None,
+) -> ir.Value:
+    """Returns the real values of ``integers``, made by a node ``<name>.dequant`` that stands before ``before``.
+
+    Zero point 0 (absent). ``axis`` is that of a vector of scales, None for a scalar.
+    """
+    graph = graph_of(before)
+    inputs = [add_integers(graph, f"{name}.quantized", integers, dtype), add_initializer(graph, f"{name}.scale", scale)]
+    attributes = {} if axis is None else {"axis": axis}
+    node = make_node("DequantizeLinear", inputs, f"{name}.dequant", **attributes)
+    _describe(node, ir.TensorType(ir.DataType.FLOAT), ir.Shape(integers.shape))
+    graph.insert_before(before, node)
+    return result(node)
+
+
+def _describe(node: ir.Node, type_: ir.TypeProtocol | None, shape: ir.Shape | None) -> None:
+    """Says what the result is: lowering ``custom_domain`` asks for the rank."""
+    result(node).type, result(node).shape = type_, shape
+
+
+class QuantizedTensors:
+    """The Quantize/Dequantize pairs of a graph; readers of one tensor on one grid share a pair."""
+
+    def __init__(self, graph: ir.Graph) -> None:
+        """Starts with none."""
+        self._graph = graph
+        self._made: dict[tuple[ir.Value, float, int, int], ir.Value] = {}
+
+    def of(self, layer: str, read: InputRead) -> ir.Value:
+        """Returns the fake-quantized form of what ``read`` reads; a new pair is named after ``layer``."""
+        grid, value = read.grid, read.value
+        key = (value, grid.scale, grid.offset, grid.num_bits)
+        if key not in self._made:
+            nodes = self._nodes(f"{layer}.input{grid.index}", value, grid)
+            self._insert_behind(value, nodes)
+            self._made[key] = result(nodes[-1])
+        return self._made[key]
+
+    def _nodes(self, name: str, value: ir.Value, grid: ActivationRecord) -> list[ir.Node]:
+        dtype = storage_type(grid.num_bits)
+        scale = add_initializer(self._graph, f"{name}.scale", np.array(grid.scale, dtype=np.float32))
+        zero_point = add_integers(self._graph, f"{name}.zero_point", np.array(grid.offset), dtype)
+        clips = [] if grid.num_bits in (4, 8, 16) else [self._clip(name, value, grid)]
+        source = result(clips[0]) if clips else value
+        quant = make_node("QuantizeLinear", [source, scale, zero_point], f"{name}.quant")
+        dequant = make_node("DequantizeLinear", [result(quant), scale, zero_point], f"{name}.dequant")
+        _describe(quant, ir.TensorType(dtype), value.shape)
+        _describe(dequant, value.type, value.shape)
+        return [*clips, quant, dequant]
+
+    def _clip(self, name: str, value: ir.Value, grid: ActivationRecord) -> ir.Node:
+        """int16 saturates at 16 bits only and stock onnxruntime has no int16 Clip: the real values are clipped."""
+        highest, scale = (1 << (grid.num_bits - 1)) - 1, np.float32(grid.scale)
+        low = add_initializer(self._graph, f"{name}.low", np.array(np.float32(-highest - 1 - grid.offset) * scale))
+        high = add_initializer(self._graph, f"{name}.high", np.array(np.float32(highest - grid.offset) * scale))
+        node = make_node("Clip", [value, low, high], f"{name}.clip")
+        _describe(node, value.type, value.shape)
+        return node
+
+    def _insert_behind(self, value: ir.Value, nodes: list[ir.Node]) -> None:
+        """Puts ``nodes`` in front of every reader of ``value``."""
+        producer = value.producer()
+        if producer is not None:
+            self._graph.insert_after(producer, nodes)
+        else:
+            self._graph.insert_before(self._graph[0], nodes)

@@ -1,0 +1,112 @@
+"""OpGraph: the operations of a model in execution order, read-only, the same for both back-ends."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+
+from ..ops.desc import OpDesc
+
+
+class Form(enum.Enum):
+    """How the model spells an operation."""
+
+    INPUT = "input"
+    MODULE = "module"
+    FUNCTION = "function"
+    METHOD = "method"
+    CONSTANT = "constant"  # parameter, buffer or attribute
+    OUTPUT = "output"
+
+
+@dataclasses.dataclass(frozen=True)
+class Skip:
+    """Something that was not done, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Edge:
+    """One quantizable tensor input of an operation.
+
+    Attributes:
+      producer: Name of the node whose result it reads.
+      argument: Keyword name of the argument; for list arguments all elements have the list's name.
+      position: Position of the argument in the call.
+      element: Index inside a list argument, None otherwise.
+    """
+
+    producer: str
+    argument: str
+    position: int
+    element: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OpNode:
+    """One node of the model, in execution order.
+
+    Attributes:
+      name: Layer name: the FX node name, or the module path on the dynamic path.
+      form: How it is spelled.
+      type: The type string of SPEC 8.3: ``torch.nn.Conv2d``, ``torch.add``, ``operator.add``, ``matmul`` (a method).
+      op: What the registry knows of it; None if it is not a known operation.
+      inputs: Names of all nodes it reads, in call order, tensors or not, without duplicates.
+      edges: Its quantizable tensor inputs, in call order; empty if it cannot be quantized.
+      unquantizable: Why it is not quantizable although the registry knows it; None if it is.
+      module_path: Path of the module it calls, None for functions and methods.
+      has_bias: Whether the called module has a bias.
+      is_fold_target: For a BatchNorm: whether it can be folded into the convolution ``inputs[0]`` (SPEC 6.7).
+    """
+
+    name: str
+    form: Form
+    type: str = ""
+    op: OpDesc | None = None
+    inputs: tuple[str, ...] = ()
+    edges: tuple[Edge, ...] = ()
+    unquantizable: str | None = None
+    module_path: str | None = None
+    has_bias: bool = False
+    is_fold_target: bool = False
+
+    @property
+    def is_quantizable(self) -> bool:
+        """Whether the configuration may name it as a layer."""
+        return self.op is not None and self.unquantizable is None and bool(self.edges)
+
+
+@dataclasses.dataclass(frozen=True)
+class OpGraph:
+    """The nodes of one model by name, in execution order."""
+
+    nodes: Mapping[str, OpNode]
+
+    def __iter__(self) -> Iterator[OpNode]:
+        return iter(self.nodes.values())
+
+    def __getitem__(self, name: str) -> OpNode:
+        return self.nodes[name]
+
+    @cached_property
+    def quantizable(self) -> tuple[OpNode, ...]:
+        """The nodes which a configuration has an entry for, in order."""
+        return tuple(node for node in self if node.is_quantizable)
+
+    @cached_property
+    def consumers(self) -> Mapping[str, tuple[str, ...]]:
+        """For each node the names of the nodes that read it, in order."""
+        found: dict[str, list[str]] = {name: [] for name in self.nodes}
+        for node in self:
+            for producer in node.inputs:
+                found[producer].append(node.name)
+        return {name: tuple(readers) for name, readers in found.items()}
+
+    @cached_property
+    def skips(self) -> tuple[Skip, ...]:
+        """The known operations that are not quantizable, with the reason."""
+        return tuple(Skip(node.name, node.unquantizable) for node in self if node.op and node.unquantizable)

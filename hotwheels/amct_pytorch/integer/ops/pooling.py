@@ -1,0 +1,73 @@
+"""Poolings on float64 arrays, exact for integers."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..deploy_pair import Node
+from .windows import Windows, windows
+
+
+def max_pool(node: Node, x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Returns the maxima; padding never wins. -inf stands where a window holds nothing but padding."""
+    if node.op_type == "GlobalMaxPool":
+        return x.max(axis=_spatial(x), keepdims=True)
+    geometry = windows(node, x.shape[2:], node.get("kernel_shape"), ceil_mode=bool(node.get("ceil_mode", 0)))
+    padded = geometry.pad(x, -np.inf)
+    result = np.full((*x.shape[:2], *geometry.output), -np.inf)
+    for position in itertools.product(*map(range, geometry.kernel)):
+        np.maximum(result, geometry.tap(padded, position), out=result)
+    return result
+
+
+def max_indices(node: Node, x: NDArray[np.float64], maxima: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Returns where in the flattened ``x`` the maxima stand, the first one where several are equal."""
+    geometry = windows(node, x.shape[2:], node.get("kernel_shape"), ceil_mode=bool(node.get("ceil_mode", 0)))
+    places = geometry.pad(np.arange(x.size, dtype=np.int64).reshape(x.shape), -1)
+    padded = geometry.pad(x, -np.inf)
+    result = np.full(maxima.shape, -1, dtype=np.int64)
+    for position in itertools.product(*map(range, geometry.kernel)):
+        place = geometry.tap(places, position)
+        is_first = (result < 0) & (place >= 0) & (geometry.tap(padded, position) == maxima)
+        result = np.where(is_first, place, result)
+    return result
+
+
+def sum_pool(node: Node, x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Returns the sums over the windows of an average pooling, and the divisor of each place, which broadcasts."""
+    if node.op_type == "GlobalAveragePool":
+        axes = _spatial(x)
+        count = float(np.prod([x.shape[axis] for axis in axes]))
+        return x.sum(axis=axes, keepdims=True), np.full((1,) * x.ndim, count)
+    geometry = windows(node, x.shape[2:], node.get("kernel_shape"), ceil_mode=bool(node.get("ceil_mode", 0)))
+    padded = geometry.pad(x, 0)
+    sums = np.zeros((*x.shape[:2], *geometry.output))
+    for position in itertools.product(*map(range, geometry.kernel)):
+        sums += geometry.tap(padded, position)
+    return sums, _divisors(geometry, is_padding_counted=bool(node.get("count_include_pad", 0)))
+
+
+def _divisors(geometry: Windows, *, is_padding_counted: bool) -> NDArray[np.float64]:
+    """As in torch: what ceil_mode adds beyond the padding never counts."""
+    result = np.ones(geometry.output)
+    for axis, size in enumerate(geometry.size):
+        counts = np.ones(size)
+        ones = np.pad(counts, (geometry.begin[axis], geometry.end[axis]), constant_values=float(is_padding_counted))
+        per_window = [_valid_taps(ones, geometry, axis, window) for window in range(geometry.output[axis])]
+        shape = [1] * len(geometry.output)
+        shape[axis] = -1
+        result = result * np.reshape(per_window, shape)
+    return result
+
+
+def _valid_taps(ones: NDArray[Any], geometry: Windows, axis: int, window: int) -> float:
+    start, dilation = window * geometry.stride[axis], geometry.dilation[axis]
+    return float(ones[start : start + dilation * (geometry.kernel[axis] - 1) + 1 : dilation].sum())
+
+
+def _spatial(x: NDArray[Any]) -> tuple[int, ...]:
+    return tuple(range(2, x.ndim))

@@ -1,0 +1,116 @@
+"""Logging: one logger, a screen handler and a file handler made at first use (SPEC 1.5, manual: 日志级别控制)."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from pathlib import Path
+
+from .errors import ConfigError
+
+_ROOT = "hotwheels.amct_pytorch"
+_FOLDER = Path("amct_log")
+_FILE = "hotwheels.amct_pytorch.log"
+_LINK = "amct_pytorch.log"
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+_FORMAT = "%(asctime)s - %(levelname)s - [AMCT]:[%(amct_module)s]: %(message)s"
+
+
+def get_logger(module: str) -> AmctLogger:
+    """Returns the logger of one module; ``module`` is its ``__name__``. Makes no file and no handler yet."""
+    return AmctLogger(module.rpartition(".")[2])
+
+
+class AmctLogger:
+    """Writes lines that carry the module's name. The first line of the process sets the handlers up."""
+
+    def __init__(self, module: str) -> None:
+        self._module = module
+
+    def debug(self, message: str, *args: object) -> None:
+        """Logs a detail of the work on one layer."""
+        self._log(logging.DEBUG, message, args)
+
+    def info(self, message: str, *args: object) -> None:
+        """Logs a stage of the work."""
+        self._log(logging.INFO, message, args)
+
+    def warning(self, message: str, *args: object) -> None:
+        """Logs what was not done as asked, and why."""
+        self._log(logging.WARNING, message, args)
+
+    def error(self, message: str, *args: object) -> None:
+        """Logs a failure."""
+        self._log(logging.ERROR, message, args)
+
+    def _log(self, level: int, message: str, args: tuple[object, ...]) -> None:
+        _ready_logger().log(level, message, *args, extra={"amct_module": self._module})
+
+
+def check_levels() -> None:
+    """Raises ConfigError if ``AMCT_LOG_LEVEL`` or ``AMCT_LOG_FILE_LEVEL`` is not a level name."""
+    _level("AMCT_LOG_LEVEL")
+    _level("AMCT_LOG_FILE_LEVEL")
+
+
+class _ScreenHandler(logging.StreamHandler):
+    """Writes to the ``sys.stderr`` of the moment, so that redirection and test capture work."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+
+    @property
+    def stream(self):  # noqa: ANN201 - type of sys.stderr
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, value: object) -> None:
+        """Ignored: the stream is always the current ``sys.stderr``."""
+
+
+def _ready_logger() -> logging.Logger:
+    logger = logging.getLogger(_ROOT)
+    if logger.handlers:
+        return logger
+    screen_level, file_level = _level("AMCT_LOG_LEVEL"), _level("AMCT_LOG_FILE_LEVEL")
+    logger.propagate = False
+    logger.setLevel(min(screen_level, file_level))
+    _add_handler(logger, _ScreenHandler(), screen_level)
+    try:
+        handler = _open_log_file()
+    except OSError as error:
+        logger.warning(
+            "The log file cannot be written in '%s' (%s); messages go to the screen only.", _FOLDER, error,
+            extra={"amct_module": "log"},
+        )
+        return logger
+    _add_handler(logger, handler, file_level)
+    return logger
+
+
+def _add_handler(logger: logging.Logger, handler: logging.Handler, level: int) -> None:
+    handler.setLevel(level)
+    handler.setFormatter(logging.Formatter(_FORMAT))
+    logger.addHandler(handler)
+
+
+def _open_log_file() -> logging.FileHandler:
+    _FOLDER.mkdir(mode=0o750, exist_ok=True)
+    path = _FOLDER / _FILE
+    handler = logging.FileHandler(path, mode="w", encoding="utf-8")
+    with contextlib.suppress(OSError):  # chmod and links are a convenience; some file systems have neither
+        os.chmod(path, 0o640)
+        link = _FOLDER / _LINK
+        if not link.is_symlink() and not link.exists():
+            link.symlink_to(_FILE)
+    return handler
+
+
+def _level(variable: str) -> int:
+    value = os.environ.get(variable, "INFO")
+    if value.upper() not in _LEVELS:
+        msg = f"Environment variable {variable} is {value!r}; allowed, in any case: {', '.join(_LEVELS)}."
+        raise ConfigError(msg)
+    return int(getattr(logging, value.upper()))

@@ -1,0 +1,63 @@
+"""LayerCall: how the wrapped operation is called, and where in the call its quantized inputs stand."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..graph import Edge
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerCall:
+    """One operation as a callable, with the places of its quantizable tensors.
+
+    Attributes:
+      function: Called as ``function(*args, **kwargs)``; for a Tensor method the tensor is ``args[0]``.
+      edges: The quantized inputs.
+    """
+
+    function: Callable[..., Any]
+    edges: tuple[Edge, ...]
+
+    def __call__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Calls the operation."""
+        return self.function(*args, **kwargs)
+
+    def inputs(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
+        """Returns the value at each edge."""
+        return [_get(edge, args, kwargs) for edge in self.edges]
+
+    def substitute(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], values: list[Any]) -> Arguments:
+        """Returns copies of the arguments with ``values`` at the edges."""
+        new_args, new_kwargs = list(args), dict(kwargs)
+        for edge, value in zip(self.edges, values, strict=True):
+            holder: Any = new_kwargs if edge.argument in new_kwargs else new_args
+            key: Any = edge.argument if edge.argument in new_kwargs else edge.position
+            holder[key] = value if edge.element is None else _with_element(holder[key], edge.element, value)
+        return tuple(new_args), new_kwargs
+
+
+@dataclasses.dataclass(frozen=True)
+class MethodCall:
+    """A Tensor method as a function of the tensor and its arguments."""
+
+    name: str
+
+    def __call__(self, tensor: Any, *args: Any, **kwargs: Any) -> Any:
+        """Calls ``tensor.name(*args, **kwargs)``."""
+        return getattr(tensor, self.name)(*args, **kwargs)
+
+
+def _get(edge: Edge, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    value = kwargs[edge.argument] if edge.argument in kwargs else args[edge.position]
+    return value if edge.element is None else value[edge.element]
+
+
+def _with_element(values: Any, element: int, value: Any) -> list[Any]:
+    changed = list(values)
+    changed[element] = value
+    return changed

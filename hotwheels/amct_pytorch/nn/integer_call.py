@@ -1,0 +1,133 @@
+"""real_quant of one QuantizedLayer: the integers which the chip computes (SPEC 10)."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..core import integer
+from ..core.affine import quantize, quantize_bias
+from ..core.codebook import assign
+from ..core.params import QuantParams
+from ..errors import CalibrationError
+from ..ops.desc import Role
+from .double_call import call_in_double
+
+if TYPE_CHECKING:
+    from .quantized_layer import QuantizedLayer
+
+
+def real_quant_forward(layer: QuantizedLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Runs ``layer`` on integers. Inputs and results are float64 tensors, accumulators, or whatever is not a float tensor."""
+    if layer.weighted is not None:
+        return _weighted(layer, *args, **kwargs)
+    kernel = _KERNELS.get(layer.op.role, _other)
+    if not all(_is_float(x) for x in layer.call.inputs(args, kwargs)):
+        kernel = _other
+    return kernel(layer, args, kwargs)
+
+
+def integer_weight(weight: Tensor, params: QuantParams) -> Tensor:
+    """Returns the float64 integers of a weight [C_out, ...]; codebook values where it is non-uniform (SPEC 6.3)."""
+    if params.codebook is not None:
+        return assign(weight, params.scale, params.codebook).double()
+    shape = (-1, *[1] * (weight.dim() - 1)) if params.scale.dim() else ()
+    return quantize(weight, params.scale.reshape(shape), params.offset.reshape(shape), params.num_bits).double()
+
+
+def _weighted(layer: QuantizedLayer, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+    data = layer.activation[0].params()
+    x = integer.to_integers(input, data) - data.offset
+    weight, bias = (None if t is None else t.detach() for t in layer.weighted.folded())
+    params = layer.current_weight_params(weight, bias)
+    weight = integer_weight(weight, params)
+    accumulator = integer.exact_product(
+        lambda a, b: layer.weighted.apply(a, b, None, output_size), x, weight, integer.product_bound(x, weight)
+    )
+    # A Linear of rank > 2 is MatMul + float Add on the chip (SPEC 8.3), every other bias is part of the accumulator.
+    is_float_bias = bias is not None and layer.op.role is Role.LINEAR and input.dim() > 2
+    shape = layer.weighted.channel_shape
+    if bias is not None and not is_float_bias:
+        accumulator = accumulator + quantize_bias(bias, data.scale, params.scale).reshape(shape)
+    step = data.scale.double() * params.scale.double()
+    result = _finish(layer, accumulator, step.reshape(shape) if step.dim() else step)
+    return result + bias.double() if is_float_bias else result
+
+
+def _matmul(layer: QuantizedLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    left, right = layer.call.inputs(args, kwargs)
+    grids = [quantizer.params() for quantizer in layer.activation]
+    accumulator = integer.matmul(*(integer.to_integers(x, grid) for x, grid in zip((left, right), grids, strict=True)))
+    return _finish(layer, accumulator, grids[0].scale.double() * grids[1].scale.double())
+
+
+def _max_pool(layer: QuantizedLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    grid = layer.activation[0].params()
+    x = integer.to_integers(layer.call.inputs(args, kwargs)[0], grid) - grid.offset
+    result = layer.call(*layer.call.substitute(args, kwargs, [x]))
+    step = grid.scale.double()
+    if isinstance(result, tuple):  # (values, indices)
+        return (integer.Accumulator.of(result[0], step), *result[1:])
+    return integer.Accumulator.of(result, step)
+
+
+def _avg_pool(layer: QuantizedLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    grid = layer.activation[0].params()
+    x = integer.to_integers(layer.call.inputs(args, kwargs)[0], grid) - grid.offset
+    if layer.op.name.startswith("adaptive"):
+        output_size = _arguments(layer, args, kwargs, F.adaptive_avg_pool2d, ("output_size",))
+        sums, divisor = integer.adaptive_avg_pool2d_sum(x, **output_size)
+    else:
+        names = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+        sums, divisor = integer.avg_pool2d_sum(x, **_arguments(layer, args, kwargs, _avg_pool2d_signature, names))
+    return _finish(layer, sums, grid.scale.double() * (1.0 / divisor))
+
+
+def _avg_pool2d_signature(  # noqa: ANN202 - F.avg_pool2d is a builtin without a signature
+    input, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None  # noqa: ANN001
+):
+    """The arguments of ``F.avg_pool2d``."""
+
+
+def _arguments(
+    layer: QuantizedLayer, args: tuple[Any, ...], kwargs: dict[str, Any], signature: Callable, names: tuple[str, ...]
+) -> dict[str, Any]:
+    """The pooling arguments: attributes of a module, bound arguments of a function."""
+    if isinstance(layer.call.function, nn.Module):
+        return {name: getattr(layer.call.function, name) for name in names}
+    bound = inspect.signature(signature).bind(*args, **kwargs).arguments
+    return {name: bound[name] for name in names if name in bound}
+
+
+def _other(layer: QuantizedLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Everything else: float64 on the dequantized integers (SPEC 10.4)."""
+    values = []
+    for x, quantizer in zip(layer.call.inputs(args, kwargs), layer.activation, strict=True):
+        if _is_float(x):
+            grid = quantizer.params()
+            x = integer.to_real(integer.to_integers(x, grid), grid)
+        values.append(x)
+    return call_in_double(layer.call.function, *layer.call.substitute(args, kwargs, values))
+
+
+_KERNELS = {Role.MATMUL: _matmul, Role.MAX_POOL: _max_pool, Role.AVG_POOL: _avg_pool}
+
+
+def _finish(layer: QuantizedLayer, accumulator: Tensor, step: Tensor) -> Tensor:
+    worst = integer.worst_overflow(accumulator)
+    if worst is not None:
+        msg = (
+            f"Layer '{layer.name}': an accumulator reaches {worst:.0f}, outside int32. Lower num_bits of its data, or leave the"
+            " layer in float (quant_enable: false)."
+        )
+        raise CalibrationError(msg)
+    return integer.Accumulator.of(accumulator, step)
+
+
+def _is_float(x: Any) -> bool:
+    return isinstance(x, Tensor) and torch.is_floating_point(x)

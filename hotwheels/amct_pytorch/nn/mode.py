@@ -1,0 +1,35 @@
+"""Mode: what a quantized model does in its forward (SPEC 2.1)."""
+
+from __future__ import annotations
+
+import enum
+
+from ..errors import ConfigError
+
+
+class Mode(enum.Enum):
+    """The states of ``enable_quantization(calibration, fake_quant, real_quant)``."""
+
+    FLOAT = (False, False, False)
+    CALIBRATION = (True, False, False)
+    PRE_CALIBRATION = (True, True, False)
+    FAKE_QUANT = (False, True, False)
+    REAL_QUANT = (False, False, True)
+
+    @staticmethod
+    def of(calibration: bool, fake_quant: bool, real_quant: bool) -> Mode:
+        """Returns the mode of the three switches; raises ConfigError for a combination which has no meaning."""
+        try:
+            return Mode((calibration, fake_quant, real_quant))
+        except ValueError:
+            msg = (
+                f"enable_quantization: calibration={calibration}, fake_quant={fake_quant}, real_quant={real_quant} is not a state."
+                " Allowed: all False (float); calibration; calibration and fake_quant (pre-calibration of training);"
+                " fake_quant; real_quant."
+            )
+            raise ConfigError(msg) from None
+
+    @property
+    def observes(self) -> bool:
+        """Whether the quantizers watch the data."""
+        return self in (Mode.CALIBRATION, Mode.PRE_CALIBRATION)

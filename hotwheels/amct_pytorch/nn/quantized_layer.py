@@ -1,0 +1,197 @@
+"""QuantizedLayer: one operation with its quantizers; the only class that knows the modes (DESIGN 4)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core.affine import bias_scale_floor, quantize_bias
+from ..core.params import QuantParams
+from ..errors import CalibrationError
+from ..log import get_logger
+from ..ops.desc import OpDesc, Role
+from ..quantizers.base import ActivationQuantizer, WeightQuantizer
+from ..record import LayerRecord
+from .call import LayerCall
+from .integer_call import real_quant_forward
+from .layer_record import activation_record, weight_record
+from .mode import Mode
+from .shared_input import SharedInput
+from .weighted_op import WeightedOp
+
+_log = get_logger(__name__)
+
+
+class QuantizedLayer(nn.Module):
+    """Wraps one operation - module, function or Tensor method - with a quantizer per quantized input and one for its weight.
+
+    Attributes:
+      name: Layer name.
+      op: What the registry knows of the operation.
+      call: The operation, and where its quantized inputs stand in the call.
+      weighted: The module with its folded BatchNorm, None without weights.
+      activation: One quantizer per quantized input; siblings hold the same object.
+      weight: The weight quantizer, None without weights.
+      mode: What forward does; set by ``enable_quantization``.
+      non_float_inputs: bool [inputs], which inputs turned out not to be floating tensors (SPEC 4.7).
+    """
+
+    non_float_inputs: Tensor
+
+    def __init__(
+        self,
+        name: str,
+        op: OpDesc,
+        call: LayerCall,
+        activation: list[ActivationQuantizer],
+        sharing: list[SharedInput],
+        weighted: WeightedOp | None = None,
+        weight: WeightQuantizer | None = None,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.op = op
+        self.weighted = weighted
+        self.call = call
+        self._sharing = sharing
+        self.activation = nn.ModuleList(activation)
+        self.weight = weight
+        self.mode = Mode.FLOAT
+        self.register_buffer("non_float_inputs", torch.zeros(len(activation), dtype=torch.bool))
+
+    @property
+    def is_quantized(self) -> bool:
+        """False if all quantized inputs turned out not to be floating tensors."""
+        return not bool(self.non_float_inputs.all())
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether every quantizer which has something to quantize has its parameters."""
+        missing = [q for q, is_other in zip(self.activation, self.non_float_inputs, strict=True) if not is_other and not q.is_calibrated]
+        return not missing and (self.weight is None or self.weight.is_calibrated)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the operation in the current mode."""
+        if self.mode is Mode.FLOAT:
+            return self._float(args, kwargs)
+        if self.mode is Mode.CALIBRATION:
+            self._observe(args, kwargs)
+            return self._float(args, kwargs)
+        if self.mode is Mode.PRE_CALIBRATION:
+            self._observe(args, kwargs)
+            return self._fake_quant(args, kwargs)
+        self._require_calibration(args, kwargs)
+        if self.mode is Mode.FAKE_QUANT:
+            return self._fake_quant(args, kwargs)
+        return real_quant_forward(self, args, kwargs)
+
+    def current_weight_params(self, weight: Tensor, bias: Tensor | None) -> QuantParams:
+        """Returns the grid of the folded ``weight`` [C_out, ...], scales large enough for the int32 bias (SPEC 4.3, 4.4)."""
+        assert self.weight is not None
+        params = self.weight.params(weight, bias)
+        if bias is None or not self.activation[0].is_calibrated:
+            return params
+        scale = bias_scale_floor(bias.detach(), self.activation[0].params().scale, params.scale)
+        if scale is params.scale:
+            return params
+        _log.warning("Layer '%s': weight scale enlarged, so that the bias fits into int32.", self.name)
+        return QuantParams(
+            scale=scale, offset=params.offset, num_bits=params.num_bits, codebook=params.codebook,
+            centroids=params.centroids, clip_max=params.clip_max,
+        )
+
+    def record(self) -> LayerRecord:
+        """Returns the layer's parameters as plain values; CalibrationError if they are not complete."""
+        activations = tuple(
+            activation_record(index, quantizer.params())
+            for index, quantizer in enumerate(self.activation)
+            if not self.non_float_inputs[index]
+        )
+        if self.weighted is None:
+            return LayerRecord(activations=activations)
+        with torch.no_grad():
+            weight, bias = self.weighted.folded()
+            params = self.current_weight_params(weight, bias)
+        return LayerRecord(activations=activations, weight=weight_record(params))
+
+    def extra_repr(self) -> str:
+        """The layer's name and operation."""
+        return f"name={self.name!r}, op={self.op.name}, mode={self.mode.name}"
+
+    def _float(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self.weighted is not None:
+            return self.weighted.forward_float(args, kwargs)
+        return self.call(args, kwargs)
+
+    def _observe(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        values = self.call.inputs(args, kwargs)
+        for index, (x, quantizer, shared) in enumerate(zip(values, self.activation, self._sharing, strict=True)):
+            if not _is_float_tensor(x):
+                self.non_float_inputs[index] = True
+                continue
+            self.non_float_inputs[index] = False
+            if not quantizer.is_calibrated:
+                self._prepare_linear(x, quantizer)
+            shared.get(x, "observe", quantizer.observe)
+        if self.weight is not None and not self.weight.is_calibrated:
+            self.weight.observe(self.weighted.folded()[0].detach())
+
+    def _prepare_linear(self, x: Tensor, quantizer: ActivationQuantizer) -> None:
+        """The converter sees a Linear of more than 2 dimensions as MatMul + Add, and takes MatMul with offset 0 only."""
+        if self.op.role is not Role.LINEAR or x.dim() <= 2 or quantizer.is_symmetric:
+            return
+        quantizer.make_symmetric()
+        _log.warning(
+            "Layer '%s': input has %d dimensions, so it is exported as MatMul + Add and its data is quantized symmetrically"
+            " (offset 0). To keep the offset, reshape the input to 2 dimensions around the Linear, or use a 1x1 Conv2d"
+            " (manual: 不支持输入大于两维且bias为True的linear量化).",
+            self.name, x.dim(),
+        )
+
+    def _require_calibration(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        for x, quantizer in zip(self.call.inputs(args, kwargs), self.activation, strict=True):
+            if _is_float_tensor(x) and not quantizer.is_calibrated:
+                raise CalibrationError(_not_calibrated(self.name))
+        if self.weight is not None and not self.weight.is_calibrated:
+            raise CalibrationError(_not_calibrated(self.name))
+
+    def _fake_quant(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        values = [
+            shared.get(x, "fake_quantize", quantizer.fake_quantize) if _is_float_tensor(x) and quantizer.is_calibrated else x
+            for x, quantizer, shared in zip(self.call.inputs(args, kwargs), self.activation, self._sharing, strict=True)
+        ]
+        if self.weighted is not None and self.weight.is_calibrated:
+            return self._fake_quant_weighted(values[0], *args[1:], **{k: v for k, v in kwargs.items() if k != "input"})
+        args, kwargs = self.call.substitute(args, kwargs, values)
+        return self._float(args, kwargs)
+
+    def _fake_quant_weighted(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        op = self.weighted
+        assert op is not None
+        weight, bias = op.folded()
+        params = self.current_weight_params(weight.detach(), bias)
+        weight = self.weight.fake_quantize(weight, params)
+        if op.trains_batch_norm:
+            return op.forward_training(x, weight, output_size)
+        return op.apply(x, weight, self._fake_quant_bias(bias, x, params), output_size)
+
+    def _fake_quant_bias(self, bias: Tensor | None, x: Tensor, params: QuantParams) -> Tensor | None:
+        """The int32 bias as a float; the bias of a Linear of rank > 2 is a float Add (SPEC 8.3)."""
+        if bias is None or not self.activation[0].is_calibrated or (self.op.role is Role.LINEAR and x.dim() > 2):
+            return bias
+        step = (self.activation[0].params().scale * params.scale).detach()
+        real = quantize_bias(bias.detach(), self.activation[0].params().scale, params.scale).float() * step
+        return bias + (real - bias).detach() if bias.requires_grad else real
+
+
+def _is_float_tensor(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.is_floating_point()
+
+
+def _not_calibrated(name: str) -> str:
+    return (
+        f"Layer '{name}' is not calibrated. Run enable_quantization(model, calibration=True) and at least as many forwards as"
+        " the largest batch_num of the configuration first."
+    )

@@ -1,0 +1,79 @@
+"""WeightedOp: a convolution or Linear, together with the BatchNorm folded into it (SPEC 6.7)."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..core.batch_norm import fold, inverse_factor
+from ..core.channels import from_output_first, per_channel, to_output_first
+from ..ops.desc import Role
+
+
+class WeightedOp:
+    """Computes the operation of ``module`` with any weight and bias, and folds ``batch_norm`` into its own.
+
+    It is no nn.Module: ``module`` and ``batch_norm`` stay registered under their own paths, so that the state_dict keeps the
+    names of the float model. Weights go in and out output-channels-first, [C_out, ...].
+    """
+
+    def __init__(self, module: nn.Module, role: Role, batch_norm: nn.Module | None = None) -> None:
+        self.module = module
+        self.batch_norm = batch_norm
+        self._role = role
+
+    @property
+    def out_channels(self) -> int:
+        """Number of output channels."""
+        return self.folded()[0].shape[0]
+
+    @property
+    def channel_shape(self) -> tuple[int, ...]:
+        """Shape that makes a [C_out] tensor broadcast against the output."""
+        return (-1,) if self._role is Role.LINEAR else (-1, 1, 1)
+
+    @property
+    def trains_batch_norm(self) -> bool:
+        """Whether the BatchNorm works on batch statistics now."""
+        return self.batch_norm is not None and self.batch_norm.training
+
+    def folded(self) -> tuple[Tensor, Tensor | None]:
+        """Returns weight [C_out, ...] and bias [C_out] or None, with the running statistics folded in."""
+        weight = self._own_weight()
+        if self.batch_norm is None:
+            return weight, self.module.bias
+        norm = self.batch_norm
+        return fold(weight, self.module.bias, norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
+
+    def forward_float(self, args: tuple, kwargs: dict) -> Tensor:
+        """The operation as the float model computes it."""
+        result = self.module(*args, **kwargs)
+        return result if self.batch_norm is None else self.batch_norm(result)
+
+    def forward_training(self, x: Tensor, folded_weight: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Returns ``bn(conv(x, folded_weight * sqrt(var + eps) / gamma))``: quantized as folded, normalised by the batch."""
+        norm = self.batch_norm
+        assert norm is not None
+        inverse = inverse_factor(norm.running_var, norm.weight, norm.eps).detach()
+        weight = folded_weight * per_channel(inverse, folded_weight)
+        return norm(self.apply(x, weight, self.module.bias, output_size))
+
+    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: list[int] | None = None) -> Tensor:
+        """Returns the operation on ``x`` with this ``weight`` [C_out, ...] and ``bias`` instead of the module's own."""
+        module = self.module
+        if self._role is Role.LINEAR:
+            return F.linear(x, weight, bias)
+        weight = from_output_first(weight, module.groups, self._role is Role.CONV_TRANSPOSE)
+        if self._role is Role.CONV:
+            return module._conv_forward(x, weight, bias)  # knows padding_mode
+        padding = module._output_padding(
+            x, output_size, module.stride, module.padding, module.kernel_size, 2, module.dilation
+        )
+        return F.conv_transpose2d(
+            x, weight, bias, module.stride, module.padding, padding, module.groups, module.dilation
+        )
+
+    def _own_weight(self) -> Tensor:
+        if self._role is Role.LINEAR:
+            return self.module.weight
+        return to_output_first(self.module.weight, self.module.groups, self._role is Role.CONV_TRANSPOSE)

@@ -1,0 +1,1 @@
+"""ONNX files: markers, node names, atomic reading and writing."""

@@ -1,0 +1,40 @@
+"""Initializers of an ONNX graph: adding one under a free name, dropping those which nobody reads; free names."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+
+def add_initializer(graph: ir.Graph, name: str, array: NDArray[np.generic]) -> ir.Value:
+    """Returns a new initializer called ``name``, or ``name_1``, ... where the graph has an initializer of that name."""
+    name = free_name(name, graph.initializers)
+    value = ir.val(name, const_value=ir.tensor(array, name=name))
+    graph.register_initializer(value)
+    return value
+
+
+def constant_of(value: ir.Value | None) -> NDArray[np.generic] | None:
+    """Returns the array of ``value`` if it is an initializer which the model's caller cannot replace, else None."""
+    if value is None or not value.is_initializer() or value.is_graph_input() or value.const_value is None:
+        return None
+    return np.asarray(value.const_value.numpy())
+
+
+def remove_unused_initializers(graph: ir.Graph) -> None:
+    """Drops the initializers of ``graph`` which no node reads and which are neither input nor output."""
+    for name, value in list(graph.initializers.items()):
+        if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
+            del graph.initializers[name]
+
+
+def free_name(wanted: str, taken: Container[str]) -> str:
+    """Returns ``wanted``, or ``wanted_1``, ``wanted_2``, ... : the first that is not in ``taken``."""
+    name, count = wanted, 0
+    while name in taken:
+        count += 1
+        name = f"{wanted}_{count}"
+    return name

@@ -1,0 +1,44 @@
+"""Names of the nodes of an ONNX graph: the layers' are given, the others keep the exporter's (SPEC 11.3, 9.1)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import onnx_ir as ir
+
+from .initializers import free_name
+
+
+def name_nodes(
+    model: ir.Model, layers: Mapping[str, tuple[ir.Node, Sequence[ir.Node]]], suffixes: Mapping[str, str]
+) -> None:
+    """Names every node of ``model``, in place, so that all names differ.
+
+    Args:
+        model: The model.
+        layers: For each layer name the node that shall carry it and all nodes of the layer.
+        suffixes: Op type -> suffix of such a node's name where it is not the one that carries the layer's name.
+    """
+    given: dict[ir.Node, str] = {main: layer for layer, (main, _) in layers.items()}
+    taken = set(given.values())
+    for layer, (main, nodes) in layers.items():
+        for node, name in _inner_names(layer, [node for node in nodes if node is not main], suffixes):
+            given[node] = free_name(name, taken)
+            taken.add(given[node])
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        if node in given:
+            node.name = given[node]
+        else:
+            node.name = free_name(node.name or node.op_type, taken)
+            taken.add(node.name)
+
+
+def _inner_names(layer: str, nodes: Sequence[ir.Node], suffixes: Mapping[str, str]) -> list[tuple[ir.Node, str]]:
+    counts: Counter[str] = Counter()
+    names = []
+    for node in nodes:
+        stem = layer + suffixes[node.op_type] if node.op_type in suffixes else f"{layer}/{node.op_type}"
+        names.append((node, f"{stem}_{counts[stem]}" if counts[stem] else stem))
+        counts[stem] += 1
+    return names

@@ -1,0 +1,1 @@
+"""The registry: what an operation is, asked by its type. One OpDesc per operation."""

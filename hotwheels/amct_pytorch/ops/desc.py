@@ -1,0 +1,86 @@
+"""OpDesc: all that the rest of the package may know about one kind of operation."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+
+
+class Role(enum.Enum):
+    """What an operation does, as far as quantization treats it differently (SPEC 8.3)."""
+
+    CONV = "conv"  # Conv2d: weight and data
+    CONV_TRANSPOSE = "conv_transpose"  # ConvTranspose2d: weight and data
+    LINEAR = "linear"  # Linear: weight and data
+    MATMUL = "matmul"  # two symmetric data inputs, the second counts as weight
+    MAX_POOL = "max_pool"
+    AVG_POOL = "avg_pool"
+    ELEMENTWISE = "elementwise"
+    REDUCTION = "reduction"
+    MOVEMENT = "movement"  # moves or copies elements: transpose, cat, resize
+    SHAPE = "shape"  # changes the shape only: quantized together with a non-shape neighbour
+    FUSED_ACTIVATION = "fused_activation"  # belongs to the convolution in front of it
+    ACTIVATION = "activation"
+    NORM = "norm"
+    BATCH_NORM = "batch_norm"
+    EXTENSION = "extension"  # made quantizable by a capacity row or a custom_op folder
+
+
+WEIGHTED = frozenset({Role.CONV, Role.CONV_TRANSPOSE, Role.LINEAR})
+CUBE = WEIGHTED | {Role.MATMUL, Role.MAX_POOL, Role.AVG_POOL}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Operand:
+    """One tensor argument that may be quantized.
+
+    Attributes:
+      name: Keyword name of the argument (``input``, ``other``, ``tensors``).
+      position: Its position in a positional call; for methods position 0 is ``self``.
+      is_list: If True the argument is a list or tuple of tensors, each one an input of its own (``cat``).
+    """
+
+    name: str
+    position: int
+    is_list: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OpDesc:
+    """One operation in all its spellings.
+
+    Attributes:
+      name: Our name of the operation, e.g. ``add``.
+      role: How quantization treats it.
+      modules: Dotted public class paths, e.g. ``torch.nn.ReLU``.
+      functions: Qualified function names, e.g. ``torch.nn.functional.relu``, ``operator.add``.
+      methods: Bare names of Tensor methods, e.g. ``relu``, ``relu_``.
+      operands: Quantizable tensor arguments of a function or method call, in call order; a module takes its
+        positional arguments in the same order.
+      module_operands: The same of the module's forward where it differs; None if it does not.
+      is_default_enabled: Whether generated configs switch it on.
+    """
+
+    name: str
+    role: Role
+    modules: tuple[str, ...] = ()
+    functions: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    operands: tuple[Operand, ...] = (Operand(name="input", position=0),)
+    module_operands: tuple[Operand, ...] | None = None
+    is_default_enabled: bool = True
+
+    @property
+    def has_weight(self) -> bool:
+        """Whether its weight is quantized."""
+        return self.role in WEIGHTED
+
+    @property
+    def allows_channel_wise(self) -> bool:
+        """Whether its weight may have a scale per output channel; Linear has no channels (SPEC 6.1)."""
+        return self.role in (Role.CONV, Role.CONV_TRANSPOSE)
+
+    @property
+    def is_cube(self) -> bool:
+        """Whether the chip's matrix unit computes it (SPEC 0)."""
+        return self.role in CUBE

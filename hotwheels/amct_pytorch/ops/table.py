@@ -1,0 +1,221 @@
+"""The table of operations: every spelling of every layer that can be quantized (SPEC 8.3), in one place.
+
+The first function name of an object is its type string; names further right are other spellings of the operation, or
+other names of the same object (``torch.relu_`` is ``torch.nn.functional.relu_``). Three habits of ``torch.fx`` decide
+which spellings occur in a graph:
+
+- ``F.sigmoid`` and ``F.tanh`` are recorded as the Tensor methods they call, ``F.upsample`` as ``F.interpolate``;
+- ``x += y`` is recorded as ``operator.add``; ``operator.iadd`` only appears when a model calls it by name;
+- a plain tensor on the left (``self.scale * x``) is recorded as the Tensor method (``mul``).
+"""
+
+from __future__ import annotations
+
+from .desc import OpDesc, Operand, Role
+
+_F = "torch.nn.functional."
+_AMCT = "hotwheels.amct_pytorch.nn."
+
+_INPUT = Operand(name="input", position=0)
+_OTHER = Operand(name="other", position=1)
+_TENSORS = Operand(name="tensors", position=0, is_list=True)
+# The image of a warp; the grid beside it holds coordinates and stays as it is.
+_IMAGE = (Operand(name="x", position=0),)
+
+
+def _torch(*names: str) -> tuple[str, ...]:
+    return tuple(f"torch.{name}" for name in names)
+
+
+def _functional(*names: str) -> tuple[str, ...]:
+    return tuple(_F + name for name in names)
+
+
+def _nn(*names: str) -> tuple[str, ...]:
+    return tuple(f"torch.nn.{name}" for name in names)
+
+
+def _amct(*names: str) -> tuple[str, ...]:
+    return tuple(_AMCT + name for name in names)
+
+
+def _arithmetic(name: str, operators: tuple[str, ...], aliases: tuple[str, ...], operand: Operand = _OTHER) -> OpDesc:
+    """One of the four rules, or a power: operators, torch functions, methods and their in-place forms."""
+    in_place = tuple(f"{alias}_" for alias in aliases)
+    return OpDesc(
+        name=name,
+        role=Role.ELEMENTWISE,
+        functions=tuple(f"operator.{one}" for one in operators) + _torch(*aliases),
+        methods=aliases + in_place,
+        operands=(_INPUT, operand),
+    )
+
+
+def _activation(
+    name: str, modules: tuple[str, ...], functions: tuple[str, ...] = (), methods: tuple[str, ...] = (), is_default: bool = True
+) -> OpDesc:
+    return OpDesc(name=name, role=Role.ACTIVATION, modules=modules, functions=functions, methods=methods, is_default_enabled=is_default)
+
+
+def _fused(name: str, module: str, functions: tuple[str, ...], methods: tuple[str, ...] = ()) -> OpDesc:
+    return OpDesc(name=name, role=Role.FUSED_ACTIVATION, modules=_nn(module), functions=functions, methods=methods)
+
+
+_WEIGHTED = (
+    OpDesc(name="conv2d", role=Role.CONV, modules=_nn("Conv2d")),
+    OpDesc(name="conv_transpose2d", role=Role.CONV_TRANSPOSE, modules=_nn("ConvTranspose2d")),
+    OpDesc(name="linear", role=Role.LINEAR, modules=_nn("Linear")),
+)
+
+_CUBE = (
+    OpDesc(
+        name="max_pool2d",
+        role=Role.MAX_POOL,
+        modules=_nn("MaxPool2d"),
+        functions=(*_functional("max_pool2d", "max_pool2d_with_indices"), *_torch("max_pool2d")),
+    ),
+    OpDesc(name="avg_pool2d", role=Role.AVG_POOL, modules=_nn("AvgPool2d"), functions=_functional("avg_pool2d")),
+    OpDesc(
+        name="adaptive_max_pool2d",
+        role=Role.MAX_POOL,
+        modules=_nn("AdaptiveMaxPool2d"),
+        functions=_functional("adaptive_max_pool2d", "adaptive_max_pool2d_with_indices"),
+    ),
+    OpDesc(
+        name="adaptive_avg_pool2d",
+        role=Role.AVG_POOL,
+        modules=_nn("AdaptiveAvgPool2d"),
+        functions=_functional("adaptive_avg_pool2d"),
+    ),
+    OpDesc(
+        name="matmul",
+        role=Role.MATMUL,
+        functions=("operator.matmul", "operator.imatmul", *_torch("matmul")),
+        methods=("matmul",),
+        operands=(_INPUT, _OTHER),
+    ),
+    OpDesc(
+        name="bmm",
+        role=Role.MATMUL,
+        functions=_torch("bmm"),
+        methods=("bmm",),
+        operands=(_INPUT, Operand(name="mat2", position=1)),
+    ),
+)
+
+_ELEMENTWISE = (
+    _arithmetic("add", ("add", "iadd"), ("add",)),
+    _arithmetic("sub", ("sub", "isub"), ("sub", "subtract")),
+    _arithmetic("mul", ("mul", "imul"), ("mul", "multiply")),
+    _arithmetic("div", ("truediv", "itruediv"), ("div", "divide", "true_divide")),
+    _arithmetic("pow", ("pow", "ipow"), ("pow",), Operand(name="exponent", position=1)),
+    OpDesc(
+        name="abs",
+        role=Role.ELEMENTWISE,
+        functions=("operator.abs", *_torch("abs", "absolute", "abs_")),
+        methods=("abs", "absolute", "abs_", "absolute_"),
+    ),
+    OpDesc(
+        name="clamp",
+        role=Role.ELEMENTWISE,
+        functions=_torch("clamp", "clip", "clamp_", "clip_"),
+        methods=("clamp", "clip", "clamp_", "clip_"),
+    ),
+)
+
+_REDUCTIONS = (
+    OpDesc(name="sum", role=Role.REDUCTION, functions=_torch("sum"), methods=("sum",)),
+    OpDesc(name="mean", role=Role.REDUCTION, functions=_torch("mean"), methods=("mean",)),
+    OpDesc(name="max", role=Role.REDUCTION, functions=_torch("max"), methods=("max",), operands=(_INPUT, _OTHER)),
+    OpDesc(name="min", role=Role.REDUCTION, functions=_torch("min"), methods=("min",), operands=(_INPUT, _OTHER)),
+)
+
+_MOVEMENT = (
+    OpDesc(name="permute", role=Role.MOVEMENT, functions=_torch("permute"), methods=("permute",)),
+    OpDesc(
+        name="transpose",
+        role=Role.MOVEMENT,
+        functions=_torch("transpose", "swapaxes", "swapdims"),
+        methods=("transpose", "swapaxes", "swapdims", "transpose_", "swapaxes_", "swapdims_"),
+    ),
+    OpDesc(name="cat", role=Role.MOVEMENT, functions=_torch("cat", "concat", "concatenate"), operands=(_TENSORS,)),
+    OpDesc(name="stack", role=Role.MOVEMENT, functions=_torch("stack"), operands=(_TENSORS,)),
+    OpDesc(
+        name="split",
+        role=Role.MOVEMENT,
+        functions=_torch("split"),
+        methods=("split",),
+        operands=(Operand(name="tensor", position=0),),
+    ),
+    OpDesc(
+        name="resize",
+        role=Role.MOVEMENT,
+        modules=_nn("Upsample"),
+        functions=_functional("interpolate", "upsample"),
+    ),
+    OpDesc(name="space_to_depth", role=Role.MOVEMENT, modules=_amct("SpaceToDepth"), module_operands=_IMAGE),
+    OpDesc(name="depth_to_space", role=Role.MOVEMENT, modules=_amct("DepthToSpace"), module_operands=_IMAGE),
+    OpDesc(name="warp", role=Role.MOVEMENT, modules=_amct("Warp"), module_operands=_IMAGE),
+    OpDesc(name="global_warp", role=Role.MOVEMENT, modules=_amct("GlobalWarp"), module_operands=_IMAGE),
+)
+
+_SHAPE = (
+    OpDesc(name="flatten", role=Role.SHAPE, functions=_torch("flatten"), methods=("flatten",)),
+    OpDesc(name="squeeze", role=Role.SHAPE, functions=_torch("squeeze"), methods=("squeeze", "squeeze_")),
+    OpDesc(name="unsqueeze", role=Role.SHAPE, functions=_torch("unsqueeze"), methods=("unsqueeze", "unsqueeze_")),
+    OpDesc(name="reshape", role=Role.SHAPE, functions=_torch("reshape"), methods=("reshape",)),
+    OpDesc(name="view", role=Role.SHAPE, methods=("view",)),
+)
+
+_FUSED_ACTIVATIONS = (
+    _fused("relu", "ReLU", (*_functional("relu", "relu_"), *_torch("relu", "relu_")), ("relu", "relu_")),
+    _fused("relu6", "ReLU6", _functional("relu6")),
+    _fused(
+        "sigmoid", "Sigmoid", (*_functional("sigmoid"), *_torch("sigmoid", "sigmoid_")), ("sigmoid", "sigmoid_")
+    ),
+    _fused("tanh", "Tanh", (*_functional("tanh"), *_torch("tanh", "tanh_")), ("tanh", "tanh_")),
+    _fused("leaky_relu", "LeakyReLU", _functional("leaky_relu", "leaky_relu_")),
+    _fused("prelu", "PReLU", (*_functional("prelu"), *_torch("prelu")), ("prelu",)),
+)
+
+_ACTIVATIONS = (
+    _activation("gelu", (*_nn("GELU"), *_amct("GELU")), _functional("gelu")),
+    _activation("softmax", _nn("Softmax"), (*_functional("softmax"), *_torch("softmax")), ("softmax",)),
+    _activation("softmax2d", _nn("Softmax2d")),
+    _activation(
+        "log_softmax", _nn("LogSoftmax"), (*_functional("log_softmax"), *_torch("log_softmax")), ("log_softmax",)
+    ),
+    _activation("elu", _nn("ELU"), _functional("elu", "elu_")),
+    _activation("log_sigmoid", _nn("LogSigmoid"), _functional("logsigmoid")),
+    _activation("softmin", _nn("Softmin"), _functional("softmin")),
+    _activation("tanhshrink", _nn("Tanhshrink"), _functional("tanhshrink")),
+    _activation("glu", _nn("GLU"), _functional("glu")),
+    _activation("hardswish", _nn("Hardswish"), _functional("hardswish")),
+    _activation("silu", _nn("SiLU"), _functional("silu")),
+    _activation("mish", _nn("Mish"), _functional("mish")),
+    _activation("hardtanh", _nn("Hardtanh"), _functional("hardtanh", "hardtanh_"), is_default=False),
+    _activation("softsign", _nn("Softsign"), _functional("softsign"), is_default=False),
+)
+
+_NORMS = (
+    OpDesc(name="layer_norm", role=Role.NORM, modules=(*_nn("LayerNorm"), *_amct("LayerNorm"))),
+    OpDesc(name="batch_norm", role=Role.BATCH_NORM, modules=_nn("BatchNorm2d", "SyncBatchNorm")),
+)
+
+TABLE: tuple[OpDesc, ...] = (
+    *_WEIGHTED,
+    *_CUBE,
+    *_ELEMENTWISE,
+    *_REDUCTIONS,
+    *_MOVEMENT,
+    *_SHAPE,
+    *_FUSED_ACTIVATIONS,
+    *_ACTIVATIONS,
+    *_NORMS,
+)
+
+# Operations whose result is (or may be) a tuple of tensors which belong together.
+TUPLE_RESULTS = frozenset({"split", "max", "min", "max_pool2d", "adaptive_max_pool2d"})
+
+# Operations whose reducing form is supported with the reduced axis kept only (the manual's restriction of max).
+KEEPDIM_ONLY = frozenset({"max"})

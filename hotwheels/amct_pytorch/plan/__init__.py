@@ -1,0 +1,1 @@
+"""Which layer is quantized how: pure data made from OpGraph and QuantConfig."""

@@ -1,0 +1,93 @@
+"""Makes the QuantPlan: which layer, which quantizer on which input, which siblings share one, which BatchNorm is folded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..config.quant_config import LayerConfig, QuantConfig, QuantizerConfig
+from ..graph import Edge, OpGraph, OpNode, Skip
+from ..ops.desc import Role
+from .quant_plan import InputPlan, LayerPlan, QuantPlan
+
+_FOLDING_ROLES = (Role.CONV, Role.CONV_TRANSPOSE)
+_GroupKey = tuple[str, bool, str, tuple[tuple[str, str], ...]]
+
+
+def make_plan(graph: OpGraph, config: QuantConfig) -> QuantPlan:
+    """Returns the plan of all enabled layers of ``config``, in graph order.
+
+    ``config`` has been checked against ``graph``: its layers exist and have one quantizer per edge.
+    """
+    groups: dict[_GroupKey, str] = {}
+    weight_groups: dict[tuple[str, str], str] = {}
+    layers = {}
+    for node in graph.quantizable:
+        layer = config.layers.get(node.name)
+        if layer is not None and layer.quant_enable:
+            layers[node.name] = _plan_layer(graph, node, layer, groups, weight_groups)
+    return QuantPlan(layers, _skips(graph, config))
+
+
+def settings_of(config: QuantizerConfig) -> dict[str, Any]:
+    """Returns what makes two quantizers behave alike: all arguments but the log name."""
+    return {key: value for key, value in config.args.items() if key != "object_layer"}
+
+
+def folded_batch_norm(graph: OpGraph, node: OpNode) -> str | None:
+    """Returns the BatchNorm that is folded into the convolution ``node``, or None (SPEC 6.7)."""
+    if node.op is None or node.op.role not in _FOLDING_ROLES:
+        return None
+    consumers = graph.consumers[node.name]
+    if len(consumers) == 1 and graph[consumers[0]].is_fold_target:
+        return consumers[0]
+    return None
+
+
+def _plan_layer(
+    graph: OpGraph,
+    node: OpNode,
+    config: LayerConfig,
+    groups: dict[_GroupKey, str],
+    weight_groups: dict[tuple[str, str], str],
+) -> LayerPlan:
+    assert node.op is not None
+    inputs = []
+    for index, (edge, quantizer) in enumerate(zip(node.edges, config.activations, strict=True)):
+        group = groups.setdefault(_group_key(node, edge, quantizer), f"{node.name}:{index}")
+        inputs.append(InputPlan(index=index, edge=edge, quantizer=quantizer, group=group))
+    weight_group = ""
+    if config.weight is not None:
+        key = (node.module_path or node.name, _frozen(config.weight.quantizer, settings_of(config.weight)))
+        weight_group = weight_groups.setdefault(key, node.name)
+    return LayerPlan(
+        name=node.name,
+        op=node.op,
+        inputs=tuple(inputs),
+        weight=config.weight,
+        weight_group=weight_group,
+        batch_norm=folded_batch_norm(graph, node),
+    )
+
+
+def _group_key(node: OpNode, edge: Edge, quantizer: QuantizerConfig) -> _GroupKey:
+    # A Linear may turn out to have more than 2 dimensions and be forced symmetric; only other Linears go along with that.
+    is_linear = node.op is not None and node.op.role is Role.LINEAR
+    return edge.producer, is_linear, quantizer.quantizer, _pairs(settings_of(quantizer))
+
+
+def _pairs(args: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted((key, repr(value)) for key, value in args.items()))
+
+
+def _frozen(quantizer: str, args: Mapping[str, Any]) -> str:
+    return repr((quantizer, _pairs(args)))
+
+
+def _skips(graph: OpGraph, config: QuantConfig) -> tuple[Skip, ...]:
+    off = [
+        Skip(node.name, "quant_enable is false" if node.name in config.layers else "not in the configuration")
+        for node in graph.quantizable
+        if node.name not in config.layers or not config.layers[node.name].quant_enable
+    ]
+    return (*graph.skips, *off)

@@ -1,0 +1,56 @@
+"""QuantPlan: everything a back-end needs to know to place the quantized layers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from ..config.quant_config import QuantizerConfig
+from ..graph import Edge, Skip
+from ..ops.desc import OpDesc
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InputPlan:
+    """One quantized input.
+
+    Attributes:
+      index: Position among the layer's quantizable inputs; the ``index`` of the record.
+      edge: Where the tensor comes in.
+      quantizer: Algorithm and arguments.
+      group: Inputs of equal group share one quantizer object (SPEC 8.6); ``layer:index`` of the first of them.
+    """
+
+    index: int
+    edge: Edge
+    quantizer: QuantizerConfig
+    group: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LayerPlan:
+    """One layer to be quantized.
+
+    Attributes:
+      name: Layer name.
+      op: What the layer is.
+      inputs: Its quantized inputs.
+      weight: Algorithm of the weight, None without weights.
+      weight_group: Layers of equal group share one weight quantizer: the name of the first call site of the module.
+      batch_norm: Name of the BatchNorm node folded into the layer, or None.
+    """
+
+    name: str
+    op: OpDesc
+    inputs: tuple[InputPlan, ...]
+    weight: QuantizerConfig | None = None
+    weight_group: str = ""
+    batch_norm: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantPlan:
+    """The layers to quantize by name, in graph order, and what was left out with the reason."""
+
+    layers: Mapping[str, LayerPlan]
+    skips: tuple[Skip, ...] = ()

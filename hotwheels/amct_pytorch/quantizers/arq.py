@@ -1,0 +1,62 @@
+"""ARQ: the grid follows the weight on every forward (SPEC 6.1, manual: ARQ权重量化算法)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ..core.params import QuantParams
+from . import gradients
+from .arguments import check_arguments, make_observer
+from .arq_observer import ArqObserver
+from .base import WeightQuantizer
+from .registry import register
+
+
+@register("ArqWeightFakeQuantize")
+class ArqWeightFakeQuantize(WeightQuantizer):
+    """Symmetric grid up to the largest absolute weight; nothing to calibrate, nothing learned, no state.
+
+    Args:
+      observer: ArqObserver.
+      num_bits: 4 or 8, default 8.
+      channel_wise: One scale per output channel (axis 0), default True.
+      object_layer: Layer named in messages.
+      channels: Number of output channels; not used.
+      **observer_args: Arguments of the observer: eps, legacy_negative_full_scale.
+
+    Raises:
+      ConfigError: An argument is outside its range.
+    """
+
+    def __init__(
+        self,
+        observer: type[ArqObserver] = ArqObserver,
+        num_bits: int = 8,
+        channel_wise: bool = True,
+        object_layer: str = "",
+        channels: int | None = None,
+        **observer_args: Any,
+    ) -> None:
+        num_bits = check_arguments(ArqWeightFakeQuantize, True, locals())["num_bits"]
+        source = make_observer(
+            observer, ArqObserver, object_layer, num_bits=num_bits, channel_wise=channel_wise, **observer_args
+        )
+        super().__init__(num_bits=num_bits, layer_name=object_layer, is_calibrated=True)
+        self.channel_wise = channel_wise
+        self.observer = source
+
+    def _take(self, samples: Tensor) -> bool:
+        return True
+
+    def _grid(self, weight: Tensor, bias: Tensor | None) -> QuantParams:
+        return self.observer.weight_params(weight, bias)
+
+    def _round(self, weight: Tensor, params: QuantParams) -> Tensor:
+        # The grid spans the whole weight, so straight-through is the identity; a mask would drop the largest weights,
+        # which a canonical scale an ulp smaller puts outside.
+        return gradients.identity_gradient(weight, params)
+
+    def _scale_in_force(self) -> Tensor:
+        return self.observer.calculate_qparams()[0]

@@ -1,0 +1,292 @@
+"""The two interfaces the package quantizes through: ActivationQuantizer and WeightQuantizer (SPEC 2.1, 2.2).
+
+State: every entry of a state_dict is a tensor whose shape is known at construction. `calibrated` and `symmetric` are
+buffers, so that a checkpoint restores them; python copies of both spare a device synchronization per forward.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.params import QuantParams
+from ..errors import CalibrationError, ConfigError
+from .observation import as_float, finite_samples, is_quantizable
+from .torch_base import FakeQuantizeBase
+
+
+class Quantizer(FakeQuantizeBase):
+    """What both kinds of quantizers share: the calibration flag, the layer's name, torch's attributes.
+
+    Attributes:
+      num_bits: Width of the stored integer.
+      is_fixed: Whether the grid comes from the configuration, and no data or training changes it.
+    """
+
+    is_fixed = False
+    calibrated: Tensor
+
+    def __init__(self, *, num_bits: int, layer_name: str = "", is_calibrated: bool = False) -> None:
+        super().__init__()
+        self.num_bits = num_bits
+        self._layer_name = layer_name
+        self._is_calibrated = is_calibrated
+        self._was_loaded = False
+        self.register_buffer("calibrated", torch.tensor(is_calibrated, dtype=torch.uint8))
+
+    @property
+    def layer_name(self) -> str:
+        """The layer that errors and warnings name, those of the observer included; its owner may set it."""
+        return self._layer_name
+
+    @layer_name.setter
+    def layer_name(self, name: str) -> None:
+        self._layer_name = name
+        if "observer" in self._modules:
+            self._modules["observer"].object_layer = name  # type: ignore[union-attr]
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether the grid is known."""
+        return self._is_calibrated
+
+    @property
+    def scale(self) -> Tensor:
+        """The scale in force, detached; 1 before calibration, as in torch's FakeQuantize."""
+        return self.calculate_qparams()[0] if self.is_calibrated else torch.ones(1, device=self.calibrated.device)
+
+    @property
+    def zero_point(self) -> Tensor:
+        """The offset in force, detached; 0 before calibration, as in torch's FakeQuantize."""
+        if self.is_calibrated:
+            return self.calculate_qparams()[1]
+        return torch.zeros(1, dtype=torch.int32, device=self.calibrated.device)
+
+    @abstractmethod
+    def calculate_qparams(self, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Returns (scale, zero_point), 1-D, as torch's fake quantizers do."""
+
+    def extra_repr(self) -> str:
+        """The width and whether the grid is known, for ``print(model)``."""
+        return f"num_bits={self.num_bits}, is_calibrated={self.is_calibrated}"
+
+    def _mark_calibrated(self) -> None:
+        """The end of calibration: from now on the grid is known and part of the checkpoint."""
+        self._is_calibrated = True
+        self.calibrated.fill_(1)
+
+    def _require_calibrated(self) -> None:
+        if not self.is_calibrated:
+            msg = (
+                f"Layer '{self.layer_name}': its quantizer {type(self).__name__} is not calibrated. Run enough "
+                "forwards with enable_quantization(model, calibration=True) first: batch_num of them with IFMRObserver."
+            )
+            raise CalibrationError(msg)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self._is_calibrated = bool(self.calibrated)
+        self._was_loaded = self._is_calibrated and f"{prefix}calibrated" in state_dict
+
+
+class ActivationQuantizer(Quantizer):
+    """Quantizes one activation: watches batches during calibration, then rounds to the grid.
+
+    An algorithm implements `_take`, `_grid`, `_round` and `_force_symmetric`.
+    """
+
+    symmetric: Tensor
+
+    def __init__(
+        self, *, num_bits: int, layer_name: str = "", is_symmetric: bool = False, is_calibrated: bool = False
+    ) -> None:
+        super().__init__(num_bits=num_bits, layer_name=layer_name, is_calibrated=is_calibrated)
+        self._is_symmetric = is_symmetric
+        self.register_buffer("symmetric", torch.tensor(is_symmetric, dtype=torch.uint8))
+
+    @property
+    def is_symmetric(self) -> bool:
+        """Whether the offset is 0 by construction."""
+        return self._is_symmetric
+
+    def observe(self, x: Any) -> None:
+        """Takes one calibration batch; ignored when calibration is finished or ``x`` is no floating tensor.
+
+        Raises:
+          CalibrationError: ``x`` holds NaN or inf.
+        """
+        if self._is_finished():
+            return
+        samples = finite_samples(x, self.layer_name)
+        if samples is None:
+            return
+        with torch.no_grad():
+            if self._take(samples):
+                self._mark_calibrated()
+
+    def params(self) -> QuantParams:
+        """Returns the grid in force: detached, canonical scale, shape [].
+
+        Raises:
+          CalibrationError: Calibration is not finished.
+        """
+        self._require_calibrated()
+        with torch.no_grad():
+            return self._grid()
+
+    def fake_quantize(self, x: Any) -> Any:
+        """Returns the nearest grid points of ``x`` in a new tensor of its type.
+
+        Anything but a floating tensor comes back as it is. Differentiable as the algorithm says. Computes in float32,
+        in float64 for a float64 ``x``.
+
+        Raises:
+          CalibrationError: Calibration is not finished.
+        """
+        if not is_quantizable(x):
+            return x
+        self._require_calibrated()
+        return self._round(as_float(x)).to(x.dtype)
+
+    def make_symmetric(self) -> None:
+        """Forces offset 0, for a Linear of rank above 2 (SPEC 8.3). A range found in this process is converted.
+
+        Raises:
+          ConfigError: An asymmetric grid was given by the configuration or loaded from a checkpoint.
+        """
+        if self.is_symmetric:
+            return
+        if self.is_calibrated and (self.is_fixed or self._was_loaded) and int(self.params().offset):
+            msg = (
+                f"Layer '{self.layer_name}' needs a symmetric activation grid (a Linear on more than 2 dimensions is "
+                f"exported as MatMul, which takes offset 0 only), but offset {int(self.params().offset)} was given. "
+                "Use an offset of 0, calibrate the layer again, or reshape its input to 2 dimensions."
+            )
+            raise ConfigError(msg)
+        with torch.no_grad():
+            self._force_symmetric()
+        self._set_symmetric(True)
+
+    def calculate_qparams(self, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Returns (scale, zero_point) of shape [1], as torch's fake quantizers do."""
+        params = self.params()
+        return params.scale.reshape(1), params.offset.reshape(1)
+
+    def forward(self, x: Any) -> Any:
+        """Follows torch: observes and quantizes as the two enabled flags say.
+
+        While the observer is enabled an unfinished calibration lets ``x`` through in float.
+        """
+        is_observing = bool(self.observer_enabled[0])
+        if is_observing:
+            self.observe(x)
+        if not bool(self.fake_quant_enabled[0]) or (is_observing and not self.is_calibrated):
+            return x
+        return self.fake_quantize(x)
+
+    @abstractmethod
+    def _take(self, samples: Tensor) -> bool:
+        """Takes one batch of finite float32; returns whether the grid is known now."""
+
+    @abstractmethod
+    def _grid(self) -> QuantParams:
+        """The grid of the present values, without gradient."""
+
+    @abstractmethod
+    def _round(self, x: Tensor) -> Tensor:
+        """The differentiable fake quantization of a float tensor."""
+
+    @abstractmethod
+    def _force_symmetric(self) -> None:
+        """Turns observer and learned values symmetric."""
+
+    def _is_finished(self) -> bool:
+        """Whether further batches change nothing."""
+        return self.is_calibrated
+
+    def _set_symmetric(self, is_symmetric: bool) -> None:
+        self._is_symmetric = is_symmetric
+        self.symmetric.fill_(int(is_symmetric))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self._is_symmetric = bool(self.symmetric)
+        if self._is_symmetric:
+            with torch.no_grad():
+                self._force_symmetric()
+
+
+class WeightQuantizer(Quantizer):
+    """Quantizes one weight, handed over output-channels-first: shape [C_out, ...].
+
+    Attributes:
+      channel_wise: Whether there is one scale per output channel.
+    """
+
+    channel_wise = False
+
+    def observe(self, weight: Tensor) -> None:
+        """Finds what is learned from the weight (clusters, the seed of a range); ignored when that is known.
+
+        Raises:
+          CalibrationError: ``weight`` holds NaN or inf.
+        """
+        if self.is_calibrated:
+            return
+        samples = finite_samples(weight, self.layer_name)
+        if samples is None:
+            return
+        with torch.no_grad():
+            if self._take(samples):
+                self._mark_calibrated()
+
+    def params(self, weight: Tensor, bias: Tensor | None = None) -> QuantParams:
+        """Returns the grid of ``weight``: detached, canonical scale of shape [] or [C_out], offset 0.
+
+        ``bias`` (after BatchNorm folding) only raises the smallest scale (SPEC 4.3). Changes nothing.
+
+        Raises:
+          CalibrationError: `observe` has to be called first.
+        """
+        self._require_calibrated()
+        with torch.no_grad():
+            return self._grid(as_float(weight.detach()), bias)
+
+    def fake_quantize(self, weight: Tensor, params: QuantParams | None = None) -> Tensor:
+        """Returns the nearest grid points of ``weight``, differentiable as the algorithm says.
+
+        ``params`` is what `params` returned for this weight, perhaps with enlarged scales (SPEC 4.4); None computes it.
+        """
+        params = self.params(weight) if params is None else params
+        return self._round(as_float(weight), params).to(weight.dtype)
+
+    def calculate_qparams(self, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Returns (scale, zero_point) of the last observed weight, of shape [1] or [C_out]."""
+        self._require_calibrated()
+        scale = self._scale_in_force().detach().reshape(-1)
+        return scale, torch.zeros_like(scale, dtype=torch.int32)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Follows torch: observes and quantizes as the two enabled flags say."""
+        if bool(self.observer_enabled[0]):
+            self.observe(weight)
+        return self.fake_quantize(weight) if bool(self.fake_quant_enabled[0]) else weight
+
+    @abstractmethod
+    def _take(self, samples: Tensor) -> bool:
+        """Takes the finite float32 weight; returns whether everything is known now."""
+
+    @abstractmethod
+    def _grid(self, weight: Tensor, bias: Tensor | None) -> QuantParams:
+        """The grid of this weight, without gradient."""
+
+    @abstractmethod
+    def _round(self, weight: Tensor, params: QuantParams) -> Tensor:
+        """The differentiable fake quantization."""
+
+    @abstractmethod
+    def _scale_in_force(self) -> Tensor:
+        """The scale in force as far as it is state; ARQ answers for the last weight it saw."""

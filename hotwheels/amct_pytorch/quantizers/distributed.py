@@ -1,0 +1,43 @@
+"""Agreement between the processes of a torch.distributed run; a single process gets its own values back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.distributed as dist
+from torch import Tensor
+
+from ..core.statistics import RangeStatistics
+
+
+def is_distributed() -> bool:
+    """Whether this process is one of several."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def merge_statistics(statistics: RangeStatistics) -> RangeStatistics:
+    """Returns the statistics of all processes together, equal on each; every process must call it."""
+    if not is_distributed():
+        return statistics
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, statistics)
+    merged: RangeStatistics = parts[0]
+    for other in parts[1:]:  # in the order of the ranks, so that every process rounds alike
+        merged.merge(other)
+    return merged
+
+
+def average(values: Tensor) -> Tensor:
+    """Returns the mean over all processes in a new tensor; every process must call it."""
+    return _reduce(values, dist.ReduceOp.SUM) / dist.get_world_size() if is_distributed() else values
+
+
+def maximum(values: Tensor) -> Tensor:
+    """Returns the elementwise maximum over all processes in a new tensor; every process must call it."""
+    return _reduce(values, dist.ReduceOp.MAX) if is_distributed() else values
+
+
+def _reduce(values: Tensor, operation: Any) -> Tensor:
+    result = values.detach().clone()
+    dist.all_reduce(result, op=operation)
+    return result

@@ -1,0 +1,162 @@
+"""LUQ: one learned end of the range, for activations and for weights (SPEC 5.3, manual: LUQ量化算法)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core.luq import MAX_VALUE_EPS, luq_params
+from ..core.params import QuantParams
+from ..core.spec import QuantSpec
+from . import gradients
+from .arguments import check_arguments, make_observer
+from .base import ActivationQuantizer, WeightQuantizer
+from .luq_observer import LuqMseObserver
+from .observation import RangeObserver
+from .registry import register
+from .weight_grid import with_smallest_scale
+
+
+@register("LuqActivationFakeQuantize")
+class LuqActivationFakeQuantize(ActivationQuantizer):
+    """Learns the upper end ``max_value`` of the range; the lower end is ``-max_value`` or fixed by calibration.
+
+    Args:
+      observer: LuqMseObserver (default) or IFMRObserver; finds the first range.
+      num_bits: 8..16, default 8.
+      max_value_eps: Smallest max_value, above 0, in input units.
+      qscheme: "symmetric", "affine" or "dynamic"; None leaves it to the observer.
+      with_offset: False is another word for qscheme "symmetric", True for "affine"; symmetric wins.
+      object_layer: Layer named in messages.
+      **observer_args: Arguments of the observer, such as batch_num or steps.
+
+    Raises:
+      ConfigError: An argument is outside its range.
+    """
+
+    observer: RangeObserver
+    min_value: Tensor
+
+    def __init__(
+        self,
+        observer: type[RangeObserver] = LuqMseObserver,
+        num_bits: int = 8,
+        max_value_eps: float = MAX_VALUE_EPS,
+        qscheme: str | None = None,
+        with_offset: bool | None = None,
+        object_layer: str = "",
+        **observer_args: Any,
+    ) -> None:
+        check_arguments(LuqActivationFakeQuantize, False, locals())
+        observer_args |= observer.symmetry_args(qscheme, with_offset)
+        source = make_observer(observer, RangeObserver, object_layer, num_bits=num_bits, **observer_args)
+        super().__init__(num_bits=num_bits, layer_name=object_layer, is_symmetric=source.is_symmetric)
+        self.max_value_eps = max_value_eps
+        self.max_value = nn.Parameter(torch.ones(()))
+        self.register_buffer("min_value", torch.zeros(()))
+        self.observer = source
+
+    def _take(self, samples: Tensor) -> bool:
+        self.observer.update(samples)
+        if self.observer.is_complete:
+            self._set_symmetric(self.observer.is_symmetric)
+            self._seed()
+        return self.observer.is_complete
+
+    def _seed(self) -> None:
+        self.min_value.copy_(self.observer.min_val)
+        self.max_value.copy_(self._seeded_value())
+
+    def _seeded_value(self) -> Tensor:
+        return torch.clamp(self.observer.max_val, min=self.max_value_eps)
+
+    def _is_finished(self) -> bool:
+        """A loaded or trained end is no longer moved, not even by an observer without a batch count."""
+        if not self.is_calibrated or not self.observer.keeps_updating:
+            return self.is_calibrated
+        return self._was_loaded or not torch.equal(self.max_value, self._seeded_value())
+
+    def _grid(self) -> QuantParams:
+        spec = QuantSpec(num_bits=self.num_bits, symmetric=self.is_symmetric)
+        return luq_params(self.max_value, self.min_value, spec, self.max_value_eps)
+
+    def _round(self, x: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return gradients.straight_through(x, self._grid())
+        _keep_above(self.max_value, self.max_value_eps)
+        low = -self.max_value if self.is_symmetric else self.min_value
+        return gradients.learned_range(x, low, self.max_value, self._grid(), _factor(x, self.num_bits))
+
+    def _force_symmetric(self) -> None:
+        self.observer.make_symmetric()
+        if self.observer.is_complete:
+            self._seed()
+
+
+@register("LuqWeightFakeQuantize")
+class LuqWeightFakeQuantize(WeightQuantizer):
+    """Learns the end ``max_value`` of a symmetric range of the whole weight.
+
+    Args:
+      observer: LuqMseObserver (default); finds the first range.
+      num_bits: 8.
+      max_value_eps: Smallest max_value, above 0, in weight units.
+      object_layer: Layer named in messages.
+      channels: Number of output channels; not used, the scale is one for the tensor.
+      **observer_args: Arguments of the observer.
+
+    Raises:
+      ConfigError: An argument is outside its range.
+    """
+
+    observer: RangeObserver
+
+    def __init__(
+        self,
+        observer: type[RangeObserver] = LuqMseObserver,
+        num_bits: int = 8,
+        max_value_eps: float = MAX_VALUE_EPS,
+        object_layer: str = "",
+        channels: int | None = None,
+        **observer_args: Any,
+    ) -> None:
+        num_bits = check_arguments(LuqWeightFakeQuantize, True, locals())["num_bits"]
+        source = make_observer(observer, RangeObserver, object_layer, num_bits=num_bits, **observer_args)
+        super().__init__(num_bits=num_bits, layer_name=object_layer)
+        self.max_value_eps = max_value_eps
+        self.max_value = nn.Parameter(torch.ones(()))
+        self.observer = source
+        self.observer.make_symmetric()
+
+    def _take(self, samples: Tensor) -> bool:
+        self.observer.update(samples)
+        if self.observer.is_complete:
+            self.max_value.copy_(torch.clamp(self.observer.max_val, min=self.max_value_eps))
+        return self.observer.is_complete
+
+    def _grid(self, weight: Tensor, bias: Tensor | None) -> QuantParams:
+        spec = QuantSpec(num_bits=self.num_bits, symmetric=True)
+        return with_smallest_scale(luq_params(self.max_value, None, spec, self.max_value_eps), bias)
+
+    def _round(self, weight: Tensor, params: QuantParams) -> Tensor:
+        if torch.is_grad_enabled():
+            _keep_above(self.max_value, self.max_value_eps)
+        factor = _factor(weight, self.num_bits)
+        return gradients.learned_range(weight, -self.max_value, self.max_value, params, factor)
+
+    def _scale_in_force(self) -> Tensor:
+        return self._grid(self.max_value, None).scale
+
+
+def _factor(x: Tensor, num_bits: int) -> float:
+    """The factor of max_value's gradient: it makes the step independent of the tensor's size (SPEC 5.3)."""
+    return 1.0 / math.sqrt(max(1, x.numel()) * QuantSpec(num_bits=num_bits).qmax)
+
+
+def _keep_above(value: nn.Parameter, smallest: float) -> None:
+    """Clamps the parameter itself, so that its gradient keeps flowing."""
+    with torch.no_grad():
+        value.clamp_(min=smallest)

@@ -1,0 +1,154 @@
+"""ULQ: both ends of an activation's range are learned (SPEC 5.2, manual: ULQ数据量化算法)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..core.affine import affine_params
+from ..core.params import QuantParams
+from ..core.spec import SMALLEST_SCALE, QuantSpec
+from . import distributed, gradients
+from .arguments import check_arguments, make_observer
+from .base import ActivationQuantizer
+from .ifmr_observer import IFMRObserver
+from .observation import RangeObserver
+from .registry import register
+
+
+@register("UlqFakeQuantize")
+class UlqFakeQuantize(ActivationQuantizer):
+    """Learns ``clip_max`` and ``clip_min``, the real values of Qmax and Qmin; an observer finds the first ones.
+
+    Impossible ranges are undone: each forward that can train compares with the values of the one before (buffers
+    ``previous_max``, ``previous_min``).
+
+    Args:
+      observer: IFMRObserver (default) or LuqMseObserver; finds the first range.
+      num_bits: 4 or 8..16, default 8.
+      fixed_min: Keeps ``clip_min`` at 0, for data behind a ReLU. A symmetric grid ignores it.
+      clip_max: First ``clip_max``, above 0, instead of the observer's.
+      clip_min: First ``clip_min``, below 0, instead of the observer's.
+      object_layer: Layer named in messages.
+      **observer_args: Arguments of the observer, such as batch_num or with_offset; with_offset False makes the grid
+        symmetric, ``clip_min`` is ``-clip_max`` then.
+
+    Raises:
+      ConfigError: An argument is outside its range.
+    """
+
+    observer: RangeObserver
+    previous_max: Tensor
+    previous_min: Tensor
+
+    def __init__(
+        self,
+        observer: type[RangeObserver] = IFMRObserver,
+        num_bits: int = 8,
+        fixed_min: bool = False,
+        clip_max: float | None = None,
+        clip_min: float | None = None,
+        object_layer: str = "",
+        **observer_args: Any,
+    ) -> None:
+        check_arguments(UlqFakeQuantize, False, locals())
+        source = make_observer(observer, RangeObserver, object_layer, num_bits=num_bits, **observer_args)
+        is_symmetric = source.is_symmetric
+        # What the configuration gives needs no data: both ends, or the upper one where it decides the lower.
+        is_given = clip_max is not None and (clip_min is not None or fixed_min or is_symmetric)
+        super().__init__(
+            num_bits=num_bits, layer_name=object_layer, is_symmetric=is_symmetric, is_calibrated=is_given
+        )
+        self.fixed_min = fixed_min
+        self.given_max, self.given_min = clip_max, clip_min
+        self.clip_max = nn.Parameter(torch.ones(()))
+        self.clip_min = nn.Parameter(torch.zeros(()))
+        self.register_buffer("previous_max", torch.ones(()))
+        self.register_buffer("previous_min", torch.zeros(()))
+        self.observer = source
+        self._mark_learned()
+        if is_given:
+            with torch.no_grad():
+                self._seed(torch.zeros(()), torch.zeros(()))
+
+    def _take(self, samples: Tensor) -> bool:
+        self.observer.update(samples)
+        if self.observer.is_complete:
+            self._set_symmetric(self.observer.is_symmetric)
+            self._seed(*self.observer.clip_range())
+        return self.observer.is_complete
+
+    def _seed(self, low: Tensor, high: Tensor) -> None:
+        """Stores the first range: what the configuration gives goes before what was observed."""
+        self.clip_max.copy_(high if self.given_max is None else torch.tensor(self.given_max))
+        self.clip_min.copy_(low if self.given_min is None else torch.tensor(self.given_min))
+        self.clip_min.copy_(self._lower_end(self.clip_min, self.clip_max))
+        self._mark_learned()
+        self._remember()
+
+    def _lower_end(self, low: Tensor, high: Tensor) -> Tensor:
+        """The lower end where the kind of grid decides it, else ``low``."""
+        if self.is_symmetric:
+            return -high
+        return torch.zeros_like(low) if self.fixed_min else low
+
+    def _mark_learned(self) -> None:
+        """A lower end that follows from the upper one has no gradient; DDP then does not wait for it."""
+        self.clip_min.requires_grad_(not self.is_symmetric and not self.fixed_min)
+
+    def _remember(self) -> None:
+        self.previous_max.copy_(self.clip_max)
+        self.previous_min.copy_(self.clip_min)
+
+    def _is_finished(self) -> bool:
+        """A loaded, given or trained range is no longer moved, not even by an observer without a batch count."""
+        if not self.is_calibrated or not self.observer.keeps_updating:
+            return self.is_calibrated
+        is_seed = self.given_max is None and torch.equal(self.clip_max, self.observer.clip_range()[1])
+        return self._was_loaded or not is_seed
+
+    def _guarded(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns (low, high) with the previous values where the new ones are no range around zero (SPEC 5.2)."""
+        low = self._lower_end(low, high)
+        is_collapsed = ~(high - low > SMALLEST_SCALE)  # true for NaN as well
+        new_high = torch.where(is_collapsed | (high < 0), self.previous_max, high)
+        new_low = torch.where(is_collapsed | ((high >= 0) & (low > 0)), self.previous_min, low)
+        return self._lower_end(new_low, new_high), new_high
+
+    def _grid(self) -> QuantParams:
+        return self._grid_of(*self._guarded(self.clip_min.detach(), self.clip_max.detach()))
+
+    def _grid_of(self, low: Tensor, high: Tensor) -> QuantParams:
+        scale, offset = affine_params(low, high, QuantSpec(num_bits=self.num_bits, symmetric=self.is_symmetric))
+        return QuantParams(scale=scale, offset=offset, num_bits=self.num_bits)
+
+    def _round(self, x: Tensor) -> Tensor:
+        if not torch.is_grad_enabled():
+            return gradients.straight_through(x, self._grid())
+        self._keep_guarded()
+        params = self._grid_of(self.clip_min.detach(), self.clip_max.detach())
+        low = -self.clip_max if self.is_symmetric else self.clip_min
+        return gradients.learned_range(x, low, self.clip_max, params)
+
+    def _keep_guarded(self) -> None:
+        """Stores the guarded values back, where they become the previous ones; averaged over ranks in training."""
+        with torch.no_grad():
+            low, high = self.clip_min.detach(), self.clip_max.detach()
+            if self.training:  # evaluation may run on one rank only, and would wait for the others for ever
+                low, high = distributed.average(torch.stack([low, high])).unbind()
+            low, high = self._guarded(low, high)
+            self.clip_min.copy_(low)
+            self.clip_max.copy_(high)
+            self._remember()
+
+    def _force_symmetric(self) -> None:
+        self.observer.make_symmetric()
+        self._is_symmetric = True
+        if self.observer.is_complete:
+            self._seed(*self.observer.clip_range())
+        elif self.is_calibrated and not self._was_loaded:  # the configuration gave both ends
+            self.given_max = float(torch.maximum(-self.clip_min, self.clip_max))
+            self._seed(self.clip_min, self.clip_max)
+        self._mark_learned()

@@ -1,0 +1,167 @@
+"""CalibrationParam <-> quant_param_record.txt / .bin, which the model converter reads (SPEC 11.4)."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import re
+from typing import Any
+
+import numpy as np
+from google.protobuf import text_format
+from google.protobuf.message import DecodeError
+
+from ..errors import RecordError
+from ..proto import CalibrationParam as CalibrationMessage
+from .parse import parse_message
+
+VERSION = 65536
+# The only float fields. Line ends inside names are escaped, so a line that looks so is one.
+_FLOAT_LINE = re.compile(r"^( +(?:scale|offset): )(.+)$", re.MULTILINE)
+
+
+class DataType(enum.IntEnum):
+    """Element types by their number in the file."""
+
+    S4 = 0
+    U4 = 1
+    S8 = 2
+    U8 = 3
+    S16 = 4
+    U16 = 5
+    F16 = 6
+    S32 = 7
+    U32 = 8
+    F32 = 9
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FactorParam:
+    """The grid of one tensor, in the converter's terms ``x_q = rhe(x * scale) + offset``.
+
+    Attributes:
+      data_type: Type of the stored integers; F16 for a tensor in float.
+      scale: ``1 / step``, one value or one per output channel; rounded to float32.
+      offset: As many values; integers, signed as in the record, stored as float32.
+      params: None, or the 16 int8 codebook bytes of a non-uniform weight.
+    """
+
+    data_type: DataType = DataType.S8
+    scale: tuple[float, ...] = (1.0,)
+    offset: tuple[float, ...] = (0.0,)
+    params: bytes | None = None
+
+    def __post_init__(self) -> None:
+        """Rounds to float32, which the file holds, so that what is built and what is read back compare equal."""
+        object.__setattr__(self, "scale", _float32(self.scale))
+        object.__setattr__(self, "offset", _float32(self.offset))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LayerParam:
+    """One deploy node.
+
+    Attributes:
+      name: Name of the node in the deploy ONNX.
+      calc_data_type: Data type of the computation.
+      inputs: One per activation input, in node order.
+      weight: None for a node without quantized weights.
+    """
+
+    name: str
+    calc_data_type: DataType = DataType.S8
+    inputs: tuple[FactorParam, ...] = ()
+    weight: FactorParam | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CalibrationParam:
+    """The whole file: one LayerParam per deploy node that consumes an activation, in graph order."""
+
+    layers: tuple[LayerParam, ...] = ()
+    version: int = VERSION
+
+
+def to_text(param: CalibrationParam) -> str:
+    """Returns the text form; floats are printed with ``%.9g``, so that a float32 is read back equal."""
+    return _FLOAT_LINE.sub(_nine_digits, text_format.MessageToString(_message(param), as_utf8=True))
+
+
+def to_binary(param: CalibrationParam) -> bytes:
+    """Returns the binary form."""
+    return bytes(_message(param).SerializeToString(deterministic=True))
+
+
+def from_text(text: str, source: str) -> CalibrationParam:
+    """Returns what ``text`` describes; ``source`` is the file's name in messages.
+
+    Raises:
+      RecordError: The text does not parse.
+    """
+    return _param(parse_message(CalibrationMessage, text, source))
+
+
+def from_binary(data: bytes, source: str) -> CalibrationParam:
+    """Returns what ``data`` describes; ``source`` is the file's name in messages.
+
+    Raises:
+      RecordError: The data is not a serialized CalibrationParam.
+    """
+    message = CalibrationMessage()
+    try:
+        message.ParseFromString(data)
+    except DecodeError as error:
+        raise RecordError(f"{source} is not a quantization parameter file in binary form: {error}.") from error
+    return _param(message)
+
+
+def _float32(values: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(float(value) for value in np.asarray(values, dtype=np.float32))
+
+
+def _nine_digits(line: re.Match[str]) -> str:
+    """The line with its float32 as ``%.9g``; protobuf prints as few digits as identify it, and has no other format."""
+    return f"{line[1]}{np.float32(line[2]):.9g}"
+
+
+def _message(param: CalibrationParam) -> Any:
+    """Every field is set, also where it has the default: the converter need not know our defaults."""
+    message = CalibrationMessage(version=param.version)
+    for layer in param.layers:
+        target = message.layer.add(name=layer.name, calc_data_type=int(layer.calc_data_type))
+        target.quant_param.SetInParent()
+        for one in layer.inputs:
+            _fill(target.quant_param.input.add(), one)
+        if layer.weight is not None:
+            _fill(target.quant_param.weight, layer.weight)
+    return message
+
+
+def _fill(target: Any, factor: FactorParam) -> None:
+    target.data_type = int(factor.data_type)
+    target.scale.extend(factor.scale)
+    target.offset.extend(factor.offset)
+    if factor.params is not None:
+        target.params = factor.params
+
+
+def _param(message: Any) -> CalibrationParam:
+    layers = tuple(
+        LayerParam(
+            name=layer.name,
+            calc_data_type=DataType(layer.calc_data_type),
+            inputs=tuple(_factor(one) for one in layer.quant_param.input),
+            weight=_factor(layer.quant_param.weight) if layer.quant_param.HasField("weight") else None,
+        )
+        for layer in message.layer
+    )
+    return CalibrationParam(layers=layers, version=message.version)
+
+
+def _factor(message: Any) -> FactorParam:
+    return FactorParam(
+        data_type=DataType(message.data_type),
+        scale=tuple(message.scale),
+        offset=tuple(message.offset),
+        params=bytes(message.params) if message.HasField("params") else None,
+    )

@@ -1,0 +1,36 @@
+"""Parsing of protobuf text into a message, with errors that name file, line and field."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from google.protobuf import text_format
+
+from ..errors import AmctError, RecordError
+
+
+def parse_message(kind: Any, text: str, source: str, error_class: type[AmctError] = RecordError) -> Any:
+    """Returns a message of class ``kind`` with the content of ``text``; ``source`` is the file's name in messages.
+
+    Raises:
+      AmctError: (``error_class``) The text does not parse, or a required field is missing.
+    """
+    message = kind()
+    try:
+        text_format.Merge(text, message)  # unlike Parse takes the last of an optional field that is repeated
+    except text_format.ParseError as error:
+        line = error.GetLine()
+        where = f"{source}, line {line}" if line is not None else source
+        raise error_class(f"{where}: {_without_position(str(error))}.") from error
+    except (ValueError, RecursionError) as error:
+        raise error_class(f"{source} is not in protobuf text format: {error}.") from error
+    missing = message.FindInitializationErrors()
+    if missing:
+        raise error_class(f"{source}: required field '{missing[0]}' is missing.")
+    return message
+
+
+def _without_position(text: str) -> str:
+    """Protobuf's message without its own ``line:column :`` in front."""
+    head, separator, rest = text.partition(" : ")
+    return (rest if separator and head.replace(":", "").isdigit() else text).rstrip(".")

@@ -1,0 +1,154 @@
+"""Record <-> scale_offset_record.txt, protobuf text format (SPEC 11.2)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from google.protobuf import text_format
+
+from ..errors import RecordError
+from ..files import PathLike, check_input_file, write_text_atomic
+from ..log import get_logger
+from ..proto import ScaleOffsetRecord
+from .check import check_layer
+from .parse import parse_message
+from .record import ActivationRecord, LayerRecord, Record, WeightRecord
+
+_log = get_logger(__name__)
+_DEFAULT_BITS = 8  # files without num_bits_* are older than that field
+
+
+def read_record(path: PathLike) -> Record:
+    """Returns the record in a file of the new or of the legacy layout.
+
+    Raises:
+      FileNotFoundError: There is no such file.
+      RecordError: The file does not parse, or a value is impossible.
+    """
+    path = check_input_file(path, "Record file")
+    try:
+        return from_text(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError as error:
+        raise RecordError(f"Record file '{path}' is not a UTF-8 text: {error}.") from error
+
+
+def write_record(record: Record, path: PathLike) -> None:
+    """Writes the record in the new layout, atomically.
+
+    Raises:
+      RecordError: A value is impossible.
+    """
+    write_text_atomic(path, to_text(record))
+
+
+def to_text(record: Record) -> str:
+    """Returns the file's content. Floats have as many digits as a float32 needs to be read back equal."""
+    message = ScaleOffsetRecord()
+    for name, layer in record.layers.items():
+        check_layer(name, layer, "the record to be written")
+        entry = message.record.add(key=name)
+        _fill(entry.value, layer)
+    return str(text_format.MessageToString(message, as_utf8=True))
+
+
+def from_text(text: str, source: str) -> Record:
+    """Returns the record that ``text`` describes; ``source`` is the file's name in messages.
+
+    The same key twice: the last one wins, with a WARNING.
+
+    Raises:
+      RecordError: See `read_record`.
+    """
+    message = parse_message(ScaleOffsetRecord, text, source)
+    layers: dict[str, LayerRecord] = {}
+    for number, entry in enumerate(message.record):
+        if not entry.key:
+            raise RecordError(f"Record {number} of {source} has no key; it must be a layer name.")
+        if entry.key in layers:
+            _log.warning("Layer '%s' is recorded more than once in %s; the last record counts.", entry.key, source)
+        layers[entry.key] = _layer(entry.key, entry.value, source)
+        check_layer(entry.key, layers[entry.key], source)
+    return Record(layers)
+
+
+def _fill(value: Any, layer: LayerRecord) -> None:
+    for one in layer.activations:
+        value.record_d.add(scale_d=one.scale, offset_d=one.offset, index=one.index, num_bits_d=one.num_bits)
+    if layer.weight is not None:
+        _fill_weight(value, layer.weight)
+    value.shift_bit.extend(layer.shift_bit)
+    if layer.skip_fusion:
+        value.skip_fusion = True
+
+
+def _fill_weight(value: Any, weight: WeightRecord) -> None:
+    value.scale_w.extend(weight.scale)
+    value.offset_w.extend([0] * len(weight.scale))
+    value.num_bits_w = weight.num_bits
+    value.params.extend(weight.codebook)
+    value.centroids.extend(weight.centroids)
+    if weight.clip_max is not None:
+        value.weight_clip_max = weight.clip_max
+
+
+def _layer(name: str, value: Any, source: str) -> LayerRecord:
+    shift_bit = tuple(value.shift_bit)
+    return LayerRecord(
+        activations=_activations(name, value, source),
+        weight=_weight(name, value, source),
+        shift_bit=shift_bit if any(shift_bit) else (),  # all 0 says the same as none (SPEC 4.6)
+        skip_fusion=value.skip_fusion,
+    )
+
+
+def _activations(name: str, value: Any, source: str) -> tuple[ActivationRecord, ...]:
+    found = [
+        ActivationRecord(
+            index=one.index,
+            scale=one.scale_d,
+            offset=one.offset_d,
+            num_bits=one.num_bits_d if one.HasField("num_bits_d") else _DEFAULT_BITS,
+        )
+        for one in value.record_d
+    ]
+    legacy = _legacy_activation(name, value, source)
+    if legacy is not None and all(one.index != legacy.index for one in found):
+        found.append(legacy)
+    elif legacy is not None:
+        _log.warning("Layer '%s' in %s has scale_d beside record_d; record_d counts.", name, source)
+    return tuple(sorted(found, key=lambda one: one.index))
+
+
+def _legacy_activation(name: str, value: Any, source: str) -> ActivationRecord | None:
+    """The only input of the flat layout, where ``scale_d`` and ``offset_d`` stand directly in the record."""
+    if not value.HasField("scale_d"):
+        if value.HasField("offset_d"):
+            raise RecordError(f"Layer '{name}' in {source}: offset_d stands without scale_d.")
+        return None
+    return ActivationRecord(index=0, scale=value.scale_d, offset=value.offset_d)
+
+
+def _weight(name: str, value: Any, source: str) -> WeightRecord | None:
+    _check_weight_offsets(name, value, source)
+    if not value.scale_w:
+        return None
+    return WeightRecord(
+        scale=tuple(value.scale_w),
+        num_bits=value.num_bits_w if value.HasField("num_bits_w") else _DEFAULT_BITS,
+        codebook=tuple(value.params),
+        centroids=tuple(value.centroids),
+        clip_max=value.weight_clip_max if value.HasField("weight_clip_max") else None,
+    )
+
+
+def _check_weight_offsets(name: str, value: Any, source: str) -> None:
+    """Checks what a WeightRecord cannot hold: its offsets are 0 by definition, and it always has a scale."""
+    where = f"Layer '{name}' in {source}"
+    lost = next((field for field in ("offset_w", "params", "centroids") if getattr(value, field)), None)
+    if not value.scale_w and lost:
+        raise RecordError(f"{where}: {lost} stands without scale_w.")
+    if any(value.offset_w):
+        raise RecordError(f"{where}: offset_w is {list(value.offset_w)}; weights have no offset, only 0 is allowed.")
+    if value.offset_w and len(value.offset_w) != len(value.scale_w):
+        msg = f"{where}: offset_w has {len(value.offset_w)} values and scale_w has {len(value.scale_w)}."
+        raise RecordError(msg)

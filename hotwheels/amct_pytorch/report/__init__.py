@@ -1,0 +1,1 @@
+"""What people look at: dumps, pictures of graphs, error analysis."""

@@ -1,0 +1,26 @@
+"""Pictures of traced graphs through graphviz' ``dot`` (SPEC 11.9, manual: float.svg, quant.svg)."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from torch import fx
+from torch.fx.passes.graph_drawer import FxGraphDrawer
+
+from ..files import write_bytes_atomic
+from ..log import get_logger
+
+_log = get_logger(__name__)
+
+
+def draw(graph_module: fx.GraphModule, path: Path) -> None:
+    """Writes ``path`` (svg). Without ``dot`` installed, or if it fails: a WARNING and no file."""
+    if shutil.which("dot") is None:
+        _log.warning("'%s' is not drawn: [Errno 2] No such file or directory: 'dot'. Install graphviz to get it.", path)
+        return
+    dot = FxGraphDrawer(graph_module, path.stem, ignore_getattr=True).get_dot_graph()
+    try:
+        write_bytes_atomic(path, dot.create(format="svg"))
+    except AssertionError as error:  # pydot's way to say that dot ended with a failure
+        _log.warning("'%s' is not drawn: dot failed (%s).", path, error)

@@ -1,0 +1,164 @@
+"""Post-training quantization of a classification network from float model to deploy files, as a command-line program.
+
+The five calls of the library stand in `quantize` and `main`, in the order in which your own script will have them.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import hotwheels.amct_pytorch as amct
+from sample.common import digits
+from sample.common.evaluation import Batches, evaluate_onnx, evaluate_torch, print_accuracies, print_files
+from sample.common.images import image_loader
+from sample.common.training import trained
+
+IMAGENET_SIZE = 224
+# The first axis is named, so that the ONNX files take any batch size.
+ONNX_EXPORT_SETTING = {
+    "input_names": ["input"],
+    "output_names": ["output"],
+    "dynamic_axes": {"input": {0: "batch"}, "output": {0: "batch"}},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class CalibrationSample:
+    """What differs between the calibration samples.
+
+    Attributes:
+      network: Name in the zoo, and beginning of the output files' names.
+      build: Returns torchvision's full-size network for a number of classes.
+      classifier: Key of the last layer's weight in a checkpoint; its first axis is the number of classes.
+      script: The program; its outputs are written to its folder.
+      eval_set: The default image list.
+    """
+
+    network: str
+    build: Callable[[int], nn.Module]
+    classifier: str
+    script: Path
+    eval_set: Path
+
+
+def main(sample: CalibrationSample) -> None:
+    """Runs the sample with the options of the command line."""
+    started = time.perf_counter()
+    args = _parse_arguments(sample)
+    device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    folder = sample.script.resolve().parent
+    results_folder = folder / "checkpoints" / "calibration"
+    prefix = results_folder / f"{sample.network}_calibration"
+    config_file = folder / "tmp" / "calibration" / "config.json"
+
+    model = (load_checkpoint(sample, args.weights) if args.weights else trained(sample.network)).to(device).eval()
+    batches = image_loader(args.eval_set, IMAGENET_SIZE if args.weights else digits.IMAGE_SIZE, args.batch_size)
+    limit = None if args.benchmark else args.eval_iter
+    accuracies = {"float": evaluate_torch(model, batches, limit, "float", device)}
+
+    quant_model = quantize(model, config_file, args.config_def, batches, device)
+
+    amct.enable_quantization(quant_model, fake_quant=True)
+    accuracies["fake_quant"] = evaluate_torch(quant_model, batches, limit, "fake_quant", device)
+    amct.enable_quantization(quant_model, real_quant=True)
+    accuracies["real_quant"] = evaluate_torch(quant_model, batches, limit, "real_quant", device)
+
+    results_folder.mkdir(parents=True, exist_ok=True)
+    torch.save(quant_model.state_dict(), f"{prefix}.pt")
+    example = next(iter(batches))[0][:1].to(device)
+    amct.save_quant_model_fx(quant_model, prefix, example, ONNX_EXPORT_SETTING)
+    fake_quant_file = Path(f"{prefix}_fake_quant_model.onnx")
+    accuracies["onnxruntime"] = evaluate_onnx(fake_quant_file, batches, limit, "onnxruntime")
+
+    print_accuracies(accuracies)
+    print_files(sorted((*config_file.parent.iterdir(), *results_folder.glob(f"{prefix.name}*"))))
+    print(f"\n==> AMCT run {sample.script.name} in {time.perf_counter() - started:.1f}s")
+
+
+def quantize(
+    model: nn.Module, config_file: Path, config_definition: Path | None, batches: Batches, device: torch.device
+) -> nn.Module:
+    """Returns the quantized and calibrated model; ``model`` itself is unchanged."""
+    # 1. What is quantized and how: one entry per layer, to be read and edited.
+    amct.create_quant_config_fx(config_file, model, config_definition)
+    # 2. The float graph with quantizers in place.
+    quant_model = amct.create_quant_model_fx(config_file, model)
+    # 3. Calibration: quantizers see each layer's inputs and choose their ranges.
+    amct.enable_quantization(quant_model, calibration=True)
+    calibrate(quant_model, batches, calibration_batches(config_file), device)
+    return quant_model
+
+
+@torch.no_grad()
+def calibrate(quant_model: nn.Module, batches: Batches, batch_num: int, device: torch.device) -> None:
+    """Shows the first ``batch_num`` batches to the quantizers."""
+    quant_model.to(device).eval()
+    for images, _ in tqdm(itertools.islice(batches, batch_num), total=batch_num, desc="calibration", unit="batch"):
+        quant_model(images.to(device))
+
+
+def calibration_batches(config_file: Path) -> int:
+    """Returns the largest ``batch_num`` in a configuration; 1 is the default of every algorithm."""
+    layers = json.loads(config_file.read_text(encoding="utf-8")).values()
+    inputs = [params for layer in layers for params in layer.get("activation_quant_params", [])]
+    return max((params["quantizer_args"].get("batch_num", 1) for params in inputs), default=1)
+
+
+def load_checkpoint(sample: CalibrationSample, file: Path) -> nn.Module:
+    """Returns the full-size network with a checkpoint's weights.
+
+    The file holds torchvision's state_dict, or a dict with one under ``state_dict``, perhaps saved from a
+    DistributedDataParallel model.
+    """
+    content = torch.load(file, map_location="cpu", weights_only=True)
+    state_dict: dict[str, Tensor] = content.get("state_dict", content)
+    state_dict = {key.removeprefix("module."): value for key, value in state_dict.items()}
+    if sample.classifier not in state_dict:
+        raise SystemExit(f"{file} is no checkpoint of {sample.network}: it has no '{sample.classifier}'.")
+    model = sample.build(state_dict[sample.classifier].shape[0])
+    model.load_state_dict(state_dict)
+    return model
+
+
+def _parse_arguments(sample: CalibrationSample) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=f"Quantizes {sample.network}: without --weights a narrow one, trained on handwritten digits."
+    )
+    parser.add_argument(
+        "--eval_set",
+        type=Path,
+        default=sample.eval_set,
+        help="list of '<image file> <label>' lines; default: the digits of the samples, images/image_label.txt",
+    )
+    parser.add_argument("--eval_iter", type=_positive, default=20, help="batches to evaluate; default: 20")
+    parser.add_argument("--batch_size", type=_positive, default=16, help="images per batch; default: 16")
+    parser.add_argument("--benchmark", action="store_true", help="evaluate the whole list, not --eval_iter batches")
+    parser.add_argument("--config_def", type=Path, help="simple configuration, see sample/quantize_conf")
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        help="checkpoint of torchvision's network, which is then quantized on the images of --eval_set, "
+        f"scaled and cropped to {IMAGENET_SIZE}x{IMAGENET_SIZE}",
+    )
+    args = parser.parse_args()
+    if args.weights and args.eval_set == sample.eval_set:
+        parser.error("--weights needs --eval_set: the images of the sample are handwritten digits.")
+    for option in (args.eval_set, args.config_def, args.weights):
+        if option and not option.is_file():
+            parser.error(f"no such file: {option}")
+    return args
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
+    return value

@@ -1,0 +1,1 @@
+"""Small networks that only the accuracy benchmarks use."""

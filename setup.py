@@ -1,0 +1,110 @@
+"""Builds and installs the distribution ``hotwheels-amct-pytorch``.
+
+The top-level folders ``proto``, ``capacity`` and ``custom_op`` become sub-packages of ``hotwheels.amct_pytorch``. The
+mapping is in ``package_dir``, so the library finds them in an installed wheel or after ``pip install -e .``, not in a
+bare checkout.
+"""
+
+import runpy
+from pathlib import Path
+
+from setuptools import Command, find_namespace_packages, find_packages, setup
+from setuptools.command.build import build
+from setuptools.errors import ExecError
+
+ROOT = Path(__file__).resolve().parent
+PACKAGE = "hotwheels.amct_pytorch"
+MAPPED_FOLDERS = ("proto", "capacity", "custom_op")
+
+RUNTIME = ["onnxruntime>=1.22"]
+SAMPLE = ["scikit-learn>=1.5", "pillow>=10", "torchvision"]
+DEV = ["pytest>=8", "hypothesis>=6", "ruff>=0.17", "mypy>=1.18"]
+
+
+class BuildProto(Command):
+    """Generates ``proto/<name>_pb2.py`` from each ``proto/<name>.proto``.
+
+    The files are written beside their sources, because an editable install imports the source folder itself; they are
+    git-ignored and not part of an sdist.
+    """
+
+    description = "generate the protobuf modules of proto/ with grpcio-tools"
+    user_options: list[tuple[str, str | None, str]] = []
+    editable_mode = False  # set by editable_wheel; both kinds of build generate the same files
+
+    def initialize_options(self) -> None:
+        """Nothing to configure."""
+
+    def finalize_options(self) -> None:
+        """Nothing to configure."""
+
+    def run(self) -> None:
+        """Runs protoc on all sources at once."""
+        sources = self.get_source_files()
+        if not sources:
+            return
+        # A build requirement (pyproject.toml), so it must not be imported where only metadata is asked for.
+        from grpc_tools import protoc
+
+        if protoc.main(["protoc", "--proto_path=proto", "--python_out=proto", *sources]) != 0:
+            raise ExecError(f"protoc failed on {', '.join(sources)}")
+
+    def get_source_files(self) -> list[str]:
+        """Returns the ``.proto`` files, relative to the project's root as setuptools wants them."""
+        return [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "proto").glob("*.proto"))]
+
+
+class Build(build):
+    """The standard build with the protobuf modules generated before Python files are collected."""
+
+    sub_commands = [("build_proto", None), *build.sub_commands]
+
+
+def mapped_packages() -> list[str]:
+    """Returns the dotted names of the mapped folders and of every folder with Python files below them."""
+    names = []
+    for folder in filter(Path.is_dir, map(Path, MAPPED_FOLDERS)):
+        names.append(f"{PACKAGE}.{folder}")
+        names += [
+            f"{PACKAGE}.{folder}.{child}"
+            for child in find_namespace_packages(folder, exclude=["*__pycache__*"])
+            if any((ROOT / folder / child.replace(".", "/")).glob("*.py"))
+        ]
+    return names
+
+
+setup(
+    name="hotwheels-amct-pytorch",
+    version=runpy.run_path(str(ROOT / "hotwheels/amct_pytorch/version.py"))["__version__"],
+    description="Post-training quantization and quantization-aware training of PyTorch vision networks for NPUs",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license_expression="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    packages=[
+        *find_namespace_packages(include=[PACKAGE, f"{PACKAGE}.*"], exclude=["*__pycache__*"]),
+        *find_packages(include=["picovision", "picovision.*"]),
+        *mapped_packages(),
+    ],
+    package_dir={f"{PACKAGE}.{folder}": folder for folder in MAPPED_FOLDERS},
+    package_data={"": ["*.proto", "*.csv", "*.j2", "*.html", "py.typed"]},
+    include_package_data=False,
+    zip_safe=False,
+    cmdclass={"build": Build, "build_proto": BuildProto},
+    install_requires=[
+        "torch>=2.13",
+        "onnx>=1.19",
+        "onnx-ir>=0.1.10",
+        "numpy>=1.26",
+        # Not tied to the protobuf of grpcio-tools: proto/__init__.py takes only descriptors from the generated files.
+        "protobuf>=6.31.1",
+        "pyyaml>=6",
+        "interval>=1.0",
+        "tqdm>=4.60",
+        "jinja2>=3.1",
+        "plotly>=6",
+        "pydot>=3",
+    ],
+    extras_require={"runtime": RUNTIME, "sample": SAMPLE, "dev": DEV},
+)

@@ -1,0 +1,110 @@
+"""The packages import one way only, and heavy libraries only where DESIGN 5 has them."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "hotwheels" / "amct_pytorch"
+NAME = "hotwheels.amct_pytorch"
+# Lowest first. Packages of one line may import each other's types only through the lines above.
+ORDER = [
+    {"errors", "version"},
+    {"log", "files", "proto", "capacity", "custom_op"},
+    {"core"},
+    {"ops", "onnx_io"},
+    {"graph", "record"},
+    {"config"},
+    {"plan"},
+    {"quantizers"},
+    {"nn"},
+    {"backends"},
+    {"integer"},
+    {"export"},
+    {"report"},
+    {"api"},
+    {"__init__", "__main__"},
+]
+LIBRARIES = {
+    "onnx": {"onnx_io", "export", "integer", "backends/dynamic"},
+    "onnx_ir": {"onnx_io", "export", "integer", "backends/dynamic"},
+    "google": {"proto", "record", "config"},
+    "torch.fx": {"backends/fx", "report"},
+    "torch.ao": {"quantizers/torch_base.py"},
+}
+
+
+def sources() -> list[Path]:
+    mapped = [path for folder in ("capacity", "custom_op", "proto") for path in sorted((ROOT / folder).rglob("*.py"))]
+    return [path for path in [*sorted(PACKAGE.rglob("*.py")), *mapped] if not path.name.endswith("_pb2.py")]
+
+
+def relative(path: Path) -> Path:
+    return path.relative_to(PACKAGE if path.is_relative_to(PACKAGE) else ROOT)
+
+
+def level(part: str) -> int:
+    return next(index for index, names in enumerate(ORDER) if part in names)
+
+
+def imported_modules(path: Path) -> list[str]:
+    """Absolute dotted names of everything imported while the program runs, wherever the statement stands."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for_types = {id(inner) for node in ast.walk(tree) if _is_type_checking(node) for inner in ast.walk(node)}
+    found = []
+    for node in ast.walk(tree):
+        if id(node) in for_types:
+            continue
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = _absolute(path, node)
+            found += [f"{base}.{alias.name}" for alias in node.names]
+    return found
+
+
+def _is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def _absolute(path: Path, node: ast.ImportFrom) -> str:
+    if not node.level:
+        return node.module or ""
+    package = [*NAME.split("."), *relative(path).parts][: -node.level]
+    return ".".join([*package, *([node.module] if node.module else [])])
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(relative(path)))
+def test_imports_only_from_the_lines_above(path: Path) -> None:
+    own = relative(path).parts[0].removesuffix(".py")
+    for module in imported_modules(path):
+        if not module.startswith(f"{NAME}."):
+            continue
+        other = module.removeprefix(f"{NAME}.").split(".")[0]
+        if own != other and other != own:
+            assert level(other) < level(own), f"{relative(path)} imports {module}"
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(relative(path)))
+def test_libraries_stay_in_their_packages(path: Path) -> None:
+    own = relative(path).as_posix()
+    for module in imported_modules(path):
+        for library, homes in LIBRARIES.items():
+            if module == library or module.startswith(f"{library}."):
+                assert any(own == home or own.startswith(f"{home}/") for home in homes), f"{own} imports {module}"
+
+
+def test_fx_and_dynamic_do_not_import_each_other() -> None:
+    for path in sources():
+        own = relative(path).as_posix()
+        for here, there in (("fx", "dynamic"), ("dynamic", "fx")):
+            if own.startswith(f"backends/{here}/"):
+                assert not any(module.startswith(f"{NAME}.backends.{there}") for module in imported_modules(path)), own
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(relative(path)))
+def test_files_stay_readable(path: Path) -> None:
+    assert path.read_text(encoding="utf-8").count("\n") <= 400
