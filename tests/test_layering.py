@@ -13,8 +13,8 @@ NAME = "hotwheels.amct_pytorch"
 # Lowest first. Packages of one line may import each other's types only through the lines above.
 ORDER = [
     {"errors", "version"},
-    {"log", "files", "proto", "capacity", "custom_op"},
-    {"core"},
+    {"log", "files", "proto", "capacity"},
+    {"core", "custom_op"},
     {"ops", "onnx_io"},
     {"graph", "record"},
     {"config"},

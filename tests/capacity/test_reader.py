@@ -70,7 +70,10 @@ def test_file_is_read_anew(tmp_path: Path) -> None:
         ("A, string, x, y\n", r"line 1: row 'A' of type 'string' has 2 values, expected 1\."),
         (INSTALLED + "FUSE_TYPES, list, A\n", r"line 14: row 'FUSE_TYPES' is there already\."),
         ("FUSE_TYPES, list, A\n", r"row 'QUANTIZABLE_TYPES' is missing\."),
-        (INSTALLED.replace("FUSE_TYPES, list", "FUSE_TYPE, list"), r"'FUSE_TYPES' is missing\. Did you mean 'FUSE_TYPE'"),
+        (
+            INSTALLED.replace("FUSE_TYPES, list", "FUSE_TYPE, list"),
+            r"'FUSE_TYPES' is missing\. Did you mean 'FUSE_TYPE'",
+        ),
         (appended("NO_WEIGHT_QUANT_TYPES", "X"), r"NO_WEIGHT_QUANT_TYPES has 29 values and .*ONNX_TYPES has 28"),
     ],
 )

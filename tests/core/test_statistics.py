@@ -96,11 +96,6 @@ def test_state_survives_pickle_and_transport(size):
             torch.testing.assert_close(part, expected, rtol=0, atol=0, equal_nan=True)
 
 
-def test_state_has_fixed_shapes():
-    shapes = [[part.shape for part in observed(torch.randn(n)).state()] for n in (1, 10000)]
-    assert shapes[0] == shapes[1]
-
-
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("size", [1, 1000, EXACT_SIZE + 5, 3 * EXACT_SIZE + 1])
 def test_non_finite_values_are_refused(bad, size):
@@ -186,7 +181,7 @@ def test_low_percentiles_are_within_a_thousandth_of_the_range(name, percentile):
     statistics = observed(*batches, max_percentile=percentile, min_percentile=percentile)
     everything = torch.cat(batches).numpy()
     expected = kth_bounds(everything, percentile)
-    tolerance = 0.001 * np.ptp(everything)
+    tolerance = 0.001 * float(np.ptp(everything))
     assert statistics.lower_bound() == pytest.approx(expected[0], abs=tolerance)
     assert statistics.upper_bound() == pytest.approx(expected[1], abs=tolerance)
 

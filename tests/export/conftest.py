@@ -4,8 +4,8 @@ import io
 import warnings
 
 import numpy as np
-import onnx_ir as ir
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch

@@ -4,18 +4,15 @@ import copy
 import dataclasses
 
 import numpy as np
-import onnx
-import onnx_ir as ir
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 import hotwheels.amct_pytorch.nn as amct_nn
-from hotwheels.amct_pytorch.errors import ExportError
-from hotwheels.amct_pytorch.export.fake_quant import build_fake_quant, needed_opset
-from hotwheels.amct_pytorch.onnx_io.markers import resolve_markers
-from hotwheels.amct_pytorch.record import ActivationRecord, LayerRecord, Record, WeightRecord
+from hotwheels.amct_pytorch.core import affine
+from hotwheels.amct_pytorch.export.fake_quant import build_fake_quant
+from hotwheels.amct_pytorch.record import LayerRecord, Record, WeightRecord
 
 # In steps of the output's own 8-bit grid. Both sides compute on the same dequantized integers, onnxruntime in float32:
 # what is left is float32 accumulation.
@@ -112,6 +109,15 @@ def expected(op, record, inputs, on_grid):
     return op(*given).detach().numpy()
 
 
+def quantized(op, record, on_grid):
+    """A copy of ``op`` in float32 with dequantized parameters."""
+    if not record.weight:
+        return op
+    op = copy.deepcopy(op).double()
+    quantize_parameters(op, record, 2, on_grid)
+    return op.float()
+
+
 def quantize_parameters(op, record, input_rank, on_grid):
     scales = np.array(record.weight.scale)
     rows = channel_first(op.float())
@@ -204,201 +210,70 @@ def test_every_width_runs_in_stock_onnxruntime(width, op_case, marked, export_ma
     assert steps_apart(found, expected(op, layer, beyond, on_grid)) < TOLERANCE
 
 
-@pytest.mark.parametrize("num_bits", [4, 8, 9, 12, 15, 16])
-@pytest.mark.parametrize("offset", ["lowest", "middle", "highest"])
-def test_pairs_equal_the_formula_bit_by_bit(num_bits, offset, run, on_grid):
-    """Ties of both kinds, the ends of the range and far beyond them."""
-    top = 2 ** (num_bits - 1) - 1
-    offset = {"lowest": -top - 1, "middle": 3, "highest": top}[offset]
-    scale = 0.0123
-    one = np.float32(1)
-    scale = float(one / (one / np.float32(scale)))
-    record = ActivationRecord(index=0, scale=scale, offset=offset, num_bits=num_bits)
-    steps = np.arange(-2 * top - 4, 2 * top + 5, max(1, top // 500)) / 2
-    x = np.concatenate([steps * scale, [-1e30, 1e30, 0.0]]).astype(np.float32)
-    model = onnx_text("y = Relu(x)", "float[n] x", "float[n] y")
-    model.graph[0].op_type = "Identity"
-    model.graph[0].name = "layer"
-    sites = sites_of(model, {"layer": {0: [("layer", 0)]}})
-    fake_quant = build_fake_quant(model, sites, Record({"layer": LayerRecord(activations=(record,))}))
-    (found,) = run(fake_quant, x)
-    assert np.array_equal(found, on_grid(x, scale, offset, num_bits).astype(np.float32))
+class FakeQuantized(nn.Module):
+    """A layer on its record's grids in torch; without a record it notes what it sees, to make one."""
+
+    def __init__(self, name, op, marked):
+        super().__init__()
+        self.name, self.op, self.marked, self.record, self.seen = name, op, marked(name, op), None, None
+
+    def forward(self, *inputs):
+        if torch.jit.is_tracing():
+            return self.marked(*inputs)
+        self.seen = inputs
+        if self.record is None:
+            return self.op(*inputs)
+        grids = zip(inputs, self.record.activations, strict=True)
+        return self.quantized_op(*(self.on_grid(x, one) for x, one in grids))
+
+    def on_grid(self, x, one):
+        return affine.fake_quantize(x, torch.tensor(one.scale), torch.tensor(one.offset), one.num_bits)
 
 
-def onnx_text(nodes, inputs, outputs, opset=13, constants=""):
-    domain = f'<ir_version: 7, opset_import: ["" : {opset}]>'
-    text = f"{domain} net ({inputs}) => ({outputs}) {constants} {{ {nodes} }}"
-    return ir.from_proto(onnx.parser.parse_model(text))
+class Net(nn.Module):
+    """A residual block with a depthwise convolution, a pooling, a head."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.conv1 = layer("conv1", nn.Conv2d(3, 8, 3, padding=1))
+        self.conv2 = layer("conv2", nn.Conv2d(8, 8, 3, padding=1, groups=8))
+        self.add = layer("add", torch.add)
+        self.pool = layer("pool", nn.MaxPool2d(2))
+        self.up = layer("up", nn.ConvTranspose2d(8, 6, 2, stride=2, groups=2))
+        self.cat = layer("cat", lambda *xs: torch.cat(xs, 1))
+        self.mean = layer("mean", nn.AdaptiveAvgPool2d(1))
+        self.fc = layer("fc", nn.Linear(14, 10))
+
+    def forward(self, x):
+        x = F.relu(self.conv1(x))
+        x = self.add(x, self.conv2(x))
+        x = self.cat(self.up(self.pool(x)), x)
+        return self.fc(torch.flatten(self.mean(x), 1))
 
 
-def sites_of(model, inputs):
-    from hotwheels.amct_pytorch.onnx_io.layer_sites import LayerSite
+@pytest.mark.parametrize(("bits", "weight_bits"), [(8, 8), (12, 8), (4, 4)])
+def test_net_equals_torch(bits, weight_bits, marked, export_marked, run, grid, weight_grid, on_grid):
+    torch.manual_seed(0)
+    layers = {}
 
-    return {
-        layer: LayerSite(nodes=(layer,), inputs={index: tuple(places) for index, places in found.items()})
-        for layer, found in inputs.items()
-    }
+    def layer(name, op):
+        layers[name] = FakeQuantized(name, op, marked)
+        return layers[name]
 
-
-def names(model):
-    return [node.name for node in model.graph]
-
-
-def activation(index=0, scale=0.5, offset=-3, num_bits=8):
-    return LayerRecord(activations=(ActivationRecord(index=index, scale=scale, offset=offset, num_bits=num_bits),))
-
-
-TWO_READERS = """
-    a = Relu(x)
-    b = Sigmoid(a)
-    c = Tanh(a)
-"""
-
-
-def two_readers():
-    model = onnx_text(TWO_READERS, "float[n, 4] x", "float[n, 4] b, float[n, 4] c")
-    for node, name in zip(model.graph, ["relu", "first", "second"], strict=True):
-        node.name = name
-    return model, sites_of(model, {"first": {0: [("first", 0)]}, "second": {0: [("second", 0)]}})
-
-
-def test_readers_on_one_grid_share_a_pair():
-    model, sites = two_readers()
-    fake_quant = build_fake_quant(model, sites, Record({"first": activation(), "second": activation()}))
-    assert names(fake_quant) == ["relu", "first.input0.quant", "first.input0.dequant", "first", "second"]
-    assert fake_quant.graph[3].inputs[0] is fake_quant.graph[4].inputs[0]
-
-
-def test_readers_on_different_grids_have_their_own_pairs(run):
-    model, sites = two_readers()
-    record = Record({"first": activation(), "second": activation(scale=0.25)})
-    fake_quant = build_fake_quant(model, sites, record)
-    assert sorted(names(fake_quant)) == sorted(
-        ["relu", "first", "second"]
-        + [f"{one}.input0.{end}" for one in ("first", "second") for end in ("quant", "dequant")]
-    )
-    first, second = run(fake_quant, np.full((1, 4), 1.3, dtype=np.float32))
-    np.testing.assert_allclose(first, 1 / (1 + np.exp(-1.5)), rtol=1e-6)
-    np.testing.assert_allclose(second, np.tanh(1.25), rtol=1e-6)
-
-
-def test_layer_without_record_stays_float():
-    model, sites = two_readers()
-    fake_quant = build_fake_quant(model, sites, Record({"second": activation()}))
-    assert names(fake_quant) == ["relu", "second.input0.quant", "second.input0.dequant", "first", "second"]
-
-
-def test_the_float_model_is_not_changed():
-    model, sites = two_readers()
-    before = ir.to_proto(model).SerializeToString(deterministic=True)
-    build_fake_quant(model, sites, Record({"first": activation(), "second": activation(num_bits=12)}))
-    assert ir.to_proto(model).SerializeToString(deterministic=True) == before
-
-
-def test_names_of_a_weighted_layer(marked, export_marked, grid, weight_grid):
-    op, inputs = GROUPED_DECONV.op(), GROUPED_DECONV.inputs()
-    layer = record_of(GROUPED_DECONV, op, inputs, grid, weight_grid)
-    model, sites = export_marked(marked("up1", op), [torch.from_numpy(x) for x in inputs])
-    fake_quant = build_fake_quant(model, sites, Record({"up1": layer}))
-    assert names(fake_quant) == [
-        "up1.input0.quant", "up1.input0.dequant", "up1.weight.dequant", "up1.weight.split", "up1.weight.transpose",
-        "up1.weight.merge", "up1.bias.dequant", "up1",
-    ]  # fmt: skip
-    constants = fake_quant.graph.initializers
-    assert constants["up1.bias.quantized"].dtype == ir.DataType.INT32
-    step = np.float64(layer.activations[0].scale) * np.array(layer.weight.scale)
-    assert np.array_equal(constants["up1.bias.scale"].const_value.numpy(), step.astype(np.float32))
-    assert list(constants["up1.weight.quantized"].shape) == [9, 2, 2, 2]  # output channels first
-
-
-def test_weight_is_quantized_without_its_input(marked, export_marked, run, weight_grid, on_grid):
-    op, inputs = CONV.op(), CONV.inputs()
-    layer = LayerRecord(weight=weight_grid(channel_first(op), 8, True))
-    model, sites = export_marked(marked("layer", op), [torch.from_numpy(x) for x in inputs])
-    fake_quant = build_fake_quant(model, sites, Record({"layer": layer}))
-    assert names(fake_quant) == ["layer.weight.dequant", "layer"]  # the bias has no grid without that of the input
-
-
-def test_custom_domain_is_lowered_behind_the_pair(marked, export_marked):
-    norm = marked("norm", amct_nn.LayerNorm(6))
-    model, sites = export_marked(norm, [torch.rand(2, 6, 4, 4)])
-    assert model.opset_imports == {"": 13, "custom_domain": 1}
-    fake_quant = build_fake_quant(model, sites, Record({"norm": activation()}))
-    assert fake_quant.opset_imports == {"": 13}
-    assert names(fake_quant)[-1] == "norm"
-    assert {use.node.op_type for use in fake_quant.graph[1].outputs[0].uses()} == {"ReduceMean", "Sub"}
-
-
-def test_warp_needs_opset_16(marked, export_marked, run, on_grid):
-    warp, x = amct_nn.GlobalWarp(), torch.rand(2, 3, 4, 4)
-    mesh = torch.rand(2, 5, 5, 2) * 2 - 1
-    net = marked("warp", warp)
-    model, sites = export_marked(net, [x, mesh])
-    record = activation(scale=0.125, offset=-128)
-    fake_quant = build_fake_quant(model, sites, Record({"warp": record}))
-    assert fake_quant.opset_imports[""] == 16
-    (found,) = run(fake_quant, x.numpy(), mesh.numpy())
-    wanted = warp(torch.from_numpy(on_grid(x.numpy(), 0.125, -128, 8)).float(), mesh)
-    assert np.array_equal(found, wanted.numpy())
-
-
-@pytest.mark.parametrize("opset", [13, 16, 17, 18, 20])
-def test_every_opset_of_the_exporter_reaches_21(opset, marked, export_marked, run, on_grid):
-    net = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), marked("mean", lambda x: x.mean((2, 3), keepdim=True)), nn.Softmax(1)
-    )
-    x = torch.rand(2, 3, 6, 6)
-    model, sites = export_marked(net, [x], opset)
-    fake_quant = build_fake_quant(model, sites, Record({"mean": activation(scale=2.0**-9, offset=0, num_bits=12)}))
-    assert fake_quant.opset_imports[""] == 21
+    net = Net(layer).eval()
+    with torch.no_grad():
+        net(torch.rand(4, 3, 16, 16))
+        for one in layers.values():
+            case = OpCase(one.name, None, (), per_channel=not isinstance(one.op, nn.Linear))
+            one.record = record_of(case, one.op, [x.numpy() for x in one.seen], grid, weight_grid, bits, weight_bits)
+            one.quantized_op = quantized(one.op, one.record, on_grid)
+        model, sites = export_marked(net, [torch.rand(2, 3, 16, 16)])
+        x = torch.rand(16, 3, 16, 16)
+        wanted = net(x).numpy()
+    fake_quant = build_fake_quant(model, sites, Record({name: one.record for name, one in layers.items()}))
     (found,) = run(fake_quant, x.numpy())
-    hidden = net[1](net[0](x)).detach().numpy()
-    wanted = torch.softmax(torch.from_numpy(on_grid(hidden, 2.0**-9, 0, 12)).mean((2, 3), keepdim=True), 1)
-    np.testing.assert_allclose(found, wanted.numpy(), atol=1e-5)
-
-
-def test_opset_of_the_user_is_kept(marked, export_marked):
-    model, sites = export_marked(marked("relu", nn.ReLU()), [torch.rand(2, 3)], opset=17)
-    assert build_fake_quant(model, sites, Record({"relu": activation()})).opset_imports == {"": 17}
-
-
-def test_model_that_cannot_be_raised_is_refused():
-    model = onnx_text(
-        'y = Upsample <mode = "nearest"> (x, s)', "float[n, c, h, w] x, float[4] s", "float[n, c, p, q] y", 9
-    )
-    model.graph[0].name = "up"
-    model.graph[0].attributes["mode"] = ir.AttrString("mode", "cubic?")
-    model.graph[0].op_type = "NoSuchOp"
-    with pytest.raises(ExportError, match=r"opset 21.*from opset 9"):
-        build_fake_quant(model, sites_of(model, {"up": {0: [("up", 0)]}}), Record({"up": activation(num_bits=16)}))
-
-
-def test_needed_opset_is_13_for_codebooks():
-    weight = WeightRecord(scale=(0.5,), num_bits=4, codebook=CODEBOOK)
-    assert needed_opset(Record({"a": LayerRecord(weight=weight)})) == 13
-    assert needed_opset(Record({"a": LayerRecord(weight=dataclasses.replace(weight, codebook=()))})) == 21
-
-
-def test_bias_beyond_int32_names_the_layer(marked, export_marked, grid):
-    op, inputs = CONV.op(), CONV.inputs()
-    op.bias.data.fill_(1e6)
-    layer = LayerRecord(activations=(grid(inputs[0]),), weight=WeightRecord(scale=(1e-7,)))
-    model, sites = export_marked(marked("conv", op), [torch.from_numpy(x) for x in inputs])
-    with pytest.raises(ExportError, match=r"Layer 'conv': the bias needs the integer \d+"):
-        build_fake_quant(model, sites, Record({"conv": layer}))
-
-
-def test_record_of_another_model_is_refused(marked, export_marked, grid):
-    model, sites = export_marked(marked("relu", nn.ReLU()), [torch.rand(2, 3)])
-    with pytest.raises(ExportError, match=r"Layer 'relu': the record has parameters of input 1, .* inputs \[0\]"):
-        build_fake_quant(model, sites, Record({"relu": activation(index=1)}))
-    with pytest.raises(
-        ExportError, match="Layer 'relu' has a weight in the record, but in the ONNX model it is a Relu"
-    ):
-        build_fake_quant(model, sites, Record({"relu": LayerRecord(weight=WeightRecord(scale=(1.0,)))}))
-
-
-def test_wrong_number_of_scales_names_the_layer(marked, export_marked):
-    model, sites = export_marked(marked("conv", CONV.op()), [torch.from_numpy(x) for x in CONV.inputs()])
-    with pytest.raises(ExportError, match="Layer 'conv': the weight has 9 output channels, the record has 2 scales"):
-        build_fake_quant(model, sites, Record({"conv": LayerRecord(weight=WeightRecord(scale=(1.0, 2.0)))}))
+    # Both sides are float32; where their accumulation differs next to a rounding tie, one input of a layer differs by a
+    # step of its grid (SPEC 10.5), which reaches an output as a small part of the output's own step.
+    apart = np.abs(found - wanted) / (np.abs(wanted).max() / 127)
+    assert apart.max() < 0.5
+    assert (apart > TOLERANCE).mean() < 0.25, "share of outputs behind a tie"

@@ -32,9 +32,8 @@ def test_another_package_may_register_the_same_names() -> None:
 
 
 def test_data_types_have_the_converter_s_numbers() -> None:
-    assert proto.DataType.items() == [
-        ("S4", 0), ("U4", 1), ("S8", 2), ("U8", 3), ("S16", 4), ("U16", 5), ("F16", 6), ("S32", 7), ("U32", 8), ("F32", 9),
-    ]  # fmt: skip
+    names = ("S4", "U4", "S8", "U8", "S16", "U16", "F16", "S32", "U32", "F32")
+    assert proto.DataType.items() == [(name, number) for number, name in enumerate(names)]
 
 
 def test_any_message_is_found_by_its_full_name() -> None:

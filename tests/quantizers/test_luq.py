@@ -78,7 +78,7 @@ def test_symmetric_gradient_equals_the_reference(bits):
     qmax, levels = 2 ** (bits - 1) - 1, 2**bits - 1
     scale = made.params().scale.item()
     expected, dx = 0.0, np.zeros_like(g)
-    for i, (value, upstream) in enumerate(zip(x.astype(np.float64), g)):
+    for i, (value, upstream) in enumerate(zip(x.astype(np.float64), g, strict=True)):
         above, below = value > qmax * scale, value < -(qmax + 1) * scale
         v = (1.25 if above else -1.25 if below else value) / scale
         e = (np.round(v) - v) / levels

@@ -27,7 +27,7 @@ def reference(x, g, low, high, bits, symmetric=False):
     offset = 0 if symmetric else int(np.clip(qmin - rhe(low / scale), qmin, qmax))
     top, bottom = (qmax - offset) * scale, (qmin - offset) * scale
     out, dx, dmax, dmin = np.zeros_like(x), np.zeros_like(x), 0.0, 0.0
-    for i, (value, upstream) in enumerate(zip(x, g)):
+    for i, (value, upstream) in enumerate(zip(x, g, strict=True)):
         above, below = value > top, value < bottom
         out[i] = (np.clip(rhe(value / scale) + offset, qmin, qmax) - offset) * scale
         dx[i] = 0 if above or below else upstream
@@ -85,7 +85,7 @@ def test_blocks_and_layouts_do_not_change_the_gradients():
         made.fake_quantize(leaf.contiguous(memory_format=layout)).backward(g)
         found.append((leaf.grad, made.clip_max.grad, made.clip_min.grad))
     assert torch.equal(found[0][0], found[1][0])
-    for one, other in zip(found[0][1:], found[1][1:]):
+    for one, other in zip(found[0][1:], found[1][1:], strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-2)
 
 

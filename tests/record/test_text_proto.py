@@ -111,7 +111,8 @@ def layers(draw: st.DrawFn) -> LayerRecord:
     count = draw(st.integers(0, 3))
     offset = st.integers(-(1 << bits - 1), (1 << bits - 1) - 1)
     activations = tuple(
-        ActivationRecord(index=index, scale=draw(positive), offset=draw(offset), num_bits=bits) for index in range(count)
+        ActivationRecord(index=index, scale=draw(positive), offset=draw(offset), num_bits=bits)
+        for index in range(count)
     )
     weight = None
     if draw(st.booleans()):
@@ -177,15 +178,24 @@ def test_flat_fields_beside_the_same_input_are_ignored(log_lines) -> None:
 
 
 WRONG = {
-    "zero scale_d": (one(record_d="record_d { scale_d: 0 offset_d: 0 index: 0 }"), "index 0: scale_d is 0.0; it must be"),
+    "zero scale_d": (
+        one(record_d="record_d { scale_d: 0 offset_d: 0 index: 0 }"),
+        "index 0: scale_d is 0.0; it must be",
+    ),
     "infinite scale_w": (one(scale_w="scale_w: inf"), "scale_w is inf; it must be positive and finite"),
     "tiny scale_w": (one(scale_w="scale_w: 1e-60"), "scale_w is 0.0"),
-    "offset": (one(record_d="record_d { scale_d: 1 offset_d: 128 index: 0 }"), "offset_d is 128; with 8 bits allowed: -128"),
+    "offset": (
+        one(record_d="record_d { scale_d: 1 offset_d: 128 index: 0 }"),
+        "offset_d is 128; with 8 bits allowed: -128",
+    ),
     "12-bit offset": (
         one(record_d="record_d { scale_d: 1 offset_d: -2049 index: 0 num_bits_d: 12 }"),
         "offset_d is -2049; with 12 bits allowed: -2048 to 2047",
     ),
-    "bits": (one(record_d="record_d { scale_d: 1 offset_d: 0 index: 0 num_bits_d: 7 }"), "num_bits_d is 7; allowed: 4, 8"),
+    "bits": (
+        one(record_d="record_d { scale_d: 1 offset_d: 0 index: 0 num_bits_d: 7 }"),
+        "num_bits_d is 7; allowed: 4, 8",
+    ),
     "weight bits": (one(more="num_bits_w: 16"), "num_bits_w is 16; allowed: 4, 8"),
     "offset_w": (one(offset_w="offset_w: 3"), "offset_w is [3]; weights have no offset, only 0 is allowed"),
     "offset_w length": (one(offset_w="offset_w: 0 offset_w: 0"), "offset_w has 2 values and scale_w has 1"),
@@ -197,7 +207,10 @@ WRONG = {
     "params alone": (one(scale_w="", offset_w="", more="params: 1"), "params stands without scale_w"),
     "flat offset alone": (one(more="offset_d: 1"), "offset_d stands without scale_d"),
     "same index twice": (one(more="record_d { scale_d: 1 offset_d: 0 index: 0 }"), "the same index more than once"),
-    "required field": (one(record_d="record_d { scale_d: 1 index: 0 }"), "'record[0].value.record_d[0].offset_d' is missing"),
+    "required field": (
+        one(record_d="record_d { scale_d: 1 index: 0 }"),
+        "'record[0].value.record_d[0].offset_d' is missing",
+    ),
     "no key": ("record { value { scale_w: 1 } }", "Record 0 of record.txt has no key"),
 }
 

@@ -12,15 +12,14 @@ from torch import Tensor
 
 from ..errors import CalibrationError
 from .affine import affine_params
-from .grid_error import expected_errors, sum_of_squares
+from .grid_error import least_error, sum_of_squares
 from .spec import SMALLEST_SCALE, QuantSpec
 from .statistics import RangeStatistics, rank
 
 Numbers = NDArray[np.float64]
-# (scale, lowest integer, highest integer), one of each per candidate -> squared error per candidate
-ErrorOf = Callable[[Numbers, Numbers, Numbers], Numbers]
+# (scale, lowest integer, highest integer), one of each per candidate -> index of the first best
+Chooser = Callable[[Numbers, Numbers, Numbers], int]
 
-_CHUNK = 1 << 14  # values worked on at once by the exact search
 _TAIL_MARGIN = 0.93  # clipping is watched from a little below the smallest candidate on
 
 
@@ -97,11 +96,11 @@ def search(
         msg = "No value was observed: there is nothing to search a range for."
         raise CalibrationError(msg)
 
-    def errors(scale: Numbers, low: Numbers, high: Numbers) -> Numbers:
-        return expected_errors(statistics, scale, low, high)
+    def choose(scale: Numbers, low: Numbers, high: Numbers) -> int:
+        return least_error(statistics, scale, low, high)
 
     bounds = statistics.lower_bound(), statistics.upper_bound()
-    return _best(bounds, errors, spec, options or IfmrOptions(), legacy_negative_full_scale)
+    return _best(bounds, choose, spec, options or IfmrOptions(), legacy_negative_full_scale)
 
 
 def search_exact(
@@ -121,13 +120,10 @@ def search_exact(
         raise CalibrationError(msg)
     options = options or IfmrOptions()
 
-    def errors(scale: Numbers, low: Numbers, high: Numbers) -> Numbers:
-        total = np.zeros_like(scale)
-        for piece in torch.split(values, _CHUNK):
-            total += sum_of_squares(piece.double().numpy(), scale, low, high)
-        return total
+    def choose(scale: Numbers, low: Numbers, high: Numbers) -> int:
+        return int(np.argmin(sum_of_squares(values.double().numpy(), scale, low, high)))
 
-    return _best(exact_bounds(values, options), errors, spec, options, legacy_negative_full_scale)
+    return _best(exact_bounds(values, options), choose, spec, options, legacy_negative_full_scale)
 
 
 def exact_bounds(values: Tensor, options: IfmrOptions) -> tuple[float, float]:
@@ -139,13 +135,13 @@ def exact_bounds(values: Tensor, options: IfmrOptions) -> tuple[float, float]:
 
 
 def _best(
-    bounds: tuple[float, float], errors: ErrorOf, spec: QuantSpec, options: IfmrOptions, is_legacy: bool
+    bounds: tuple[float, float], choose: Chooser, spec: QuantSpec, options: IfmrOptions, is_legacy: bool
 ) -> IfmrResult:
-    """The candidate of the first smallest error."""
+    """The grid of the candidate chosen."""
     low, high, scale = _candidates(bounds, spec, options, is_legacy)
     best = -1  # nothing to gain on (next to) nothing but zeros
     if scale[-1] >= SMALLEST_SCALE:
-        best = int(np.argmin(errors(scale, np.rint(low / scale), np.rint(high / scale))))
+        best = choose(scale, np.rint(low / scale), np.rint(high / scale))
     return _result(float(low[best]), float(high[best]), spec)
 
 

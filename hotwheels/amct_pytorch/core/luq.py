@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .affine import affine_params
-from .grid_error import expected_errors
+from .grid_error import least_error
 from .params import QuantParams
 from .spec import QuantSpec
 from .statistics import RangeStatistics
@@ -47,7 +47,7 @@ def batch_bound(
     ratios = _ratios(search_start, search_end, steps)
     scale = ratios * width
     ends = (np.full_like(ratios, np.rint(bound / width)) for bound in (low, high))
-    best = float(ratios[np.argmin(expected_errors(statistics, scale, *ends))])
+    best = float(ratios[least_error(statistics, scale, *ends)])
     return best * low, best * high
 
 

@@ -54,10 +54,10 @@ def bias_scale(data_scale: float, weight_scale: tuple[float, ...]) -> Float32:
     return product.reshape(()) if product.size == 1 else product
 
 
-def fake_quantize(x: Float32, grid: ActivationRecord) -> Float32:
+def fake_quantize(x: NDArray[np.generic], grid: ActivationRecord) -> Float32:
     """Returns the nearest grid point of each element; for constants that are quantized like an activation."""
     scale = np.float32(grid.scale)
-    return (_round(x, scale, grid.offset, grid.num_bits) - np.float32(grid.offset)) * scale
+    return (_round(x.astype(np.float32), scale, grid.offset, grid.num_bits) - np.float32(grid.offset)) * scale
 
 
 def spread_scale(scale: tuple[float, ...], shape: tuple[int, ...], channel_axis: int, groups: int = 1) -> Float32:

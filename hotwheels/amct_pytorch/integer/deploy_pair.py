@@ -1,4 +1,4 @@
-"""The deploy pair as values: the nodes and constants of the ONNX file, the grids of the parameter file (SPEC 11.3, 11.4)."""
+"""The deploy pair as values: nodes and constants of the ONNX file, grids of the parameter file (SPEC 11.3, 11.4)."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class Centred:
         return self.integers.astype(np.float64) * self.scale
 
 
-# Plain arrays are graph inputs, constants and results of unquantized CUBE ops (float32), all other reals (float64), or integers.
+# Plain arrays: float32 are graph inputs, constants and results of unquantized CUBE ops; float64 all other reals; integers.
 Value: TypeAlias = "Accumulator | Centred | NDArray[Any]"
 
 
@@ -69,13 +69,14 @@ def as_single(value: Value) -> NDArray[Any]:
 def quantize(value: Value, grid: Grid, layer: str) -> NDArray[np.int32]:
     """Returns the integers of ``value`` on ``grid``, offset included.
 
-    Rounds half to even before the offset is added. Divides in the precision of ``value``; an accumulator is multiplied by
-    ``fl32(step / scale)`` in float32 instead.
+    Rounds half to even before the offset is added. Divides in the precision of ``value``; an accumulator is instead
+    multiplied by ``fl32(step / scale)`` in float32.
 
     Raises:
       CalibrationError: A value is NaN, or the multiplier is not a float32.
     """
-    steps = np.rint(_requantized(value, grid, layer) if isinstance(value, Accumulator) else _divided(value, grid, layer))
+    is_sum = isinstance(value, Accumulator)
+    steps = np.rint(_requantized(value, grid, layer) if is_sum else _divided(value, grid, layer))
     if np.isnan(steps).any():
         raise CalibrationError(f"Layer '{layer}': a quantized input contains NaN.")
     # In float64 the sum is exact for all that is not clipped, and infinities survive until the clip.

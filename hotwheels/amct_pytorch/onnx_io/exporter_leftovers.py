@@ -39,8 +39,8 @@ def is_idle(node: ir.Node) -> bool:
 def bypass(node: ir.Node) -> bool:
     """Lets the readers of the one-input ``node`` read its input and removes it; returns whether that was possible.
 
-    Not possible where the output is a graph output and the input is one, too, or no node makes the input: each needs its
-    own name, so a node must stay between them.
+    Not possible where the output is a graph output and the input is one, too, or no node makes the input: each needs
+    its own name, so a node must stay between them.
     """
     source, target = operand(node, 0), result(node)
     is_output, name = target.is_graph_output(), target.name

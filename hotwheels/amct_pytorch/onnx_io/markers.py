@@ -5,8 +5,9 @@ The back-end exports ``y = layer(a, b)`` as
     a' = amct_marker::Input(a){layer, index 0}    b' = amct_marker::Input(b){layer, index 1}
     y  = amct_marker::Output(<the nodes of the layer>(a', b')){layer}
 
-What lies on the paths from the inputs to the output is the layer. A side branch (the indices of a max, a second chunk) leaves
-through no marker; it belongs to the layer as far as it reads a marked input itself or was exported from the same module.
+What lies on the paths from the inputs to the output is the layer. A side branch (the indices of a max, a second chunk)
+leaves through no marker; it belongs to the layer as far as it reads a marked input itself or was exported from the same
+module.
 """
 
 from __future__ import annotations
@@ -50,10 +51,10 @@ class _Body:
 
 
 def resolve_markers(model: ir.Model, suffixes: Mapping[str, str] | None = None) -> dict[str, LayerSite]:
-    """Removes the markers of ``model``, in place, names its nodes after the layers and returns the sites in graph order.
+    """Removes the markers of ``model``, in place, names its nodes after the layers and returns the sites by layer.
 
-    The node which makes the layer's result, or has its weight, is called as the layer, the others
-    ``<layer>/<OpType>[_k]``, or ``<layer><suffix>[_k]`` for the op types in ``suffixes`` (the dynamic path:
+    The layers are in graph order. The node which makes the layer's result, or has its weight, is called as the layer,
+    the others ``<layer>/<OpType>[_k]``, or ``<layer><suffix>[_k]`` for the op types in ``suffixes`` (the dynamic path:
     ``{"Pad": "_pad", "Transpose": "_transpose"}``). The sites are also left in the metadata, for ``read_sites``.
 
     Raises:
@@ -63,9 +64,7 @@ def resolve_markers(model: ir.Model, suffixes: Mapping[str, str] | None = None) 
     markers = _find_markers(model)
     _give_empty_layers_a_node(markers)
     bodies = _find_bodies(model, markers)
-    for found in markers.values():
-        _remove(found)
-    model.opset_imports.pop(MARKER_DOMAIN, None)
+    _remove_markers(model)
     name_nodes(model, {layer: (body.main, body.nodes) for layer, body in bodies.items()}, suffixes or {})
     sites = {layer: _site(body) for layer, body in bodies.items()}
     model.metadata_props[SITES_KEY] = _to_json(sites)
@@ -194,11 +193,13 @@ def _places(marker: ir.Node, order: Mapping[ir.Node, int]) -> tuple[tuple[ir.Nod
 # --- changing ---
 
 
-def _remove(found: _Markers) -> None:
-    for marker in found.nodes:
-        if not bypass(marker):
-            marker.domain, marker.op_type = "", "Identity"
-            marker.attributes.clear()
+def _remove_markers(model: ir.Model) -> None:
+    """Removes all, also those of layers that were not found: without inputs, or in the body of an If or a Loop."""
+    for node in list(ir.traversal.RecursiveGraphIterator(model.graph)):
+        if node.domain == MARKER_DOMAIN and not bypass(node):
+            node.domain, node.op_type = "", "Identity"
+            node.attributes.clear()
+    model.opset_imports.pop(MARKER_DOMAIN, None)
 
 
 def _site(body: _Body) -> LayerSite:

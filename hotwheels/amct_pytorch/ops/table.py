@@ -5,7 +5,8 @@ other names of the same object (``torch.relu_`` is ``torch.nn.functional.relu_``
 which spellings occur in a graph:
 
 - ``F.sigmoid`` and ``F.tanh`` are recorded as the Tensor methods they call, ``F.upsample`` as ``F.interpolate``;
-- ``x += y`` is recorded as ``operator.add``; ``operator.iadd`` only appears when a model calls it by name;
+- ``x += y`` and ``operator.iadd(x, y)`` are recorded as ``operator.add``; ``operator.iadd`` stands in graphs made by
+  other means only, and is a type string of its own there;
 - a plain tensor on the left (``self.scale * x``) is recorded as the Tensor method (``mul``).
 """
 
@@ -52,9 +53,20 @@ def _arithmetic(name: str, operators: tuple[str, ...], aliases: tuple[str, ...],
 
 
 def _activation(
-    name: str, modules: tuple[str, ...], functions: tuple[str, ...] = (), methods: tuple[str, ...] = (), is_default: bool = True
+    name: str,
+    modules: tuple[str, ...],
+    functions: tuple[str, ...] = (),
+    methods: tuple[str, ...] = (),
+    is_default: bool = True,
 ) -> OpDesc:
-    return OpDesc(name=name, role=Role.ACTIVATION, modules=modules, functions=functions, methods=methods, is_default_enabled=is_default)
+    return OpDesc(
+        name=name,
+        role=Role.ACTIVATION,
+        modules=modules,
+        functions=functions,
+        methods=methods,
+        is_default_enabled=is_default,
+    )
 
 
 def _fused(name: str, module: str, functions: tuple[str, ...], methods: tuple[str, ...] = ()) -> OpDesc:

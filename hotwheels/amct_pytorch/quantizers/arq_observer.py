@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from torch import Tensor
 
 from ..core.arq import eps_for_bias, weight_params
 from ..core.params import QuantParams
 from ..core.spec import SMALLEST_SCALE, QuantSpec
-from ..errors import CalibrationError
 from .arguments import check_arguments
-from .observation import finite_samples
+from .observation import WeightObserver
 from .registry import register
-from .torch_base import ObserverBase
 
 
 @register("ArqObserver")
-class ArqObserver(ObserverBase):
+class ArqObserver(WeightObserver):
     """Measures a weight [C_out, ...]; symmetric, zero point 0.
 
     Args:
@@ -41,32 +36,12 @@ class ArqObserver(ObserverBase):
         legacy_negative_full_scale: bool = False,
     ) -> None:
         num_bits = check_arguments(ArqObserver, True, locals())["num_bits"]
-        super().__init__(dtype=torch.qint8)
-        self.object_layer = object_layer
-        self.num_bits = num_bits
+        super().__init__(num_bits=num_bits, object_layer=object_layer)
         self.channel_wise = channel_wise
         self.eps = eps
         self.legacy_negative_full_scale = legacy_negative_full_scale
-        self._last: QuantParams | None = None
 
     def weight_params(self, weight: Tensor, bias: Tensor | None = None) -> QuantParams:
         """Returns the grid of ``weight``; a large ``bias`` raises the smallest scale (SPEC 4.3). Pure."""
         spec = QuantSpec(num_bits=self.num_bits, symmetric=True, channel_axis=0 if self.channel_wise else None)
         return weight_params(weight, spec, eps_for_bias(self.eps, bias), self.legacy_negative_full_scale)
-
-    def forward(self, weight: Any) -> Any:
-        """Measures ``weight`` and returns it unchanged."""
-        samples = finite_samples(weight, self.object_layer)
-        if samples is not None:
-            self._last = self.weight_params(samples)
-        return weight
-
-    def calculate_qparams(self, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Returns (scale, zero_point) of the last weight, of shape [C_out] or [1].
-
-        Raises:
-          CalibrationError: No weight was observed.
-        """
-        if self._last is None:
-            raise CalibrationError(f"Layer '{self.object_layer}': ArqObserver has not seen a weight yet.")
-        return self._last.scale.reshape(-1), self._last.offset.reshape(-1)

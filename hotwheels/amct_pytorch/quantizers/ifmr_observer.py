@@ -63,10 +63,10 @@ class IFMRObserver(RangeObserver):
         exact: bool = False,
         legacy_negative_full_scale: bool = False,
     ) -> None:
-        check_arguments(IFMRObserver, False, locals())
-        super().__init__(num_bits=num_bits, object_layer=object_layer)
         if search_range is not None:
             search_start, search_end = search_range
+        check_arguments(IFMRObserver, False, locals())
+        super().__init__(num_bits=num_bits, object_layer=object_layer)
         self.batch_num = batch_num
         self.options = IfmrOptions(
             max_percentile=max_percentile, min_percentile=min_percentile,

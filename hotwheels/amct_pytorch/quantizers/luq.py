@@ -12,7 +12,7 @@ from ..core.luq import MAX_VALUE_EPS, luq_params
 from ..core.params import QuantParams
 from ..core.spec import QuantSpec
 from . import gradients
-from .arguments import check_arguments, make_observer
+from .arguments import check_arguments, make_observer, symmetry_args
 from .base import ActivationQuantizer, WeightQuantizer
 from .luq_observer import LuqMseObserver
 from .observation import RangeObserver
@@ -51,7 +51,7 @@ class LuqActivationFakeQuantize(ActivationQuantizer):
         **observer_args: Any,
     ) -> None:
         check_arguments(LuqActivationFakeQuantize, False, locals())
-        observer_args |= observer.symmetry_args(qscheme, with_offset)
+        observer_args |= symmetry_args(observer, qscheme, with_offset)
         source = make_observer(observer, RangeObserver, object_layer, num_bits=num_bits, **observer_args)
         super().__init__(num_bits=num_bits, layer_name=object_layer, is_symmetric=source.is_symmetric)
         self.max_value_eps = max_value_eps

@@ -1,4 +1,4 @@
-"""What every observer shares: which tensors count (SPEC 4.7), and the interface of those that find one range."""
+"""What every observer shares: which tensors count (SPEC 4.7), and the interfaces of the two kinds."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..core.affine import affine_params
+from ..core.params import QuantParams
 from ..core.spec import QuantSpec
 from ..errors import CalibrationError
 from .torch_base import ObserverBase
@@ -125,3 +126,34 @@ class RangeObserver(ObserverBase):
 
     def _grid_buffers(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return self.min_val, self.max_val, self.scale, self.zero_point
+
+
+class WeightObserver(ObserverBase):
+    """Base of the observers of a weight [C_out, ...]: ARQ and SNQ. The last weight seen counts."""
+
+    def __init__(self, *, num_bits: int, object_layer: str) -> None:
+        super().__init__(dtype=torch.qint8)
+        self.num_bits = num_bits
+        self.object_layer = object_layer
+        self._last: QuantParams | None = None
+
+    @abstractmethod
+    def weight_params(self, weight: Tensor, bias: Tensor | None = None) -> QuantParams:
+        """Returns the grid of ``weight``; a large ``bias`` may raise the smallest scale (SPEC 4.3). Pure."""
+
+    def forward(self, weight: Any) -> Any:
+        """Measures ``weight`` and returns it unchanged."""
+        samples = finite_samples(weight, self.object_layer)
+        if samples is not None:
+            self._last = self.weight_params(samples)
+        return weight
+
+    def calculate_qparams(self, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Returns (scale, zero_point) of the last weight, of shape [C_out] or [1].
+
+        Raises:
+          CalibrationError: No weight was observed.
+        """
+        if self._last is None:
+            raise CalibrationError(f"Layer '{self.object_layer}': {type(self).__name__} has not seen a weight yet.")
+        return self._last.scale.reshape(-1), self._last.offset.reshape(-1)

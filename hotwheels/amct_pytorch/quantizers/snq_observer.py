@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from torch import Tensor
 
 from ..core import codebook
 from ..core.params import QuantParams
-from ..errors import CalibrationError
 from .arguments import check_arguments
-from .observation import finite_samples
+from .observation import WeightObserver
 from .registry import register
-from .torch_base import ObserverBase
+from .weight_grid import with_smallest_scale
 
 
 @register("SnqObserver")
-class SnqObserver(ObserverBase):
+class SnqObserver(WeightObserver):
     """Clusters a weight [C_out, ...], normalised by its largest absolute value per channel or as a whole.
 
     Deterministic. Manual: SnqObserver.
@@ -44,35 +40,16 @@ class SnqObserver(ObserverBase):
         init_algo: str = "uniform",
     ) -> None:
         num_bits = check_arguments(SnqObserver, True, locals())["num_bits"]
-        super().__init__(dtype=torch.qint8)
-        self.object_layer = object_layer
-        self.num_bits = num_bits
+        super().__init__(num_bits=num_bits, object_layer=object_layer)
         self.max_iteration = max_iteration
         self.cali_min_distance = cali_min_distance
         self.channel_wise = channel_wise
         self.init_algo = init_algo
-        self._last: QuantParams | None = None
 
-    def weight_params(self, weight: Tensor) -> QuantParams:
-        """Returns codebook, centroids and scale of ``weight``. Pure."""
-        return codebook.snq_params(
+    def weight_params(self, weight: Tensor, bias: Tensor | None = None) -> QuantParams:
+        """Returns codebook, centroids and scale of ``weight``; a large ``bias`` raises the smallest scale. Pure."""
+        params = codebook.snq_params(
             weight, channel_wise=self.channel_wise, max_iteration=self.max_iteration,
             min_distance=self.cali_min_distance, init_algo=self.init_algo,
         )  # fmt: skip
-
-    def forward(self, weight: Any) -> Any:
-        """Clusters ``weight`` and returns it unchanged."""
-        samples = finite_samples(weight, self.object_layer)
-        if samples is not None:
-            self._last = self.weight_params(samples)
-        return weight
-
-    def calculate_qparams(self, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Returns (scale, zero_point) of the last weight, of shape [C_out] or [1].
-
-        Raises:
-          CalibrationError: No weight was observed.
-        """
-        if self._last is None:
-            raise CalibrationError(f"Layer '{self.object_layer}': SnqObserver has not seen a weight yet.")
-        return self._last.scale.reshape(-1), self._last.offset.reshape(-1)
+        return with_smallest_scale(params, bias)

@@ -6,6 +6,7 @@ with anything but zeros; the BatchNorm has no affine values or no running statis
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import torch
@@ -19,13 +20,13 @@ from ...ops.registry import Registry
 def foldable_convolutions(graph_module: GraphModule, registry: Registry) -> dict[Node, Node]:
     """Returns for every BatchNorm node that can be folded the convolution node it is folded into."""
     modules = {node: graph_module.get_submodule(node.target) for node in graph_module.graph.nodes if _calls(node)}
-    sites: dict[int, int] = {}
-    for module in modules.values():
-        sites[id(module)] = sites.get(id(module), 0) + 1
+    sites = Counter(id(module) for module in modules.values())
     found: dict[Node, Node] = {}
     for node, module in modules.items():
         conv = _sole_input(node)
-        if conv is not None and conv in modules and sites[id(modules[conv])] == 1 and _is_pair(modules[conv], module, registry):
+        if conv is None or conv not in modules or sites[id(modules[conv])] > 1:
+            continue
+        if _is_pair(modules[conv], module, registry):
             found[node] = conv
     return found
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.fx import GraphModule, Proxy
+from torch.fx import Graph, GraphModule, Proxy
 from torch.fx.proxy import TraceError
 from torch.jit._trace import TracerWarning
 
@@ -109,6 +109,8 @@ class AmctTracer(torch.fx.Tracer):
         def call(*values: Any) -> Any:
             return callee(*values[:split], **dict(zip(keywords, values[split:], strict=True)))
 
+        call.__annotations__.clear()  # torch.fx would write ours into the signature of the generated forward
+
         return call, proxies
 
     def _placeholder(self, parameter: inspect.Parameter) -> Proxy:
@@ -132,11 +134,18 @@ def _trace_once(model: nn.Module, tracer: AmctTracer, is_training_marked: bool) 
     with _unchanged(model), _tracing_state():
         if is_training_marked:
             _mark_training(model)
-        graph = tracer.trace(model)
+        graph = _without_text_types(tracer.trace(model))
         module = assemble(model, graph, type(model).__name__)
     copy_training(model, module)
     follow_training_mode(module)
     return module
+
+
+def _without_text_types(graph: Graph) -> Graph:
+    """Removes annotations that are texts (``from __future__ import annotations``): torch.fx could not pickle them."""
+    for node in graph.nodes:
+        node.type = None if isinstance(node.type, str) else node.type
+    return graph
 
 
 @contextlib.contextmanager

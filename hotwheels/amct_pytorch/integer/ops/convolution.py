@@ -1,4 +1,4 @@
-"""Convolutions as matrix products, in the float type of the operands: exact on integers while no sum exceeds its mantissa."""
+"""Convolutions as matrix products in a float type: exact on integers while no sum exceeds its mantissa."""
 
 from __future__ import annotations
 
@@ -107,4 +107,6 @@ def _transposed_geometry(
 
 def _check_channels(found: int, expected: int, outputs: int, groups: int) -> None:
     if found != expected or outputs % groups:
-        raise ValueError(f"{found} input channels, {outputs} output channels and {groups} groups; expected {expected} inputs.")
+        raise ValueError(
+            f"{found} input and {outputs} output channels in {groups} groups; the weight has {expected} inputs."
+        )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ..deploy_pair import Node
 
 Array: TypeAlias = "NDArray[Any]"
-# A kernel gets the node and its inputs (None where an optional one is absent) and returns its outputs. Reals are float64.
+# A kernel gets the node and its inputs (None: an absent optional one) and returns its outputs. Reals are float64.
 Kernel: TypeAlias = "Callable[[Node, Sequence[Any]], Sequence[Array]]"
 SimpleKernel: TypeAlias = "Callable[..., Array]"
 
@@ -22,7 +22,7 @@ _MOVEMENTS: set[tuple[str, str]] = set()
 def register(*op_types: str, domain: str = "", is_movement: bool = False) -> Callable[[Kernel], Kernel]:
     """Makes the decorated function the kernel of ``op_types``.
 
-    ``is_movement``: every output element is an element of input 0, or the zero of a padding; so integers pass unchanged.
+    ``is_movement``: every output element is one of input 0, or what a padding writes; so integers pass unchanged.
     """
 
     def decorate(kernel: Kernel) -> Kernel:

@@ -65,10 +65,9 @@ def windows(node: Node, size: Sequence[int], kernel: Sequence[int], *, ceil_mode
     rank = len(size)
     stride, dilation = _per_axis(node, "strides", rank), _per_axis(node, "dilations", rank)
     begin, end = _pads(node, size, kernel, stride, dilation)
-    output = tuple(
-        _count(size[at] + begin[at] + end[at], size[at] + begin[at], dilation[at] * (kernel[at] - 1) + 1, stride[at], ceil_mode)
-        for at in range(rank)
-    )
+    extent = [dilation[at] * (kernel[at] - 1) + 1 for at in range(rank)]
+    padded = [begin[at] + size[at] + end[at] for at in range(rank)]
+    output = tuple(_count(padded[at], begin[at] + size[at], extent[at], stride[at], ceil_mode) for at in range(rank))
     if min(output, default=1) < 1:
         raise ValueError(f"the kernel {tuple(kernel)} is larger than the padded input {tuple(size)}.")
     return Windows(

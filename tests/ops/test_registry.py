@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import nn
+
+from hotwheels.amct_pytorch.capacity import Capacity, read_capacity
+from hotwheels.amct_pytorch.custom_op import CustomModuleBase, EltwiseAdd
+from hotwheels.amct_pytorch.ops.desc import Role
+from hotwheels.amct_pytorch.ops.registry import Registry
+from hotwheels.amct_pytorch.ops.table import TABLE
+
+
+class HardSigmoid(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.clamp(x / 6 + 0.5, 0, 1)
+
+
+class Split(nn.Module):
+    """A user's own class with the name of an extension class of the package."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+class Sine(CustomModuleBase):
+    onnx_type = "Sin"
+
+
+class Conv(nn.Conv2d):
+    pass
+
+
+def capacity_with(**rows: tuple[str, ...]) -> Capacity:
+    """The shipped file with values appended to rows."""
+    shipped = read_capacity()
+    changed = {name: (*getattr(shipped, name), *values) for name, values in rows.items()}
+    return dataclasses.replace(shipped, **changed)
+
+
+def test_the_shipped_file_says_what_the_table_says() -> None:
+    shipped, built_in = Registry(read_capacity()), Registry()
+    assert shipped.descs == TABLE
+    assert shipped.leaf_packages == built_in.leaf_packages
+    for registry in (shipped, built_in):
+        assert registry.is_fusable(nn.BatchNorm2d)
+        assert registry.is_fusable(nn.SyncBatchNorm)
+        assert not registry.is_fusable(nn.LayerNorm)
+
+
+def test_class_name_in_the_row_makes_an_extension() -> None:
+    registry = Registry(capacity_with(no_weight_quant_types=("HardSigmoid",)))
+    match = registry.match_module(HardSigmoid)
+    assert match is not None
+    assert match.op.role is Role.EXTENSION
+    assert match.type == f"{HardSigmoid.__module__}.HardSigmoid"
+    assert registry.is_leaf_type(HardSigmoid)
+
+
+def test_dotted_path_in_the_row_makes_an_extension() -> None:
+    path = f"{HardSigmoid.__module__}.HardSigmoid"
+    registry = Registry(capacity_with(no_weight_quant_types=(path,)))
+    assert registry.find_module(HardSigmoid) is not None
+
+
+def test_unlisted_class_is_neither_known_nor_a_leaf() -> None:
+    registry = Registry(read_capacity())
+    assert registry.find_module(HardSigmoid) is None
+    assert not registry.is_leaf_type(HardSigmoid)
+
+
+def test_shipped_extension_names_do_not_catch_user_classes() -> None:
+    registry = Registry(read_capacity())
+    assert registry.find_module(Split) is None
+    assert not registry.is_leaf_type(Split)
+
+
+def test_extension_class_of_the_package_is_a_leaf_and_quantizable() -> None:
+    registry = Registry(read_capacity())
+    op = registry.find_module(EltwiseAdd)
+    assert op is not None
+    assert op.role is Role.EXTENSION
+    assert registry.is_leaf_type(EltwiseAdd)
+
+
+def test_custom_module_is_quantizable_once_it_is_listed() -> None:
+    assert Registry(read_capacity()).find_module(Sine) is None
+    assert Registry(read_capacity()).is_leaf_type(Sine)
+    assert Registry(capacity_with(no_weight_quant_types=("Sine",))).find_module(Sine) is not None
+
+
+def test_extension_may_be_off_by_default() -> None:
+    capacity = capacity_with(no_weight_quant_types=("HardSigmoid",), not_default_quant_types=("HardSigmoid",))
+    op = Registry(capacity).find_module(HardSigmoid)
+    assert op is not None
+    assert not op.is_default_enabled
+
+
+def test_not_default_row_switches_every_spelling_off() -> None:
+    registry = Registry(capacity_with(not_default_quant_types=("Softmax",)))
+    op = registry.find("torch.nn.functional.softmax", "function")
+    assert op is not None
+    assert not op.is_default_enabled
+
+
+def test_fused_row_decides_which_activations_belong_to_a_convolution() -> None:
+    registry = Registry(capacity_with(fused_activation_types=("SiLU",)))
+    op = registry.find_module(nn.SiLU)
+    assert op is not None
+    assert op.role is Role.FUSED_ACTIVATION
+
+
+def test_subclass_has_the_type_string_of_its_base() -> None:
+    match = Registry().match_module(Conv)
+    assert match is not None
+    assert match.type == "torch.nn.Conv2d"
+    assert match.op.role is Role.CONV

@@ -1,0 +1,102 @@
+"""The plan: siblings share, BatchNorms fold, what is off is said."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import nn
+
+from hotwheels.amct_pytorch.backends.fx.graph import build_graph
+from hotwheels.amct_pytorch.backends.fx.tracer import trace
+from hotwheels.amct_pytorch.capacity import read_capacity
+from hotwheels.amct_pytorch.config.expand import expand
+from hotwheels.amct_pytorch.config.quant_config import LayerConfig, QuantConfig, QuantizerConfig
+from hotwheels.amct_pytorch.graph import OpGraph
+from hotwheels.amct_pytorch.ops.registry import Registry
+from hotwheels.amct_pytorch.plan.checks import find_violations
+from hotwheels.amct_pytorch.plan.planner import make_plan
+
+
+class Siblings(nn.Module):
+    """``x`` feeds two convolutions and an addition; ``shared`` is called twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = nn.Conv2d(4, 4, 1)
+        self.bn = nn.BatchNorm2d(4)
+        self.right = nn.Conv2d(4, 4, 1)
+        self.shared = nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.bn(self.left(x)) + x
+        return self.shared(self.shared(y)) + self.right(x)
+
+
+def planned_graph(model: nn.Module) -> tuple[OpGraph, QuantConfig]:
+    registry = Registry(read_capacity())
+    graph = build_graph(trace(model.eval(), registry.leaf_packages), registry)
+    return graph, expand(graph, None, read_capacity())
+
+
+def changed(config: QuantConfig, layer: str, **values: object) -> QuantConfig:
+    return QuantConfig({**config.layers, layer: dataclasses.replace(config.layers[layer], **values)})
+
+
+def with_bits(layer: LayerConfig, num_bits: int) -> tuple[QuantizerConfig, ...]:
+    return tuple(QuantizerConfig(one.quantizer, {**one.args, "num_bits": num_bits}) for one in layer.activations)
+
+
+def groups(graph: OpGraph, config: QuantConfig) -> dict[str, list[str]]:
+    return {name: [one.group for one in layer.inputs] for name, layer in make_plan(graph, config).layers.items()}
+
+
+def test_inputs_fed_by_one_tensor_with_equal_settings_share_a_group() -> None:
+    assert groups(*planned_graph(Siblings())) == {
+        "left": ["left:0"],
+        "add": ["add:0", "left:0"],
+        "shared": ["shared:0"],
+        "shared_1": ["shared_1:0"],
+        "right": ["left:0"],
+        "add_1": ["add_1:0", "add_1:1"],
+    }
+
+
+def test_a_sibling_with_other_settings_stays_alone_and_is_reported() -> None:
+    graph, config = planned_graph(Siblings())
+    config = changed(config, "right", activations=with_bits(config.layers["right"], 12))
+    assert groups(graph, config)["right"] == ["right:0"]
+    assert [one.reason for one in find_violations(graph, config)] == [
+        "Outputs left(onnx name: left) and right(onnx name: right) of layer x(onnx name: x) should have consistent num_bits"
+    ]
+
+
+def test_call_sites_of_a_shared_module_share_the_weight_quantizer() -> None:
+    plan = make_plan(*planned_graph(Siblings()))
+    assert {name: layer.weight_group for name, layer in plan.layers.items() if layer.weight} == {
+        "left": "left",
+        "shared": "shared",
+        "shared_1": "shared",
+        "right": "right",
+    }
+
+
+def test_the_batch_norm_behind_a_convolution_is_folded() -> None:
+    plan = make_plan(*planned_graph(Siblings()))
+    assert plan.layers["left"].batch_norm == "bn"
+    assert plan.layers["right"].batch_norm is None
+
+
+def test_what_is_switched_off_or_deleted_is_a_skip_with_a_reason() -> None:
+    graph, config = planned_graph(Siblings())
+    config = changed(config, "right", quant_enable=False)
+    config = QuantConfig({name: layer for name, layer in config.layers.items() if name != "add"})
+    skips = {skip.name: skip.reason for skip in make_plan(graph, config).skips}
+    assert skips["right"] == "quant_enable is false"
+    assert skips["add"] == "not in the configuration"
+
+
+def test_a_cube_operation_that_is_off_is_reported() -> None:
+    graph, config = planned_graph(Siblings())
+    violations = find_violations(graph, changed(config, "shared", quant_enable=False))
+    assert [one.reason for one in violations] == ["Layer shared must be quantized as it is an operation calculated on CUBE"]

@@ -1,0 +1,64 @@
+"""build_activation, build_weight, register: names, routing of arguments, messages (SPEC 5, 6)."""
+
+import pytest
+
+from hotwheels.amct_pytorch.config.quant_config import QuantizerConfig
+from hotwheels.amct_pytorch.errors import ConfigError
+from hotwheels.amct_pytorch.quantizers import UlqFakeQuantize, build_activation, build_weight, register
+
+
+def test_default_configuration_of_the_manual():
+    made = build_activation(
+        QuantizerConfig(
+            "UlqFakeQuantize",
+            {"num_bits": 8, "fixed_min": False, "observer": "IFMRObserver", "batch_num": 2, "object_layer": "conv1"},
+        ),
+        "conv1",
+    )
+    assert isinstance(made, UlqFakeQuantize)
+    assert (made.num_bits, made.observer.num_bits, made.observer.batch_num) == (8, 8, 2)
+    assert made.layer_name == made.observer.object_layer == "conv1"
+
+
+def test_arguments_go_to_whoever_knows_them(capfd):
+    made = build_activation(QuantizerConfig("UlqFakeQuantize", {"num_bits": 12, "batch_nun": 3}), "conv1")
+    assert made.num_bits == made.observer.num_bits == 12
+    assert made.observer.batch_num == 1
+    found = capfd.readouterr().err
+    assert "batch_nun" in found and "'batch_num'" in found and "conv1" in found
+
+
+def test_linear_has_no_channels(capfd):
+    made = build_weight(QuantizerConfig("ArqWeightFakeQuantize", {"channel_wise": True}), "fc", 10, False)
+    assert not made.channel_wise
+    assert "Layer 'fc' has no channels" in capfd.readouterr().err
+    build_weight(QuantizerConfig("ArqWeightFakeQuantize", {"channel_wise": False}), "fc", 10, False)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("config", "text"),
+    [
+        (QuantizerConfig("UlqFakeQuantise", {}), "conv1.*UlqFakeQuantise.*Did you mean 'UlqFakeQuantize'"),
+        (QuantizerConfig("ArqWeightFakeQuantize", {}), "conv1.*ArqWeightFakeQuantize"),
+        (QuantizerConfig("UlqFakeQuantize", {"observer": "IFMR"}), "conv1.*'IFMR'"),
+        (QuantizerConfig("UlqFakeQuantize", {"observer": "ArqObserver"}), "conv1.*ArqObserver"),
+        (QuantizerConfig("FixedFakeQuantize", {"zero_point": 0}), "conv1.*'scale'"),
+        (QuantizerConfig("FixedFakeQuantize", {"scale": 1.0, "zero_point": 200}), "conv1.*zero_point"),
+    ],
+    ids=lambda case: getattr(case, "quantizer", None),
+)
+def test_what_is_wrong_is_named(config, text):
+    with pytest.raises(ConfigError, match=text):
+        build_activation(config, "conv1")
+
+
+def test_a_name_can_be_registered_once():
+    with pytest.raises(ValueError, match="'UlqFakeQuantize' is registered already"):
+        register("UlqFakeQuantize")(UlqFakeQuantize)
+
+
+def test_fixed_is_an_activation_and_a_weight_quantizer():
+    activation = build_activation(QuantizerConfig("FixedFakeQuantize", {"scale": 0.5, "zero_point": -128.0}), "conv1")
+    weight = build_weight(QuantizerConfig("FixedFakeQuantize", {"scale": [0.5, 0.25]}), "conv1", 2)
+    assert activation.is_calibrated and weight.is_calibrated and weight.channel_wise
