@@ -105,16 +105,22 @@ WRONG = {
     "no op": ({"x": {}}, "Layer 'x' in {path} cannot be quantized: its operation is not in the list"),
     "not an object": ([], "The document in {path} is []; an object with keys is expected."),
     "layer not an object": ({"fc": 3}, "Layer 'fc' in {path} is 3; an object with keys is expected."),
-    "switch": ({"fc": {"quant_enable": "maybe"}}, "Layer 'fc' in {path}: quant_enable is 'maybe'; allowed: true, fa"),
+    "switch": (
+        {"fc": {"quant_enable": "maybe"}},
+        "Layer 'fc' in {path}: quant_enable is 'maybe'; allowed: true, false.",
+    ),
     "two switches": (
         {"fc": {"quant_enable": True, "retrain_enable": False}},
         "Layer 'fc' in {path}: {{'quant_enable': True, 'retrain_enable': False}}; quant_enable and retrain_enable mean",
     ),
     "too many": (
         {"fc": {"activation_quant_params": [ULQ, ULQ]}},
-        "Layer 'fc' in {path}: activation_quant_params has 2 entries, but the layer has 1 quantizable inputs ('input",
+        "Layer 'fc' in {path}: activation_quant_params has 2 entries, but the layer has 1 quantizable inputs (",
     ),
-    "too few": ({"add": {"activation_quant_params": [ULQ]}}, "Layer 'add' in {path}: activation_quant_params has 1 en"),
+    "too few": (
+        {"add": {"activation_quant_params": [ULQ]}},
+        "Layer 'add' in {path}: activation_quant_params has 1 entries",
+    ),
     "value": (
         {"add": {"activation_quant_params": [ULQ, {"quantizer_args": {"num_bits": 7}}]}},
         "Layer 'add' in {path}, activation_quant_params[1], UlqFakeQuantize: num_bits is 7; allowed: 4, 8",

@@ -1,1 +1,1 @@
-"""The public functions, one short module per family. The only place that knows models, mathematics and files at once."""
+"""The public functions, one module per family: the only place that knows models, mathematics and files."""

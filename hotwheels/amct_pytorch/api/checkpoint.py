@@ -24,8 +24,8 @@ def load_checkpoint(model: nn.Module, path: Path, state_dict_name: str | None) -
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
         msg = (
-            f"The state in '{path}' does not fit the model and its configuration: {error} It must be restored with the model and"
-            " the configuration file it was made with."
+            f"The state in '{path}' does not fit the model and its configuration: {error} It must be restored with"
+            " the model and the configuration file it was made with."
         )
         raise ConfigError(msg) from error
 

@@ -166,7 +166,9 @@ def save_quant_model_fx(
     )
     _require_calibration(quantized)
     with torch.no_grad():
-        record = Record({name: layer.record() for name, layer in quantized.quantized_layers.items() if layer.is_quantized})
+        record = Record(
+            {name: layer.record() for name, layer in quantized.quantized_layers.items() if layer.is_quantized}
+        )
     float_model = parse_model(export_float(quantized, as_inputs(input_data), setting))
     if not (onnx_export_setting or {}).get("output_names"):
         name_outputs(float_model)
@@ -194,7 +196,9 @@ def _quantize(config_file: Path, model: nn.Module) -> QuantGraphModule:
 def _quantized_inside(function: str, model: nn.Module) -> list[QuantGraphModule]:
     found = [module for module in model.modules() if isinstance(module, QuantGraphModule)]
     if not found:
-        msg = f"{function}: {type(model).__name__} contains no quantized model. Pass what create_quant_model_fx returned."
+        msg = (
+            f"{function}: {type(model).__name__} contains no quantized model. Pass what create_quant_model_fx returned."
+        )
         raise ConfigError(msg)
     return found
 
@@ -204,8 +208,8 @@ def _the_quantized_graph(function: str, model: nn.Module) -> QuantGraphModule:
         model = model.module
     if not isinstance(model, QuantGraphModule):
         msg = (
-            f"{function}: {type(model).__name__} is not a quantized model. Pass what create_quant_model_fx returned, not a module"
-            " that contains it."
+            f"{function}: {type(model).__name__} is not a quantized model. Pass what create_quant_model_fx returned,"
+            " not a module that contains it."
         )
         raise UnsupportedModelError(msg)
     return model

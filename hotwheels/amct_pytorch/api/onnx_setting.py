@@ -14,7 +14,8 @@ from .arguments import check_type
 _log = get_logger(__name__)
 _FUNCTION = "save_quant_model_fx"
 
-# What the save decides itself: the model is a folded copy in eval mode, written by the exporter that names nodes after modules.
+# What the save decides itself: the model is a folded copy in eval mode, written by the exporter that names nodes
+# after modules.
 _IGNORED = ("model", "args", "f", "training", "export_params", "kwargs", "dynamo", "custom_opsets")
 _TYPES: Mapping[str, tuple[tuple[type, ...], str]] = {
     "input_names": ((list, tuple), "a list of strings"),

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from .spec import SMALLEST_SCALE, QuantSpec
 
-# Elements worked on at once: the four passes of fake quantization find them in the cache, and on a busy machine the threads
-# do not wait for each other too often.
+# Elements worked on at once: the four passes of fake quantization find them in the cache, and on a busy machine the
+# threads do not wait for each other too often.
 _CHUNK = 1 << 20
 _INT32_MAX = 2**31 - 1
 

@@ -22,8 +22,8 @@ _FLOAT32_EXACT = 2**24  # integers up to here, and all sums that stay below, are
 class Accumulator(Tensor):
     """Real values of a CUBE operation which remember the exact integers behind them.
 
-    The tensor itself holds ``integers * step`` in float64. Any operation on it gives a plain float64 tensor, as SPEC 10.4 asks
-    for; only a quantized consumer looks at the integers, and rounds them once (SPEC 10.3).
+    The tensor itself holds ``integers * step`` in float64. Any operation on it gives a plain float64 tensor, as SPEC
+    10.4 asks for; only a quantized consumer looks at the integers, and rounds them once (SPEC 10.3).
     """
 
     integers: Tensor
@@ -47,7 +47,7 @@ def to_integers(x: Tensor, params: QuantParams) -> Tensor:
 
 
 def requantize(x: Accumulator, params: QuantParams) -> Tensor:
-    """Returns ``clip(rhe(fl32(acc) * M) + offset)`` with ``M = fl32(s_x * s_w / s_y)``, one float32 multiply (SPEC 10.3)."""
+    """Returns ``clip(rhe(fl32(acc) * M) + offset)`` with ``M = fl32(s_x * s_w / s_y)`` (SPEC 10.3)."""
     spec = QuantSpec(num_bits=params.num_bits)
     multiplier = (x.step / params.scale.double()).float()
     steps = torch.round(x.integers.float() * multiplier).double()
@@ -81,8 +81,8 @@ def worst_overflow(accumulator: Tensor) -> float | None:
 def exact_product(product: Callable[[Tensor, Tensor], Tensor], x: Tensor, weight: Tensor, bound: float) -> Tensor:
     """Returns ``product(x, weight)`` of integer-valued tensors exactly, as float64.
 
-    ``bound`` is an upper bound of the sum of absolute products behind one result. Below 2^24 float32 is exact in whatever order
-    the sum is made; else float64 (exact up to 2^53, which no 16 x 8 bit layer reaches).
+    ``bound`` is an upper bound of the sum of absolute products behind one result. Below 2^24 float32 is exact in
+    whatever order the sum is made; else float64 (exact up to 2^53, which no 16 x 8 bit layer reaches).
     """
     if bound < _FLOAT32_EXACT:
         return product(x.float(), weight.float()).double()
@@ -104,8 +104,15 @@ def matmul(left: Tensor, right: Tensor) -> Tensor:
     return exact_product(torch.matmul, left, right, bound)
 
 
-def avg_pool2d_sum(x: Tensor, kernel_size, stride=None, padding=0, ceil_mode=False,  # noqa: ANN001 - as F.avg_pool2d
-                   count_include_pad=True, divisor_override=None) -> tuple[Tensor, Tensor]:  # noqa: ANN001
+def avg_pool2d_sum(
+    x: Tensor,
+    kernel_size,
+    stride=None,
+    padding=0,
+    ceil_mode=False,  # noqa: ANN001 - as F.avg_pool2d
+    count_include_pad=True,
+    divisor_override=None,
+) -> tuple[Tensor, Tensor]:  # noqa: ANN001
     """Returns (exact window sums, divisor of each position) of ``F.avg_pool2d`` with the same arguments."""
     window = {"kernel_size": kernel_size, "stride": stride, "padding": padding, "ceil_mode": ceil_mode}
     sums = F.avg_pool2d(x, **window, divisor_override=1)

@@ -25,8 +25,8 @@ class RangeStatistics:
     The 128 largest and 128 smallest values are kept as they are, every other value is in the histogram; so percentiles
     near 1 are exact, and an outlier does not widen the bins. Tensors up to 2^17 elements are counted completely; of
     larger ones the extremes are exact and the others sampled evenly (about 2^17, more where values get clipped).
-    As long as there are no more than 2^16 values they are remembered too. Everything is deterministic. The state stays on
-    the CPU.
+    As long as there are no more than 2^16 values they are remembered too. Everything is deterministic. The state stays
+    on the CPU.
 
     Args:
       max_percentile: Share of values below the upper bound, see ``upper_bound``.

@@ -66,7 +66,7 @@ def _weight_bits(weight: WeightRecord) -> int:
 def _quantize_operands(node: ir.Node, weight: WeightRead) -> None:
     """Feeds weight and bias of ``node`` from integers."""
     node.replace_input_with(1, _dequantized_weight(node, weight))
-    if False and weight.data_scale is not None:
+    if weight.bias is not None and weight.data_scale is not None:
         scale = bias_scale(weight.data_scale, weight.record.scale)
         axis = 0 if scale.ndim else None
         integers = weight.bias_integers()

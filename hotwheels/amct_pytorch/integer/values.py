@@ -48,7 +48,7 @@ class Centred:
         return self.integers.astype(np.float64) * self.scale
 
 
-# Plain arrays: float32 are graph inputs, constants and results of unquantized CUBE ops; float64 all other reals; integers.
+# Plain arrays: float32 are graph inputs, constants and results of unquantized CUBE ops; float64 other reals; or integers.
 Value: TypeAlias = "Accumulator | Centred | NDArray[Any]"
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def real_quant_forward(layer: QuantizedLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Runs ``layer`` on integers. Inputs and results are float64 tensors, accumulators, or whatever is not a float tensor."""
+    """Runs ``layer`` on integers; float tensors come and go as float64 or as accumulators."""
     if layer.weighted is not None:
         return _weighted(layer, *args, **kwargs)
     kernel = _KERNELS.get(layer.op.role, _other)
@@ -88,10 +88,16 @@ def _avg_pool(layer: QuantizedLayer, args: tuple[Any, ...], kwargs: dict[str, An
     return _finish(layer, sums, grid.scale.double() * (1.0 / divisor))
 
 
-def _avg_pool2d_signature(  # noqa: ANN202 - F.avg_pool2d is a builtin without a signature
-    input, kernel_size, stride=None, padding=0, ceil_mode=False, count_include_pad=True, divisor_override=None  # noqa: ANN001
-):
-    """The arguments of ``F.avg_pool2d``."""
+def _avg_pool2d_signature(
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> None:
+    """The arguments of ``F.avg_pool2d``, which is a builtin without a signature."""
 
 
 def _arguments(
@@ -122,8 +128,8 @@ def _finish(layer: QuantizedLayer, accumulator: Tensor, step: Tensor) -> Tensor:
     worst = integer.worst_overflow(accumulator)
     if worst is not None:
         msg = (
-            f"Layer '{layer.name}': an accumulator reaches {worst:.0f}, outside int32. Lower num_bits of its data, or leave the"
-            " layer in float (quant_enable: false)."
+            f"Layer '{layer.name}': an accumulator reaches {worst:.0f}, outside int32. Lower num_bits of its data, or"
+            " leave the layer in float (quant_enable: false)."
         )
         raise CalibrationError(msg)
     return integer.Accumulator.of(accumulator, step)

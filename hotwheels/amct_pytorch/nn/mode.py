@@ -23,8 +23,8 @@ class Mode(enum.Enum):
             return Mode((calibration, fake_quant, real_quant))
         except ValueError:
             msg = (
-                f"enable_quantization: calibration={calibration}, fake_quant={fake_quant}, real_quant={real_quant} is not a state."
-                " Allowed: all False (float); calibration; calibration and fake_quant (pre-calibration of training);"
+                f"enable_quantization: calibration={calibration}, fake_quant={fake_quant}, real_quant={real_quant} is"
+                " not a state. Allowed: all False (float); calibration; calibration and fake_quant (pre-calibration of training);"
                 " fake_quant; real_quant."
             )
             raise ConfigError(msg) from None

@@ -25,7 +25,7 @@ _log = get_logger(__name__)
 
 
 class QuantizedLayer(nn.Module):
-    """Wraps one operation - module, function or Tensor method - with a quantizer per quantized input and one for its weight.
+    """Wraps one operation - module, function or Tensor method - a quantizer per quantized input, one for its weight.
 
     Attributes:
       name: Layer name.
@@ -69,8 +69,8 @@ class QuantizedLayer(nn.Module):
     @property
     def is_calibrated(self) -> bool:
         """Whether every quantizer which has something to quantize has its parameters."""
-        missing = [q for q, is_other in zip(self.activation, self.non_float_inputs, strict=True) if not is_other and not q.is_calibrated]
-        return not missing and (self.weight is None or self.weight.is_calibrated)
+        needed = [q for q, is_other in zip(self.activation, self.non_float_inputs, strict=True) if not is_other]
+        return all(q.is_calibrated for q in (*needed, *([self.weight] if self.weight is not None else [])))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the operation in the current mode."""
@@ -88,7 +88,7 @@ class QuantizedLayer(nn.Module):
         return real_quant_forward(self, args, kwargs)
 
     def current_weight_params(self, weight: Tensor, bias: Tensor | None) -> QuantParams:
-        """Returns the grid of the folded ``weight`` [C_out, ...], scales large enough for the int32 bias (SPEC 4.3, 4.4)."""
+        """Returns the grid of the folded ``weight`` [C_out, ...], with scales the int32 bias fits (SPEC 4.3, 4.4)."""
         assert self.weight is not None
         params = self.weight.params(weight, bias)
         if bias is None or not self.activation[0].is_calibrated:
@@ -98,8 +98,12 @@ class QuantizedLayer(nn.Module):
             return params
         _log.warning("Layer '%s': weight scale enlarged, so that the bias fits into int32.", self.name)
         return QuantParams(
-            scale=scale, offset=params.offset, num_bits=params.num_bits, codebook=params.codebook,
-            centroids=params.centroids, clip_max=params.clip_max,
+            scale=scale,
+            offset=params.offset,
+            num_bits=params.num_bits,
+            codebook=params.codebook,
+            centroids=params.centroids,
+            clip_max=params.clip_max,
         )
 
     def record(self) -> LayerRecord:
@@ -139,15 +143,16 @@ class QuantizedLayer(nn.Module):
             self.weight.observe(self.weighted.folded()[0].detach())
 
     def _prepare_linear(self, x: Tensor, quantizer: ActivationQuantizer) -> None:
-        """The converter sees a Linear of more than 2 dimensions as MatMul + Add, and takes MatMul with offset 0 only."""
+        """A Linear of more than 2 dimensions becomes MatMul + Add, and the chip takes MatMul with offset 0 only."""
         if self.op.role is not Role.LINEAR or x.dim() <= 2 or quantizer.is_symmetric:
             return
         quantizer.make_symmetric()
         _log.warning(
-            "Layer '%s': input has %d dimensions, so it is exported as MatMul + Add and its data is quantized symmetrically"
-            " (offset 0). To keep the offset, reshape the input to 2 dimensions around the Linear, or use a 1x1 Conv2d"
+            "Layer '%s': input has %d dimensions, so it is exported as MatMul + Add and its data is quantized"
+            " symmetrically (offset 0). To keep the offset, reshape the input to 2 dimensions around the Linear, or use a 1x1 Conv2d"
             " (manual: 不支持输入大于两维且bias为True的linear量化).",
-            self.name, x.dim(),
+            self.name,
+            x.dim(),
         )
 
     def _require_calibration(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -159,7 +164,9 @@ class QuantizedLayer(nn.Module):
 
     def _fake_quant(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         values = [
-            shared.get(x, "fake_quantize", quantizer.fake_quantize) if _is_float_tensor(x) and quantizer.is_calibrated else x
+            shared.get(x, "fake_quantize", quantizer.fake_quantize)
+            if _is_float_tensor(x) and quantizer.is_calibrated
+            else x
             for x, quantizer, shared in zip(self.call.inputs(args, kwargs), self.activation, self._sharing, strict=True)
         ]
         if self.weighted is not None and self.weight.is_calibrated:
@@ -192,6 +199,6 @@ def _is_float_tensor(x: Any) -> bool:
 
 def _not_calibrated(name: str) -> str:
     return (
-        f"Layer '{name}' is not calibrated. Run enable_quantization(model, calibration=True) and at least as many forwards as"
-        " the largest batch_num of the configuration first."
+        f"Layer '{name}' is not calibrated. Run enable_quantization(model, calibration=True) and at least as many"
+        " forwards as the largest batch_num of the configuration first."
     )

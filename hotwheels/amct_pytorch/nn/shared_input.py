@@ -11,7 +11,8 @@ from torch import Tensor
 class SharedInput:
     """Keeps the result of the first of ``uses`` consumers until the last one has fetched it.
 
-    So a sibling's batch is observed once and quantized once, and the result lives no longer than a separate graph node's would.
+    So a sibling's batch is observed once and quantized once, and the result lives no longer than a separate graph
+    node's would.
     """
 
     def __init__(self, uses: int) -> None:

@@ -13,8 +13,8 @@ from ..ops.desc import Role
 class WeightedOp:
     """Computes the operation of ``module`` with any weight and bias, and folds ``batch_norm`` into its own.
 
-    It is no nn.Module: ``module`` and ``batch_norm`` stay registered under their own paths, so that the state_dict keeps the
-    names of the float model. Weights go in and out output-channels-first, [C_out, ...].
+    It is no nn.Module: ``module`` and ``batch_norm`` stay registered under their own paths, so that the state_dict
+    keeps the names of the float model. Weights go in and out output-channels-first, [C_out, ...].
     """
 
     def __init__(self, module: nn.Module, role: Role, batch_norm: nn.Module | None = None) -> None:
@@ -51,7 +51,7 @@ class WeightedOp:
         return result if self.batch_norm is None else self.batch_norm(result)
 
     def forward_training(self, x: Tensor, folded_weight: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """Returns ``bn(conv(x, folded_weight * sqrt(var + eps) / gamma))``: quantized as folded, normalised by the batch."""
+        """Returns ``bn(conv(x, folded_weight * sqrt(var + eps) / gamma))``: the folded grid, the batch's statistics."""
         norm = self.batch_norm
         assert norm is not None
         inverse = inverse_factor(norm.running_var, norm.weight, norm.eps).detach()

@@ -1,8 +1,8 @@
 """LayerSite: where in a float ONNX model one quantized layer stands, and how the file itself remembers it.
 
 The float model is exported with marker nodes (``amct_marker::Input``, ``amct_marker::Output``) around each layer.
-Resolving removes them, names the nodes after the layers and leaves the sites behind as model metadata, so that a model read
-from its file is as good as the one in memory.
+Resolving removes them, names the nodes after the layers and leaves the sites behind as model metadata, so that a
+model read from its file is as good as the one in memory.
 """
 
 from __future__ import annotations

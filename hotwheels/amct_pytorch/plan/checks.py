@@ -17,7 +17,11 @@ _NO_COMMAND_ROLES = (Role.MOVEMENT, Role.SHAPE)
 
 def find_violations(graph: OpGraph, config: QuantConfig) -> list[Skip]:
     """Returns each violated rule as (layer, text), in graph order, siblings first."""
-    return [*_sibling_conflicts(graph, config), *_no_command_conflicts(graph, config), *_unquantized_cube(graph, config)]
+    return [
+        *_sibling_conflicts(graph, config),
+        *_no_command_conflicts(graph, config),
+        *_unquantized_cube(graph, config),
+    ]
 
 
 def _sibling_conflicts(graph: OpGraph, config: QuantConfig) -> Iterator[Skip]:
@@ -44,7 +48,10 @@ def _no_command_conflicts(graph: OpGraph, config: QuantConfig) -> Iterator[Skip]
         for consumer, edge in _quantizable_consumers(graph, node.name):
             setting = _difference(_input_settings(config, node, node.edges[0]), _input_settings(config, consumer, edge))
             if setting:
-                yield Skip(consumer.name, f"Layer {consumer.name} should have consistent {setting} with no command layer {node.name}")
+                yield Skip(
+                    consumer.name,
+                    f"Layer {consumer.name} should have consistent {setting} with no command layer {node.name}",
+                )
 
 
 def _unquantized_cube(graph: OpGraph, config: QuantConfig) -> Iterator[Skip]:

@@ -1,4 +1,4 @@
-"""Makes the QuantPlan: which layer, which quantizer on which input, which siblings share one, which BatchNorm is folded."""
+"""Makes the QuantPlan: which quantizer on which input, which siblings share one, which BatchNorm is folded."""
 
 from __future__ import annotations
 
@@ -71,7 +71,8 @@ def _plan_layer(
 
 
 def _group_key(node: OpNode, edge: Edge, quantizer: QuantizerConfig) -> _GroupKey:
-    # A Linear may turn out to have more than 2 dimensions and be forced symmetric; only other Linears go along with that.
+    # A Linear may turn out to have more than 2 dimensions and be forced symmetric; only other Linears go along with
+    # that.
     is_linear = node.op is not None and node.op.role is Role.LINEAR
     return edge.producer, is_linear, quantizer.quantizer, _pairs(settings_of(quantizer))
 

@@ -49,4 +49,8 @@ def _write_txt(path: Path, array: np.ndarray) -> None:
     np.savetxt(path, array.reshape(-1), fmt="%.9g", header=" ".join(str(size) for size in array.shape), comments="")
 
 
-_WRITERS: dict[str, Callable[[Path, np.ndarray], None]] = {".npy": _write_npy, ".float": _write_float, ".txt": _write_txt}
+_WRITERS: dict[str, Callable[[Path, np.ndarray], None]] = {
+    ".npy": _write_npy,
+    ".float": _write_float,
+    ".txt": _write_txt,
+}

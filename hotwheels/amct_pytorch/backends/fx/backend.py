@@ -27,7 +27,7 @@ class FxBackend:
     """One model as a traced static graph. The caller's model is copied first and never changed."""
 
     def __init__(self, model: nn.Module, registry: Registry) -> None:
-        """Traces a copy of ``model``. Raises UnsupportedModelError if it cannot be copied, traced, or is quantized already."""
+        """Traces a copy of ``model``; UnsupportedModelError if it cannot be copied or traced, or is quantized."""
         if any(isinstance(module, QuantizedLayer) for module in model.modules()):
             raise UnsupportedModelError("The model is quantized already. Pass the float model.")
         self._traced = trace(_copy(model), registry.leaf_packages, registry.is_leaf_type)
@@ -79,8 +79,13 @@ class _Placer:
             weighted = WeightedOp(call.function, plan.op.role, self._batch_norm(plan))
             weight = self._weight_quantizer(plan, weighted)
         return QuantizedLayer(
-            plan.name, plan.op, call, [self._activation_quantizer(plan, index) for index in range(len(plan.inputs))],
-            [self._sharing[one.group] for one in plan.inputs], weighted, weight,
+            plan.name,
+            plan.op,
+            call,
+            [self._activation_quantizer(plan, index) for index in range(len(plan.inputs))],
+            [self._sharing[one.group] for one in plan.inputs],
+            weighted,
+            weight,
         )
 
     def _activation_quantizer(self, plan: LayerPlan, index: int) -> ActivationQuantizer:
@@ -120,7 +125,7 @@ def _copy(model: nn.Module) -> nn.Module:
         return copy.deepcopy(model)
     except Exception as error:
         msg = (
-            f"The model {type(model).__name__} cannot be copied ({error}), and quantization works on a copy. Tensors which are"
-            " results of a computation and stored on the model are the usual reason: detach them."
+            f"The model {type(model).__name__} cannot be copied ({error}), and quantization works on a copy. Tensors"
+            " which are results of a computation and stored on the model are the usual reason: detach them."
         )
         raise UnsupportedModelError(msg) from error

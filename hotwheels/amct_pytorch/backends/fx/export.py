@@ -10,10 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 from torch.onnx.errors import UnsupportedOperatorError
+from torch.utils import _pytree as pytree
 
-from ...core.channels import from_output_first
 from ...errors import ExportError
 from ...log import get_logger
 from ...nn.call import LayerCall, MethodCall
@@ -35,8 +34,8 @@ _HIGHEST_OPSET = 20  # what the TorchScript exporter knows
 def export_float(model: QuantGraphModule, inputs: tuple[Any, ...], setting: dict[str, Any]) -> bytes:
     """Returns the float model, BatchNorm folded, with marker nodes, as ONNX bytes.
 
-    ``setting`` holds keyword arguments of ``torch.onnx.export``. Without an ``opset_version`` the lowest one from 13 on that knows
-    all operations is taken. ``model`` is not changed.
+    ``setting`` holds keyword arguments of ``torch.onnx.export``. Without an ``opset_version`` the lowest one from 13
+    on that knows all operations is taken. ``model`` is not changed.
     """
     module = _export_module(model)
     opsets = [setting["opset_version"]] if "opset_version" in setting else range(DEFAULT_OPSET, _HIGHEST_OPSET + 1)
@@ -58,7 +57,8 @@ def forward_names(model: fx.GraphModule) -> list[str]:
 def output_names(model: fx.GraphModule) -> list[str]:
     """Returns ``output``, or ``output_0``, ``output_1``, ... for what ``forward`` returns (SPEC 2.4).
 
-    A call whose result is a tuple counts as one here; ``onnx_io.model_file.name_outputs`` mends that when the count is known.
+    A call whose result is a tuple counts as one here; ``onnx_io.model_file.name_outputs`` mends that when the count
+    is known.
     """
     result = next(node for node in model.graph.nodes if node.op == "output").args[0]
     count = sum(isinstance(leaf, fx.Node) for leaf in pytree.tree_leaves(result))
@@ -69,9 +69,7 @@ def _export(module: fx.GraphModule, inputs: tuple[Any, ...], setting: dict[str, 
     file = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # about tracing and deprecation; they speak to the exporter's direct user
-        torch.onnx.export(
-            module, inputs, file, dynamo=False, training=torch.onnx.TrainingMode.PRESERVE, **setting
-        )
+        torch.onnx.export(module, inputs, file, dynamo=False, training=torch.onnx.TrainingMode.PRESERVE, **setting)
     return file.getvalue()
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from ...nn.double_call import call_in_double, cast_floats
 from ...nn.call import MethodCall
+from ...nn.double_call import call_in_double, cast_floats
 from ...nn.quantized_layer import QuantizedLayer
 from ...ops.registry import Registry
 from .known import is_known, op_of
@@ -46,15 +46,17 @@ class RecordingInterpreter(fx.Interpreter):
         result = super().run_node(n)
         if self._watcher is not None and n.op != "output":
             value = cast_floats(result, torch.float32)
-            self._watcher(NodeResult(layer_name(self.module, n), value, isinstance(_module_of(self.module, n), QuantizedLayer)))
+            self._watcher(
+                NodeResult(layer_name(self.module, n), value, isinstance(_module_of(self.module, n), QuantizedLayer))
+            )
         return result
 
 
 class RealQuantInterpreter(RecordingInterpreter):
     """Runs the integer network (SPEC 10.4): float64 between the layers, float32 where the outside begins.
 
-    Float64 flows from layer to layer and through known operations. It becomes float32 in front of functions and modules which we
-    do not know, at graph outputs, and around weighted and CUBE operations that are not quantized.
+    Float64 flows from layer to layer and through known operations. It becomes float32 in front of functions and
+    modules which we do not know, at graph outputs, and around weighted and CUBE operations that are not quantized.
     """
 
     def __init__(self, module: fx.GraphModule, watcher: Watcher | None = None) -> None:

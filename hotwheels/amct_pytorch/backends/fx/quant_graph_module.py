@@ -22,8 +22,8 @@ LAYERS = "amct_layers"  # the sub-module which holds the QuantizedLayers by laye
 class QuantGraphModule(fx.GraphModule):
     """A traced model with QuantizedLayers, under ``amct_layers``, in place of the operations that are quantized.
 
-    Float, calibration and fake_quant run the generated code. real_quant interprets the graph node by node, since SPEC 10.4 asks
-    for float64 between the layers; so does the one forward after ``watch_next_forward``.
+    Float, calibration and fake_quant run the generated code. real_quant interprets the graph node by node, since SPEC
+    10.4 asks for float64 between the layers; so does the one forward after ``watch_next_forward``.
     """
 
     def recompile(self) -> Any:
@@ -95,8 +95,8 @@ class QuantGraphModule(fx.GraphModule):
 def adopt_state(target: nn.Module, source: nn.Module, memo: dict[int, Any] | None = None) -> None:
     """Registers in ``target`` the children, parameters and buffers of ``source`` that a GraphModule leaves behind.
 
-    A GraphModule takes over only what its graph calls: not the modules inside QuantizedLayers, and not unused heads. With a
-    ``memo`` they are the copies which ``copy.deepcopy`` has made of them.
+    A GraphModule takes over only what its graph calls: not the modules inside QuantizedLayers, and not unused heads.
+    With a ``memo`` they are the copies which ``copy.deepcopy`` has made of them.
     """
     for kind in ("_modules", "_parameters", "_buffers"):
         for name, value in getattr(source, kind).items():
