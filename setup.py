@@ -95,7 +95,7 @@ setup(
     install_requires=[
         "torch>=2.13",
         "onnx>=1.19",
-        "onnx-ir>=0.1.10",
+        "onnx-ir>=0.1.15",
         "numpy>=1.26",
         # Not tied to the protobuf of grpcio-tools: proto/__init__.py takes only descriptors from the generated files.
         "protobuf>=6.31.1",

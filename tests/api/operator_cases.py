@@ -29,7 +29,6 @@ class Case:
       variant: Tells several cases of one spelling apart.
       is_positive: Whether the inputs must be positive.
       is_after_convolution: Whether it stands right behind a convolution. An activation there would belong to it.
-      most_real_steps: Most steps of the output by which real_quant may differ from fake_quant.
     """
 
     spelling: str
@@ -40,7 +39,6 @@ class Case:
     variant: str = ""
     is_positive: bool = False
     is_after_convolution: bool = True
-    most_real_steps: float = 2.0
 
     @property
     def id(self) -> str:
@@ -132,17 +130,23 @@ _CUBE = [
     Case(f"{_F}adaptive_max_pool2d_with_indices", lambda net, y, z: F.adaptive_max_pool2d_with_indices(y, 3)[0]),
     _nn("AdaptiveAvgPool2d", (3, 2)),
     _function(f"{_F}adaptive_avg_pool2d", 1),
-    *(_two_function(path) for path in ("operator.matmul", "operator.imatmul", "torch.matmul")),
+    *(_two_function(path) for path in ("operator.matmul", "torch.matmul")),
+    _two_function("operator.imatmul", recorded="operator.matmul"),
     _two_method("matmul"),
     Case("torch.bmm", lambda net, y, z: torch.bmm(y[:, 0], z[:, 1]), inputs=2),
     Case("bmm", lambda net, y, z: y[:, 0].bmm(z[:, 1]), inputs=2),
 ]
 
 
+def _operator(name: str, **facts: Any) -> Case:
+    """torch.fx records ``operator.iadd(x, y)`` as ``x + y``; the in-place operator stands in graphs made by hand only."""
+    return _two_function(f"operator.{name}", recorded=f"operator.{name.removeprefix('i')}", **facts)
+
+
 def _arithmetic(operators: str, names: str, **facts: Any) -> list[Case]:
     names_in_place = [f"{name}_" for name in names.split()]
     return [
-        *(_two_function(f"operator.{name}", **facts) for name in operators.split()),
+        *(_operator(name, **facts) for name in operators.split()),
         *(_two_function(f"torch.{name}", **facts) for name in names.split()),
         *(_two_method(name, **facts) for name in (*names.split(), *names_in_place)),
     ]
@@ -215,7 +219,8 @@ _SHAPE = [
 ]
 
 _FUSED = [
-    *_unary((_nn("ReLU", **_FLAT),), f"{_F}relu {_F}relu_ torch.relu torch.relu_", "relu relu_", **_FLAT),
+    *_unary((_nn("ReLU", **_FLAT),), f"{_F}relu {_F}relu_ torch.relu", "relu relu_", **_FLAT),
+    _function("torch.relu_", recorded=f"{_F}relu_", **_FLAT),
     *_unary((_nn("ReLU6", **_FLAT),), f"{_F}relu6", **_FLAT),
     _nn("Sigmoid", **_FLAT),
     _function(f"{_F}sigmoid", recorded="sigmoid", **_FLAT),

@@ -11,6 +11,7 @@ from torch import nn
 
 import hotwheels.amct_pytorch.nn as amct_nn
 from hotwheels.amct_pytorch.errors import ExportError
+from hotwheels.amct_pytorch.export import layers
 from hotwheels.amct_pytorch.export.fake_quant import build_fake_quant, needed_opset
 from hotwheels.amct_pytorch.onnx_io.layer_sites import LayerSite
 from hotwheels.amct_pytorch.record import ActivationRecord, LayerRecord, Record, WeightRecord
@@ -205,3 +206,11 @@ def test_pairs_equal_the_formula_bit_by_bit(num_bits, offset, run, on_grid):
     fake_quant = build_fake_quant(model, sites_of("layer"), Record({"layer": LayerRecord(activations=(record,))}))
     (found,) = run(fake_quant, x)
     assert np.array_equal(found, on_grid(x, scale, offset, num_bits).astype(np.float32))
+
+
+def test_layer_that_the_exporter_dropped_is_named(monkeypatch):
+    warnings = []
+    monkeypatch.setattr(layers._logger, "warning", lambda text, *args: warnings.append(text % args))
+    model, sites = two_readers()
+    build_fake_quant(model, sites, Record({"unused": activation(), "first": activation()}))
+    assert warnings == ["Layer 'unused' of the record is not in the ONNX model: nothing uses its result."]

@@ -15,7 +15,7 @@ from hotwheels.amct_pytorch.quantizers import IFMRObserver, LuqMseObserver, dist
 WORKER = """
 import json, os, sys
 import torch, torch.distributed as dist
-from hotwheels.amct_pytorch.quantizers import IFMRObserver, LuqMseObserver, UlqFakeQuantize
+from hotwheels.amct_pytorch.quantizers import IFMRObserver, LuqMseObserver, LuqWeightFakeQuantize, UlqFakeQuantize
 rank = int(sys.argv[1])
 dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
 ifmr, luq = IFMRObserver(), LuqMseObserver()
@@ -24,7 +24,32 @@ ifmr(data)
 luq(data)
 ulq = UlqFakeQuantize(clip_max=1.0 + rank, clip_min=-1.0 - 3 * rank)
 ulq.fake_quantize(torch.randn(5, requires_grad=True))
-print(json.dumps([ulq.clip_max.item(), ulq.clip_min.item(), ifmr.scale.item(), luq.scale.item()]))
+found = [ulq.clip_max.item(), ulq.clip_min.item(), ifmr.scale.item(), luq.scale.item()]
+
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = torch.nn.Linear(4, 4)
+        self.ulq = UlqFakeQuantize(clip_max=1.0, fixed_min=True)
+        self.luq = LuqWeightFakeQuantize()
+        self.luq.observe(self.linear.weight)
+
+    def forward(self, x):
+        weight = self.luq.fake_quantize(self.linear.weight)
+        return torch.nn.functional.linear(self.ulq.fake_quantize(x), weight, self.linear.bias)
+
+
+net = torch.nn.parallel.DistributedDataParallel(Net())
+optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+torch.manual_seed(rank)
+for _ in range(3):
+    optimizer.zero_grad()
+    net(torch.randn(8, 4, requires_grad=True)).square().sum().backward()
+    optimizer.step()
+found += [net.module.ulq.clip_max.item(), net.module.luq.max_value.item(), net.module.linear.weight.sum().item()]
+print(json.dumps(found))
 dist.destroy_process_group()
 """
 
@@ -47,6 +72,7 @@ def test_two_processes_find_what_one_finds(tmp_path):
     ifmr(torch.linspace(-1, 3, 1000))
     luq(torch.linspace(-1, 3, 1000))
     assert found[0][:2] == [1.5, -2.5]
+    assert found[0][4] != 1.0  # trained, and equal on both by the comparison above
     assert found[0][2] == ifmr.scale.item()
     assert found[0][3] == pytest.approx(luq.scale.item(), rel=0.02)  # each process searches its own half
 

@@ -62,3 +62,22 @@ def test_fixed_is_an_activation_and_a_weight_quantizer():
     activation = build_activation(QuantizerConfig("FixedFakeQuantize", {"scale": 0.5, "zero_point": -128.0}), "conv1")
     weight = build_weight(QuantizerConfig("FixedFakeQuantize", {"scale": [0.5, 0.25]}), "conv1", 2)
     assert activation.is_calibrated and weight.is_calibrated and weight.channel_wise
+
+
+def test_both_spellings_of_the_cluster_distance():
+    for key in ("min_distance", "cali_min_distance"):
+        snq = build_weight(QuantizerConfig("SnqWeightFakeQuantize", {key: 1e-5, "max_iteration": 600}), "conv1", 2)
+        assert (snq.observer.cali_min_distance, snq.observer.max_iteration) == (1e-5, 600)
+        lnq = build_weight(QuantizerConfig("LnqFakeQuantize", {key: 1e-5, "init_algo": "gaussian"}), "conv1", 2)
+        assert (lnq.min_distance, lnq.observer.init_algo) == (1e-5, "gaussian")
+
+
+def test_qscheme_goes_to_the_observer_of_ulq():
+    made = build_activation(QuantizerConfig("UlqFakeQuantize", {"qscheme": "symmetric"}), "conv1")
+    assert made.is_symmetric
+
+
+def test_search_range_of_the_dynamic_path():
+    config = QuantizerConfig("UlqFakeQuantize", {"search_range": [0.8, 1.2]})
+    options = build_activation(config, "conv1").observer.options
+    assert (options.search_start, options.search_end) == (0.8, 1.2)

@@ -75,6 +75,19 @@ def test_symmetric_clip_max_takes_the_gradient_of_both_ends():
     assert made.params().scale.item() == canonical(1.0 / 127)
 
 
+def test_strided_input_and_expanded_gradient():
+    made = quantizer(-1.0, 1.0)
+    x = torch.randn(6, 5, 4)
+    strided = x.permute(2, 0, 1)[:, ::2].requires_grad_()
+    made.fake_quantize(strided).sum().backward()
+    plain = strided.detach().contiguous().requires_grad_()
+    expected = made.clip_max.grad.clone()
+    made.clip_max.grad = None
+    made.fake_quantize(plain).sum().backward()
+    assert torch.equal(strided.grad, plain.grad)
+    torch.testing.assert_close(made.clip_max.grad, expected)
+
+
 def test_blocks_and_layouts_do_not_change_the_gradients():
     torch.manual_seed(0)
     x, g = torch.randn(2, 3, 300, 400), torch.randn(2, 3, 300, 400)  # several blocks

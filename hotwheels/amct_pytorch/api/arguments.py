@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-PathLike = str | os.PathLike[str]
+from ..files import check_input_file, check_path
 
 
 def check_type(function: str, argument: str, value: object, expected: type | tuple[type, ...], text: str) -> None:
@@ -16,12 +15,6 @@ def check_type(function: str, argument: str, value: object, expected: type | tup
     if not isinstance(value, expected):
         msg = f"{function}: argument '{argument}' must be {text}, got {type(value).__name__} ({value!r:.80})."
         raise TypeError(msg)
-
-
-def check_path(function: str, argument: str, value: object) -> Path:
-    """Returns ``value`` as a Path."""
-    check_type(function, argument, value, (str, os.PathLike), "a path (str or os.PathLike)")
-    return Path(value)  # type: ignore[arg-type]
 
 
 def check_model(function: str, value: object) -> nn.Module:
@@ -32,10 +25,7 @@ def check_model(function: str, value: object) -> nn.Module:
 
 def check_existing(function: str, argument: str, value: object) -> Path:
     """Returns ``value`` as the Path of a file that exists; FileNotFoundError otherwise."""
-    path = check_path(function, argument, value)
-    if not path.is_file():
-        raise FileNotFoundError(f"{function}: argument '{argument}': there is no file '{path}'.")
-    return path
+    return check_input_file(check_path(function, argument, value), f"{function}: argument '{argument}':")
 
 
 def check_aliases(function: str, name: str, value: Any, alias: str, alias_value: Any) -> Any:

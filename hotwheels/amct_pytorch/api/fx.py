@@ -17,6 +17,7 @@ from ..config.json_config import check_any_enabled, read_config, write_config
 from ..config.simple_yaml import read_simple_yaml
 from ..errors import CalibrationError, ConfigError, UnsupportedModelError
 from ..export.save import write_files
+from ..files import check_path
 from ..log import get_logger
 from ..nn.mode import Mode
 from ..onnx_io.markers import resolve_markers
@@ -27,7 +28,7 @@ from ..plan.planner import make_plan
 from ..record import Record
 from ..report.dump import Dumper
 from ..report.picture import draw
-from .arguments import as_inputs, check_aliases, check_existing, check_model, check_path, check_type
+from .arguments import as_inputs, check_aliases, check_existing, check_model, check_type
 from .checkpoint import load_checkpoint
 from .onnx_setting import check_setting
 
@@ -169,7 +170,7 @@ def save_quant_model_fx(
         record = Record(
             {name: layer.record() for name, layer in quantized.quantized_layers.items() if layer.is_quantized}
         )
-    float_model = parse_model(export_float(quantized, as_inputs(input_data), setting))
+    float_model = parse_model(export_float(quantized, as_inputs(input_data), setting, Registry(read_capacity())))
     if not (onnx_export_setting or {}).get("output_names"):
         name_outputs(float_model)
     resolve_markers(float_model)

@@ -114,8 +114,8 @@ def _integer_product(
     step = data.scale * second.scale
     if bias is not None:
         sums = sums + _along_channels(node, _bias_integers(node, bias, step), sums.ndim)
-    sums = _shifted(node, _int32(node, sums), shift_bit)
-    return Accumulator(sums, _along_channels(node, step, sums.ndim))
+    shifted = _shifted(node, _int32(node, sums), shift_bit)
+    return Accumulator(shifted, _along_channels(node, step, sums.ndim))
 
 
 def _exact(node: Node, data: NDArray[Any], second: NDArray[Any]) -> NDArray[np.int64]:
@@ -179,7 +179,7 @@ def _shifted(node: Node, sums: NDArray[np.int32], shift_bit: tuple[int, ...]) ->
         return sums
     shift = _along_channels(node, np.asarray(shift_bit), sums.ndim)
     kept = np.clip(np.right_shift(sums.astype(np.int64), shift), _INT16.min, _INT16.max)
-    return np.left_shift(kept, shift).astype(np.int32)
+    return np.asarray(np.left_shift(kept, shift)).astype(np.int32)
 
 
 def _along_channels(node: Node, vector: NDArray[Any], rank: int) -> NDArray[Any]:

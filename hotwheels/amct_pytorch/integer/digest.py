@@ -56,7 +56,7 @@ def sum_digests(result: Result) -> dict[str, str]:
 
 def write_golden(path: PathLike, inputs: Mapping[str, NDArray[Any]], result: Result) -> None:
     """Writes inputs and digests, atomically."""
-    arrays = {f"{_INPUT}{name}": np.asarray(array) for name, array in inputs.items()}
+    arrays: dict[str, Any] = {f"{_INPUT}{name}": np.asarray(array) for name, array in inputs.items()}
     arrays |= {f"{_EDGES}{name}": np.array(digest) for name, digest in digests(result).items()}
     arrays |= {f"{_SUMS}{name}": np.array(digest) for name, digest in sum_digests(result).items()}
     buffer = io.BytesIO()

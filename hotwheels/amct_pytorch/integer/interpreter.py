@@ -124,12 +124,12 @@ class _Run:
             return (_given(values),)
         kernel = find_kernel(node)
         assert kernel is not None, "checked when the files were read"
-        if _moves_integers(node, values):
-            source = values[0]
-            arrays = [source.integers, *(None if value is None else as_real(value) for value in values[1:])]
-            return [Centred(one, source.scale, _owner(node)) for one in kernel(node, arrays)]
+        arrays = [None if value is None else as_real(value) for value in values]
+        source = values[0] if values else None
+        if isinstance(source, Centred) and _moves_integers(node, source, arrays):
+            return [Centred(one, source.scale, _owner(node)) for one in kernel(node, [source.integers, *arrays[1:]])]
         with np.errstate(all="ignore"):  # inf and nan are results as in every other implementation
-            return [np.asarray(one) for one in kernel(node, [None if v is None else as_real(v) for v in values])]
+            return [np.asarray(one) for one in kernel(node, arrays)]
 
     def _quantized(self, node: Node, values: list[Value | None], layer: Layer) -> list[Value | None]:
         """Puts the quantized inputs on their grids."""
@@ -154,13 +154,12 @@ class _Run:
         return [_lookup(inner, name) for name in branch.outputs]
 
 
-def _moves_integers(node: Node, values: Sequence[Value | None]) -> bool:
+def _moves_integers(node: Node, source: Centred, arrays: Sequence[NDArray[Any] | None]) -> bool:
     """Whether a movement keeps the integers for a CUBE op of the same layer (a padding before its pooling)."""
-    source = values[0] if values else None
-    if not isinstance(source, Centred) or not is_movement(node) or source.layer not in (node.name, _owner(node)):
+    if not is_movement(node) or source.layer not in (node.name, _owner(node)):
         return False
     is_constant_pad = node.op_type == "Pad" and node.get("mode", "constant") == "constant"
-    return not (is_constant_pad and pad_value(node, [None if v is None else as_real(v) for v in values]) != 0)
+    return not (is_constant_pad and pad_value(node, arrays) != 0)
 
 
 def _owner(node: Node) -> str:

@@ -24,8 +24,8 @@ class Mode(enum.Enum):
         except ValueError:
             msg = (
                 f"enable_quantization: calibration={calibration}, fake_quant={fake_quant}, real_quant={real_quant} is"
-                " not a state. Allowed: all False (float); calibration; calibration and fake_quant (pre-calibration of training);"
-                " fake_quant; real_quant."
+                " not a state. Allowed: all False (float); calibration; calibration and fake_quant (pre-calibration of"
+                " training); fake_quant; real_quant."
             )
             raise ConfigError(msg) from None
 

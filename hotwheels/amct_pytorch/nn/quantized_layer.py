@@ -149,8 +149,8 @@ class QuantizedLayer(nn.Module):
         quantizer.make_symmetric()
         _log.warning(
             "Layer '%s': input has %d dimensions, so it is exported as MatMul + Add and its data is quantized"
-            " symmetrically (offset 0). To keep the offset, reshape the input to 2 dimensions around the Linear, or use a 1x1 Conv2d"
-            " (manual: 不支持输入大于两维且bias为True的linear量化).",
+            " symmetrically (offset 0). To keep the offset, reshape the input to 2 dimensions around the Linear, or use"
+            " a 1x1 Conv2d (manual: 不支持输入大于两维且bias为True的linear量化).",
             self.name,
             x.dim(),
         )

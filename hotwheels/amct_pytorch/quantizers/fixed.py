@@ -48,7 +48,7 @@ class FixedFakeQuantize(ActivationQuantizer):
         return True
 
     def _grid(self) -> QuantParams:
-        return QuantParams(scale=self.fixed_scale, offset=self.fixed_offset, num_bits=self.num_bits)
+        return QuantParams(scale=self.fixed_scale.clone(), offset=self.fixed_offset.clone(), num_bits=self.num_bits)
 
     def _round(self, x: Tensor) -> Tensor:
         return gradients.straight_through(x, self._grid())
@@ -97,7 +97,7 @@ class FixedWeightFakeQuantize(WeightQuantizer):
 
     def _grid(self, weight: Tensor, bias: Tensor | None) -> QuantParams:
         offset = torch.zeros_like(self.fixed_scale, dtype=torch.int32)
-        return QuantParams(scale=self.fixed_scale, offset=offset, num_bits=self.num_bits)
+        return QuantParams(scale=self.fixed_scale.clone(), offset=offset, num_bits=self.num_bits)
 
     def _round(self, weight: Tensor, params: QuantParams) -> Tensor:
         return gradients.straight_through(weight, params)

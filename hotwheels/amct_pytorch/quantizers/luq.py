@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..core.luq import MAX_VALUE_EPS, luq_params
 from ..core.params import QuantParams
 from ..core.spec import QuantSpec
+from ..log import get_logger
 from . import gradients
 from .arguments import check_arguments, make_observer, symmetry_args
 from .base import ActivationQuantizer, WeightQuantizer
@@ -18,6 +19,8 @@ from .luq_observer import LuqMseObserver
 from .observation import RangeObserver
 from .registry import register
 from .weight_grid import with_smallest_scale
+
+_LOGGER = get_logger(__name__)
 
 
 @register("LuqActivationFakeQuantize")
@@ -67,6 +70,11 @@ class LuqActivationFakeQuantize(ActivationQuantizer):
         return self.observer.is_complete
 
     def _seed(self) -> None:
+        if not self.is_calibrated and self.observer.max_val < self.max_value_eps:
+            _LOGGER.warning(
+                "Layer '%s': the calibration data is (almost) all zero; max_value_eps %g is used as its range.",
+                self.layer_name, self.max_value_eps,
+            )  # fmt: skip
         self.min_value.copy_(self.observer.min_val)
         self.max_value.copy_(self._seeded_value())
 

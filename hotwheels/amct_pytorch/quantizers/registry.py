@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from ..config.algorithms import QUANTIZERS
+from ..config.algorithms import OBSERVERS, QUANTIZERS, arguments_of, canonical_names
 from ..config.quant_config import QuantizerConfig
 from ..config.quantizer_check import check_quantizer, is_custom
 from ..errors import ConfigError, nearest_names
@@ -93,6 +93,7 @@ def _build(kind: type, config: QuantizerConfig, layer: str, facts: Mapping[str, 
     observer = args.get("observer", _default_observer(cls))
     if observer is not None:
         known |= parameter_names(observer)
+        args = _canonical(args, observer, known, kind is WeightQuantizer)
     quantizer: Quantizer = cls(**_known_only(args, known, config.quantizer, layer))
     return quantizer
 
@@ -116,6 +117,15 @@ def _known_only(args: Mapping[str, Any], known: set[str], quantizer: str, layer:
             layer, quantizer, name, nearest_names(name, sorted(known)),
         )  # fmt: skip
     return {name: value for name, value in args.items() if name in known}
+
+
+def _canonical(args: Mapping[str, Any], observer: type, known: set[str], is_weight: bool) -> dict[str, Any]:
+    """``args`` with the other spellings of the observer's arguments renamed, unless the quantizer means them itself."""
+    if observer.__name__ not in OBSERVERS:
+        return dict(args)
+    own = {name: value for name, value in args.items() if name in known}
+    others = {name: value for name, value in args.items() if name not in known}
+    return canonical_names(others, arguments_of(observer.__name__, is_weight).values()) | own
 
 
 def _resolve_observer(observer: Any, layer: str) -> type:

@@ -31,6 +31,7 @@ class FxBackend:
         if any(isinstance(module, QuantizedLayer) for module in model.modules()):
             raise UnsupportedModelError("The model is quantized already. Pass the float model.")
         self._traced = trace(_copy(model), registry.leaf_packages, registry.is_leaf_type)
+        functionalize(self._traced)
         self._registry = registry
 
     def graph(self) -> OpGraph:
@@ -43,8 +44,7 @@ class FxBackend:
         return self._traced
 
     def place(self, plan: QuantPlan) -> QuantGraphModule:
-        """Returns the quantized model. Uses up the traced copy: its in-place operations are rewritten first."""
-        functionalize(self._traced)
+        """Returns the quantized model. Uses up the traced copy."""
         _Placer(self._traced, plan).place_all()
         quantized = QuantGraphModule(self._traced, self._traced.graph)
         adopt_state(quantized, self._traced)

@@ -31,13 +31,15 @@ DEFAULT_OPSET = 13
 _HIGHEST_OPSET = 20  # what the TorchScript exporter knows
 
 
-def export_float(model: QuantGraphModule, inputs: tuple[Any, ...], setting: dict[str, Any]) -> bytes:
+def export_float(
+    model: QuantGraphModule, inputs: tuple[Any, ...], setting: dict[str, Any], registry: Registry
+) -> bytes:
     """Returns the float model, BatchNorm folded, with marker nodes, as ONNX bytes.
 
     ``setting`` holds keyword arguments of ``torch.onnx.export``. Without an ``opset_version`` the lowest one from 13
     on that knows all operations is taken. ``model`` is not changed.
     """
-    module = _export_module(model)
+    module = _export_module(model, registry)
     opsets = [setting["opset_version"]] if "opset_version" in setting else range(DEFAULT_OPSET, _HIGHEST_OPSET + 1)
     refusal: UnsupportedOperatorError | None = None
     for opset in opsets:
@@ -73,7 +75,7 @@ def _export(module: fx.GraphModule, inputs: tuple[Any, ...], setting: dict[str, 
     return file.getvalue()
 
 
-def _export_module(model: QuantGraphModule) -> fx.GraphModule:
+def _export_module(model: QuantGraphModule, registry: Registry) -> fx.GraphModule:
     """Returns a copy of the model in eval mode on the CPU in which every node is a module named after its layer.
 
     The exporter names nodes after the modules they come from; in a flat model these are the layer names.
@@ -81,7 +83,7 @@ def _export_module(model: QuantGraphModule) -> fx.GraphModule:
     model = copy.deepcopy(model).cpu().eval()
     graph, root = fx.Graph(), nn.Module()
     copies: dict[fx.Node, fx.Node] = {}
-    folded = _unquantized_folds(model)
+    folded = _unquantized_folds(model, registry)
     for node in model.graph.nodes:
         if node in folded.values():
             copies[node] = copies[node.args[0]]
@@ -129,9 +131,9 @@ def _makes_tensors(node: fx.Node) -> bool:
     return node.target not in _SIZE_QUERIES and getattr(node.target, "__name__", "") not in ("getattr", "getitem")
 
 
-def _unquantized_folds(model: QuantGraphModule) -> dict[fx.Node, fx.Node]:
+def _unquantized_folds(model: QuantGraphModule, registry: Registry) -> dict[fx.Node, fx.Node]:
     """Pairs of a float convolution and the BatchNorm behind it: folded in every exported file (SPEC 11.3)."""
-    graph = build_graph(model, Registry())
+    graph = build_graph(model, registry)
     nodes = {node.name: node for node in model.graph.nodes}
     pairs = ((node.name, folded_batch_norm(graph, node)) for node in graph)
     return {nodes[conv]: nodes[norm] for conv, norm in pairs if norm is not None}

@@ -13,6 +13,7 @@ import torch
 from torch.fx import GraphModule, Node
 
 from ...core.batch_norm import fold
+from ...core.channels import to_output_first
 from ...ops.desc import Role
 from ...ops.registry import Registry
 
@@ -43,9 +44,10 @@ def _sole_input(node: Node) -> Node | None:
 
 def _is_pair(conv: Any, norm: Any, registry: Registry) -> bool:
     op = registry.find_module(type(conv))
-    if op is None or op.role is not Role.CONV or not registry.is_fusable(type(norm)):
+    if op is None or op.role not in (Role.CONV, Role.CONV_TRANSPOSE) or not registry.is_fusable(type(norm)):
         return False
-    return conv.padding_mode == "zeros" and _has_all_values(norm) and _is_finite(conv, norm)
+    is_transposed = op.role is Role.CONV_TRANSPOSE
+    return conv.padding_mode == "zeros" and _has_all_values(norm) and _is_finite(conv, norm, is_transposed)
 
 
 def _has_all_values(norm: Any) -> bool:
@@ -53,7 +55,8 @@ def _has_all_values(norm: Any) -> bool:
 
 
 @torch.no_grad()
-def _is_finite(conv: Any, norm: Any) -> bool:
+def _is_finite(conv: Any, norm: Any, is_transposed: bool) -> bool:
     mean, var = norm.running_mean, norm.running_var
-    weight, bias = fold(conv.weight, conv.bias, mean, var, norm.weight, norm.bias, norm.eps)
+    weight = to_output_first(conv.weight, conv.groups, is_transposed)
+    weight, bias = fold(weight, conv.bias, mean, var, norm.weight, norm.bias, norm.eps)
     return bool(weight.isfinite().all() and bias.isfinite().all())

@@ -56,16 +56,17 @@ def conv_transpose(node: Node, x: NDArray[Any], weight: NDArray[Any]) -> NDArray
         products = products.reshape(result.shape[1], *kernel, *x.shape[2:])
         for position in itertools.product(*map(range, kernel)):
             full.tap(result[image], position)[...] += products[(slice(None), *position)]
-    return result[(..., *(slice(start, start + size) for start, size in zip(begin, output, strict=True)))]
+    kept = tuple(slice(start, start + size) for start, size in zip(begin, output, strict=True))
+    return result[(..., *kept)]
 
 
 def channel_sums(weight: NDArray[Any], groups: int, *, is_transposed: bool) -> NDArray[Any]:
     """Returns the sum of |weight| behind one output element, per output channel; times max |x| it bounds every sum."""
     magnitude = np.abs(weight.astype(np.float64))
     if not is_transposed:
-        return magnitude.reshape(len(weight), -1).sum(axis=1)
+        return np.asarray(magnitude.reshape(len(weight), -1).sum(axis=1))
     grouped = magnitude.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
-    return grouped.sum(axis=(1, 3)).reshape(-1)
+    return np.asarray(grouped.sum(axis=(1, 3))).reshape(-1)
 
 
 def _columns(geometry: Windows, padded: NDArray[Any], groups: int) -> NDArray[Any]:

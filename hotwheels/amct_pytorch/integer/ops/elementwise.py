@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from ..deploy_pair import Node
-from .registry import Array, register, register_simple
+from .registry import Array, SimpleKernel, register, register_simple
 
 
 def _is_real(array: NDArray[Any]) -> bool:
@@ -50,7 +50,7 @@ def _bits(operator: np.ufunc, a: Array, b: Array) -> Array:
     return np.asarray(operator(a.astype(bool), b.astype(bool)))
 
 
-for _name, _function in {
+_FUNCTIONS: dict[str, SimpleKernel] = {
     "Add": np.add,
     "Sub": np.subtract,
     "Mul": np.multiply,
@@ -93,7 +93,8 @@ for _name, _function in {
     "Max": lambda *arrays: reduce(np.maximum, arrays),
     "Min": lambda *arrays: reduce(np.minimum, arrays),
     "Mean": lambda *arrays: reduce(np.add, arrays) / len(arrays),
-}.items():
+}
+for _name, _function in _FUNCTIONS.items():
     register_simple(_name, _function)
 
 

@@ -117,4 +117,5 @@ def _axes(node: Node, inputs: Sequence[Any]) -> tuple[int, ...] | None:
     """An input since opset 13, before that an attribute; None where there are none."""
     if len(inputs) > 1 and inputs[1] is not None:
         return tuple(int(axis) for axis in inputs[1])
-    return node.get("axes")
+    axes: tuple[int, ...] | None = node.get("axes")
+    return axes

@@ -28,7 +28,7 @@ def _l2(x: Array, axis: tuple[int, ...] | None, keepdims: bool) -> Array:
 
 
 def _log_sum(x: Array, axis: tuple[int, ...] | None, keepdims: bool) -> Array:
-    return np.log(x.sum(axis=axis, keepdims=keepdims))
+    return np.asarray(np.log(x.sum(axis=axis, keepdims=keepdims)))
 
 
 def _log_sum_exp(x: Array, axis: tuple[int, ...] | None, keepdims: bool) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -98,13 +98,13 @@ def _coordinates(node: Node, size: int, source: int, scale: float) -> NDArray[np
 
 def _nearest(node: Node, places: NDArray[np.float64]) -> NDArray[np.int64]:
     default = "floor" if node.op_type == "Upsample" or node.opset < 11 else "round_prefer_floor"
-    rounding = {
+    rounding: dict[str, Callable[..., Any]] = {
         "floor": np.floor,
         "ceil": np.ceil,
         "round_prefer_floor": lambda at: np.ceil(at - 0.5),
         "round_prefer_ceil": lambda at: np.floor(at + 0.5),
-    }[node.get("nearest_mode", default)]
-    return np.asarray(rounding(places)).astype(np.int64)
+    }
+    return np.asarray(rounding[node.get("nearest_mode", default)](places)).astype(np.int64)
 
 
 def _blend(x: Array, axis: int, places: NDArray[np.float64], *, is_cubic: bool, a: float = -0.75) -> Array:

@@ -20,12 +20,12 @@ _MODES = {"bilinear": "linear", "bicubic": "cubic"}  # names before opset 20
 def _grid_sample(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
     mode = node.get("mode", "linear")
     padding, is_aligned = node.get("padding_mode", "zeros"), bool(node.get("align_corners", 0))
-    return (grid_sample(*inputs, _MODES.get(mode, mode), padding, is_aligned),)
+    return (grid_sample(inputs[0], inputs[1], _MODES.get(mode, mode), padding, is_aligned),)
 
 
 @register("GlobalWarp", domain=CUSTOM_DOMAIN)
 def _global_warp(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
-    return (grid_sample(*inputs, "nearest", "border", True),)
+    return (grid_sample(inputs[0], inputs[1], "nearest", "border", True),)
 
 
 @register("Warp", domain=CUSTOM_DOMAIN)
