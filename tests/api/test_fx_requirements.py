@@ -16,7 +16,7 @@ import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.config.tolerant_json import read_json
 from hotwheels.amct_pytorch.nn.mode import Mode
 from tests.api.fx_path import calibrate, make_config, quantize, run_fake, run_float, run_onnx, run_real
-from tests.api.nets import Residual, Tokens, shake_batch_norms
+from tests.api.nets import Residual, Tokens
 from tests.config.log_lines import LogLines
 
 _FILES = {
@@ -106,7 +106,7 @@ class Named(nn.Module):
 def test_layer_names_are_those_of_torch_fx(tmp_path: Path) -> None:
     path = make_config(Named(), tmp_path)
     assert list(read_json(path)) == [
-        "layers_0_0", "layers_0_1", "add", "layers_1_0", "layers_1_1", "add_1", "layers_0_0_1", "abs_1", "pow_1",
+        "layers_0_0", "layers_0_1", "add", "layers_1_0", "layers_1_1", "add_1", "layers_0_2", "abs_1", "pow_1",
         "truediv", "matmul", "matmul_1", "matmul_2", "convlast", "sum_1", "add_2", "max_1", "sub",
     ]  # fmt: skip
 
@@ -244,8 +244,9 @@ def test_switching_changes_no_value(tmp_path: Path) -> None:
     assert all(torch.equal(left, right) for left, right in zip(first, again, strict=True))
 
 
-def test_real_quant_gives_float32_and_the_gradients_of_fake_quant(tmp_path: Path) -> None:
-    quantized = quantize(Residual().train(), tmp_path, [(images(),)])
+@pytest.mark.parametrize("is_training", [True, False])
+def test_real_quant_gives_float32_and_the_gradients_of_fake_quant(is_training: bool, tmp_path: Path) -> None:
+    quantized = quantize(Residual().train(is_training), tmp_path, [(images(),)])
     x = images()
     gradients = []
     for switch in ({"fake_quant": True}, {"real_quant": True}):
@@ -253,12 +254,12 @@ def test_real_quant_gives_float32_and_the_gradients_of_fake_quant(tmp_path: Path
         amct.enable_quantization(twin, **switch)
         result = twin(x)
         assert result.dtype == torch.float32
-        result.square().mean().backward()
+        result.backward(torch.ones_like(result))
         gradients.append({name: one.grad for name, one in twin.named_parameters() if one.grad is not None})
     fake, real = gradients
     assert fake.keys() == real.keys()
     assert "conv1.weight" in fake
-    assert all(torch.allclose(fake[name], real[name], rtol=0.1, atol=1e-3) for name in fake)
+    assert all(torch.equal(fake[name], real[name]) for name in fake)
 
 
 def test_quantized_part_of_a_larger_model(tmp_path: Path) -> None:
@@ -276,8 +277,7 @@ def test_quantized_part_of_a_larger_model(tmp_path: Path) -> None:
     larger.body[1] = amct.create_quant_model_fx(make_config(larger.body[1], tmp_path), larger.body[1])
     wrapper = nn.ModuleDict({"inner": nn.Sequential(larger)})
     assert torch.equal(larger(x), before)
-    calibrate_wrapped = {"calibration": True}
-    amct.enable_quantization(wrapper, **calibrate_wrapped)
+    amct.enable_quantization(wrapper, calibration=True)
     larger(x)
     amct.enable_quantization(wrapper, fake_quant=True)
     assert larger.body[1].mode is Mode.FAKE_QUANT
@@ -304,7 +304,7 @@ def test_integers_masks_and_sizes_pass_through(tmp_path: Path) -> None:
     assert layers["add_1"].is_quantized
     assert "add_2" not in layers  # torch.Size + tuple
     inputs = tokens(3, 4)
-    fake, real, real_scores = run_fake(quantized, *inputs)[0], *run_real(quantized, *inputs)
+    fake, real = run_fake(quantized, *inputs)[0], run_real(quantized, *inputs)[0]
     assert fake.shape == (3, 12)
     assert torch.allclose(fake, real, atol=0.05)
     amct.save_quant_model_fx(quantized, tmp_path / "out", tokens(1, 4), {"dynamic_axes": {n: [0] for n in ("ids", "mask", "states")}})

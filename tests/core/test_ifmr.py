@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+
 from hotwheels.amct_pytorch.core import affine
 from hotwheels.amct_pytorch.core.ifmr import IfmrOptions, search, search_exact
 from hotwheels.amct_pytorch.core.spec import QuantSpec

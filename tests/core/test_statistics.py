@@ -5,11 +5,12 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from hotwheels.amct_pytorch.core.sampling import EXACT_SIZE, flat_view
 from hotwheels.amct_pytorch.core.statistics import RangeStatistics, rank
 from hotwheels.amct_pytorch.errors import CalibrationError
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 FLOATS = st.floats(-1e6, 1e6, width=32)
 BATCHES = st.lists(st.lists(FLOATS, min_size=1, max_size=40), min_size=1, max_size=6)

@@ -94,7 +94,7 @@ def test_legacy_layout_is_written_in_the_new_one(tmp_path: Path) -> None:
     record = from_text(MANUAL, "record.txt")
     write_record(record, path)
     text = path.read_text(encoding="utf-8")
-    assert text.startswith('record {\n  key: "conv1"\n  value {\n    record_d {\n      scale_d: 0.07984815\n')
+    assert text.startswith('record {\n  key: "conv1"\n  value {\n    record_d {\n      scale_d: 0.0798481479\n')
     assert "num_bits_d: 8" in text
     assert text.count("skip_fusion") == 1
     assert read_record(path) == record

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -15,8 +16,8 @@ from .tail import CAPACITY
 
 Values = NDArray[np.float32]
 
-# Tensors up to this size are taken as a whole; of larger ones about so many elements are sampled for the body.
 EXACT_SIZE = 1 << 17
+_UNEVEN = 0.9877  # makes every distance of samples uneven, and the sample about 1 % larger than asked for
 _ROWS = 4096  # rows which a tensor is cut into at least: so few of them hold its tails that those can be gathered
 _LONGEST_ROW = 1024
 _BLOCK = 1 << 20  # elements reduced at once: the minimum finds in the cache what the maximum has just read
@@ -43,12 +44,14 @@ class Wish:
       ranks: (low, high): which smallest and largest value bound the range, k of SPEC 5.1.
       tail_start: Above this share of the range's upper bound the values are wanted precisely, as they get clipped.
       symmetric: The same on the negative side, relative to the larger bound.
+      sample_size: Tensors up to this size are taken as a whole; of larger ones about so many elements are sampled.
     """
 
     known: Bounds
     ranks: tuple[int, int]
     tail_start: float
     symmetric: bool
+    sample_size: int = EXACT_SIZE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +89,7 @@ def summarise(x: Tensor, wish: Wish) -> list[Summary]:
     """
     flat = flat_view(x.detach())
     length = _row_length(flat.numel())
-    whole = flat.numel() // length * length if flat.numel() > EXACT_SIZE else 0
+    whole = flat.numel() // length * length if flat.numel() > wish.sample_size else 0
     parts = []
     if whole:
         parts.append(_summary_of_large(flat[:whole].view(-1, length), wish))
@@ -125,7 +128,7 @@ def _summary_of_small(values: Values, known: Bounds) -> Summary:
 
 def _summary_of_large(rows: Tensor, wish: Wish) -> Summary:
     """The row extremes are exact and tell where the tails are; the rest is sampled."""
-    lows, highs, sample = _reduce(rows)
+    lows, highs, sample = _reduce(rows, wish.sample_size)
     minimum, maximum = float(lows.min()), float(highs.max())
     _check_finite(minimum, maximum)
     exact, filled = _exact_bounds(lows, highs, wish.known)
@@ -138,18 +141,18 @@ def _summary_of_large(rows: Tensor, wish: Wish) -> Summary:
     return Summary(rows.numel(), minimum, maximum, exact, outer, filled, samples)
 
 
-def _reduce(rows: Tensor) -> tuple[Values, Values, Values]:
+def _reduce(rows: Tensor, sample_size: int) -> tuple[Values, Values, Values]:
     """Minimum and maximum of each row, and an even sample of all elements.
 
     Two reductions, as aminmax along an axis is not vectorised (torch 2.13); block by block, so that all but the first
     find the values in the cache.
     """
     height = max(1, _BLOCK // rows.shape[1]) if rows.device.type == "cpu" else rows.shape[0]
-    stride = _stride(rows.numel())
-    parts, start = [], 0
+    share = min(1.0, sample_size / rows.numel())
+    parts = []
     for block in torch.split(rows, height):
-        parts.append((block.amin(1), block.amax(1), block.view(-1)[-start % stride :: stride].contiguous()))
-        start += block.numel()
+        positions = _sample_positions(block.numel(), share, block.device)
+        parts.append((block.amin(1), block.amax(1), block.view(-1).index_select(0, positions)))
     lows, highs, sample = (_to_numpy(torch.cat(part)) for part in zip(*parts, strict=True))
     return lows, highs, sample
 
@@ -210,12 +213,14 @@ def _kth_lowest(values: Values, k: int) -> float:
     return float(np.partition(values, k - 1)[k - 1])
 
 
-def _stride(count: int) -> int:
-    """A step of about count / EXACT_SIZE without small factors, which tensor shapes are made of."""
-    step = max(1, count // EXACT_SIZE)
-    while step > 1 and any(step % factor == 0 for factor in (2, 3, 5, 7)):
-        step += 1
-    return step
+@functools.lru_cache(maxsize=16)
+def _sample_positions(count: int, share: float, device: torch.device) -> Tensor:
+    """Evenly spaced positions in ``count`` elements, about that ``share`` of them.
+
+    The distance is no integer, so that no row, column or channel of the tensor is preferred.
+    """
+    distance = max(1.0, _UNEVEN / share)
+    return (torch.arange(int(count / distance), dtype=torch.float64) * distance).long().to(device)
 
 
 def _check_finite(minimum: float, maximum: float) -> None:

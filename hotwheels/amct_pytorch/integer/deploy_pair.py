@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.inliner
 from numpy.typing import NDArray
 
 from ..errors import RecordError
@@ -181,8 +182,8 @@ def _layers(graph: Graph, params: Mapping[str, LayerParam], metadata: Mapping[st
     if len(nodes) != len(graph.nodes):
         names = [node.name for node in graph.nodes]
         raise RecordError(f"Two nodes of the deploy model are called '{next(n for n in names if names.count(n) > 1)}'.")
-    for source, names in (("parameter file", params), ("model's metadata", metadata)):
-        lost = next((name for name in names if name not in nodes), None)
+    for source, known in (("parameter file", [*params]), ("model's metadata", [*metadata])):
+        lost = next((name for name in known if name not in nodes), None)
         if lost is not None:
             raise RecordError(f"Layer '{lost}' of the {source} is no node of the deploy model.")
     consumers = {name: positions for name, node in nodes.items() if (positions := _activations(node, graph))}

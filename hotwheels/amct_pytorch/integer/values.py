@@ -48,7 +48,7 @@ class Centred:
         return self.integers.astype(np.float64) * self.scale
 
 
-# Plain arrays: float32 are graph inputs, constants and results of unquantized CUBE ops; float64 other reals; or integers.
+# Plain arrays: graph inputs, constants and results of unquantized CUBE ops are float32, other reals float64.
 Value: TypeAlias = "Accumulator | Centred | NDArray[Any]"
 
 
@@ -75,17 +75,23 @@ def quantize(value: Value, grid: Grid, layer: str) -> NDArray[np.int32]:
     Raises:
       CalibrationError: A value is NaN, or the multiplier is not a float32.
     """
-    is_sum = isinstance(value, Accumulator)
-    steps = np.rint(_requantized(value, grid, layer) if is_sum else _divided(value, grid, layer))
+    steps = np.rint(_steps(value, grid, layer))
     if np.isnan(steps).any():
         raise CalibrationError(f"Layer '{layer}': a quantized input contains NaN.")
     # In float64 the sum is exact for all that is not clipped, and infinities survive until the clip.
-    return np.clip(steps.astype(np.float64) + grid.offset, grid.qmin, grid.qmax).astype(np.int32)
+    clipped = np.clip(steps.astype(np.float64) + grid.offset, grid.qmin, grid.qmax)
+    return np.asarray(clipped).astype(np.int32)
 
 
 def centre(integers: NDArray[np.int32], grid: Grid, layer: str) -> Centred:
     """Returns quantized integers without their offset."""
     return Centred(integers - np.int32(grid.offset), grid.scale, layer)
+
+
+def _steps(value: Value, grid: Grid, layer: str) -> NDArray[Any]:
+    if isinstance(value, Accumulator):
+        return _requantized(value, grid, layer)
+    return _divided(as_real(value) if isinstance(value, Centred) else value, grid, layer)
 
 
 def _requantized(value: Accumulator, grid: Grid, layer: str) -> NDArray[np.float32]:
@@ -98,8 +104,7 @@ def _requantized(value: Accumulator, grid: Grid, layer: str) -> NDArray[np.float
     return np.asarray(value.sums.astype(np.float32) * multiplier)
 
 
-def _divided(value: Centred | NDArray[Any], grid: Grid, layer: str) -> NDArray[Any]:
-    array = value.real() if isinstance(value, Centred) else value
+def _divided(array: NDArray[Any], grid: Grid, layer: str) -> NDArray[Any]:
     if not np.issubdtype(array.dtype, np.floating):
         raise CalibrationError(f"Layer '{layer}': a quantized input is of type {array.dtype}; only floats have a grid.")
     with np.errstate(over="ignore"):

@@ -136,8 +136,7 @@ class QuantizedLayer(nn.Module):
                 self.non_float_inputs[index] = True
                 continue
             self.non_float_inputs[index] = False
-            if not quantizer.is_calibrated:
-                self._prepare_linear(x, quantizer)
+            self._prepare_linear(x, quantizer)
             shared.get(x, "observe", quantizer.observe)
         if self.weight is not None and not self.weight.is_calibrated:
             self.weight.observe(self.weighted.folded()[0].detach())
@@ -157,8 +156,11 @@ class QuantizedLayer(nn.Module):
 
     def _require_calibration(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         for x, quantizer in zip(self.call.inputs(args, kwargs), self.activation, strict=True):
-            if _is_float_tensor(x) and not quantizer.is_calibrated:
+            if not _is_float_tensor(x):
+                continue
+            if not quantizer.is_calibrated:
                 raise CalibrationError(_not_calibrated(self.name))
+            self._prepare_linear(x, quantizer)
         if self.weight is not None and not self.weight.is_calibrated:
             raise CalibrationError(_not_calibrated(self.name))
 

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import re
 from typing import Any
 
 import numpy as np
-from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 
 from ..errors import RecordError
 from ..proto import CalibrationParam as CalibrationMessage
 from .parse import parse_message
+from .print_text import print_text
 
 VERSION = 65536
-# The only float fields. Line ends inside names are escaped, so a line that looks so is one.
-_FLOAT_LINE = re.compile(r"^( +(?:scale|offset): )(.+)$", re.MULTILINE)
 
 
 class DataType(enum.IntEnum):
@@ -84,7 +81,7 @@ class CalibrationParam:
 
 def to_text(param: CalibrationParam) -> str:
     """Returns the text form; floats are printed with ``%.9g``, so that a float32 is read back equal."""
-    return _FLOAT_LINE.sub(_nine_digits, text_format.MessageToString(_message(param), as_utf8=True))
+    return print_text(_message(param))
 
 
 def to_binary(param: CalibrationParam) -> bytes:
@@ -118,10 +115,6 @@ def from_binary(data: bytes, source: str) -> CalibrationParam:
 def _float32(values: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(float(value) for value in np.asarray(values, dtype=np.float32))
 
-
-def _nine_digits(line: re.Match[str]) -> str:
-    """The line with its float32 as ``%.9g``; protobuf prints as few digits as identify it, and has no other format."""
-    return f"{line[1]}{np.float32(line[2]):.9g}"
 
 
 def _message(param: CalibrationParam) -> Any:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from google.protobuf import text_format
-
 from ..errors import RecordError
 from ..files import PathLike, check_input_file, write_text_atomic
 from ..log import get_logger
 from ..proto import ScaleOffsetRecord
 from .check import check_layer
 from .parse import parse_message
+from .print_text import print_text
 from .record import ActivationRecord, LayerRecord, Record, WeightRecord
 
 _log = get_logger(__name__)
@@ -48,7 +47,7 @@ def to_text(record: Record) -> str:
         check_layer(name, layer, "the record to be written")
         entry = message.record.add(key=name)
         _fill(entry.value, layer)
-    return str(text_format.MessageToString(message, as_utf8=True))
+    return print_text(message)
 
 
 def from_text(text: str, source: str) -> Record:

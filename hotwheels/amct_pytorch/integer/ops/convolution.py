@@ -56,7 +56,7 @@ def conv_transpose(node: Node, x: NDArray[Any], weight: NDArray[Any]) -> NDArray
         products = products.reshape(result.shape[1], *kernel, *x.shape[2:])
         for position in itertools.product(*map(range, kernel)):
             full.tap(result[image], position)[...] += products[(slice(None), *position)]
-    kept = tuple(slice(start, start + size) for start, size in zip(begin, output, strict=True))
+    kept: list[Any] = [slice(start, start + size) for start, size in zip(begin, output, strict=True)]
     return result[(..., *kept)]
 
 

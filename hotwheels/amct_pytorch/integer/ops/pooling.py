@@ -15,7 +15,7 @@ from .windows import Windows, windows
 def max_pool(node: Node, x: NDArray[np.float64]) -> NDArray[np.float64]:
     """Returns the maxima; padding never wins. -inf stands where a window holds nothing but padding."""
     if node.op_type == "GlobalMaxPool":
-        return x.max(axis=_spatial(x), keepdims=True)
+        return np.asarray(x.max(axis=_spatial(x), keepdims=True))
     geometry = windows(node, x.shape[2:], node.get("kernel_shape"), ceil_mode=bool(node.get("ceil_mode", 0)))
     padded = geometry.pad(x, -np.inf)
     result = np.full((*x.shape[:2], *geometry.output), -np.inf)

@@ -53,7 +53,8 @@ class Windows:
             slice(at * dilation, at * dilation + (out - 1) * stride + 1, stride)
             for at, dilation, out, stride in zip(position, self.dilation, self.output, self.stride, strict=True)
         ]
-        return padded[(..., *slices)]
+        index: tuple[Any, ...] = (..., *slices)
+        return np.asarray(padded[index])
 
 
 def windows(node: Node, size: Sequence[int], kernel: Sequence[int], *, ceil_mode: bool = False) -> Windows:

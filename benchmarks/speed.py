@@ -1,0 +1,207 @@
+"""Measures what quantization costs on a ResNet-50, relative to the float network and to a bare ONNX export.
+
+All ratios come from one run. Alternatives are timed in turn, round by round; a ratio is the least time over the least
+time, and the median of the rounds' ratios stands beside it: where the two differ much the machine was busy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import importlib.util
+import json
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import hotwheels.amct_pytorch as amct
+from benchmarks import peak_memory
+from benchmarks.subject import Workload, quantize
+from benchmarks.table import as_markdown, as_text, verdict
+from benchmarks.timing import CLOCKS, Alternative, Clock, Times, interleaved
+
+BATCHES = 2
+MANY_BATCHES = 32
+QUICK = Workload(width=8, batch_size=2, image_size=64)
+SAME_MEMORY = 1.05  # what counts as "does not depend on batch_num"
+
+HEADER = ("measure", "ratio", "target", "verdict", "median", "measured", "base")
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+    """One row: a quantity relative to another one.
+
+    Attributes:
+      name: What is compared with what.
+      ratio: ``value / base``, from least times.
+      target: The largest ratio wanted, None for information.
+      value: Seconds or MiB.
+      base: The same of what it is compared with.
+      unit: ``s`` or ``MiB``.
+      median: Median of the rounds' ratios, None where there is one round only.
+    """
+
+    name: str
+    ratio: float
+    target: float | None
+    value: float
+    base: float
+    unit: str
+    median: float | None = None
+
+    @property
+    def verdict(self) -> str:
+        """Whether the target is met; empty without one."""
+        return verdict(self.ratio, self.target)
+
+    def cells(self) -> tuple[str, ...]:
+        """The row as text, under ``HEADER``."""
+        return (
+            self.name,
+            f"{self.ratio:.2f}",
+            "-" if self.target is None else f"{self.target:.2f}",
+            self.verdict,
+            "-" if self.median is None else f"{self.median:.2f}",
+            f"{self.value:.4g} {self.unit}",
+            f"{self.base:.4g} {self.unit}",
+        )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    args = _parse(arguments)
+    workload = QUICK if args.quick else Workload()
+    measures: list[Measure] = []
+    # Memory first: nothing else of this program holds any yet.
+    if "memory" in args.only:
+        measures += memory(workload, 4 if args.quick else MANY_BATCHES)
+    clock = CLOCKS[args.clock]
+    with tempfile.TemporaryDirectory() as folder:
+        if "passes" in args.only:
+            measures += passes(workload, Path(folder), args.rounds, clock)
+        if "save" in args.only:
+            measures += saving(workload, Path(folder), args.rounds, clock)
+    _report(measures, workload, args)
+
+
+def memory(workload: Workload, many: int) -> Iterator[Measure]:
+    """Peak memory of calibration processes, beside that of a process which runs the float network."""
+    plain = peak_memory.measure(workload, BATCHES, calibrate=False)
+    few = peak_memory.measure(workload, BATCHES, calibrate=True)
+    lots = peak_memory.measure(workload, many, calibrate=True)
+    yield Measure("peak memory: calibration / float run", few / plain, 1.2, few, plain, "MiB")
+    yield Measure(
+        f"peak memory: calibration of {many} / {BATCHES} batches", lots / few, SAME_MEMORY, lots, few, "MiB"
+    )
+
+
+def passes(workload: Workload, folder: Path, rounds: int, clock: Clock) -> Iterator[Measure]:
+    """A pass in each mode over the same batches, beside the float network's."""
+    model = workload.model()
+    batches = list(workload.batches(BATCHES))
+    fresh = quantize(model, folder / "config.json", BATCHES)
+    amct.enable_quantization(fresh, calibration=True)
+    calibrated = copy.deepcopy(fresh)
+    _run(calibrated, batches)
+    fake, real = calibrated, copy.deepcopy(calibrated)
+    amct.enable_quantization(fake, fake_quant=True)
+    amct.enable_quantization(real, real_quant=True)
+    float_pass = Alternative(lambda _: _run(model, batches))
+    times = interleaved(
+        {
+            "float": float_pass,
+            # A model calibrates once, so each round has its own copy.
+            "calibration": Alternative(lambda model: _run(model, batches), lambda: copy.deepcopy(fresh)),
+            "fake_quant": Alternative(lambda _: _run(fake, batches)),
+        },
+        rounds,
+        clock,
+        "passes",
+    )
+    yield _timed("calibration pass / float pass", times["calibration"], times["float"], 1.3)
+    yield _timed("fake_quant pass / float pass", times["fake_quant"], times["float"], 1.3)
+    slow = interleaved({"float": float_pass, "real_quant": Alternative(lambda _: _run(real, batches))}, 1, clock, "real")
+    yield _timed("real_quant pass / float pass", slow["real_quant"], slow["float"], None)
+
+
+def saving(workload: Workload, folder: Path, rounds: int, clock: Clock) -> Iterator[Measure]:
+    """Config, model and save together, beside one bare export; the calibration between them is not timed."""
+    model = workload.model()
+    example = next(workload.batches(1))[:1]
+    quantized = quantize(model, folder / "config.json", 1)
+    amct.enable_quantization(quantized, calibration=True)
+    _run(quantized, [example])
+
+    def ours(_: object) -> None:
+        amct.create_quant_config_fx(folder / "config.json", model)
+        amct.create_quant_model_fx(folder / "config.json", model)
+        amct.save_quant_model_fx(quantized, folder / "saved", example)
+
+    alternatives = {"ours": Alternative(ours), "bare": Alternative(lambda _: _export(model, example, folder, False))}
+    if has_dynamo_exporter():
+        alternatives["dynamo"] = Alternative(lambda _: _export(model, example, folder, True))
+    times = interleaved(alternatives, rounds, clock, "save")
+    yield _timed("config + model + save / torch.onnx.export(dynamo=False)", times["ours"], times["bare"], 2.0)
+    if "dynamo" in times:
+        yield _timed("config + model + save / torch.onnx.export(dynamo=True)", times["ours"], times["dynamo"], 2.0)
+
+
+def has_dynamo_exporter() -> bool:
+    """Whether torch's newer exporter can run: it needs onnxscript, which this project does not."""
+    return importlib.util.find_spec("onnxscript") is not None
+
+
+@torch.no_grad()
+def _run(model: nn.Module, batches: Sequence[Tensor]) -> None:
+    for batch in batches:
+        model(batch)
+
+
+def _export(model: nn.Module, example: Tensor, folder: Path, dynamo: bool) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on deprecation
+        torch.onnx.export(model, (example,), str(folder / "bare.onnx"), dynamo=dynamo, verbose=False)
+
+
+def _timed(name: str, ours: Times, base: Times, target: float | None) -> Measure:
+    median = ours.median_ratio(base) if len(ours.seconds) > 1 else None
+    return Measure(name, ours.ratio(base), target, ours.least, base.least, "s", median)
+
+
+def _report(measures: Sequence[Measure], workload: Workload, args: argparse.Namespace) -> None:
+    shape = f"ResNet-50 (width {workload.width}), {workload.batch_size}x3x{workload.image_size}x{workload.image_size}"
+    print(f"\n{shape}, {BATCHES} batches, {torch.get_num_threads()} threads, torch {torch.__version__}, {args.clock} time")
+    table = as_markdown if args.markdown else as_text
+    print(table(HEADER, [measure.cells() for measure in measures]))
+    if "save" in args.only and not has_dynamo_exporter():
+        print("onnxscript is not installed: torch.onnx.export(dynamo=True), its default, was not measured.")
+    if args.json:
+        rows = [dataclasses.asdict(measure) | {"verdict": measure.verdict} for measure in measures]
+        document = {"workload": dataclasses.asdict(workload), "torch": torch.__version__, "measures": rows}
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        args.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parts = ("memory", "passes", "save")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="a narrow network on small images: whether it runs at all")
+    parser.add_argument("--rounds", type=int, help="rounds that count; default: 7, with --quick 1")
+    parser.add_argument("--only", nargs="+", choices=parts, default=parts, help="parts to measure; default: all")
+    parser.add_argument(
+        "--clock", choices=tuple(CLOCKS), default="wall", help="cpu: processor time of all threads, for a busy machine"
+    )
+    parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
+    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    args = parser.parse_args(arguments)
+    args.rounds = args.rounds or (1 if args.quick else 7)
+    return args
+
+
+if __name__ == "__main__":
+    main()

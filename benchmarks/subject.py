@@ -1,0 +1,61 @@
+"""The network the speed benchmark measures: a ResNet-50 of torchvision's shape, with activations as in a trained one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sample.resnet50.src.resnet import resnet50
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """How large the measured network and its batches are."""
+
+    width: int = 64
+    batch_size: int = 16
+    image_size: int = 224
+
+    def model(self) -> nn.Module:
+        """Returns an untrained ResNet-50 in eval mode whose BatchNorms know the statistics of their inputs.
+
+        Without those and with residual branches that start as zero, half of the observed tensors would be constant.
+        """
+        torch.manual_seed(0)
+        model = resnet50(width=self.width)
+        norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+        for norm in norms:
+            nn.init.uniform_(norm.weight, 0.5, 1.5)
+            nn.init.normal_(norm.bias, std=0.3)
+            norm.momentum = 1.0
+        with torch.no_grad():
+            model.train()(torch.randn(2, 3, max(self.image_size, 64), max(self.image_size, 64)))
+        return model.eval()
+
+    def batches(self, count: int) -> Iterator[Tensor]:
+        """Yields ``count`` batches ``[batch_size, 3, image_size, image_size]``, the same ones each time."""
+        generator = torch.Generator().manual_seed(1)
+        shape = (self.batch_size, 3, self.image_size, self.image_size)
+        for _ in range(count):
+            yield torch.randn(shape, generator=generator)
+
+
+def quantize(model: nn.Module, config_file: Path, batch_num: int) -> nn.Module:
+    """Returns ``model`` quantized with the default settings, but with ``batch_num`` batches to observe.
+
+    The default is one; both batches of the benchmark shall count.
+    """
+    import hotwheels.amct_pytorch as amct  # here: a float run that measures memory must not carry the SDK
+
+    amct.create_quant_config_fx(config_file, model)
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    for layer in config.values():
+        for quantizer in layer.get("activation_quant_params", []):
+            quantizer["quantizer_args"]["batch_num"] = batch_num
+    config_file.write_text(json.dumps(config), encoding="utf-8")
+    return amct.create_quant_model_fx(config_file, model)
