@@ -20,7 +20,7 @@ def measure(workload: Workload, batch_count: int, calibrate: bool) -> float:
 
     All of the process counts: interpreter, libraries, weights, data. The float process does not import the SDK.
     """
-    size = (workload.width, workload.batch_size, workload.image_size, batch_count)
+    size = (*workload.blocks, workload.width, workload.batch_size, workload.image_size, batch_count)
     command = [sys.executable, "-m", "benchmarks.peak_memory", *map(str, size)]
     if calibrate:
         command.append("--calibrate")
@@ -32,7 +32,7 @@ def measure(workload: Workload, batch_count: int, calibrate: bool) -> float:
 @torch.no_grad()
 def main(arguments: Sequence[str] | None = None) -> None:
     args = _parse(arguments)
-    workload = Workload(args.width, args.batch_size, args.image_size)
+    workload = Workload(tuple(args.blocks), args.width, args.batch_size, args.image_size)
     model = workload.model()
     if args.calibrate:
         import hotwheels.amct_pytorch as amct
@@ -47,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("blocks", type=int, nargs=4)
     for name in ("width", "batch_size", "image_size", "batches"):
         parser.add_argument(name, type=int)
     parser.add_argument("--calibrate", action="store_true")

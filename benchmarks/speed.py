@@ -27,7 +27,7 @@ from benchmarks.timing import CLOCKS, Alternative, Clock, Times, interleaved
 
 BATCHES = 2
 MANY_BATCHES = 32
-QUICK = Workload(width=8, batch_size=2, image_size=64)
+QUICK = Workload(blocks=(1, 1, 1, 1), width=8, batch_size=2, image_size=64)
 SAME_MEMORY = 1.05  # what counts as "does not depend on batch_num"
 
 HEADER = ("measure", "ratio", "target", "verdict", "median", "measured", "base")
@@ -174,7 +174,7 @@ def _timed(name: str, ours: Times, base: Times, target: float | None) -> Measure
 
 
 def _report(measures: Sequence[Measure], workload: Workload, args: argparse.Namespace) -> None:
-    shape = f"ResNet-50 (width {workload.width}), {workload.batch_size}x3x{workload.image_size}x{workload.image_size}"
+    shape = f"ResNet {workload.blocks} of width {workload.width}, {workload.batch_size}x3x{workload.image_size}x{workload.image_size}"
     print(f"\n{shape}, {BATCHES} batches, {torch.get_num_threads()} threads, torch {torch.__version__}, {args.clock} time")
     table = as_markdown if args.markdown else as_text
     print(table(HEADER, [measure.cells() for measure in measures]))

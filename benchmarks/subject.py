@@ -10,24 +10,25 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sample.resnet50.src.resnet import resnet50
+from sample.resnet50.src.resnet import ResNet
 
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """How large the measured network and its batches are."""
+    """How large the measured ResNet and its batches are; the defaults are ResNet-50 as in torchvision."""
 
+    blocks: tuple[int, int, int, int] = (3, 4, 6, 3)
     width: int = 64
     batch_size: int = 16
     image_size: int = 224
 
     def model(self) -> nn.Module:
-        """Returns an untrained ResNet-50 in eval mode whose BatchNorms know the statistics of their inputs.
+        """Returns an untrained ResNet in eval mode whose BatchNorms know the statistics of their inputs.
 
         Without those and with residual branches that start as zero, half of the observed tensors would be constant.
         """
         torch.manual_seed(0)
-        model = resnet50(width=self.width)
+        model = ResNet(self.blocks, 1000, self.width)
         norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
         for norm in norms:
             nn.init.uniform_(norm.weight, 0.5, 1.5)

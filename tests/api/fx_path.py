@@ -83,4 +83,8 @@ def open_onnx(path: Path) -> onnxruntime.InferenceSession:
 
 def steps_apart(left: Any, right: Any, step: float) -> np.ndarray:
     """How many steps of a grid each element of ``left`` is away from that of ``right``."""
-    return np.abs(np.asarray(left, dtype=np.float64) - np.asarray(right, dtype=np.float64)) / step
+    return np.abs(_array(left) - _array(right)) / step
+
+
+def _array(x: Any) -> np.ndarray:
+    return np.asarray(x.detach() if isinstance(x, Tensor) else x, dtype=np.float64)

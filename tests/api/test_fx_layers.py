@@ -98,7 +98,7 @@ def test_training_uses_the_statistics_of_the_batch(name: str, tmp_path: Path) ->
     quantized.load_state_dict(quantized.state_dict() | model.state_dict())  # calibration has moved the statistics
     amct.enable_quantization(quantized, fake_quant=True)
     x = images(16)
-    assert torch.allclose(quantized(x), model(x), atol=0.1)
+    assert float((quantized(x) - model(x)).detach().abs().mean()) < 0.03
     for name, value in model.norm.state_dict().items():
         assert torch.allclose(quantized.norm.state_dict()[name].double(), value.double(), atol=0.05), name
 

@@ -107,7 +107,7 @@ def test_layer_names_are_those_of_torch_fx(tmp_path: Path) -> None:
     path = make_config(Named(), tmp_path)
     assert list(read_json(path)) == [
         "layers_0_0", "layers_0_1", "add", "layers_1_0", "layers_1_1", "add_1", "layers_0_2", "abs_1", "pow_1",
-        "truediv", "matmul", "matmul_1", "matmul_2", "convlast", "sum_1", "add_2", "max_1", "sub",
+        "truediv", "matmul", "matmul_1", "matmul_2", "conv_last", "sum_1", "add_2", "max_1", "sub",
     ]  # fmt: skip
 
 

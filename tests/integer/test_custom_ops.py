@@ -76,3 +76,11 @@ def test_space_to_depth_undoes_depth_to_space(deploy: Deploy, param: Any) -> Non
     assert up[0, 0].ravel().tolist() == [0, 8, 1, 9, 16, 24, 17, 25, 2, 10, 3, 11, 18, 26, 19, 27]
     down = run(deploy, param, "SpaceToDepth<blocksize = 2>(x)", {}, x=up)
     assert down.ravel().tolist() == list(range(32))
+
+
+def test_a_hardsigmoid_by_one_sixth_is_exact(deploy: Deploy, param: Any) -> None:
+    # In float32 1/6 is 0.16666667163; with it x = 2 - 2^-20 would be 3e-9 too large, which a fine grid may see.
+    graph = 'g (float[1] x) => (float[1] y) { ["n"] y = HardSigmoid<alpha = 0.16666667, beta = 0.5>(x) }'
+    net = deploy(graph, {"n": param.float_input})
+    found = net.run({"x": np.array([2 - 2**-20], dtype=np.float32)}, keep_values=True).values["n"]
+    assert found.tolist() == [(5 - 2**-20) / 6]

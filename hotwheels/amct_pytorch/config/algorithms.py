@@ -28,7 +28,7 @@ CLASS_OF_ALGORITHM: Mapping[str, str] = {
     "arq_retrain": "ArqWeightFakeQuantize",
     "lnq_quantize": "LnqFakeQuantize",
     "lnq_retrain": "LnqFakeQuantize",
-    "snq_quantize": "SnqObserver",
+    "snq_quantize": "SnqWeightFakeQuantize",
 }
 
 
@@ -202,9 +202,10 @@ _SNQ = _table(
     _CHANNEL_WISE,
     _choice("init_algo", "uniform", "uniform", "gaussian", "d2sampling"),
 )
+_SNQ_WEIGHT = _table(_observer("SnqObserver"), *_SNQ.values())
 _FIXED_ACTIVATION = _table(
     Argument(name="scale", kind="float", allowed=POSITIVE, is_required=True),
-    Argument(name="zero_point", kind="int", is_required=True),
+    Argument(name="zero_point", kind="int", aliases=("offset",), is_required=True),
     _ACTIVATION_BITS,
 )
 _FIXED_WEIGHT = _table(Argument(name="scale", kind="floats", allowed=POSITIVE, is_required=True), _WEIGHT_BITS)
@@ -218,6 +219,7 @@ QUANTIZERS: Mapping[str, Algorithm] = {
     "LuqWeightFakeQuantize": Algorithm(observer="LuqMseObserver", tensors=("weight",), weight=_luq(_weight_bits(8))),
     "ArqWeightFakeQuantize": Algorithm(observer="ArqObserver", tensors=("weight",), weight=_ARQ),
     "LnqFakeQuantize": Algorithm(observer="SnqObserver", tensors=("weight",), weight=_LNQ),
+    "SnqWeightFakeQuantize": Algorithm(observer="SnqObserver", tensors=("weight",), weight=_SNQ_WEIGHT),
     "FixedFakeQuantize": Algorithm(tensors=_BOTH, activation=_FIXED_ACTIVATION, weight=_FIXED_WEIGHT),
 }
 OBSERVERS: Mapping[str, Algorithm] = {

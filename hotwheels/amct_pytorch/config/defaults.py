@@ -27,6 +27,11 @@ def default_layer(node: OpNode, capacity: Capacity) -> LayerConfig:
     )
 
 
+def is_channel_wise(op: OpDesc, capacity: Capacity) -> bool:
+    """Whether the weight of an operation has one scale per output channel if nothing else is said (SPEC 6.1)."""
+    return _CLASS_OF.get(op.role) in capacity.channel_wise_types
+
+
 def _is_default_off(node: OpNode, capacity: Capacity) -> bool:
     return node.type.rpartition(".")[2] in capacity.not_default_quant_types
 
@@ -47,6 +52,5 @@ def _activation(node: OpNode, op: OpDesc) -> QuantizerConfig:
 
 
 def _weight(op: OpDesc, capacity: Capacity) -> QuantizerConfig:
-    is_channel_wise = _CLASS_OF[op.role] in capacity.channel_wise_types
-    args = {"observer": "ArqObserver", "num_bits": 8, "channel_wise": is_channel_wise}
+    args = {"observer": "ArqObserver", "num_bits": 8, "channel_wise": is_channel_wise(op, capacity)}
     return QuantizerConfig("ArqWeightFakeQuantize", args)

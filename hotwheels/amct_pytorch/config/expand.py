@@ -40,11 +40,11 @@ def _layer(node: OpNode, simple: SimpleConfig, capacity: Capacity) -> LayerConfi
     where = f"Layer '{node.name}' in {simple.source}"
     layer = default_layer(node, capacity)
     is_enabled = layer.quant_enable and simple.common.quant_enable is not False
-    layer = dataclasses.replace(_overlay(node, layer, simple.common, where), quant_enable=is_enabled)
-    layer = _with_om_widths(layer, simple.om_layers.get(node.name, ()))
+    layer = dataclasses.replace(overlay(node, layer, simple.common, where), quant_enable=is_enabled)
+    layer = with_om_widths(layer, simple.om_layers.get(node.name, ()))
     for rule in _matching(node, simple):
         is_enabled = rule.quant_enable is not False  # naming a layer means to quantize it
-        layer = dataclasses.replace(_overlay(node, layer, rule, where), quant_enable=is_enabled)
+        layer = dataclasses.replace(overlay(node, layer, rule, where), quant_enable=is_enabled)
     if node.name in simple.skip_layers:
         layer = dataclasses.replace(layer, quant_enable=False)
     return apply_rules(node, layer, where)
@@ -55,7 +55,7 @@ def _matching(node: OpNode, simple: SimpleConfig) -> list[Rule]:
     return by_type + [rule for rule in simple.layers if node.name in rule.names]
 
 
-def _overlay(node: OpNode, layer: LayerConfig, rule: Rule, where: str) -> LayerConfig:
+def overlay(node: OpNode, layer: LayerConfig, rule: Rule, where: str) -> LayerConfig:
     """The settings with the rule's sections in place of the layer's; a section that the rule lacks stays."""
     if rule.weight is not None and layer.weight is None:
         _log.debug("%s: its weight_quant_params is ignored, the layer has no weight.", where)
@@ -82,7 +82,7 @@ def _overlay_activations(
     return tuple(section.over(one) for section, one in zip(sections, lower, strict=True))
 
 
-def _with_om_widths(layer: LayerConfig, widths: tuple[int | None, ...]) -> LayerConfig:
+def with_om_widths(layer: LayerConfig, widths: tuple[int | None, ...]) -> LayerConfig:
     """The settings with the converter's widths; an operation that the converter runs in float16 is switched off.
 
     The converter also lists weight and bias, behind the data inputs; they are not looked at.

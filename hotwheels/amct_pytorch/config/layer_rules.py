@@ -12,27 +12,33 @@ from .algorithms import arguments_of
 from .quant_config import LayerConfig, QuantizerConfig
 from .quantizer_check import check_quantizer, is_custom, num_bits_of, observer_of
 
+# The sections of a layer in config.json; the retrain documents of the dynamic path name them otherwise.
+ACTIVATION_PARAMS = "activation_quant_params"
+WEIGHT_PARAMS = "weight_quant_params"
+
 _log = get_logger(__name__)
 _SYMMETRIC = {"qscheme": "symmetric", "with_offset": False}
 
 
-def apply_rules(node: OpNode, layer: LayerConfig, where: str) -> LayerConfig:
+def apply_rules(
+    node: OpNode, layer: LayerConfig, where: str, keys: tuple[str, str] = (ACTIVATION_PARAMS, WEIGHT_PARAMS)
+) -> LayerConfig:
     """Returns the checked and corrected settings of a layer that is switched on; one switched off is returned as it is.
 
-    ``where`` says in messages what they belong to, e.g. ``Layer 'conv1' in config.json``. Applying it twice changes
-    nothing more. What is corrected is said in a WARNING.
+    ``where`` says in messages what they belong to, e.g. ``Layer 'conv1' in config.json``; ``keys`` are the names of its
+    two sections there. Applying it twice changes nothing more. What is corrected is said in a WARNING.
 
     Raises:
       ConfigError: See `check_quantizer`; or the number of activation entries is not that of the quantizable inputs.
     """
     if not layer.quant_enable:
         return layer
-    _check_count(node, layer, where)
+    _check_count(node, layer, f"{where}: {keys[0]}")
     activations = tuple(
-        check_quantizer(one, f"{where}, activation_quant_params[{index}]", is_weight=False)
+        check_quantizer(one, f"{where}, {keys[0]}[{index}]", is_weight=False)
         for index, one in enumerate(layer.activations)
     )
-    weight = layer.weight and check_quantizer(layer.weight, f"{where}, weight_quant_params", is_weight=True)
+    weight = layer.weight and check_quantizer(layer.weight, f"{where}, {keys[1]}", is_weight=True)
     if node.op is not None and node.op.role is Role.MATMUL:
         activations = _for_matmul(activations, where)
     if weight and node.op is not None and node.op.role is Role.LINEAR:
@@ -46,7 +52,7 @@ def _check_count(node: OpNode, layer: LayerConfig, where: str) -> None:
     if len(layer.activations) != len(node.edges):
         inputs = ", ".join(f"'{edge.argument}'" for edge in node.edges)
         msg = (
-            f"{where}: activation_quant_params has {len(layer.activations)} entries, but the layer has "
+            f"{where} has {len(layer.activations)} entries, but the layer has "
             f"{len(node.edges)} quantizable inputs ({inputs}). Give one entry for each, or one object for all."
         )
         raise ConfigError(msg)

@@ -6,6 +6,7 @@ The layout is not documented, so all that is assumed is objects with a name and 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from ..files import PathLike
@@ -37,6 +38,15 @@ def read_om_json(path: PathLike) -> OmLayers:
       ConfigError: It is not JSON.
     """
     return om_layers(read_json(path, "Mapping file"))
+
+
+def mapping_path(mapping_file: str, config_path: Path) -> Path:
+    """Returns where the om.json that a configuration names is.
+
+    Relative to the working directory, as scripts of the vendor's tool have it; else beside the configuration.
+    """
+    beside = config_path.parent / mapping_file
+    return beside if beside.is_file() and not Path(mapping_file).is_file() else Path(mapping_file)
 
 
 def om_layers(document: Any) -> OmLayers:

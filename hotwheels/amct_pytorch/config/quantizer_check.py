@@ -56,6 +56,15 @@ def num_bits_of(config: QuantizerConfig, is_weight: bool) -> int | None:
     return int(config.args.get("num_bits", arguments_of(config.quantizer, is_weight)["num_bits"].default))
 
 
+def effective_args(config: QuantizerConfig, is_weight: bool) -> dict[str, Any]:
+    """Returns the arguments of a checked ``config`` with every default filled in; those of a custom class as they are."""
+    if config.quantizer not in QUANTIZERS:
+        return dict(config.args)
+    known = _known_arguments(config.quantizer, observer_of(config), is_weight)
+    defaults = {name: argument.default for name, argument in known.items()}
+    return {**defaults, "observer": observer_of(config), **config.args}
+
+
 def observer_of(config: QuantizerConfig) -> str | None:
     """Returns the observer's class of a ``config`` from our registry, None if there is none."""
     name = config.args.get("observer", QUANTIZERS[config.quantizer].observer)

@@ -13,7 +13,7 @@ from ..errors import ConfigError
 from ..files import PathLike, check_input_file
 from ..log import get_logger
 from .coercion import as_bool, as_list, as_names, as_object, as_text, report_unknown
-from .om_json import read_om_json
+from .om_json import mapping_path, read_om_json
 from .section import Section, read_section
 from .simple_config import Rule, SimpleConfig
 
@@ -37,7 +37,7 @@ def read_simple_yaml(path: PathLike) -> SimpleConfig:
         raise ConfigError(f"Simple configuration file '{path}' is not a UTF-8 text: {error}.") from error
     if simple.mapping_file is None:
         return simple
-    return dataclasses.replace(simple, om_layers=read_om_json(_mapping_path(simple.mapping_file, path)))
+    return dataclasses.replace(simple, om_layers=read_om_json(mapping_path(simple.mapping_file, path)))
 
 
 def parse_simple_yaml(text: str, source: str) -> SimpleConfig:
@@ -92,12 +92,6 @@ def _mapping_file(value: object, where: str) -> str | None:
     report_unknown(given, ("mapping_file",), where)
     path = given.get("mapping_file")
     return None if path in (None, "") else as_text(path, f"{where}.mapping_file")
-
-
-def _mapping_path(mapping_file: str, yaml_path: Path) -> Path:
-    """Relative to the working directory, as scripts of the vendor's tool have it; else beside the yaml file."""
-    beside = yaml_path.parent / mapping_file
-    return beside if beside.is_file() and not Path(mapping_file).is_file() else Path(mapping_file)
 
 
 def _rules(document: Mapping[str, Any], key: str, name_key: str, source: str) -> tuple[Rule, ...]:

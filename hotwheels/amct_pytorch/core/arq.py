@@ -38,7 +38,7 @@ def weight_params(
 
 def eps_for_bias(eps: float, bias: Tensor | None) -> float:
     """Returns the lower bound of the weight scales of a layer with this ``bias`` (after BN folding, SPEC 4.3)."""
-    if bias is None or not bias.numel() or float(bias.detach().abs().max()) <= LARGE_BIAS:
+    if bias is None or not bool((bias.detach().to(torch.float32).abs() > LARGE_BIAS).any()):
         return eps
     return max(eps, LARGE_BIAS_EPS)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 Values = NDArray[np.float32]
 Counts = NDArray[np.float64]
 
-BINS = 4096
+BINS = 8192
 # |value| / width stays below 2^22, where float32 still tells a bin from the next.
 _LARGEST_INDEX_BITS = 22
 _MOST_ATOMS = 5

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .histogram import GridHistogram
-from .sampling import Bounds, Summary, Wish, summarise
+from .sampling import EXACT_SIZE, Bounds, Summary, Wish, summarise
 from .tail import Tail
 
 Values = NDArray[np.float32]
@@ -16,6 +16,7 @@ Values = NDArray[np.float32]
 # So many values are remembered one by one. On few values the least error is a matter of chance: the best of 60 grids
 # beats the expected error by more than 0.5 %, which no histogram can tell.
 REMEMBERED = 1 << 16
+_IN_TAIL = 0.9999  # a lower percentile is found in the histogram, which then needs more samples
 _SURELY_ONE = 2.0**-23  # SPEC 5.1: a percentile closer to 1 than this means the extreme value itself
 
 
@@ -157,6 +158,7 @@ class RangeStatistics:
             ranks=(rank(self.min_percentile, count), rank(self.max_percentile, count)),
             tail_start=self.tail_start,
             symmetric=self.symmetric,
+            sample_size=EXACT_SIZE if min(self.max_percentile, self.min_percentile) >= _IN_TAIL else 4 * EXACT_SIZE,
         )
 
     def _take(self, summary: Summary) -> None:

@@ -60,6 +60,7 @@ class OpNode:
       unquantizable: Why it is not quantizable although the registry knows it; None if it is.
       module_path: Path of the module it calls, None for functions and methods.
       has_bias: Whether the called module has a bias.
+      onnx_type: Type of the ONNX node it becomes, e.g. ``Conv``; empty where the back-end does not know it (FX).
       is_fold_target: For a BatchNorm: whether it can be folded into the convolution ``inputs[0]`` (SPEC 6.7).
     """
 
@@ -72,6 +73,7 @@ class OpNode:
     unquantizable: str | None = None
     module_path: str | None = None
     has_bias: bool = False
+    onnx_type: str = ""
     is_fold_target: bool = False
 
     @property

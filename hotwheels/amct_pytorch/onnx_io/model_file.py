@@ -42,10 +42,10 @@ def save_model(model: ir.Model, path: PathLike) -> None:
     """
     path = Path(path)
     if _bytes_of(model) < _LARGEST_MESSAGE:
-        proto = _serialize(model, path)
+        content = _serialize(model, path).SerializeToString(deterministic=True)
         with _named(path):
-            onnx.checker.check_model(proto, full_check=True)
-        write_bytes_atomic(path, proto.SerializeToString(deterministic=True))
+            onnx.checker.check_model(content, full_check=True)
+        write_bytes_atomic(path, content)
     else:
         _save_large(model, path)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..config.quant_config import LayerConfig, QuantConfig, QuantizerConfig
+from ..config.quantizer_check import effective_args
 from ..graph import Edge, OpGraph, OpNode, Skip
 from ..ops.desc import Role
 from .quant_plan import InputPlan, LayerPlan, QuantPlan
@@ -29,9 +30,9 @@ def make_plan(graph: OpGraph, config: QuantConfig) -> QuantPlan:
     return QuantPlan(layers, _skips(graph, config))
 
 
-def settings_of(config: QuantizerConfig) -> dict[str, Any]:
-    """Returns what makes two quantizers behave alike: all arguments but the log name."""
-    return {key: value for key, value in config.args.items() if key != "object_layer"}
+def settings_of(config: QuantizerConfig, is_weight: bool = False) -> dict[str, Any]:
+    """Returns what makes two quantizers behave alike: all arguments, given or by default, but the log name."""
+    return {key: value for key, value in effective_args(config, is_weight).items() if key != "object_layer"}
 
 
 def folded_batch_norm(graph: OpGraph, node: OpNode) -> str | None:
@@ -58,7 +59,7 @@ def _plan_layer(
         inputs.append(InputPlan(index=index, edge=edge, quantizer=quantizer, group=group))
     weight_group = ""
     if config.weight is not None:
-        key = (node.module_path or node.name, _frozen(config.weight.quantizer, settings_of(config.weight)))
+        key = (node.module_path or node.name, _frozen(config.weight.quantizer, settings_of(config.weight, is_weight=True)))
         weight_group = weight_groups.setdefault(key, node.name)
     return LayerPlan(
         name=node.name,

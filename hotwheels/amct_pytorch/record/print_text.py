@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from google.protobuf import text_encoding
@@ -16,13 +16,14 @@ def print_text(message: Any) -> str:
 
 def _lines(message: Any, indent: str) -> Iterator[str]:
     for field, value in message.ListFields():
-        for one in _elements(value):
-            if field.type == FieldDescriptor.TYPE_MESSAGE:
+        if field.type == FieldDescriptor.TYPE_MESSAGE:
+            for one in _elements(value):
                 yield f"{indent}{field.name} {{"
                 yield from _lines(one, f"{indent}  ")
                 yield f"{indent}}}"
-            else:
-                yield f"{indent}{field.name}: {_scalar(field, one)}"
+        else:
+            form, start = _formatter(field), f"{indent}{field.name}: "
+            yield from [start + form(one) for one in _elements(value)]
 
 
 def _elements(value: Any) -> Iterable[Any]:
@@ -31,13 +32,17 @@ def _elements(value: Any) -> Iterable[Any]:
     return value if is_repeated else (value,)
 
 
-def _scalar(field: Any, value: Any) -> str:
-    if field.type == FieldDescriptor.TYPE_FLOAT:
-        return f"{value:.9g}"
+def _formatter(field: Any) -> Callable[[Any], str]:
+    """Returns how values of a scalar field are printed."""
     if field.type == FieldDescriptor.TYPE_ENUM:
-        return str(field.enum_type.values_by_number[value].name)
-    if field.type == FieldDescriptor.TYPE_BOOL:
-        return "true" if value else "false"
-    if isinstance(value, (str, bytes)):
-        return f'"{text_encoding.CEscape(value, as_utf8=isinstance(value, str))}"'
-    return str(value)
+        names = field.enum_type.values_by_number
+        return lambda value: str(names[value].name)
+    return _FORMATTERS.get(field.type, str)
+
+
+_FORMATTERS: dict[int, Callable[[Any], str]] = {
+    FieldDescriptor.TYPE_FLOAT: "{:.9g}".format,
+    FieldDescriptor.TYPE_BOOL: lambda value: "true" if value else "false",
+    FieldDescriptor.TYPE_STRING: lambda value: f'"{text_encoding.CEscape(value, as_utf8=True)}"',
+    FieldDescriptor.TYPE_BYTES: lambda value: f'"{text_encoding.CEscape(value, as_utf8=False)}"',
+}

@@ -11,6 +11,7 @@ import numpy as np
 from ..deploy_pair import Node
 from .registry import CUSTOM_DOMAIN, Array, register, register_simple
 
+_SIXTH = float(np.float32(1 / 6))
 # NumPy has no error function; math.erf is the C library's, within one unit in the last place.
 _erf_of_objects = np.frompyfunc(math.erf, 1, 1)
 
@@ -102,7 +103,11 @@ def _selu(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
 @register("HardSigmoid")
 def _hard_sigmoid(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
     (x,) = inputs
-    return (np.clip(_attribute(node, "alpha", 0.2) * x + _attribute(node, "beta", 0.5), 0.0, 1.0),)
+    alpha, beta = _attribute(node, "alpha", 0.2), _attribute(node, "beta", 0.5)
+    # No float32 is 1/6, which torch's hardsigmoid means, and its hardswish below opset 14.
+    if (alpha, beta) == (_SIXTH, 0.5):
+        return (np.clip(x + 3.0, 0.0, 6.0) / 6.0,)
+    return (np.clip(alpha * x + beta, 0.0, 1.0),)
 
 
 @register("Softmax")

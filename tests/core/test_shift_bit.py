@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+import torch
+
+from hotwheels.amct_pytorch.core.shift_bit import best_shift, search_shift, shift_errors
+
+
+def errors_reference(values, deq):
+    """SPEC 4.6 for one scale: the errors of N = 1..16."""
+    s32 = np.clip(np.rint(values.astype(np.float64) / deq), -(2**31), 2**31 - 1).astype(np.int64)
+    errors = []
+    for shift in range(1, 17):
+        s16 = np.clip(s32 >> shift, -(2**15), 2**15 - 1)
+        errors.append(float(((s32 - (s16 << shift)) ** 2).astype(np.float64).sum()))
+    return np.array(errors)
+
+
+def test_scalar_equals_reference():
+    output = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0)) * 100
+    expected = errors_reference(output.numpy().ravel(), np.float64(np.float32(1e-4)))
+    np.testing.assert_allclose(shift_errors(output, torch.tensor(1e-4)).numpy(), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (7, 3), (1, 3, 300, 200)])
+def test_channels_equal_reference(shape):
+    output = torch.randn(*shape, generator=torch.Generator().manual_seed(0)) * 100
+    deq = torch.tensor([1e-4, 1e-6, 1.0])
+    got = shift_errors(output, deq)
+    assert got.shape == (3, 16)
+    for channel in range(3):
+        expected = errors_reference(output[:, channel].numpy().ravel(), deq.double()[channel].item())
+        np.testing.assert_allclose(got[channel].numpy(), expected, rtol=1e-12)
+
+
+def test_ties_go_to_the_larger_shift():
+    """Multiples of 2^16 lose nothing under any shift that does not clip."""
+    assert int(search_shift(torch.zeros(1, 4), torch.tensor(1.0))) == 16
+    assert int(search_shift(torch.full((1, 4), 3.0 * 2**16), torch.tensor(1.0))) == 16
+    assert best_shift(torch.tensor([1.0] * 16)).item() == 16
+    assert best_shift(torch.tensor([[0.0, 0.0] + [1.0] * 14])).tolist() == [2]
+
+
+@pytest.mark.parametrize(("peak", "shift"), [(2**15 + 1, 1), (2**17 - 1, 2), (2**31 - 1, 16)])
+def test_smallest_shift_without_clipping_wins(peak, shift):
+    output = torch.arange(1, 2000, dtype=torch.float64) / 1999 * peak
+    assert int(search_shift(output.reshape(1, -1), torch.tensor(1.0))) == shift
+
+
+def test_errors_of_batches_add_up():
+    output = torch.randn(4, 3, 8) * 1000
+    deq = torch.tensor([0.01, 0.1, 1.0])
+    parts = shift_errors(output[:1], deq) + shift_errors(output[1:], deq)
+    torch.testing.assert_close(parts, shift_errors(output, deq))
