@@ -9,6 +9,7 @@ from .api.fx import (
     restore_quant_model_fx,
     save_quant_model_fx,
 )
+from .api.training import freeze_batch_norm
 from .custom_op import (
     Cat,
     CustomModuleBase,
@@ -74,6 +75,7 @@ __all__ = [
     "custom_op",
     "enable_dump",
     "enable_quantization",
+    "freeze_batch_norm",
     "nn",
     "register_custom_op",
     "restore_quant_model_fx",

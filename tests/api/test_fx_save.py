@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,24 @@ def test_default_names(tmp_path: Path) -> None:
         assert np.allclose(left, right, atol=1e-4)
 
 
+def test_numbers_are_constants_and_lists_are_several_inputs(tmp_path: Path) -> None:
+    class Lists(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+
+        def forward(self, gain: float, levels: list[Tensor], flag: bool | None = None) -> Tensor:
+            first, second = levels[0], levels[1]
+            return self.conv(first + second) * gain
+
+    batch = 3.0, [images(1), images(1)]
+    quantized = quantize(Lists().eval(), tmp_path, [batch])
+    amct.save_quant_model_fx(quantized, tmp_path / "out", batch)
+    assert names(tmp_path / "out_fake_quant_model.onnx") == (["levels_0", "levels_1"], ["output"])
+    result = run_onnx(tmp_path / "out_fake_quant_model.onnx", *batch[1])[0]
+    assert np.allclose(result, run_fake(quantized, *batch), atol=1e-4)
+
+
 def test_names_and_axes_of_the_user(calibrated: QuantGraphModule, tmp_path: Path) -> None:
     setting = {
         "input_names": ["input"], "output_names": ("logits",),
@@ -188,29 +207,21 @@ def test_earlier_files_stay_whole_when_a_save_fails(
 
 def _wrong_record(layer: QuantizedLayer, record: Any = QuantizedLayer.record) -> Any:
     """The grid of a convolution with one scale too few."""
-    import dataclasses
-
     found = record(layer)
     if found.weight is None or len(found.weight.scale) == 1:
         return found
     return dataclasses.replace(found, weight=dataclasses.replace(found.weight, scale=found.weight.scale[1:]))
 
 
-class _Unknown(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        return x.clone()
-
-
-class _Wrapper(nn.Module):
+class _Eigenvalues(nn.Module):
     amct_leaf = True
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.linalg.eigvalsh(x @ x.mT)
+        return torch.linalg.eigvalsh(x @ x.transpose(2, 3))
 
 
 def test_operation_without_onnx_form_is_an_export_error(tmp_path: Path) -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), _Wrapper()).eval()
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), _Eigenvalues()).eval()
     quantized = quantize(model, tmp_path, [(images(),)])
     with pytest.raises(amct.ExportError, match="eigvalsh|linalg_eigh"):
         amct.save_quant_model_fx(quantized, tmp_path / "out", images(1))
@@ -220,6 +231,11 @@ def test_operation_without_onnx_form_is_an_export_error(tmp_path: Path) -> None:
 def test_input_of_a_wrong_shape_is_an_export_error(calibrated: QuantGraphModule, tmp_path: Path) -> None:
     with pytest.raises(amct.ExportError, match="input_data"):
         amct.save_quant_model_fx(calibrated, tmp_path / "out", torch.randn(1, 2, 6, 6))
+
+
+def test_wrong_number_of_inputs_is_an_export_error(calibrated: QuantGraphModule, tmp_path: Path) -> None:
+    with pytest.raises(amct.ExportError, match="input_data has 2 values, but forward takes image"):
+        amct.save_quant_model_fx(calibrated, tmp_path / "out", (images(1), images(1)))
 
 
 def test_wrapped_model_is_refused(calibrated: QuantGraphModule, tmp_path: Path) -> None:

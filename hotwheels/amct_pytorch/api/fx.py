@@ -9,13 +9,14 @@ import torch
 from torch import nn
 
 from ..backends.fx.backend import FxBackend
-from ..backends.fx.export import export_float, forward_names, output_names
+from ..backends.fx.example_call import make_example_call
+from ..backends.fx.export import export_float, output_names
 from ..backends.fx.quant_graph_module import QuantGraphModule
 from ..capacity import read_capacity
 from ..config.expand import expand
 from ..config.json_config import check_any_enabled, read_config, write_config
 from ..config.simple_yaml import read_simple_yaml
-from ..errors import CalibrationError, ConfigError, UnsupportedModelError
+from ..errors import CalibrationError
 from ..export.save import write_files
 from ..files import check_path
 from ..log import get_logger
@@ -31,6 +32,7 @@ from ..report.picture import draw
 from .arguments import as_inputs, check_aliases, check_existing, check_model, check_type
 from .checkpoint import load_checkpoint
 from .onnx_setting import check_setting
+from .quantized import quantized_inside, the_quantized_graph
 
 _log = get_logger(__name__)
 
@@ -99,6 +101,7 @@ def restore_quant_model_fx(
     function = "restore_quant_model_fx"
     path, model = check_existing(function, "config_file", config_file), check_model(function, model)
     checkpoint = check_existing(function, "pth_file", pth_file)
+    check_type(function, "state_dict_name", state_dict_name, (str, type(None)), "a string or None")
     quantized = _quantize(path, model)
     load_checkpoint(quantized, checkpoint, state_dict_name)
     return quantized
@@ -114,13 +117,14 @@ def enable_quantization(
 
     Raises:
       ConfigError: Another combination, or no quantized graph inside ``model``.
+      UnsupportedModelError: ``model`` is, or contains, a quantized model in DataParallel.
     """
     function = "enable_quantization"
     check_model(function, model)
     for name, value in (("calibration", calibration), ("fake_quant", fake_quant), ("real_quant", real_quant)):
         check_type(function, name, value, bool, "a bool")
     mode = Mode.of(calibration, fake_quant, real_quant)
-    for quantized in _quantized_inside(function, model):
+    for quantized in quantized_inside(function, model):
         quantized.mode = mode
 
 
@@ -140,7 +144,7 @@ def enable_dump(model: nn.Module, dump_dir: str | Path | None = None, dump_forma
     folder = check_path(function, "dump_dir", "./dump" if dump_dir is None else dump_dir)
     check_type(function, "dump_format", dump_format, (str, type(None)), "a string or None")
     dumper = Dumper(folder, dump_format or ".npy")
-    for quantized in _quantized_inside(function, model):
+    for quantized in quantized_inside(function, model):
         quantized.watch_next_forward(lambda node: dumper.write(node.name, node.value))
 
 
@@ -160,17 +164,18 @@ def save_quant_model_fx(
       ExportError: The model cannot be written as ONNX. Files of an earlier save stay whole.
     """
     function = "save_quant_model_fx"
-    quantized = _the_quantized_graph(function, check_model(function, model))
+    quantized = the_quantized_graph(function, check_model(function, model))
     check_path(function, "save_path", save_path)
-    setting = check_setting(
-        onnx_export_setting, {"input_names": forward_names(quantized), "output_names": output_names(quantized)}
-    )
     _require_calibration(quantized)
+    example = make_example_call(quantized, as_inputs(input_data))
+    setting = check_setting(
+        onnx_export_setting, {"input_names": list(example.names), "output_names": output_names(quantized)}
+    )
     with torch.no_grad():
         record = Record(
             {name: layer.record() for name, layer in quantized.quantized_layers.items() if layer.is_quantized}
         )
-    float_model = parse_model(export_float(quantized, as_inputs(input_data), setting, Registry(read_capacity())))
+    float_model = parse_model(export_float(quantized, example, setting, Registry(read_capacity())))
     if not (onnx_export_setting or {}).get("output_names"):
         name_outputs(float_model)
     resolve_markers(float_model)
@@ -192,28 +197,6 @@ def _quantize(config_file: Path, model: nn.Module) -> QuantGraphModule:
     quantized = backend.place(plan)
     draw(quantized, config_file.with_name("quant.svg"))
     return quantized
-
-
-def _quantized_inside(function: str, model: nn.Module) -> list[QuantGraphModule]:
-    found = [module for module in model.modules() if isinstance(module, QuantGraphModule)]
-    if not found:
-        msg = (
-            f"{function}: {type(model).__name__} contains no quantized model. Pass what create_quant_model_fx returned."
-        )
-        raise ConfigError(msg)
-    return found
-
-
-def _the_quantized_graph(function: str, model: nn.Module) -> QuantGraphModule:
-    if isinstance(model, nn.parallel.DistributedDataParallel):
-        model = model.module
-    if not isinstance(model, QuantGraphModule):
-        msg = (
-            f"{function}: {type(model).__name__} is not a quantized model. Pass what create_quant_model_fx returned,"
-            " not a module that contains it."
-        )
-        raise UnsupportedModelError(msg)
-    return model
 
 
 def _require_calibration(quantized: QuantGraphModule) -> None:

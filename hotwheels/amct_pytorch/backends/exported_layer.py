@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..nn.quantized_layer import QuantizedLayer
 from ..nn.weighted_op import WeightedOp
-from .markers import mark_input, mark_output
+from .markers import mark_input, mark_result
 
 
 class FunctionModule(nn.Module):
@@ -55,19 +55,10 @@ class ExportedLayer(nn.Module):
         """Computes the layer between its markers."""
         args, kwargs = self._call.substitute(args, kwargs, self._marked(self._call.inputs(args, kwargs)))
         result = self.function(*args, **kwargs)
-        return _mark_result(result, self._layer_name) if any(self._is_marked) else result
+        return mark_result(result, self._layer_name) if any(self._is_marked) else result
 
     def _marked(self, values: list[Any]) -> list[Any]:
         return [
             mark_input(x, self._layer_name, index) if is_marked else x
             for index, (x, is_marked) in enumerate(zip(values, self._is_marked, strict=True))
         ]
-
-
-def _mark_result(result: Any, layer: str) -> Any:
-    """Marks the result, the first one of several."""
-    if isinstance(result, Tensor):
-        return mark_output(result, layer)
-    if type(result) in (list, tuple) and result:
-        return type(result)([_mark_result(result[0], layer), *result[1:]])
-    return result

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -36,3 +38,12 @@ def mark_input(x: Tensor, layer: str, index: int) -> Tensor:
 def mark_output(x: Tensor, layer: str) -> Tensor:
     """Returns ``x``; in ONNX a node ``amct_marker::Output`` behind ``layer``."""
     return _MarkOutput.apply(x, layer)
+
+
+def mark_result(result: Any, layer: str) -> Any:
+    """Marks what ``layer`` returns: a tensor, or the first one of a list or tuple."""
+    if isinstance(result, Tensor):
+        return mark_output(result, layer)
+    if type(result) in (list, tuple) and result:
+        return type(result)([mark_result(result[0], layer), *result[1:]])
+    return result

@@ -40,12 +40,12 @@ def read_om_json(path: PathLike) -> OmLayers:
     return om_layers(read_json(path, "Mapping file"))
 
 
-def mapping_path(mapping_file: str, config_path: Path) -> Path:
+def mapping_path(mapping_file: str, config_path: PathLike) -> Path:
     """Returns where the om.json that a configuration names is.
 
     Relative to the working directory, as scripts of the vendor's tool have it; else beside the configuration.
     """
-    beside = config_path.parent / mapping_file
+    beside = Path(config_path).parent / mapping_file
     return beside if beside.is_file() and not Path(mapping_file).is_file() else Path(mapping_file)
 
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ..errors import ConfigError
-from ..files import PathLike, check_input_file
+from ..files import PathLike
 from ..log import get_logger
 from .coercion import as_bool, as_list, as_names, as_object, as_text, report_unknown
 from .om_json import mapping_path, read_om_json
 from .section import Section, read_section
 from .simple_config import Rule, SimpleConfig
+from .text_file import read_text
 
 _log = get_logger(__name__)
 _KEYS = ("skip_layers", "om_config", "common_config", "override_layer_types", "override_layer_configs")
@@ -30,11 +30,7 @@ def read_simple_yaml(path: PathLike) -> SimpleConfig:
       ConfigError: The file is not yaml, or a key has a value of the wrong type. Arguments of algorithms are not
         checked: the rule they stand in may be for no layer at all.
     """
-    path = check_input_file(path, "Simple configuration file")
-    try:
-        simple = parse_simple_yaml(path.read_text(encoding="utf-8-sig"), str(path))
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"Simple configuration file '{path}' is not a UTF-8 text: {error}.") from error
+    simple = parse_simple_yaml(read_text(path, "Simple configuration file"), str(path))
     if simple.mapping_file is None:
         return simple
     return dataclasses.replace(simple, om_layers=read_om_json(mapping_path(simple.mapping_file, path)))

@@ -7,8 +7,9 @@ import re
 from typing import Any
 
 from ..errors import ConfigError
-from ..files import PathLike, check_input_file
+from ..files import PathLike
 from ..log import get_logger
+from .text_file import read_text
 
 _log = get_logger(__name__)
 _BLANK = re.compile(r"(?:[ \t\r\n]|//[^\n]*|#[^\n]*)*")
@@ -24,11 +25,7 @@ def read_json(path: PathLike, what: str = "Configuration file") -> Any:
       FileNotFoundError: There is no such file.
       ConfigError: It is not UTF-8, or not JSON even with the tolerances of `parse_json`.
     """
-    path = check_input_file(path, what)
-    try:
-        return parse_json(path.read_text(encoding="utf-8-sig"), str(path))
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{what} '{path}' is not a UTF-8 text: {error}.") from error
+    return parse_json(read_text(path, what), str(path))
 
 
 def parse_json(text: str, source: str) -> Any:

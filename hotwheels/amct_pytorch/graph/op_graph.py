@@ -62,6 +62,8 @@ class OpNode:
       has_bias: Whether the called module has a bias.
       onnx_type: Type of the ONNX node it becomes, e.g. ``Conv``; empty where the back-end does not know it (FX).
       is_fold_target: For a BatchNorm: whether it can be folded into the convolution ``inputs[0]`` (SPEC 6.7).
+      onnx_name: Name which torch's exporter gives that node, e.g. ``/conv1/Conv``; empty on the FX path.
+      is_pick: Whether it only picks one of several results of ``inputs[0]``; the FX path does not say so.
     """
 
     name: str
@@ -74,6 +76,8 @@ class OpNode:
     module_path: str | None = None
     has_bias: bool = False
     onnx_type: str = ""
+    onnx_name: str = ""
+    is_pick: bool = False
     is_fold_target: bool = False
 
     @property

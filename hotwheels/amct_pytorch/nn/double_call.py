@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -10,19 +11,45 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
+from ..ops.desc import OpDesc, Role
+
 
 def cast_floats(tree: Any, dtype: torch.dtype) -> Any:
     """Returns ``tree`` with every floating tensor in it as a plain tensor of ``dtype``; the rest as it is."""
     return pytree.tree_map(lambda leaf: _cast(leaf, dtype), tree)
 
 
-def call_in_double(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Returns ``function(*args, **kwargs)`` with all floating tensors, and a module's own state, in float64."""
+def call_in_double(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], op: OpDesc | None = None
+) -> Any:
+    """Returns ``function(*args, **kwargs)`` with all floating tensors, and a module's own state, in float64.
+
+    Python floats - scalar operands, a module's slopes and epsilons - have the float32 value which the exported file
+    holds. Those of a movement ``op`` stay: they are factors of a size, which torch computes in float64 itself.
+    """
     args, kwargs = cast_floats((args, kwargs), torch.float64)
+    is_rounded = op is None or op.role is not Role.MOVEMENT
+    if is_rounded and any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves((args, kwargs))):
+        args, kwargs = pytree.tree_map(_single, (args, kwargs))
     if not isinstance(function, nn.Module):
         return function(*args, **kwargs)
     state = {**dict(function.named_parameters()), **dict(function.named_buffers())}
-    return functional_call(function, cast_floats(state, torch.float64), args, kwargs)
+    module = _with_single_attributes(function) if is_rounded else function
+    return functional_call(module, cast_floats(state, torch.float64), args, kwargs)
+
+
+def _with_single_attributes(module: nn.Module) -> nn.Module:
+    """A shallow copy of ``module``, which shares its parameters."""
+    changed = {name: _single(value) for name, value in vars(module).items() if isinstance(value, float)}
+    if not changed:
+        return module
+    module = copy.copy(module)
+    vars(module).update(changed)
+    return module
+
+
+def _single(leaf: Any) -> Any:
+    return torch.tensor(leaf, dtype=torch.float64).float().item() if type(leaf) is float else leaf
 
 
 def _cast(leaf: Any, dtype: torch.dtype) -> Any:

@@ -42,7 +42,7 @@ def integer_weight(weight: Tensor, params: QuantParams) -> Tensor:
 
 def _weighted(layer: QuantizedLayer, input: Tensor, output_size: list[int] | None = None) -> Tensor:
     data = layer.activation[0].params()
-    x = integer.to_integers(input, data) - data.offset
+    x = _integers(layer, 0, input, data) - data.offset
     weight, bias = (None if t is None else t.detach() for t in layer.weighted.folded())
     params = layer.current_weight_params(weight, bias)
     weight = integer_weight(weight, params)
@@ -62,23 +62,23 @@ def _weighted(layer: QuantizedLayer, input: Tensor, output_size: list[int] | Non
 def _matmul(layer: QuantizedLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     left, right = layer.call.inputs(args, kwargs)
     grids = [quantizer.params() for quantizer in layer.activation]
-    accumulator = integer.matmul(*(integer.to_integers(x, grid) for x, grid in zip((left, right), grids, strict=True)))
+    accumulator = integer.matmul(*(_integers(layer, at, x, grids[at]) for at, x in enumerate((left, right))))
     return _finish(layer, accumulator, grids[0].scale.double() * grids[1].scale.double())
 
 
 def _max_pool(layer: QuantizedLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     grid = layer.activation[0].params()
-    x = integer.to_integers(layer.call.inputs(args, kwargs)[0], grid) - grid.offset
+    x = _integers(layer, 0, layer.call.inputs(args, kwargs)[0], grid) - grid.offset
     result = layer.call(*layer.call.substitute(args, kwargs, [x]))
     step = grid.scale.double()
     if isinstance(result, tuple):  # (values, indices)
-        return (integer.Accumulator.of(result[0], step), *result[1:])
-    return integer.Accumulator.of(result, step)
+        return (_finish(layer, result[0], step), *result[1:])
+    return _finish(layer, result, step)
 
 
 def _avg_pool(layer: QuantizedLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     grid = layer.activation[0].params()
-    x = integer.to_integers(layer.call.inputs(args, kwargs)[0], grid) - grid.offset
+    x = _integers(layer, 0, layer.call.inputs(args, kwargs)[0], grid) - grid.offset
     if layer.op.name.startswith("adaptive"):
         output_size = _arguments(layer, args, kwargs, F.adaptive_avg_pool2d, ("output_size",))
         sums, divisor = integer.adaptive_avg_pool2d_sum(x, **output_size)
@@ -113,15 +113,23 @@ def _arguments(
 def _other(layer: QuantizedLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Everything else: float64 on the dequantized integers (SPEC 10.4)."""
     values = []
-    for x, quantizer in zip(layer.call.inputs(args, kwargs), layer.activation, strict=True):
+    for index, x in enumerate(layer.call.inputs(args, kwargs)):
         if _is_float(x):
-            grid = quantizer.params()
-            x = integer.to_real(integer.to_integers(x, grid), grid)
+            grid = layer.activation[index].params()
+            x = integer.to_real(_integers(layer, index, x, grid), grid)
+            x = x.float() if index in layer.constant_inputs else x
         values.append(x)
-    return call_in_double(layer.call.function, *layer.call.substitute(args, kwargs, values))
+    return call_in_double(layer.call.function, *layer.call.substitute(args, kwargs, values), layer.op)
 
 
 _KERNELS = {Role.MATMUL: _matmul, Role.MAX_POOL: _max_pool, Role.AVG_POOL: _avg_pool}
+
+
+def _integers(layer: QuantizedLayer, index: int, x: Tensor, grid: QuantParams) -> Tensor:
+    integers = integer.to_integers(x, grid)
+    if layer.trace is not None:
+        layer.trace.add_edge(layer.name, index, integers)
+    return integers
 
 
 def _finish(layer: QuantizedLayer, accumulator: Tensor, step: Tensor) -> Tensor:
@@ -132,6 +140,8 @@ def _finish(layer: QuantizedLayer, accumulator: Tensor, step: Tensor) -> Tensor:
             " leave the layer in float (quant_enable: false)."
         )
         raise CalibrationError(msg)
+    if layer.trace is not None:
+        layer.trace.add_sums(layer.name, accumulator)
     return integer.Accumulator.of(accumulator, step)
 
 

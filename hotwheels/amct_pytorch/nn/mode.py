@@ -8,13 +8,19 @@ from ..errors import ConfigError
 
 
 class Mode(enum.Enum):
-    """The states of ``enable_quantization(calibration, fake_quant, real_quant)``."""
+    """The states of ``enable_quantization(calibration, fake_quant, real_quant)``, and two of the dynamic path.
+
+    WEIGHTS: weights are fake-quantized, data is neither observed nor quantized (BatchNorms are being updated, SPEC 3).
+    CALIBRATION_OF_DATA: data is observed, weights are fake-quantized.
+    """
 
     FLOAT = (False, False, False)
     CALIBRATION = (True, False, False)
     PRE_CALIBRATION = (True, True, False)
     FAKE_QUANT = (False, True, False)
     REAL_QUANT = (False, False, True)
+    WEIGHTS = "weights"
+    CALIBRATION_OF_DATA = "calibration of data"
 
     @staticmethod
     def of(calibration: bool, fake_quant: bool, real_quant: bool) -> Mode:
@@ -32,4 +38,4 @@ class Mode(enum.Enum):
     @property
     def observes(self) -> bool:
         """Whether the quantizers watch the data."""
-        return self in (Mode.CALIBRATION, Mode.PRE_CALIBRATION)
+        return self in (Mode.CALIBRATION, Mode.PRE_CALIBRATION, Mode.CALIBRATION_OF_DATA)

@@ -13,9 +13,11 @@ from ..errors import CalibrationError
 from ..log import get_logger
 from ..ops.desc import OpDesc, Role
 from ..quantizers.base import ActivationQuantizer, WeightQuantizer
-from ..record import LayerRecord
+from ..quantizers.gradients import replace_value
+from ..record import LayerRecord, WeightRecord
 from .call import LayerCall
 from .integer_call import real_quant_forward
+from .integer_trace import IntegerTrace
 from .layer_record import activation_record, weight_record
 from .mode import Mode
 from .shared_input import SharedInput
@@ -35,6 +37,8 @@ class QuantizedLayer(nn.Module):
       activation: One quantizer per quantized input; siblings hold the same object.
       weight: The weight quantizer, None without weights.
       mode: What forward does; set by ``enable_quantization``.
+      trace: Where real_quant notes its integers; None outside of ``trace_integers``.
+      constant_inputs: Which inputs are constants; the files hold their grid points in float32 (SPEC 11.3).
       non_float_inputs: bool [inputs], which inputs turned out not to be floating tensors (SPEC 4.7).
     """
 
@@ -59,6 +63,8 @@ class QuantizedLayer(nn.Module):
         self.activation = nn.ModuleList(activation)
         self.weight = weight
         self.mode = Mode.FLOAT
+        self.trace: IntegerTrace | None = None
+        self.constant_inputs: frozenset[int] = frozenset()
         self.register_buffer("non_float_inputs", torch.zeros(len(activation), dtype=torch.bool))
 
     @property
@@ -76,11 +82,13 @@ class QuantizedLayer(nn.Module):
         """Runs the operation in the current mode."""
         if self.mode is Mode.FLOAT:
             return self._float(args, kwargs)
+        if self.mode.observes:
+            self._observe(args, kwargs)
         if self.mode is Mode.CALIBRATION:
-            self._observe(args, kwargs)
             return self._float(args, kwargs)
+        if self.mode in (Mode.WEIGHTS, Mode.CALIBRATION_OF_DATA):
+            return self._quantize_weight_only(args, kwargs)
         if self.mode is Mode.PRE_CALIBRATION:
-            self._observe(args, kwargs)
             return self._fake_quant(args, kwargs)
         self._require_calibration(args, kwargs)
         if self.mode is Mode.FAKE_QUANT:
@@ -113,16 +121,23 @@ class QuantizedLayer(nn.Module):
             for index, quantizer in enumerate(self.activation)
             if not self.non_float_inputs[index]
         )
+        return LayerRecord(activations=activations, weight=self.weight_record())
+
+    @torch.no_grad()
+    def weight_record(self) -> WeightRecord | None:
+        """Returns the weight's parameters, None without weights; CalibrationError if they are not known yet."""
         if self.weighted is None:
-            return LayerRecord(activations=activations)
-        with torch.no_grad():
-            weight, bias = self.weighted.folded()
-            params = self.current_weight_params(weight, bias)
-        return LayerRecord(activations=activations, weight=weight_record(params))
+            return None
+        return weight_record(self.current_weight_params(*self.weighted.folded()))
 
     def extra_repr(self) -> str:
         """The layer's name and operation."""
         return f"name={self.name!r}, op={self.op.name}, mode={self.mode.name}"
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        for quantizer, is_other in zip(self.activation, self.non_float_inputs.tolist(), strict=True):
+            quantizer.use(not is_other)
 
     def _float(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.weighted is not None:
@@ -140,6 +155,12 @@ class QuantizedLayer(nn.Module):
             shared.get(x, "observe", quantizer.observe)
         if self.weight is not None and not self.weight.is_calibrated:
             self.weight.observe(self.weighted.folded()[0].detach())
+
+    def _note_input(self, index: int, is_float: bool) -> None:
+        """Only floating tensors are quantized; it shows in the data, not in the graph (SPEC 4.7)."""
+        if bool(self.non_float_inputs[index]) == is_float:
+            self.non_float_inputs[index] = not is_float
+            self.activation[index].use(is_float)
 
     def _prepare_linear(self, x: Tensor, quantizer: ActivationQuantizer) -> None:
         """A Linear of more than 2 dimensions becomes MatMul + Add, and the chip takes MatMul with offset 0 only."""
@@ -176,6 +197,12 @@ class QuantizedLayer(nn.Module):
         args, kwargs = self.call.substitute(args, kwargs, values)
         return self._float(args, kwargs)
 
+    def _quantize_weight_only(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self.weighted is None or not self.weight.is_calibrated:
+            return self._float(args, kwargs)
+        x, *_ = self.call.inputs(args, kwargs)
+        return self._fake_quant_weighted(x, *args[1:], **{k: v for k, v in kwargs.items() if k != "input"})
+
     def _fake_quant_weighted(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         op = self.weighted
         assert op is not None
@@ -192,7 +219,7 @@ class QuantizedLayer(nn.Module):
             return bias
         step = (self.activation[0].params().scale * params.scale).detach()
         real = quantize_bias(bias.detach(), self.activation[0].params().scale, params.scale).float() * step
-        return bias + (real - bias).detach() if bias.requires_grad else real
+        return replace_value(real, bias) if bias.requires_grad else real
 
 
 def _is_float_tensor(x: Any) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -17,10 +20,20 @@ class WeightedOp:
     keeps the names of the float model. Weights go in and out output-channels-first, [C_out, ...].
     """
 
-    def __init__(self, module: nn.Module, role: Role, batch_norm: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        role: Role,
+        batch_norm: nn.Module | None = None,
+        forward: Callable[..., Any] | None = None,
+        normalize: Callable[..., Any] | None = None,
+    ) -> None:
+        """``forward`` and ``normalize`` call the two modules where calling these would come back here; else None."""
         self.module = module
         self.batch_norm = batch_norm
         self._role = role
+        self._forward = forward
+        self._normalize = normalize
 
     @property
     def out_channels(self) -> int:
@@ -47,8 +60,8 @@ class WeightedOp:
 
     def forward_float(self, args: tuple, kwargs: dict) -> Tensor:
         """The operation as the float model computes it."""
-        result = self.module(*args, **kwargs)
-        return result if self.batch_norm is None else self.batch_norm(result)
+        result = (self._forward or self.module)(*args, **kwargs)
+        return result if self.batch_norm is None else self._normalized(result)
 
     def forward_training(self, x: Tensor, folded_weight: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Returns ``bn(conv(x, folded_weight * sqrt(var + eps) / gamma))``: the folded grid, the batch's statistics."""
@@ -56,7 +69,7 @@ class WeightedOp:
         assert norm is not None
         inverse = inverse_factor(norm.running_var, norm.weight, norm.eps).detach()
         weight = folded_weight * per_channel(inverse, folded_weight)
-        return norm(self.apply(x, weight, self.module.bias, output_size))
+        return self._normalized(self.apply(x, weight, self.module.bias, output_size))
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: list[int] | None = None) -> Tensor:
         """Returns the operation on ``x`` with this ``weight`` [C_out, ...] and ``bias`` instead of the module's own."""
@@ -72,6 +85,10 @@ class WeightedOp:
         return F.conv_transpose2d(
             x, weight, bias, module.stride, module.padding, padding, module.groups, module.dilation
         )
+
+    def _normalized(self, x: Tensor) -> Tensor:
+        assert self.batch_norm is not None
+        return (self._normalize or self.batch_norm)(x)
 
     def _own_weight(self) -> Tensor:
         if self._role is Role.LINEAR:

@@ -67,7 +67,7 @@ def resolve_markers(model: ir.Model, suffixes: Mapping[str, str] | None = None) 
     _remove_markers(model)
     name_nodes(model, {layer: (body.main, body.nodes) for layer, body in bodies.items()}, suffixes or {})
     sites = {layer: _site(body) for layer, body in bodies.items()}
-    model.metadata_props[SITES_KEY] = _to_json(sites)
+    write_sites(model, sites)
     return sites
 
 
@@ -84,6 +84,11 @@ def read_sites(model: ir.Model) -> dict[str, LayerSite]:
         return {layer: _site_from_json(entry) for layer, entry in json.loads(text)["layers"].items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ExportError(f"The metadata '{SITES_KEY}' of the ONNX model is damaged: {error!r}.") from error
+
+
+def write_sites(model: ir.Model, sites: Mapping[str, LayerSite]) -> None:
+    """Leaves ``sites`` in the metadata of ``model``, in place of what is there."""
+    model.metadata_props[SITES_KEY] = _to_json(sites)
 
 
 # --- finding ---

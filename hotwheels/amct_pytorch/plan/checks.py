@@ -16,12 +16,9 @@ _NO_COMMAND_ROLES = (Role.MOVEMENT, Role.SHAPE)
 
 
 def find_violations(graph: OpGraph, config: QuantConfig) -> list[Skip]:
-    """Returns each violated rule as (layer, text), in graph order, siblings first."""
-    return [
-        *_sibling_conflicts(graph, config),
-        *_no_command_conflicts(graph, config),
-        *_unquantized_cube(graph, config),
-    ]
+    """Returns each violated rule as (layer, text), once, in graph order, siblings first."""
+    found = (_sibling_conflicts(graph, config), _no_command_conflicts(graph, config), _unquantized_cube(graph, config))
+    return list(dict.fromkeys(one for violations in found for one in violations))
 
 
 def _sibling_conflicts(graph: OpGraph, config: QuantConfig) -> Iterator[Skip]:

@@ -35,6 +35,7 @@ class Quantizer(FakeQuantizeBase):
         self._layer_name = layer_name
         self._is_calibrated = is_calibrated
         self._was_loaded = False
+        self._is_in_use = True
         self.register_buffer("calibrated", torch.tensor(is_calibrated, dtype=torch.uint8))
 
     @property
@@ -72,6 +73,17 @@ class Quantizer(FakeQuantizeBase):
     def extra_repr(self) -> str:
         """The width and whether the grid is known, for ``print(model)``."""
         return f"num_bits={self.num_bits}, is_calibrated={self.is_calibrated}"
+
+    def _require_numbers(self, params: QuantParams) -> QuantParams:
+        """Returns ``params``; learned values and weights that became NaN show in the scale."""
+        if bool(params.scale.isnan().any()):
+            msg = (
+                f"Layer '{self.layer_name}': the scale of its quantizer {type(self).__name__} is NaN, because its learned"
+                " values or the weights are. A loss that is not finite has reached the optimizer: lower the learning"
+                " rate, or skip such steps, and continue from an earlier checkpoint."
+            )
+            raise CalibrationError(msg)
+        return params
 
     def _mark_calibrated(self) -> None:
         """The end of calibration: from now on the grid is known and part of the checkpoint."""
@@ -112,6 +124,15 @@ class ActivationQuantizer(Quantizer):
         """Whether the offset is 0 by construction."""
         return self._is_symmetric
 
+    def use(self, is_in_use: bool) -> None:
+        """Says whether the input is a floating tensor; what an unused quantizer could learn has no gradient.
+
+        So DistributedDataParallel does not wait for gradients that never come.
+        """
+        if is_in_use != self._is_in_use:
+            self._is_in_use = is_in_use
+            self._mark_learned()
+
     def observe(self, x: Any) -> None:
         """Takes one calibration batch; ignored when calibration is finished or ``x`` is no floating tensor.
 
@@ -135,7 +156,7 @@ class ActivationQuantizer(Quantizer):
         """
         self._require_calibrated()
         with torch.no_grad():
-            return self._grid()
+            return self._require_numbers(self._grid())
 
     def fake_quantize(self, x: Any) -> Any:
         """Returns the nearest grid points of ``x`` in a new tensor of its type.
@@ -144,11 +165,13 @@ class ActivationQuantizer(Quantizer):
         in float64 for a float64 ``x``.
 
         Raises:
-          CalibrationError: Calibration is not finished.
+          CalibrationError: Calibration is not finished; in training also: ``x`` or a learned value is NaN.
         """
         if not is_quantizable(x):
             return x
         self._require_calibrated()
+        if self.training and torch.is_grad_enabled():
+            self._refuse_nan(x)
         return self._round(as_float(x)).to(x.dtype)
 
     def make_symmetric(self) -> None:
@@ -186,6 +209,20 @@ class ActivationQuantizer(Quantizer):
         if not bool(self.fake_quant_enabled[0]) or (is_observing and not self.is_calibrated):
             return x
         return self.fake_quantize(x)
+
+    def _refuse_nan(self, x: Tensor) -> None:
+        """A NaN would reach every weight with the next step; the sum, one cheap pass, rules it out."""
+        if bool(x.detach().sum().isnan()) and bool(x.isnan().any()):
+            msg = (
+                f"Layer '{self.layer_name}': the input of its quantizer {type(self).__name__} holds NaN, shape"
+                f" {tuple(x.shape)}. Look for the reason in the layers in front of it, or in the data."
+            )
+            raise CalibrationError(msg)
+
+    def _mark_learned(self) -> None:
+        """Sets which parameters have a gradient."""
+        for parameter in self.parameters():
+            parameter.requires_grad_(self._is_in_use)
 
     @abstractmethod
     def _take(self, samples: Tensor) -> bool:
@@ -253,7 +290,7 @@ class WeightQuantizer(Quantizer):
         """
         self._require_calibrated()
         with torch.no_grad():
-            return self._grid(as_float(weight.detach()), bias)
+            return self._require_numbers(self._grid(as_float(weight.detach()), bias))
 
     def fake_quantize(self, weight: Tensor, params: QuantParams | None = None) -> Tensor:
         """Returns the nearest grid points of ``weight``, differentiable as the algorithm says.

@@ -160,7 +160,7 @@ def _construct(path: str, args: Mapping[str, Any], layer: str) -> Any:
     cls = import_class(path, layer)
     try:
         module: Any = cls(**resolve_arguments(args))
-    except (TypeError, ValueError, AssertionError) as error:
+    except Exception as error:  # whatever a class from outside raises
         raise ConfigError(f"Layer '{layer}': {path}({_shown(args)}) cannot be built: {error}") from error
     missing = [name for name in ("scale", "zero_point") if not hasattr(module, name)]
     if missing or not callable(module):

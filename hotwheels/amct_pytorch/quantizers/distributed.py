@@ -12,7 +12,12 @@ from ..core.statistics import RangeStatistics
 
 def is_distributed() -> bool:
     """Whether this process is one of several."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    return process_count() > 1
+
+
+def process_count() -> int:
+    """Number of processes that train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def merge_statistics(statistics: RangeStatistics) -> RangeStatistics:

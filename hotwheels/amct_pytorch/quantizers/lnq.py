@@ -89,9 +89,9 @@ class LnqFakeQuantize(WeightQuantizer):
         return True
 
     def _bound(self) -> Tensor:
-        """``clip_max``, or its last usable value where training drove it to zero; without gradient."""
+        """``clip_max``, or its last usable value where training drove it to zero; without gradient. NaN stays."""
         clip_max = self.clip_max.detach()
-        return torch.where(clip_max > SMALLEST_SCALE, clip_max, self.previous_clip_max)
+        return torch.where(clip_max <= SMALLEST_SCALE, self.previous_clip_max, clip_max)
 
     def _grid(self, weight: Tensor, bias: Tensor | None) -> QuantParams:
         return with_smallest_scale(lnq_params(weight, self.centroids.clone(), self._bound()), bias)

@@ -12,7 +12,7 @@ from ..core.luq import MAX_VALUE_EPS, luq_params
 from ..core.params import QuantParams
 from ..core.spec import QuantSpec
 from ..log import get_logger
-from . import gradients
+from . import distributed, gradients
 from .arguments import check_arguments, make_observer, symmetry_args
 from .base import ActivationQuantizer, WeightQuantizer
 from .luq_observer import LuqMseObserver
@@ -93,10 +93,11 @@ class LuqActivationFakeQuantize(ActivationQuantizer):
 
     def _round(self, x: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
-            return gradients.straight_through(x, self._grid())
+            return gradients.straight_through(x, self.params())
         _keep_above(self.max_value, self.max_value_eps)
         low = -self.max_value if self.is_symmetric else self.min_value
-        return gradients.learned_range(x, low, self.max_value, self._grid(), _factor(x, self.num_bits))
+        count = x.numel() * (distributed.process_count() if self.training else 1)
+        return gradients.learned_range(x, low, self.max_value, self.params(), _factor(count, self.num_bits))
 
     def _force_symmetric(self) -> None:
         self.observer.make_symmetric()
@@ -152,16 +153,20 @@ class LuqWeightFakeQuantize(WeightQuantizer):
     def _round(self, weight: Tensor, params: QuantParams) -> Tensor:
         if torch.is_grad_enabled():
             _keep_above(self.max_value, self.max_value_eps)
-        factor = _factor(weight, self.num_bits)
+        factor = _factor(weight.numel(), self.num_bits)
         return gradients.learned_range(weight, -self.max_value, self.max_value, params, factor)
 
     def _scale_in_force(self) -> Tensor:
         return self._grid(self.max_value, None).scale
 
 
-def _factor(x: Tensor, num_bits: int) -> float:
-    """The factor of max_value's gradient: it makes the step independent of the tensor's size (SPEC 5.3)."""
-    return 1.0 / math.sqrt(max(1, x.numel()) * QuantSpec(num_bits=num_bits).qmax)
+def _factor(count: int, num_bits: int) -> float:
+    """The factor of max_value's gradient: it makes the step independent of the size of the tensor (SPEC 5.3).
+
+    ``count``: elements of the tensor; of an activation in distributed training those on all processes, so that they
+    learn what one process learns from the joined batch.
+    """
+    return 1.0 / math.sqrt(max(1, count) * QuantSpec(num_bits=num_bits).qmax)
 
 
 def _keep_above(value: nn.Parameter, smallest: float) -> None:

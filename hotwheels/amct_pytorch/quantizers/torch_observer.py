@@ -36,7 +36,7 @@ class TorchRangeObserver(RangeObserver):
         defaults = {"dtype": torch.qint32, "quant_min": spec.qmin, "quant_max": spec.qmax}
         try:
             self.observer = cls(**{**defaults, **resolve_arguments(args)})
-        except (TypeError, ValueError, AssertionError) as error:
+        except Exception as error:  # whatever a class from outside raises
             raise ConfigError(f"Layer '{object_layer}': observer {cls.__name__} cannot be built: {error}") from error
         if getattr(self.observer, "qscheme", None) not in _PER_TENSOR:
             msg = f"Layer '{object_layer}': observer {cls.__name__} is per channel; one range is needed here."

@@ -96,7 +96,8 @@ class UlqFakeQuantize(ActivationQuantizer):
 
     def _mark_learned(self) -> None:
         """A lower end that follows from the upper one has no gradient; DDP then does not wait for it."""
-        self.clip_min.requires_grad_(not self.is_symmetric and not self.fixed_min)
+        super()._mark_learned()
+        self.clip_min.requires_grad_(self._is_in_use and not self.is_symmetric and not self.fixed_min)
 
     def _remember(self) -> None:
         self.previous_max.copy_(self.clip_max)
@@ -110,9 +111,12 @@ class UlqFakeQuantize(ActivationQuantizer):
         return self._was_loaded or not is_seed
 
     def _guarded(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns (low, high) with the previous values where the new ones are no range around zero (SPEC 5.2)."""
+        """Returns (low, high) with the previous values where the new ones are no range around zero (SPEC 5.2).
+
+        NaN stays, to be reported: the weights have hardly escaped it.
+        """
         low = self._lower_end(low, high)
-        is_collapsed = ~(high - low > SMALLEST_SCALE)  # true for NaN as well
+        is_collapsed = high - low <= SMALLEST_SCALE
         new_high = torch.where(is_collapsed | (high < 0), self.previous_max, high)
         new_low = torch.where(is_collapsed | ((high >= 0) & (low > 0)), self.previous_min, low)
         return self._lower_end(new_low, new_high), new_high
@@ -126,22 +130,23 @@ class UlqFakeQuantize(ActivationQuantizer):
 
     def _round(self, x: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
-            return gradients.straight_through(x, self._grid())
-        self._keep_guarded()
-        params = self._grid_of(self.clip_min.detach(), self.clip_max.detach())
+            return gradients.straight_through(x, self.params())
+        params = self._keep_guarded()
         low = -self.clip_max if self.is_symmetric else self.clip_min
         return gradients.learned_range(x, low, self.clip_max, params)
 
-    def _keep_guarded(self) -> None:
+    def _keep_guarded(self) -> QuantParams:
         """Stores the guarded values back, where they become the previous ones; averaged over ranks in training."""
         with torch.no_grad():
             low, high = self.clip_min.detach(), self.clip_max.detach()
             if self.training:  # evaluation may run on one rank only, and would wait for the others for ever
                 low, high = distributed.average(torch.stack([low, high])).unbind()
             low, high = self._guarded(low, high)
+            params = self._require_numbers(self._grid_of(low, high))
             self.clip_min.copy_(low)
             self.clip_max.copy_(high)
             self._remember()
+        return params
 
     def _force_symmetric(self) -> None:
         self.observer.make_symmetric()

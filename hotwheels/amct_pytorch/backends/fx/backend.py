@@ -17,6 +17,7 @@ from ...ops.registry import Registry
 from ...plan.quant_plan import LayerPlan, QuantPlan
 from ...quantizers.base import ActivationQuantizer, WeightQuantizer
 from ...quantizers.registry import build_activation, build_weight
+from .constants import constant_nodes
 from .functionalize import functionalize
 from .graph import build_graph
 from .quant_graph_module import LAYERS, QuantGraphModule, adopt_state
@@ -58,6 +59,7 @@ class _Placer:
         self._traced = traced
         self._plan = plan
         self._nodes = {node.name: node for node in traced.graph.nodes}
+        self._constants = {node.name for node in constant_nodes(traced.graph)}
         self._activation: dict[str, ActivationQuantizer] = {}
         self._weight: dict[str, WeightQuantizer] = {}
         uses = [one.group for layer in plan.layers.values() for one in layer.inputs]
@@ -78,7 +80,7 @@ class _Placer:
         if plan.weight is not None:
             weighted = WeightedOp(call.function, plan.op.role, self._batch_norm(plan))
             weight = self._weight_quantizer(plan, weighted)
-        return QuantizedLayer(
+        layer = QuantizedLayer(
             plan.name,
             plan.op,
             call,
@@ -87,6 +89,9 @@ class _Placer:
             weighted,
             weight,
         )
+        constants = (index for index, one in enumerate(plan.inputs) if one.edge.producer in self._constants)
+        layer.constant_inputs = frozenset(constants)
+        return layer
 
     def _activation_quantizer(self, plan: LayerPlan, index: int) -> ActivationQuantizer:
         one = plan.inputs[index]

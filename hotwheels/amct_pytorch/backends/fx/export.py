@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
 from typing import Any
@@ -14,6 +15,7 @@ from torch.utils import _pytree as pytree
 from ...errors import ExportError
 from ...log import get_logger
 from ...ops.registry import Registry
+from .example_call import ExampleCall
 from .flat_graph import flat_float_graph
 from .quant_graph_module import QuantGraphModule
 
@@ -23,14 +25,18 @@ _HIGHEST_OPSET = 20  # what the TorchScript exporter knows
 
 
 def export_float(
-    model: QuantGraphModule, inputs: tuple[Any, ...], setting: dict[str, Any], registry: Registry
+    model: QuantGraphModule, example: ExampleCall, setting: dict[str, Any], registry: Registry
 ) -> bytes:
     """Returns the float model, BatchNorm folded, with marker nodes, as ONNX bytes.
 
     ``setting`` holds keyword arguments of ``torch.onnx.export``. Without an ``opset_version`` the lowest one from 13
     on that knows all operations is taken. ``model`` is not changed.
+
+    Raises:
+      ExportError: The example call fails, or an operation has no ONNX form.
     """
-    module = flat_float_graph(model, registry)
+    module = flat_float_graph(model, registry, example.constants)
+    inputs = (*example.inputs, {})  # a dict in the last place would be taken for keyword arguments
     opsets = [setting["opset_version"]] if "opset_version" in setting else range(DEFAULT_OPSET, _HIGHEST_OPSET + 1)
     refusal: UnsupportedOperatorError | None = None
     for opset in opsets:
@@ -39,12 +45,10 @@ def export_float(
         except UnsupportedOperatorError as error:
             refusal = refusal or error
             _log.debug("Opset %d does not do: %s", opset, error)
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            msg = f"The model cannot be exported to ONNX, running it with input_data fails: {error}"
+            raise ExportError(msg) from error
     raise ExportError(f"The model cannot be exported to ONNX: {refusal}") from refusal
-
-
-def forward_names(model: fx.GraphModule) -> list[str]:
-    """Returns the argument names of ``forward``, the default names of the ONNX inputs."""
-    return [str(node.target).lstrip("*") for node in model.graph.nodes if node.op == "placeholder"]
 
 
 def output_names(model: fx.GraphModule) -> list[str]:
@@ -60,7 +64,9 @@ def output_names(model: fx.GraphModule) -> list[str]:
 
 def _export(module: fx.GraphModule, inputs: tuple[Any, ...], setting: dict[str, Any]) -> bytes:
     file = io.BytesIO()
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # about tracing and deprecation; they speak to the exporter's direct user
+    # What the exporter says about tracing, deprecation and its graphs speaks to its direct user.
+    chatter = contextlib.nullcontext() if setting.get("verbose") else contextlib.redirect_stdout(io.StringIO())
+    with warnings.catch_warnings(), torch.no_grad(), chatter:
+        warnings.simplefilter("ignore")
         torch.onnx.export(module, inputs, file, dynamo=False, training=torch.onnx.TrainingMode.PRESERVE, **setting)
     return file.getvalue()

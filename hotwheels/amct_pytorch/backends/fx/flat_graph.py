@@ -5,8 +5,11 @@ The exporter names ONNX nodes after the modules they come from; in a flat model 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from ...nn.call import MethodCall
@@ -15,6 +18,7 @@ from ...nn.weighted_op import WeightedOp
 from ...ops.registry import Registry
 from ...plan.planner import folded_batch_norm
 from ..exported_layer import ExportedLayer, FoldedOp, FunctionModule
+from .constants import constant_nodes
 from .graph import build_graph
 from .known import is_known
 from .quant_graph_module import QuantGraphModule
@@ -23,28 +27,37 @@ from .quant_graph_module import QuantGraphModule
 _SCOPELESS = frozenset({"size", "dim", "numel", "ndimension", "getattr", "getitem"})
 
 
-def flat_float_graph(model: QuantGraphModule, registry: Registry) -> fx.GraphModule:
+def flat_float_graph(
+    model: QuantGraphModule, registry: Registry, constants: Mapping[str, Any] = MappingProxyType({})
+) -> fx.GraphModule:
     """Returns the float model in eval mode on the CPU, with markers around the layers of ``model``.
 
+    It has no argument of a name in ``constants``, but that value in its place.
     ``model`` keeps its state; parameters which are not changed on the way are shared, not copied.
     """
-    return _FlatGraph(model, registry).build()
+    return _FlatGraph(model, registry, constants).build()
 
 
 class _FlatGraph:
     """Copies one graph node by node."""
 
-    def __init__(self, model: QuantGraphModule, registry: Registry) -> None:
+    def __init__(self, model: QuantGraphModule, registry: Registry, constants: Mapping[str, Any]) -> None:
         self._model = model
+        self._constants = constants
         self._registry = registry
         self._graph, self._root = fx.Graph(), nn.Module()
         self._batch_norms = _unquantized_folds(model, registry)
-        self._copies: dict[fx.Node, fx.Node] = {}
+        self._copies: dict[fx.Node, Any] = {}  # nodes, but values for the constants
+        self._computed = _computed_constants(model)
 
     def build(self) -> fx.GraphModule:
         for node in self._model.graph.nodes:
             if node in self._batch_norms.values():
                 self._copies[node] = self._copies[node.args[0]]
+            elif node.op == "placeholder" and node.target in self._constants:
+                self._copies[node] = self._constants[node.target]
+            elif node in self._computed:
+                self._copies[node] = self._constant(node.name, self._computed[node])
             else:
                 self._copies[node] = self._copy(node)
         return fx.GraphModule(self._root, self._graph).eval()
@@ -58,10 +71,21 @@ class _FlatGraph:
             new.op, new.target = "call_module", self._register(node.name, module)
         return new
 
+    def _constant(self, name: str, value: Any) -> Any:
+        """The node of a computed constant; anything but a tensor stands in the calls themselves."""
+        if not isinstance(value, Tensor):
+            return value
+        self._root.register_buffer(name := self._free_name(name), value)
+        return self._graph.get_attr(name)
+
     def _register(self, name: str, module: nn.Module) -> str:
+        name = self._free_name(name)
+        self._root.add_module(name, module.cpu())
+        return name
+
+    def _free_name(self, name: str) -> str:
         while hasattr(self._root, name):  # an attribute path of that name, or ``to``, which nn.Module has itself
             name += "_"
-        self._root.add_module(name, module.cpu())
         return name
 
     def _as_module(self, node: fx.Node) -> nn.Module | None:
@@ -94,6 +118,21 @@ def _unquantized_folds(model: QuantGraphModule, registry: Registry) -> dict[fx.N
     nodes = {node.name: node for node in model.graph.nodes}
     pairs = ((node.name, folded_batch_norm(graph, node)) for node in graph)
     return {nodes[conv]: nodes[norm] for conv, norm in pairs if norm is not None}
+
+
+@torch.no_grad()
+def _computed_constants(model: QuantGraphModule) -> dict[fx.Node, Any]:
+    """The results, in float32, of the calls whose operands are constants."""
+    values: dict[fx.Node, Any] = {}
+    constants = constant_nodes(model.graph)
+    interpreter = fx.Interpreter(model)
+    for node in (one for one in model.graph.nodes if one in constants):
+        if node.op == "get_attr":
+            values[node] = _attribute(model, str(node.target))
+        else:
+            args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
+            values[node] = getattr(interpreter, node.op)(node.target, args, kwargs)
+    return {node: value for node, value in values.items() if node.op != "get_attr"}
 
 
 def _attribute(model: nn.Module, target: str) -> Any:

@@ -13,6 +13,7 @@ from ...nn.call import MethodCall
 from ...nn.double_call import call_in_double, cast_floats
 from ...nn.quantized_layer import QuantizedLayer
 from ...ops.registry import Registry
+from .constants import constant_nodes
 from .known import is_known, op_of
 
 
@@ -43,7 +44,7 @@ class RecordingInterpreter(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         """Runs one node and reports it."""
-        result = super().run_node(n)
+        result = self._result(n)
         if self._watcher is not None and n.op != "output":
             value = cast_floats(result, torch.float32)
             self._watcher(
@@ -51,21 +52,22 @@ class RecordingInterpreter(fx.Interpreter):
             )
         return result
 
+    def _result(self, n: fx.Node) -> Any:
+        return super().run_node(n)
+
 
 class RealQuantInterpreter(RecordingInterpreter):
     """Runs the integer network (SPEC 10.4): float64 between the layers, float32 where the outside begins.
 
     Float64 flows from layer to layer and through known operations. It becomes float32 in front of functions and
     modules which we do not know, at graph outputs, and around weighted and CUBE operations that are not quantized.
+    What is computed from constants only has the float32 value which stands in the exported files.
     """
 
     def __init__(self, module: fx.GraphModule, watcher: Watcher | None = None) -> None:
         super().__init__(module, watcher)
         self._registry = Registry()
-
-    def run_node(self, n: fx.Node) -> Any:
-        """Runs one node, adding its name to what goes wrong in it."""
-        return super().run_node(n)
+        self._constants = constant_nodes(module.graph)
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A QuantizedLayer takes what comes; other modules compute in float64 if we know them."""
@@ -86,12 +88,18 @@ class RealQuantInterpreter(RecordingInterpreter):
         """Graph outputs are float32."""
         return cast_floats(super().output(target, args, kwargs), torch.float32)
 
+    def _result(self, n: fx.Node) -> Any:
+        if n not in self._constants:
+            return super()._result(n)
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        return getattr(fx.Interpreter, n.op)(self, n.target, args, kwargs)
+
     def _call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not is_known(function):
             return function(*cast_floats(args, torch.float32), **cast_floats(kwargs, torch.float32))
         op = op_of(function, self._registry)
         if op is None or not op.is_cube:
-            return call_in_double(function, args, kwargs)
+            return call_in_double(function, args, kwargs, op)
         args, kwargs = cast_floats((args, kwargs), torch.float32)
         return cast_floats(call_in_double(function, args, kwargs), torch.float32)
 

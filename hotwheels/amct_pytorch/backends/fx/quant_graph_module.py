@@ -10,13 +10,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils import _pytree as pytree
 
+from ...errors import UnsupportedModelError
 from ...nn.mode import Mode
 from ...nn.quantized_layer import QuantizedLayer
 from .interpreters import RealQuantInterpreter, RecordingInterpreter, Watcher
 
 LAYERS = "amct_layers"  # the sub-module which holds the QuantizedLayers by layer name
+NO_DATA_PARALLEL = (
+    "quantized models cannot run in DataParallel: its replicas throw away what quantizers learn in a forward. Use"
+    " DistributedDataParallel, one process per device."
+)
 
 
 class QuantGraphModule(fx.GraphModule):
@@ -43,6 +49,7 @@ class QuantGraphModule(fx.GraphModule):
         """Copies the graph and all of the state, also what the graph does not call."""
         copied = super().__deepcopy__(memo)
         adopt_state(copied, self, memo)
+        copied.__dict__["_freezes_batch_norm"] = self.freezes_batch_norm
         return copied
 
     @property
@@ -59,6 +66,32 @@ class QuantGraphModule(fx.GraphModule):
     def mode(self, mode: Mode) -> None:
         for layer in self.quantized_layers.values():
             layer.mode = mode
+
+    @property
+    def freezes_batch_norm(self) -> bool:
+        """Whether the BatchNorms keep their running statistics in training mode."""
+        return bool(self.__dict__.get("_freezes_batch_norm", False))
+
+    def freeze_batch_norm(self, freeze: bool) -> None:
+        """Keeps the BatchNorms in eval mode, or lets them follow the mode of the model again."""
+        self.__dict__["_freezes_batch_norm"] = freeze
+        self._set_batch_norms(self.training and not freeze)
+
+    def train(self, mode: bool = True) -> QuantGraphModule:
+        """Sets the training mode, except for BatchNorms that are frozen."""
+        super().train(mode)
+        if self.freezes_batch_norm:
+            self._set_batch_norms(False)
+        return self
+
+    def _set_batch_norms(self, mode: bool) -> None:
+        for module in self.modules():
+            if isinstance(module, _BatchNorm):
+                module.train(mode)
+
+    def _replicate_for_data_parallel(self) -> QuantGraphModule:
+        """DataParallel asks for one of these per device."""
+        raise UnsupportedModelError(f"{type(self).__name__}: {NO_DATA_PARALLEL}")
 
     def watch_next_forward(self, watcher: Watcher) -> None:
         """Calls ``watcher`` with the result of every node of the next forward, once."""

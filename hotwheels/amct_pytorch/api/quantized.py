@@ -1,0 +1,45 @@
+"""Finds the quantized graphs inside what the user passes."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from ..backends.fx.quant_graph_module import NO_DATA_PARALLEL, QuantGraphModule
+from ..errors import ConfigError, UnsupportedModelError
+
+
+def quantized_inside(function: str, model: nn.Module) -> list[QuantGraphModule]:
+    """Returns the quantized graphs inside ``model``, at any depth.
+
+    Raises:
+      ConfigError: There is none.
+      UnsupportedModelError: One of them is wrapped in DataParallel.
+    """
+    modules = list(model.modules())
+    found = [module for module in modules if isinstance(module, QuantGraphModule)]
+    if not found:
+        msg = (
+            f"{function}: {type(model).__name__} contains no quantized model. Pass what create_quant_model_fx returned."
+        )
+        raise ConfigError(msg)
+    for wrapper in (module for module in modules if isinstance(module, nn.DataParallel)):
+        if any(isinstance(module, QuantGraphModule) for module in wrapper.modules()):
+            raise UnsupportedModelError(f"{function}: {NO_DATA_PARALLEL}")
+    return found
+
+
+def the_quantized_graph(function: str, model: nn.Module) -> QuantGraphModule:
+    """Returns the quantized graph which ``model`` is, or which DistributedDataParallel wraps.
+
+    Raises:
+      UnsupportedModelError: It is something else.
+    """
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        model = model.module
+    if not isinstance(model, QuantGraphModule):
+        msg = (
+            f"{function}: {type(model).__name__} is not a quantized model. Pass what create_quant_model_fx returned,"
+            " not a module that contains it."
+        )
+        raise UnsupportedModelError(msg)
+    return model

@@ -1,0 +1,202 @@
+"""Exports a model once, with markers around its candidate modules, and reads back what the markers say."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import onnx_ir as ir
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from ...errors import UnsupportedModelError
+from ...graph import Edge
+from ...onnx_io.exporter_leftovers import bypass, clean_exporter_leftovers
+from ...onnx_io.layer_sites import INPUT_MARKER, MARKER_DOMAIN, LayerSite
+from ...onnx_io.markers import resolve_markers
+from ...onnx_io.model_file import name_outputs, parse_model
+from ...onnx_io.node_access import operand
+from ..torch_exporter import export_onnx
+from .candidates import Candidate
+from .forwards import MarkedForward, OriginalForward, call_name, replace_forward
+
+_SUFFIXES = {"Pad": "_pad", "Transpose": "_transpose"}  # SPEC 9.1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MarkedExport:
+    """A float ONNX model whose nodes are named after the layers.
+
+    Attributes:
+      model: The model, without markers.
+      sites: Where each call of a candidate stands in it, by layer name.
+      edges: The quantizable inputs of each call, in the order of the site's indices, without producers.
+      calls: How often each candidate was called, by path.
+      exporter_names: For each node the name which torch's exporter had given it.
+      own_forwards: Paths of the candidates whose forward was set on the instance.
+    """
+
+    model: ir.Model
+    sites: Mapping[str, LayerSite]
+    edges: Mapping[str, tuple[Edge, ...]]
+    calls: Mapping[str, int]
+    exporter_names: Mapping[ir.Node, str]
+    own_forwards: frozenset[str]
+
+
+def export_marked(
+    model: nn.Module, candidates: Mapping[str, Candidate], inputs: tuple[Any, ...], setting: Mapping[str, Any]
+) -> MarkedExport:
+    """Exports ``model`` in eval mode; it is left as it was.
+
+    ``setting`` holds ``input_names``, ``output_names`` and ``dynamic_axes`` of ``torch.onnx.export`` as far as the user
+    gave them; else inputs are called as the arguments of ``forward``, outputs ``output`` or ``output_<i>``.
+
+    Raises:
+      ExportError: An operation has no ONNX form.
+      UnsupportedModelError: ``inputs`` holds no tensor.
+    """
+    module, tensors, names = _entry(model, inputs)
+    setting = {"input_names": names, **{key: value for key, value in setting.items() if value is not None}}
+    with _in_eval(model), _marked(candidates) as forwards, _counting_anew(module, forwards):
+        onnx_model = parse_model(export_onnx(module, tensors, setting))
+    if "output_names" not in setting:
+        name_outputs(onnx_model)
+    return _read(onnx_model, forwards)
+
+
+# --- running ---
+
+
+@contextlib.contextmanager
+def _in_eval(model: nn.Module) -> Iterator[None]:
+    flags = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, flag in flags.items():
+            module.training = flag
+
+
+@contextlib.contextmanager
+def _marked(candidates: Mapping[str, Candidate]) -> Iterator[dict[str, MarkedForward]]:
+    forwards = {
+        path: MarkedForward(path, candidate.op, OriginalForward(candidate.module))
+        for path, candidate in candidates.items()
+    }
+    try:
+        for path, forward in forwards.items():
+            replace_forward(candidates[path].module, forward)
+        yield forwards
+    finally:
+        for forward in forwards.values():
+            forward.original.restore()
+
+
+@contextlib.contextmanager
+def _counting_anew(module: nn.Module, forwards: Mapping[str, MarkedForward]) -> Iterator[None]:
+    """The exporter runs ``module`` once for each opset it tries."""
+
+    def forget(*_: Any) -> None:
+        for forward in forwards.values():
+            forward.calls.clear()
+
+    handle = module.register_forward_pre_hook(forget)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+class _Entry(nn.Module):
+    """Calls the model with tensors in the places they have in ``input_data``; the other values are constants."""
+
+    def __init__(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
+        super().__init__()
+        self.model = model
+        self._leaves, self._layout = pytree.tree_flatten(inputs)
+
+    def forward(self, *tensors: Tensor) -> Any:
+        given = iter(tensors)
+        leaves = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in self._leaves]
+        return self.model(*pytree.tree_unflatten(leaves, self._layout))
+
+
+def _entry(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[nn.Module, tuple[Any, ...], list[str]]:
+    """Returns what to export, its arguments and their names: the exporter makes tensor inputs of plain numbers."""
+    leaves = pytree.tree_leaves(inputs)
+    tensors = tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
+    if not tensors:
+        raise UnsupportedModelError("input_data holds no tensor, so the ONNX model would have no input.")
+    module = model if len(tensors) == len(leaves) else _Entry(model, inputs)
+    return module, inputs if module is model else tensors, _input_names(model, inputs)
+
+
+def _input_names(model: nn.Module, inputs: tuple[Any, ...]) -> list[str]:
+    arguments = _argument_names(model, len(inputs))
+    names = []
+    for argument, value in zip(arguments, inputs, strict=True):
+        count = sum(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(value))
+        names += [argument] if count == 1 else [f"{argument}_{index}" for index in range(count)]
+    return names
+
+
+def _argument_names(model: nn.Module, count: int) -> list[str]:
+    """The names of the first ``count`` positional arguments; those behind ``*args`` are numbered."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    named = [one.name for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+    return [*named, *(f"input_{index}" for index in range(len(named), count))][:count]
+
+
+# --- reading ---
+
+
+def _read(model: ir.Model, forwards: Mapping[str, MarkedForward]) -> MarkedExport:
+    edges = {
+        call_name(path, number): call
+        for path, forward in forwards.items()
+        for number, call in enumerate(forward.calls)
+    }
+    clean_exporter_leftovers(model)
+    kept = _settle_indices(model, edges)
+    names = {node: str(node.name) for node in model.graph}
+    sites = resolve_markers(model, _SUFFIXES)
+    return MarkedExport(
+        model=model,
+        sites=sites,
+        edges={layer: kept[layer] for layer in sites},
+        calls={path: len(forward.calls) for path, forward in forwards.items()},
+        exporter_names={node: names.get(node, str(node.name)) for node in model.graph},
+        own_forwards=frozenset(path for path, forward in forwards.items() if forward.original.is_own),
+    )
+
+
+def _settle_indices(model: ir.Model, edges: Mapping[str, tuple[Edge, ...]]) -> dict[str, tuple[Edge, ...]]:
+    """Numbers the quantizable inputs of each layer from 0, in place; returns those that are left.
+
+    A constant operand is none, as on the FX path; nor is one which the exporter found that nobody reads.
+    """
+    markers: dict[str, list[ir.Node]] = {}
+    for node in list(model.graph):
+        if node.domain == MARKER_DOMAIN and node.op_type == INPUT_MARKER:
+            if operand(node, 0).is_initializer():
+                bypass(node)
+            else:
+                markers.setdefault(node.attributes["layer"].as_string(), []).append(node)
+    return {layer: _renumber(nodes, edges[layer]) for layer, nodes in markers.items()}
+
+
+def _renumber(markers: list[ir.Node], edges: tuple[Edge, ...]) -> tuple[Edge, ...]:
+    markers.sort(key=_index)
+    kept = tuple(edges[_index(node)] for node in markers)
+    for number, node in enumerate(markers):
+        node.attributes["index"] = ir.AttrInt64("index", number)
+    return kept
+
+
+def _index(marker: ir.Node) -> int:
+    return marker.attributes.get_int("index", 0)

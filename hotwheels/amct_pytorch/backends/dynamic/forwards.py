@@ -1,0 +1,95 @@
+"""What stands in for a module's forward, set on the instance: so modules stay where they are, by name and by type.
+
+All are small classes, not closures, so that ``copy.deepcopy`` and ``pickle`` of a model take them along.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from ...graph import Edge
+from ...nn.call import LayerCall
+from ...nn.quantized_layer import QuantizedLayer
+from ...ops.desc import OpDesc
+from ..markers import mark_input, mark_result
+from .operands import float_edges
+
+FORWARD = "forward"
+
+
+class OriginalForward:
+    """The forward which a module has before it is replaced: one set on the instance, else that of its class."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self._own = module.__dict__.get(FORWARD)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it was set on the instance."""
+        return self._own is not None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._own is not None:
+            return self._own(*args, **kwargs)
+        return type(self.module).forward(self.module, *args, **kwargs)
+
+    def restore(self) -> None:
+        """Puts it back in its place."""
+        if self._own is None:
+            self.module.__dict__.pop(FORWARD, None)
+        else:
+            self.module.__dict__[FORWARD] = self._own
+
+
+class MarkedForward:
+    """Runs the module between markers, and remembers where its float tensors came in.
+
+    Attributes:
+      calls: For each call the edges, without producers, in the order of the markers' indices.
+    """
+
+    def __init__(self, name: str, op: OpDesc, original: OriginalForward) -> None:
+        self._name = name
+        self._op = op
+        self.original = original
+        self.calls: list[tuple[Edge, ...]] = []
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        layer = call_name(self._name, len(self.calls))
+        edges = float_edges(self.original.module, self._op, args, kwargs)
+        self.calls.append(edges)
+        call = LayerCall(self.original, edges)
+        marked = [mark_input(x, layer, index) for index, x in enumerate(call.inputs(args, kwargs))]
+        args, kwargs = call.substitute(args, kwargs, marked)
+        result = self.original(*args, **kwargs)
+        return mark_result(result, layer) if edges else result
+
+
+class LayerForward:
+    """Runs the QuantizedLayer of the module, whose call comes back to the module's original forward."""
+
+    def __init__(self, layer: QuantizedLayer) -> None:
+        self.layer = layer
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.layer(*args, **kwargs)
+
+
+class FoldedForward:
+    """Of a BatchNorm whose work the convolution in front of it does."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x
+
+
+def call_name(path: str, number: int) -> str:
+    """Returns the layer name of call ``number`` of the module at ``path``; only the first is called as the module."""
+    return f"{path}:{number}" if number else path
+
+
+def replace_forward(module: nn.Module, forward: Any) -> None:
+    """Sets ``forward`` on the instance; as an entry of its dict, since some modules forbid or watch assignments."""
+    module.__dict__[FORWARD] = forward

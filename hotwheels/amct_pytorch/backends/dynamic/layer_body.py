@@ -1,0 +1,24 @@
+"""Whether the nodes which the exporter writes for a module are the one operation that the module's type promises."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from .candidates import Candidate
+
+# All that a forward set on a weighted module may come out as: its weight is quantized by our own call of the operation.
+_PLAIN = (("Conv",), ("ConvTranspose",), ("Gemm",), ("MatMul",), ("MatMul", "Add"))
+
+
+def why_no_single_operation(candidate: Candidate, body: Sequence[ir.Node], has_own_forward: bool) -> str | None:
+    """Returns why the layer cannot be quantized as one operation, None if it can (SPEC 9.1)."""
+    types = [node.op_type for node in body]
+    written = ", ".join(types)
+    if sum(one in candidate.onnx_types for one in types) != 1:
+        expected = " or ".join(sorted(candidate.onnx_types))
+        return f"the exporter writes it as {written}, not as one {expected} node"
+    if has_own_forward and candidate.op.has_weight and tuple(types) not in _PLAIN:
+        return f"a forward was set on it which computes {written}; move what is not the operation out of it"
+    return None

@@ -1,0 +1,334 @@
+"""Wrong input gives the right class and a text that names file, layer, key, nearest names, allowed values (SPEC 1.4, 7, 13)."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import hotwheels.amct_pytorch as amct
+from hotwheels.amct_pytorch.config.tolerant_json import dump_json, read_json
+from tests.api.fx_path import CONFIG, make_config, quantize
+from tests.config.log_lines import LogLines
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+        self.head = nn.Linear(16, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.conv1(x))
+        x = x[:, :, :4, :4] + self.conv2(x)
+        return self.head(x.mean((2, 3)).repeat(1, 4)) + torch.matmul(x, x).sum((1, 2, 3)).unsqueeze(1)
+
+
+def quantizer(name: str = "UlqFakeQuantize", **args: Any) -> dict[str, Any]:
+    return {"quantizer": name, "quantizer_args": args}
+
+
+def data(*entries: dict[str, Any]) -> dict[str, Any]:
+    return {"activation_quant_params": list(entries)}
+
+
+def weight(name: str = "ArqWeightFakeQuantize", **args: Any) -> dict[str, Any]:
+    return {"weight_quant_params": quantizer(name, **args)}
+
+
+# --- config.json ---
+
+
+@dataclasses.dataclass(frozen=True)
+class WrongEntry:
+    id: str
+    layer: str
+    entry: Any
+    texts: tuple[str, ...]
+
+
+_WRONG_ENTRIES = (
+    WrongEntry("misspelled layer", "conv", {}, ("Layer 'conv' in ", CONFIG, "is not in the model", "'conv1'")),
+    WrongEntry("no layer", "x", {}, ("Layer 'x' in ", CONFIG)),
+    WrongEntry("fused", "relu", {}, ("Layer 'relu'", "cannot be quantized: it belongs to the convolution 'conv1'")),
+    WrongEntry("not a list", "conv1", 3, ("Layer 'conv1'", CONFIG)),
+    WrongEntry("switch", "conv1", {"quant_enable": "perhaps"}, ("Layer 'conv1'", "quant_enable", "perhaps")),
+    WrongEntry(
+        "two switches", "conv1", {"quant_enable": True, "retrain_enable": False},
+        ("Layer 'conv1'", "quant_enable and retrain_enable mean the same"),
+    ),
+    WrongEntry("quantizer", "conv1", data(quantizer("UlqFakeQuant")), ("Layer 'conv1'", "UlqFakeQuant", "Did you mean 'UlqFakeQuantize'")),
+    WrongEntry("weight's quantizer", "conv1", data(quantizer("ArqWeightFakeQuantize")), ("Layer 'conv1'", "not for activations", "UlqFakeQuantize")),
+    WrongEntry("data's quantizer", "conv1", weight("UlqFakeQuantize"), ("Layer 'conv1'", "weight_quant_params", "not for weights")),
+    WrongEntry("observer", "conv1", data(quantizer(observer="IFMROberver")), ("Layer 'conv1'", "IFMROberver", "Did you mean 'IFMRObserver'")),
+    WrongEntry("bits", "conv1", data(quantizer(num_bits=7)), ("Layer 'conv1'", "activation_quant_params[0]", "num_bits", "7", "allowed", "4, 8")),
+    WrongEntry("text for a number", "conv1", data(quantizer(batch_num="many")), ("Layer 'conv1'", "batch_num", "many")),
+    WrongEntry("out of range", "conv1", data(quantizer(batch_num=0)), ("Layer 'conv1'", "batch_num", "0", "allowed")),
+    WrongEntry("percentile", "conv1", data(quantizer(max_percentile=1.5)), ("Layer 'conv1'", "max_percentile", "1.5", "allowed")),
+    WrongEntry("search", "conv1", data(quantizer(search_start=1.3, search_end=0.7)), ("Layer 'conv1'", "search_start is 1.3", "search_end is 0.7")),
+    WrongEntry("fixed without scale", "conv1", data(quantizer("FixedFakeQuantize", zero_point=0)), ("Layer 'conv1'", "FixedFakeQuantize needs the argument 'scale'")),
+    WrongEntry("fixed zero point", "conv1", data(quantizer("FixedFakeQuantize", scale=0.1, zero_point=200)), ("Layer 'conv1'", "zero_point is 200", "-128 to 127")),
+    WrongEntry("fixed scale", "conv1", data(quantizer("FixedFakeQuantize", scale=-1.0, zero_point=0)), ("Layer 'conv1'", "scale", "-1")),
+    WrongEntry("number of inputs", "add", data(quantizer()), ("Layer 'add'", "has 1 entries", "2 quantizable inputs")),
+    WrongEntry("matmul", "matmul", data(*[quantizer("FixedFakeQuantize", scale=0.1, zero_point=3)] * 2), ("Layer 'matmul'", "zero_point is 3", "only 0 is allowed")),
+    WrongEntry("scales", "conv1", weight("FixedFakeQuantize", scale=[0.1, 0.2]), ("Layer 'conv1' has 4 output channels", "2 values")),
+    WrongEntry("no such class", "conv1", data(quantizer("torch.quantization.FakeQuantise")), ("Layer 'conv1'", "torch.quantization.FakeQuantise")),
+    WrongEntry("no such package", "conv1", data(quantizer("nowhere.Quantizer")), ("Layer 'conv1'", "nowhere")),
+    WrongEntry("per channel data", "conv1", data(quantizer("torch.quantization.FakeQuantize", observer="torch.quantization.MinMaxObserver", qscheme="torch.per_channel_symmetric", dtype="torch.qint8")), ("Layer 'conv1'", "cannot be built", "per_tensor")),
+    WrongEntry("unsigned", "conv1", data(quantizer("torch.quantization.FakeQuantize", dtype="torch.quint8", quant_min=0, quant_max=255)), ("Layer 'conv1'", "signed")),
+    WrongEntry("not a quantizer", "conv1", data(quantizer("torch.nn.ReLU")), ("Layer 'conv1'", "torch.nn.ReLU has no attribute scale and zero_point")),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("case", _WRONG_ENTRIES, ids=[case.id for case in _WRONG_ENTRIES])
+def test_wrong_entry_of_the_configuration(case: WrongEntry, tmp_path: Path) -> None:
+    path = make_config(Net(), tmp_path)
+    document = read_json(path)
+    known = document.get(case.layer, {})
+    document[case.layer] = known | case.entry if isinstance(case.entry, dict) else case.entry
+    path.write_text(dump_json(document))
+    with pytest.raises(amct.ConfigError) as caught:
+        amct.create_quant_model_fx(path, Net())
+    missing = [text for text in case.texts if text not in str(caught.value)]
+    assert not missing, str(caught.value)
+    assert isinstance(caught.value, ValueError)
+
+
+def test_misspelled_key_is_a_warning_with_the_nearest_name(tmp_path: Path, log_lines: LogLines) -> None:
+    path = make_config(Net(), tmp_path, {"conv1": {**data(quantizer(batch_nums=2)), "quant_enabled": True}})
+    amct.create_quant_model_fx(path, Net())
+    assert any("batch_nums" in one and "'batch_num'" in one and "'conv1'" in one for one in log_lines.warnings)
+    assert any("quant_enabled" in one and "'quant_enable'" in one for one in log_lines.warnings)
+
+
+def test_all_layers_off(tmp_path: Path) -> None:
+    path = make_config(Net(), tmp_path)
+    path.write_text(dump_json({name: entry | {"quant_enable": False} for name, entry in read_json(path).items()}))
+    text = "No quant enable layer in quant config file, please check the quant config file."
+    for content in (path.read_text(), "{}"):
+        path.write_text(content)
+        with pytest.raises(amct.ConfigError) as caught:
+            amct.create_quant_model_fx(path, Net())
+        assert str(caught.value) == text
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{'conv1': }", '{"conv1": {"quant_enable": true}', "conv1: 3", "\x00\x01"])
+def test_damaged_json_names_the_file(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "damaged.json"
+    path.write_text(content)
+    with pytest.raises(amct.ConfigError, match="damaged.json"):
+        amct.create_quant_model_fx(path, Net())
+
+
+def test_layer_twice_in_the_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "twice.json"
+    path.write_text('{"conv1": {"quant_enable": true}, "conv1": {"quant_enable": false}}')
+    with pytest.raises(amct.ConfigError, match="conv1") as caught:
+        amct.create_quant_model_fx(path, Net())
+    assert "twice.json" in str(caught.value)
+
+
+# --- simple configuration ---
+
+
+@pytest.mark.parametrize(
+    ("content", "texts"),
+    [
+        ("common_config: [1", ("simple.yaml",)),
+        ("- conv1", ("simple.yaml",)),
+        ("common_config: 3", ("simple.yaml", "common_config")),
+        ("skip_layers: {a: 1}", ("simple.yaml", "skip_layers")),
+        ("override_layer_configs: [conv1]", ("simple.yaml", "override_layer_configs")),
+        ("common_config: {quant_enable: perhaps}", ("simple.yaml", "quant_enable", "perhaps")),
+        (
+            "common_config: {activation_quant_params: {quantizer: UlqFakeQuantize, quantizer_args: {num_bits: 3}}}",
+            ("simple.yaml", "Layer 'conv1'", "num_bits", "3"),
+        ),
+        (
+            "override_layer_configs: [{layer_name: add, activation_quant_params: [{quantizer_args: {num_bits: 8}}]}]",
+            ("simple.yaml", "Layer 'add'", "1 entries", "operator.add", "2 quantizable inputs"),
+        ),
+    ],
+)
+def test_wrong_simple_configuration(content: str, texts: tuple[str, ...], tmp_path: Path) -> None:
+    simple = tmp_path / "simple.yaml"
+    simple.write_text(content)
+    (tmp_path / CONFIG).write_text("kept")
+    with pytest.raises(amct.ConfigError) as caught:
+        amct.create_quant_config_fx(tmp_path / CONFIG, Net(), simple)
+    assert not [text for text in texts if text not in str(caught.value)], str(caught.value)
+    assert (tmp_path / CONFIG).read_text() == "kept"
+
+
+def test_unmatched_names_are_warnings_with_the_nearest_names(tmp_path: Path, log_lines: LogLines) -> None:
+    simple = tmp_path / "simple.yaml"
+    simple.write_text("skip_layers: [conv_1]\noverride_layer_configs: [{layer_name: haed}, {layer_name: []}]\n")
+    amct.create_quant_config_fx(tmp_path / CONFIG, Net(), simple)
+    assert any("'conv_1' is not in the model. Did you mean 'conv1'" in one for one in log_lines.warnings)
+    assert any("'haed' is not in the model. Did you mean 'head'" in one for one in log_lines.warnings)
+    assert len(log_lines.warnings) == 2
+
+
+def test_unknown_section_is_a_warning(tmp_path: Path, log_lines: LogLines) -> None:
+    simple = tmp_path / "simple.yaml"
+    simple.write_text("skip_layer: [conv1]\n")
+    amct.create_quant_config_fx(tmp_path / CONFIG, Net(), simple)
+    assert any("skip_layer" in one and "'skip_layers'" in one for one in log_lines.warnings)
+
+
+# --- arguments ---
+
+
+def _calls(folder: Path) -> dict[str, Any]:
+    """Every path and object argument of every function, wrong."""
+    model = Net()
+    config, there = make_config(model, folder), folder / "there.pt"
+    torch.save(model.state_dict(), there)
+    quantized = amct.create_quant_model_fx(config, model)
+    x = torch.randn(1, 3, 8, 8)
+    return {
+        "create_quant_config_fx config_file": lambda: amct.create_quant_config_fx(3, model),
+        "create_quant_config_fx model": lambda: amct.create_quant_config_fx(config, "model"),
+        "create_quant_config_fx config_definition": lambda: amct.create_quant_config_fx(config, model, 3),
+        "create_quant_model_fx config_file": lambda: amct.create_quant_model_fx(None, model),
+        "create_quant_model_fx model": lambda: amct.create_quant_model_fx(config, None),
+        "restore_quant_model_fx pth_file": lambda: amct.restore_quant_model_fx(config, model, 3),
+        "restore_quant_model_fx state_dict_name": lambda: amct.restore_quant_model_fx(config, model, there, 3),
+        "enable_quantization model": lambda: amct.enable_quantization(3, True),
+        "enable_quantization fake_quant": lambda: amct.enable_quantization(quantized, False, "yes"),
+        "enable_dump dump_format": lambda: amct.enable_dump(quantized, folder, 3),
+        "save_quant_model_fx save_path": lambda: amct.save_quant_model_fx(quantized, 3, x),
+        "save_quant_model_fx model": lambda: amct.save_quant_model_fx("model", folder / "out", x),
+    }
+
+
+def test_wrong_types_name_function_and_argument(tmp_path: Path) -> None:
+    for name, call in _calls(tmp_path).items():
+        function, argument = name.split()
+        with pytest.raises(TypeError) as caught:
+            call()
+        assert function in str(caught.value), name
+        assert f"argument '{argument}' must be " in str(caught.value), name
+
+
+def test_missing_files(tmp_path: Path) -> None:
+    model, config = Net(), make_config(Net(), tmp_path)
+    missing = tmp_path / "missing.file"
+    calls = {
+        "config_definition": lambda: amct.create_quant_config_fx(config, model, missing),
+        "config_file": lambda: amct.create_quant_model_fx(missing, model),
+        "pth_file": lambda: amct.restore_quant_model_fx(config, model, missing),
+    }
+    for argument, call in calls.items():
+        with pytest.raises(FileNotFoundError, match=f"'{argument}'.*missing.file"):
+            call()
+
+
+def test_wrong_dump_format(tmp_path: Path) -> None:
+    model = Net()
+    quantized = amct.create_quant_model_fx(make_config(model, tmp_path), model)
+    with pytest.raises(amct.ConfigError, match=r"'.csv'; allowed: .npy, .float, .txt"):
+        amct.enable_dump(quantized, tmp_path, "csv")
+
+
+@pytest.mark.parametrize("call", [lambda model: amct.enable_quantization(model, True), amct.enable_dump])
+def test_float_model_has_nothing_to_switch(call: Any) -> None:
+    with pytest.raises(amct.ConfigError, match="Net contains no quantized model"):
+        call(Net())
+
+
+# --- checkpoints ---
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    quantized = quantize(Net().eval(), tmp_path, [(torch.randn(2, 3, 8, 8),)])
+    torch.save({"weights": quantized.state_dict(), "epoch": 3}, tmp_path / "model.pt")
+    return tmp_path / "model.pt"
+
+
+@pytest.mark.parametrize("key", [[], ["weight"]])
+def test_wrong_state_dict_name_lists_the_keys(key: list[str], saved: Path) -> None:
+    with pytest.raises(amct.ConfigError, match="Its keys: weights, epoch") as caught:
+        amct.restore_quant_model_fx(saved.with_name(CONFIG), Net(), saved, *key)
+    assert "model.pt" in str(caught.value)
+
+
+def test_state_of_another_model_is_refused(saved: Path) -> None:
+    class Other(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv1 = nn.Conv2d(3, 4, 5)
+
+    with pytest.raises(amct.ConfigError, match="model.pt.*does not fit") as caught:
+        amct.restore_quant_model_fx(saved.with_name(CONFIG), Other(), saved, "weights")
+    assert "conv1.weight" in str(caught.value)
+
+
+def test_state_of_another_configuration_is_refused(saved: Path) -> None:
+    config = read_json(saved.with_name(CONFIG))
+    del config["conv2"]
+    saved.with_name(CONFIG).write_text(dump_json(config))
+    with pytest.raises(amct.ConfigError, match="amct_layers.conv2"):
+        amct.restore_quant_model_fx(saved.with_name(CONFIG), Net(), saved, "weights")
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint"])
+def test_file_that_is_no_checkpoint(content: bytes, saved: Path) -> None:
+    saved.write_bytes(content)
+    with pytest.raises(amct.ConfigError, match="model.pt"):
+        amct.restore_quant_model_fx(saved.with_name(CONFIG), Net(), saved)
+
+
+def test_pickled_objects_are_not_loaded(saved: Path) -> None:
+    torch.save(Net(), saved)
+    with pytest.raises(amct.ConfigError, match="model.pt.*not a checkpoint of tensors"):
+        amct.restore_quant_model_fx(saved.with_name(CONFIG), Net(), saved)
+
+
+# --- models ---
+
+
+def test_quantized_model_is_refused(tmp_path: Path) -> None:
+    config = make_config(Net(), tmp_path)
+    quantized = amct.create_quant_model_fx(config, Net())
+    for call in (amct.create_quant_config_fx, amct.create_quant_model_fx):
+        with pytest.raises(amct.UnsupportedModelError, match="quantized already"):
+            call(config, nn.Sequential(quantized))
+
+
+def test_model_that_cannot_be_copied_is_refused(tmp_path: Path) -> None:
+    model = Net()
+    model.last = model.conv1.weight * 2
+    with pytest.raises(amct.UnsupportedModelError, match="Net cannot be copied"):
+        amct.create_quant_config_fx(tmp_path / CONFIG, model)
+    assert not (tmp_path / CONFIG).exists()
+
+
+def test_untraceable_model_shows_the_line(tmp_path: Path) -> None:
+    class Branches(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            if x.sum() > 0:
+                return x
+            return -x
+
+    with pytest.raises(amct.UnsupportedModelError, match="control flow") as caught:
+        amct.create_quant_config_fx(tmp_path / CONFIG, Branches())
+    assert "if x.sum() > 0:" in str(caught.value)
+    assert "fx.symbolic_trace异常场景汇总" in str(caught.value)
+
+
+def test_model_without_quantizable_layer(tmp_path: Path) -> None:
+    path = make_config(nn.Identity(), tmp_path)
+    assert read_json(path) == {}
+    with pytest.raises(amct.ConfigError, match="No quant enable layer in quant config file"):
+        amct.create_quant_model_fx(path, nn.Identity())
+
+
+def test_errors_are_one_family() -> None:
+    for error in ("ConfigError", "UnsupportedModelError", "CalibrationError", "RecordError", "ExportError"):
+        assert issubclass(getattr(amct, error), amct.AmctError)

@@ -1,0 +1,7 @@
+"""Fixtures of the tests that compare real_quant with the oracle."""
+
+from __future__ import annotations
+
+from tests.api.conftest import one_thread, seeded, undrawn
+
+__all__ = ["one_thread", "seeded", "undrawn"]
