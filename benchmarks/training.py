@@ -1,88 +1,72 @@
-"""Time and peak memory of a W8A8 training step with learned ranges, against the float step of the same network.
+"""Measures a W8A8 training step of ResNet-50 with learned activation ranges against its float step.
 
-``python -m benchmarks.training`` runs ResNet-50 on 8x3x224x224 with SGD. Float and quantized steps take turns in one
-process, so that what else runs on the machine slows both; peak memory is measured in a process for each of the two.
+``python -m benchmarks.training``: 8x3x224x224, SGD with momentum. Float and quantized steps take turns in one process,
+so that what else the machine does slows both; the peak of the memory is measured in a process for each.
 """
+
+from __future__ import annotations
 
 import argparse
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-import hotwheels.amct_pytorch as amct
-from sample.resnet50.src.resnet import resnet50
+from benchmarks.subject import Workload, quantize
+from benchmarks.table import as_text, verdict
+from benchmarks.timing import CLOCKS, Alternative, interleaved
 
-SEED = 0
-KINDS = ("float", "W8A8")
+ROOT = Path(__file__).resolve().parents[1]
+MAX_TIME, MAX_MEMORY = 1.2, 1.3  # goals, as ratios to float
+FLOAT, W8A8 = "float", "W8A8"
+HEADER = ("training step", "ratio", "target", "verdict", "median", W8A8, FLOAT)
 
 
 def main() -> None:
     args = _parse_arguments()
     torch.set_num_threads(args.threads)
+    workload = Workload(width=args.width, batch_size=args.batch_size, image_size=args.image_size)
     if args.peak_of:
-        print(peak_memory(args.peak_of, args))
+        print(peak_memory(args.peak_of, workload))
         return
-    steps = {kind: _step(kind, args) for kind in KINDS}
-    times = {kind: measure(steps[kind], args.warmup) for kind in KINDS}
-    times = {kind: [] for kind in KINDS}
-    for _ in range(args.repeat):
-        for kind in KINDS:
-            times[kind].append(measure(steps[kind], 1)[0])
-    del steps
-    memory = {kind: _peak_memory_elsewhere(kind) for kind in KINDS}
-    report(times, memory)
+    memory = memory_row()  # first: Linux lets a child begin with the peak of its parent
+    print(as_text(HEADER, [time_row(workload, args.rounds, args.clock), memory]))
 
 
-def measure(step: Callable[[], None], repeat: int) -> list[tuple[float, float]]:
-    """Returns (wall seconds, CPU seconds of all threads) of each of ``repeat`` steps."""
-    found = []
-    for _ in range(repeat):
-        wall, cpu = time.perf_counter(), time.process_time()
-        step()
-        found.append((time.perf_counter() - wall, time.process_time() - cpu))
-    return found
+def time_row(workload: Workload, rounds: int, clock: str) -> tuple[str, ...]:
+    """Times steps of both in turn; CPU time counts all threads and is the steadier figure on a busy machine."""
+    alternatives = {}
+    for kind in (FLOAT, W8A8):
+        step = make_step(kind, workload)
+        alternatives[kind] = Alternative(lambda _, step=step: step())
+    times = interleaved(alternatives, rounds, CLOCKS[clock], "training steps")
+    ours, base = times[W8A8], times[FLOAT]
+    ratio, median = ours.ratio(base), ours.median_ratio(base)
+    seconds = (f"{ours.least:.2f} s", f"{base.least:.2f} s")
+    return (f"{clock} time", f"{ratio:.2f}", f"{MAX_TIME}", verdict(ratio, MAX_TIME), f"{median:.2f}", *seconds)
 
 
-def report(times: dict[str, list[tuple[float, float]]], memory: dict[str, float]) -> None:
-    """Prints the medians and the ratios. CPU time is the steadier figure on a machine that does other work."""
-    wall = {kind: statistics.median(one[0] for one in times[kind]) for kind in KINDS}
-    cpu = {kind: statistics.median(one[1] for one in times[kind]) for kind in KINDS}
-    print(f"{'':<8}{'wall':>9}{'CPU':>9}{'fastest CPU':>13}{'peak memory':>14}")
-    for kind in KINDS:
-        fastest = min(one[1] for one in times[kind])
-        print(f"{kind:<8}{wall[kind]:>8.2f}s{cpu[kind]:>8.2f}s{fastest:>12.2f}s{memory[kind]:>10.0f} MiB")
-    ratio = [statistics.median(b[i] / a[i] for a, b in zip(*times.values(), strict=True)) for i in range(2)]
-    peak = memory[KINDS[1]] / memory[KINDS[0]]
-    print(f"{'ratio':<8}{ratio[0]:>8.2f}x{ratio[1]:>8.2f}x{'':>13}{peak:>10.2f}x")
+def memory_row() -> tuple[str, ...]:
+    """Compares the peak resident memory of two processes, with interpreter, libraries and weights."""
+    ours, base = _peak_elsewhere(W8A8), _peak_elsewhere(FLOAT)
+    ratio = ours / base
+    sizes = (f"{ours:.0f} MiB", f"{base:.0f} MiB")
+    return ("peak memory", f"{ratio:.2f}", f"{MAX_MEMORY}", verdict(ratio, MAX_MEMORY), "", *sizes)
 
 
-def peak_memory(kind: str, args: argparse.Namespace) -> float:
-    """Returns the MiB which three steps of this process needed on top of what it had before the first."""
-    step = _step(kind, args)
-    before = _resident()
-    _reset_peak()
-    for _ in range(3):
-        step()
-    return _peak() - before
-
-
-def _step(kind: str, args: argparse.Namespace) -> Callable[[], None]:
-    """Returns a function that makes one training step."""
-    torch.manual_seed(SEED)
-    model = resnet50(width=args.width).train()
-    images = torch.randn(args.batch_size, 3, args.image_size, args.image_size)
-    labels = torch.randint(1000, (args.batch_size,))
-    if kind != "float":
-        model = _quantized(model, images)
+def make_step(kind: str, workload: Workload) -> Callable[[], None]:
+    """Returns a function that makes one training step of the float or of the quantized network."""
+    model, images = workload.model(), next(workload.batches(1))
+    labels = torch.arange(workload.batch_size)
+    if kind == W8A8:
+        model = _calibrated(model, images)
+    model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4, momentum=0.9)
 
     def step() -> None:
@@ -93,11 +77,19 @@ def _step(kind: str, args: argparse.Namespace) -> Callable[[], None]:
     return step
 
 
-def _quantized(model: nn.Module, images: Tensor) -> nn.Module:
+def peak_memory(kind: str, workload: Workload) -> float:
+    """Returns the peak resident memory of this process, in MiB, after three steps."""
+    step = make_step(kind, workload)
+    for _ in range(3):
+        step()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts in KiB
+
+
+def _calibrated(model: nn.Module, images: torch.Tensor) -> nn.Module:
+    import hotwheels.amct_pytorch as amct  # here: a float run that measures memory must not carry the SDK
+
     with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder) / "config.json"
-        amct.create_quant_config_fx(config, model)
-        quantized = amct.create_quant_model_fx(config, model)
+        quantized = quantize(model, Path(folder) / "config.json", batch_num=1)
     amct.enable_quantization(quantized, calibration=True)
     with torch.no_grad():
         quantized(images)
@@ -105,40 +97,20 @@ def _quantized(model: nn.Module, images: Tensor) -> nn.Module:
     return quantized
 
 
-def _peak_memory_elsewhere(kind: str) -> float:
+def _peak_elsewhere(kind: str) -> float:
     command = [sys.executable, "-m", "benchmarks.training", *sys.argv[1:], "--peak_of", kind]
-    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1])
-
-
-def _reset_peak() -> None:
-    clear = Path("/proc/self/clear_refs")
-    if clear.exists():  # Linux: 5 resets the peak of the resident memory
-        clear.write_text("5", encoding="ascii")
-
-
-def _peak() -> float:
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return next(float(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 1024
-
-
-def _resident() -> float:
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return 0.0
-    return next(float(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmRSS")) / 1024
+    return float(subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1])
 
 
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--width", type=int, default=64, help="channels of the stem; default: 64, the published network")
-    parser.add_argument("--image_size", type=int, default=224)
-    parser.add_argument("--batch_size", type=int, default=8)
-    parser.add_argument("--threads", type=int, default=1, help="default: 1")
-    parser.add_argument("--warmup", type=int, default=2)
-    parser.add_argument("--repeat", type=int, default=5, help="measured steps of each kind; default: 5")
-    parser.add_argument("--peak_of", choices=KINDS, help=argparse.SUPPRESS)
+    parser.add_argument("--width", type=int, default=64, help="channels of the stem, default 64: the published network")
+    parser.add_argument("--image_size", type=int, default=224, help="pixels, default 224")
+    parser.add_argument("--batch_size", type=int, default=8, help="images per step, default 8")
+    parser.add_argument("--threads", type=int, default=1, help="default 1")
+    parser.add_argument("--rounds", type=int, default=5, help="measured steps of each kind, default 5")
+    parser.add_argument("--clock", choices=tuple(CLOCKS), default="cpu", help="default cpu")
+    parser.add_argument("--peak_of", choices=(FLOAT, W8A8), help=argparse.SUPPRESS)
     return parser.parse_args()
 
 

@@ -100,7 +100,9 @@ def _resolve(path: str) -> Callable[..., Any]:
     return getattr({"operator": operator, "torch": torch, "torch.nn.functional": F}[home], name)
 
 
-def _unary(modules: tuple[Case, ...], functions: str = "", methods: str = "", args: Any = (), **facts: Any) -> list[Case]:
+def _unary(
+    modules: tuple[Case, ...], functions: str = "", methods: str = "", args: Any = (), **facts: Any
+) -> list[Case]:
     return [
         *modules,
         *(_function(path, *args, **facts) for path in functions.split()),
@@ -182,7 +184,7 @@ _MOVEMENT = [
     *_unary((), "torch.transpose torch.swapaxes torch.swapdims", args=(1, 2)),
     *_unary((), "", "transpose swapaxes swapdims transpose_ swapaxes_ swapdims_", (1, 3)),
     *(
-        Case(f"torch.{name}", lambda net, y, z, join=getattr(torch, name): join([y, z, y], 1), inputs=3)
+        Case(f"torch.{name}", lambda net, y, z, name=name: getattr(torch, name)([y, z, y], 1), inputs=3)
         for name in ("cat", "concat", "concatenate")
     ),
     Case("torch.stack", lambda net, y, z: torch.stack((y, z), dim=1), inputs=2),

@@ -1,4 +1,4 @@
-"""Wrong input gives the right class and a text that names file, layer, key, nearest names, allowed values (SPEC 1.4, 7, 13)."""
+"""Wrong input gives the right class and a text that names file, layer, key, nearest names and allowed values."""
 
 from __future__ import annotations
 
@@ -58,30 +58,119 @@ _WRONG_ENTRIES = (
     WrongEntry("not a list", "conv1", 3, ("Layer 'conv1'", CONFIG)),
     WrongEntry("switch", "conv1", {"quant_enable": "perhaps"}, ("Layer 'conv1'", "quant_enable", "perhaps")),
     WrongEntry(
-        "two switches", "conv1", {"quant_enable": True, "retrain_enable": False},
+        "two switches",
+        "conv1",
+        {"quant_enable": True, "retrain_enable": False},
         ("Layer 'conv1'", "quant_enable and retrain_enable mean the same"),
     ),
-    WrongEntry("quantizer", "conv1", data(quantizer("UlqFakeQuant")), ("Layer 'conv1'", "UlqFakeQuant", "Did you mean 'UlqFakeQuantize'")),
-    WrongEntry("weight's quantizer", "conv1", data(quantizer("ArqWeightFakeQuantize")), ("Layer 'conv1'", "not for activations", "UlqFakeQuantize")),
-    WrongEntry("data's quantizer", "conv1", weight("UlqFakeQuantize"), ("Layer 'conv1'", "weight_quant_params", "not for weights")),
-    WrongEntry("observer", "conv1", data(quantizer(observer="IFMROberver")), ("Layer 'conv1'", "IFMROberver", "Did you mean 'IFMRObserver'")),
-    WrongEntry("bits", "conv1", data(quantizer(num_bits=7)), ("Layer 'conv1'", "activation_quant_params[0]", "num_bits", "7", "allowed", "4, 8")),
+    WrongEntry(
+        "quantizer",
+        "conv1",
+        data(quantizer("UlqFakeQuant")),
+        ("Layer 'conv1'", "UlqFakeQuant", "Did you mean 'UlqFakeQuantize'"),
+    ),
+    WrongEntry(
+        "weight's quantizer",
+        "conv1",
+        data(quantizer("ArqWeightFakeQuantize")),
+        ("Layer 'conv1'", "not for activations", "UlqFakeQuantize"),
+    ),
+    WrongEntry(
+        "data's quantizer",
+        "conv1",
+        weight("UlqFakeQuantize"),
+        ("Layer 'conv1'", "weight_quant_params", "not for weights"),
+    ),
+    WrongEntry(
+        "observer",
+        "conv1",
+        data(quantizer(observer="IFMROberver")),
+        ("Layer 'conv1'", "IFMROberver", "Did you mean 'IFMRObserver'"),
+    ),
+    WrongEntry(
+        "bits",
+        "conv1",
+        data(quantizer(num_bits=7)),
+        ("Layer 'conv1'", "activation_quant_params[0]", "num_bits", "7", "allowed", "4, 8"),
+    ),
     WrongEntry("text for a number", "conv1", data(quantizer(batch_num="many")), ("Layer 'conv1'", "batch_num", "many")),
     WrongEntry("out of range", "conv1", data(quantizer(batch_num=0)), ("Layer 'conv1'", "batch_num", "0", "allowed")),
-    WrongEntry("percentile", "conv1", data(quantizer(max_percentile=1.5)), ("Layer 'conv1'", "max_percentile", "1.5", "allowed")),
-    WrongEntry("search", "conv1", data(quantizer(search_start=1.3, search_end=0.7)), ("Layer 'conv1'", "search_start is 1.3", "search_end is 0.7")),
-    WrongEntry("fixed without scale", "conv1", data(quantizer("FixedFakeQuantize", zero_point=0)), ("Layer 'conv1'", "FixedFakeQuantize needs the argument 'scale'")),
-    WrongEntry("fixed zero point", "conv1", data(quantizer("FixedFakeQuantize", scale=0.1, zero_point=200)), ("Layer 'conv1'", "zero_point is 200", "-128 to 127")),
-    WrongEntry("fixed scale", "conv1", data(quantizer("FixedFakeQuantize", scale=-1.0, zero_point=0)), ("Layer 'conv1'", "scale", "-1")),
+    WrongEntry(
+        "percentile",
+        "conv1",
+        data(quantizer(max_percentile=1.5)),
+        ("Layer 'conv1'", "max_percentile", "1.5", "allowed"),
+    ),
+    WrongEntry(
+        "search",
+        "conv1",
+        data(quantizer(search_start=1.3, search_end=0.7)),
+        ("Layer 'conv1'", "search_start is 1.3", "search_end is 0.7"),
+    ),
+    WrongEntry(
+        "fixed without scale",
+        "conv1",
+        data(quantizer("FixedFakeQuantize", zero_point=0)),
+        ("Layer 'conv1'", "FixedFakeQuantize needs the argument 'scale'"),
+    ),
+    WrongEntry(
+        "fixed zero point",
+        "conv1",
+        data(quantizer("FixedFakeQuantize", scale=0.1, zero_point=200)),
+        ("Layer 'conv1'", "zero_point is 200", "-128 to 127"),
+    ),
+    WrongEntry(
+        "fixed scale",
+        "conv1",
+        data(quantizer("FixedFakeQuantize", scale=-1.0, zero_point=0)),
+        ("Layer 'conv1'", "scale", "-1"),
+    ),
     WrongEntry("number of inputs", "add", data(quantizer()), ("Layer 'add'", "has 1 entries", "2 quantizable inputs")),
-    WrongEntry("matmul", "matmul", data(*[quantizer("FixedFakeQuantize", scale=0.1, zero_point=3)] * 2), ("Layer 'matmul'", "zero_point is 3", "only 0 is allowed")),
-    WrongEntry("scales", "conv1", weight("FixedFakeQuantize", scale=[0.1, 0.2]), ("Layer 'conv1' has 4 output channels", "2 values")),
-    WrongEntry("no such class", "conv1", data(quantizer("torch.quantization.FakeQuantise")), ("Layer 'conv1'", "torch.quantization.FakeQuantise")),
+    WrongEntry(
+        "matmul",
+        "matmul",
+        data(*[quantizer("FixedFakeQuantize", scale=0.1, zero_point=3)] * 2),
+        ("Layer 'matmul'", "zero_point is 3", "only 0 is allowed"),
+    ),
+    WrongEntry(
+        "scales",
+        "conv1",
+        weight("FixedFakeQuantize", scale=[0.1, 0.2]),
+        ("Layer 'conv1' has 4 output channels", "2 values"),
+    ),
+    WrongEntry(
+        "no such class",
+        "conv1",
+        data(quantizer("torch.quantization.FakeQuantise")),
+        ("Layer 'conv1'", "torch.quantization.FakeQuantise"),
+    ),
     WrongEntry("no such package", "conv1", data(quantizer("nowhere.Quantizer")), ("Layer 'conv1'", "nowhere")),
-    WrongEntry("per channel data", "conv1", data(quantizer("torch.quantization.FakeQuantize", observer="torch.quantization.MinMaxObserver", qscheme="torch.per_channel_symmetric", dtype="torch.qint8")), ("Layer 'conv1'", "cannot be built", "per_tensor")),
-    WrongEntry("unsigned", "conv1", data(quantizer("torch.quantization.FakeQuantize", dtype="torch.quint8", quant_min=0, quant_max=255)), ("Layer 'conv1'", "signed")),
-    WrongEntry("not a quantizer", "conv1", data(quantizer("torch.nn.ReLU")), ("Layer 'conv1'", "torch.nn.ReLU has no attribute scale and zero_point")),
-)  # fmt: skip
+    WrongEntry(
+        "per channel data",
+        "conv1",
+        data(
+            quantizer(
+                "torch.quantization.FakeQuantize",
+                observer="torch.quantization.MinMaxObserver",
+                qscheme="torch.per_channel_symmetric",
+                dtype="torch.qint8",
+            )
+        ),
+        ("Layer 'conv1'", "cannot be built", "per_tensor"),
+    ),
+    WrongEntry(
+        "unsigned",
+        "conv1",
+        data(quantizer("torch.quantization.FakeQuantize", dtype="torch.quint8", quant_min=0, quant_max=255)),
+        ("Layer 'conv1'", "signed"),
+    ),
+    WrongEntry(
+        "not a quantizer",
+        "conv1",
+        data(quantizer("torch.nn.ReLU")),
+        ("Layer 'conv1'", "torch.nn.ReLU has no attribute scale and zero_point"),
+    ),
+)
 
 
 @pytest.mark.parametrize("case", _WRONG_ENTRIES, ids=[case.id for case in _WRONG_ENTRIES])
@@ -116,7 +205,9 @@ def test_all_layers_off(tmp_path: Path) -> None:
         assert str(caught.value) == text
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{'conv1': }", '{"conv1": {"quant_enable": true}', "conv1: 3", "\x00\x01"])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{'conv1': }", '{"conv1": {"quant_enable": true}', "conv1: 3", "\x00\x01"]
+)
 def test_damaged_json_names_the_file(content: str, tmp_path: Path) -> None:
     path = tmp_path / "damaged.json"
     path.write_text(content)

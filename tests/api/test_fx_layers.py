@@ -23,7 +23,6 @@ from tests.api.fx_path import make_config, quantize, run_fake, run_float, run_on
 from tests.api.nets import Residual, Tokens, shake_batch_norms
 from tests.config.log_lines import LogLines
 
-# Weights come first, so that one call of `make` gives the module of a case.
 _X = {"x": {0: "batch"}}
 
 
@@ -309,12 +308,44 @@ def test_fixed_grids_need_no_calibration(tmp_path: Path) -> None:
     assert read_record(tmp_path / "out_scale_offset_record.txt").layers["op"].activations[0].offset == -3
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_model_of_another_float_type(dtype: torch.dtype, tmp_path: Path) -> None:
+    model = net_of(lambda net, x: net.op(torch.sigmoid(net.conv(x))), op=nn.Linear(6, 5), conv=nn.Conv2d(4, 4, 3, 1, 1))
+    x = images().to(dtype)
+    quantized = quantize(model.eval().to(dtype), tmp_path, [(x,)])
+    real, fake = run_real(quantized, x), run_fake(quantized, x)
+    assert (real.dtype, fake.dtype) == (torch.float32, dtype)
+    assert torch.allclose(real, fake.float(), atol=0.02)
+
+
+_CONVOLUTIONS = {
+    "same": lambda: nn.Conv2d(4, 4, 3, padding="same", dilation=2),
+    "same, asymmetric": lambda: nn.Conv2d(4, 4, (2, 4), padding="same"),
+    "valid": lambda: nn.Conv2d(4, 4, 3, padding="valid", stride=2),
+    "circular": lambda: nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular"),
+}
+
+
+@pytest.mark.parametrize("name", _CONVOLUTIONS)
+def test_paddings(name: str, tmp_path: Path) -> None:
+    quantized = quantize(net_of(lambda net, x: net.op(x), op=_CONVOLUTIONS[name]()).eval(), tmp_path, [(images(),)])
+    x = images()
+    assert np.allclose(run_real(quantized, x), run_fake(quantized, x), atol=1e-5)
+    assert_runtime_agrees(quantized, tmp_path, x)
+
+
+def test_output_size_of_a_transposed_convolution(tmp_path: Path) -> None:
+    model = net_of(lambda net, x: net.op(x, output_size=[13, 14]), op=nn.ConvTranspose2d(4, 4, 3, 2)).eval()
+    quantized = quantize(model, tmp_path, [(images(),)])
+    assert run_fake(quantized, x := images()).shape == (4, 4, 13, 14)
+    assert np.allclose(run_real(quantized, x), run_fake(quantized, x), atol=1e-5)
+    assert_runtime_agrees(quantized, tmp_path, x)
+
+
 # --- Linear on more than two dimensions ---
 
 
-def test_linear_of_higher_rank_is_symmetric_and_exported_as_matmul_and_add(
-    tmp_path: Path, log_lines: LogLines
-) -> None:
+def test_linear_of_higher_rank_is_symmetric_and_exported_as_matmul_and_add(tmp_path: Path, log_lines: LogLines) -> None:
     model = net_of(lambda net, x: net.op(torch.sigmoid(x)), op=nn.Linear(6, 5)).eval()
     quantized = quantize(model, tmp_path, [(images(),), (images(),)])
     warnings = [one for one in log_lines.warnings if "MatMul + Add" in one]

@@ -7,6 +7,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -132,9 +133,7 @@ def test_both_spellings_of_config_definition(tmp_path: Path) -> None:
         amct.create_quant_config_fx(tmp_path / f"{name}.json", Residual(), **{name: simple})
         assert read_json(tmp_path / f"{name}.json")["conv1"]["quant_enable"] is False
     with pytest.raises(TypeError, match="two spellings of one argument"):
-        amct.create_quant_config_fx(
-            tmp_path / "x.json", Residual(), config_definition=simple, config_defination=simple
-        )
+        amct.create_quant_config_fx(tmp_path / "x.json", Residual(), config_definition=simple, config_defination=simple)
 
 
 # --- calibration ---
@@ -262,6 +261,19 @@ def test_real_quant_gives_float32_and_the_gradients_of_fake_quant(is_training: b
     assert all(torch.equal(fake[name], real[name]) for name in fake)
 
 
+def test_real_quant_trains_the_statistics_once(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1)).train()
+    quantized = quantize(model, tmp_path, [(images(),)])
+    twin = copy.deepcopy(quantized)
+    x = images()
+    for one, switch in ((quantized, {"real_quant": True}), (twin, {"fake_quant": True})):
+        amct.enable_quantization(one, **switch)
+        one(x)
+    state, expected = (one.get_submodule("0").state_dict() for one in (quantized, twin))
+    assert int(state["num_batches_tracked"]) == 2  # calibration was the first
+    assert all(torch.equal(value, expected[name]) for name, value in state.items())
+
+
 def test_quantized_part_of_a_larger_model(tmp_path: Path) -> None:
     class Larger(nn.Module):
         def __init__(self) -> None:
@@ -307,9 +319,28 @@ def test_integers_masks_and_sizes_pass_through(tmp_path: Path) -> None:
     fake, real = run_fake(quantized, *inputs)[0], run_real(quantized, *inputs)[0]
     assert fake.shape == (3, 12)
     assert torch.allclose(fake, real, atol=0.05)
-    amct.save_quant_model_fx(quantized, tmp_path / "out", tokens(1, 4), {"dynamic_axes": {n: [0] for n in ("ids", "mask", "states")}})
+    amct.save_quant_model_fx(
+        quantized, tmp_path / "out", tokens(1, 4), {"dynamic_axes": {n: [0] for n in ("ids", "mask", "states")}}
+    )
     onnx_result = run_onnx(tmp_path / "out_fake_quant_model.onnx", *inputs)[0]
     assert abs(onnx_result - fake.numpy()).max() < 0.02
+
+
+# --- dumps ---
+
+
+def test_dump_writes_every_node_of_the_next_forward_in_any_state(tmp_path: Path) -> None:
+    quantized, x = quantize(Residual().eval(), tmp_path, [(images(),)]), images()
+    for switches in _STATES:
+        folder = tmp_path / "dump" / "".join("ft"[one] for one in switches)
+        amct.enable_quantization(quantized, *switches)
+        amct.enable_dump(quantized, folder)
+        with torch.no_grad():
+            dumped, after = quantized(image=x), quantized(x)
+        assert torch.equal(dumped, after)
+        names = {path.name.partition("_output0")[0] for path in folder.iterdir()}
+        assert names == {"image", "stem_0", "stem_2", "conv1", "add", "relu", "pool", "flatten", "head"}
+        assert np.array_equal(np.load(folder / "head_output0_4_5_pytorch.npy"), dumped.numpy())
 
 
 # --- checkpoints ---

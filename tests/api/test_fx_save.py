@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import hotwheels.amct_pytorch as amct
@@ -226,6 +227,56 @@ def test_operation_without_onnx_form_is_an_export_error(tmp_path: Path) -> None:
     with pytest.raises(amct.ExportError, match="eigvalsh|linalg_eigh"):
         amct.save_quant_model_fx(quantized, tmp_path / "out", images(1))
     assert not contents(tmp_path)
+
+
+def test_opset_is_raised_where_an_operation_needs_it(tmp_path: Path) -> None:
+    class Sampled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.grid_sample(x, torch.tanh(self.conv(x)).permute(0, 2, 3, 1), align_corners=False)
+
+    quantized = quantize(Sampled().eval(), tmp_path, [(images(),)])
+    amct.save_quant_model_fx(quantized, tmp_path / "out", x := images(1))
+    assert onnx.load(tmp_path / "out_fake_quant_model.onnx").opset_import[0].version == 16
+    assert np.allclose(run_onnx(tmp_path / "out_fake_quant_model.onnx", x)[0], run_fake(quantized, x), atol=1e-3)
+    with pytest.raises(amct.ExportError, match="added in version 16"):
+        amct.save_quant_model_fx(quantized, tmp_path / "out", x, {"opset_version": 14})
+
+
+def test_attention_of_torch_is_exported(tmp_path: Path) -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.attention = nn.Linear(6, 8), nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.embed(x[:, 0])
+            return self.attention(x, x, x, need_weights=False)[0]
+
+    quantized = quantize(Attention().eval(), tmp_path, [(images(),)])
+    amct.save_quant_model_fx(quantized, tmp_path / "out", x := images(1))
+    assert np.allclose(run_onnx(tmp_path / "out_fake_quant_model.onnx", x)[0], run_fake(quantized, x), atol=1e-4)
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_sizes_asked_of_data_do_not_fix_the_batch(tmp_path: Path) -> None:
+    class Shuffle(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.conv(x)
+            batch, channels, height, width = x.data.size()
+            return x.view(batch, 2, channels // 2, height, width).transpose(1, 2).reshape(x.data.shape)
+
+    quantized = quantize(Shuffle().eval(), tmp_path, [(images(),)])
+    amct.save_quant_model_fx(quantized, tmp_path / "out", images(1), {"dynamic_axes": {"x": [0]}})
+    x = images(5)
+    assert np.allclose(run_onnx(tmp_path / "out_fake_quant_model.onnx", x)[0], run_fake(quantized, x), atol=1e-4)
 
 
 def test_input_of_a_wrong_shape_is_an_export_error(calibrated: QuantGraphModule, tmp_path: Path) -> None:

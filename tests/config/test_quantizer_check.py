@@ -15,7 +15,7 @@ from hotwheels.amct_pytorch.config.quant_config import QuantizerConfig
 from hotwheels.amct_pytorch.config.quantizer_check import check_quantizer
 from hotwheels.amct_pytorch.errors import ConfigError
 
-WEIGHTS = {"ArqWeightFakeQuantize", "LnqFakeQuantize", "LuqWeightFakeQuantize"}
+WEIGHTS = {"ArqWeightFakeQuantize", "LnqFakeQuantize", "LuqWeightFakeQuantize", "SnqWeightFakeQuantize"}
 EVERY = [(name, tensor == "weight") for name, one in (QUANTIZERS | OBSERVERS).items() for tensor in one.tensors]
 
 

@@ -77,47 +77,59 @@ WEIGHTS: Mapping[str, Mapping[str, Any]] = {
 
 # --- the operation; ``a`` and ``b`` are two results [N, C, H, W] ---
 
-Call = Callable[[Tensor, Tensor], Tensor]
-_UNARY: Mapping[str, Call] = {
-    "pow 1.7": lambda a, b: torch.pow(a.abs() + 0.3, 1.7),
-    "pow 2": lambda a, b: a**2,
-    "scalars": lambda a, b: (a * 0.1 + 0.7) / 1.3 - 0.9,
-    "abs": lambda a, b: a.abs(),
-    "clamp": lambda a, b: torch.clamp(a, -0.37, 0.61),
-    "sum": lambda a, b: a.sum((1, 2)),
-    "mean": lambda a, b: a.mean((2, 3)),
-    "max": lambda a, b: torch.max(a, 1, keepdim=True)[0],
-    "min": lambda a, b: torch.min(a, 2)[0],
-    "permute": lambda a, b: a.permute(0, 2, 3, 1),
-    "split": lambda a, b: a.split([1, a.shape[1] - 1], dim=1)[1],
-    "interpolate nearest": lambda a, b: F.interpolate(a, scale_factor=2),
-    "interpolate bilinear": lambda a, b: F.interpolate(a, scale_factor=2, mode="bilinear"),
-    "interpolate aligned": lambda a, b: F.interpolate(a, size=(7, 5), mode="bilinear", align_corners=True),
-    "interpolate bicubic": lambda a, b: F.interpolate(a, scale_factor=2, mode="bicubic"),
-    "flatten": lambda a, b: a.flatten(1),
-    "relu": lambda a, b: a.relu(),
-    "relu6": lambda a, b: F.relu6(a),
-    "sigmoid": lambda a, b: a.sigmoid(),
-    "tanh": lambda a, b: a.tanh(),
-    "leaky_relu": lambda a, b: F.leaky_relu(a, 0.13),
-    "gelu": lambda a, b: F.gelu(a),
-    "gelu tanh": lambda a, b: F.gelu(a, approximate="tanh"),
-    "softmax": lambda a, b: a.softmax(1),
-    "log_softmax": lambda a, b: a.log_softmax(-1),
-    "elu": lambda a, b: F.elu(a, 0.7),
-    "hardswish": lambda a, b: F.hardswish(a),
-    "hardsigmoid": lambda a, b: F.hardsigmoid(a),
-    "silu": lambda a, b: F.silu(a),
-    "mish": lambda a, b: F.mish(a),
-    "softplus": lambda a, b: F.softplus(a),
-    "logsigmoid": lambda a, b: F.logsigmoid(a),
-    "hardtanh": lambda a, b: F.hardtanh(a, -0.3, 0.2),
-    "softsign": lambda a, b: F.softsign(a),
-    "tanhshrink": lambda a, b: F.tanhshrink(a),
-    "glu": lambda a, b: F.glu(a, 1),
-    "layer_norm": lambda a, b: F.layer_norm(a, a.shape[-1:]),
+_UNARY: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "pow 1.7": lambda a: torch.pow(a.abs() + 0.3, 1.7),
+    "pow 2": lambda a: a**2,
+    "scalars": lambda a: (a * 0.1 + 0.7) / 1.3 - 0.9,
+    "abs": lambda a: a.abs(),
+    "no-ops": lambda a: a.contiguous().float().clone().view(a.shape).abs(),
+    "flat no-op": lambda a: torch.flatten(a, 0, 0).detach().to(torch.float32),
+    "pool indices": lambda a: F.max_pool2d(a, (1, 2), return_indices=True)[0],
+    "softplus": lambda a: F.softplus(a),
+    "pad": lambda a: F.pad(a, (1, 0, 2, 1), value=0.3),
+    "roll": lambda a: torch.roll(a, (1, -1), (2, 3)),
+    "where": lambda a: torch.where(a > 0.1, a, 0.3 * a),
+    "slice": lambda a: a[..., ::2] + 0.1,
+    "normalize": lambda a: F.normalize(a, dim=1),
+    "group_norm": lambda a: F.group_norm(a, 2),
+    "chunk": lambda a: a.chunk(2, 1)[1] * a.chunk(2, 1)[0],
+    "sqrt": lambda a: (a.abs() + 1e-3).sqrt(),
+    "rsqrt": lambda a: torch.rsqrt(a.abs() + 1e-3),
+    "exp": lambda a: torch.exp(-a.abs()),
+    "clamp": lambda a: torch.clamp(a, -0.37, 0.61),
+    "sum": lambda a: a.sum((1, 2)),
+    "mean": lambda a: a.mean((2, 3)),
+    "max": lambda a: torch.max(a, 1, keepdim=True)[0],
+    "min": lambda a: torch.min(a, 2)[0],
+    "permute": lambda a: a.permute(0, 2, 3, 1),
+    "split": lambda a: a.split([1, a.shape[1] - 1], dim=1)[1],
+    "interpolate nearest": lambda a: F.interpolate(a, scale_factor=2),
+    "interpolate bilinear": lambda a: F.interpolate(a, scale_factor=2, mode="bilinear"),
+    "interpolate aligned": lambda a: F.interpolate(a, size=(7, 5), mode="bilinear", align_corners=True),
+    "interpolate bicubic": lambda a: F.interpolate(a, scale_factor=2, mode="bicubic"),
+    "flatten": lambda a: a.flatten(1),
+    "relu": lambda a: a.relu(),
+    "relu6": lambda a: F.relu6(a),
+    "sigmoid": lambda a: a.sigmoid(),
+    "tanh": lambda a: a.tanh(),
+    "leaky_relu": lambda a: F.leaky_relu(a, 0.13),
+    "gelu": lambda a: F.gelu(a),
+    "gelu tanh": lambda a: F.gelu(a, approximate="tanh"),
+    "softmax": lambda a: a.softmax(1),
+    "log_softmax": lambda a: a.log_softmax(-1),
+    "elu": lambda a: F.elu(a, 0.7),
+    "hardswish": lambda a: F.hardswish(a),
+    "hardsigmoid": lambda a: F.hardsigmoid(a),
+    "silu": lambda a: F.silu(a),
+    "mish": lambda a: F.mish(a),
+    "logsigmoid": lambda a: F.logsigmoid(a),
+    "hardtanh": lambda a: F.hardtanh(a, -0.3, 0.2),
+    "softsign": lambda a: F.softsign(a),
+    "tanhshrink": lambda a: F.tanhshrink(a),
+    "glu": lambda a: F.glu(a, 1),
+    "layer_norm": lambda a: F.layer_norm(a, a.shape[-1:]),
 }
-_BINARY: Mapping[str, Call] = {
+_BINARY: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
     "add": lambda a, b: a + b,
     "sub": lambda a, b: a - b,
     "mul": lambda a, b: a * b,
@@ -157,17 +169,19 @@ class Net(nn.Module):
     def __init__(self, case: Case) -> None:
         super().__init__()
         channels = case.shape[1]
-        self.left, self.right = (_first(case.first, channels) for _ in range(2))
+        self.left, self.right = _first(case.first, channels), _first(case.first, channels)
         self.op = _module(case)
         self.table = nn.Parameter(torch.randn(channels, 1, 1))
-        self._call = _UNARY.get(case.operation) or _BINARY.get(case.operation)
+        self._unary, self._binary = _UNARY.get(case.operation), _BINARY.get(case.operation)
         self._takes_table = case.operation.startswith("constant")
         self._flattens = case.operation == "linear 2d"
 
     def forward(self, x: Tensor) -> Tensor:
         a = self.left(x)
-        if self._call is not None:
-            result = self._call(a, self.right(x))
+        if self._unary is not None:
+            result = self._unary(a)
+        elif self._binary is not None:
+            result = self._binary(a, self.right(x))
         elif self._takes_table:
             result = a + torch.exp(self.table * 0.3) * 1.1
         else:

@@ -6,10 +6,8 @@ import os
 import tempfile
 from pathlib import Path
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 
-from hotwheels.amct_pytorch.errors import CalibrationError
 from tests.exact.matrix import CASES, Case, data, quantized_net
 from tests.exact.pair import assert_exact
 

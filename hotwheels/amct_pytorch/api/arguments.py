@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from torch import nn
 
@@ -38,3 +38,52 @@ def check_aliases(function: str, name: str, value: Any, alias: str, alias_value:
 def as_inputs(input_data: Any) -> tuple[Any, ...]:
     """Returns the positional arguments of a forward; a bare tensor is a tuple of one (SPEC 1.6)."""
     return tuple(input_data) if isinstance(input_data, (tuple, list)) else (input_data,)
+
+
+def check_names(function: str, argument: str, value: object) -> list[str] | None:
+    """Returns ``value`` if it is None or a list of strings."""
+    text = "a list of strings or None"
+    check_type(function, argument, value, (list, tuple, type(None)), text)
+    for one in value or ():  # type: ignore[attr-defined]
+        check_type(function, argument, one, str, text)
+    return None if value is None else list(value)  # type: ignore[call-overload]
+
+
+def check_axes(function: str, value: object) -> dict[str, Any] | None:
+    """Returns ``dynamic_axes`` if it is None, ``{name: {axis: label}}`` or ``{name: [axes]}``."""
+    text = "a dict {name: {axis: label}} or {name: [axes]}"
+    check_type(function, "dynamic_axes", value, (dict, type(None)), text)
+    for name, axes in (value or {}).items():  # type: ignore[attr-defined]
+        check_type(function, "dynamic_axes", name, str, text)
+        check_type(function, f"dynamic_axes['{name}']", axes, (dict, list, tuple), "{axis: label} or [axes]")
+        for axis in axes:
+            check_type(function, f"dynamic_axes['{name}']", axis, int, "{axis: label} or [axes], axes as ints")
+    return value  # type: ignore[return-value]
+
+
+def documented_order(**aliases: str) -> Callable[[_Function], _Function]:
+    """Makes the keywords ``aliases`` other spellings, and wrong calls a TypeError that states the order (SPEC 3).
+
+    Each alias names the parameter that it stands for.
+    """
+
+    def decorate(function: _Function) -> _Function:
+        signature = inspect.signature(function)
+        order = f"{function.__name__}({', '.join(signature.parameters)})"
+
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            for alias, name in aliases.items():
+                if alias in kwargs:
+                    check_aliases(function.__name__, name, kwargs.get(name), alias, kwargs[alias])
+                    kwargs[name] = kwargs.pop(alias) if name not in kwargs else kwargs[name]
+                    kwargs.pop(alias, None)
+            try:
+                signature.bind(*args, **kwargs)
+            except TypeError as error:
+                raise TypeError(f"{function.__name__}: {error}. The arguments in order: {order}.") from None
+            return function(*args, **kwargs)
+
+        return cast("_Function", call)
+
+    return decorate

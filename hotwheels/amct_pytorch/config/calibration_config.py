@@ -99,6 +99,16 @@ def read_calibration_config(path: PathLike, graph: OpGraph, capacity: Capacity |
     return dataclasses.replace(config, layers=read_layers(entries, context))
 
 
+def read_calibration_globals(path: PathLike) -> CalibrationConfig:
+    """Returns the settings for the whole model, without any layers: which layers there are depends on ``do_fusion``.
+
+    Raises:
+      FileNotFoundError: There is no such file.
+      ConfigError: Not JSON, or a wrong value.
+    """
+    return _read_globals(as_object(read_json(path), f"The document in {path}"), str(path))
+
+
 def write_calibration_config(config: CalibrationConfig, path: PathLike) -> None:
     """Writes strict JSON: UTF-8, 4-space indent, the global settings, then one key per layer."""
     document: dict[str, Any] = {name: getattr(config, name) for name in _GLOBALS}

@@ -185,14 +185,21 @@ def _completed(
     bare = QuantizerConfig(config.quantizer)
     whole = bare if keys.is_weight else context.translation(node, bare)  # names the observer, which has the defaults
     defaults = {**effective_args(whole, keys.is_weight), **facts}
-    filled = {name: defaults[name] for name in names if not _is_given(name, config.args)}
-    return QuantizerConfig(config.quantizer, {**filled, **config.args})
+    given = _under_our_names(config.args, names)
+    return QuantizerConfig(config.quantizer, {**{name: defaults[name] for name in names}, **given})
 
 
-def _is_given(name: str, args: Mapping[str, Any]) -> bool:
-    """Whether an argument is there, also under a name that is its own in documents."""
-    spellings = (name, _SPELLINGS.get(name, name), SEARCH_RANGE if name in ("search_start", "search_end") else name)
-    return any(args.get(spelling) is not None for spelling in spellings)
+def _under_our_names(args: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """The arguments that have a value, those among ``names`` under the name that they have there."""
+    ours = {_SPELLINGS[name]: name for name in names if name in _SPELLINGS}
+    present = {key: value for key, value in args.items() if value is not None}
+    aliased = {ours[key]: value for key, value in present.items() if key in ours}
+    given = aliased | {key: value for key, value in present.items() if key not in ours}
+    ends = given.get(SEARCH_RANGE)
+    if "search_start" in names and isinstance(ends, list) and len(ends) == 2:  # anything else is reported by the check
+        del given[SEARCH_RANGE]
+        return {"search_start": ends[0], "search_end": ends[1], **given}
+    return given
 
 
 def _data_facts(node: OpNode, index: int, context: LayerContext) -> dict[str, Any]:
@@ -203,7 +210,8 @@ def _data_facts(node: OpNode, index: int, context: LayerContext) -> dict[str, An
 
 def _is_behind_relu(edge: Edge, graph: OpGraph) -> bool:
     producer = graph[edge.producer]
-    return producer.op is not None and producer.op.name in _RELUS
+    # A ReLU6 is a Clip in ONNX, as other functions are; one that is no module is not recognised.
+    return producer.onnx_type == "Relu" or (producer.op is not None and producer.op.name in _RELUS)
 
 
 def _without_translation(checked: QuantizerConfig, entry: QuantizerConfig) -> QuantizerConfig:

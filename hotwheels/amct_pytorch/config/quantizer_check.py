@@ -57,7 +57,7 @@ def num_bits_of(config: QuantizerConfig, is_weight: bool) -> int | None:
 
 
 def effective_args(config: QuantizerConfig, is_weight: bool) -> dict[str, Any]:
-    """Returns the arguments of a checked ``config`` with every default filled in; those of a custom class as they are."""
+    """Returns the arguments of a checked ``config`` with every default filled in, of a custom class as they are."""
     if config.quantizer not in QUANTIZERS:
         return dict(config.args)
     known = _known_arguments(config.quantizer, observer_of(config), is_weight)

@@ -19,6 +19,7 @@ def weight_params(
     spec: QuantSpec,
     eps: float = SMALLEST_SCALE,
     legacy_negative_full_scale: bool = False,
+    factor: Tensor | None = None,
 ) -> QuantParams:
     """Returns the symmetric grid ``scale = max(max|w| / Qmax, eps)``, canonical; scale of shape [C_out] or [].
 
@@ -27,8 +28,9 @@ def weight_params(
       spec: Width and axis; ``symmetric`` is not looked at, weights always are.
       eps: Lower bound of every scale (SPEC 4.3).
       legacy_negative_full_scale: Divide by 2^(n-1) where the negative side is larger (SPEC 4.1).
+      factor: [C_out]; the grid is that of ``weight * factor`` then, to the bit, but the product is not made.
     """
-    low, high = _bounds(weight.detach().to(torch.float32), spec.channel_axis)
+    low, high = _bounds(weight.detach().to(torch.float32), spec.channel_axis, factor)
     scale = torch.maximum(-low, high) / spec.qmax
     if legacy_negative_full_scale:
         scale = torch.where(-low > high, -low / -spec.qmin, scale)
@@ -43,13 +45,16 @@ def eps_for_bias(eps: float, bias: Tensor | None) -> float:
     return max(eps, LARGE_BIAS_EPS)
 
 
-def _bounds(weight: Tensor, channel_axis: int | None) -> tuple[Tensor, Tensor]:
-    if channel_axis is None:
+def _bounds(weight: Tensor, channel_axis: int | None, factor: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Smallest and largest value; rounding is monotonic, so those of products are the products of those."""
+    if channel_axis is None and factor is None:
         low, high = torch.aminmax(weight)
         return low, high
-    rows = weight.transpose(0, channel_axis).reshape(weight.shape[channel_axis], -1)
+    rows = weight.transpose(0, channel_axis or 0).reshape(weight.shape[channel_axis or 0], -1)
     low, high = torch.aminmax(rows, dim=1)
-    return low, high
+    if factor is not None:
+        low, high = torch.minimum(low * factor, high * factor), torch.maximum(low * factor, high * factor)
+    return (low, high) if channel_axis is not None else (low.min(), high.max())
 
 
 def at_least(scale: Tensor, eps: float) -> Tensor:

@@ -44,5 +44,9 @@ def fold(
       eps: The BatchNorm's own.
     """
     factor = channel_factor(var, gamma, eps)
-    shift = -mean if bias is None else bias - mean
-    return weight * per_channel(factor, weight), shift * factor + beta
+    return weight * per_channel(factor, weight), fold_bias(bias, mean, factor, beta)
+
+
+def fold_bias(bias: Tensor | None, mean: Tensor, factor: Tensor, beta: Tensor) -> Tensor:
+    """Returns ``(bias - mean) * factor + beta``, [C_out]; without a bias it counts as 0."""
+    return (-mean if bias is None else bias - mean) * factor + beta

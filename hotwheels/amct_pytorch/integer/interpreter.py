@@ -8,6 +8,7 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from ..errors import AmctError, ConfigError, UnsupportedModelError
@@ -120,7 +121,7 @@ class _Run:
         values = self._quantized(node, values, layer)
         if is_cube(node):
             return self._cube(node, values, layer)
-        if node.op_type == "Identity" and not layer.grids:
+        if not layer.grids and _hands_on(node, values):
             return (_given(values),)
         kernel = find_kernel(node)
         assert kernel is not None, "checked when the files were read"
@@ -160,6 +161,26 @@ def _moves_integers(node: Node, source: Centred, arrays: Sequence[NDArray[Any] |
         return False
     is_constant_pad = node.op_type == "Pad" and node.get("mode", "constant") == "constant"
     return not (is_constant_pad and pad_value(node, arrays) != 0)
+
+
+_RESHAPES = ("Reshape", "Flatten", "Squeeze", "Expand")
+
+
+def _hands_on(node: Node, values: Sequence[Value | None]) -> bool:
+    """Whether the node changes neither values nor shape: exporters leave such nodes out or in, as it happens."""
+    if node.domain or not values or values[0] is None:
+        return False
+    if node.op_type in ("Identity", "Dropout"):
+        return True
+    real = as_real(values[0])
+    if node.op_type == "Cast":
+        return real.dtype == np.float64 and np.issubdtype(onnx.helper.tensor_dtype_to_np_dtype(node.get("to")), np.floating)
+    if node.op_type not in _RESHAPES or real.dtype != np.float64:
+        return False
+    kernel = find_kernel(node)
+    assert kernel is not None, "checked when the files were read"
+    arrays = [None if value is None else as_real(value) for value in values]
+    return np.shape(kernel(node, arrays)[0]) == real.shape
 
 
 def _owner(node: Node) -> str:

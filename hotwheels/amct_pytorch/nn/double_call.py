@@ -12,6 +12,7 @@ from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
 from ..ops.desc import OpDesc, Role
+from .exported_form import as_exported
 
 
 def cast_floats(tree: Any, dtype: torch.dtype) -> Any:
@@ -31,9 +32,12 @@ def call_in_double(
     is_rounded = op is None or op.role is not Role.MOVEMENT
     if is_rounded and any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves((args, kwargs))):
         args, kwargs = pytree.tree_map(_single, (args, kwargs))
+    function = as_exported(function)
     if not isinstance(function, nn.Module):
         return function(*args, **kwargs)
-    state = {**dict(function.named_parameters()), **dict(function.named_buffers())}
+    # Copies: a BatchNorm that trains counts its batches in place, and the forward for the gradients counts them again.
+    buffers = {name: buffer.clone() for name, buffer in function.named_buffers()}
+    state = {**dict(function.named_parameters()), **buffers}
     module = _with_single_attributes(function) if is_rounded else function
     return functional_call(module, cast_floats(state, torch.float64), args, kwargs)
 

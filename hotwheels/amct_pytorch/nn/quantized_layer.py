@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from ..log import get_logger
 from ..ops.desc import OpDesc, Role
 from ..quantizers.base import ActivationQuantizer, WeightQuantizer
 from ..quantizers.gradients import replace_value
+from ..quantizers.recompute import recomputing
 from ..record import LayerRecord, WeightRecord
 from .call import LayerCall
 from .integer_call import real_quant_forward
@@ -98,21 +100,7 @@ class QuantizedLayer(nn.Module):
     def current_weight_params(self, weight: Tensor, bias: Tensor | None) -> QuantParams:
         """Returns the grid of the folded ``weight`` [C_out, ...], with scales the int32 bias fits (SPEC 4.3, 4.4)."""
         assert self.weight is not None
-        params = self.weight.params(weight, bias)
-        if bias is None or not self.activation[0].is_calibrated:
-            return params
-        scale = bias_scale_floor(bias.detach(), self.activation[0].params().scale, params.scale)
-        if scale is params.scale:
-            return params
-        _log.warning("Layer '%s': weight scale enlarged, so that the bias fits into int32.", self.name)
-        return QuantParams(
-            scale=scale,
-            offset=params.offset,
-            num_bits=params.num_bits,
-            codebook=params.codebook,
-            centroids=params.centroids,
-            clip_max=params.clip_max,
-        )
+        return self._with_room_for_bias(self.weight.params(weight, bias), bias)
 
     def record(self) -> LayerRecord:
         """Returns the layer's parameters as plain values; CalibrationError if they are not complete."""
@@ -133,6 +121,15 @@ class QuantizedLayer(nn.Module):
     def extra_repr(self) -> str:
         """The layer's name and operation."""
         return f"name={self.name!r}, op={self.op.name}, mode={self.mode.name}"
+
+    def _with_room_for_bias(self, params: QuantParams, bias: Tensor | None) -> QuantParams:
+        if bias is None or not self.activation[0].is_calibrated:
+            return params
+        scale = bias_scale_floor(bias.detach(), self.activation[0].params().scale, params.scale)
+        if scale is params.scale:
+            return params
+        _log.warning("Layer '%s': weight scale enlarged, so that the bias fits into int32.", self.name)
+        return dataclasses.replace(params, scale=scale)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -206,12 +203,22 @@ class QuantizedLayer(nn.Module):
     def _fake_quant_weighted(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
         op = self.weighted
         assert op is not None
+        if op.trains_batch_norm:
+            return op.forward_training(x, self._weight_before_batch_norm(), output_size)
         weight, bias = op.folded()
         params = self.current_weight_params(weight.detach(), bias)
         weight = self.weight.fake_quantize(weight, params)
-        if op.trains_batch_norm:
-            return op.forward_training(x, weight, output_size)
         return op.apply(x, weight, self._fake_quant_bias(bias, x, params), output_size)
+
+    def _weight_before_batch_norm(self) -> Tensor:
+        """The weight on the grid of the folded one, divided by what the BatchNorm will multiply by (SPEC 6.7)."""
+        op = self.weighted
+        assert op is not None and self.weight is not None
+        with torch.no_grad():
+            bias = op.folded_bias()
+        weight, factor, inverse = op.unfolded()
+        params = self._with_room_for_bias(self.weight.folded_params(weight, factor, bias), bias)
+        return self.weight.fake_quantize_unfolded(weight, factor, inverse, params)
 
     def _fake_quant_bias(self, bias: Tensor | None, x: Tensor, params: QuantParams) -> Tensor | None:
         """The int32 bias as a float; the bias of a Linear of rank > 2 is a float Add (SPEC 8.3)."""
@@ -219,6 +226,7 @@ class QuantizedLayer(nn.Module):
             return bias
         step = (self.activation[0].params().scale * params.scale).detach()
         real = quantize_bias(bias.detach(), self.activation[0].params().scale, params.scale).float() * step
+        real = real.to(bias.dtype)
         return replace_value(real, bias) if bias.requires_grad else real
 
 

@@ -8,9 +8,10 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core.batch_norm import fold, inverse_factor
-from ..core.channels import from_output_first, per_channel, to_output_first
+from ..core.batch_norm import channel_factor, fold, fold_bias, inverse_factor
+from ..core.channels import from_output_first, to_output_first
 from ..ops.desc import Role
+from ..quantizers.recompute import recomputing
 
 
 class WeightedOp:
@@ -63,22 +64,38 @@ class WeightedOp:
         result = (self._forward or self.module)(*args, **kwargs)
         return result if self.batch_norm is None else self._normalized(result)
 
-    def forward_training(self, x: Tensor, folded_weight: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """Returns ``bn(conv(x, folded_weight * sqrt(var + eps) / gamma))``: the folded grid, the batch's statistics."""
+    def unfolded(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns weight [C_out, ...] as it is, the factor [C_out] which folding multiplies it by, and its inverse."""
         norm = self.batch_norm
         assert norm is not None
-        inverse = inverse_factor(norm.running_var, norm.weight, norm.eps).detach()
-        weight = folded_weight * per_channel(inverse, folded_weight)
-        return self._normalized(self.apply(x, weight, self.module.bias, output_size))
+        factor = channel_factor(norm.running_var, norm.weight, norm.eps)
+        return self._own_weight(), factor, inverse_factor(norm.running_var, norm.weight, norm.eps)
+
+    def folded_bias(self) -> Tensor | None:
+        """Returns the bias [C_out] or None, with the running statistics folded in."""
+        norm = self.batch_norm
+        if norm is None:
+            return self.module.bias
+        factor = channel_factor(norm.running_var, norm.weight, norm.eps)
+        return fold_bias(self.module.bias, norm.running_mean, factor, norm.bias)
+
+    def forward_training(self, x: Tensor, weight: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Returns ``bn(conv(x, weight))``, on the statistics of the batch; ``weight`` is not folded."""
+        assert self.batch_norm is not None
+        return self.batch_norm(self.apply(x, weight, self.module.bias, output_size))
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: list[int] | None = None) -> Tensor:
         """Returns the operation on ``x`` with this ``weight`` [C_out, ...] and ``bias`` instead of the module's own."""
+        with recomputing([x]):
+            return self._apply(x, weight, bias, output_size)
+
+    def _apply(self, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: list[int] | None) -> Tensor:
         module = self.module
         if self._role is Role.LINEAR:
             return F.linear(x, weight, bias)
         weight = from_output_first(weight, module.groups, self._role is Role.CONV_TRANSPOSE)
         if self._role is Role.CONV:
-            return module._conv_forward(x, weight, bias)  # knows padding_mode
+            return _convolve(module, x, weight, bias)
         padding = module._output_padding(
             x, output_size, module.stride, module.padding, module.kernel_size, 2, module.dilation
         )
@@ -94,3 +111,11 @@ class WeightedOp:
         if self._role is Role.LINEAR:
             return self.module.weight
         return to_output_first(self.module.weight, self.module.groups, self._role is Role.CONV_TRANSPOSE)
+
+
+def _convolve(module: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``padding="same"`` is given in numbers if both sides have the same: ONNX's auto_pad does not go with dilation."""
+    left, right, top, bottom = module._reversed_padding_repeated_twice
+    if module.padding != "same" or module.padding_mode != "zeros" or left != right or top != bottom:
+        return module._conv_forward(x, weight, bias)
+    return F.conv2d(x, weight, bias, module.stride, (top, left), module.dilation, module.groups)

@@ -5,73 +5,141 @@ The texts are the manual's. The FX path warns of violations, the dynamic path ra
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
+from ..capacity import Capacity
 from ..config.quant_config import LayerConfig, QuantConfig, QuantizerConfig
-from ..graph import Edge, OpGraph, OpNode, Skip
+from ..graph import Edge, OpGraph, OpNode
 from ..ops.desc import Role
 from .planner import settings_of
 
 _NO_COMMAND_ROLES = (Role.MOVEMENT, Role.SHAPE)
+# How config.json of the dynamic path spells them.
+_SPELLINGS = {"search_start": "search_range", "search_end": "search_range", "qscheme": "with_offset"}
 
 
-def find_violations(graph: OpGraph, config: QuantConfig) -> list[Skip]:
-    """Returns each violated rule as (layer, text), once, in graph order, siblings first."""
-    found = (_sibling_conflicts(graph, config), _no_command_conflicts(graph, config), _unquantized_cube(graph, config))
+@dataclasses.dataclass(frozen=True)
+class Violation:
+    """One broken rule.
+
+    Attributes:
+      name: The layer to change.
+      reason: The manual's text.
+      repair: What to change in config.json or in the model.
+    """
+
+    name: str
+    reason: str
+    repair: str
+
+
+def find_violations(graph: OpGraph, config: QuantConfig, capacity: Capacity | None = None) -> list[Violation]:
+    """Returns each violated rule, once, in graph order, siblings first.
+
+    With ``capacity`` the rows CUBE_ONNX_TYPES and NO_COMMAND_ONNX_TYPES say which ONNX nodes rules 3 and 4 are about;
+    without, the operations of the table.
+    """
+    rules = _Rules(graph, config, capacity)
+    found = (rules.sibling_conflicts(), rules.no_command_conflicts(), rules.unquantized_cube())
     return list(dict.fromkeys(one for violations in found for one in violations))
 
 
-def _sibling_conflicts(graph: OpGraph, config: QuantConfig) -> Iterator[Skip]:
-    readers: dict[str, list[tuple[OpNode, Edge]]] = {}
-    for node in graph.quantizable:
-        for edge in node.edges:
-            readers.setdefault(edge.producer, []).append((node, edge))
-    for producer, edges in readers.items():
-        first, *others = edges
-        for other in others:
-            setting = _difference(_input_settings(config, *first), _input_settings(config, *other))
+class _Rules:
+    """The rules on one model and its configuration."""
+
+    def __init__(self, graph: OpGraph, config: QuantConfig, capacity: Capacity | None) -> None:
+        self._graph = graph
+        self._config = config
+        self._capacity = capacity
+
+    def sibling_conflicts(self) -> Iterator[Violation]:
+        readers: dict[str, list[tuple[OpNode, Edge]]] = {}
+        for node in self._graph.quantizable:
+            for edge in node.edges:
+                readers.setdefault(edge.producer, []).append((node, edge))
+        for producer, (first, *others) in readers.items():
+            for other in others:
+                setting = _difference(self._settings(*first), self._settings(*other))
+                if setting:
+                    text = (
+                        f"Outputs {_named(first[0])} and {_named(other[0])} of layer {_named(self._graph[producer])}"
+                        f" should have consistent {setting}"
+                    )
+                    yield Violation(other[0].name, text, self._adapt(other, first, setting))
+
+    def no_command_conflicts(self) -> Iterator[Violation]:
+        for node in self._graph.quantizable:
+            if self._is_no_command(node):
+                for consumer, edge in self._quantizable_consumers(node.name):
+                    yield from self._conflict(node, consumer, edge)
+
+    def unquantized_cube(self) -> Iterator[Violation]:
+        for node in self._graph:
+            if self._is_cube(node) and self._layer(node) is None:
+                # The manual's text has one name; on the FX path it is the only one there is.
+                name = _named(node) if node.onnx_name else node.name
+                text = f"Layer {name} must be quantized as it is an operation calculated on CUBE"
+                yield Violation(node.name, text, _enable(node))
+
+    def _conflict(self, node: OpNode, consumer: OpNode, edge: Edge) -> Iterator[Violation]:
+        for own in node.edges:
+            setting = _difference(self._settings(node, own), self._settings(consumer, edge))
             if setting:
-                text = (
-                    f"Outputs {_named(first[0].name)} and {_named(other[0].name)} of layer {_named(producer)}"
-                    f" should have consistent {setting}"
-                )
-                yield Skip(other[0].name, text)
+                names = (_named(one) if one.onnx_name else one.name for one in (consumer, node))
+                text = "Layer {} should have consistent {} with no command layer {}"
+                first, second = names
+                repair = self._adapt((node, own), (consumer, edge), setting)
+                yield Violation(consumer.name, text.format(first, setting, second), repair)
+                return
+
+    def _is_no_command(self, node: OpNode) -> bool:
+        if self._capacity is not None:
+            return node.onnx_type in self._capacity.no_command_onnx_types
+        return node.op is not None and node.op.role in _NO_COMMAND_ROLES
+
+    def _is_cube(self, node: OpNode) -> bool:
+        if self._capacity is not None:
+            return node.onnx_type in self._capacity.cube_onnx_types
+        return node.op is not None and node.op.is_cube
+
+    def _quantizable_consumers(self, producer: str) -> Iterator[tuple[OpNode, Edge]]:
+        for name in self._graph.consumers[producer]:
+            consumer = self._graph[name]
+            if consumer.is_pick:
+                yield from self._quantizable_consumers(name)
+            elif consumer.is_quantizable:
+                yield from ((consumer, edge) for edge in consumer.edges if edge.producer == producer)
+
+    def _settings(self, node: OpNode, edge: Edge) -> QuantizerConfig | None:
+        layer = self._layer(node)
+        return None if layer is None else layer.activations[node.edges.index(edge)]
+
+    def _layer(self, node: OpNode) -> LayerConfig | None:
+        layer = self._config.layers.get(node.name)
+        return layer if layer is not None and layer.quant_enable and node.is_quantizable else None
+
+    def _adapt(self, wrong: tuple[OpNode, Edge], model: tuple[OpNode, Edge], setting: str) -> str:
+        """The change which makes the settings of one input those of another one."""
+        (node, edge), (other, other_edge) = wrong, model
+        if setting == "quant_enable":
+            off = node if self._layer(node) is None else other
+            return _enable(off)
+        given = self._settings(other, other_edge)
+        value = None if given is None else _value(given, setting)
+        wanted = "as it is" if value is None else f"{_json(value)}, as it is"
+        return (
+            f'in config.json give "{node.name}" in "activation_quant_params"[{node.edges.index(edge)}]'
+            f' the "{setting}" {wanted} in "{other.name}"[{other.edges.index(other_edge)}]'
+        )
 
 
-def _no_command_conflicts(graph: OpGraph, config: QuantConfig) -> Iterator[Skip]:
-    for node in graph.quantizable:
-        if node.op is None or node.op.role not in _NO_COMMAND_ROLES:
-            continue
-        for consumer, edge in _quantizable_consumers(graph, node.name):
-            setting = _difference(_input_settings(config, node, node.edges[0]), _input_settings(config, consumer, edge))
-            if setting:
-                yield Skip(
-                    consumer.name,
-                    f"Layer {consumer.name} should have consistent {setting} with no command layer {node.name}",
-                )
-
-
-def _unquantized_cube(graph: OpGraph, config: QuantConfig) -> Iterator[Skip]:
-    for node in graph:
-        if node.op is not None and node.op.is_cube and _layer(config, node) is None:
-            yield Skip(node.name, f"Layer {node.name} must be quantized as it is an operation calculated on CUBE")
-
-
-def _quantizable_consumers(graph: OpGraph, producer: str) -> Iterator[tuple[OpNode, Edge]]:
-    for name in graph.consumers[producer]:
-        for edge in graph[name].edges:
-            if edge.producer == producer and graph[name].is_quantizable:
-                yield graph[name], edge
-
-
-def _input_settings(config: QuantConfig, node: OpNode, edge: Edge) -> QuantizerConfig | None:
-    layer = _layer(config, node)
-    return None if layer is None else layer.activations[node.edges.index(edge)]
-
-
-def _layer(config: QuantConfig, node: OpNode) -> LayerConfig | None:
-    layer = config.layers.get(node.name)
-    return layer if layer is not None and layer.quant_enable else None
+def _enable(node: OpNode) -> str:
+    if node.is_quantizable:
+        return f'in config.json set "{node.name}": {{"quant_enable": true, ...}}, in a cfg take it out of skip_layers'
+    if node.op is None:
+        return "it is called as a function: make it a module of the model, so that it has a name"
+    return f"it cannot be quantized: {node.unquantizable}"
 
 
 def _difference(first: QuantizerConfig | None, second: QuantizerConfig | None) -> str | None:
@@ -81,8 +149,21 @@ def _difference(first: QuantizerConfig | None, second: QuantizerConfig | None) -
     if first.quantizer != second.quantizer:
         return "quantizer"
     left, right = settings_of(first), settings_of(second)
-    return next((key for key in sorted({*left, *right}) if left.get(key) != right.get(key)), None)
+    key = next((key for key in sorted({*left, *right}) if left.get(key) != right.get(key)), None)
+    return None if key is None else _SPELLINGS.get(key, key)
 
 
-def _named(layer: str) -> str:
-    return f"{layer}(onnx name: {layer})"
+def _value(config: QuantizerConfig, setting: str) -> object:
+    if setting == "quantizer":
+        return config.quantizer
+    if setting == "search_range":
+        return [config.args.get("search_start"), config.args.get("search_end")]
+    return config.args.get(setting)
+
+
+def _json(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def _named(node: OpNode) -> str:
+    return f"{node.name}(onnx name: {node.onnx_name or node.name})"

@@ -59,7 +59,8 @@ def _plan_layer(
         inputs.append(InputPlan(index=index, edge=edge, quantizer=quantizer, group=group))
     weight_group = ""
     if config.weight is not None:
-        key = (node.module_path or node.name, _frozen(config.weight.quantizer, settings_of(config.weight, is_weight=True)))
+        settings = settings_of(config.weight, is_weight=True)
+        key = (node.module_path or node.name, _frozen(config.weight.quantizer, settings))
         weight_group = weight_groups.setdefault(key, node.name)
     return LayerPlan(
         name=node.name,

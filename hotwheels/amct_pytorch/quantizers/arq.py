@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..core.params import QuantParams
@@ -11,6 +12,7 @@ from . import gradients
 from .arguments import check_arguments, make_observer
 from .arq_observer import ArqObserver
 from .base import WeightQuantizer
+from .observation import as_float
 from .registry import register
 
 
@@ -57,6 +59,17 @@ class ArqWeightFakeQuantize(WeightQuantizer):
         # The grid spans the whole weight, so straight-through is the identity; a mask would drop the largest weights,
         # which a canonical scale an ulp smaller puts outside.
         return gradients.identity_gradient(weight, params)
+
+    def folded_params(self, weight: Tensor, factor: Tensor, bias: Tensor | None) -> QuantParams:
+        """Returns ``params(weight * factor, bias)`` from the ends of the rows, without the product."""
+        with torch.no_grad():
+            return self._require_numbers(self.observer.weight_params(as_float(weight.detach()), bias, factor.detach()))
+
+    def fake_quantize_unfolded(self, weight: Tensor, factor: Tensor, inverse: Tensor, params: QuantParams) -> Tensor:
+        """Returns ``fake_quantize(weight * factor, params) * inverse``, in one go."""
+        if weight.dtype != torch.float32 or not weight.is_contiguous():
+            return super().fake_quantize_unfolded(weight, factor, inverse, params)
+        return gradients.identity_gradient_unfolded(weight, factor, inverse, params)
 
     def _scale_in_force(self) -> Tensor:
         return self.observer.calculate_qparams()[0]

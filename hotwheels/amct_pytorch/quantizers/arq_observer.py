@@ -41,7 +41,12 @@ class ArqObserver(WeightObserver):
         self.eps = eps
         self.legacy_negative_full_scale = legacy_negative_full_scale
 
-    def weight_params(self, weight: Tensor, bias: Tensor | None = None) -> QuantParams:
-        """Returns the grid of ``weight``; a large ``bias`` raises the smallest scale (SPEC 4.3). Pure."""
+    def weight_params(
+        self, weight: Tensor, bias: Tensor | None = None, factor: Tensor | None = None
+    ) -> QuantParams:
+        """Returns the grid of ``weight``, or of ``weight * factor`` with one factor per output channel. Pure.
+
+        A large ``bias`` raises the smallest scale (SPEC 4.3).
+        """
         spec = QuantSpec(num_bits=self.num_bits, symmetric=True, channel_axis=0 if self.channel_wise else None)
-        return weight_params(weight, spec, eps_for_bias(self.eps, bias), self.legacy_negative_full_scale)
+        return weight_params(weight, spec, eps_for_bias(self.eps, bias), self.legacy_negative_full_scale, factor)

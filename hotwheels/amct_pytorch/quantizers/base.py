@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core.channels import per_channel
 from ..core.params import QuantParams
 from ..errors import CalibrationError, ConfigError
 from .observation import as_float, finite_samples, is_quantizable
@@ -299,6 +300,15 @@ class WeightQuantizer(Quantizer):
         """
         params = self.params(weight) if params is None else params
         return self._round(as_float(weight), params).to(weight.dtype)
+
+    def folded_params(self, weight: Tensor, factor: Tensor, bias: Tensor | None) -> QuantParams:
+        """Returns ``params(weight * factor, bias)``, where ``factor`` [C_out] is what a BatchNorm multiplies by."""
+        return self.params(weight.detach() * per_channel(factor.detach(), weight), bias)
+
+    def fake_quantize_unfolded(self, weight: Tensor, factor: Tensor, inverse: Tensor, params: QuantParams) -> Tensor:
+        """Returns ``fake_quantize(weight * factor, params) * inverse``: the weight in front of a training BatchNorm."""
+        folded = self.fake_quantize(weight * per_channel(factor, weight), params)
+        return folded * per_channel(inverse, folded)
 
     def calculate_qparams(self, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Returns (scale, zero_point) of the last observed weight, of shape [1] or [C_out]."""

@@ -6,7 +6,9 @@ ONNX QuantizeLinear; ours divide, so the forward values are those of the exporte
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -19,6 +21,8 @@ from ..core.spec import QuantSpec
 
 # Elements of x worked on at once in a backward: its dozen passes then stay in a core's cache.
 _BLOCK = 1 << 18
+_hardtanh_backward = torch.ops.aten.hardtanh_backward
+_threshold_backward = torch.ops.aten.threshold_backward
 
 
 def straight_through(x: Tensor, params: QuantParams) -> Tensor:
@@ -41,9 +45,31 @@ def identity_gradient(x: Tensor, params: QuantParams) -> Tensor:
     return _IdentityGradient.apply(x, *_along_channels(x, params), params.num_bits)  # type: ignore[no-any-return, no-untyped-call]
 
 
+def identity_gradient_unfolded(weight: Tensor, factor: Tensor, inverse: Tensor, params: QuantParams) -> Tensor:
+    """Returns ``Q(weight * factor) * inverse`` with ``inverse = 1 / factor`` [C_out], where Q is straight-through.
+
+    That is the weight in front of a BatchNorm in training (SPEC 6.7), in a few passes instead of a dozen. The gradient
+    of ``weight`` [C_out, ...] passes unchanged, that of ``factor`` is ``sum(g * (weight - result)) * inverse``. Both
+    are 0 where ``inverse`` is 0.
+    """
+    return _Unfolded.apply(weight, factor, inverse.detach(), params.scale, params.num_bits)  # type: ignore[no-any-return, no-untyped-call]
+
+
 def replace_value(value: Tensor, source: Tensor) -> Tensor:
     """Returns a copy of ``value``, whose gradient goes to ``source`` unchanged; both have the same shape."""
     return _ReplaceValue.apply(value, source)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def quantized_again(value: Tensor) -> Callable[[], Tensor] | None:
+    """Returns a function that makes ``value`` once more, if a learned range or a fixed grid made it; else None.
+
+    It keeps the tensor in front of the quantizer alive, not ``value``.
+    """
+    made_by = value.grad_fn
+    if not isinstance(made_by, (_LearnedRange._backward_cls, _StraightThrough._backward_cls)):  # type: ignore[attr-defined]
+        return None
+    x, *_, scale, offset = made_by.saved_tensors
+    return functools.partial(fake_quantize, x.detach(), scale, offset, made_by.num_bits)
 
 
 def clipped_weight(weight: Tensor, value: Tensor, clip_max: Tensor, sigma: Tensor) -> Tensor:
@@ -63,6 +89,27 @@ class _IdentityGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         return grads[0], None, None, None
+
+
+class _Unfolded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, factor: Tensor, inverse: Tensor, scale: Tensor, num_bits: int) -> Tensor:
+        ends, step = QuantSpec(num_bits=num_bits), per_channel(scale, weight)
+        out = torch.empty_like(weight)
+        blocks = _row_blocks(weight, out, per_channel(factor, weight), per_channel(inverse, weight), step)
+        for rows, result, times, back, unit in blocks:
+            torch.mul(rows, times, out=result)
+            result.div_(unit).round_().clamp_(ends.qmin, ends.qmax).mul_(unit).mul_(back)
+        ctx.save_for_backward(weight, out, inverse)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        weight, out, inverse = ctx.saved_tensors
+        grad, used = grads[0], inverse != 0
+        grad_factor = (_row_dots(grad, weight) - _row_dots(grad, out)) * inverse if ctx.needs_input_grad[1] else None
+        grad_weight = grad if bool(used.all()) else grad * per_channel(used, grad)
+        return grad_weight, grad_factor, None, None, None
 
 
 class _ReplaceValue(torch.autograd.Function):
@@ -128,23 +175,35 @@ class _ClippedWeight(torch.autograd.Function):
 def _range_gradients(
     x: Tensor, grad: Tensor, scale: Tensor, offset: Tensor, num_bits: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Returns g inside the range, and the sums of (rhe(v) - v) * g inside, of g above and of g below the range."""
+    """Returns g inside the range, and the sums of (rhe(v) - v) * g inside, of g above and of g below the range.
+
+    Works on numbers of the host, block by block, with the passes that torch has vectorized; masks are slow. Most blocks
+    hold nothing outside the range, so that is looked at first.
+    """
     x, grad = _same_layout(x, grad)
     grad_x = torch.empty_like(x)
-    bottom: Any
-    top: Any
     bottom, top = _ends(scale, offset, num_bits)
-    step: Any = scale.to(x.dtype)
-    if x.device.type == "cpu":  # host scalars are the faster operands there, and cost no synchronization
-        bottom, top, step = bottom.item(), top.item(), step.item()
-    sums = [torch.zeros((), dtype=torch.float64, device=x.device) for _ in range(3)]
+    step = scale.to(x.dtype).item()
+    # hardtanh_backward drops its bounds themselves; here they are the last values that pass.
+    outer = [torch.nextafter(end.to(x.dtype), end.to(x.dtype) * 0 + way).item() for end, way in _outwards(bottom, top)]
+    bottom, top = bottom.item(), top.item()
+    sums = torch.zeros(3, dtype=torch.float64)
+    buffers = torch.empty(2, min(_block_size(x), x.numel()), dtype=x.dtype, device=x.device)
     for piece, upstream, passed in zip(_blocks(x), _blocks(grad), _blocks(grad_x), strict=True):
-        kept = piece.clamp(bottom, top)
-        torch.mul(upstream, kept == piece, out=passed)
-        kept.div_(step)
-        sums[0] += torch.dot(passed, kept.round().sub_(kept))
-        sums[1] += torch.dot(upstream, (piece > top).to(x.dtype))
-        sums[2] += torch.dot(upstream, (piece < bottom).to(x.dtype))
+        _hardtanh_backward(upstream, piece, *outer, grad_input=passed)
+        low, high = (end.item() for end in torch.aminmax(piece))
+        steps, error = buffers[:, : piece.numel()]
+        torch.div(piece, step, out=steps)
+        if low < bottom or high > top:
+            steps.clamp_(bottom / step, top / step)  # infinities have no rounding error, and count as clipped
+        if high > top:
+            sums[1] += _threshold_backward(upstream, piece, top, grad_input=error).sum().item()
+        if low < bottom:
+            negative = torch.neg(piece)
+            sums[2] += _threshold_backward(upstream, negative, -bottom, grad_input=error).sum().item()
+        torch.round(steps, out=error).sub_(steps)
+        sums[0] += torch.dot(passed, error).item()
+    sums = sums.to(x.device)
     return grad_x, sums[0], sums[1], sums[2]
 
 
@@ -153,10 +212,28 @@ def _along_channels(x: Tensor, params: QuantParams) -> tuple[Tensor, Tensor]:
     return per_channel(params.scale, x), per_channel(params.offset, x)
 
 
+def _row_blocks(weight: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Pieces of whole rows, along axis 0, of tensors that broadcast against ``weight``; scalars go along."""
+    rows = weight.shape[0] if weight.device.type != "cpu" else max(1, _BLOCK * weight.shape[0] // max(1, weight.numel()))
+    for start in range(0, weight.shape[0], rows):
+        piece = slice(start, start + rows)
+        yield tuple(one[piece] if one.dim() else one for one in (weight, *others))
+
+
+def _row_dots(left: Tensor, right: Tensor) -> Tensor:
+    """The dot product of each pair of rows, [C_out]; one pass, nothing as large as the rows is made."""
+    left, right = left.flatten(1), right.flatten(1)
+    return torch.bmm(left.unsqueeze(1), right.unsqueeze(2)).flatten()
+
+
 def _ends(scale: Tensor, offset: Tensor, num_bits: int) -> tuple[Tensor, Tensor]:
     """The real values of Qmin and Qmax: what lies beyond is clipped."""
     spec = QuantSpec(num_bits=num_bits)
     return (spec.qmin - offset) * scale, (spec.qmax - offset) * scale
+
+
+def _outwards(bottom: Tensor, top: Tensor) -> tuple[tuple[Tensor, float], tuple[Tensor, float]]:
+    return (bottom, -math.inf), (top, math.inf)
 
 
 def _rounding_error(steps: Tensor) -> Tensor:
@@ -175,4 +252,8 @@ def _same_layout(x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
 def _blocks(x: Tensor) -> Iterator[Tensor]:
     """Flat pieces of a dense tensor in memory order; one piece on an accelerator."""
     flat = torch.as_strided(x, (x.numel(),), (1,), x.storage_offset())
-    return iter(torch.split(flat, _BLOCK if x.device.type == "cpu" else max(1, x.numel())))
+    return iter(torch.split(flat, _block_size(x)))
+
+
+def _block_size(x: Tensor) -> int:
+    return _BLOCK if x.device.type == "cpu" else max(1, x.numel())

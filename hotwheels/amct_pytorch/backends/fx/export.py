@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -21,7 +23,6 @@ from .quant_graph_module import QuantGraphModule
 
 _log = get_logger(__name__)
 DEFAULT_OPSET = 13
-_HIGHEST_OPSET = 20  # what the TorchScript exporter knows
 
 
 def export_float(
@@ -37,18 +38,19 @@ def export_float(
     """
     module = flat_float_graph(model, registry, example.constants)
     inputs = (*example.inputs, {})  # a dict in the last place would be taken for keyword arguments
-    opsets = [setting["opset_version"]] if "opset_version" in setting else range(DEFAULT_OPSET, _HIGHEST_OPSET + 1)
-    refusal: UnsupportedOperatorError | None = None
-    for opset in opsets:
+    opset = setting.get("opset_version", DEFAULT_OPSET)
+    while True:
         try:
             return _export(module, inputs, {**setting, "opset_version": opset})
         except UnsupportedOperatorError as error:
-            refusal = refusal or error
-            _log.debug("Opset %d does not do: %s", opset, error)
+            needed = _needed_opset(error)
+            if "opset_version" in setting or needed is None or needed <= opset:
+                raise ExportError(f"The model cannot be exported to ONNX: {error}") from error
+            _log.debug("Opset %d is taken: %s", needed, error)
+            opset = needed
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
-            msg = f"The model cannot be exported to ONNX, running it with input_data fails: {error}"
+            msg = f"The model cannot be exported to ONNX with this input_data: {error}"
             raise ExportError(msg) from error
-    raise ExportError(f"The model cannot be exported to ONNX: {refusal}") from refusal
 
 
 def output_names(model: fx.GraphModule) -> list[str]:
@@ -64,9 +66,24 @@ def output_names(model: fx.GraphModule) -> list[str]:
 
 def _export(module: fx.GraphModule, inputs: tuple[Any, ...], setting: dict[str, Any]) -> bytes:
     file = io.BytesIO()
-    # What the exporter says about tracing, deprecation and its graphs speaks to its direct user.
-    chatter = contextlib.nullcontext() if setting.get("verbose") else contextlib.redirect_stdout(io.StringIO())
-    with warnings.catch_warnings(), torch.no_grad(), chatter:
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(), torch.no_grad(), _without_fused_attention():
+        warnings.simplefilter("ignore")  # about tracing and deprecation; they speak to the exporter's direct user
         torch.onnx.export(module, inputs, file, dynamo=False, training=torch.onnx.TrainingMode.PRESERVE, **setting)
     return file.getvalue()
+
+
+def _needed_opset(error: UnsupportedOperatorError) -> int | None:
+    """Returns the opset from which on the operation is known; only the exporter's text says it."""
+    found = re.search(r"was added in version (\d+)", str(error))
+    return int(found.group(1)) if found else None
+
+
+@contextlib.contextmanager
+def _without_fused_attention() -> Iterator[None]:
+    """Without gradients nn.MultiheadAttention takes a fused kernel that ONNX has no form of."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)

@@ -54,6 +54,8 @@ class _FlatGraph:
         for node in self._model.graph.nodes:
             if node in self._batch_norms.values():
                 self._copies[node] = self._copies[node.args[0]]
+            elif _is_data(node):
+                self._copies[node] = self._copies[node.args[0]]
             elif node.op == "placeholder" and node.target in self._constants:
                 self._copies[node] = self._constants[node.target]
             elif node in self._computed:
@@ -106,6 +108,11 @@ class _FlatGraph:
         op = self._registry.find_module(type(module))
         assert op is not None, "only known convolutions are folded"
         return FoldedOp(WeightedOp(module, op.role, self._model.get_submodule(str(self._batch_norms[node].target))))
+
+
+def _is_data(node: fx.Node) -> bool:
+    """Whether it is ``x.data``, which the exporter does not follow: sizes asked of it would be constants."""
+    return node.target is getattr and node.args[1] == "data"
 
 
 def _is_scopeless(node: fx.Node) -> bool:

@@ -1,0 +1,110 @@
+"""DynamicBackend: names the layers of a model by module paths, reads its graph from ONNX, quantizes it in place."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import onnx_ir as ir
+from torch import nn
+
+from ...capacity import Capacity
+from ...errors import UnsupportedModelError
+from ...graph import OpGraph
+from ...log import get_logger
+from ...nn.quantized_layer import QuantizedLayer
+from ...nn.weighted_op import WeightedOp
+from ...ops.registry import Registry
+from ...plan.planner import folded_batch_norm
+from ...plan.quant_plan import QuantPlan
+from .candidates import find_candidates
+from .export import export_marked
+from .float_model import Fold, finish_float_model
+from .graph import Fusion, build_graph
+from .placer import LayerContainer, place_layers
+
+_log = get_logger(__name__)
+
+
+class DynamicBackend:
+    """One model on its way to its quantized form. Works on a copy, which it exports to ONNX once."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: tuple[Any, ...],
+        capacity: Capacity,
+        export_setting: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Copies and exports ``model``, called with the positional ``inputs``.
+
+        ``export_setting`` holds ``input_names``, ``output_names`` and ``dynamic_axes``, None where the user says
+        nothing.
+
+        Raises:
+          UnsupportedModelError: The model is quantized already, or ``inputs`` holds no tensor.
+          ExportError: It cannot be exported to ONNX.
+        """
+        if any(isinstance(module, QuantizedLayer) for module in model.modules()):
+            raise UnsupportedModelError("The model is quantized already. Pass the float model.")
+        self._registry = Registry(capacity)
+        self._model = _copy(model)
+        self._candidates = find_candidates(self._model, self._registry, capacity)
+        for candidate in self._candidates.values():
+            _make_out_of_place(candidate.module)
+        self._export = export_marked(self._model, self._candidates, inputs, export_setting or {})
+        _report_reused(self._export.calls)
+
+    def graph(self, fusion: Fusion | None = None) -> OpGraph:
+        """Returns the operations of the model; which BatchNorms are layers depends on ``fusion``."""
+        return build_graph(self._export, self._candidates, self._registry, fusion or Fusion())
+
+    def place(self, plan: QuantPlan, *, keeps_batch_norms: bool = False) -> tuple[nn.Module, LayerContainer]:
+        """Returns the quantized model and its layers; see `place_layers`. Uses up the copy."""
+        layers = place_layers(self._model, plan, self._candidates, keeps_batch_norms=keeps_batch_norms)
+        return self._model, layers
+
+    def folds(self, graph: OpGraph) -> tuple[Fold, ...]:
+        """Returns the convolutions of ``graph``, quantized or not, with the BatchNorms folded into them."""
+        pairs = ((node, folded_batch_norm(graph, node)) for node in graph)
+        return tuple(self._fold(node.name, norm) for node, norm in pairs if norm is not None)
+
+    def float_model(
+        self, plan: QuantPlan, folds: tuple[Fold, ...], settings: Mapping[str, object] | None = None
+    ) -> ir.Model:
+        """Returns the float model as ONNX with BatchNorms folded, and the sites of the planned layers. Uses it up."""
+        finish_float_model(self._export.model, folds, plan.layers.keys(), settings or {})
+        return self._export.model
+
+    def _fold(self, conv: str, norm: str) -> Fold:
+        candidate = self._candidates[conv]
+        role = candidate.op.role
+        op = WeightedOp(candidate.module, role, self._candidates[norm].module)
+        return Fold(conv=conv, norm=norm, op=op, role=role)
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:  # a user's __deepcopy__ runs here, and it may raise anything
+        _log.warning(
+            "The model %s cannot be copied (%s: %s), so it is worked on directly and will be changed. Tensors which are"
+            " results of a computation and stored on the model are the usual reason: detach them.",
+            type(model).__name__, type(error).__name__, error,
+        )  # fmt: skip
+        return model
+
+
+def _make_out_of_place(module: nn.Module) -> None:
+    """An operation on a quantized input must not change it: its siblings read it, too."""
+    if getattr(module, "inplace", False):
+        module.inplace = False
+
+
+def _report_reused(calls: Mapping[str, int]) -> None:
+    for path, count in calls.items():
+        if count > 1:
+            _log.warning(
+                "Module '%s' is called %d times and is not quantized. Define one module for each use.", path, count
+            )

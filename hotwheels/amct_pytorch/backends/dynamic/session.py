@@ -1,0 +1,201 @@
+"""CalibrationSession: counts the batches of a model made by quantize_model and writes its record (SPEC 3)."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ...errors import ConfigError
+from ...log import get_logger
+from ...nn.mode import Mode
+from ...nn.quantized_layer import QuantizedLayer
+from ...record import LayerRecord, Record
+from ...record.text_proto import write_record
+from .bn_update import BnUpdate, set_batch_norms
+from .float_model import Fold
+from .forwards import FORWARD, OriginalForward, replace_forward
+from .placer import LayerContainer
+from .shift_search import ShiftSearch
+
+_log = get_logger(__name__)
+
+
+class Phase(enum.Enum):
+    """What the next forward is for."""
+
+    BN_UPDATE = enum.auto()
+    CALIBRATION = enum.auto()
+    DONE = enum.auto()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SessionPlan:
+    """What a session is to do.
+
+    Attributes:
+      batch_num: Number of calibration forwards.
+      record_file: Where the quantization factors go.
+      shifted: Layers whose record carries a shift bit.
+      unfused: Layers whose record says ``skip_fusion``.
+      folds: The BatchNorms that are folded at save.
+      bn_update: How BatchNorms are updated before the calibration; None if they are not.
+    """
+
+    batch_num: int
+    record_file: Path
+    shifted: frozenset[str] = frozenset()
+    unfused: frozenset[str] = frozenset()
+    folds: tuple[Fold, ...] = ()
+    bn_update: BnUpdate | None = None
+
+
+class CalibrationSession:
+    """Stands around the forward of one quantized model.
+
+    Attributes:
+      plan: What it is to do.
+      layers: The quantized layers by name.
+    """
+
+    def __init__(self, container: LayerContainer, plan: SessionPlan) -> None:
+        """Finds what is known of the weights, and writes the record with it (SPEC 3)."""
+        self.plan = plan
+        self._container = container
+        self._batches = 0
+        self._has_warned = False
+        self._shifts = self._watch_outputs()
+        self._enter(Phase.CALIBRATION)
+        for layer in self.layers.values():
+            if layer.weight is not None and layer.weighted is not None:
+                layer.weight.observe(layer.weighted.folded()[0].detach())
+        write_record(self._record({name: layer.weight_record() for name, layer in self.layers.items()}), plan.record_file)
+
+    @property
+    def layers(self) -> dict[str, QuantizedLayer]:
+        """The quantized layers by name, in graph order."""
+        return self._container.by_name
+
+    @property
+    def has_separate_norm(self) -> frozenset[str]:
+        """The layers whose BatchNorm still stands behind them, though it is folded at save."""
+        layers = self.layers
+        names = (fold.conv for fold in self.plan.folds if fold.conv in layers)
+        return frozenset(name for name in names if _batch_norm(layers[name]) is None)
+
+    def begin(self) -> None:
+        """Is called before each forward."""
+        if self._phase is Phase.CALIBRATION and not self._batches and self._is_complete():
+            self._enter(Phase.DONE)  # the state was loaded from a checkpoint
+
+    def end(self) -> None:
+        """Is called after each forward."""
+        if self._phase is not Phase.CALIBRATION:
+            return
+        self._batches += 1
+        if self._batches < self.plan.batch_num:
+            return
+        if self._is_complete():
+            self._finish()
+        elif not self._has_warned:
+            self._warn_incomplete()
+
+    def set_batch_norms(self, model: nn.Module, is_training: bool) -> None:
+        """Does what ``update_bn_status`` says; ``model`` is the one the session stands around."""
+        set_batch_norms(model, is_training, self.plan.bn_update)
+        if self.plan.bn_update is None:
+            return
+        is_done = not is_training and self._is_complete()
+        self._enter(Phase.BN_UPDATE if is_training else Phase.DONE if is_done else Phase.CALIBRATION)
+
+    def _enter(self, phase: Phase) -> None:
+        self._phase = phase
+        mode = self._mode_of(phase)
+        for layer in self.layers.values():
+            layer.mode = mode
+
+    def _mode_of(self, phase: Phase) -> Mode:
+        if phase is Phase.CALIBRATION:
+            # BatchNorm statistics that fit the quantized weights are of use with quantized weights only.
+            return Mode.CALIBRATION if self.plan.bn_update is None else Mode.CALIBRATION_OF_DATA
+        return Mode.WEIGHTS if phase is Phase.BN_UPDATE else Mode.FAKE_QUANT
+
+    def _finish(self) -> None:
+        self._enter(Phase.DONE)
+        records = {name: layer.record() for name, layer in self.layers.items() if layer.is_quantized}
+        write_record(self._record_of(records), self.plan.record_file)
+        _log.info("Calibrated %d layers, wrote '%s'.", len(records), self.plan.record_file)
+
+    def _is_complete(self) -> bool:
+        return all(layer.is_calibrated for layer in self.layers.values())
+
+    def _warn_incomplete(self) -> None:
+        self._has_warned = True
+        missing = [name for name, layer in self.layers.items() if not layer.is_calibrated]
+        _log.warning(
+            "%d batches were seen, but these layers did not take part in all of them: %s. The calibration goes on until"
+            " each has seen batch_num.", self._batches, ", ".join(missing),
+        )  # fmt: skip
+
+    def _watch_outputs(self) -> dict[str, ShiftSearch]:
+        norms = {fold.conv: fold.op.batch_norm for fold in self.plan.folds}
+        searches = {}
+        for name, layer in self.layers.items():
+            if name in self.plan.shifted and layer.weighted is not None:
+                search = ShiftSearch(norms.get(name) if name in self.has_separate_norm else None)
+                layer.register_forward_hook(search)
+                searches[name] = search
+        return searches
+
+    def _record(self, weights: Mapping[str, Any]) -> Record:
+        return self._record_of({name: LayerRecord(weight=weight) for name, weight in weights.items()})
+
+    def _record_of(self, records: Mapping[str, LayerRecord]) -> Record:
+        return Record({name: self._completed(name, record) for name, record in records.items()})
+
+    def _completed(self, name: str, record: LayerRecord) -> LayerRecord:
+        bits = self._shifts[name].bits if name in self._shifts else ()
+        return dataclasses.replace(record, shift_bit=bits, skip_fusion=name in self.plan.unfused)
+
+
+class CalibratedForward:
+    """The forward of a model made by quantize_model: the original one with the session around it."""
+
+    def __init__(self, model: nn.Module, session: CalibrationSession) -> None:
+        self._original = OriginalForward(model)
+        self.session = session
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.session.begin()
+        result = self._original(*args, **kwargs)
+        self.session.end()
+        return result
+
+
+def start_session(model: nn.Module, container: LayerContainer, plan: SessionPlan) -> CalibrationSession:
+    """Puts a new session around ``model``, in place, and writes the first record."""
+    session = CalibrationSession(container, plan)
+    replace_forward(model, CalibratedForward(model, session))
+    return session
+
+
+def find_session(function: str, model: nn.Module) -> tuple[nn.Module, CalibrationSession]:
+    """Returns the quantized model which is, or stands inside, ``model``, and its session.
+
+    Raises:
+      ConfigError: There is none.
+    """
+    for module in model.modules():
+        forward = module.__dict__.get(FORWARD)
+        if isinstance(forward, CalibratedForward):
+            return module, forward.session
+    msg = f"{function}: {type(model).__name__} contains no model made by quantize_model. Pass what that call returned."
+    raise ConfigError(msg)
+
+
+def _batch_norm(layer: QuantizedLayer) -> nn.Module | None:
+    return None if layer.weighted is None else layer.weighted.batch_norm

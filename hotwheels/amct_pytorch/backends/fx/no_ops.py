@@ -1,0 +1,58 @@
+"""Calls that hand their tensor on unchanged: no node of an exported file stands for them.
+
+In real_quant they must not turn an accumulator or a float32 into a float64, since in the file they are not there.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...nn.call import MethodCall
+
+# Copies and conversions: between the roundings to two grids a float has no type (SPEC 10.4).
+_COPIES = frozenset(
+    {"contiguous", "clone", "detach", "float", "double", "half", "bfloat16", "to", "type", "type_as", "cpu", "cuda"}
+)
+_RESHAPES = frozenset({"reshape", "view", "flatten", "squeeze", "expand", "expand_as", "view_as", "reshape_as"})
+_MODULES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+_FUNCTIONS = frozenset({torch.clone, torch.detach, F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout})
+_RESHAPE_FUNCTIONS = frozenset({torch.reshape, torch.flatten, torch.squeeze})
+
+
+def handed_on(function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any] | None:
+    """Returns, in a tuple, the argument which ``function(*args)`` gives back as it is; None for all other calls."""
+    if not args:
+        return None
+    first = args[0]
+    if function is operator.getitem and isinstance(first, (tuple, list)):
+        return (first[args[1]],)
+    if not isinstance(first, Tensor) or not first.is_floating_point():
+        return None
+    return (first,) if _copies(function, args) or _keeps_shape(function, args) else None
+
+
+def _copies(function: Callable[..., Any], args: tuple[Any, ...]) -> bool:
+    if isinstance(function, MethodCall):
+        return function.name in _COPIES and not _makes_integers(args)
+    if function is getattr:
+        return args[1] == "data"
+    return isinstance(function, _MODULES) or function in _FUNCTIONS
+
+
+def _makes_integers(args: tuple[Any, ...]) -> bool:
+    types = [one.dtype if isinstance(one, Tensor) else one for one in args[1:]]
+    return any(isinstance(one, torch.dtype) and not one.is_floating_point for one in types)
+
+
+def _keeps_shape(function: Callable[..., Any], args: tuple[Any, ...]) -> bool:
+    is_reshape = function.name in _RESHAPES if isinstance(function, MethodCall) else function in _RESHAPE_FUNCTIONS
+    if not is_reshape and not isinstance(function, nn.Flatten):
+        return False
+    first = args[0].as_subclass(Tensor)
+    return function(first, *args[1:]).shape == first.shape

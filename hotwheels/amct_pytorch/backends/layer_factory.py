@@ -1,0 +1,46 @@
+"""LayerFactory: makes the QuantizedLayers of one plan, in which siblings share a quantizer (SPEC 8.6)."""
+
+from __future__ import annotations
+
+from ..nn.call import LayerCall
+from ..nn.quantized_layer import QuantizedLayer
+from ..nn.shared_input import SharedInput
+from ..nn.weighted_op import WeightedOp
+from ..plan.quant_plan import InputPlan, LayerPlan, QuantPlan
+from ..quantizers.base import ActivationQuantizer, WeightQuantizer
+from ..quantizers.registry import build_activation, build_weight
+
+
+class LayerFactory:
+    """Remembers the quantizers it has made, by group."""
+
+    def __init__(self, plan: QuantPlan) -> None:
+        self._activation: dict[str, ActivationQuantizer] = {}
+        self._weight: dict[str, WeightQuantizer] = {}
+        uses = [one.group for layer in plan.layers.values() for one in layer.inputs]
+        self._sharing = {group: SharedInput(uses.count(group)) for group in uses}
+
+    def make(self, plan: LayerPlan, call: LayerCall, weighted: WeightedOp | None) -> QuantizedLayer:
+        """Returns the layer, in float mode; ``weighted`` is the operation of a layer with weights."""
+        return QuantizedLayer(
+            plan.name,
+            plan.op,
+            call,
+            [self._activation_quantizer(plan, one) for one in plan.inputs],
+            [self._sharing[one.group] for one in plan.inputs],
+            weighted,
+            None if weighted is None else self._weight_quantizer(plan, weighted),
+        )
+
+    def _activation_quantizer(self, plan: LayerPlan, one: InputPlan) -> ActivationQuantizer:
+        if one.group not in self._activation:
+            self._activation[one.group] = build_activation(one.quantizer, plan.name)
+        return self._activation[one.group]
+
+    def _weight_quantizer(self, plan: LayerPlan, weighted: WeightedOp) -> WeightQuantizer:
+        assert plan.weight is not None
+        if plan.weight_group not in self._weight:
+            self._weight[plan.weight_group] = build_weight(
+                plan.weight, plan.name, weighted.out_channels, plan.op.allows_channel_wise
+            )
+        return self._weight[plan.weight_group]

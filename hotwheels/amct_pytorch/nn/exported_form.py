@@ -1,0 +1,38 @@
+"""Functions which torch evaluates otherwise than the ONNX operators they are exported as; real_quant follows the file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def as_exported(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns what computes the values of the exported nodes; ``function`` itself where that is the same."""
+    if isinstance(function, nn.Module):
+        return _module_form(function)
+    return _FUNCTIONS.get(function, function)
+
+
+def _module_form(module: nn.Module) -> Callable[..., Any]:
+    if type(module) is nn.LogSigmoid:
+        return _log_sigmoid
+    if type(module) is nn.Softplus:
+        return lambda x: _softplus(x, module.beta)
+    return module
+
+
+def _log_sigmoid(input: Tensor) -> Tensor:
+    """Log and Sigmoid, two nodes: -inf where the sigmoid is 0."""
+    return torch.log(torch.sigmoid(input))
+
+
+def _softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
+    """ONNX's Softplus knows no ``threshold`` above which it would return its input."""
+    return torch.logaddexp(input * beta, torch.zeros((), dtype=input.dtype, device=input.device)) / beta
+
+
+_FUNCTIONS: dict[Any, Callable[..., Any]] = {F.logsigmoid: _log_sigmoid, F.softplus: _softplus}
