@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from ..backends.fx.backend import FxBackend
 from ..backends.fx.example_call import make_example_call
@@ -19,6 +20,7 @@ from ..config.simple_yaml import read_simple_yaml
 from ..errors import CalibrationError
 from ..export.save import write_files
 from ..files import check_path
+from ..integer.digest import make_golden
 from ..log import get_logger
 from ..nn.mode import Mode
 from ..onnx_io.markers import resolve_markers
@@ -149,7 +151,12 @@ def enable_dump(model: nn.Module, dump_dir: str | Path | None = None, dump_forma
 
 
 def save_quant_model_fx(
-    model: nn.Module, save_path: str | Path, input_data: Any, onnx_export_setting: dict[str, Any] | None = None
+    model: nn.Module,
+    save_path: str | Path,
+    input_data: Any,
+    onnx_export_setting: dict[str, Any] | None = None,
+    *,
+    golden_inputs: Any = None,
 ) -> None:
     """Writes the deploy, fake_quant and float ONNX models, the parameter files and the record (SPEC 2.4, 11).
 
@@ -158,6 +165,8 @@ def save_quant_model_fx(
       save_path: Folder and name prefix of the files; folders are made.
       input_data: Example input, a tensor or the positional arguments of the forward.
       onnx_export_setting: Keyword arguments of ``torch.onnx.export``, such as ``input_names`` or ``dynamic_axes``.
+      golden_inputs: Inputs, in the form of ``input_data``, for which ``<save_path>_golden.npz`` is written as well: the
+        digests of every layer's integers, for ``python -m hotwheels.amct_pytorch verify``. None: no such file.
 
     Raises:
       CalibrationError: Layers are not calibrated; the text names them.
@@ -179,7 +188,10 @@ def save_quant_model_fx(
     if not (onnx_export_setting or {}).get("output_names"):
         name_outputs(float_model)
     resolve_markers(float_model)
+    golden = None if golden_inputs is None else make_example_call(quantized, as_inputs(golden_inputs))
     written = write_files(float_model, record, save_path, with_float_model=True, with_record=True)
+    if golden is not None:
+        written = (*written, make_golden(save_path, [x.numpy() for x in pytree.tree_leaves(golden.inputs)]))
     _log.info("Wrote %s.", ", ".join(f"'{path}'" for path in written))
 
 

@@ -51,7 +51,7 @@ def _bounds(weight: Tensor, channel_axis: int | None, factor: Tensor | None) -> 
         low, high = torch.aminmax(weight)
         return low, high
     rows = weight.transpose(0, channel_axis or 0).reshape(weight.shape[channel_axis or 0], -1)
-    low, high = torch.aminmax(rows, dim=1)
+    low, high = rows.amin(dim=1), rows.amax(dim=1)  # aminmax along an axis is not vectorized in torch 2.13
     if factor is not None:
         low, high = torch.minimum(low * factor, high * factor), torch.maximum(low * factor, high * factor)
     return (low, high) if channel_axis is not None else (low.min(), high.max())

@@ -31,6 +31,12 @@ class Accumulator(Tensor):
 
     __torch_function__ = torch._C._disabled_torch_function_impl
 
+    def like(self, real: Tensor) -> Accumulator:
+        """Returns ``real``, the same values otherwise laid out in memory, with the integers of this one."""
+        copied = real.as_subclass(Accumulator)
+        copied.integers, copied.step = self.integers, self.step
+        return copied
+
     @staticmethod
     def of(integers: Tensor, step: Tensor) -> Accumulator:
         """Makes one from integer-valued ``integers`` (float64) and ``step`` (float64, broadcasts against them)."""

@@ -6,14 +6,14 @@ import dataclasses
 import hashlib
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import CalibrationError, RecordError
+from ..errors import CalibrationError, ConfigError, RecordError
 from ..files import PathLike, check_input_file, write_bytes_atomic
 from .interpreter import Interpreter, Result
 
@@ -62,6 +62,22 @@ def write_golden(path: PathLike, inputs: Mapping[str, NDArray[Any]], result: Res
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     write_bytes_atomic(path, buffer.getvalue())
+
+
+def make_golden(prefix: PathLike, inputs: Sequence[NDArray[Any]]) -> Path:
+    """Runs the deploy pair of ``prefix`` on ``inputs``, in the order of the graph's, and writes ``<prefix>_golden.npz``.
+
+    Raises:
+      ConfigError: The graph has another number of inputs.
+      CalibrationError: An accumulator exceeds int32.
+    """
+    interpreter = Interpreter(*deploy_paths(prefix))
+    names = list(interpreter.pair.graph.inputs)
+    if len(names) != len(inputs):
+        raise ConfigError(f"The deploy model has the inputs {names}; {len(inputs)} golden inputs are given.")
+    feeds = dict(zip(names, inputs, strict=True))
+    write_golden(golden_path(prefix), feeds, interpreter.run(feeds))
+    return golden_path(prefix)
 
 
 def read_golden(path: PathLike) -> Golden:

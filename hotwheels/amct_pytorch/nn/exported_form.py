@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+
+def _single(value: float) -> float:
+    return torch.tensor(value, dtype=torch.float32).item()
+
+
+# Of the Gaussian error linear unit and its approximation (Hendrycks & Gimpel, 2016).
+_ROOT_2, _ROOT_2_BY_PI, _KAPPA = _single(math.sqrt(2.0)), _single(math.sqrt(2.0 / math.pi)), _single(0.044715)
 
 
 def as_exported(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -22,7 +31,17 @@ def _module_form(module: nn.Module) -> Callable[..., Any]:
         return _log_sigmoid
     if type(module) is nn.Softplus:
         return lambda x: _softplus(x, module.beta)
+    if type(module) is nn.GELU:
+        return lambda x: _gelu(x, module.approximate)
     return module
+
+
+def _gelu(input: Tensor, approximate: str = "none") -> Tensor:
+    """The constants are float32 in the file, whether the exporter spells the function out or not."""
+    if approximate == "tanh":
+        inner = _ROOT_2_BY_PI * (input + _KAPPA * (input * input * input))
+        return 0.5 * (input * (1.0 + torch.tanh(inner)))
+    return input * (torch.erf(input / _ROOT_2) + 1.0) * 0.5
 
 
 def _log_sigmoid(input: Tensor) -> Tensor:
@@ -35,4 +54,8 @@ def _softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tens
     return torch.logaddexp(input * beta, torch.zeros((), dtype=input.dtype, device=input.device)) / beta
 
 
-_FUNCTIONS: dict[Any, Callable[..., Any]] = {F.logsigmoid: _log_sigmoid, F.softplus: _softplus}
+_FUNCTIONS: dict[Any, Callable[..., Any]] = {
+    F.gelu: _gelu,
+    F.logsigmoid: _log_sigmoid,
+    F.softplus: _softplus,
+}

@@ -48,7 +48,8 @@ class ModuleMatch:
 class Registry:
     """All known operations. Immutable; make a new one when the capacity file may have changed.
 
-    An extension (``Role.EXTENSION``) has no declared operands: every tensor argument of its call is an input.
+    An extension (``Role.EXTENSION``, or ``Role.MATMUL`` if its ONNX type is MatMul) has no declared operands: every
+    tensor argument of its call is an input.
 
     Args:
       capacity: The rows of the capacity file; None for the table as it is shipped.
@@ -118,7 +119,9 @@ class Registry:
             return None
         path = _own_path(cls)
         is_default = not self._not_default & {cls.__name__, path}
-        op = OpDesc(name=cls.__name__, role=Role.EXTENSION, modules=(path,), operands=(), is_default_enabled=is_default)
+        # The chip's rules for a product of two tensors (SPEC 5.4) hold however it is spelled.
+        role = Role.MATMUL if getattr(cls, "onnx_type", None) == "MatMul" else Role.EXTENSION
+        op = OpDesc(name=cls.__name__, role=role, modules=(path,), operands=(), is_default_enabled=is_default)
         return ModuleMatch(path, op)
 
     def _is_listed(self, cls: type) -> bool:

@@ -214,16 +214,15 @@ def _along_channels(x: Tensor, params: QuantParams) -> tuple[Tensor, Tensor]:
 
 def _row_blocks(weight: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Pieces of whole rows, along axis 0, of tensors that broadcast against ``weight``; scalars go along."""
-    rows = weight.shape[0] if weight.device.type != "cpu" else max(1, _BLOCK * weight.shape[0] // max(1, weight.numel()))
+    rows = max(1, _block_size(weight) * weight.shape[0] // max(1, weight.numel()))
     for start in range(0, weight.shape[0], rows):
         piece = slice(start, start + rows)
         yield tuple(one[piece] if one.dim() else one for one in (weight, *others))
 
 
 def _row_dots(left: Tensor, right: Tensor) -> Tensor:
-    """The dot product of each pair of rows, [C_out]; one pass, nothing as large as the rows is made."""
-    left, right = left.flatten(1), right.flatten(1)
-    return torch.bmm(left.unsqueeze(1), right.unsqueeze(2)).flatten()
+    """The dot product of each pair of rows, [C_out]."""
+    return torch.cat([(a * b).flatten(1).sum(1) for a, b in _row_blocks(left, right)])
 
 
 def _ends(scale: Tensor, offset: Tensor, num_bits: int) -> tuple[Tensor, Tensor]:

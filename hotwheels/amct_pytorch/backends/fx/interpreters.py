@@ -98,7 +98,7 @@ class RealQuantInterpreter(RecordingInterpreter):
     def _call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not is_known(function):
             return function(*cast_floats(args, torch.float32), **cast_floats(kwargs, torch.float32))
-        same = handed_on(function, args)
+        same = handed_on(function, args, kwargs)
         if same is not None:
             return same[0]
         op = op_of(function, self._registry)

@@ -13,11 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...core.integer import Accumulator
 from ...nn.call import MethodCall
 
 # Copies and conversions: between the roundings to two grids a float has no type (SPEC 10.4).
 _COPIES = frozenset(
-    {"contiguous", "clone", "detach", "float", "double", "half", "bfloat16", "to", "type", "type_as", "cpu", "cuda"}
+    {"clone", "detach", "float", "double", "half", "bfloat16", "to", "type", "type_as", "cpu", "cuda"}
 )
 _RESHAPES = frozenset({"reshape", "view", "flatten", "squeeze", "expand", "expand_as", "view_as", "reshape_as"})
 _MODULES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
@@ -25,7 +26,7 @@ _FUNCTIONS = frozenset({torch.clone, torch.detach, F.dropout, F.dropout1d, F.dro
 _RESHAPE_FUNCTIONS = frozenset({torch.reshape, torch.flatten, torch.squeeze})
 
 
-def handed_on(function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any] | None:
+def handed_on(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any] | None:
     """Returns, in a tuple, the argument which ``function(*args)`` gives back as it is; None for all other calls."""
     if not args:
         return None
@@ -34,7 +35,13 @@ def handed_on(function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any]
         return (first[args[1]],)
     if not isinstance(first, Tensor) or not first.is_floating_point():
         return None
-    return (first,) if _copies(function, args) or _keeps_shape(function, args) else None
+    if isinstance(function, MethodCall) and function.name == "contiguous":
+        return (_laid_out(first, function(first.as_subclass(Tensor), *args[1:], **kwargs)),)
+    return (first,) if _copies(function, args) or _keeps_shape(function, args, kwargs) else None
+
+
+def _laid_out(x: Tensor, contiguous: Tensor) -> Tensor:
+    return x.like(contiguous) if isinstance(x, Accumulator) else contiguous
 
 
 def _copies(function: Callable[..., Any], args: tuple[Any, ...]) -> bool:
@@ -50,9 +57,9 @@ def _makes_integers(args: tuple[Any, ...]) -> bool:
     return any(isinstance(one, torch.dtype) and not one.is_floating_point for one in types)
 
 
-def _keeps_shape(function: Callable[..., Any], args: tuple[Any, ...]) -> bool:
+def _keeps_shape(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     is_reshape = function.name in _RESHAPES if isinstance(function, MethodCall) else function in _RESHAPE_FUNCTIONS
     if not is_reshape and not isinstance(function, nn.Flatten):
         return False
     first = args[0].as_subclass(Tensor)
-    return function(first, *args[1:]).shape == first.shape
+    return function(first, *args[1:], **kwargs).shape == first.shape

@@ -12,6 +12,8 @@ from ..deploy_pair import Node
 from .registry import CUSTOM_DOMAIN, Array, register, register_simple
 
 _SIXTH = float(np.float32(1 / 6))
+_ROOT_2, _ROOT_2_BY_PI = float(np.float32(math.sqrt(2.0))), float(np.float32(math.sqrt(2.0 / math.pi)))
+_KAPPA = float(np.float32(0.044715))
 # NumPy has no error function; math.erf is the C library's, within one unit in the last place.
 _erf_of_objects = np.frompyfunc(math.erf, 1, 1)
 
@@ -122,7 +124,11 @@ def _log_softmax(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
 
 @register("Gelu")
 def _gelu(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
-    return (gelu(inputs[0], node.get("approximate", "none")),)
+    """By the standard a function whose constants are of the type of x, float32: so below opset 20, where it is nodes."""
+    x = inputs[0]
+    if node.get("approximate", "none") == "tanh":
+        return (0.5 * (x * (1.0 + np.tanh(_ROOT_2_BY_PI * (x + _KAPPA * (x * x * x))))),)
+    return (0.5 * (x * (1.0 + erf(x / _ROOT_2))),)
 
 
 @register("Gelu", domain=CUSTOM_DOMAIN)
