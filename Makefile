@@ -8,7 +8,7 @@ RUN := $(CURDIR)/$(VENV)/bin/python
 TYPED := $(addprefix hotwheels/amct_pytorch/,core ops graph record config plan)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sample sample-mobilenet test lint bench bench-accuracy clean
+.PHONY: help setup sample sample-mobilenet sample-retrain test lint bench bench-accuracy clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 26
@@ -28,6 +28,10 @@ sample: $(READY) ## Quantize ResNet-50 on the bundled images and print all accur
 
 sample-mobilenet: $(READY) ## The same for MobileNetV2
 	cd sample/mobilenet_v2/calibration && $(RUN) mobilenet_v2_calibration.py $(ARGS)
+
+sample-retrain: $(READY) ## Train a quantized ResNet-50 and MobileNetV2 on the digits
+	cd sample/resnet50/retrain && $(RUN) resnet50_retrain.py $(ARGS)
+	cd sample/mobilenet_v2/retrain && $(RUN) mobilenet_v2_retrain.py $(ARGS)
 
 test: $(READY) ## Run the tests (ARGS="-k name" for some of them)
 	$(RUN) -m pytest $(ARGS)

@@ -1,6 +1,7 @@
 """Advanced Model Compression Toolkit for PyTorch, an open implementation: quantization for fixed-function chips."""
 
 from . import custom_op, nn
+from .api.analyzer import QuantAnalyzer
 from .api.fx import (
     create_quant_config_fx,
     create_quant_model_fx,
@@ -63,6 +64,7 @@ __all__ = [
     "MatMul",
     "Max",
     "Min",
+    "QuantAnalyzer",
     "RecordError",
     "SnqObserver",
     "SnqWeightFakeQuantize",

@@ -31,7 +31,7 @@ class ImageList(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         path, label = self.entries[index]
         with Image.open(path) as image:
-            pixels = np.array(_fit(image.convert("RGB"), self.image_size))
+            pixels = np.array(fit(image.convert("RGB"), self.image_size))
         return normalize(torch.from_numpy(pixels).permute(2, 0, 1)), label
 
 
@@ -64,7 +64,8 @@ def normalize(pixels: Tensor) -> Tensor:
     return (pixels / 255 - MEAN) / STD
 
 
-def _fit(image: Image.Image, size: int) -> Image.Image:
+def fit(image: Image.Image, size: int) -> Image.Image:
+    """Scales and crops the centre to ``size`` times ``size`` pixels; an image of that size stays as it is."""
     if image.size == (size, size):
         return image
     scale = size / CROP_RATIO / min(image.size)

@@ -27,8 +27,8 @@ ALGORITHMS: Mapping[str, Mapping[str, Any]] = {
     "fc1": {"activation_quant_params": [SYMMETRIC], "weight_quant_params": LUQ_WEIGHT},
 }
 OPTIMIZERS: Mapping[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
-    "sgd": lambda model: torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9),
-    "adam": lambda model: torch.optim.Adam(model.parameters(), lr=2e-3),
+    "sgd": lambda model: torch.optim.SGD(model.parameters(), lr=0.03, momentum=0.9),
+    "adam": lambda model: torch.optim.Adam(model.parameters(), lr=5e-3),
 }
 
 
@@ -94,7 +94,7 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> l
 @pytest.mark.parametrize("layers", [{}, ALGORITHMS], ids=["defaults", "luq and lnq"])
 def test_the_whole_path_from_float_model_to_files(tmp_path, optimizer, layers):
     model = pre_calibrated(tmp_path, layers)
-    losses = train(model, OPTIMIZERS[optimizer](model), range(40))
+    losses = train(model, OPTIMIZERS[optimizer](model), range(80))
     assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
 
     images, labels = digits(seed=1000)

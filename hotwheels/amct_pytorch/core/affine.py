@@ -68,17 +68,19 @@ def dequantize(q: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
     return (q - offset.to(q.dtype)) * scale.to(q.dtype)
 
 
-def fake_quantize(x: Tensor, scale: Tensor, offset: Tensor, num_bits: int) -> Tensor:
-    """Returns the nearest grid point of each element, in a new tensor; equals dequantize(quantize(x)).
+def fake_quantize(x: Tensor, scale: Tensor, offset: Tensor, num_bits: int, out: Tensor | None = None) -> Tensor:
+    """Returns the nearest grid point of each element; equals dequantize(quantize(x)).
 
     No gradient. A scalar grid on a contiguous tensor is applied block by block, so that the passes run in the cache.
+    The result is a new tensor, or ``out``, which has the layout of ``x`` and may be ``x`` itself.
     """
     spec = QuantSpec(num_bits=num_bits)
     if scale.dim() or x.device.type != "cpu" or not _is_dense(x):
         steps = torch.round(x / scale.to(x.dtype))
         bounds = (spec.qmin - offset).to(x.dtype), (spec.qmax - offset).to(x.dtype)
-        return torch.clamp(steps, *bounds).mul_(scale.to(x.dtype))
-    out = torch.empty_like(x)
+        real = torch.clamp(steps, *bounds).mul_(scale.to(x.dtype))
+        return real if out is None else out.copy_(real)
+    out = torch.empty_like(x) if out is None else out
     low, high = spec.qmin - int(offset), spec.qmax - int(offset)
     source, target = _flat(x), _flat(out)
     step = scale.to(x.dtype)

@@ -1,6 +1,6 @@
-"""The integer network's arithmetic in torch (SPEC 10): exact products, one rounding per grid.
+"""The integer network's arithmetic in torch (SPEC 10): one rounding per grid, shifts, sums of poolings.
 
-Integers travel as float64 (exact up to 2^53) or, where a bound proves it exact, as float32 inside one product.
+Integers travel as float32 (up to 2^24, so every quantized tensor) or float64, without the offset of their grid.
 """
 
 from __future__ import annotations
@@ -11,58 +11,48 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .affine import quantize
+from .accumulator import Accumulator
+from .exact_product import Range
 from .params import QuantParams
 from .spec import QuantSpec
 
 INT32_MAX = 2**31 - 1
-_FLOAT32_EXACT = 2**24  # integers up to here, and all sums that stay below, are exact in float32
+_CHUNK = 1 << 18  # elements: the passes over a piece of this size find it in the cache
 
 
-class Accumulator(Tensor):
-    """Real values of a CUBE operation which remember the exact integers behind them.
-
-    The tensor itself holds ``integers * step`` in float64. Any operation on it gives a plain float64 tensor, as SPEC
-    10.4 asks for; only a quantized consumer looks at the integers, and rounds them once (SPEC 10.3).
-    """
-
-    integers: Tensor
-    step: Tensor
-
-    __torch_function__ = torch._C._disabled_torch_function_impl
-
-    def like(self, real: Tensor) -> Accumulator:
-        """Returns ``real``, the same values otherwise laid out in memory, with the integers of this one."""
-        copied = real.as_subclass(Accumulator)
-        copied.integers, copied.step = self.integers, self.step
-        return copied
-
-    @staticmethod
-    def of(integers: Tensor, step: Tensor) -> Accumulator:
-        """Makes one from integer-valued ``integers`` (float64) and ``step`` (float64, broadcasts against them)."""
-        real = (integers * step).as_subclass(Accumulator)
-        real.integers, real.step = integers, step
-        return real
+def limits_of(params: QuantParams) -> Range:
+    """Returns which integers ``q - offset`` the grid has."""
+    spec, offset = QuantSpec(num_bits=params.num_bits), int(params.offset)
+    return Range(spec.qmin - offset, spec.qmax - offset)
 
 
 def to_integers(x: Tensor, params: QuantParams) -> Tensor:
-    """Returns the float64 integers of ``x`` on the grid of ``params``, offset still included (SPEC 10.2, 10.3)."""
+    """Returns the integers of ``x`` on the grid of ``params`` without the offset, float32 (SPEC 10.2, 10.3).
+
+    ``clip(rhe(x / scale) + offset, Qmin, Qmax) - offset``, divided in the type of ``x``; of an `Accumulator`
+    ``rhe(fl32(acc) * M)`` instead, ``M = fl32(s_x * s_w / s_y)`` with the quotient in float64. NaN stays NaN.
+    """
+    limits = limits_of(params)
     if isinstance(x, Accumulator):
-        return requantize(x, params)
-    return quantize(x, params.scale, params.offset, params.num_bits).double()
+        multiplier = (x.step / params.scale.double()).float()
+        return _by_pieces(lambda piece: piece.float() * multiplier, x.integers, multiplier.dim(), limits)
+    scale = params.scale.to(x.dtype)
+    return _by_pieces(lambda piece: piece / scale, x, 0, limits)
 
 
-def requantize(x: Accumulator, params: QuantParams) -> Tensor:
-    """Returns ``clip(rhe(fl32(acc) * M) + offset)`` with ``M = fl32(s_x * s_w / s_y)`` (SPEC 10.3)."""
-    spec = QuantSpec(num_bits=params.num_bits)
-    multiplier = (x.step / params.scale.double()).float()
-    steps = torch.round(x.integers.float() * multiplier).double()
-    return (steps + params.offset).clamp_(spec.qmin, spec.qmax)
+def _by_pieces(steps_of: Callable[[Tensor], Tensor], x: Tensor, rank: int, limits: Range) -> Tensor:
+    """Rounds and clips ``steps_of(x)``; image by image where ``x`` is large and no operand of ``rank`` has a batch."""
+    if x.numel() <= _CHUNK or x.dim() <= max(rank, 1) or len(x) == 1:
+        return steps_of(x).round_().clamp_(limits.low, limits.high).float()
+    out = torch.empty_like(x, dtype=torch.float32)
+    for piece, result in zip(x.split(1), out.split(1), strict=True):
+        result.copy_(steps_of(piece).round_().clamp_(limits.low, limits.high))
+    return out
 
 
 def to_real(integers: Tensor, params: QuantParams) -> Tensor:
-    """Returns ``(q - offset) * scale`` in float64 (SPEC 10.4)."""
-    return (integers - params.offset) * params.scale.double()
+    """Returns ``(q - offset) * scale`` in float64 (SPEC 10.4) of integers without offset."""
+    return integers.double().mul_(params.scale.double())
 
 
 def shift(accumulator: Tensor, shift_bit: Tensor) -> Tensor:
@@ -76,38 +66,22 @@ def shift(accumulator: Tensor, shift_bit: Tensor) -> Tensor:
 
 
 def worst_overflow(accumulator: Tensor) -> float | None:
-    """Returns the value furthest outside int32, or None if all fit."""
-    if accumulator.numel() == 0:
+    """Returns the value furthest outside int32, or None if all fit; float32 holds nothing that large exactly."""
+    if accumulator.numel() == 0 or accumulator.dtype == torch.float32:
         return None
     low, high = (float(end) for end in torch.aminmax(accumulator))
     worst = high if high >= -low else low
     return worst if not -INT32_MAX - 1 <= worst <= INT32_MAX else None
 
 
-def exact_product(product: Callable[[Tensor, Tensor], Tensor], x: Tensor, weight: Tensor, bound: float) -> Tensor:
-    """Returns ``product(x, weight)`` of integer-valued tensors exactly, as float64.
-
-    ``bound`` is an upper bound of the sum of absolute products behind one result. Below 2^24 float32 is exact in
-    whatever order the sum is made; else float64 (exact up to 2^53, which no 16 x 8 bit layer reaches).
-    """
-    if bound < _FLOAT32_EXACT:
-        return product(x.float(), weight.float()).double()
-    return product(x.double(), weight.double())
-
-
-def product_bound(x: Tensor, weight_output_first: Tensor) -> float:
-    """Returns ``max|x| * max_c sum|w_c|``, the bound ``exact_product`` wants for a layer with weights."""
-    if x.numel() == 0 or weight_output_first.numel() == 0:
-        return 0.0
-    return float(x.abs().max()) * float(weight_output_first.flatten(1).abs().sum(1).max())
-
-
-def matmul(left: Tensor, right: Tensor) -> Tensor:
-    """Returns the exact float64 product of two integer-valued tensors."""
-    bound = 0.0
-    if left.numel() and right.numel():
-        bound = float(left.abs().max()) * float(right.abs().max()) * left.shape[-1]
-    return exact_product(torch.matmul, left, right, bound)
+def add_bias(accumulator: Tensor, bias: Tensor) -> Tensor:
+    """Returns the exact sum in float64; in float32 where neither the sums nor ``bias`` can reach 2^23."""
+    if accumulator.dtype == torch.float32:
+        low, high = torch.aminmax(accumulator) if accumulator.numel() else (accumulator.new_zeros(()),) * 2
+        if max(float(high), -float(low)) + float(bias.abs().max()) < 2**24:
+            return accumulator.add_(bias.float())
+        accumulator = accumulator.double()
+    return accumulator.add_(bias)
 
 
 def avg_pool2d_sum(
@@ -119,7 +93,8 @@ def avg_pool2d_sum(
     count_include_pad=True,
     divisor_override=None,
 ) -> tuple[Tensor, Tensor]:  # noqa: ANN001
-    """Returns (exact window sums, divisor of each position) of ``F.avg_pool2d`` with the same arguments."""
+    """Returns (exact window sums in float64, divisor of each position) of ``F.avg_pool2d`` with the same arguments."""
+    x = x.double()
     window = {"kernel_size": kernel_size, "stride": stride, "padding": padding, "ceil_mode": ceil_mode}
     sums = F.avg_pool2d(x, **window, divisor_override=1)
     if divisor_override:
@@ -131,8 +106,8 @@ def avg_pool2d_sum(
 
 
 def adaptive_avg_pool2d_sum(x: Tensor, output_size) -> tuple[Tensor, Tensor]:  # noqa: ANN001 - as F.adaptive_avg_pool2d
-    """Returns (exact window sums, divisor of each position) of ``F.adaptive_avg_pool2d``."""
-    mean = F.adaptive_avg_pool2d(x, output_size)
+    """Returns (exact window sums in float64, divisor of each position) of ``F.adaptive_avg_pool2d``."""
+    mean = F.adaptive_avg_pool2d(x.double(), output_size)
     height, width = (_adaptive_windows(full, part, x) for full, part in zip(x.shape[-2:], mean.shape[-2:], strict=True))
     divisor = height[:, None] * width[None, :]
     return torch.round(mean * divisor), divisor  # the float64 mean is off by far less than half an integer

@@ -120,7 +120,9 @@ def _summary_of_small(values: Values, known: Bounds) -> Summary:
     # Columns instead of rows: reduced along the slow axis, which is fast for short columns too.
     depth = max(1, values.size // _ROWS)
     columns = values[: values.size // depth * depth].reshape(depth, -1)
-    exact, filled = _exact_bounds(columns.min(0), columns.max(0), known)
+    lows, highs = columns.min(0), columns.max(0)
+    ends = Bounds(*_kth_lowest(lows, CAPACITY), -_kth_lowest(-highs, CAPACITY)[0])
+    exact, filled = _exact_bounds(ends, highs.size, known)
     is_outer = (values > exact.high) | (values < exact.low)
     samples = ((values[~is_outer], 1.0),)
     return Summary(values.size, minimum, maximum, exact, values[is_outer], filled, samples)
@@ -131,9 +133,11 @@ def _summary_of_large(rows: Tensor, wish: Wish) -> Summary:
     lows, highs, sample = _reduce(rows, wish.sample_size)
     minimum, maximum = float(lows.min()), float(highs.max())
     _check_finite(minimum, maximum)
-    exact, filled = _exact_bounds(lows, highs, wish.known)
+    low, low_rank = _kth_lowest(lows, CAPACITY, wish.ranks[0])
+    high, high_rank = _kth_lowest(-highs, CAPACITY, wish.ranks[1])
+    exact, filled = _exact_bounds(Bounds(low, -high), highs.size, wish.known)
     outer = _beyond(_gather(rows, _reaching(lows, highs, exact)), exact)
-    tails = _tail_bounds(lows, highs, exact, sample, wish)
+    tails = _tail_bounds(Bounds(low_rank, -high_rank), exact, sample, wish)
     middle, weight = _tail_sample(rows, _reaching(lows, highs, tails), tails, exact)
     body = sample[(sample <= tails.high) & (sample >= tails.low)]
     rest = rows.numel() - outer.size - weight * middle.size
@@ -157,23 +161,24 @@ def _reduce(rows: Tensor, sample_size: int) -> tuple[Values, Values, Values]:
     return lows, highs, sample
 
 
-def _exact_bounds(lows: Values, highs: Values, known: Bounds) -> tuple[Bounds, tuple[bool, bool]]:
-    """Bounds which fewer than CAPACITY groups of elements reach beyond, given the extremes of each group.
+def _exact_bounds(ends: Bounds, groups: int, known: Bounds) -> tuple[Bounds, tuple[bool, bool]]:
+    """Bounds which fewer than CAPACITY of the groups of elements reach beyond.
 
-    At least CAPACITY elements are >= the CAPACITY-th largest group maximum. Too few groups for that to leave the two
-    tails apart: only the known bounds.
+    ``ends`` are the CAPACITY-th lowest group minimum and highest group maximum; at least CAPACITY elements are >= the
+    latter. Too few groups for that to leave the two tails apart: only the known bounds.
     """
-    if highs.size <= 2 * CAPACITY:
+    if groups <= 2 * CAPACITY:
         return known, (False, False)
-    low, high = _kth_lowest(lows, CAPACITY), -_kth_lowest(-highs, CAPACITY)
-    exact = Bounds(min(low, known.low), max(high, known.high))
-    return exact, (low < known.low, high > known.high)
+    exact = Bounds(min(ends.low, known.low), max(ends.high, known.high))
+    return exact, (ends.low < known.low, ends.high > known.high)
 
 
-def _tail_bounds(lows: Values, highs: Values, exact: Bounds, sample: Values, wish: Wish) -> Bounds:
-    """Where the elements begin that need more than the plain sample; the exact bounds where none do."""
-    low, high = _kth_lowest(lows, wish.ranks[0]), -_kth_lowest(-highs, wish.ranks[1])
-    end = wish.tail_start * (max(-low, high) if wish.symmetric else high)
+def _tail_bounds(ends: Bounds, exact: Bounds, sample: Values, wish: Wish) -> Bounds:
+    """Where the elements begin that need more than the plain sample; the exact bounds where none do.
+
+    ``ends`` are the row extremes of the ranks wished for.
+    """
+    end = wish.tail_start * (max(-ends.low, ends.high) if wish.symmetric else ends.high)
     if end <= 0.0:
         return exact
     has_many_above = np.count_nonzero(sample > end) >= _PLENTY
@@ -208,9 +213,11 @@ def _gather(rows: Tensor, indices: NDArray[np.intp]) -> Values:
     return _to_numpy(rows.index_select(0, torch.from_numpy(indices).to(rows.device)))
 
 
-def _kth_lowest(values: Values, k: int) -> float:
-    k = min(k, values.size)
-    return float(np.partition(values, k - 1)[k - 1])
+def _kth_lowest(values: Values, *ranks: int) -> list[float]:
+    """The values of these ranks, counted from 1 at the lowest; the highest value for ranks beyond the last."""
+    indices = [min(rank, values.size) - 1 for rank in ranks]
+    ordered = np.partition(values, sorted({*indices}))
+    return [float(ordered[index]) for index in indices]
 
 
 @functools.lru_cache(maxsize=16)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
+from ..core.accumulator import Accumulator
 from ..ops.desc import OpDesc, Role
 from .exported_form import as_exported
 
@@ -58,5 +59,5 @@ def _single(leaf: Any) -> Any:
 
 def _cast(leaf: Any, dtype: torch.dtype) -> Any:
     if isinstance(leaf, Tensor) and leaf.is_floating_point():
-        return leaf.as_subclass(Tensor).to(dtype)
+        return (leaf.real() if isinstance(leaf, Accumulator) else leaf.as_subclass(Tensor)).to(dtype)
     return leaf

@@ -11,8 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core import integer
+from ..core.accumulator import Accumulator
 from ..core.affine import quantize, quantize_bias
 from ..core.codebook import assign
+from ..core.exact_product import matrix_product, weighted_product
 from ..core.params import QuantParams
 from ..errors import CalibrationError
 from ..ops.desc import Role
@@ -33,42 +35,48 @@ def real_quant_forward(layer: QuantizedLayer, args: tuple[Any, ...], kwargs: dic
 
 
 def integer_weight(weight: Tensor, params: QuantParams) -> Tensor:
-    """Returns the float64 integers of a weight [C_out, ...]; codebook values where it is non-uniform (SPEC 6.3)."""
+    """Returns the integers, in float32, of a weight [C_out, ...]; codebook values where it is non-uniform (SPEC 6.3)."""
     if params.codebook is not None:
-        return assign(weight, params.scale, params.codebook).double()
+        return assign(weight, params.scale, params.codebook).float()
     shape = (-1, *[1] * (weight.dim() - 1)) if params.scale.dim() else ()
-    return quantize(weight, params.scale.reshape(shape), params.offset.reshape(shape), params.num_bits).double()
+    return quantize(weight, params.scale.reshape(shape), params.offset.reshape(shape), params.num_bits)
 
 
 def _weighted(layer: QuantizedLayer, input: Tensor, output_size: list[int] | None = None) -> Tensor:
     data = layer.activation[0].params()
-    x = _integers(layer, 0, input, data) - data.offset
+    x = _integers(layer, 0, input, data)
     weight, bias = (None if t is None else t.detach() for t in layer.weighted.folded())
     params = layer.current_weight_params(weight, bias)
     weight = integer_weight(weight, params)
-    accumulator = integer.exact_product(
-        lambda a, b: layer.weighted.apply(a, b, None, output_size), x, weight, integer.product_bound(x, weight)
+    accumulator = weighted_product(
+        lambda a, b: layer.weighted.apply(a, b, None, output_size),
+        x,
+        weight,
+        integer.limits_of(data),
+        axis=-1 if layer.op.role is Role.LINEAR else -3,
+        groups=getattr(layer.weighted.module, "groups", 1),
     )
     # A Linear of rank > 2 is MatMul + float Add on the chip (SPEC 8.3), every other bias is part of the accumulator.
     is_float_bias = bias is not None and layer.op.role is Role.LINEAR and input.dim() > 2
     shape = layer.weighted.channel_shape
     if bias is not None and not is_float_bias:
-        accumulator = accumulator + quantize_bias(bias, data.scale, params.scale).reshape(shape)
+        accumulator = integer.add_bias(accumulator, quantize_bias(bias, data.scale, params.scale).reshape(shape))
     step = data.scale.double() * params.scale.double()
     result = _finish(layer, accumulator, step.reshape(shape) if step.dim() else step)
-    return result + bias.double() if is_float_bias else result
+    return result.real() + bias.double() if is_float_bias else result
 
 
 def _matmul(layer: QuantizedLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     left, right = layer.call.inputs(args, kwargs)
     grids = [quantizer.params() for quantizer in layer.activation]
-    accumulator = integer.matmul(*(_integers(layer, at, x, grids[at]) for at, x in enumerate((left, right))))
+    operands = (_integers(layer, at, x, grids[at]) for at, x in enumerate((left, right)))
+    accumulator = matrix_product(*operands, *map(integer.limits_of, grids))
     return _finish(layer, accumulator, grids[0].scale.double() * grids[1].scale.double())
 
 
 def _max_pool(layer: QuantizedLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     grid = layer.activation[0].params()
-    x = _integers(layer, 0, layer.call.inputs(args, kwargs)[0], grid) - grid.offset
+    x = _integers(layer, 0, layer.call.inputs(args, kwargs)[0], grid)
     result = layer.call(*layer.call.substitute(args, kwargs, [x]))
     step = grid.scale.double()
     if isinstance(result, tuple):  # (values, indices)
@@ -78,7 +86,7 @@ def _max_pool(layer: QuantizedLayer, args: tuple[Any, ...], kwargs: dict[str, An
 
 def _avg_pool(layer: QuantizedLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     grid = layer.activation[0].params()
-    x = _integers(layer, 0, layer.call.inputs(args, kwargs)[0], grid) - grid.offset
+    x = _integers(layer, 0, layer.call.inputs(args, kwargs)[0], grid)
     if layer.op.name.startswith("adaptive"):
         output_size = _arguments(layer, args, kwargs, F.adaptive_avg_pool2d, ("output_size",))
         sums, divisor = integer.adaptive_avg_pool2d_sum(x, **output_size)
@@ -128,7 +136,7 @@ _KERNELS = {Role.MATMUL: _matmul, Role.MAX_POOL: _max_pool, Role.AVG_POOL: _avg_
 def _integers(layer: QuantizedLayer, index: int, x: Tensor, grid: QuantParams) -> Tensor:
     integers = integer.to_integers(x, grid)
     if layer.trace is not None:
-        layer.trace.add_edge(layer.name, index, integers)
+        layer.trace.add_edge(layer.name, index, integers + grid.offset)
     return integers
 
 
@@ -142,7 +150,7 @@ def _finish(layer: QuantizedLayer, accumulator: Tensor, step: Tensor) -> Tensor:
         raise CalibrationError(msg)
     if layer.trace is not None:
         layer.trace.add_sums(layer.name, accumulator)
-    return integer.Accumulator.of(accumulator, step)
+    return Accumulator.of(accumulator, step)
 
 
 def _is_float(x: Any) -> bool:

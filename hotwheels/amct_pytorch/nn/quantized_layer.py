@@ -15,7 +15,6 @@ from ..log import get_logger
 from ..ops.desc import OpDesc, Role
 from ..quantizers.base import ActivationQuantizer, WeightQuantizer
 from ..quantizers.gradients import replace_value
-from ..quantizers.recompute import recomputing
 from ..record import LayerRecord, WeightRecord
 from .call import LayerCall
 from .integer_call import real_quant_forward
@@ -39,6 +38,7 @@ class QuantizedLayer(nn.Module):
       activation: One quantizer per quantized input; siblings hold the same object.
       weight: The weight quantizer, None without weights.
       mode: What forward does; set by ``enable_quantization``.
+      keeps_inputs: Whether somebody watches the tensors between the layers, which must then not be overwritten.
       trace: Where real_quant notes its integers; None outside of ``trace_integers``.
       constant_inputs: Which inputs are constants; the files hold their grid points in float32 (SPEC 11.3).
       non_float_inputs: bool [inputs], which inputs turned out not to be floating tensors (SPEC 4.7).
@@ -65,6 +65,7 @@ class QuantizedLayer(nn.Module):
         self.activation = nn.ModuleList(activation)
         self.weight = weight
         self.mode = Mode.FLOAT
+        self.keeps_inputs = False
         self.trace: IntegerTrace | None = None
         self.constant_inputs: frozenset[int] = frozenset()
         self.register_buffer("non_float_inputs", torch.zeros(len(activation), dtype=torch.bool))
@@ -184,15 +185,19 @@ class QuantizedLayer(nn.Module):
 
     def _fake_quant(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         values = [
-            shared.get(x, "fake_quantize", quantizer.fake_quantize)
-            if _is_float_tensor(x) and quantizer.is_calibrated
-            else x
+            self._fake_quant_input(x, quantizer, shared)
             for x, quantizer, shared in zip(self.call.inputs(args, kwargs), self.activation, self._sharing, strict=True)
         ]
         if self.weighted is not None and self.weight.is_calibrated:
             return self._fake_quant_weighted(values[0], *args[1:], **{k: v for k, v in kwargs.items() if k != "input"})
         args, kwargs = self.call.substitute(args, kwargs, values)
         return self._float(args, kwargs)
+
+    def _fake_quant_input(self, x: Any, quantizer: ActivationQuantizer, shared: SharedInput) -> Any:
+        if not _is_float_tensor(x) or not quantizer.is_calibrated:
+            return x
+        is_free = shared.may_overwrite and not self.keeps_inputs
+        return shared.get(x, "fake_quantize", quantizer.overwrite if is_free else quantizer.fake_quantize)
 
     def _quantize_weight_only(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.weighted is None or not self.weight.is_calibrated:

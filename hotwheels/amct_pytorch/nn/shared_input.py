@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import _global_forward_hooks
 
 
 class SharedInput:
@@ -15,22 +18,37 @@ class SharedInput:
     node's would.
     """
 
-    def __init__(self, uses: int) -> None:
+    def __init__(self, uses: int, producers: tuple[nn.Module, ...] | None = None) -> None:
+        """Makes one for ``uses`` consumers.
+
+        Args:
+          uses: Number of inputs in the group.
+          producers: If nobody but the group reads the tensor and it is memory of its own: the modules that make it,
+            none for a function. None if the tensor must be left as it is.
+        """
         self._uses = uses
+        self._producers = producers
         self._clear()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SharedInput:
         """A copy never carries a result along: it may belong to an autograd graph."""
-        return SharedInput(self._uses)
+        return SharedInput(self._uses, copy.deepcopy(self._producers, memo))
 
-    def __reduce__(self) -> tuple[type[SharedInput], tuple[int]]:
-        return SharedInput, (self._uses,)
+    def __reduce__(self) -> tuple[type[SharedInput], tuple[int, tuple[nn.Module, ...] | None]]:
+        return SharedInput, (self._uses, self._producers)
+
+    @property
+    def may_overwrite(self) -> bool:
+        """Whether the tensor may be quantized in place: nobody reads it later, no gradient, no hook that keeps it."""
+        if self._producers is None or torch.is_grad_enabled() or _global_forward_hooks:
+            return False
+        return not any(module._forward_hooks for module in self._producers)
 
     def get(self, x: Tensor, purpose: str, compute: Callable[[Tensor], Any]) -> Any:
         """Returns ``compute(x)``, made once for all consumers of this very tensor and ``purpose``."""
-        key = (x._version, purpose)
-        if self._source is not x or self._key != key:
-            self._source, self._key, self._value, self._left = x, key, compute(x), self._uses
+        if self._source is not x or self._key != (x._version, purpose):
+            value = compute(x)  # which may be ``x`` itself, of a new version
+            self._source, self._key, self._value, self._left = x, (x._version, purpose), value, self._uses
         self._left -= 1
         value = self._value
         if self._left <= 0:

@@ -27,6 +27,17 @@ class Role(enum.Enum):
 
 
 WEIGHTED = frozenset({Role.CONV, Role.CONV_TRANSPOSE, Role.LINEAR})
+# Roles whose result never shares memory with an input: all but those that move or only view elements, and extensions.
+_COMPUTING = WEIGHTED | {
+    Role.MATMUL,
+    Role.MAX_POOL,
+    Role.AVG_POOL,
+    Role.ELEMENTWISE,
+    Role.FUSED_ACTIVATION,
+    Role.ACTIVATION,
+    Role.NORM,
+    Role.BATCH_NORM,
+}
 CUBE = WEIGHTED | {Role.MATMUL, Role.MAX_POOL, Role.AVG_POOL}
 
 
@@ -79,6 +90,11 @@ class OpDesc:
     def allows_channel_wise(self) -> bool:
         """Whether its weight may have a scale per output channel; Linear has no channels (SPEC 6.1)."""
         return self.role in (Role.CONV, Role.CONV_TRANSPOSE)
+
+    @property
+    def makes_new_tensor(self) -> bool:
+        """Whether its result (out-of-place) is memory of its own."""
+        return self.role in _COMPUTING
 
     @property
     def is_cube(self) -> bool:

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core.affine import fake_quantize
 from ..core.channels import per_channel
 from ..core.params import QuantParams
 from ..errors import CalibrationError, ConfigError
-from .observation import as_float, finite_samples, is_quantizable
+from .observation import as_float, finite_samples, float_samples, is_quantizable
 from .torch_base import FakeQuantizeBase
 
 
@@ -142,7 +143,8 @@ class ActivationQuantizer(Quantizer):
         """
         if self._is_finished():
             return
-        samples = finite_samples(x, self.layer_name)
+        is_checked_later = getattr(self._modules.get("observer"), "refuses_non_finite", False)
+        samples = float_samples(x) if is_checked_later else finite_samples(x, self.layer_name)
         if samples is None:
             return
         with torch.no_grad():
@@ -174,6 +176,16 @@ class ActivationQuantizer(Quantizer):
         if self.training and torch.is_grad_enabled():
             self._refuse_nan(x)
         return self._round(as_float(x)).to(x.dtype)
+
+    def overwrite(self, x: Tensor) -> Tensor:
+        """Puts the values of ``fake_quantize(x)`` into the floating tensor ``x`` and returns it; without gradient.
+
+        Memory for a large tensor costs more than quantizing it.
+        """
+        params = self.params()
+        if x.dtype not in (torch.float32, torch.float64):
+            return x.copy_(self.fake_quantize(x))
+        return fake_quantize(x, params.scale, params.offset, params.num_bits, out=x)
 
     def make_symmetric(self) -> None:
         """Forces offset 0, for a Linear of rank above 2 (SPEC 8.3). A range found in this process is converted.

@@ -12,10 +12,11 @@ from ..core.affine import is_empty_range
 from ..core.ifmr import IfmrOptions, IfmrResult, search, search_exact
 from ..core.spec import QuantSpec
 from ..core.statistics import RangeStatistics
+from ..errors import CalibrationError
 from ..log import get_logger
 from . import distributed
 from .arguments import check_arguments
-from .observation import RangeObserver
+from .observation import RangeObserver, not_finite
 from .registry import register
 
 _LOGGER = get_logger(__name__)
@@ -110,11 +111,22 @@ class IFMRObserver(RangeObserver):
         if self.exact:
             self._samples.append(samples.cpu().flatten().clone())
         else:
-            self._statistics = self._statistics or self.options.new_statistics(self._spec)
-            self._statistics.update(samples)
+            self._update_statistics(samples)
         self._batches += 1
         if self.is_complete:
             self._finish()
+
+    @property
+    def refuses_non_finite(self) -> bool:  # type: ignore[override]
+        """The statistics find NaN and inf on the way; the samples kept by ``exact`` are not looked at."""
+        return not self.exact
+
+    def _update_statistics(self, samples: Tensor) -> None:
+        self._statistics = self._statistics or self.options.new_statistics(self._spec)
+        try:
+            self._statistics.update(samples)
+        except CalibrationError as error:
+            raise not_finite(samples, self.object_layer) from error
 
     def _finish(self) -> None:
         result = self._search()

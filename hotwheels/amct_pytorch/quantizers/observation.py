@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from typing import Any
 
@@ -25,23 +26,32 @@ def as_float(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
+def float_samples(x: object) -> Tensor | None:
+    """Returns ``x`` as a detached float32 tensor, or None if it is no floating tensor or has no elements."""
+    if not isinstance(x, Tensor) or not x.is_floating_point() or not x.numel():
+        return None
+    return x.detach().to(torch.float32)
+
+
 def finite_samples(x: object, layer: str) -> Tensor | None:
-    """Returns ``x`` as a detached float32 tensor, or None if it is no floating tensor or has no elements.
+    """Returns ``float_samples(x)`` after one pass over it.
 
     Raises:
       CalibrationError: ``x`` holds NaN or inf.
     """
-    if not isinstance(x, Tensor) or not x.is_floating_point() or not x.numel():
-        return None
-    samples = x.detach().to(torch.float32)
-    low, high = torch.aminmax(samples)  # one pass; NaN propagates
-    if not bool(torch.isfinite(low) & torch.isfinite(high)):
-        msg = (
-            f"Layer '{layer}': the observed tensor of shape {tuple(x.shape)} holds NaN or inf (minimum {float(low)}, "
-            f"maximum {float(high)}); calibrate with data on which the float model gives finite values."
-        )
-        raise CalibrationError(msg)
+    samples = float_samples(x)
+    if samples is not None and not all(math.isfinite(end) for end in torch.aminmax(samples)):  # NaN propagates
+        raise not_finite(samples, layer)
     return samples
+
+
+def not_finite(samples: Tensor, layer: str) -> CalibrationError:
+    """Returns the error which says that ``samples`` hold NaN or inf."""
+    low, high = torch.aminmax(samples)
+    return CalibrationError(
+        f"Layer '{layer}': the observed tensor of shape {tuple(samples.shape)} holds NaN or inf (minimum {float(low)},"
+        f" maximum {float(high)}); calibrate with data on which the float model gives finite values."
+    )
 
 
 class RangeObserver(ObserverBase):
@@ -49,11 +59,13 @@ class RangeObserver(ObserverBase):
 
     Attributes:
       keeps_updating: Whether batches after the first result still change it.
+      refuses_non_finite: Whether ``update`` itself raises CalibrationError for NaN and inf, so that a pass is saved.
       min_val, max_val: float32 buffers of shape [], the range found.
       scale, zero_point: float32 and int32 buffers of shape [], the grid of that range.
     """
 
     keeps_updating = False
+    refuses_non_finite = False
     min_val: Tensor
     max_val: Tensor
     scale: Tensor
@@ -89,7 +101,7 @@ class RangeObserver(ObserverBase):
 
     @abstractmethod
     def update(self, samples: Tensor) -> None:
-        """Takes one batch: finite float32 of any shape, not empty."""
+        """Takes one batch: float32 of any shape, not empty; finite unless ``refuses_non_finite``."""
 
     def clip_range(self) -> tuple[Tensor, Tensor]:
         """Returns (clip_min, clip_max), the real values of Qmin and Qmax, which seed the learned ranges."""

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 from torch import fx, nn
 
 from ...errors import UnsupportedModelError
 from ...graph import OpGraph
-from ...nn.call import LayerCall, MethodCall
+from ...nn.call import LayerCall
 from ...nn.quantized_layer import QuantizedLayer
-from ...nn.shared_input import SharedInput
 from ...nn.weighted_op import WeightedOp
 from ...ops.registry import Registry
 from ...plan.quant_plan import LayerPlan, QuantPlan
@@ -20,7 +18,9 @@ from ...quantizers.registry import build_activation, build_weight
 from .constants import constant_nodes
 from .functionalize import functionalize
 from .graph import build_graph
+from .known import callable_of
 from .quant_graph_module import LAYERS, QuantGraphModule, adopt_state
+from .sharing import share_inputs
 from .tracer import trace
 
 
@@ -46,7 +46,7 @@ class FxBackend:
 
     def place(self, plan: QuantPlan) -> QuantGraphModule:
         """Returns the quantized model. Uses up the traced copy."""
-        _Placer(self._traced, plan).place_all()
+        _Placer(self._traced, plan, self._registry).place_all()
         quantized = QuantGraphModule(self._traced, self._traced.graph)
         adopt_state(quantized, self._traced)
         return quantized
@@ -55,15 +55,14 @@ class FxBackend:
 class _Placer:
     """Replaces the planned nodes of one GraphModule by calls of QuantizedLayers."""
 
-    def __init__(self, traced: fx.GraphModule, plan: QuantPlan) -> None:
+    def __init__(self, traced: fx.GraphModule, plan: QuantPlan, registry: Registry) -> None:
         self._traced = traced
         self._plan = plan
         self._nodes = {node.name: node for node in traced.graph.nodes}
         self._constants = {node.name for node in constant_nodes(traced.graph)}
         self._activation: dict[str, ActivationQuantizer] = {}
         self._weight: dict[str, WeightQuantizer] = {}
-        uses = [one.group for layer in plan.layers.values() for one in layer.inputs]
-        self._sharing = {group: SharedInput(uses.count(group)) for group in uses}
+        self._sharing = share_inputs(traced, plan, registry)
 
     def place_all(self) -> None:
         layers = nn.Module()
@@ -75,7 +74,7 @@ class _Placer:
 
     def _make_layer(self, plan: LayerPlan) -> QuantizedLayer:
         node = self._nodes[plan.name]
-        call = LayerCall(_callable_of(self._traced, node), tuple(one.edge for one in plan.inputs))
+        call = LayerCall(callable_of(self._traced, node), tuple(one.edge for one in plan.inputs))
         weighted, weight = None, None
         if plan.weight is not None:
             weighted = WeightedOp(call.function, plan.op.role, self._batch_norm(plan))
@@ -117,12 +116,6 @@ class _Placer:
             norm = self._nodes[plan.batch_norm]
             norm.replace_all_uses_with(node)
             self._traced.graph.erase_node(norm)
-
-
-def _callable_of(traced: fx.GraphModule, node: fx.Node) -> Any:
-    if node.op == "call_module":
-        return traced.get_submodule(str(node.target))
-    return MethodCall(str(node.target)) if node.op == "call_method" else node.target
 
 
 def _copy(model: nn.Module) -> nn.Module:

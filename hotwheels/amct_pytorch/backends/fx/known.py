@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from torch import fx, nn
 
 from ...nn.call import MethodCall
 from ...ops.desc import OpDesc
@@ -28,3 +28,10 @@ def op_of(function: Callable[..., Any], registry: Registry) -> OpDesc | None:
     if isinstance(function, MethodCall):
         return registry.find_method(function.name)
     return registry.find_module(type(function)) if isinstance(function, nn.Module) else registry.find_function(function)
+
+
+def callable_of(graph_module: fx.GraphModule, node: fx.Node) -> Callable[..., Any]:
+    """Returns what a call node calls: the module, the function, or a MethodCall."""
+    if node.op == "call_module":
+        return graph_module.get_submodule(str(node.target))
+    return MethodCall(str(node.target)) if node.op == "call_method" else node.target  # type: ignore[return-value]

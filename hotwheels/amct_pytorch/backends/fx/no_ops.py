@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...core.integer import Accumulator
+from ...core.accumulator import Accumulator
 from ...nn.call import MethodCall
 
 # Copies and conversions: between the roundings to two grids a float has no type (SPEC 10.4).
@@ -36,12 +36,14 @@ def handed_on(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
     if not isinstance(first, Tensor) or not first.is_floating_point():
         return None
     if isinstance(function, MethodCall) and function.name == "contiguous":
-        return (_laid_out(first, function(first.as_subclass(Tensor), *args[1:], **kwargs)),)
+        return (_laid_out(first, function, args[1:], kwargs),)
     return (first,) if _copies(function, args) or _keeps_shape(function, args, kwargs) else None
 
 
-def _laid_out(x: Tensor, contiguous: Tensor) -> Tensor:
-    return x.like(contiguous) if isinstance(x, Accumulator) else contiguous
+def _laid_out(x: Tensor, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    if isinstance(x, Accumulator):
+        return Accumulator.of(function(x.integers, *args, **kwargs), x.step)
+    return function(x, *args, **kwargs)
 
 
 def _copies(function: Callable[..., Any], args: tuple[Any, ...]) -> bool:
@@ -61,5 +63,5 @@ def _keeps_shape(function: Callable[..., Any], args: tuple[Any, ...], kwargs: di
     is_reshape = function.name in _RESHAPES if isinstance(function, MethodCall) else function in _RESHAPE_FUNCTIONS
     if not is_reshape and not isinstance(function, nn.Flatten):
         return False
-    first = args[0].as_subclass(Tensor)
+    first = args[0].integers if isinstance(args[0], Accumulator) else args[0]
     return function(first, *args[1:], **kwargs).shape == first.shape

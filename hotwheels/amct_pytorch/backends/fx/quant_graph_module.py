@@ -102,7 +102,8 @@ class QuantGraphModule(fx.GraphModule):
         if self.mode is Mode.REAL_QUANT:
             return self._run_real_quant(generated, watcher, args, kwargs)
         if watcher is not None:
-            return RecordingInterpreter(self, watcher).run(*_positional(self, args, kwargs))
+            with self._keeping_inputs():
+                return RecordingInterpreter(self, watcher).run(*_positional(self, args, kwargs))
         return generated(self, *args, **kwargs)
 
     def _run_real_quant(
@@ -115,6 +116,17 @@ class QuantGraphModule(fx.GraphModule):
         with self._as(Mode.FAKE_QUANT):
             fake = generated(self, *args, **kwargs)
         return _with_gradient_of(real, fake)
+
+    @contextlib.contextmanager
+    def _keeping_inputs(self) -> Iterator[None]:
+        layers = self.quantized_layers.values()
+        for layer in layers:
+            layer.keeps_inputs = True
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.keeps_inputs = False
 
     @contextlib.contextmanager
     def _as(self, mode: Mode) -> Iterator[None]:

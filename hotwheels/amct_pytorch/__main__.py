@@ -1,0 +1,8 @@
+"""``python -m hotwheels.amct_pytorch``: see ``--help``."""
+
+import sys
+
+from .api.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

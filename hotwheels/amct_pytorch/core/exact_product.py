@@ -1,0 +1,121 @@
+"""Products of integers in floating point, exact by proof.
+
+A float type with p bits of mantissa adds and multiplies integers exactly as long as no partial sum exceeds 2^p. With x
+in [low, high], low <= 0 <= high, a partial sum of ``sum w * x`` is the sum of some of its terms, in whatever order and
+grouping a kernel adds them, with or without fused multiply-add. So its magnitude is at most
+
+    max(high * P + |low| * N, high * N + |low| * P),    P = sum of the positive w, N = sum of the negated negative w.
+
+Where that is 2^24 or more, the reduction is cut into parts which are exact in float32 and added in float64; numbers of
+more than 9 bits are cut into bytes first, ``x = 256 * upper + lower``. What remains is computed in float64, where a sum
+of 16 x 8 bit products would need 2^30 terms to exceed 2^53. None of this is true for TF32 or bfloat16, nor for
+convolution algorithms of GPUs: there float64 is taken.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+_FLOAT32_EXACT = 2**24
+_BYTE = 256
+_NARROW = 512  # the range of 8 bit data with its offset subtracted, and one bit more
+_MOST_PARTS = 4  # more passes over the output than that cost more than float64
+
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """The integers that may occur: ``low <= 0 <= high``."""
+
+    low: int
+    high: int
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether the integers are used whole."""
+        return self.high - self.low < _NARROW
+
+    def bound(self, weight: Tensor) -> float:
+        """Returns the bound above for ``weight`` [outputs, terms]."""
+        total, magnitude = weight.sum(1, dtype=torch.float64), weight.abs().sum(1, dtype=torch.float64)
+        positive, negative = (magnitude + total) / 2, (magnitude - total) / 2
+        sums = torch.maximum(self.high * positive - self.low * negative, self.high * negative - self.low * positive)
+        return float(sums.max()) if sums.numel() else 0.0
+
+
+Product = Callable[[Tensor, Tensor], Tensor]
+
+
+def weighted_product(product: Product, x: Tensor, weight: Tensor, limits: Range, axis: int, groups: int) -> Tensor:
+    """Returns ``product(x, weight)`` exactly: float32 where the result is known to be below 2^24, else float64.
+
+    Args:
+      product: Linear in ``x`` and in ``weight``, with zero padding.
+      x: Integers in ``limits``, float32; its channels are at ``axis``.
+      weight: Integers, output channels first, float32: [C_out, C_in / groups, ...].
+      limits: What ``x`` may hold.
+      axis: Of the input channels in ``x``.
+      groups: Of a grouped convolution, whose reductions are short and not cut.
+    """
+    if not float32_is_exact(x.device):
+        return product(x.double(), weight.double())
+    if limits.is_narrow:
+        return _narrow_product(product, x, weight, limits, axis, groups)
+    upper = torch.floor(x / _BYTE)
+    lower = x - upper * _BYTE
+    bytes_above = Range(limits.low // _BYTE, limits.high // _BYTE)
+    above = _narrow_product(product, upper, weight, bytes_above, axis, groups).double()
+    return above.mul_(_BYTE).add_(_narrow_product(product, lower, weight, Range(0, _BYTE - 1), axis, groups))
+
+
+def _narrow_product(product: Product, x: Tensor, weight: Tensor, limits: Range, axis: int, groups: int) -> Tensor:
+    parts = _parts(weight, limits, groups)
+    if not parts:
+        return product(x.double(), weight.double())
+    if len(parts) == 1:
+        return product(x, weight)
+    total: Tensor | None = None
+    for start, size in parts:
+        part = product(x.narrow(axis, start, size), weight.narrow(1, start, size))
+        total = part.double() if total is None else total.add_(part)
+    assert total is not None
+    return total
+
+
+def _parts(weight: Tensor, limits: Range, groups: int) -> list[tuple[int, int]]:
+    """Returns the fewest equal cuts (start, size) of the input channels that are exact in float32; none if too many."""
+    channels = weight.shape[1]
+    for count in range(1, (_MOST_PARTS if groups == 1 else 1) + 1):
+        size = -(-channels // count)
+        starts = range(0, channels, max(size, 1))
+        cuts = [(start, min(size, channels - start)) for start in starts]
+        if all(limits.bound(weight.narrow(1, *cut).flatten(1)) < _FLOAT32_EXACT for cut in cuts):
+            return cuts
+    return []
+
+
+def matrix_product(left: Tensor, right: Tensor, left_limits: Range, right_limits: Range) -> Tensor:
+    """Returns the exact product of two float32 tensors of integers; float32 where it is known to be below 2^24."""
+    largest = max(-right_limits.low, right_limits.high) * left.shape[-1]
+    if not float32_is_exact(left.device):
+        return torch.matmul(left.double(), right.double())
+    if _largest(left_limits) * largest < _FLOAT32_EXACT:
+        return torch.matmul(left, right)
+    if left_limits.is_narrow or (_BYTE - 1) * largest >= _FLOAT32_EXACT:
+        return torch.matmul(left.double(), right.double())
+    upper = torch.floor(left / _BYTE)
+    above = torch.matmul(upper, right).double().mul_(_BYTE)
+    return above.add_(torch.matmul(left - upper * _BYTE, right))
+
+
+def _largest(limits: Range) -> int:
+    return max(-limits.low, limits.high)
+
+
+def float32_is_exact(device: torch.device) -> bool:
+    """Whether the kernels of ``device`` multiply and add in IEEE float32, in the way of the definition."""
+    is_reduced = torch.get_float32_matmul_precision() != "highest"
+    return device.type == "cpu" and not is_reduced

@@ -1,0 +1,69 @@
+"""An ONNX model in which the results of inner nodes are outputs, too: to see in a runtime what every layer computes."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import onnx
+
+from ..files import PathLike, check_input_file
+
+_QDQ = ("QuantizeLinear", "DequantizeLinear")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExposedModel:
+    """A model and the places to look at.
+
+    Attributes:
+      content: The model with the additional outputs.
+      results: Value by layer name, in graph order: the last node of a layer gives it.
+      steps: Scale of the grid on which the result of a layer is quantized behind it, by layer name.
+    """
+
+    content: bytes
+    results: dict[str, str]
+    steps: dict[str, float]
+
+
+def expose_results(path: PathLike, *, only_quantized: bool = False) -> ExposedModel:
+    """Reads a model and makes the first result of every layer an output.
+
+    ``only_quantized``: the integers of the QuantizeLinear behind a layer instead, and nothing where there is none; so
+    a runtime may still put integer kernels in the place of the nodes.
+    """
+    model = onnx.load(str(check_input_file(path, "ONNX model")))
+    results = {layer_of(node.name): node.output[0] for node in model.graph.node if not _is_quantization(node)}
+    quantizers = {node.input[0]: node for node in model.graph.node if node.op_type == _QDQ[0]}
+    constants = {one.name: onnx.numpy_helper.to_array(one) for one in model.graph.initializer}
+    steps = {name: float(constants[quantizers[value].input[1]]) for name, value in results.items() if value in quantizers}
+    if only_quantized:
+        results = {name: quantizers[value].output[0] for name, value in results.items() if value in quantizers}
+    known = {one.name for one in model.graph.output}
+    model.graph.output.extend(onnx.ValueInfoProto(name=value) for value in results.values() if value not in known)
+    return ExposedModel(content=model.SerializeToString(), results=results, steps=steps)
+
+
+def zero_points(path: Path) -> dict[str, int]:
+    """Returns the zero point of each QuantizeLinear of a model, by the name of its result."""
+    model = onnx.load(str(path))
+    constants = {one.name: one for one in model.graph.initializer}
+    return {
+        node.output[0]: int(onnx.numpy_helper.to_array(constants[node.input[2]]))
+        for node in model.graph.node
+        if node.op_type == _QDQ[0]
+    }
+
+
+def layer_of(node_name: str) -> str:
+    """Returns the layer a node belongs to: ``fc`` of ``fc`` and ``fc/Add``, ``mul_6`` of ``/mul_6/Mul``."""
+    if not node_name.startswith("/"):
+        return node_name.partition("/")[0]
+    parts = node_name.strip("/").split("/")
+    return parts[0] if len(parts) <= 2 else node_name  # deeper names are whole paths of modules
+
+
+def _is_quantization(node: onnx.NodeProto) -> bool:
+    # What stands in front of a QuantizeLinear for 9 to 15 bits, and behind the weights, is named with a dot.
+    return node.op_type in _QDQ or "." in node.name.rpartition("/")[2]

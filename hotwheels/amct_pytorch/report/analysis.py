@@ -1,0 +1,250 @@
+"""The numbers of the error analysis: how far tensors are apart and how they are distributed (SPEC 14)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.metrics import cosine, sqnr_db
+from ..graph import Skip
+
+BINS = 64  # of a histogram: as many bars as can be told apart on a screen
+_NARROWEST_RANGE = 1e-6  # of the values: a narrower one would have bins which float32 values cannot tell apart
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Difference:
+    """How far a quantized tensor is from the float one.
+
+    Attributes:
+      sqnr_db: Signal to quantization noise in dB; inf if they are equal.
+      cosine: Cosine of the angle between them, in [-1, 1].
+      max_error: Largest absolute difference.
+      left_out: Number of elements which are NaN or infinite in either of them; no number above counts them.
+    """
+
+    sqnr_db: float
+    cosine: float
+    max_error: float
+    left_out: int = 0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Distribution:
+    """How the values of a tensor are distributed.
+
+    Attributes:
+      minimum: Smallest value.
+      maximum: Largest value.
+      mean: Mean.
+      std: Standard deviation of the values, divided by their number and not by one less.
+      counts: Number of values in each of ``BINS`` equal bins between the edges which a `Change` names.
+    """
+
+    minimum: float
+    maximum: float
+    mean: float
+    std: float
+    counts: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Change:
+    """One tensor before and after quantization.
+
+    Attributes:
+      low: Lower edge of the first bin of both histograms.
+      high: Upper edge of the last one.
+      before: The float tensor.
+      after: The quantized one.
+      difference: How far they are apart.
+    """
+
+    low: float
+    high: float
+    before: Distribution
+    after: Distribution
+    difference: Difference
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LayerEffect:
+    """What quantizing one layer alone does to each output of the model.
+
+    Attributes:
+      name: Layer name.
+      op: Operation of the layer.
+      outputs: The outputs which can be compared, by their index; one at least.
+    """
+
+    name: str
+    op: str
+    outputs: Mapping[int, Difference]
+
+    @property
+    def worst_output(self) -> int:
+        """Index of the output which it hurts most."""
+        return min(self.outputs, key=lambda index: self.outputs[index].sqnr_db)
+
+    @property
+    def worst(self) -> Difference:
+        """The difference of that output."""
+        return self.outputs[self.worst_output]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NodeSimilarity:
+    """How far the result of one node is from float while every layer is quantized."""
+
+    name: str
+    is_quantized: bool
+    fake_quant: Difference
+    real_quant: Difference
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LayerChange:
+    """Output of one quantized layer, and its weight with the BatchNorm folded in, before and after quantization."""
+
+    name: str
+    op: str
+    output: Change
+    weight: Change | None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Analysis:
+    """All numbers of one analysis; layers and nodes stand in graph order.
+
+    Attributes:
+      model: Class name of the model.
+      inputs: The inputs in words.
+      layerwise: Each layer quantized alone.
+      graphwise: Every node that gives floating tensors.
+      statistic: Every quantized layer.
+      outputs: The outputs of the model by index, in the states ``fake_quant`` and ``real_quant``.
+      skipped: What could not be compared, and why.
+    """
+
+    model: str
+    inputs: str
+    layerwise: tuple[LayerEffect, ...]
+    graphwise: tuple[NodeSimilarity, ...]
+    statistic: tuple[LayerChange, ...]
+    outputs: Mapping[str, Mapping[int, Difference]]
+    skipped: tuple[Skip, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the numbers as dicts of plain values; layers and nodes by name.
+
+        ``layerwise``: the difference of the worst output, and ``outputs`` by index. ``graphwise``: ``is_quantized``,
+        ``fake_quant``, ``real_quant``. ``statistic``: ``output`` and ``weight`` (or None), each with ``before``,
+        ``after``, ``difference`` and the edges of the histograms, ``low`` and ``high``. ``outputs``: by state and
+        index. ``skipped``: the reason by name.
+        """
+        return {
+            "layerwise": {one.name: dataclasses.asdict(one.worst) | _without_name(one) for one in self.layerwise},
+            "graphwise": {one.name: _without_name(one) for one in self.graphwise},
+            "statistic": {one.name: _without_name(one) for one in self.statistic},
+            "outputs": {
+                state: {index: dataclasses.asdict(one) for index, one in found.items()}
+                for state, found in self.outputs.items()
+            },
+            "skipped": {one.name: one.reason for one in self.skipped},
+        }
+
+
+def floating_tensors(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
+    """Yields the floating tensors in the result ``value`` of a node, those of a tuple or list as ``name[index]``."""
+    if isinstance(value, (tuple, list)):
+        named = [(f"{name}[{index}]", one) for index, one in enumerate(value)]
+    else:
+        named = [(name, value)]
+    for label, one in named:
+        if isinstance(one, Tensor) and one.is_floating_point():
+            yield label, one
+
+
+def why_incomparable(before: Tensor, after: Tensor) -> str | None:
+    """Returns why there is nothing to compare, or None if there is."""
+    if before.shape != after.shape:
+        return (
+            f"its shape depends on the data: {tuple(before.shape)} in float, {tuple(after.shape)} with quantized layers"
+        )
+    if not before.numel():
+        return "it has no elements"
+    return None if _finite_elements(before, after)[0].numel() else "it has no element that is finite in both"
+
+
+def compare(before: Tensor, after: Tensor) -> Difference:
+    """Returns how far ``after`` is from ``before``; the tensors have one shape."""
+    wanted, got = _finite_elements(before, after)
+    return Difference(
+        sqnr_db=sqnr_db(wanted, got),
+        cosine=cosine(wanted, got),
+        max_error=float((wanted - got).abs().max()) if wanted.numel() else 0.0,
+        left_out=before.numel() - wanted.numel(),
+    )
+
+
+def describe_change(before: Tensor, after: Tensor) -> Change:
+    """Returns the distributions of two tensors of one shape, on the same bins; one element at least is finite."""
+    wanted, got = _finite_elements(before, after)
+    low, high = _edges(float(min(wanted.min(), got.min())), float(max(wanted.max(), got.max())))
+    return Change(
+        low=low,
+        high=high,
+        before=_describe(wanted, low, high),
+        after=_describe(got, low, high),
+        difference=compare(before, after),
+    )
+
+
+def group_by_size(sizes: Mapping[str, int], limit: int) -> list[set[str]]:
+    """Returns the names in groups of at most ``limit`` bytes, in order; what is larger stands alone."""
+    groups: list[set[str]] = []
+    left = 0
+    for name, size in sizes.items():
+        if not groups or size > left:
+            groups.append(set())
+            left = limit
+        groups[-1].add(name)
+        left -= size
+    return groups
+
+
+def _without_name(value: Any) -> dict[str, Any]:
+    plain = dataclasses.asdict(value)
+    del plain["name"]
+    return plain
+
+
+def _finite_elements(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+    """The elements which are finite in both: 1-D, float64."""
+    wanted, got = before.detach().flatten().double(), after.detach().flatten().double()
+    is_finite = torch.isfinite(wanted) & torch.isfinite(got)
+    return (wanted, got) if bool(is_finite.all()) else (wanted[is_finite], got[is_finite])
+
+
+def _edges(low: float, high: float) -> tuple[float, float]:
+    """Edges between which ``BINS`` bins have a width, also where all values are one."""
+    if high - low > max(abs(low), abs(high)) * _NARROWEST_RANGE:
+        return low, high
+    margin = max(0.5, abs(low) * 0.5)
+    return low - margin, high + margin
+
+
+def _describe(values: Tensor, low: float, high: float) -> Distribution:
+    counts = torch.histc(values.cpu(), bins=BINS, min=low, max=high)
+    return Distribution(
+        minimum=float(values.min()),
+        maximum=float(values.max()),
+        mean=float(values.mean()),
+        std=math.sqrt(float(values.var(correction=0))),
+        counts=tuple(int(count) for count in counts.tolist()),
+    )

@@ -1,0 +1,184 @@
+"""Compares two sides layer by layer: a row per layer, the first one that diverges, and what probably makes it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .tensors import LayerTensors
+
+Array = NDArray[np.float64]
+
+_SINGLE = 2.0**-22  # two roundings to float32 and the last bits of float64 functions lie below it
+_QUANTIZED_SQNR = 10.0  # dB; below it a quantized layer has lost its float signal
+_ONE_STEP = 0.99
+_FEW = 0.02  # share of elements that stand beside a rounding tie at most
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """One layer on both sides.
+
+    Attributes:
+      layer: Its name.
+      cosine: Similarity of the two results; NaN if one is all zero.
+      sqnr: Signal of A over the difference, in dB; inf where they are equal.
+      max_lsb: Largest difference in steps of the grid behind the layer; None where none is known.
+      diverges: Whether the difference is more than the two sides may have.
+      cause: Of the first layer that diverges; else empty.
+    """
+
+    layer: str
+    cosine: float
+    sqnr: float
+    max_lsb: float | None
+    diverges: bool
+    cause: str = ""
+
+
+def compare(a: LayerTensors, b: LayerTensors, tolerance: float | None = None) -> tuple[Row, ...]:
+    """Returns a row for each layer that both sides have, in the order of the side that computed them.
+
+    Without a ``tolerance`` (steps of the output grid) equal results are demanded of real_quant and dumps, one step
+    between other quantized sides, and beside a float model 10 dB.
+    """
+    order = a if a.steps or not b.steps else b
+    steps = {**b.steps, **a.steps}
+    rows = [_row(name, a, b, steps.get(name), tolerance) for name in order.results if name in a.results and name in b.results]
+    first = next((at for at, row in enumerate(rows) if row.diverges), None)
+    if first is not None:
+        earlier = next((row for row in rows[:first] if (row.max_lsb or 0) >= _ONE_STEP), rows[first])
+        step = steps.get(earlier.layer)
+        cause = find_cause(*_on_same_grid(earlier.layer, a, b, step), step)
+        if earlier is not rows[first]:
+            cause = f"it adds up from '{earlier.layer}', which is {earlier.max_lsb:.0f} step apart ({cause})"
+        rows[first] = dataclasses.replace(rows[first], cause=cause)
+    return tuple(rows)
+
+
+def first_divergence(rows: Iterable[Row]) -> Row | None:
+    """Returns the first layer that diverges, None if none does."""
+    return next((row for row in rows if row.diverges), None)
+
+
+def find_cause(a: Array, b: Array, step: float | None) -> str:
+    """Says what probably makes ``b`` differ from ``a`` in a layer whose inputs agree."""
+    if a.shape != b.shape:
+        return f"other fusion: the shape is {b.shape} instead of {a.shape}"
+    if not np.isfinite(b).all():
+        return "wrong parameters: results that are not finite"
+    for cause, is_it in _CAUSES:
+        if is_it(a, b, step):
+            return cause
+    return "wrong parameters: probably the weights, or the grid of an input"
+
+
+def _is_fusion(a: Array, b: Array, step: float | None) -> bool:
+    """An activation is applied on one side only."""
+    slack = _slack(a, step)
+    return any(
+        np.abs(one - other).max() <= slack
+        for one, other in ((np.maximum(a, 0), b), (a, np.maximum(b, 0)), (np.clip(a, 0, 6), b), (a, np.clip(b, 0, 6)))
+    )
+
+
+def _is_tie(a: Array, b: Array, step: float | None) -> bool:
+    if step is None:
+        return False
+    differs = np.abs(a - b) > _slack(a, None)
+    return bool(np.abs(a - b).max() <= step * 1.01 and differs.mean() <= _FEW)
+
+
+def _is_saturation(a: Array, b: Array, step: float | None) -> bool:
+    """What differs stands at an end of the range of one side."""
+    differs = np.abs(a - b) > _slack(a, None)
+    for one, other in ((a, b), (b, a)):
+        clipped = np.clip(other, one.min(), one.max())
+        is_at_end = (one == one.min()) | (one == one.max())
+        if np.abs(clipped - one).max() <= _slack(a, None) and is_at_end[differs].all():
+            return True
+    return False
+
+
+def _is_scale(a: Array, b: Array, step: float | None) -> bool:
+    """One factor for each channel."""
+    a, b = _by_channel(a), _by_channel(b)
+    factor = (a * b).sum(1, keepdims=True) / np.maximum((a * a).sum(1, keepdims=True), np.finfo(np.float64).tiny)
+    return bool(np.abs(a * factor - b).max() <= 1e-5 * np.abs(b).max(initial=1e-30))
+
+
+def _is_shift(a: Array, b: Array, step: float | None) -> bool:
+    """One difference for each channel."""
+    difference = _by_channel(b - a)
+    return bool(np.ptp(difference, axis=1).max() <= 1e-5 * np.abs(a).max(initial=1e-30))
+
+
+def _is_requantization(a: Array, b: Array, step: float | None) -> bool:
+    return step is not None and bool(np.abs(a - b).max() <= step * 1.01)
+
+
+_CAUSES = (
+    ("other fusion: an activation is applied on one side only", _is_fusion),
+    ("saturation: what differs is clipped on one side", _is_saturation),
+    ("wrong parameters: one factor per channel, a scale", _is_scale),
+    ("wrong parameters: one difference per channel, a bias or an offset", _is_shift),
+    ("rounding tie: few elements, by one step", _is_tie),
+    ("requantization: at most one step anywhere; another multiplier or rounding", _is_requantization),
+)
+
+
+def _row(layer: str, a: LayerTensors, b: LayerTensors, step: float | None, tolerance: float | None) -> Row:
+    left, right = _on_same_grid(layer, a, b, step)
+    if left.shape != right.shape:
+        return Row(layer=layer, cosine=float("nan"), sqnr=float("-inf"), max_lsb=None, diverges=True)
+    noise, signal = np.sum((left - right) ** 2), np.sum(left**2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        sqnr = float("inf") if noise == 0 else float(10 * np.log10(signal / noise))
+        cosine = float(np.sum(left * right) / np.sqrt(signal * np.sum(right**2)))
+    largest = float(np.abs(left - right).max(initial=0))
+    return Row(
+        layer=layer,
+        cosine=cosine,
+        sqnr=sqnr,
+        max_lsb=None if step is None else largest / step,
+        diverges=_diverges(left, right, a, b, step, tolerance, sqnr),
+    )
+
+
+def _diverges(
+    left: Array, right: Array, a: LayerTensors, b: LayerTensors, step: float | None, tolerance: float | None, sqnr: float
+) -> bool:
+    difference = np.abs(left - right)
+    if np.isnan(difference).any():
+        return not bool(np.array_equal(np.isnan(left), np.isnan(right)))
+    if tolerance is None and a.is_exact and b.is_exact:
+        return bool((difference > _SINGLE * np.abs(left) + 1e-12 * np.abs(left).max(initial=0)).any())
+    if "float" in (a.title.partition(":")[0], b.title.partition(":")[0]):
+        return sqnr < _QUANTIZED_SQNR
+    allowed = (1.0 if tolerance is None else tolerance) * 1.001
+    return bool(difference.max(initial=0) > (allowed * step if step else 1e-4 * np.abs(left).max(initial=0)))
+
+
+def _on_same_grid(layer: str, a: LayerTensors, b: LayerTensors, step: float | None) -> tuple[Array, Array]:
+    """A side that can only be seen behind its rounding is compared with the rounded and clipped other side."""
+    left, right = a.results[layer], b.results[layer]
+    if step is None or a.is_rounded == b.is_rounded or left.shape != right.shape:
+        return left, right
+    rounded = left if a.is_rounded else right
+    other = np.clip(np.rint((right if a.is_rounded else left) / step) * step, rounded.min(initial=0), rounded.max(initial=0))
+    return (left, other) if a.is_rounded else (other, right)
+
+
+def _by_channel(x: Array) -> Array:
+    """[channels, elements]; axis 1 of images, the last axis of all others."""
+    if x.ndim == 0:
+        return x.reshape(1, 1)
+    axis = 1 if x.ndim == 4 else -1
+    return np.moveaxis(x, axis, 0).reshape(x.shape[axis], -1)
+
+
+def _slack(a: Array, step: float | None) -> float:
+    return float(_SINGLE * np.abs(a).max(initial=0))

@@ -1,0 +1,153 @@
+"""LayerTensors: the result of every layer, from a run of one of the saved files or from a folder of dumps."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ConfigError
+from ..export.save import output_path
+from ..files import PathLike
+from ..integer.digest import deploy_paths
+from ..integer.interpreter import Interpreter
+from ..onnx_io.exposed import expose_results, layer_of, zero_points
+
+KINDS = ("float", "fake_quant", "real_quant", "onnxruntime")
+_DUMP = re.compile(r"(?P<layer>.+)_output(?P<index>\d+)(?P<shape>(_\d+)*?)(_pytorch)?\.(npy|float|txt)")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LayerTensors:
+    """What one side computed.
+
+    Attributes:
+      title: What it is, for messages.
+      results: First result of each layer, float64, in the order in which they were computed.
+      steps: By layer: the step of the grid on which its result is quantized by a reader, where that is known.
+      is_exact: Whether equal parameters must give equal values: real_quant and dumps.
+      is_rounded: Whether the results stand on that grid already.
+    """
+
+    title: str
+    results: Mapping[str, NDArray[Any]]
+    steps: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    is_exact: bool = False
+    is_rounded: bool = False
+
+
+def load_tensors(source: str, prefix: PathLike | None, inputs: Sequence[NDArray[Any]]) -> LayerTensors:
+    """Returns the tensors of ``source``: a folder, or one of ``KINDS``, with ``:<prefix>`` behind it or ``prefix``.
+
+    Raises:
+      ConfigError: It is neither, the prefix or the inputs are missing, or a folder has no dumps.
+      FileNotFoundError: A file of the prefix is missing.
+    """
+    kind, _, own = source.partition(":")
+    if kind not in KINDS or (not own and Path(source).is_dir()):
+        return read_dumps(source)
+    where = own or prefix
+    if where is None:
+        raise ConfigError(f"'{source}' needs the prefix of the saved files: {kind}:out/net, or --prefix out/net.")
+    if not inputs:
+        raise ConfigError(f"'{source}' has to be run: give --input FILE.npy, once for each input of the model.")
+    return _RUNS[kind](where, inputs)
+
+
+def read_dumps(folder: PathLike) -> LayerTensors:
+    """Returns the first output of each layer from files named as ``enable_dump`` does (SPEC 11.8).
+
+    Raises:
+      ConfigError: There is no such folder, no such file in it, or a file does not hold what its name says.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ConfigError(f"'{folder}' is neither a folder of dumps nor one of {', '.join(KINDS)}.")
+    files = sorted(folder.iterdir(), key=lambda path: (path.stat().st_mtime_ns, path.name))
+    found = {path: match for path in files if (match := _DUMP.fullmatch(path.name)) and match["index"] == "0"}
+    if not found:
+        raise ConfigError(f"'{folder}' holds no file called <layer>_output<i>_<shape>_pytorch.npy, .float or .txt.")
+    results = {match["layer"]: _read(path, match["shape"]) for path, match in found.items()}
+    return LayerTensors(title=str(folder), results=results, is_exact=True)
+
+
+def _read(path: Path, shape: str) -> NDArray[Any]:
+    sizes = [int(size) for size in shape.split("_")[1:]]
+    try:
+        if path.suffix == ".npy":
+            array = np.load(path)
+            return np.asarray(array).reshape(sizes if sizes else array.shape).astype(np.float64)
+        return np.loadtxt(path, skiprows=int(path.suffix == ".txt"), ndmin=1).reshape(sizes)
+    except ValueError as error:
+        raise ConfigError(f"'{path}' does not hold a tensor of shape {sizes}: {error}") from error
+
+
+def _run_oracle(prefix: PathLike, inputs: Sequence[NDArray[Any]]) -> LayerTensors:
+    interpreter = Interpreter(*deploy_paths(prefix))
+    graph = interpreter.pair.graph
+    found = interpreter.run(_feeds(list(graph.inputs), inputs), keep_values=True).values
+    results = {layer_of(name): np.asarray(found[name], dtype=np.float64) for name in (node.name for node in graph.nodes)}
+    makers = {node.outputs[0]: layer_of(node.name) for node in graph.nodes if node.outputs}
+    steps: dict[str, float] = {}
+    for node in graph.nodes:
+        layer = interpreter.pair.layers.get(node.name)
+        for at, grid in (layer.grids if layer else {}).items():
+            steps.setdefault(makers.get(node.inputs[at], ""), grid.scale)
+    return LayerTensors(title=f"real_quant:{prefix}", results=results, steps=steps, is_exact=True)
+
+
+def _run_float(prefix: PathLike, inputs: Sequence[NDArray[Any]]) -> LayerTensors:
+    return _run_onnx(output_path(prefix, "float_model.onnx"), inputs, "float")
+
+
+def _run_fake_quant(prefix: PathLike, inputs: Sequence[NDArray[Any]]) -> LayerTensors:
+    return _run_onnx(output_path(prefix, "fake_quant_model.onnx"), inputs, "fake_quant")
+
+
+def _run_onnx(path: Path, inputs: Sequence[NDArray[Any]], title: str) -> LayerTensors:
+    exposed = expose_results(path)
+    values = _run_session(exposed.content, list(exposed.results.values()), inputs, is_optimized=False)
+    results = {layer: value.astype(np.float64) for layer, value in zip(exposed.results, values, strict=True)}
+    return LayerTensors(title=f"{title}:{path}", results=results, steps=exposed.steps)
+
+
+def _run_optimized(prefix: PathLike, inputs: Sequence[NDArray[Any]]) -> LayerTensors:
+    """The fake-quant model with the runtime's own choice of kernels; what can be seen are the integers between them."""
+    path = output_path(prefix, "fake_quant_model.onnx")
+    exposed, offsets = expose_results(path, only_quantized=True), zero_points(path)
+    values = _run_session(exposed.content, list(exposed.results.values()), inputs, is_optimized=True)
+    results = {
+        layer: (integers.astype(np.float64) - offsets[name]) * exposed.steps[layer]
+        for (layer, name), integers in zip(exposed.results.items(), values, strict=True)
+    }
+    return LayerTensors(title=f"onnxruntime:{path}", results=results, steps=exposed.steps, is_rounded=True)
+
+
+def _run_session(
+    content: bytes, names: list[str], inputs: Sequence[NDArray[Any]], *, is_optimized: bool
+) -> list[NDArray[Any]]:
+    try:
+        import onnxruntime  # an optional requirement (extra "runtime")
+    except ImportError as error:
+        raise ConfigError("onnxruntime is not installed: pip install 'hotwheels-amct-pytorch[runtime]'.") from error
+    options = onnxruntime.SessionOptions()
+    if not is_optimized:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    feeds = _feeds([one.name for one in session.get_inputs()], inputs)
+    return [np.asarray(one) for one in session.run(names, feeds)]
+
+
+def _feeds(names: list[str], inputs: Sequence[NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    if len(names) != len(inputs):
+        raise ConfigError(f"The model has the inputs {names}; --input is given {len(inputs)} times.")
+    return dict(zip(names, inputs, strict=True))
+
+
+_RUNS = {"float": _run_float, "fake_quant": _run_fake_quant, "real_quant": _run_oracle, "onnxruntime": _run_optimized}

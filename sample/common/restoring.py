@@ -1,0 +1,24 @@
+"""The float network that belongs to a checkpoint of a sample: the narrow one of the digits, or torchvision's."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sample.common.calibration import CalibrationSample
+from sample.common.zoo import RECIPES
+
+
+def read_checkpoint(file: Path) -> dict[str, Any]:
+    """Returns what a sample has saved; tensors are on the CPU."""
+    content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    return content
+
+
+def float_model_for(sample: CalibrationSample, state: dict[str, Tensor]) -> nn.Module:
+    """Returns an untrained float network with the shapes of a quantized model's ``state``, in eval mode."""
+    narrow = RECIPES[sample.network].build()
+    if all(state[name].shape == value.shape for name, value in narrow.state_dict().items()):
+        return narrow.eval()
+    return sample.build(state[sample.classifier].shape[0]).eval()

@@ -1,0 +1,26 @@
+"""Trains a quantized ResNet-50, on handwritten digits or on your images, and writes the files for deployment.
+
+The flow itself is in sample/common/retraining.py.
+"""
+
+import sys
+from pathlib import Path
+
+SCRIPT = Path(__file__).resolve()
+SAMPLES = SCRIPT.parents[2]
+# Appended, not inserted: an installed `hotwheels` comes before the one of a checkout around this folder.
+sys.path.append(str(SAMPLES.parent))
+
+from sample.common.calibration import CalibrationSample
+from sample.common.retraining import main
+from sample.resnet50.src.resnet import resnet50
+
+if __name__ == "__main__":
+    sample = CalibrationSample(
+        network="resnet50",
+        build=resnet50,
+        classifier="fc.weight",
+        script=SCRIPT,
+        eval_set=SAMPLES / "resnet50" / "calibration" / "images" / "image_label.txt",
+    )
+    main(sample)
