@@ -36,6 +36,9 @@ sample-retrain: $(READY) ## Train a quantized ResNet-50 and MobileNetV2 on the d
 test: $(READY) ## Run the tests (ARGS="-k name" for some of them)
 	$(RUN) -m pytest $(ARGS)
 
+test-exact: $(READY) ## Compare real_quant with the oracle on 2,000 drawn cases and on whole nets
+	AMCT_EXACT_CASES=2000 $(RUN) -m pytest tests/exact $(ARGS)
+
 lint: $(READY) ## Run ruff, and mypy on the typed core
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy $(TYPED)

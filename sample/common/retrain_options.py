@@ -54,9 +54,7 @@ def _parser(network: str) -> argparse.ArgumentParser:
     parser.add_argument("--train_set", type=Path, help=f"training data: {folder}")
     parser.add_argument("--eval_set", type=Path, help=f"evaluation data: {folder}")
     parser.add_argument("--num_parallel_reads", type=int, default=4, help="processes that read images; default: 4")
-    parser.add_argument(
-        "--epochs", type=_positive, help=f"default: {OWN_DATA.epochs}, on the digits {DIGITS.epochs}"
-    )
+    parser.add_argument("--epochs", type=_positive, help=f"default: {OWN_DATA.epochs}, on the digits {DIGITS.epochs}")
     parser.add_argument("--batch_size", type=_positive, default=16, help="images per step and process; default: 16")
     parser.add_argument(
         "--learning_rate", type=float, help=f"default: {OWN_DATA.learning_rate:g}, digits {DIGITS.learning_rate:g}"

@@ -94,9 +94,7 @@ def _run(rank: int, sample: CalibrationSample, args: argparse.Namespace, process
     folders = Folders(sample.script, sample.network)
     folders.results.mkdir(parents=True, exist_ok=True)
     size = IMAGENET_SIZE if args.train_set else digits.IMAGE_SIZE
-    loaders = make_loaders(
-        args.train_set, args.eval_set, size, args.batch_size, args.num_parallel_reads, processes > 1
-    )
+    loaders = make_loaders(args.train_set, args.eval_set, size, args.batch_size, args.num_parallel_reads, processes > 1)
     make = _restored_model if args.from_checkpoint else _new_model
     quant_model = make(sample, args, folders, loaders, device)
     model: nn.Module = quant_model

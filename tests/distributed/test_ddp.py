@@ -44,7 +44,9 @@ def test_calibration_finds_on_every_rank_what_one_process_finds(found, alone):
 def test_parameters_are_equal_on_all_ranks_and_to_one_process_on_the_joined_batch(found, alone, case):
     for name, value in alone[case].items():
         assert torch.equal(found[0][case][name], found[1][case][name]), name
-        torch.testing.assert_close(found[0][case][name], value, rtol=0, atol=1e-6, msg=lambda text, name=name: name + text)
+        torch.testing.assert_close(
+            found[0][case][name], value, rtol=0, atol=1e-6, msg=lambda text, name=name: name + text
+        )
     moved = [name for name, value in alone[case].items() if not torch.equal(value, alone["start"][name])]
     assert any("clip_max" in name for name in moved) and any(name.endswith("conv1.weight") for name in moved)
 

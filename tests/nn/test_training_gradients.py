@@ -1,4 +1,4 @@
-"""Gradients through quantized layers, against smooth surrogates: rounding and range as constants (SPEC 5.2, 6.4, 6.7)."""
+"""Gradients through quantized layers, against smooth surrogates which hold the rounding (SPEC 5.2, 6.4, 6.7)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def seeded() -> Iterator[None]:
 
 
 def range_surrogate(x: Tensor, ends: tuple[float, float], grid: QuantParams) -> Callable[..., Tensor]:
-    """``clip(x, low, high) + error * (high - low) / levels`` with what is clipped and the errors as they are at ``x``."""
+    """``clip(x, low, high) + error * (high - low) / levels`` with masks and errors held as they are at ``x``."""
     scale, offset, spec = grid.scale.double(), grid.offset.double(), grid.spec
     above, below = x > (spec.qmax - offset) * scale, x < (spec.qmin - offset) * scale
 
@@ -79,8 +79,9 @@ def test_the_weight_before_a_batch_norm_is_made_in_one_go_to_the_bit(channel_wis
     weight, factor = torch.randn(shape), torch.randn(shape[0])
     factor[2] = 0.0
     inverse = torch.where(factor == 0, factor, 1 / factor)
-    params, plain = quantizer.folded_params(weight, factor, None), WeightQuantizer.folded_params(
-        quantizer, weight, factor, None
+    params, plain = (
+        quantizer.folded_params(weight, factor, None),
+        WeightQuantizer.folded_params(quantizer, weight, factor, None),
     )
     assert torch.equal(params.scale, plain.scale)
     found, expected = [], []

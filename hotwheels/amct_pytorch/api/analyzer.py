@@ -148,10 +148,16 @@ class _Comparison:
     def _graphwise(self, wanted: list[Tensor]) -> dict[str, dict[int, Difference]]:
         outputs: dict[str, dict[int, Difference]] = {}
         for names in group_by_size(self._sizes, _KEPT_BYTES) or [set()]:
-            floats = self._float_results(names)
-            for state, mode in _STATES.items():
-                got = self._run_watched(mode, self._comparer(floats, state))
-                outputs[state] = self._compare_outputs(wanted, got, f"in {state}")
+            outputs = self._compare_group(names, wanted)
+        return outputs
+
+    def _compare_group(self, names: set[str], wanted: list[Tensor]) -> dict[str, dict[int, Difference]]:
+        """Compares the tensors of these names, and the outputs, in every state."""
+        floats = self._float_results(names)
+        outputs = {}
+        for state, mode in _STATES.items():
+            got = self._run_watched(mode, self._comparer(floats, state))
+            outputs[state] = self._compare_outputs(wanted, got, f"in {state}")
         return outputs
 
     def _float_results(self, names: set[str]) -> dict[str, Tensor]:
@@ -255,7 +261,7 @@ def _kept_state(model: nn.Module) -> Iterator[None]:
         for module, flag in training:
             module.training = flag  # not train(flag), which sets the children as well
         for graph, watcher in watchers:
-            graph.watch_next_forward(watcher)
+            vars(graph)["_watcher"] = watcher
 
 
 def _operations(graph: QuantGraphModule) -> frozenset[str]:
@@ -288,9 +294,10 @@ def _checked_outputs(outputs: Any) -> list[Tensor]:
     found = list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]
     for index, one in enumerate(found):
         if not isinstance(one, Tensor):
+            kind = type(one).__name__.removeprefix("immutable_")  # what torch.fx makes of a dict or list
             where = f"output {index}" if isinstance(outputs, (tuple, list)) else "output"
             msg = (
-                f"QuantAnalyzer: the {where} of the model is of type {type(one).__name__}; it compares models which"
+                f"QuantAnalyzer: the {where} of the model is of type {kind}; it compares models which"
                 " return a tensor, or a list or tuple of tensors. Wrap the model in a module that returns such outputs."
             )
             raise UnsupportedModelError(msg)

@@ -34,10 +34,15 @@ def to_integers(x: Tensor, params: QuantParams) -> Tensor:
     """
     limits = limits_of(params)
     if isinstance(x, Accumulator):
-        multiplier = (x.step / params.scale.double()).float()
-        return _by_pieces(lambda piece: piece.float() * multiplier, x.integers, multiplier.dim(), limits)
+        factor = multiplier(x, params)
+        return _by_pieces(lambda piece: piece.float() * factor, x.integers, factor.dim(), limits)
     scale = params.scale.to(x.dtype)
     return _by_pieces(lambda piece: piece / scale, x, 0, limits)
+
+
+def multiplier(x: Accumulator, params: QuantParams) -> Tensor:
+    """Returns ``M = fl32(s_x * s_w / s_y)``, the quotient in float64 (SPEC 10.3)."""
+    return (x.step / params.scale.double()).float()
 
 
 def _by_pieces(steps_of: Callable[[Tensor], Tensor], x: Tensor, rank: int, limits: Range) -> Tensor:

@@ -135,6 +135,14 @@ _KERNELS = {Role.MATMUL: _matmul, Role.MAX_POOL: _max_pool, Role.AVG_POOL: _avg_
 
 def _integers(layer: QuantizedLayer, index: int, x: Tensor, grid: QuantParams) -> Tensor:
     integers = integer.to_integers(x, grid)
+    if bool(torch.isnan(integers.sum())):  # everything else is clipped, so the sum is finite
+        raise CalibrationError(f"Layer '{layer.name}': input {index} contains NaN, which has no integer.")
+    if isinstance(x, Accumulator) and not bool(torch.isfinite(integer.multiplier(x, grid)).all()):
+        msg = (
+            f"Layer '{layer.name}', input {index}: the requantization from step {float(x.step.max()):g} to scale"
+            f" {float(grid.scale):g} is beyond float32."
+        )
+        raise CalibrationError(msg)
     if layer.trace is not None:
         layer.trace.add_edge(layer.name, index, integers + grid.offset)
     return integers

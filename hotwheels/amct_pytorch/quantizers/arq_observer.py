@@ -41,9 +41,7 @@ class ArqObserver(WeightObserver):
         self.eps = eps
         self.legacy_negative_full_scale = legacy_negative_full_scale
 
-    def weight_params(
-        self, weight: Tensor, bias: Tensor | None = None, factor: Tensor | None = None
-    ) -> QuantParams:
+    def weight_params(self, weight: Tensor, bias: Tensor | None = None, factor: Tensor | None = None) -> QuantParams:
         """Returns the grid of ``weight``, or of ``weight * factor`` with one factor per output channel. Pure.
 
         A large ``bias`` raises the smallest scale (SPEC 4.3).

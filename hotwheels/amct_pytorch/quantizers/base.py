@@ -80,9 +80,9 @@ class Quantizer(FakeQuantizeBase):
         """Returns ``params``; learned values and weights that became NaN show in the scale."""
         if bool(params.scale.isnan().any()):
             msg = (
-                f"Layer '{self.layer_name}': the scale of its quantizer {type(self).__name__} is NaN, because its learned"
-                " values or the weights are. A loss that is not finite has reached the optimizer: lower the learning"
-                " rate, or skip such steps, and continue from an earlier checkpoint."
+                f"Layer '{self.layer_name}': the scale of its quantizer {type(self).__name__} is NaN, because its"
+                " learned values or the weights are. A loss that is not finite has reached the optimizer: lower"
+                " the learning rate, or skip such steps, and continue from an earlier checkpoint."
             )
             raise CalibrationError(msg)
         return params

@@ -1,17 +1,17 @@
-"""Goes on with the training of mobilenet_v2_retrain.py from its last checkpoint, for --epochs more epochs.
-"""
+"""Goes on with the training of mobilenet_v2_retrain.py from its last checkpoint, for --epochs more epochs."""
 
 import sys
 from pathlib import Path
 
-SCRIPT = Path(__file__).resolve()
-SAMPLES = SCRIPT.parents[2]
 # Appended, not inserted: an installed `hotwheels` comes before the one of a checkout around this folder.
-sys.path.append(str(SAMPLES.parent))
+sys.path.append(str(Path(__file__).resolve().parents[3]))
 
 from sample.common.calibration import CalibrationSample
 from sample.common.retraining import main
 from sample.mobilenet_v2.src.mobilenet import mobilenet_v2
+
+SCRIPT = Path(__file__).resolve()
+SAMPLES = SCRIPT.parents[2]
 
 if __name__ == "__main__":
     sample = CalibrationSample(

@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import fx
+import torch.nn.functional as F
+from torch import fx, nn
 from torch.onnx.errors import UnsupportedOperatorError
 from torch.utils import _pytree as pytree
 
 from ...errors import ExportError
 from ...log import get_logger
+from ...nn.quantized_layer import QuantizedLayer
 from ...ops.registry import Registry
 from .example_call import ExampleCall
 from .flat_graph import flat_float_graph
@@ -36,6 +38,7 @@ def export_float(
     Raises:
       ExportError: The example call fails, or an operation has no ONNX form.
     """
+    _refuse_divisors(model)
     module = flat_float_graph(model, registry, example.constants)
     inputs = (*example.inputs, {})  # a dict in the last place would be taken for keyword arguments
     opset = setting.get("opset_version", DEFAULT_OPSET)
@@ -51,6 +54,25 @@ def export_float(
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             msg = f"The model cannot be exported to ONNX with this input_data: {error}"
             raise ExportError(msg) from error
+
+
+def _refuse_divisors(model: QuantGraphModule) -> None:
+    """The exporter leaves a ``divisor_override`` out without a word: ONNX's AveragePool has none."""
+    for node in model.graph.nodes:
+        called = model.get_submodule(str(node.target)) if node.op == "call_module" else node.target
+        called = called.call.function if isinstance(called, QuantizedLayer) else called
+        if isinstance(called, nn.AvgPool2d):
+            divisor = called.divisor_override
+        elif called is F.avg_pool2d:
+            divisor = node.kwargs.get("divisor_override", node.args[6] if len(node.args) > 6 else None)
+        else:
+            continue
+        if divisor is not None:
+            msg = (
+                f"Layer '{node.name}': an average pooling with divisor_override={divisor} cannot be exported to ONNX."
+                " Leave it out and multiply the result."
+            )
+            raise ExportError(msg)
 
 
 def output_names(model: fx.GraphModule) -> list[str]:
