@@ -8,7 +8,7 @@ RUN := $(CURDIR)/$(VENV)/bin/python
 TYPED := $(addprefix hotwheels/amct_pytorch/,core ops graph record config plan)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sample sample-mobilenet sample-retrain test lint bench bench-accuracy clean
+.PHONY: help setup sample sample-mobilenet sample-retrain test test-exact lint bench bench-accuracy clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 26

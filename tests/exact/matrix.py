@@ -70,7 +70,10 @@ _GEOMETRIES = st.builds(
 WEIGHTS: Mapping[str, Mapping[str, Any]] = {
     "uniform 8": {"quantizer": "ArqWeightFakeQuantize", "quantizer_args": {"observer": "ArqObserver", "num_bits": 8}},
     "uniform 4": {"quantizer": "ArqWeightFakeQuantize", "quantizer_args": {"observer": "ArqObserver", "num_bits": 4}},
-    "per tensor": {"quantizer": "ArqWeightFakeQuantize", "quantizer_args": {"observer": "ArqObserver", "num_bits": 8, "channel_wise": False}},  # noqa: E501
+    "per tensor": {
+        "quantizer": "ArqWeightFakeQuantize",
+        "quantizer_args": {"observer": "ArqObserver", "num_bits": 8, "channel_wise": False},
+    },  # noqa: E501
     "SNQ": {"quantizer": "SnqWeightFakeQuantize", "quantizer_args": {"observer": "SnqObserver", "num_bits": 4}},
     "LNQ": {"quantizer": "LnqFakeQuantize", "quantizer_args": {"observer": "SnqObserver", "num_bits": 4}},
 }
@@ -213,7 +216,9 @@ def _module(case: Case) -> nn.Module | None:
     window = {"stride": g.stride, "padding": g.padding}
     out = 3 * g.groups
     makers: Mapping[str, Callable[[], nn.Module]] = {
-        "conv": lambda: nn.Conv2d(channels, out, g.kernel, **window, dilation=g.dilation, groups=g.groups, bias=g.has_bias),
+        "conv": lambda: nn.Conv2d(
+            channels, out, g.kernel, **window, dilation=g.dilation, groups=g.groups, bias=g.has_bias
+        ),
         "conv_transpose": lambda: nn.ConvTranspose2d(
             channels, out, g.kernel, **window, dilation=g.dilation, groups=g.groups, bias=g.has_bias,
             output_padding=tuple(min(g.extra, s - 1) for s in g.stride),

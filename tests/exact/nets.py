@@ -14,8 +14,13 @@ from sample.nets.vit import VisionTransformer
 from sample.resnet50.src.resnet import ResNet
 
 
-def _conv(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1, act: type | None = nn.ReLU) -> nn.Sequential:  # noqa: E501
-    layers = [nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False), nn.BatchNorm2d(outputs)]
+def _conv(
+    inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1, act: type | None = nn.ReLU
+) -> nn.Sequential:  # noqa: E501
+    layers = [
+        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(outputs),
+    ]
     return nn.Sequential(*layers, *([act(inplace=True)] if act else []))
 
 
@@ -59,7 +64,10 @@ class DenseNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Sequential(_conv(3, 8, 7, 2), nn.MaxPool2d(3, 2, 1))
-        self.layers = nn.ModuleList(nn.Sequential(nn.BatchNorm2d(8 + 4 * i), nn.ReLU(), nn.Conv2d(8 + 4 * i, 4, 3, padding=1, bias=False)) for i in range(3))  # noqa: E501
+        self.layers = nn.ModuleList(
+            nn.Sequential(nn.BatchNorm2d(8 + 4 * i), nn.ReLU(), nn.Conv2d(8 + 4 * i, 4, 3, padding=1, bias=False))
+            for i in range(3)
+        )  # noqa: E501
         self.down = nn.Sequential(nn.BatchNorm2d(20), nn.ReLU(), nn.Conv2d(20, 10, 1, bias=False), nn.AvgPool2d(2, 2))
         self.fc = nn.Linear(10, 5)
 
@@ -187,9 +195,21 @@ class Yolo(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.p3, self.p4 = _conv(3, 8, 3, 2, act=nn.SiLU), _conv(8, 8, 3, 2, act=nn.SiLU), _conv(8, 12, 3, 2, act=nn.SiLU)  # noqa: E501
-        self.split, self.inner, self.join = _conv(8, 8, 1, act=nn.SiLU), _conv(4, 4, 3, act=nn.SiLU), _conv(12, 8, 1, act=nn.SiLU)  # noqa: E501
-        self.pool, self.fuse, self.up = nn.MaxPool2d(5, 1, 2), _conv(36, 12, 1, act=nn.SiLU), nn.Upsample(scale_factor=2)
+        self.stem, self.p3, self.p4 = (
+            _conv(3, 8, 3, 2, act=nn.SiLU),
+            _conv(8, 8, 3, 2, act=nn.SiLU),
+            _conv(8, 12, 3, 2, act=nn.SiLU),
+        )  # noqa: E501
+        self.split, self.inner, self.join = (
+            _conv(8, 8, 1, act=nn.SiLU),
+            _conv(4, 4, 3, act=nn.SiLU),
+            _conv(12, 8, 1, act=nn.SiLU),
+        )  # noqa: E501
+        self.pool, self.fuse, self.up = (
+            nn.MaxPool2d(5, 1, 2),
+            _conv(36, 12, 1, act=nn.SiLU),
+            nn.Upsample(scale_factor=2),
+        )
         self.neck, self.head = _conv(20, 8, act=nn.SiLU), nn.Conv2d(8, 3 * 7, 1)
         self.register_buffer("anchors", torch.tensor([10.0, 13, 16, 30, 33, 23]).view(1, 3, 1, 1, 2))
 
@@ -208,7 +228,15 @@ class Yolo(nn.Module):
 
 
 def _conv_next() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(3, 8, 4, 4), ConvNeXtBlock(8), ConvNeXtBlock(8), nn.AdaptiveAvgPool2d(1), nn.Flatten(1), nn.LayerNorm(8), nn.Linear(8, 5))  # noqa: E501
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 4, 4),
+        ConvNeXtBlock(8),
+        ConvNeXtBlock(8),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(1),
+        nn.LayerNorm(8),
+        nn.Linear(8, 5),
+    )  # noqa: E501
 
 
 NETS: Mapping[str, Callable[[], nn.Module]] = {

@@ -59,7 +59,9 @@ class Files:
 
     def quantized_nodes(self, *op_types: str) -> list[str]:
         quantized = {one.name for one in self.params.layers if one.inputs[0].data_type is not DataType.F16}
-        return [n.name for n in self.model.graph.node if n.name in quantized and (not op_types or n.op_type in op_types)]
+        return [
+            n.name for n in self.model.graph.node if n.name in quantized and (not op_types or n.op_type in op_types)
+        ]
 
     def constant(self, node_name: str, position: int) -> onnx.TensorProto:
         node = next(one for one in self.model.graph.node if one.name == node_name)
@@ -109,7 +111,9 @@ def _constant(files: Files, random: np.random.Generator, position: int, change: 
 
 def _scale(files: Files, random: np.random.Generator) -> str:
     node = str(random.choice(files.quantized_nodes()))
-    files.change_factor(node, scale=(files.factor(node).inputs[0].scale[0] * float(random.choice([0.5, 0.99, 1.02, 3])),))
+    files.change_factor(
+        node, scale=(files.factor(node).inputs[0].scale[0] * float(random.choice([0.5, 0.99, 1.02, 3])),)
+    )
     return node
 
 
@@ -237,7 +241,9 @@ def test_dumps_of_every_format_are_read(extension: str, saved: SimpleNamespace, 
     assert first_divergence(rows) is None
 
 
-@pytest.mark.parametrize("pair", ["float fake_quant", "fake_quant real_quant", "onnxruntime real_quant", "float real_quant"])
+@pytest.mark.parametrize(
+    "pair", ["float fake_quant", "fake_quant real_quant", "onnxruntime real_quant", "float real_quant"]
+)
 def test_command_line_compares_any_two(pair: str, saved: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
     # A float32 sum has 24 bits: at 16 bits the runtime is some steps off.
     call = ["compare", *pair.split(), "--tolerance", "4", "--prefix", str(saved.prefix)]

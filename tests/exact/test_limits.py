@@ -58,7 +58,9 @@ def test_geometry_is_exact_or_refused(name: str, count: int, tmp_path: Path) -> 
 
 
 def test_maps_of_one_pixel(tmp_path: Path) -> None:
-    quantized = quantize(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 2, 1)).eval(), tmp_path, [(torch.randn(2, 3, 1, 1),)])
+    quantized = quantize(
+        nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 2, 1)).eval(), tmp_path, [(torch.randn(2, 3, 1, 1),)]
+    )
     assert_exact(quantized, tmp_path, [torch.randn(1, 3, 1, 1)])
 
 

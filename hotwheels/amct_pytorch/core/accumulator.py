@@ -1,4 +1,8 @@
-"""Accumulator: the exact result of a CUBE operation, which turns into real numbers where somebody asks for them."""
+"""Deferred: float64 values which are computed where somebody asks for them; Accumulator: those of exact integers.
+
+The consumer of most values rounds them to a grid. It does so image by image, and finds every image in the cache; the
+float64 tensor as a whole, eight times as large as the integers on the chip, is never made.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +13,55 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-# What may be asked without computing the real numbers.
+# What may be asked without computing the values.
 _METADATA = frozenset(
-    {Tensor.dim, Tensor.size, Tensor.numel, Tensor.is_floating_point, Tensor.shape.__get__, Tensor.device.__get__}
+    {Tensor.dim, Tensor.size, Tensor.numel, Tensor.is_floating_point, torch.is_floating_point, Tensor.__len__}
+    | {Tensor.shape.__get__, Tensor.device.__get__, Tensor._version.__get__, Tensor.is_inference}
 )
 
 
-class Accumulator(Tensor):
-    """Integers and their step. Any operation on it works on ``integers * step``, a plain float64 tensor (SPEC 10.4).
+class Deferred(Tensor):
+    """A float64 tensor to be. Any operation on it works on the plain tensor ``real()``.
+
+    Attributes:
+      carrier: A tensor of the same shape, for which this one stands as long as only its shape is asked for.
+      values: Returns the float64 values at the given indices of axis 0.
+    """
+
+    carrier: Tensor
+    values: Callable[[slice], Tensor]
+
+    @staticmethod
+    def by(carrier: Tensor, values: Callable[[slice], Tensor]) -> Deferred:
+        """Makes one; nothing is computed. ``carrier`` has at least one axis."""
+        made = carrier.as_subclass(Deferred)
+        made.carrier, made.values = carrier, values
+        return made
+
+    def real(self) -> Tensor:
+        """Returns all values, a plain float64 tensor."""
+        return self.values(slice(None))
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Puts the values in the place of what is deferred."""
+        if func in _METADATA:
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args, **(kwargs or {}))
+        args, kwargs = pytree.tree_map(_real, (args, kwargs or {}))
+        return func(*args, **kwargs)
+
+
+class Accumulator(Deferred):
+    """The exact result of a CUBE operation; its values are ``integers * step`` (SPEC 10.4).
 
     Only a quantized consumer looks at the integers, and rounds them once (SPEC 10.3).
 
     Attributes:
       integers: Exact sums, float64, or float32 where they are below 2^24.
-      step: Real units per integer, float64; broadcasts against ``integers``.
+      step: Real units per integer, float64; broadcasts against ``integers`` and has no batch axis.
     """
 
     integers: Tensor
@@ -32,24 +71,10 @@ class Accumulator(Tensor):
     def of(integers: Tensor, step: Tensor) -> Accumulator:
         """Makes one; nothing is computed."""
         made = integers.as_subclass(Accumulator)
-        made.integers, made.step = integers, step
+        made.carrier, made.integers, made.step = integers, integers, step
+        made.values = lambda at: integers[at].double() * step
         return made
-
-    def real(self) -> Tensor:
-        """Returns ``integers * step`` in float64."""
-        return self.integers.double().mul_(self.step) if self.integers.dtype != torch.float64 else self.integers * self.step
-
-    @classmethod
-    def __torch_function__(
-        cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Puts the real numbers in the place of every accumulator."""
-        if func in _METADATA:
-            with torch._C.DisableTorchFunctionSubclass():
-                return func(*args, **(kwargs or {}))
-        args, kwargs = pytree.tree_map(_real, (args, kwargs or {}))
-        return func(*args, **kwargs)
 
 
 def _real(leaf: Any) -> Any:
-    return leaf.real() if isinstance(leaf, Accumulator) else leaf
+    return leaf.real() if isinstance(leaf, Deferred) else leaf

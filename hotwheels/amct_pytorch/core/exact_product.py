@@ -64,8 +64,7 @@ def weighted_product(product: Product, x: Tensor, weight: Tensor, limits: Range,
         return product(x.double(), weight.double())
     if limits.is_narrow:
         return _narrow_product(product, x, weight, limits, axis, groups)
-    upper = torch.floor(x / _BYTE)
-    lower = x - upper * _BYTE
+    upper, lower = _bytes(x)
     bytes_above = Range(limits.low // _BYTE, limits.high // _BYTE)
     above = _narrow_product(product, upper, weight, bytes_above, axis, groups).double()
     return above.mul_(_BYTE).add_(_narrow_product(product, lower, weight, Range(0, _BYTE - 1), axis, groups))
@@ -106,9 +105,14 @@ def matrix_product(left: Tensor, right: Tensor, left_limits: Range, right_limits
         return torch.matmul(left, right)
     if left_limits.is_narrow or (_BYTE - 1) * largest >= _FLOAT32_EXACT:
         return torch.matmul(left.double(), right.double())
-    upper = torch.floor(left / _BYTE)
-    above = torch.matmul(upper, right).double().mul_(_BYTE)
-    return above.add_(torch.matmul(left - upper * _BYTE, right))
+    upper, lower = _bytes(left)
+    return torch.matmul(upper, right).double().mul_(_BYTE).add_(torch.matmul(lower, right))
+
+
+def _bytes(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns (upper, lower) with ``x = 256 * upper + lower`` and lower in [0, 255]; exact, powers of two."""
+    upper = (x * (1.0 / _BYTE)).floor_()
+    return upper, torch.add(x, upper, alpha=-_BYTE)
 
 
 def _largest(limits: Range) -> int:

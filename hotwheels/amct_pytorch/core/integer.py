@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .accumulator import Accumulator
+from .accumulator import Accumulator, Deferred
 from .exact_product import Range
 from .params import QuantParams
 from .spec import QuantSpec
@@ -35,9 +35,12 @@ def to_integers(x: Tensor, params: QuantParams) -> Tensor:
     limits = limits_of(params)
     if isinstance(x, Accumulator):
         factor = multiplier(x, params)
-        return _by_pieces(lambda piece: piece.float() * factor, x.integers, factor.dim(), limits)
+        return _by_pieces(lambda at: x.integers[at].float() * factor, x, limits)
+    if isinstance(x, Deferred):
+        scale = params.scale.double()
+        return _by_pieces(lambda at: x.values(at) / scale, x, limits)
     scale = params.scale.to(x.dtype)
-    return _by_pieces(lambda piece: piece / scale, x, 0, limits)
+    return _by_pieces(lambda at: x[at] / scale, x, limits)
 
 
 def multiplier(x: Accumulator, params: QuantParams) -> Tensor:
@@ -45,13 +48,16 @@ def multiplier(x: Accumulator, params: QuantParams) -> Tensor:
     return (x.step / params.scale.double()).float()
 
 
-def _by_pieces(steps_of: Callable[[Tensor], Tensor], x: Tensor, rank: int, limits: Range) -> Tensor:
-    """Rounds and clips ``steps_of(x)``; image by image where ``x`` is large and no operand of ``rank`` has a batch."""
-    if x.numel() <= _CHUNK or x.dim() <= max(rank, 1) or len(x) == 1:
-        return steps_of(x).round_().clamp_(limits.low, limits.high).float()
-    out = torch.empty_like(x, dtype=torch.float32)
-    for piece, result in zip(x.split(1), out.split(1), strict=True):
-        result.copy_(steps_of(piece).round_().clamp_(limits.low, limits.high))
+def _by_pieces(steps: Callable[[slice], Tensor], x: Tensor, limits: Range) -> Tensor:
+    """Rounds and clips the ``steps`` at all indices of axis 0; one index after the other where ``x`` is large."""
+    if x.dim() == 0:
+        return steps(...).round_().clamp_(limits.low, limits.high).float()  # type: ignore[arg-type]
+    if x.numel() <= _CHUNK or len(x) == 1:
+        return steps(slice(None)).round_().clamp_(limits.low, limits.high).float()
+    out = torch.empty(x.shape, dtype=torch.float32, device=x.device)
+    for at in range(len(x)):
+        one = slice(at, at + 1)
+        out[one] = steps(one).round_().clamp_(limits.low, limits.high)
     return out
 
 

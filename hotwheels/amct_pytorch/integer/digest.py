@@ -65,7 +65,7 @@ def write_golden(path: PathLike, inputs: Mapping[str, NDArray[Any]], result: Res
 
 
 def make_golden(prefix: PathLike, inputs: Sequence[NDArray[Any]]) -> Path:
-    """Runs the deploy pair of ``prefix`` on ``inputs``, in the order of the graph's, and writes ``<prefix>_golden.npz``.
+    """Runs the deploy pair of ``prefix`` on ``inputs``, in the graph's order, and writes ``<prefix>_golden.npz``.
 
     Raises:
       ConfigError: The graph has another number of inputs.

@@ -174,7 +174,8 @@ def _hands_on(node: Node, values: Sequence[Value | None]) -> bool:
         return True
     real = as_real(values[0])
     if node.op_type == "Cast":
-        return real.dtype == np.float64 and np.issubdtype(onnx.helper.tensor_dtype_to_np_dtype(node.get("to")), np.floating)
+        target = onnx.helper.tensor_dtype_to_np_dtype(node.get("to"))
+        return real.dtype == np.float64 and bool(np.issubdtype(target, np.floating))
     if node.op_type not in _RESHAPES or real.dtype != np.float64:
         return False
     kernel = find_kernel(node)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
-from ..core.accumulator import Accumulator
+from ..core.accumulator import Deferred
 from ..ops.desc import OpDesc, Role
 from .exported_form import as_exported
 
@@ -43,6 +43,16 @@ def call_in_double(
     return functional_call(module, cast_floats(state, torch.float64), args, kwargs)
 
 
+def defer(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], op: OpDesc | None = None
+) -> Deferred | None:
+    """Returns `call_in_double` deferred, for a function of each element of a deferred ``args[0]``; None for others."""
+    if op is None or op.role is not Role.FUSED_ACTIVATION or not args or not isinstance(args[0], Deferred):
+        return None
+    x, *rest = args
+    return Deferred.by(x.carrier, lambda at: call_in_double(function, (x.values(at), *rest), kwargs, op))
+
+
 def _with_single_attributes(module: nn.Module) -> nn.Module:
     """A shallow copy of ``module``, which shares its parameters."""
     changed = {name: _single(value) for name, value in vars(module).items() if isinstance(value, float)}
@@ -59,5 +69,5 @@ def _single(leaf: Any) -> Any:
 
 def _cast(leaf: Any, dtype: torch.dtype) -> Any:
     if isinstance(leaf, Tensor) and leaf.is_floating_point():
-        return (leaf.real() if isinstance(leaf, Accumulator) else leaf.as_subclass(Tensor)).to(dtype)
+        return (leaf.real() if isinstance(leaf, Deferred) else leaf.as_subclass(Tensor)).to(dtype)
     return leaf

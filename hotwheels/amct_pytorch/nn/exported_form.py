@@ -1,4 +1,4 @@
-"""Functions which torch evaluates otherwise than the ONNX operators they are exported as; real_quant follows the file."""
+"""Functions which torch evaluates otherwise than the ONNX nodes they are exported as: real_quant follows the file."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core import integer
-from ..core.accumulator import Accumulator
+from ..core.accumulator import Accumulator, Deferred
 from ..core.affine import quantize, quantize_bias
 from ..core.codebook import assign
 from ..core.exact_product import matrix_product, weighted_product
@@ -35,7 +35,8 @@ def real_quant_forward(layer: QuantizedLayer, args: tuple[Any, ...], kwargs: dic
 
 
 def integer_weight(weight: Tensor, params: QuantParams) -> Tensor:
-    """Returns the integers, in float32, of a weight [C_out, ...]; codebook values where it is non-uniform (SPEC 6.3)."""
+    """Returns the integers, in float32, of a weight [C_out, ...]; codebook values if it is non-uniform (SPEC 6.3)."""
+    weight = weight.float()  # as the export stores the weights of a half precision model
     if params.codebook is not None:
         return assign(weight, params.scale, params.codebook).float()
     shape = (-1, *[1] * (weight.dim() - 1)) if params.scale.dim() else ()
@@ -120,21 +121,38 @@ def _arguments(
 
 def _other(layer: QuantizedLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Everything else: float64 on the dequantized integers (SPEC 10.4)."""
-    values = []
-    for index, x in enumerate(layer.call.inputs(args, kwargs)):
-        if _is_float(x):
-            grid = layer.activation[index].params()
-            x = integer.to_real(_integers(layer, index, x, grid), grid)
-            x = x.float() if index in layer.constant_inputs else x
-        values.append(x)
-    return call_in_double(layer.call.function, *layer.call.substitute(args, kwargs, values), layer.op)
+    values = layer.call.inputs(args, kwargs)
+    grids = {index: layer.activation[index].params() for index, x in enumerate(values) if _is_float(x)}
+    values = [_integers(layer, at, x, grids[at]) if at in grids else x for at, x in enumerate(values)]
+
+    def compute(part: slice) -> Any:
+        reals = [_real(layer, at, x[part], grids[at]) if at in grids else x for at, x in enumerate(values)]
+        return call_in_double(layer.call.function, *layer.call.substitute(args, kwargs, reals), layer.op)
+
+    if layer.op.role in _EACH_ELEMENT and _have_one_shape(values):
+        return Deferred.by(values[0], compute)
+    return compute(...)  # type: ignore[arg-type]
+
+
+def _real(layer: QuantizedLayer, index: int, integers: Tensor, grid: QuantParams) -> Tensor:
+    real = integer.to_real(integers, grid)
+    return real.float() if index in layer.constant_inputs else real
+
+
+_EACH_ELEMENT = frozenset({Role.ELEMENTWISE, Role.FUSED_ACTIVATION})
+
+
+def _have_one_shape(values: list[Any]) -> bool:
+    """Whether all operands are tensors of one shape, so that each part of the result needs that part of them only."""
+    shapes = {x.shape if isinstance(x, Tensor) else None for x in values}
+    return len(shapes) == 1 and None not in shapes and len(next(iter(shapes))) > 0
 
 
 _KERNELS = {Role.MATMUL: _matmul, Role.MAX_POOL: _max_pool, Role.AVG_POOL: _avg_pool}
 
 
 def _integers(layer: QuantizedLayer, index: int, x: Tensor, grid: QuantParams) -> Tensor:
-    integers = integer.to_integers(x, grid)
+    integers = layer.shared_result(index, x, "to_integers", lambda x: integer.to_integers(x, grid))
     if bool(torch.isnan(integers.sum())):  # everything else is clipped, so the sum is finite
         raise CalibrationError(f"Layer '{layer.name}': input {index} contains NaN, which has no integer.")
     if isinstance(x, Accumulator) and not bool(torch.isfinite(integer.multiplier(x, grid)).all()):

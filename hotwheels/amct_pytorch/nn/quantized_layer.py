@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -118,6 +119,12 @@ class QuantizedLayer(nn.Module):
         if self.weighted is None:
             return None
         return weight_record(self.current_weight_params(*self.weighted.folded()))
+
+    def shared_result(self, index: int, x: Tensor, purpose: str, compute: Callable[[Tensor], Any]) -> Any:
+        """Returns ``compute(x)`` of one input, made once for all layers which share its quantizer (SPEC 8.6)."""
+        if x.is_inference():  # it counts no versions
+            return compute(x)
+        return self._sharing[index].get(x, purpose, compute)
 
     def extra_repr(self) -> str:
         """The layer's name and operation."""

@@ -37,7 +37,8 @@ def expose_results(path: PathLike, *, only_quantized: bool = False) -> ExposedMo
     results = {layer_of(node.name): node.output[0] for node in model.graph.node if not _is_quantization(node)}
     quantizers = {node.input[0]: node for node in model.graph.node if node.op_type == _QDQ[0]}
     constants = {one.name: onnx.numpy_helper.to_array(one) for one in model.graph.initializer}
-    steps = {name: float(constants[quantizers[value].input[1]]) for name, value in results.items() if value in quantizers}
+    scales = {value: float(constants[node.input[1]]) for value, node in quantizers.items()}
+    steps = {name: scales[value] for name, value in results.items() if value in scales}
     if only_quantized:
         results = {name: quantizers[value].output[0] for name, value in results.items() if value in quantizers}
     known = {one.name for one in model.graph.output}

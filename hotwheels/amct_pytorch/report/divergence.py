@@ -47,7 +47,8 @@ def compare(a: LayerTensors, b: LayerTensors, tolerance: float | None = None) ->
     """
     order = a if a.steps or not b.steps else b
     steps = {**b.steps, **a.steps}
-    rows = [_row(name, a, b, steps.get(name), tolerance) for name in order.results if name in a.results and name in b.results]
+    common = [name for name in order.results if name in a.results and name in b.results]
+    rows = [_row(name, a, b, steps.get(name), tolerance) for name in common]
     first = next((at for at, row in enumerate(rows) if row.diverges), None)
     if first is not None:
         earlier = next((row for row in rows[:first] if (row.max_lsb or 0) >= _ONE_STEP), rows[first])
@@ -149,7 +150,13 @@ def _row(layer: str, a: LayerTensors, b: LayerTensors, step: float | None, toler
 
 
 def _diverges(
-    left: Array, right: Array, a: LayerTensors, b: LayerTensors, step: float | None, tolerance: float | None, sqnr: float
+    left: Array,
+    right: Array,
+    a: LayerTensors,
+    b: LayerTensors,
+    step: float | None,
+    tolerance: float | None,
+    sqnr: float,
 ) -> bool:
     difference = np.abs(left - right)
     if np.isnan(difference).any():
@@ -168,7 +175,8 @@ def _on_same_grid(layer: str, a: LayerTensors, b: LayerTensors, step: float | No
     if step is None or a.is_rounded == b.is_rounded or left.shape != right.shape:
         return left, right
     rounded = left if a.is_rounded else right
-    other = np.clip(np.rint((right if a.is_rounded else left) / step) * step, rounded.min(initial=0), rounded.max(initial=0))
+    steps = np.rint((right if a.is_rounded else left) / step)
+    other = np.clip(steps * step, rounded.min(initial=0), rounded.max(initial=0))
     return (left, other) if a.is_rounded else (other, right)
 
 

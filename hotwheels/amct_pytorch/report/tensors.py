@@ -91,7 +91,7 @@ def _run_oracle(prefix: PathLike, inputs: Sequence[NDArray[Any]]) -> LayerTensor
     interpreter = Interpreter(*deploy_paths(prefix))
     graph = interpreter.pair.graph
     found = interpreter.run(_feeds(list(graph.inputs), inputs), keep_values=True).values
-    results = {layer_of(name): np.asarray(found[name], dtype=np.float64) for name in (node.name for node in graph.nodes)}
+    results = {layer_of(node.name): np.asarray(found[node.name], dtype=np.float64) for node in graph.nodes}
     makers = {node.outputs[0]: layer_of(node.name) for node in graph.nodes if node.outputs}
     steps: dict[str, float] = {}
     for node in graph.nodes:

@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 
 from ...nn.call import MethodCall
-from ...nn.double_call import call_in_double, cast_floats
+from ...nn.double_call import call_in_double, cast_floats, defer
 from ...nn.quantized_layer import QuantizedLayer
 from ...ops.registry import Registry
 from .constants import constant_nodes
@@ -103,7 +103,8 @@ class RealQuantInterpreter(RecordingInterpreter):
             return same[0]
         op = op_of(function, self._registry)
         if op is None or not op.is_cube:
-            return call_in_double(function, args, kwargs, op)
+            deferred = defer(function, args, kwargs, op)
+            return call_in_double(function, args, kwargs, op) if deferred is None else deferred
         args, kwargs = cast_floats((args, kwargs), torch.float32)
         return cast_floats(call_in_double(function, args, kwargs), torch.float32)
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...core.accumulator import Accumulator
+from ...core.accumulator import Accumulator, Deferred
 from ...nn.call import MethodCall
 
 # Copies and conversions: between the roundings to two grids a float has no type (SPEC 10.4).
@@ -63,5 +63,5 @@ def _keeps_shape(function: Callable[..., Any], args: tuple[Any, ...], kwargs: di
     is_reshape = function.name in _RESHAPES if isinstance(function, MethodCall) else function in _RESHAPE_FUNCTIONS
     if not is_reshape and not isinstance(function, nn.Flatten):
         return False
-    first = args[0].integers if isinstance(args[0], Accumulator) else args[0]
+    first = args[0].carrier if isinstance(args[0], Deferred) else args[0]
     return function(first, *args[1:], **kwargs).shape == first.shape

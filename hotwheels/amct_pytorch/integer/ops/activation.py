@@ -124,7 +124,7 @@ def _log_softmax(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
 
 @register("Gelu")
 def _gelu(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
-    """By the standard a function whose constants are of the type of x, float32: so below opset 20, where it is nodes."""
+    """By the standard a function whose constants are of the type of x, float32; below opset 20 it is nodes."""
     x = inputs[0]
     if node.get("approximate", "none") == "tanh":
         return (0.5 * (x * (1.0 + np.tanh(_ROOT_2_BY_PI * (x + _KAPPA * (x * x * x))))),)
