@@ -117,7 +117,8 @@ class Row:
         """The row as text, under ``header``."""
         cells = (found.cell() for found in self.outcomes.values())
         agreement = f"{self.outcomes[OURS].agreement:.2%}"
-        return self.network, self.setting, f"{self.float_top1:.2%}", *cells, agreement, f"{self.lead:+.2f} dB", self.verdict
+        lead = f"{self.lead:+.2f} dB"
+        return self.network, self.setting, f"{self.float_top1:.2%}", *cells, agreement, lead, self.verdict
 
 
 # Makes the quantized ONNX file of a network.

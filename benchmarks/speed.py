@@ -125,7 +125,8 @@ def passes(workload: Workload, folder: Path, rounds: int, clock: Clock) -> Itera
     )
     yield _timed("calibration pass / float pass", times["calibration"], times["float"], 1.3)
     yield _timed("fake_quant pass / float pass", times["fake_quant"], times["float"], 1.3)
-    slow = interleaved({"float": float_pass, "real_quant": Alternative(lambda _: _run(real, batches))}, 1, clock, "real")
+    passes = {"float": float_pass, "real_quant": Alternative(lambda _: _run(real, batches))}
+    slow = interleaved(passes, 1, clock, "real")
     yield _timed("real_quant pass / float pass", slow["real_quant"], slow["float"], None)
 
 
@@ -174,8 +175,10 @@ def _timed(name: str, ours: Times, base: Times, target: float | None) -> Measure
 
 
 def _report(measures: Sequence[Measure], workload: Workload, args: argparse.Namespace) -> None:
-    shape = f"ResNet {workload.blocks} of width {workload.width}, {workload.batch_size}x3x{workload.image_size}x{workload.image_size}"
-    print(f"\n{shape}, {BATCHES} batches, {torch.get_num_threads()} threads, torch {torch.__version__}, {args.clock} time")
+    size = workload.image_size
+    shape = f"ResNet {workload.blocks} of width {workload.width}, {workload.batch_size}x3x{size}x{size}"
+    threads = f"{torch.get_num_threads()} threads, torch {torch.__version__}, {args.clock} time"
+    print(f"\n{shape}, {BATCHES} batches, {threads}")
     table = as_markdown if args.markdown else as_text
     print(table(HEADER, [measure.cells() for measure in measures]))
     if "save" in args.only and not has_dynamo_exporter():

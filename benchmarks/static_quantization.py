@@ -50,7 +50,7 @@ def quantize(float_model: Path, calibration: Images, method: str, op_types: Sequ
 
 
 def run(model: Path, images: Images) -> Images:
-    """Returns the first output of an ONNX file, computed without graph optimizations: the numbers of the file itself."""
+    """Returns the first output of an ONNX file, without graph optimizations: the numbers of the file itself."""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])

@@ -1,4 +1,4 @@
-"""The network the speed benchmark measures: a ResNet-50 of torchvision's shape, with activations as in a trained one."""
+"""The network of the speed benchmark: a ResNet-50 of torchvision's shape, with activations as in a trained one."""
 
 from __future__ import annotations
 

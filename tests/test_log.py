@@ -19,7 +19,10 @@ ALONE = (
     "import sys, types; package = types.ModuleType('hotwheels.amct_pytorch');"
     f"package.__path__ = [{str(PACKAGE)!r}]; sys.modules['hotwheels.amct_pytorch'] = package;"
 )
-WRITE = ALONE + "from hotwheels.amct_pytorch.log import get_logger; log = get_logger('hotwheels.amct_pytorch.config.expand');"
+WRITE = (
+    ALONE
+    + "from hotwheels.amct_pytorch.log import get_logger; log = get_logger('hotwheels.amct_pytorch.config.expand');"
+)
 FOUR = WRITE + "log.debug('d'); log.info('i %d', 7); log.warning('w'); log.error('e')"
 
 

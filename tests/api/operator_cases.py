@@ -141,7 +141,7 @@ _CUBE = [
 
 
 def _operator(name: str, **facts: Any) -> Case:
-    """torch.fx records ``operator.iadd(x, y)`` as ``x + y``; the in-place operator stands in graphs made by hand only."""
+    """torch.fx records ``operator.iadd(x, y)`` as ``x + y``; the in-place operator occurs in graphs made by hand."""
     return _two_function(f"operator.{name}", recorded=f"operator.{name.removeprefix('i')}", **facts)
 
 

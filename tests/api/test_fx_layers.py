@@ -214,7 +214,7 @@ def test_widths_of_data(num_bits: int, tmp_path: Path) -> None:
     wide = {"activation_quant_params": [{"quantizer_args": {"num_bits": num_bits}}]}
     quantized = quantize(model, tmp_path, [(images(),)], {"op": wide})
     x = 1.5 * images()  # beyond the calibrated range, where the grid clips
-    steps = torch.unique((x_grid := quantized.quantized_layers["op"].activation[0].fake_quantize(x)))
+    steps = torch.unique(x_grid := quantized.quantized_layers["op"].activation[0].fake_quantize(x))
     assert len(steps) <= 2**num_bits
     assert not torch.equal(x_grid, x)
     assert_runtime_agrees(quantized, tmp_path, x)

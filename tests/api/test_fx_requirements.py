@@ -21,7 +21,8 @@ from tests.api.nets import Residual, Tokens
 from tests.config.log_lines import LogLines
 
 _FILES = {
-    "deploy_model.onnx", "fake_quant_model.onnx", "float_model.onnx", "quant_param_record.txt", "quant_param_record.bin",
+    "deploy_model.onnx", "fake_quant_model.onnx", "float_model.onnx",
+    "quant_param_record.txt", "quant_param_record.bin",
     "scale_offset_record.txt",
 }  # fmt: skip
 

@@ -67,7 +67,8 @@ def test_a_sibling_with_other_settings_stays_alone_and_is_reported() -> None:
     config = changed(config, "right", activations=with_bits(config.layers["right"], 12))
     assert groups(graph, config)["right"] == ["right:0"]
     assert [one.reason for one in find_violations(graph, config)] == [
-        "Outputs left(onnx name: left) and right(onnx name: right) of layer x(onnx name: x) should have consistent num_bits"
+        "Outputs left(onnx name: left) and right(onnx name: right) of layer x(onnx name: x)"
+        " should have consistent num_bits"
     ]
 
 
@@ -99,4 +100,6 @@ def test_what_is_switched_off_or_deleted_is_a_skip_with_a_reason() -> None:
 def test_a_cube_operation_that_is_off_is_reported() -> None:
     graph, config = planned_graph(Siblings())
     violations = find_violations(graph, changed(config, "shared", quant_enable=False))
-    assert [one.reason for one in violations] == ["Layer shared must be quantized as it is an operation calculated on CUBE"]
+    assert [one.reason for one in violations] == [
+        "Layer shared must be quantized as it is an operation calculated on CUBE"
+    ]

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from torch import nn
 
 from ..files import check_input_file, check_path
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def check_type(function: str, argument: str, value: object, expected: type | tuple[type, ...], text: str) -> None:

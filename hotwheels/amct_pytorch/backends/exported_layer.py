@@ -27,7 +27,7 @@ class FunctionModule(nn.Module):
 
 
 class FoldedOp(nn.Module):
-    """A weighted operation with its BatchNorm folded into parameters of its own, which copy nothing if there is none."""
+    """A weighted operation with its BatchNorm folded into parameters of its own; without one it copies nothing."""
 
     def __init__(self, op: WeightedOp) -> None:
         super().__init__()

@@ -16,31 +16,32 @@ from torch.utils import _pytree as pytree
 # What may be asked without computing the values.
 _METADATA = frozenset(
     {Tensor.dim, Tensor.size, Tensor.numel, Tensor.is_floating_point, torch.is_floating_point, Tensor.__len__}
-    | {Tensor.shape.__get__, Tensor.device.__get__, Tensor._version.__get__, Tensor.is_inference}
+    | {getattr(Tensor, name).__get__ for name in ("shape", "device", "_version")}
+    | {Tensor.is_inference}
 )
 
 
 class Deferred(Tensor):
-    """A float64 tensor to be. Any operation on it works on the plain tensor ``real()``.
+    """A float64 tensor to be. Any operation on it works on the plain tensor ``whole()``.
 
     Attributes:
       carrier: A tensor of the same shape, for which this one stands as long as only its shape is asked for.
-      values: Returns the float64 values at the given indices of axis 0.
+      part: Returns the float64 values at the given indices of axis 0.
     """
 
     carrier: Tensor
-    values: Callable[[slice], Tensor]
+    part: Callable[[slice], Tensor]
 
     @staticmethod
-    def by(carrier: Tensor, values: Callable[[slice], Tensor]) -> Deferred:
+    def by(carrier: Tensor, part: Callable[[slice], Tensor]) -> Deferred:
         """Makes one; nothing is computed. ``carrier`` has at least one axis."""
         made = carrier.as_subclass(Deferred)
-        made.carrier, made.values = carrier, values
+        made.carrier, made.part = carrier, part
         return made
 
-    def real(self) -> Tensor:
+    def whole(self) -> Tensor:
         """Returns all values, a plain float64 tensor."""
-        return self.values(slice(None))
+        return self.part(slice(None))
 
     @classmethod
     def __torch_function__(
@@ -72,9 +73,9 @@ class Accumulator(Deferred):
         """Makes one; nothing is computed."""
         made = integers.as_subclass(Accumulator)
         made.carrier, made.integers, made.step = integers, integers, step
-        made.values = lambda at: integers[at].double() * step
+        made.part = lambda at: integers[at].double() * step
         return made
 
 
 def _real(leaf: Any) -> Any:
-    return leaf.real() if isinstance(leaf, Deferred) else leaf
+    return leaf.whole() if isinstance(leaf, Deferred) else leaf

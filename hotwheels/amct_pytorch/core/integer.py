@@ -6,6 +6,7 @@ Integers travel as float32 (up to 2^24, so every quantized tensor) or float64, w
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +39,7 @@ def to_integers(x: Tensor, params: QuantParams) -> Tensor:
         return _by_pieces(lambda at: x.integers[at].float() * factor, x, limits)
     if isinstance(x, Deferred):
         scale = params.scale.double()
-        return _by_pieces(lambda at: x.values(at) / scale, x, limits)
+        return _by_pieces(lambda at: x.part(at) / scale, x, limits)
     scale = params.scale.to(x.dtype)
     return _by_pieces(lambda at: x[at] / scale, x, limits)
 
@@ -97,16 +98,16 @@ def add_bias(accumulator: Tensor, bias: Tensor) -> Tensor:
 
 def avg_pool2d_sum(
     x: Tensor,
-    kernel_size,
-    stride=None,
-    padding=0,
-    ceil_mode=False,  # noqa: ANN001 - as F.avg_pool2d
-    count_include_pad=True,
-    divisor_override=None,
-) -> tuple[Tensor, Tensor]:  # noqa: ANN001
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> tuple[Tensor, Tensor]:
     """Returns (exact window sums in float64, divisor of each position) of ``F.avg_pool2d`` with the same arguments."""
     x = x.double()
-    window = {"kernel_size": kernel_size, "stride": stride, "padding": padding, "ceil_mode": ceil_mode}
+    window: dict[str, Any] = {"kernel_size": kernel_size, "stride": stride, "padding": padding, "ceil_mode": ceil_mode}
     sums = F.avg_pool2d(x, **window, divisor_override=1)
     if divisor_override:
         return sums, torch.full((), float(divisor_override), dtype=torch.float64, device=x.device)
@@ -116,7 +117,7 @@ def avg_pool2d_sum(
     return sums, divisor.reshape(divisor.shape[-2:])
 
 
-def adaptive_avg_pool2d_sum(x: Tensor, output_size) -> tuple[Tensor, Tensor]:  # noqa: ANN001 - as F.adaptive_avg_pool2d
+def adaptive_avg_pool2d_sum(x: Tensor, output_size: Any) -> tuple[Tensor, Tensor]:
     """Returns (exact window sums in float64, divisor of each position) of ``F.adaptive_avg_pool2d``."""
     mean = F.adaptive_avg_pool2d(x.double(), output_size)
     height, width = (_adaptive_windows(full, part, x) for full, part in zip(x.shape[-2:], mean.shape[-2:], strict=True))

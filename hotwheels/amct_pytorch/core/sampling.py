@@ -121,7 +121,7 @@ def _summary_of_small(values: Values, known: Bounds) -> Summary:
     depth = max(1, values.size // _ROWS)
     columns = values[: values.size // depth * depth].reshape(depth, -1)
     lows, highs = columns.min(0), columns.max(0)
-    ends = Bounds(*_kth_lowest(lows, CAPACITY), -_kth_lowest(-highs, CAPACITY)[0])
+    ends = Bounds(_kth_lowest(lows, CAPACITY)[0], -_kth_lowest(-highs, CAPACITY)[0])
     exact, filled = _exact_bounds(ends, highs.size, known)
     is_outer = (values > exact.high) | (values < exact.low)
     samples = ((values[~is_outer], 1.0),)

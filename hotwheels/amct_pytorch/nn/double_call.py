@@ -50,7 +50,7 @@ def defer(
     if op is None or op.role is not Role.FUSED_ACTIVATION or not args or not isinstance(args[0], Deferred):
         return None
     x, *rest = args
-    return Deferred.by(x.carrier, lambda at: call_in_double(function, (x.values(at), *rest), kwargs, op))
+    return Deferred.by(x.carrier, lambda at: call_in_double(function, (x.part(at), *rest), kwargs, op))
 
 
 def _with_single_attributes(module: nn.Module) -> nn.Module:
@@ -69,5 +69,5 @@ def _single(leaf: Any) -> Any:
 
 def _cast(leaf: Any, dtype: torch.dtype) -> Any:
     if isinstance(leaf, Tensor) and leaf.is_floating_point():
-        return (leaf.real() if isinstance(leaf, Deferred) else leaf.as_subclass(Tensor)).to(dtype)
+        return (leaf.whole() if isinstance(leaf, Deferred) else leaf.as_subclass(Tensor)).to(dtype)
     return leaf

@@ -64,7 +64,7 @@ def _weighted(layer: QuantizedLayer, input: Tensor, output_size: list[int] | Non
         accumulator = integer.add_bias(accumulator, quantize_bias(bias, data.scale, params.scale).reshape(shape))
     step = data.scale.double() * params.scale.double()
     result = _finish(layer, accumulator, step.reshape(shape) if step.dim() else step)
-    return result.real() + bias.double() if is_float_bias else result
+    return result.whole() + bias.double() if is_float_bias else result
 
 
 def _matmul(layer: QuantizedLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

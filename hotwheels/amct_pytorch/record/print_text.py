@@ -10,7 +10,7 @@ from google.protobuf.descriptor import FieldDescriptor
 
 
 def print_text(message: Any) -> str:
-    """Returns the fields that are set, one a line, in field order; floats as ``%.9g``, which float32 reads back equal."""
+    """Returns the fields that are set, one a line, in field order; a float as ``%.9g``, which reads back equal."""
     return "".join(f"{line}\n" for line in _lines(message, ""))
 
 
