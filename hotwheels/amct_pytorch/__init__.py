@@ -2,6 +2,8 @@
 
 from . import custom_op, nn
 from .api.analyzer import QuantAnalyzer
+from .api.check import CheckedLayer, ModelProblem, ModelReport, check_model
+from .api.dynamic import create_quant_config, quantize_model, save_model, update_bn_status
 from .api.fx import (
     create_quant_config_fx,
     create_quant_model_fx,
@@ -47,6 +49,7 @@ __all__ = [
     "ArqWeightFakeQuantize",
     "CalibrationError",
     "Cat",
+    "CheckedLayer",
     "ConfigError",
     "CustomModuleBase",
     "Eltwise",
@@ -64,6 +67,8 @@ __all__ = [
     "MatMul",
     "Max",
     "Min",
+    "ModelProblem",
+    "ModelReport",
     "QuantAnalyzer",
     "RecordError",
     "SnqObserver",
@@ -72,6 +77,8 @@ __all__ = [
     "UlqFakeQuantize",
     "UnsupportedModelError",
     "__version__",
+    "check_model",
+    "create_quant_config",
     "create_quant_config_fx",
     "create_quant_model_fx",
     "custom_op",
@@ -79,7 +86,10 @@ __all__ = [
     "enable_quantization",
     "freeze_batch_norm",
     "nn",
+    "quantize_model",
     "register_custom_op",
     "restore_quant_model_fx",
+    "save_model",
     "save_quant_model_fx",
+    "update_bn_status",
 ]

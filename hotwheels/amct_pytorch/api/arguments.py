@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -66,6 +67,13 @@ def check_axes(function: str, value: object) -> dict[str, Any] | None:
     return value  # type: ignore[return-value]
 
 
+def check_save_path(function: Callable[..., Any], value: object) -> None:
+    """Raises TypeError, with the order of all arguments, if ``value`` is no path: it is the one that is forgotten."""
+    if not isinstance(value, (str, os.PathLike)):
+        msg = f"{function.__name__}: argument 'save_path' must be a string, got {type(value).__name__}."
+        raise TypeError(f"{msg} The arguments in order: {_order_of(function)}.")
+
+
 def documented_order(**aliases: str) -> Callable[[_Function], _Function]:
     """Makes the keywords ``aliases`` other spellings, and wrong calls a TypeError that states the order (SPEC 3).
 
@@ -74,7 +82,7 @@ def documented_order(**aliases: str) -> Callable[[_Function], _Function]:
 
     def decorate(function: _Function) -> _Function:
         signature = inspect.signature(function)
-        order = f"{function.__name__}({', '.join(signature.parameters)})"
+        order = _order_of(function)
 
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
@@ -92,3 +100,7 @@ def documented_order(**aliases: str) -> Callable[[_Function], _Function]:
         return cast("_Function", call)
 
     return decorate
+
+
+def _order_of(function: Callable[..., Any]) -> str:
+    return f"{function.__name__}({', '.join(inspect.signature(function).parameters)})"

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils import _pytree as pytree
 
 from ..backends.fx.backend import FxBackend
 from ..backends.fx.example_call import make_example_call
@@ -18,13 +17,9 @@ from ..config.expand import expand
 from ..config.json_config import check_any_enabled, read_config, write_config
 from ..config.simple_yaml import read_simple_yaml
 from ..errors import CalibrationError
-from ..export.save import write_files
 from ..files import check_path
-from ..integer.digest import make_golden
 from ..log import get_logger
 from ..nn.mode import Mode
-from ..onnx_io.markers import resolve_markers
-from ..onnx_io.model_file import name_outputs, parse_model
 from ..ops.registry import Registry
 from ..plan.checks import find_violations
 from ..plan.planner import make_plan
@@ -63,7 +58,7 @@ def create_quant_config_fx(
     definition = check_aliases(function, "config_definition", config_definition, "config_defination", config_defination)
     simple = None if definition is None else read_simple_yaml(check_existing(function, "config_definition", definition))
     capacity = read_capacity()
-    graph = FxBackend(model, Registry(capacity)).graph()
+    graph = FxBackend(model, Registry(capacity), copies_tensors=False).graph()
     if path.exists():
         _log.warning("The configuration '%s' exists and is replaced.", path)
     write_config(expand(graph, simple, capacity), path)
@@ -172,6 +167,8 @@ def save_quant_model_fx(
       CalibrationError: Layers are not calibrated; the text names them.
       ExportError: The model cannot be written as ONNX. Files of an earlier save stay whole.
     """
+    from .onnx_files import write_onnx_files  # here, because onnx costs every import a second and 40 MB
+
     function = "save_quant_model_fx"
     quantized = the_quantized_graph(function, check_model(function, model))
     check_path(function, "save_path", save_path)
@@ -184,14 +181,10 @@ def save_quant_model_fx(
         record = Record(
             {name: layer.record() for name, layer in quantized.quantized_layers.items() if layer.is_quantized}
         )
-    float_model = parse_model(export_float(quantized, example, setting, Registry(read_capacity())))
-    if not (onnx_export_setting or {}).get("output_names"):
-        name_outputs(float_model)
-    resolve_markers(float_model)
-    golden = None if golden_inputs is None else make_example_call(quantized, as_inputs(golden_inputs))
-    written = write_files(float_model, record, save_path, with_float_model=True, with_record=True)
-    if golden is not None:
-        written = (*written, make_golden(save_path, [x.numpy() for x in pytree.tree_leaves(golden.inputs)]))
+    golden = None if golden_inputs is None else make_example_call(quantized, as_inputs(golden_inputs)).inputs
+    content = export_float(quantized, example, setting, Registry(read_capacity()))
+    has_names = bool((onnx_export_setting or {}).get("output_names"))
+    written = write_onnx_files(content, record, save_path, has_output_names=has_names, golden_inputs=golden)
     _log.info("Wrote %s.", ", ".join(f"'{path}'" for path in written))
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,35 +18,62 @@ from ..log import get_logger
 
 _log = get_logger(__name__)
 DEFAULT_OPSET = 13
-_HIGHEST_OPSET = 20  # what the exporter knows
 
 
 def export_onnx(module: nn.Module, inputs: tuple[Any, ...], setting: Mapping[str, Any]) -> bytes:
-    """Returns ``module``, run once with ``inputs`` in its present training flag, as ONNX bytes.
+    """Returns ``module``, run with ``inputs`` in its present training flag, as ONNX bytes.
 
     ``setting`` holds keyword arguments of ``torch.onnx.export``. Without an ``opset_version`` the lowest one from 13
     on that knows all operations is taken.
 
     Raises:
-      ExportError: An operation has no ONNX form.
+      ExportError: The call with ``inputs`` fails, or an operation has no ONNX form.
     """
     inputs = (*inputs, {})  # a dict in the last place would be taken for keyword arguments
-    opsets = [setting["opset_version"]] if "opset_version" in setting else range(DEFAULT_OPSET, _HIGHEST_OPSET + 1)
-    refusal: UnsupportedOperatorError | None = None
-    for opset in opsets:
+    opset = setting.get("opset_version", DEFAULT_OPSET)
+    while True:
         try:
             return _export(module, inputs, {**setting, "opset_version": opset})
         except UnsupportedOperatorError as error:
-            refusal = refusal or error
-            _log.debug("Opset %d does not do: %s", opset, error)
-    raise ExportError(f"The model cannot be exported to ONNX: {refusal}") from refusal
+            needed = _needed_opset(error)
+            if "opset_version" in setting or needed is None or needed <= opset:
+                raise ExportError(f"The model cannot be exported to ONNX: {error}") from error
+            _log.debug("Opset %d is taken: %s", needed, error)
+            opset = needed
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            raise ExportError(f"The model cannot be exported to ONNX with this input_data: {error}") from error
+
+
+def refuse_divisor(layer: str, divisor: object) -> None:
+    """Raises ExportError for an average pooling with a ``divisor_override``, which the exporter silently leaves out."""
+    if divisor is not None:
+        msg = (
+            f"Layer '{layer}': an average pooling with divisor_override={divisor} cannot be exported to ONNX, whose"
+            " AveragePool has none. Leave it out and multiply the result."
+        )
+        raise ExportError(msg)
 
 
 def _export(module: nn.Module, inputs: tuple[Any, ...], setting: dict[str, Any]) -> bytes:
     file = io.BytesIO()
-    # What the exporter says about tracing, deprecation and its graphs speaks to its direct user.
-    chatter = contextlib.nullcontext() if setting.get("verbose") else contextlib.redirect_stdout(io.StringIO())
-    with warnings.catch_warnings(), torch.no_grad(), chatter:
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(), torch.no_grad(), _without_fused_attention():
+        warnings.simplefilter("ignore")  # about tracing and deprecation; they speak to the exporter's direct user
         torch.onnx.export(module, inputs, file, dynamo=False, training=torch.onnx.TrainingMode.PRESERVE, **setting)
     return file.getvalue()
+
+
+def _needed_opset(error: UnsupportedOperatorError) -> int | None:
+    """Returns the opset from which on the operation is known; only the exporter's text says it."""
+    found = re.search(r"was added in version (\d+)", str(error))
+    return int(found.group(1)) if found else None
+
+
+@contextlib.contextmanager
+def _without_fused_attention() -> Iterator[None]:
+    """Without gradients nn.MultiheadAttention takes a fused kernel that ONNX has no form of."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)

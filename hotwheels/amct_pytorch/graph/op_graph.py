@@ -57,7 +57,7 @@ class OpNode:
       op: What the registry knows of it; None if it is not a known operation.
       inputs: Names of all nodes it reads, in call order, tensors or not, without duplicates.
       edges: Its quantizable tensor inputs, in call order; empty if it cannot be quantized.
-      unquantizable: Why it is not quantizable although the registry knows it; None if it is.
+      unquantizable: Why it is not quantizable, of operations and of modules which nothing is known of; None if it is.
       module_path: Path of the module it calls, None for functions and methods.
       has_bias: Whether the called module has a bias.
       onnx_type: Type of the ONNX node it becomes, e.g. ``Conv``; empty where the back-end does not know it (FX).
@@ -114,5 +114,5 @@ class OpGraph:
 
     @cached_property
     def skips(self) -> tuple[Skip, ...]:
-        """The known operations that are not quantizable, with the reason."""
-        return tuple(Skip(node.name, node.unquantizable) for node in self if node.op and node.unquantizable)
+        """What is not quantizable, with the reason."""
+        return tuple(Skip(node.name, node.unquantizable) for node in self if node.unquantizable)

@@ -82,7 +82,7 @@ class WeightedOp:
     def forward_training(self, x: Tensor, weight: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Returns ``bn(conv(x, weight))``, on the statistics of the batch; ``weight`` is not folded."""
         assert self.batch_norm is not None
-        return self.batch_norm(self.apply(x, weight, self.module.bias, output_size))
+        return self._normalized(self.apply(x, weight, self.module.bias, output_size))
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: list[int] | None = None) -> Tensor:
         """Returns the operation on ``x`` with this ``weight`` [C_out, ...] and ``bias`` instead of the module's own."""

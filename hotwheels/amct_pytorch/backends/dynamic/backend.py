@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,6 +21,7 @@ from .candidates import find_candidates
 from .export import export_marked
 from .float_model import Fold, finish_float_model
 from .graph import Fusion, build_graph
+from .model_copy import copy_model
 from .placer import LayerContainer, place_layers
 
 _log = get_logger(__name__)
@@ -49,7 +49,7 @@ class DynamicBackend:
         if any(isinstance(module, QuantizedLayer) for module in model.modules()):
             raise UnsupportedModelError("The model is quantized already. Pass the float model.")
         self._registry = Registry(capacity)
-        self._model = _copy(model)
+        self._model = copy_model(model)
         self._candidates = find_candidates(self._model, self._registry, capacity)
         for candidate in self._candidates.values():
             _make_out_of_place(candidate.module)
@@ -82,18 +82,6 @@ class DynamicBackend:
         role = candidate.op.role
         op = WeightedOp(candidate.module, role, self._candidates[norm].module)
         return Fold(conv=conv, norm=norm, op=op, role=role)
-
-
-def _copy(model: nn.Module) -> nn.Module:
-    try:
-        return copy.deepcopy(model)
-    except Exception as error:  # a user's __deepcopy__ runs here, and it may raise anything
-        _log.warning(
-            "The model %s cannot be copied (%s: %s), so it is worked on directly and will be changed. Tensors which are"
-            " results of a computation and stored on the model are the usual reason: detach them.",
-            type(model).__name__, type(error).__name__, error,
-        )  # fmt: skip
-        return model
 
 
 def _make_out_of_place(module: nn.Module) -> None:

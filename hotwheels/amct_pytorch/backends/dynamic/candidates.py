@@ -48,8 +48,9 @@ def find_candidates(model: nn.Module, registry: Registry, capacity: Capacity) ->
     found: dict[str, Candidate] = {}
     for path, module in _outermost(model, registry):
         match = registry.match_module(type(module))
-        if match is not None and _is_that_operation(type(module), match, registry):
-            is_listed = _is_listed(match, capacity)
+        if match is not None and _is_that_operation(type(module), registry):
+            # The registry knows extension classes by the capacity file alone, also by the name of a base class.
+            is_listed = registry.is_leaf_type(type(module)) or _is_listed(match, capacity)
             if is_listed or registry.is_fusable(type(module)):
                 found[path] = Candidate(
                     path=path, module=module, type=match.type, op=match.op, is_listed=is_listed,
@@ -68,9 +69,9 @@ def _outermost(model: nn.Module, registry: Registry) -> Iterator[tuple[str, nn.M
                 closed.append(f"{path}.")
 
 
-def _is_that_operation(cls: type, match: ModuleMatch, registry: Registry) -> bool:
+def _is_that_operation(cls: type, registry: Registry) -> bool:
     """Whether a subclass of a known class left the computation as it is; an extension is what its class says."""
-    if match.op.role is Role.EXTENSION:
+    if registry.is_leaf_type(cls):
         return True
     homes = (_home(cls, method) for method in _METHODS)
     return all(home is None or home.startswith(tuple(registry.leaf_packages)) for home in homes)
@@ -86,9 +87,7 @@ def _names(match: ModuleMatch) -> frozenset[str]:
 
 
 def _is_listed(match: ModuleMatch, capacity: Capacity) -> bool:
-    # An extension class may be listed by the name of a base class; the registry has looked at that.
-    listed = {*capacity.quantizable_types, *capacity.no_weight_quant_types}
-    return match.op.role is Role.EXTENSION or bool(_names(match) & listed)
+    return not _names(match).isdisjoint((*capacity.quantizable_types, *capacity.no_weight_quant_types))
 
 
 def _onnx_types(module: nn.Module, match: ModuleMatch, capacity: Capacity) -> frozenset[str]:

@@ -19,7 +19,7 @@ from ...onnx_io.layer_sites import INPUT_MARKER, MARKER_DOMAIN, LayerSite
 from ...onnx_io.markers import resolve_markers
 from ...onnx_io.model_file import name_outputs, parse_model
 from ...onnx_io.node_access import operand
-from ..torch_exporter import export_onnx
+from ..torch_exporter import export_onnx, refuse_divisor
 from .candidates import Candidate
 from .forwards import MarkedForward, OriginalForward, call_name, replace_forward
 
@@ -56,13 +56,21 @@ def export_marked(
     gave them; else inputs are called as the arguments of ``forward``, outputs ``output`` or ``output_<i>``.
 
     Raises:
-      ExportError: An operation has no ONNX form.
+      ExportError: The call with ``inputs`` fails, or an operation has no ONNX form.
       UnsupportedModelError: ``inputs`` holds no tensor.
     """
-    module, tensors, names = _entry(model, inputs)
-    setting = {"input_names": names, **{key: value for key, value in setting.items() if value is not None}}
-    with _in_eval(model), _marked(candidates) as forwards, _counting_anew(module, forwards):
-        onnx_model = parse_model(export_onnx(module, tensors, setting))
+    for path, one in model.named_modules():
+        if isinstance(one, nn.AvgPool2d):
+            refuse_divisor(path, one.divisor_override)
+    given = {key: value for key, value in setting.items() if value is not None}
+    setting = {"input_names": _input_names(model, inputs), **given}
+    with (
+        _in_eval(model),
+        _marked(candidates) as forwards,
+        _counting_anew(model, forwards),
+        _entered_with_tensors(model, inputs) as tensors,
+    ):
+        onnx_model = parse_model(export_onnx(model, tensors, setting))
     if "output_names" not in setting:
         name_outputs(onnx_model)
     return _read(onnx_model, forwards)
@@ -98,42 +106,48 @@ def _marked(candidates: Mapping[str, Candidate]) -> Iterator[dict[str, MarkedFor
 
 
 @contextlib.contextmanager
-def _counting_anew(module: nn.Module, forwards: Mapping[str, MarkedForward]) -> Iterator[None]:
-    """The exporter runs ``module`` once for each opset it tries."""
+def _counting_anew(model: nn.Module, forwards: Mapping[str, MarkedForward]) -> Iterator[None]:
+    """The exporter runs ``model`` once for each opset it tries."""
 
     def forget(*_: Any) -> None:
         for forward in forwards.values():
             forward.calls.clear()
 
-    handle = module.register_forward_pre_hook(forget)
+    handle = model.register_forward_pre_hook(forget)
     try:
         yield
     finally:
         handle.remove()
 
 
-class _Entry(nn.Module):
-    """Calls the model with tensors in the places they have in ``input_data``; the other values are constants."""
+class _EntryForward:
+    """Takes the tensors of ``input_data`` alone and calls the model with them in their places.
 
-    def __init__(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
-        super().__init__()
-        self.model = model
+    The exporter would make inputs of plain numbers, also of those which stand as defaults in the model's signature.
+    """
+
+    def __init__(self, original: OriginalForward, inputs: tuple[Any, ...]) -> None:
+        self.original = original
         self._leaves, self._layout = pytree.tree_flatten(inputs)
 
-    def forward(self, *tensors: Tensor) -> Any:
+    def __call__(self, *tensors: Tensor) -> Any:
+        """Runs the model; what is no tensor is a constant."""
         given = iter(tensors)
         leaves = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in self._leaves]
-        return self.model(*pytree.tree_unflatten(leaves, self._layout))
+        return self.original(*pytree.tree_unflatten(leaves, self._layout))
 
 
-def _entry(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[nn.Module, tuple[Any, ...], list[str]]:
-    """Returns what to export, its arguments and their names: the exporter makes tensor inputs of plain numbers."""
-    leaves = pytree.tree_leaves(inputs)
-    tensors = tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
+@contextlib.contextmanager
+def _entered_with_tensors(model: nn.Module, inputs: tuple[Any, ...]) -> Iterator[tuple[Tensor, ...]]:
+    tensors = tuple(leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor))
     if not tensors:
         raise UnsupportedModelError("input_data holds no tensor, so the ONNX model would have no input.")
-    module = model if len(tensors) == len(leaves) else _Entry(model, inputs)
-    return module, inputs if module is model else tensors, _input_names(model, inputs)
+    forward = _EntryForward(OriginalForward(model), inputs)
+    try:
+        replace_forward(model, forward)
+        yield tensors
+    finally:
+        forward.original.restore()
 
 
 def _input_names(model: nn.Module, inputs: tuple[Any, ...]) -> list[str]:

@@ -32,6 +32,7 @@ class OriginalForward:
         return self._own is not None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs it."""
         if self._own is not None:
             return self._own(*args, **kwargs)
         return type(self.module).forward(self.module, *args, **kwargs)
@@ -58,6 +59,7 @@ class MarkedForward:
         self.calls: list[tuple[Edge, ...]] = []
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the module once, between markers of a name for this call."""
         layer = call_name(self._name, len(self.calls))
         edges = float_edges(self.original.module, self._op, args, kwargs)
         self.calls.append(edges)
@@ -75,6 +77,7 @@ class LayerForward:
         self.layer = layer
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the layer in its mode."""
         return self.layer(*args, **kwargs)
 
 
@@ -82,6 +85,7 @@ class FoldedForward:
     """Of a BatchNorm whose work the convolution in front of it does."""
 
     def __call__(self, x: Tensor) -> Tensor:
+        """Returns ``x``."""
         return x
 
 

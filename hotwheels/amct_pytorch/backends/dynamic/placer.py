@@ -25,13 +25,13 @@ class LayerContainer(nn.Module):
     A model which runs its children one after the other (nn.Sequential) comes by here, too: it hands its input on.
     """
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, x: Any, *_: Any, **__: Any) -> Any:
         """Returns ``x``."""
         return x
 
     def add(self, layer: QuantizedLayer) -> None:
         """Registers ``layer`` under its name."""
-        self.add_module(key_of(layer.name), layer)
+        self._modules[key_of(layer.name)] = layer  # add_module refuses names of methods: "add", "half"
 
     @property
     def by_name(self) -> dict[str, QuantizedLayer]:

@@ -73,7 +73,7 @@ class CalibrationSession:
         for layer in self.layers.values():
             if layer.weight is not None and layer.weighted is not None:
                 layer.weight.observe(layer.weighted.folded()[0].detach())
-        write_record(self._record({name: layer.weight_record() for name, layer in self.layers.items()}), plan.record_file)
+        write_record(self._weight_factors(), plan.record_file)
 
     @property
     def layers(self) -> dict[str, QuantizedLayer]:
@@ -151,8 +151,8 @@ class CalibrationSession:
                 searches[name] = search
         return searches
 
-    def _record(self, weights: Mapping[str, Any]) -> Record:
-        return self._record_of({name: LayerRecord(weight=weight) for name, weight in weights.items()})
+    def _weight_factors(self) -> Record:
+        return self._record_of({name: LayerRecord(weight=one.weight_record()) for name, one in self.layers.items()})
 
     def _record_of(self, records: Mapping[str, LayerRecord]) -> Record:
         return Record({name: self._completed(name, record) for name, record in records.items()})
@@ -170,6 +170,7 @@ class CalibratedForward:
         self.session = session
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the model as one batch of the session."""
         self.session.begin()
         result = self._original(*args, **kwargs)
         self.session.end()

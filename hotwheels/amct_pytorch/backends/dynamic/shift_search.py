@@ -26,6 +26,7 @@ class ShiftSearch:
         self.bits: tuple[int, ...] = ()
 
     def __call__(self, layer: QuantizedLayer, args: tuple[Any, ...], output: Tensor) -> None:
+        """Searches on ``output`` if it belongs to the batch that completes the calibration."""
         if not self.bits and layer.mode.observes and layer.is_calibrated and layer.is_quantized:
             self.bits = tuple(self._search(layer, output).reshape(-1).tolist())
 

@@ -15,6 +15,7 @@ from ...ops.registry import Registry
 from ...plan.quant_plan import LayerPlan, QuantPlan
 from ...quantizers.base import ActivationQuantizer, WeightQuantizer
 from ...quantizers.registry import build_activation, build_weight
+from .attention import decompose_attention
 from .constants import constant_nodes
 from .functionalize import functionalize
 from .graph import build_graph
@@ -27,11 +28,26 @@ from .tracer import trace
 class FxBackend:
     """One model as a traced static graph. The caller's model is copied first and never changed."""
 
-    def __init__(self, model: nn.Module, registry: Registry) -> None:
-        """Traces a copy of ``model``; UnsupportedModelError if it cannot be copied or traced, or is quantized."""
+    def __init__(
+        self,
+        model: nn.Module,
+        registry: Registry,
+        opaque: frozenset[type] = frozenset(),
+        copies_tensors: bool = True,
+    ) -> None:
+        """Traces a copy of ``model``; UnsupportedModelError if it cannot be copied or traced, or is quantized.
+
+        ``opaque`` are further module classes that are not looked into. Without ``copies_tensors`` the copy shares its
+        parameters and buffers: enough to look at the graph.
+        """
         if any(isinstance(module, QuantizedLayer) for module in model.modules()):
             raise UnsupportedModelError("The model is quantized already. Pass the float model.")
-        self._traced = trace(_copy(model), registry.leaf_packages, registry.is_leaf_type)
+        self._traced = trace(
+            _copy(model, copies_tensors),
+            registry.leaf_packages,
+            lambda cls: cls in opaque or registry.is_leaf_type(cls),
+        )
+        decompose_attention(self._traced)
         functionalize(self._traced)
         self._registry = registry
 
@@ -118,9 +134,10 @@ class _Placer:
             self._traced.graph.erase_node(norm)
 
 
-def _copy(model: nn.Module) -> nn.Module:
+def _copy(model: nn.Module, copies_tensors: bool) -> nn.Module:
+    shared = () if copies_tensors else (*model.parameters(), *model.buffers())
     try:
-        return copy.deepcopy(model)
+        return copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
     except Exception as error:
         msg = (
             f"The model {type(model).__name__} cannot be copied ({error}), and quantization works on a copy. Tensors"

@@ -19,7 +19,7 @@ from torch import nn
 from torch.fx import GraphModule, Node
 from torch.fx.node import Argument, map_aggregate
 
-_FOLDER = "amct_dropout"
+FOLDER = "amct_dropout"  # the sub-module which holds what dropout functions became
 
 _MODULES: dict[Callable[..., Any], type[nn.Module]] = {
     F.dropout: nn.Dropout,
@@ -57,9 +57,9 @@ def _replace(module: GraphModule, node: Node) -> None:
     if not isinstance(training, TrainingFlag) and not training:
         return
     dropout = _MODULES[function](float(arguments["p"]))
-    path = f"{_FOLDER}.{node.name}"
+    path = f"{FOLDER}.{node.name}"
     module.add_submodule(path, dropout)
-    module.get_submodule(_FOLDER).train(module.training)
+    module.get_submodule(FOLDER).train(module.training)
     node.op, node.target, node.args, node.kwargs = "call_module", path, (arguments["input"],), {}
 
 

@@ -14,12 +14,17 @@ from ...graph import Edge, OpGraph, OpNode
 from ...ops.desc import OpDesc, Role
 from ...ops.registry import Registry
 from ...ops.table import KEEPDIM_ONLY, TUPLE_RESULTS
+from .attention import float_reason
 from .folding import foldable_convolutions
+from .known import is_known
+from .no_ops import NO_OP_MODULES
 from .operands import Given, given_operands
 from .spelling import find_op, in_place_reason, spelling_of, type_string
 from .values import Value, classify
 
 _CONVOLUTIONS = frozenset({Role.CONV, Role.CONV_TRANSPOSE})
+
+_WITHOUT_ARITHMETIC = (*NO_OP_MODULES, nn.Flatten, nn.Unflatten, nn.PixelShuffle, nn.ChannelShuffle)
 
 _UNKNOWN_LIST = "the number of its inputs is not known before the model runs"
 _CONSTANT_OPERAND = "one of its operands is a parameter, a constant or not a float tensor"
@@ -59,7 +64,7 @@ class _Reader:
         cls = type(module) if module is not None else None
         spelling = spelling_of(node)
         op = find_op(spelling, cls, self._registry)
-        edges, reason = self._edges(node, op, module) if op else ((), None)
+        edges, reason = self._edges(node, op, module) if op else ((), _float_reason(node, module))
         return OpNode(
             name=node.name,
             form=spelling.form,
@@ -150,6 +155,17 @@ class _Reader:
             found = self._nodes[user]
             if any(edge.producer == node.name for edge in found.edges):
                 yield user, found
+
+
+def _float_reason(node: Node, module: nn.Module | None) -> str | None:
+    """Returns why a call of which the registry knows nothing runs in float; None where that needs no reason."""
+    if float_reason(node) is not None:
+        return float_reason(node)
+    if module is not None and not isinstance(module, _WITHOUT_ARITHMETIC):
+        return f"{type(module).__name__} is not an operation that can be quantized; it runs in float as a whole"
+    if node.op == "call_function" and not is_known(node.target):
+        return "it is a function which is not looked into (torch.fx.wrap); it runs in float"
+    return None
 
 
 def _is_shape(node: OpNode) -> bool:

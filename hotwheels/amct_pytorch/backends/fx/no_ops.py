@@ -21,7 +21,7 @@ _COPIES = frozenset(
     {"clone", "detach", "float", "double", "half", "bfloat16", "to", "type", "type_as", "cpu", "cuda"}
 )
 _RESHAPES = frozenset({"reshape", "view", "flatten", "squeeze", "expand", "expand_as", "view_as", "reshape_as"})
-_MODULES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+NO_OP_MODULES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 _FUNCTIONS = frozenset({torch.clone, torch.detach, F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout})
 _RESHAPE_FUNCTIONS = frozenset({torch.reshape, torch.flatten, torch.squeeze})
 
@@ -51,7 +51,7 @@ def _copies(function: Callable[..., Any], args: tuple[Any, ...]) -> bool:
         return function.name in _COPIES and not _makes_integers(args)
     if function is getattr:
         return args[1] == "data"
-    return isinstance(function, _MODULES) or function in _FUNCTIONS
+    return isinstance(function, NO_OP_MODULES) or function in _FUNCTIONS
 
 
 def _makes_integers(args: tuple[Any, ...]) -> bool:

@@ -109,16 +109,53 @@ _UNKNOWN = Cause(
 )
 
 
-def explain(error: Exception) -> UnsupportedModelError:
-    """Returns the error to raise from ``error``, which came out of a trace."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TraceProblem:
+    """One line of a model that torch.fx cannot follow.
+
+    Attributes:
+      error: Class and text of what Python raised.
+      place: File, line and code, as in a traceback; empty if it is in no file.
+      reason: What the line does that cannot be traced.
+      rewrite: What to write instead.
+      module_path: The module whose forward it happened in; empty for the model itself.
+    """
+
+    error: str
+    place: str
+    reason: str
+    rewrite: str
+    module_path: str = ""
+
+    def __str__(self) -> str:
+        where = f"\n{self.place}" if self.place else ""
+        return f"{self.error}{where}\nReason: {self.reason}. {self.rewrite}"
+
+
+class UntraceableError(UnsupportedModelError):
+    """The model cannot be traced; ``problem`` says it in parts."""
+
+    def __init__(self, problem: TraceProblem) -> None:
+        super().__init__(
+            f"The model cannot be traced by torch.fx. {problem}\nSee the chapter {CHAPTER} of the manual."
+        )
+        self.problem = problem
+
+
+def explain(error: Exception, module_path: str = "") -> UntraceableError:
+    """Returns the error to raise from ``error``, which came out of a trace of the forward of ``module_path``."""
     place = _user_line(error)
     cause = _find_cause(str(error), place.line or "" if place else "")
-    where = f'\n  File "{place.filename}", line {place.lineno}, in {place.name}\n    {place.line}' if place else ""
-    msg = (
-        f"The model cannot be traced by torch.fx. {type(error).__name__}: {error}{where}\n"
-        f"Reason: {cause.name}. {cause.advice}\nSee the chapter {CHAPTER} of the manual."
+    where = f'  File "{place.filename}", line {place.lineno}, in {place.name}\n    {place.line}' if place else ""
+    return UntraceableError(
+        TraceProblem(
+            error=f"{type(error).__name__}: {error}",
+            place=where,
+            reason=cause.name,
+            rewrite=cause.advice,
+            module_path=module_path,
+        )
     )
-    return UnsupportedModelError(msg)
 
 
 def _find_cause(message: str, code: str) -> Cause:

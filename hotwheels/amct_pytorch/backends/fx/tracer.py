@@ -17,6 +17,7 @@ from torch.fx.proxy import TraceError
 from torch.jit._trace import TracerWarning
 
 from .assemble import assemble, copy_training
+from .attention import is_attention
 from .dropout import TrainingFlag, follow_training_mode
 from .trace_errors import explain
 
@@ -41,13 +42,14 @@ def trace(
     Raises:
       UnsupportedModelError: The model cannot be traced; the message shows the line and a way to rewrite it.
     """
+    tracer = AmctTracer(leaf_packages, is_leaf_type, are_buffers_proxies=False)
     try:
-        return _trace(model, AmctTracer(leaf_packages, is_leaf_type, are_buffers_proxies=False))
+        return _trace(model, tracer)
     except Exception as error:  # whatever the user's forward raises when it meets a Proxy
         with contextlib.suppress(Exception):
             if isinstance(error, TypeError):
                 return _trace(model, AmctTracer(leaf_packages, is_leaf_type, are_buffers_proxies=True))
-        raise explain(error) from error
+        raise explain(error, tracer.path_of_failure(error)) from error
 
 
 class AmctTracer(torch.fx.Tracer):
@@ -74,6 +76,22 @@ class AmctTracer(torch.fx.Tracer):
         self.leaf_packages = tuple(leaf_packages)
         self.is_leaf_type = is_leaf_type
         self.proxy_buffer_attributes = are_buffers_proxies
+        self._failure: tuple[Exception, str] | None = None
+
+    def path_of_failure(self, error: Exception) -> str:
+        """Returns the path of the innermost module whose forward raised ``error``; empty for the model itself."""
+        return self._failure[1] if self._failure is not None and self._failure[0] is error else ""
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Calls or records a module, and remembers the one in which an error arises."""
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception as error:
+            if not self.path_of_failure(error):
+                self._failure = (error, self.path_of_module(m))
+            raise
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether ``m`` is one node; a class attribute ``amct_leaf`` decides before the package does."""
@@ -82,6 +100,8 @@ class AmctTracer(torch.fx.Tracer):
         explicit = getattr(type(m), "amct_leaf", None)
         if explicit is not None:
             return bool(explicit)
+        if is_attention(m):  # of a subclass too: torch.fx cannot follow its forward
+            return True
         return self.is_leaf_type(type(m)) or (self._is_in_leaf_package(m) and not isinstance(m, nn.Sequential))
 
     def _is_in_leaf_package(self, module: nn.Module) -> bool:

@@ -1,0 +1,53 @@
+"""Softmax of attention scores under a mask: one node of the graph, computed in float.
+
+It is no quantized layer: a masked score is -inf, for which no grid has room, and any finite stand-in takes the grid from
+the scores that count.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def masked_softmax(
+    scores: Tensor,
+    attn_mask: Tensor | None = None,
+    key_padding_mask: Tensor | None = None,
+    is_causal: bool = False,
+    marks_blocked: bool = True,
+) -> Tensor:
+    """Returns the softmax over the keys of ``scores`` [..., queries, keys].
+
+    Only here is it known whether a mask is bool or float: while tracing it is a Proxy.
+
+    Args:
+      scores: Scaled products of queries and keys; [N, heads, queries, keys] if there is a ``key_padding_mask``.
+      attn_mask: Added if it is float. Broadcasts against ``scores``, or is [N * heads, queries, keys].
+      key_padding_mask: [N, keys]; added if it is float, True is blocked otherwise.
+      is_causal: Whether query i sees no key behind key i.
+      marks_blocked: What True means in ``attn_mask``: blocked (nn.MultiheadAttention) or seen (F.sdpa).
+    """
+    if attn_mask is not None:
+        scores = _masked(scores, _aligned(attn_mask, scores), marks_blocked)
+    if key_padding_mask is not None:
+        scores = _masked(scores, key_padding_mask[:, None, None, :], True)
+    if is_causal:
+        scores = scores.masked_fill(_behind(scores), float("-inf"))
+    return torch.softmax(scores, dim=-1)
+
+
+def _aligned(mask: Tensor, scores: Tensor) -> Tensor:
+    return mask.reshape(scores.shape) if mask.dim() == 3 and scores.dim() == 4 else mask
+
+
+def _masked(scores: Tensor, mask: Tensor, marks_blocked: bool) -> Tensor:
+    if mask.dtype != torch.bool:
+        return scores + mask.to(scores.dtype)
+    return scores.masked_fill(mask if marks_blocked else ~mask, float("-inf"))
+
+
+def _behind(scores: Tensor) -> Tensor:
+    """True where the key stands behind the query."""
+    queries, keys = (torch.arange(scores.shape[axis], device=scores.device) for axis in (-2, -1))
+    return keys[None, :] > queries[:, None]

@@ -1,0 +1,54 @@
+"""InProjection: one of the three projections of ``torch.nn.MultiheadAttention`` as a Linear of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class InProjection(nn.Linear):
+    """The Linear of some rows of a parameter which the attention module owns.
+
+    ``weight`` and ``bias`` are cut out of the owner's parameters each time they are asked for, so that gradients,
+    optimizers and moves to another device reach the one parameter there is. They are the owner's in the state_dict
+    too, under the names the float model gives them: this module saves and loads nothing.
+
+    Args:
+      weight: The owner's parameter [rows, in_features].
+      bias: The owner's parameter, of the projections of query, key and value in this order; None without bias.
+      rows: The rows of ``weight`` that are this projection's.
+      bias_rows: The elements of ``bias`` that are.
+    """
+
+    amct_leaf = True
+
+    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None, rows: slice, bias_rows: slice) -> None:
+        """See the class for the arguments."""
+        nn.Module.__init__(self)  # nn.Linear would make parameters of its own
+        self.in_features = weight.shape[1]
+        self.out_features = rows.stop - rows.start
+        self.packed_weight = weight
+        self.register_parameter("packed_bias", bias)
+        self._rows = rows
+        self._bias_rows = bias_rows
+
+    @property
+    def weight(self) -> Tensor:  # type: ignore[override]
+        """The rows of the owner's parameter, differentiable."""
+        return self.packed_weight[self._rows]
+
+    @property
+    def bias(self) -> Tensor | None:  # type: ignore[override]
+        """The elements of the owner's parameter, differentiable."""
+        return None if self.packed_bias is None else self.packed_bias[self._bias_rows]
+
+    def extra_repr(self) -> str:
+        """As a Linear's."""
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.packed_bias is not None}"
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        """Saves nothing: the owner does."""
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Loads nothing: the owner does."""

@@ -1,0 +1,241 @@
+"""The dynamic path from end to end, in stock onnxruntime and against the FX path (SPEC 3, 9)."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hotwheels.amct_pytorch.config.tolerant_json import read_json
+from hotwheels.amct_pytorch.integer.interpreter import Interpreter
+from hotwheels.amct_pytorch.onnx_io.model_file import load_model
+from tests.api import fx_path
+from tests.api.dynamic_nets import Branches, Decides, ManyTensors, Reuses, SmallResNet, images
+from tests.api.dynamic_path import calibrated, make_config, quantize, run, same_tensors
+from tests.config.log_lines import LogLines
+
+BATCH_AXES = {"input": {0: "batch"}, "output": [0]}
+
+
+# --- end to end ---
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A model, calibration batches, the setting of the export and an input with another batch size."""
+
+    model: Callable[[], nn.Module]
+    batches: list[tuple[Any, ...]]
+    other: tuple[Any, ...]
+    setting: dict[str, Any]
+
+
+def tokens(batch: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(batch)
+    return torch.randint(0, 11, (batch, 5), generator=generator), torch.randn(batch, 5, 6, generator=generator)
+
+
+ONE_INPUT = {"input_names": ["input"], "output_names": ["output"], "dynamic_axes": BATCH_AXES}
+CASES = {
+    "residual": Case(SmallResNet, images(4, 4), images(3)[0], ONE_INPUT),
+    "control flow": Case(Decides, images(2), images(5)[0], ONE_INPUT),
+    "reused module": Case(Reuses, images(2), images(5)[0], ONE_INPUT),
+    "integers, several inputs": Case(
+        ManyTensors, [tokens(4), tokens(4)], tokens(3),
+        {"dynamic_axes": {"ids": [0], "states": [0], "output_0": [0], "output_1": [0]}},
+    ),
+    "branches": Case(
+        Branches, images(2), images(3)[0], {"dynamic_axes": {"x": [0], "output_0": [0], "output_1": [0]}}
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_saved_model_gives_the_outputs_of_the_torch_model(case: Case, tmp_path: Path) -> None:
+    quantized, files = calibrated(case.model(), tmp_path, case.batches, **case.setting)
+    files.save(quantized)
+    expected = run(quantized, *case.other)
+    found = fx_path.run_onnx(files.fake_quant, *case.other)
+    steps = min((one.scale for layer in files.record.layers.values() for one in layer.activations), default=1.0)
+    for left, right in zip(found, expected if isinstance(expected, tuple) else (expected,), strict=True):
+        # The sums of a convolution come in another order; next to a tie of a later quantizer that is one step.
+        assert fx_path.steps_apart(left, right, steps).max() <= 1
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_deploy_pair_is_complete(case: Case, tmp_path: Path) -> None:
+    quantized, files = calibrated(case.model(), tmp_path, case.batches, **case.setting)
+    files.save(quantized)
+    names = [value.name for value in fx_path.open_onnx(files.fake_quant).get_inputs()]
+    feeds = {name: x.numpy() for name, x in zip(names, case.other, strict=True)}
+    results = Interpreter(*files.deploy_pair).run(feeds).outputs
+    expected = run(quantized, *case.other)
+    expected = expected if isinstance(expected, tuple) else (expected,)
+    for left, right in zip(results.values(), expected, strict=True):
+        # Requantization rounds once more per layer than fake_quant does; so it stays within a few percent.
+        assert abs(torch.from_numpy(left) - right).max() <= 0.05 * right.abs().max()
+
+
+def test_outputs_are_float_until_the_last_batch(tmp_path: Path) -> None:
+    model, batches = SmallResNet(), images(2, 2, 2)
+    files = make_config(model, tmp_path, batches[0], batch_num=2)
+    quantized = quantize(model, files, batches[0])
+    assert files.record.layers["conv1"].weight is not None
+    for batch in batches[:2]:
+        assert all(not layer.activations for layer in files.record.layers.values())
+        assert torch.equal(run(quantized, *batch), run(model, *batch))
+    assert files.record.layers["conv1"].activations[0].index == 0
+    assert not torch.equal(run(quantized, *batches[2]), run(model, *batches[2]))
+
+
+def test_record_has_shift_bits_of_weighted_layers_only(tmp_path: Path) -> None:
+    _, files = calibrated(SmallResNet(), tmp_path, images(2))
+    shifts = {name: len(layer.shift_bit) for name, layer in files.record.layers.items()}
+    assert shifts == {
+        "conv1": 4, "maxpool": 0, "layer1.0.conv1": 4, "layer1.0.conv2": 4, "layer1.0.eltwise_add": 0,
+        "layer1.0.relu2": 0, "avgpool": 0, "fc": 1,
+    } | {name: 0 for name in shifts if name == "flatten"}  # fmt: skip
+
+
+def test_layers_carry_their_names_in_the_onnx_file(tmp_path: Path) -> None:
+    _, files = calibrated(SmallResNet(), tmp_path, images(2), **ONE_INPUT)
+    nodes = {node.name: node.op_type for node in load_model(files.onnx).graph}
+    assert nodes["layer1.0.conv1"] == "Conv"
+    assert nodes["layer1.0.eltwise_add"] == "Add"
+    assert nodes["fc"] == "Gemm"
+    assert "BatchNormalization" not in nodes.values()
+
+
+def test_modified_onnx_computes_the_float_model(tmp_path: Path) -> None:
+    model = SmallResNet()
+    _, files = calibrated(model, tmp_path, images(2), **ONE_INPUT)
+    other = images(3)[0]
+    found = torch.from_numpy(fx_path.run_onnx(files.onnx, *other)[0])
+    torch.testing.assert_close(found, run(model, *other), rtol=1e-5, atol=1e-5)
+
+
+def test_save_needs_the_two_files_only(tmp_path: Path) -> None:
+    calibrated(SmallResNet(), tmp_path, images(2), **ONE_INPUT)[1].save()
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "model_deploy_model.onnx", "model_fake_quant_model.onnx", "model_quant_param_record.bin",
+        "model_quant_param_record.txt",
+    }  # fmt: skip
+
+
+# --- the model of the caller, and the returned one ---
+
+
+def test_model_of_the_caller_is_untouched(tmp_path: Path) -> None:
+    model = SmallResNet().train()
+    before, own = copy.deepcopy(model.state_dict()), {name: dict(one.__dict__) for name, one in model.named_modules()}
+    calibrated(model, tmp_path, images(2))
+    assert same_tensors(model.state_dict(), before)
+    assert model.training and model.relu.inplace
+    for name, module in model.named_modules():
+        assert module.__dict__.keys() == own[name].keys()
+        assert not module._forward_hooks and not module._forward_pre_hooks
+
+
+def test_returned_model_can_be_copied_before_and_after_calibration(tmp_path: Path) -> None:
+    model, batches = SmallResNet(), images(2, 3)
+    quantized = quantize(model, make_config(model, tmp_path, batches[0]), batches[0])
+    twin = copy.deepcopy(quantized)
+    run(quantized, *batches[0])
+    run(twin, *batches[0])
+    expected = run(quantized, *batches[1])
+    assert torch.equal(run(twin, *batches[1]), expected)
+    assert torch.equal(run(copy.deepcopy(quantized), *batches[1]), expected)
+
+
+def test_state_is_a_superset_of_the_float_model_and_restores(tmp_path: Path) -> None:
+    model, batches = SmallResNet(), images(2, 3)
+    quantized, files = calibrated(model, tmp_path, batches[:1])
+    state = quantized.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+    fresh = quantize(SmallResNet(), files, batches[0])
+    fresh.load_state_dict(state)
+    assert torch.equal(run(fresh, *batches[1]), run(quantized, *batches[1]))
+
+
+# --- what is a layer ---
+
+
+def test_extension_modules_are_layers_with_a_grid_per_input(tmp_path: Path) -> None:
+    _, files = calibrated(ManyTensors(), tmp_path, [tokens(4)])
+    assert [one.index for one in files.record.layers["add"].activations] == [0, 1]
+    assert [one.offset for one in files.record.layers["matmul"].activations] == [0, 0]  # SPEC 5.4
+    nodes = {node.name: node.op_type for node in load_model(files.onnx).graph}
+    assert (nodes["add"], nodes["matmul"]) == ("Add", "MatMul")
+
+
+def test_reused_module_is_not_quantized(tmp_path: Path, log_lines: LogLines) -> None:
+    files = make_config(Reuses(), tmp_path, images(2)[0])
+    assert "sigmoid" not in files.document
+    assert any("'sigmoid' is called 2 times" in line for line in log_lines.warnings)
+
+
+def test_container_in_skip_layers_skips_all_inside(tmp_path: Path, log_lines: LogLines) -> None:
+    document = make_config(SmallResNet(), tmp_path, images(2)[0], skip_layers=["layer1", "nobody"]).document
+    off = {name for name, one in document.items() if isinstance(one, dict) and not one["quant_enable"]}
+    assert off == {name for name in document if name.startswith("layer1.")}
+    assert len(log_lines.warnings) == 1
+    assert "'nobody' is not in the model" in log_lines.warnings[0]
+
+
+def test_forward_set_on_an_instance_is_kept(tmp_path: Path) -> None:
+    model = Decides()
+    original = model.bright.forward
+    model.bright.forward = lambda x: original(x)
+    quantized, files = calibrated(model, tmp_path, images(2), **ONE_INPUT)
+    files.save(quantized)
+    assert "bright" in files.record.layers
+
+
+def test_simple_cfg_replaces_the_arguments(tmp_path: Path) -> None:
+    cfg = tmp_path / "quant.cfg"
+    cfg.write_text("batch_num : 3\nskip_layers : 'layer1.0.eltwise_add'\nskip_layer_types : 'Relu'\n")
+    files = make_config(SmallResNet(), tmp_path, images(2)[0], skip_layers=["fc"], config_definition=cfg)
+    assert files.document["batch_num"] == 3
+    assert files.document["fc"]["quant_enable"]
+    assert not files.document["layer1.0.eltwise_add"]["quant_enable"]
+
+
+def test_batch_norm_that_is_not_fused_is_a_layer(tmp_path: Path) -> None:
+    model = SmallResNet()
+    files = make_config(model, tmp_path, images(2)[0])
+    assert "bn1" not in files.document
+    files.change(skip_fusion_layers=["conv1"], bn1={"quant_enable": True})
+    quantized = quantize(model, files, images(2)[0])
+    run(quantized, *images(2)[0])
+    assert files.record.layers["conv1"].skip_fusion
+    assert "bn1" in files.record.layers
+    assert "BatchNormalization" in {node.op_type for node in load_model(files.onnx).graph}
+
+
+# --- both paths ---
+
+
+def test_both_paths_give_the_same_parameters_and_outputs(tmp_path: Path) -> None:
+    model, batches, other = SmallResNet(), images(4, 4), images(3)[0]
+    dynamic, files = calibrated(model, tmp_path, batches)
+    fx = fx_path.quantize(model, tmp_path, batches, fx_entries(model, tmp_path, batch_num=2))
+    expected = {name: layer.record() for name, layer in fx.quantized_layers.items()}
+    # The FX path has no shift bits.
+    found = {name.replace(".", "_"): one for name, one in files.record.layers.items()}
+    assert {name: dataclasses.replace(one, shift_bit=()) for name, one in found.items()} == expected
+    assert torch.equal(run(dynamic, *other), fx_path.run_fake(fx, *other))
+
+
+def fx_entries(model: nn.Module, folder: Path, batch_num: int) -> dict[str, Any]:
+    """The default entries of the FX path with another ``batch_num``, which stands in each activation there."""
+    document = read_json(fx_path.make_config(model, folder))
+    for layer in document.values():
+        for one in layer["activation_quant_params"]:
+            one["quantizer_args"]["batch_num"] = batch_num
+    return document

@@ -1,0 +1,146 @@
+"""4-bit SNQ weights whose BatchNorms are updated before the calibration (SPEC 3, 6.7, 9.8)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import hotwheels.amct_pytorch as amct
+from hotwheels.amct_pytorch.core.batch_norm import channel_factor
+from hotwheels.amct_pytorch.integer.interpreter import Interpreter
+from hotwheels.amct_pytorch.record.text_proto import read_record
+from tests.api import fx_path
+from tests.api.dynamic_nets import SmallResNet, images
+from tests.api.dynamic_path import Files, make_config, quantize, run, same_tensors
+
+CFG = """
+batch_num : 2
+update_bn : true
+bn_update_config : { bn_momentum : 0.5 }
+common_config : { snq_quantize : { num_bits : 4 } ifmr_quantize : { num_bits : 8 } }
+override_layer_configs : { layer_name : 'layer1.0.conv2' calibration_config : { arq_quantize : { num_bits : 8 } } }
+"""
+BATCHES = images(8, 8, 8)
+SETTING = {"input_names": ["input"], "output_names": ["output"], "dynamic_axes": {"input": [0], "output": [0]}}
+
+
+def negative_gamma(model: nn.Module) -> nn.Module:
+    """A channel of each BatchNorm whose folded weight is that of the convolution negated, and one that is constant."""
+    for norm in (one for one in model.modules() if isinstance(one, nn.BatchNorm2d)):
+        with torch.no_grad():
+            norm.weight[1] = -norm.weight[1]
+            norm.weight[2] = 0.0
+    return model
+
+
+def updated(folder: Path, iterations: int = 3) -> tuple[nn.Module, nn.Module, Files]:
+    """Returns the float model, the one after update and calibration, and its files."""
+    (folder / "quant.cfg").write_text(CFG)
+    model = negative_gamma(SmallResNet())
+    files = make_config(model, folder, BATCHES[0], config_defination=folder / "quant.cfg")
+    quantized = quantize(model, files, BATCHES[0], **SETTING)
+    amct.update_bn_status(quantized, True)
+    for index in range(iterations):
+        run(quantized, *BATCHES[index % len(BATCHES)])
+    amct.update_bn_status(quantized, False)
+    for batch in BATCHES[:2]:
+        run(quantized, *batch)
+    return model, quantized, files
+
+
+def norms(model: nn.Module) -> dict[str, nn.BatchNorm2d]:
+    return {name: one for name, one in model.named_modules() if isinstance(one, nn.BatchNorm2d)}
+
+
+def test_statistics_follow_the_quantized_weights(tmp_path: Path) -> None:
+    model, quantized, _ = updated(tmp_path)
+    after = norms(quantized)
+    for name, norm in norms(model).items():
+        assert not torch.equal(norm.running_mean, after[name].running_mean)
+        assert after[name].momentum == 0.5
+        assert torch.equal(norm.weight, after[name].weight)
+    assert same_tensors(model.state_dict(), negative_gamma_again().state_dict())
+
+
+def negative_gamma_again() -> nn.Module:
+    torch.manual_seed(0)
+    return negative_gamma(SmallResNet())
+
+
+def test_nothing_is_calibrated_while_batch_norms_learn(tmp_path: Path) -> None:
+    _, quantized, files = updated(tmp_path, iterations=0)
+    assert files.record.layers["conv1"].activations
+    amct.update_bn_status(quantized, True)
+    assert all(one.training and one.weight.requires_grad for one in norms(quantized).values())
+    amct.update_bn_status(quantized, False)
+    assert not any(one.training or one.weight.requires_grad for one in norms(quantized).values())
+
+
+def test_bn_momentum_weighs_the_batch_of_the_quantized_convolution(tmp_path: Path) -> None:
+    model, quantized, _ = updated(tmp_path, iterations=1)
+    norm, before = norms(quantized)["bn1"], norms(model)["bn1"]
+    weight = quantized.amct_layers.by_name["conv1"].weight
+    conv = model.conv1
+    with torch.no_grad():
+        points = weight.fake_quantize(conv.weight, weight.params(conv.weight, conv.bias))
+        batch_mean = nn.functional.conv2d(BATCHES[0][0], points, conv.bias, padding=1).mean((0, 2, 3))
+    torch.testing.assert_close(norm.running_mean, 0.5 * before.running_mean + 0.5 * batch_mean)
+
+
+def test_saved_model_gives_the_outputs_of_the_torch_model(tmp_path: Path) -> None:
+    _, quantized, files = updated(tmp_path)
+    files.save(quantized)
+    other = images(3)[0]
+    found = torch.from_numpy(fx_path.run_onnx(files.fake_quant, *other)[0])
+    expected = run(quantized, *other)
+    # SNQ folds at save: bias rounding of the folded grid, and the BatchNorm's own float rounding, are the difference.
+    assert (found - expected).abs().max() <= 0.02 * expected.abs().max()
+    result = Interpreter(*files.deploy_pair).run({"input": other[0].numpy()}).outputs["output"]
+    assert (torch.from_numpy(result) - expected).abs().max() <= 0.05 * expected.abs().max()
+
+
+def test_updated_record_has_the_folded_scales(tmp_path: Path) -> None:
+    _, quantized, files = updated(tmp_path)
+    calibrated_text = files.record_file.read_text()
+    files.save(quantized)
+    assert files.record_file.read_text() == calibrated_text
+    update = read_record(tmp_path / "record_update.txt").layers["conv1"].weight
+    weight, norm = files.record.layers["conv1"].weight, norms(quantized)["bn1"]
+    assert weight is not None and update is not None and update.codebook == weight.codebook
+    factor = channel_factor(norm.running_var, norm.weight, norm.eps).detach().abs()
+    expected = torch.tensor(weight.scale) * factor
+    live = factor > 0
+    torch.testing.assert_close(torch.tensor(update.scale)[live], expected[live])
+
+
+def test_save_needs_the_model(tmp_path: Path) -> None:
+    _, _, files = updated(tmp_path)
+    with pytest.raises(TypeError, match="calibration_torch_model.*update_bn"):
+        files.save()
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_update_bn_only_the_flag_changes(tmp_path: Path) -> None:
+    model, batch = SmallResNet(), BATCHES[0]
+    files = make_config(model, tmp_path, batch)
+    quantized = quantize(model, files, batch)
+    amct.update_bn_status(quantized)
+    assert all(one.training for one in norms(quantized).values())
+    amct.update_bn_status(quantized, False)
+    assert torch.equal(run(quantized, *batch), run(model, *batch))
+    files.save(quantized)
+    assert not (tmp_path / "record_update.txt").exists()
+
+
+def test_gradients_reach_the_affine_parameters(tmp_path: Path) -> None:
+    (tmp_path / "quant.cfg").write_text(CFG)
+    model = SmallResNet()
+    files = make_config(model, tmp_path, BATCHES[0], config_defination=tmp_path / "quant.cfg")
+    quantized = quantize(model, files, BATCHES[0])
+    amct.update_bn_status(quantized, True)
+    loss: Tensor = quantized(*BATCHES[0]).square().sum()
+    loss.backward()
+    assert all(one.weight.grad is not None and one.weight.grad.abs().sum() > 0 for one in norms(quantized).values())
