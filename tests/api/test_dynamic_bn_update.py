@@ -36,10 +36,10 @@ def negative_gamma(model: nn.Module) -> nn.Module:
     return model
 
 
-def updated(folder: Path, iterations: int = 3) -> tuple[nn.Module, nn.Module, Files]:
+def updated(folder: Path, iterations: int = 3, model: nn.Module | None = None) -> tuple[nn.Module, nn.Module, Files]:
     """Returns the float model, the one after update and calibration, and its files."""
     (folder / "quant.cfg").write_text(CFG)
-    model = negative_gamma(SmallResNet())
+    model = model or negative_gamma(SmallResNet())
     files = make_config(model, folder, BATCHES[0], config_defination=folder / "quant.cfg")
     quantized = quantize(model, files, BATCHES[0], **SETTING)
     amct.update_bn_status(quantized, True)
@@ -91,15 +91,28 @@ def test_bn_momentum_weighs_the_batch_of_the_quantized_convolution(tmp_path: Pat
 
 
 def test_saved_model_gives_the_outputs_of_the_torch_model(tmp_path: Path) -> None:
+    _, quantized, files = updated(tmp_path, model=SmallResNet())
+    found, expected = saved_outputs(quantized, files)
+    # The folded bias is rounded to int32 and the BatchNorm computes in another order: a later quantizer may see a tie.
+    step = min(one.scale for layer in files.record.layers.values() for one in layer.activations)
+    assert fx_path.steps_apart(found, expected, step).max() <= 1
+
+
+def test_negated_channels_take_the_nearest_grid_points(tmp_path: Path) -> None:
     _, quantized, files = updated(tmp_path)
+    found, expected = saved_outputs(quantized, files)
+    # The codebook is not symmetric, so the weights of a channel with negative factor move (SPEC 6.7).
+    assert (found - expected).abs().max() <= 0.02 * expected.abs().max()
+
+
+def saved_outputs(quantized: nn.Module, files: Files) -> tuple[Tensor, Tensor]:
+    """The outputs of the fake_quant file and of the model; those of the deploy pair are checked to be close."""
     files.save(quantized)
     other = images(3)[0]
-    found = torch.from_numpy(fx_path.run_onnx(files.fake_quant, *other)[0])
     expected = run(quantized, *other)
-    # SNQ folds at save: bias rounding of the folded grid, and the BatchNorm's own float rounding, are the difference.
-    assert (found - expected).abs().max() <= 0.02 * expected.abs().max()
-    result = Interpreter(*files.deploy_pair).run({"input": other[0].numpy()}).outputs["output"]
-    assert (torch.from_numpy(result) - expected).abs().max() <= 0.05 * expected.abs().max()
+    integers = Interpreter(*files.deploy_pair).run({"input": other[0].numpy()}).outputs["output"]
+    assert (torch.from_numpy(integers) - expected).abs().max() <= 0.05 * expected.abs().max()
+    return torch.from_numpy(fx_path.run_onnx(files.fake_quant, *other)[0]), expected
 
 
 def test_updated_record_has_the_folded_scales(tmp_path: Path) -> None:

@@ -31,8 +31,8 @@ def files(tmp_path: Path) -> Files:
 WRONG_CALLS: dict[str, tuple[Callable[[Files], Any], str]] = {
     "unknown keyword": (
         lambda files: amct.create_quant_config(files.config, SmallResNet(), X, skip_layer=["fc"]),
-        r"create_quant_config.*'skip_layer'.*create_quant_config\(config_file, model, input_data, skip_layers, batch_num,"
-        r" activation_offset, config_defination\)",
+        r"create_quant_config.*'skip_layer'.*create_quant_config\(config_file, model, input_data, skip_layers,"
+        r" batch_num, activation_offset, config_defination\)",
     ),
     "save_path left out": (
         lambda files: amct.save_model(files.onnx, files.record_file),

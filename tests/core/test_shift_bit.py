@@ -51,3 +51,15 @@ def test_errors_of_batches_add_up():
     deq = torch.tensor([0.01, 0.1, 1.0])
     parts = shift_errors(output[:1], deq) + shift_errors(output[1:], deq)
     torch.testing.assert_close(parts, shift_errors(output, deq))
+
+
+@pytest.mark.parametrize("size", [1.0, 1e3, 3e4, 1e5, 1e7, 1e9, 1e11])
+@pytest.mark.parametrize("step", [1.0, 4.0, 65536.0])
+def test_search_looks_at_enough_shifts(size: float, step: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    output = torch.randn(3, 8, 50, generator=generator) * size
+    output[0, :, 0] *= 20  # an outlier, which may be clipped
+    output = torch.round(output / step) * step
+    deq = torch.linspace(0.5, 2.0, 8)
+    assert torch.equal(search_shift(output, deq), best_shift(shift_errors(output, deq)))
+    assert torch.equal(search_shift(output, deq[0]), best_shift(shift_errors(output, deq[0])))

@@ -132,7 +132,10 @@ def check_model(model: nn.Module) -> ModelReport:
 
 
 def _layers(graph: OpGraph) -> tuple[CheckedLayer, ...]:
-    return tuple(CheckedLayer(node.name, node.type, bool(node.op.is_default_enabled)) for node in graph.quantizable)
+    return tuple(
+        CheckedLayer(node.name, node.type, node.op is not None and node.op.is_default_enabled)
+        for node in graph.quantizable
+    )
 
 
 def _skips(graph: OpGraph, found: Diagnosis) -> tuple[Skip, ...]:

@@ -4,37 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
-from ..backends.dynamic.backend import DynamicBackend
-from ..backends.dynamic.bn_update import BnUpdate, fold_present_state
-from ..backends.dynamic.float_model import read_settings
-from ..backends.dynamic.graph import Fusion
-from ..backends.dynamic.session import CalibrationSession, SessionPlan, find_session, start_session
-from ..capacity import read_capacity
-from ..config.calibration_config import (
-    CalibrationConfig,
-    read_calibration_config,
-    read_calibration_globals,
-    to_quant_config,
-    write_calibration_config,
-)
-from ..config.expand_calibration import expand_calibration
-from ..config.json_config import check_any_enabled
 from ..config.simple_cfg import read_simple_calibration, simple_calibration
-from ..errors import CalibrationError, UnsupportedModelError
-from ..export.save import write_files
 from ..files import check_path
 from ..log import get_logger
-from ..onnx_io.markers import read_sites
-from ..onnx_io.model_file import load_model
-from ..onnx_io.model_file import save_model as save_onnx
-from ..plan.checks import Violation, find_violations
-from ..plan.planner import make_plan
-from ..record import Record
-from ..record.text_proto import read_record, write_record
 from .arguments import (
     as_inputs,
     check_axes,
@@ -46,11 +22,7 @@ from .arguments import (
     documented_order,
 )
 
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
 _log = get_logger(__name__)
-_UPDATE_BN = "update_bn"  # in the metadata of the file: save_model must know it without the config
 
 
 @documented_order(config_definition="config_defination")
@@ -86,13 +58,12 @@ def create_quant_config(
         simple = simple_calibration(skip_layers, batch_num, activation_offset)
     else:
         simple = read_simple_calibration(check_existing(function, "config_defination", config_defination))
-    capacity = read_capacity()
-    backend = DynamicBackend(model, as_inputs(input_data), capacity)
-    graph = backend.graph(Fusion(is_on=simple.do_fusion, skipped=simple.skip_fusion_layers))
+    from .calibration import write_config  # here, because onnx costs every import a second and 40 MB
+
     if path.exists():
         _log.warning("The configuration '%s' exists and is replaced.", path)
-    write_calibration_config(expand_calibration(graph, simple, capacity), path)
-    _log.info("Wrote the configuration of %d layers to '%s'.", len(graph.quantizable), path)
+    count = write_config(path, model, as_inputs(input_data), simple)
+    _log.info("Wrote the configuration of %d layers to '%s'.", count, path)
 
 
 @documented_order(modified_onnx_file="modfied_onnx_file")
@@ -136,28 +107,9 @@ def quantize_model(
         "output_names": check_names(function, "output_names", output_names),
         "dynamic_axes": check_axes(function, dynamic_axes),
     }
-    capacity = read_capacity()
-    given = read_calibration_globals(config_path)
-    backend = DynamicBackend(model, as_inputs(input_data), capacity, setting)
-    graph = backend.graph(Fusion(is_on=given.do_fusion, skipped=given.skip_fusion_layers))
-    config = read_calibration_config(config_path, graph, capacity)
-    quantizers = to_quant_config(config, graph)
-    check_any_enabled(quantizers)
-    _refuse(find_violations(graph, quantizers, capacity))
-    plan = make_plan(graph, quantizers)
-    for skip in plan.skips:
-        _log.debug("Layer '%s' is not quantized: %s.", skip.name, skip.reason)
-    session_plan = SessionPlan(
-        batch_num=config.batch_num,
-        record_file=record_path,
-        shifted=frozenset(node.name for node in graph if node.type.rpartition(".")[2] in capacity.shift_n_types),
-        unfused=frozenset(config.skip_fusion_layers),
-        folds=backend.folds(graph),
-        bn_update=_bn_update(config),
-    )
-    save_onnx(backend.float_model(plan, session_plan.folds, {_UPDATE_BN: config.update_bn}), onnx_path)
-    quantized, layers = backend.place(plan, keeps_batch_norms=config.update_bn)
-    start_session(quantized, layers, session_plan)
+    from .calibration import quantize
+
+    quantized = quantize(config_path, onnx_path, record_path, model, as_inputs(input_data), setting)
     _log.info("Wrote '%s' and the weight factors in '%s'.", onnx_path, record_path)
     return quantized
 
@@ -189,13 +141,9 @@ def save_model(
     check_save_path(save_model, save_path)
     expected = (nn.Module, type(None))
     check_type(function, "calibration_torch_model", calibration_torch_model, expected, "a torch.nn.Module or None")
-    model = load_model(onnx_path)
-    settings, record = read_settings(model, onnx_path), read_record(record_path)
-    _require_complete(model, record, record_path)
-    if settings.get(_UPDATE_BN):
-        session = _needed_session(function, calibration_torch_model)
-        record = _with_updated_norms(model, record, session, record_path)
-    written = write_files(model, record, save_path)
+    from .calibration import save
+
+    written = save(onnx_path, record_path, save_path, calibration_torch_model)
     _log.info("Wrote %s.", ", ".join(f"'{path}'" for path in written))
 
 
@@ -215,47 +163,7 @@ def update_bn_status(calibration_model: nn.Module, training: bool = True) -> Non
     function = "update_bn_status"
     check_type(function, "calibration_model", calibration_model, nn.Module, "a torch.nn.Module")
     check_type(function, "training", training, bool, "a bool")
+    from ..backends.dynamic.session import find_session
+
     model, session = find_session(function, calibration_model)
     session.set_batch_norms(model, training)
-
-
-def _refuse(violations: Sequence[Violation]) -> None:
-    if violations:
-        lines = [f"- {one.reason}\n  Repair: {one.repair}." for one in violations]
-        title = "The model cannot be quantized with this configuration, rules of the hardware are broken:"
-        raise UnsupportedModelError("\n".join([title, *lines]))
-
-
-def _bn_update(config: CalibrationConfig) -> BnUpdate | None:
-    return BnUpdate(momentum=config.bn_update_config.bn_momentum) if config.update_bn else None
-
-
-def _require_complete(model: ir.Model, record: Record, path: Path) -> None:
-    missing = []
-    for name, site in read_sites(model).items():
-        layer = record.layers.get(name)
-        known = set() if layer is None else {one.index for one in layer.activations}
-        if not known.issuperset(site.inputs):
-            missing.append(name)
-    if missing:
-        raise CalibrationError(
-            f"Calibration is not complete, '{path}' lacks factors of {len(missing)} layers: {', '.join(missing)}. Run"
-            " at least batch_num forwards of the model which quantize_model returned before save_model."
-        )
-
-
-def _needed_session(function: str, model: nn.Module | None) -> CalibrationSession:
-    if model is None:
-        raise TypeError(
-            f"{function}: argument 'calibration_torch_model' must be the model which quantize_model returned, got None:"
-            " with update_bn the statistics of its BatchNorms are needed."
-        )
-    return find_session(function, model)[1]
-
-
-def _with_updated_norms(model: ir.Model, record: Record, session: CalibrationSession, path: Path) -> Record:
-    """Folds the present BatchNorms into ``model``, in place, and returns the record that fits."""
-    updated = fold_present_state(model, record, session)
-    if updated != record:
-        write_record(updated, path.with_name(f"{path.stem}_update.txt"))
-    return updated

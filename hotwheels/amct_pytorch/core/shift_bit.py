@@ -12,11 +12,17 @@ _INT32 = (-(2**31), 2**31 - 1)
 _INT16 = (-(2**15), 2**15 - 1)
 # Elements worked on at once: 16 shifts in float64 on all of a large output would be 32 times its memory.
 _CHUNK = 1 << 16
+_FEW = 1 << 24  # values per row up to which the argument of _search holds
 
 
 def search_shift(output: Tensor, deq: Tensor) -> Tensor:
-    """Returns the best shift N in 1..16 of one batch, int32; [] for a scalar ``deq``, [C] for one per channel."""
-    return best_shift(shift_errors(output, deq))
+    """Returns the best shift N in 1..16 of one batch, int32; [] for a scalar ``deq``, [C] for one per channel.
+
+    The same as ``best_shift(shift_errors(output, deq))``, but looks at those shifts only that can be the best.
+    """
+    rows = torch.round(_rows(output, deq).double().div_(deq.double().reshape(-1, 1))).clamp_(*_INT32).to(torch.int32)
+    shifts = _search(rows) if rows.shape[1] < _FEW else best_shift(_errors(rows, rows.new_ones(rows.shape[0])))
+    return shifts.reshape(deq.shape)
 
 
 def shift_errors(output: Tensor, deq: Tensor) -> Tensor:
@@ -28,15 +34,55 @@ def shift_errors(output: Tensor, deq: Tensor) -> Tensor:
       output: Layer output before activation; channels on axis 1 if ``deq`` is a vector [N, C, ...].
       deq: Real value of one unit of the accumulator, ``scale_d * scale_w``, [] or [C].
     """
-    if deq.dim() == 0:
-        return _errors(output.detach().reshape(1, -1), deq.reshape(1))[0]
-    channels = output.detach().transpose(0, 1).reshape(output.shape[1], -1)
-    return _errors(channels, deq)
+    errors = _errors(_rows(output, deq), deq.reshape(-1))
+    return errors.reshape(*deq.shape, MAX_SHIFT)
 
 
 def best_shift(errors: Tensor) -> Tensor:
     """Returns the shift of the smallest error along the last axis, int32; a tie goes to the LARGER shift."""
     return (MAX_SHIFT - errors.flip(-1).argmin(-1)).to(torch.int32)
+
+
+def _rows(output: Tensor, deq: Tensor) -> Tensor:
+    """The output as [C, n], or [1, n] where ``deq`` is a scalar."""
+    output = output.detach()
+    return output.transpose(0, 1).reshape(output.shape[1], -1) if deq.dim() else output.reshape(1, -1)
+
+
+def _search(s32: Tensor) -> Tensor:
+    """The best shift of each of the int32 rows [C, n].
+
+    Let F be the smallest shift that clips nothing. What a shift cuts off only grows above F, so F is at least as good
+    as any larger one; a tie goes to that all the same. Below F - 1 the largest value alone loses ``2^(13 + F)`` or
+    more, its square is more than ``n < _FEW`` remainders below ``2^F`` can add up to.
+    """
+    fitting = _fitting_shift(s32)
+    best, error = fitting, _error(s32, fitting)
+    below = (fitting - 1).clamp(min=1)
+    error_below = _error(s32, below)
+    best, error = torch.where(error_below < error, below, best), torch.minimum(error, error_below)
+    tied, larger = (fitting < MAX_SHIFT).nonzero().flatten(), fitting
+    while tied.numel():
+        larger = larger + 1
+        tied = tied[_error(s32[tied], larger[tied]) == error[tied]]
+        best[tied] = larger[tied]
+        tied = tied[larger[tied] < MAX_SHIFT]
+    return best.to(torch.int32)
+
+
+def _fitting_shift(s32: Tensor) -> Tensor:
+    """The smallest shift in 1..16 of each row with which all its values fit into int16, [C]."""
+    shifts = torch.arange(1, MAX_SHIFT + 1, device=s32.device)
+    low, high = s32.amin(1).long(), s32.amax(1).long()
+    fits = ((high.unsqueeze(1) >> shifts) <= _INT16[1]) & ((low.unsqueeze(1) >> shifts) >= _INT16[0])
+    return MAX_SHIFT + 1 - fits.sum(1)
+
+
+def _error(s32: Tensor, shift: Tensor) -> Tensor:
+    """``sum (s32 - s16 * 2^shift)^2`` of each row, float64 [C]."""
+    by = shift.to(torch.int32).unsqueeze(1)
+    s16 = (s32 >> by).clamp_(*_INT16)
+    return (s32 - (s16 << by)).double().square_().sum(1)
 
 
 def _errors(rows: Tensor, deq: Tensor) -> Tensor:

@@ -22,6 +22,8 @@ class InProjection(nn.Linear):
     """
 
     amct_leaf = True
+    packed_weight: nn.Parameter
+    packed_bias: nn.Parameter | None
 
     def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None, rows: slice, bias_rows: slice) -> None:
         """See the class for the arguments."""

@@ -7,6 +7,7 @@ from typing import Any
 from google.protobuf import text_format
 
 from ..errors import AmctError, RecordError
+from .plain_text import merge_plain_text
 
 
 def parse_message(kind: Any, text: str, source: str, error_class: type[AmctError] = RecordError) -> Any:
@@ -15,6 +16,9 @@ def parse_message(kind: Any, text: str, source: str, error_class: type[AmctError
     Raises:
       AmctError: (``error_class``) The text does not parse, or a required field is missing.
     """
+    message = kind()
+    if merge_plain_text(text, message) and message.IsInitialized():
+        return message
     message = kind()
     try:
         text_format.Merge(text, message)  # unlike Parse takes the last of an optional field that is repeated

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ...core.batch_norm import channel_factor
 from ...core.channels import per_channel
-from ...core.shift_bit import best_shift, shift_errors
+from ...core.shift_bit import best_shift, search_shift, shift_errors
 from ...nn.quantized_layer import QuantizedLayer
 
 
@@ -39,9 +39,10 @@ class ShiftSearch:
             output = output.unsqueeze(0)
         if self._batch_norm is not None:
             output, deq = _normalized(self._batch_norm, output, deq)
-        errors = shift_errors(output, deq)
-        # The factor of a BatchNorm makes one scale a vector; as long as the record has one scale it has one N.
-        return best_shift(errors if scale.dim() or errors.dim() == 1 else errors.sum(0))
+        if deq.dim() > scale.dim():
+            # The factor of a BatchNorm makes one scale a vector; as long as the record has one scale it has one N.
+            return best_shift(shift_errors(output, deq).sum(0))
+        return search_shift(output, deq)
 
 
 def _normalized(norm: Any, output: Tensor, deq: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,11 +1,13 @@
 """Attention as Linear, matmul and softmax: what torch computes in one kernel becomes nodes that can be quantized.
 
-``torch.nn.MultiheadAttention``, the Transformer modules made of it and ``F.scaled_dot_product_attention`` are single nodes
-of a stock trace. Their formulas are written in their place afterwards, so that no other node changes its name.
+``torch.nn.MultiheadAttention``, the Transformer modules made of it and ``F.scaled_dot_product_attention`` are single
+nodes of a stock trace. Their formulas are written in their place afterwards, so that no other node changes its name.
 
 1. ``softmax(q * scale @ k^T) @ v``, all of it quantizable;
 2. under a mask the softmax is `masked_softmax`, in float;
-3. what the formula here does not cover stays one float node, with the reason.
+3. a mask that is an optional input of the model (``mask=None``) is taken to be absent as a rule: the softmax is
+   quantizable, behind `masked_scores`, which is nothing without a mask;
+4. what the formula here does not cover stays one float node, with the reason.
 """
 
 from __future__ import annotations
@@ -17,13 +19,16 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import nn
-from torch.fx import GraphModule, Node, Proxy
+from torch.fx import Graph, GraphModule, Node, Proxy
 
 from ...nn.in_projection import InProjection
-from .inline import Inline, is_pick, replace_node
-from .masked_softmax import masked_softmax
+from .assemble import assemble, copy_training
+from .inline import Inline, is_pick, nodes_behind, replace_node
+from .masked_softmax import masked_scores, masked_softmax
 
 _REASON = "amct_float_reason"
+_SETTINGS = ("need_weights", "average_attn_weights")
+_MASKS = ("attn_mask", "key_padding_mask", "is_causal")
 
 
 def decompose_attention(graph_module: GraphModule) -> None:
@@ -33,12 +38,14 @@ def decompose_attention(graph_module: GraphModule) -> None:
         if formula is None:
             continue
         arguments = _arguments(graph_module, node)
+        if arguments is None:
+            continue  # a wrong call, which will say so when it runs
         reason = _obstacle(graph_module, node, arguments)
         if reason is not None:
             node.meta[_REASON] = reason
             continue
         path = str(node.target) if node.op == "call_module" else ""
-        place = Inline(graph_module, path, node.name)
+        place = Inline(graph_module, graph_module.graph, path, node.name)
         if formula is _multihead_attention:
             arguments["need_weights"] = arguments.get("need_weights", True) and _reads_weights(node)
         with graph_module.graph.inserting_before(node):
@@ -46,6 +53,30 @@ def decompose_attention(graph_module: GraphModule) -> None:
         replace_node(node, result)
     graph_module.graph.lint()
     graph_module.recompile()
+
+
+def trace_attention(model: nn.Module) -> GraphModule | None:
+    """Returns the graph of a model which is itself an attention module, and which torch.fx cannot follow; else None.
+
+    ``need_weights`` and ``average_attn_weights`` keep their defaults and are no arguments of it.
+    """
+    formula = _formula_of(model)
+    if formula is None or _module_obstacle(model) is not None:
+        return None
+    graph = Graph()
+    place = Inline(model, graph, "", "")
+    parameters = inspect.signature(model.forward).parameters.values()
+    arguments = {one.name: _placeholder(graph, one) for one in parameters if one.name not in _SETTINGS}
+    graph.output(nodes_behind(formula(place, **place.proxies(arguments))))
+    traced = assemble(model, graph, type(model).__name__)
+    copy_training(model, traced)
+    return traced
+
+
+def _placeholder(graph: Graph, parameter: inspect.Parameter) -> Node:
+    if parameter.default is parameter.empty:
+        return graph.placeholder(parameter.name)
+    return graph.placeholder(parameter.name, default_value=parameter.default)
 
 
 def float_reason(node: Node) -> str | None:
@@ -93,9 +124,7 @@ def _heads(x: Proxy, module: nn.MultiheadAttention) -> Proxy:
 
 
 def _weights(scores: Proxy, attn_mask: Proxy | None, key_padding_mask: Proxy | None) -> Proxy:
-    if attn_mask is None and key_padding_mask is None:
-        return scores.softmax(-1)
-    return _masked_softmax(scores, attn_mask, key_padding_mask)
+    return _softmax(scores, [attn_mask, key_padding_mask])
 
 
 def _attach_projections(place: Inline) -> None:
@@ -124,10 +153,7 @@ def _scaled_dot_product_attention(
     if scale is None:
         scale = _call(math.pow, query.size(-1), -0.5)
     scores = query * scale @ key.transpose(-2, -1)
-    if attn_mask is None and not is_causal:
-        weights = scores.softmax(-1)
-    else:
-        weights = _masked_softmax(scores, attn_mask, is_causal=bool(is_causal), marks_blocked=False)
+    weights = _softmax(scores, [attn_mask, None, is_causal], marks_blocked=False)
     if dropout_p:
         # Follows train() and eval(), since a deployed network must not drop.
         weights = place.call(place.attach_function("dropout", nn.Dropout(float(dropout_p))), weights)
@@ -240,23 +266,28 @@ def _formula(root: GraphModule, node: Node) -> Callable[..., Any] | None:
         return _scaled_dot_product_attention
     if node.op != "call_module":
         return None
-    module = root.get_submodule(str(node.target))
+    return _formula_of(root.get_submodule(str(node.target)))
+
+
+def _formula_of(module: nn.Module) -> Callable[..., Any] | None:
     return _multihead_attention if is_attention(module) else _FORMULAS.get(type(module))
 
 
-def _arguments(root: GraphModule, node: Node) -> dict[str, Any]:
-    """Returns the arguments of the call by name, those given only."""
+def _arguments(root: GraphModule, node: Node) -> dict[str, Any] | None:
+    """Returns the arguments of the call by name, those given only; None if the module does not take them."""
     if node.op == "call_function":
         names = list(inspect.signature(_scaled_dot_product_attention).parameters)[1:]
         return dict(zip(names, node.args, strict=False)) | node.kwargs
     forward = root.get_submodule(str(node.target)).forward
-    return dict(inspect.signature(forward).bind(*node.args, **node.kwargs).arguments)
+    try:
+        return dict(inspect.signature(forward).bind(*node.args, **node.kwargs).arguments)
+    except TypeError:
+        return None
 
 
 def _obstacle(root: GraphModule, node: Node, arguments: dict[str, Any]) -> str | None:
     """Returns why the formulas here do not give what the node does."""
-    settings = ("need_weights", "average_attn_weights", "is_causal", "dropout_p", "enable_gqa")
-    traced = [name for name in settings if isinstance(arguments.get(name), Node)]
+    traced = [name for name in (*_SETTINGS, "dropout_p", "enable_gqa") if isinstance(arguments.get(name), Node)]
     if traced:
         return f"its argument '{traced[0]}' depends on the data"
     if node.op == "call_function":
@@ -285,10 +316,27 @@ def _reads_weights(node: Node) -> bool:
     return any(not is_pick(user) or user.args[1] != 0 for user in readers)
 
 
-def _masked_softmax(scores: Proxy, *args: Any, **kwargs: Any) -> Proxy:
-    weights = _call(masked_softmax, scores, *args, **kwargs)
+def _softmax(scores: Proxy, masks: list[Any], **kwargs: Any) -> Proxy:
+    """``masks`` as `masked_softmax` takes them."""
+    masks = [mask if isinstance(mask, Proxy) else mask or None for mask in masks]
+    if all(mask is None for mask in masks):
+        return scores.softmax(-1)
+    given = {name: mask for name, mask in zip(_MASKS, masks, strict=False) if mask is not None} | kwargs
+    if all(mask is None or _is_optional(mask) for mask in masks):
+        return _call(masked_scores, scores, **given).softmax(-1)
+    weights = _call(masked_softmax, scores, **given)
     weights.node.meta[_REASON] = "a mask may put -inf among its scores, which no grid holds; it runs in float"
     return weights
+
+
+def _is_optional(mask: Any) -> bool:
+    """Whether it is an input of the model that may be left away, and then is no mask."""
+    return (
+        isinstance(mask, Proxy)
+        and mask.node.op == "placeholder"
+        and bool(mask.node.args)
+        and (mask.node.args[0] is None or mask.node.args[0] is False)
+    )
 
 
 def _call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Proxy:

@@ -15,7 +15,7 @@ from ...ops.registry import Registry
 from ...plan.quant_plan import LayerPlan, QuantPlan
 from ...quantizers.base import ActivationQuantizer, WeightQuantizer
 from ...quantizers.registry import build_activation, build_weight
-from .attention import decompose_attention
+from .attention import decompose_attention, trace_attention
 from .constants import constant_nodes
 from .functionalize import functionalize
 from .graph import build_graph
@@ -42,10 +42,9 @@ class FxBackend:
         """
         if any(isinstance(module, QuantizedLayer) for module in model.modules()):
             raise UnsupportedModelError("The model is quantized already. Pass the float model.")
-        self._traced = trace(
-            _copy(model, copies_tensors),
-            registry.leaf_packages,
-            lambda cls: cls in opaque or registry.is_leaf_type(cls),
+        model = _copy(model, copies_tensors)
+        self._traced = trace_attention(model) or trace(
+            model, registry.leaf_packages, lambda cls: cls in opaque or registry.is_leaf_type(cls)
         )
         decompose_attention(self._traced)
         functionalize(self._traced)

@@ -38,7 +38,7 @@ def diagnose(model: nn.Module, registry: Registry) -> Diagnosis:
     graph = None
     while graph is None:
         try:
-            graph = FxBackend(model, registry, frozenset(opaque)).graph()
+            graph = FxBackend(model, registry, frozenset(opaque), copies_tensors=False).graph()
         except UntraceableError as error:
             path = error.problem.module_path
             cls = type(model.get_submodule(path))

@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from ...nn.call import MethodCall
+from ...nn.in_projection import InProjection
 from ...nn.quantized_layer import QuantizedLayer
 from ...nn.weighted_op import WeightedOp
+from ...ops.desc import Role
 from ...ops.registry import Registry
 from ...plan.planner import folded_batch_norm
 from ..exported_layer import ExportedLayer, FoldedOp, FunctionModule
@@ -103,6 +105,8 @@ class _FlatGraph:
         module = self._model.get_submodule(str(node.target))
         if isinstance(module, QuantizedLayer):
             return ExportedLayer(module)
+        if isinstance(module, InProjection):  # the exporter wants parameters, not properties
+            return FoldedOp(WeightedOp(module, Role.LINEAR))
         if node not in self._batch_norms:
             return FunctionModule(module).function
         op = self._registry.find_module(type(module))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
-from torch.fx import GraphModule, Node, Proxy
+from torch.fx import Graph, Node, Proxy
 from torch.fx.node import map_arg
 from torch.fx.proxy import GraphAppendingTracer
 
@@ -22,13 +22,14 @@ class Inline:
       module: The module written here; the root for a function.
     """
 
-    def __init__(self, root: GraphModule, path: str, prefix: str) -> None:
-        """``path`` of the module in ``root``; ``prefix`` of the names."""
+    def __init__(self, root: nn.Module, graph: Graph, path: str, prefix: str) -> None:
+        """``graph`` of ``root``; ``path`` of the module in it; ``prefix`` of the names, empty for the model itself."""
         self.module: Any = root.get_submodule(path)
         self._root = root
+        self._graph = graph
         self._path = path
         self._prefix = prefix
-        self._tracer = _PrefixTracer(root, prefix)
+        self._tracer = _PrefixTracer(graph, prefix)
 
     def proxies(self, arguments: Any) -> Any:
         """Returns ``arguments`` with a Proxy, on which code can be run, for each node in it."""
@@ -36,7 +37,7 @@ class Inline:
 
     def child(self, name: str) -> Inline:
         """Returns the place for the forward of a sub-module, which is called ``name`` (dotted)."""
-        return Inline(self._root, self._below(name), f"{self._prefix}_{name.replace('.', '_')}")
+        return Inline(self._root, self._graph, self._below(name), _joined(self._prefix, name.replace(".", "_")))
 
     def call(self, name: str, *args: Proxy) -> Proxy:
         """Calls a sub-module as one node."""
@@ -50,8 +51,12 @@ class Inline:
     def attach_function(self, name: str, module: nn.Module) -> str:
         """Makes ``module`` a sub-module of the root that stands for a function; returns the name to call it by."""
         path = f"{FOLDER}.{self._prefix}.{name}"
-        self._root.add_submodule(path, module)
-        self._root.get_submodule(FOLDER).train(self._root.training)
+        if FOLDER not in self._root._modules:
+            self._root.add_module(FOLDER, nn.Module())
+        folder = self._root.get_submodule(FOLDER)
+        folder.add_module(self._prefix, nn.Module())
+        folder.get_submodule(self._prefix).add_module(name, module)
+        folder.train(self._root.training)
         return path
 
     def _below(self, name: str) -> str:
@@ -61,15 +66,19 @@ class Inline:
 class _PrefixTracer(GraphAppendingTracer):
     """Records what is done to Proxies, names prefixed."""
 
-    def __init__(self, root: GraphModule, prefix: str) -> None:
-        super().__init__(root.graph)
+    def __init__(self, graph: Graph, prefix: str) -> None:
+        super().__init__(graph)
         self._prefix = prefix
 
     def create_node(
         self, kind: str, target: Any, args: Any, kwargs: Any, name: str | None = None, type_expr: Any = None
     ) -> Node:
         own = target.rpartition(".")[2] if isinstance(target, str) else target.__name__
-        return super().create_node(kind, target, args, kwargs, f"{self._prefix}_{own.strip('_')}".lower(), type_expr)
+        return super().create_node(kind, target, args, kwargs, _joined(self._prefix, own.strip("_")), type_expr)
+
+
+def _joined(prefix: str, name: str) -> str:
+    return f"{prefix}_{name}".lower() if prefix else name.lower()
 
 
 def replace_node(node: Node, value: Any) -> None:
@@ -78,7 +87,7 @@ def replace_node(node: Node, value: Any) -> None:
     Calls which pick one result of the tuple become that result.
     """
     graph = node.graph
-    value = _nodes_behind(value)
+    value = nodes_behind(value)
     for user in list(node.users):
         if isinstance(value, tuple) and is_pick(user):
             replace_node(user, value[user.args[1]])  # type: ignore[index]
@@ -87,9 +96,10 @@ def replace_node(node: Node, value: Any) -> None:
     graph.erase_node(node)
 
 
-def _nodes_behind(value: Any) -> Any:
+def nodes_behind(value: Any) -> Any:
+    """Returns ``value``, a Proxy, None, or a tuple of these, with the nodes in place of Proxies."""
     if isinstance(value, tuple):
-        return tuple(_nodes_behind(one) for one in value)
+        return tuple(nodes_behind(one) for one in value)
     return value.node if isinstance(value, Proxy) else value
 
 

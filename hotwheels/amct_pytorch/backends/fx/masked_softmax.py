@@ -1,7 +1,7 @@
-"""Softmax of attention scores under a mask: one node of the graph, computed in float.
+"""Masks on attention scores, and the softmax under them, as single nodes of the graph.
 
-It is no quantized layer: a masked score is -inf, for which no grid has room, and any finite stand-in takes the grid from
-the scores that count.
+Only when these run is it known whether a mask is there at all, and whether it is bool or float: while tracing it is a
+Proxy.
 """
 
 from __future__ import annotations
@@ -17,9 +17,22 @@ def masked_softmax(
     is_causal: bool = False,
     marks_blocked: bool = True,
 ) -> Tensor:
-    """Returns the softmax over the keys of ``scores`` [..., queries, keys].
+    """Returns the softmax over the keys of `masked_scores`.
 
-    Only here is it known whether a mask is bool or float: while tracing it is a Proxy.
+    It is no quantized layer: a masked score is -inf, for which no grid has room, and any finite stand-in takes the grid
+    from the scores that count.
+    """
+    return torch.softmax(masked_scores(scores, attn_mask, key_padding_mask, is_causal, marks_blocked), dim=-1)
+
+
+def masked_scores(
+    scores: Tensor,
+    attn_mask: Tensor | None = None,
+    key_padding_mask: Tensor | None = None,
+    is_causal: bool = False,
+    marks_blocked: bool = True,
+) -> Tensor:
+    """Returns ``scores`` [..., queries, keys], -inf where a mask blocks; ``scores`` itself without any mask.
 
     Args:
       scores: Scaled products of queries and keys; [N, heads, queries, keys] if there is a ``key_padding_mask``.
@@ -34,7 +47,17 @@ def masked_softmax(
         scores = _masked(scores, key_padding_mask[:, None, None, :], True)
     if is_causal:
         scores = scores.masked_fill(_behind(scores), float("-inf"))
-    return torch.softmax(scores, dim=-1)
+    return scores
+
+
+def is_unmasked(
+    attn_mask: Tensor | None = None,
+    key_padding_mask: Tensor | None = None,
+    is_causal: bool = False,
+    marks_blocked: bool = True,
+) -> bool:
+    """Whether `masked_scores` with these arguments hands its scores on as they are."""
+    return attn_mask is None and key_padding_mask is None and not is_causal
 
 
 def _aligned(mask: Tensor, scores: Tensor) -> Tensor:

@@ -15,13 +15,15 @@ from torch import Tensor, nn
 
 from ...core.accumulator import Accumulator, Deferred
 from ...nn.call import MethodCall
+from .masked_softmax import is_unmasked, masked_scores
 
 # Copies and conversions: between the roundings to two grids a float has no type (SPEC 10.4).
 _COPIES = frozenset(
     {"clone", "detach", "float", "double", "half", "bfloat16", "to", "type", "type_as", "cpu", "cuda"}
 )
 _RESHAPES = frozenset({"reshape", "view", "flatten", "squeeze", "expand", "expand_as", "view_as", "reshape_as"})
-NO_OP_MODULES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+NO_OP_MODULES = (nn.Identity, *_DROPOUTS)
 _FUNCTIONS = frozenset({torch.clone, torch.detach, F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout})
 _RESHAPE_FUNCTIONS = frozenset({torch.reshape, torch.flatten, torch.squeeze})
 
@@ -37,7 +39,7 @@ def handed_on(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
         return None
     if isinstance(function, MethodCall) and function.name == "contiguous":
         return (_laid_out(first, function, args[1:], kwargs),)
-    return (first,) if _copies(function, args) or _keeps_shape(function, args, kwargs) else None
+    return (first,) if _copies(function, args, kwargs) or _keeps_shape(function, args, kwargs) else None
 
 
 def _laid_out(x: Tensor, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
@@ -46,11 +48,13 @@ def _laid_out(x: Tensor, function: Callable[..., Any], args: tuple[Any, ...], kw
     return function(x, *args, **kwargs)
 
 
-def _copies(function: Callable[..., Any], args: tuple[Any, ...]) -> bool:
+def _copies(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     if isinstance(function, MethodCall):
         return function.name in _COPIES and not _makes_integers(args)
     if function is getattr:
         return args[1] == "data"
+    if function is masked_scores:
+        return is_unmasked(**kwargs)
     return isinstance(function, NO_OP_MODULES) or function in _FUNCTIONS
 
 

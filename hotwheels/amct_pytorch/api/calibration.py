@@ -1,0 +1,138 @@
+"""What the functions of the dynamic path do; the half that needs onnx."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from ..backends.dynamic.backend import DynamicBackend
+from ..backends.dynamic.bn_update import BnUpdate, fold_present_state
+from ..backends.dynamic.float_model import read_settings
+from ..backends.dynamic.graph import Fusion
+from ..backends.dynamic.session import CalibrationSession, SessionPlan, find_session, start_session
+from ..capacity import read_capacity
+from ..config.calibration_config import (
+    CalibrationConfig,
+    read_calibration_config,
+    read_calibration_globals,
+    to_quant_config,
+    write_calibration_config,
+)
+from ..config.expand_calibration import expand_calibration
+from ..config.json_config import check_any_enabled
+from ..config.simple_cfg import SimpleCalibrationConfig
+from ..errors import CalibrationError, UnsupportedModelError
+from ..export.save import write_files
+from ..files import PathLike
+from ..log import get_logger
+from ..onnx_io.markers import read_sites
+from ..onnx_io.model_file import load_model, save_model
+from ..plan.checks import Violation, find_violations
+from ..plan.planner import make_plan
+from ..record import Record
+from ..record.text_proto import read_record, write_record
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+_log = get_logger(__name__)
+_UPDATE_BN = "update_bn"  # in the metadata of the file: a save must know it without the configuration
+
+
+def write_config(path: Path, model: nn.Module, inputs: tuple[Any, ...], simple: SimpleCalibrationConfig) -> int:
+    """Writes the configuration of ``model`` that ``simple`` describes; returns the number of its layers."""
+    capacity = read_capacity()
+    backend = DynamicBackend(model, inputs, capacity)
+    graph = backend.graph(Fusion(is_on=simple.do_fusion, skipped=simple.skip_fusion_layers))
+    write_calibration_config(expand_calibration(graph, simple, capacity), path)
+    return len(graph.quantizable)
+
+
+def quantize(
+    config_path: Path,
+    onnx_path: Path,
+    record_path: Path,
+    model: nn.Module,
+    inputs: tuple[Any, ...],
+    setting: Mapping[str, Any],
+) -> nn.Module:
+    """Returns the quantized model in its first phase, and writes the float model and the first record.
+
+    Nothing is written unless the configuration keeps all rules of the hardware. ``setting`` is that of the export.
+    """
+    capacity = read_capacity()
+    given = read_calibration_globals(config_path)
+    backend = DynamicBackend(model, inputs, capacity, setting)
+    graph = backend.graph(Fusion(is_on=given.do_fusion, skipped=given.skip_fusion_layers))
+    config = read_calibration_config(config_path, graph, capacity)
+    quantizers = to_quant_config(config, graph)
+    check_any_enabled(quantizers)
+    _refuse(find_violations(graph, quantizers, capacity))
+    plan = make_plan(graph, quantizers)
+    for skip in plan.skips:
+        _log.debug("Layer '%s' is not quantized: %s.", skip.name, skip.reason)
+    session_plan = SessionPlan(
+        batch_num=config.batch_num,
+        record_file=record_path,
+        shifted=frozenset(node.name for node in graph if node.type.rpartition(".")[2] in capacity.shift_n_types),
+        unfused=frozenset(config.skip_fusion_layers),
+        folds=backend.folds(graph),
+        bn_update=_bn_update(config),
+    )
+    save_model(backend.float_model(plan, session_plan.folds, {_UPDATE_BN: config.update_bn}), onnx_path)
+    quantized, layers = backend.place(plan, keeps_batch_norms=config.update_bn)
+    start_session(quantized, layers, session_plan)
+    return quantized
+
+
+def save(onnx_path: Path, record_path: Path, prefix: PathLike, model: nn.Module | None) -> tuple[Path, ...]:
+    """Writes the deploy pair and the fake_quant model; returns the paths. ``model`` counts with ``update_bn`` only."""
+    float_model = load_model(onnx_path)
+    settings, record = read_settings(float_model, onnx_path), read_record(record_path)
+    _require_complete(float_model, record, record_path)
+    if not settings.get(_UPDATE_BN):
+        return write_files(float_model, record, prefix)
+    updated = fold_present_state(float_model, record, _needed_session(model))
+    written = write_files(float_model, updated, prefix)
+    if updated == record:
+        return written
+    update_path = record_path.with_name(f"{record_path.stem}_update.txt")
+    write_record(updated, update_path)
+    return (*written, update_path)
+
+
+def _refuse(violations: Sequence[Violation]) -> None:
+    if violations:
+        lines = [f"- {one.reason}\n  Repair: {one.repair}." for one in violations]
+        title = "The model cannot be quantized with this configuration, rules of the hardware are broken:"
+        raise UnsupportedModelError("\n".join([title, *lines]))
+
+
+def _bn_update(config: CalibrationConfig) -> BnUpdate | None:
+    return BnUpdate(momentum=config.bn_update_config.bn_momentum) if config.update_bn else None
+
+
+def _require_complete(model: ir.Model, record: Record, path: Path) -> None:
+    missing = []
+    for name, site in read_sites(model).items():
+        layer = record.layers.get(name)
+        known = set() if layer is None else {one.index for one in layer.activations}
+        if not known.issuperset(site.inputs):
+            missing.append(name)
+    if missing:
+        raise CalibrationError(
+            f"Calibration is not complete, '{path}' lacks factors of {len(missing)} layers: {', '.join(missing)}. Run"
+            " at least batch_num forwards of the model which quantize_model returned before save_model."
+        )
+
+
+def _needed_session(model: nn.Module | None) -> CalibrationSession:
+    if model is None:
+        raise TypeError(
+            "save_model: argument 'calibration_torch_model' must be the model which quantize_model returned, got None:"
+            " with update_bn the statistics of its BatchNorms are needed."
+        )
+    return find_session("save_model", model)[1]
