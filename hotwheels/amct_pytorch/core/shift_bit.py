@@ -20,9 +20,10 @@ def search_shift(output: Tensor, deq: Tensor) -> Tensor:
 
     The same as ``best_shift(shift_errors(output, deq))``, but looks at those shifts only that can be the best.
     """
-    rows = torch.round(_rows(output, deq).double().div_(deq.double().reshape(-1, 1))).clamp_(*_INT32).to(torch.int32)
-    shifts = _search(rows) if rows.shape[1] < _FEW else best_shift(_errors(rows, rows.new_ones(rows.shape[0])))
-    return shifts.reshape(deq.shape)
+    rows = _rows(output, deq)
+    if rows.shape[1] < _FEW:
+        return _search(_accumulator(rows, deq.reshape(-1, 1))).reshape(deq.shape)
+    return best_shift(_errors(rows, deq.reshape(-1))).reshape(deq.shape)
 
 
 def shift_errors(output: Tensor, deq: Tensor) -> Tensor:
@@ -81,14 +82,29 @@ def _fitting_shift(s32: Tensor) -> Tensor:
 def _error(s32: Tensor, shift: Tensor) -> Tensor:
     """``sum (s32 - s16 * 2^shift)^2`` of each row, float64 [C]."""
     by = shift.to(torch.int32).unsqueeze(1)
-    s16 = (s32 >> by).clamp_(*_INT16)
-    return (s32 - (s16 << by)).double().square_().sum(1)
+    total = s32.new_zeros(s32.shape[0], dtype=torch.float64)
+    for piece in _pieces(s32):
+        s16 = (piece >> by).clamp_(*_INT16)
+        total += (piece - s16.bitwise_left_shift_(by)).double().square_().sum(1)
+    return total
+
+
+def _accumulator(rows: Tensor, deq: Tensor) -> Tensor:
+    """``s32`` of the [C, n] rows with units [C, 1]."""
+    s32 = torch.empty(rows.shape, dtype=torch.int32, device=rows.device)
+    for piece, result in zip(_pieces(rows), _pieces(s32), strict=True):
+        result.copy_((piece.double() / deq.double()).round_().clamp_(*_INT32))
+    return s32
+
+
+def _pieces(rows: Tensor) -> tuple[Tensor, ...]:
+    return torch.split(rows, max(1, _CHUNK // rows.shape[0]), dim=1)
 
 
 def _errors(rows: Tensor, deq: Tensor) -> Tensor:
     """Errors of [C, n] rows with a unit each, as [C, 16]."""
     total = rows.new_zeros((rows.shape[0], MAX_SHIFT), dtype=torch.float64)
-    for piece in torch.split(rows, max(1, _CHUNK // rows.shape[0]), dim=1):
+    for piece in _pieces(rows):
         s32 = torch.round(piece.double() / per_channel(deq.double(), piece)).clamp_(*_INT32)
         for shift in range(1, MAX_SHIFT + 1):
             s16 = torch.floor(s32 * 0.5**shift).clamp_(*_INT16)
