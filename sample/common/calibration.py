@@ -40,6 +40,7 @@ class CalibrationSample:
       classifier: Key of the last layer's weight in a checkpoint; its first axis is the number of classes.
       script: The program; its outputs are written to its folder.
       eval_set: The default image list.
+      config_def: The default simple configuration; None for the defaults of the library.
     """
 
     network: str
@@ -47,12 +48,13 @@ class CalibrationSample:
     classifier: str
     script: Path
     eval_set: Path
+    config_def: Path | None = None
 
 
 def main(sample: CalibrationSample) -> None:
     """Runs the sample with the options of the command line."""
     started = time.perf_counter()
-    args = _parse_arguments(sample)
+    args = parse_arguments(sample)
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     folder = sample.script.resolve().parent
     results_folder = folder / "checkpoints" / "calibration"
@@ -128,7 +130,8 @@ def load_checkpoint(sample: CalibrationSample, file: Path) -> nn.Module:
     return model
 
 
-def _parse_arguments(sample: CalibrationSample) -> argparse.Namespace:
+def parse_arguments(sample: CalibrationSample) -> argparse.Namespace:
+    """Returns the options of the command line; what does not fit together ends the program with an explanation."""
     parser = argparse.ArgumentParser(
         description=f"Quantizes {sample.network}: without --weights a narrow one, trained on handwritten digits."
     )
@@ -141,7 +144,10 @@ def _parse_arguments(sample: CalibrationSample) -> argparse.Namespace:
     parser.add_argument("--eval_iter", type=_positive, default=20, help="batches to evaluate; default: 20")
     parser.add_argument("--batch_size", type=_positive, default=16, help="images per batch; default: 16")
     parser.add_argument("--benchmark", action="store_true", help="evaluate the whole list, not --eval_iter batches")
-    parser.add_argument("--config_def", type=Path, help="simple configuration, see sample/quantize_conf")
+    known = f"default: {sample.config_def.name}" if sample.config_def else "see sample/quantize_conf"
+    parser.add_argument(
+        "--config_def", type=Path, default=sample.config_def, help=f"simple configuration, {known}"
+    )
     parser.add_argument(
         "--weights",
         type=Path,

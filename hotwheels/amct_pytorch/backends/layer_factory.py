@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ..nn.call import LayerCall
 from ..nn.quantized_layer import QuantizedLayer
 from ..nn.shared_input import SharedInput
@@ -14,11 +16,12 @@ from ..quantizers.registry import build_activation, build_weight
 class LayerFactory:
     """Remembers the quantizers it has made, by group."""
 
-    def __init__(self, plan: QuantPlan) -> None:
+    def __init__(self, plan: QuantPlan, sharing: Mapping[str, SharedInput] | None = None) -> None:
+        """Starts the layers of ``plan``; ``sharing`` per group, by default such that nothing is overwritten."""
         self._activation: dict[str, ActivationQuantizer] = {}
         self._weight: dict[str, WeightQuantizer] = {}
         uses = [one.group for layer in plan.layers.values() for one in layer.inputs]
-        self._sharing = {group: SharedInput(uses.count(group)) for group in uses}
+        self._sharing = sharing or {group: SharedInput(uses.count(group)) for group in uses}
 
     def make(self, plan: LayerPlan, call: LayerCall, weighted: WeightedOp | None) -> QuantizedLayer:
         """Returns the layer, in float mode; ``weighted`` is the operation of a layer with weights."""

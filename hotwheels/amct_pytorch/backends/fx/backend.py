@@ -13,8 +13,7 @@ from ...nn.quantized_layer import QuantizedLayer
 from ...nn.weighted_op import WeightedOp
 from ...ops.registry import Registry
 from ...plan.quant_plan import LayerPlan, QuantPlan
-from ...quantizers.base import ActivationQuantizer, WeightQuantizer
-from ...quantizers.registry import build_activation, build_weight
+from ..layer_factory import LayerFactory
 from .attention import decompose_attention, trace_attention
 from .constants import constant_nodes
 from .functionalize import functionalize
@@ -75,9 +74,7 @@ class _Placer:
         self._plan = plan
         self._nodes = {node.name: node for node in traced.graph.nodes}
         self._constants = {node.name for node in constant_nodes(traced.graph)}
-        self._activation: dict[str, ActivationQuantizer] = {}
-        self._weight: dict[str, WeightQuantizer] = {}
-        self._sharing = share_inputs(traced, plan, registry)
+        self._factory = LayerFactory(plan, share_inputs(traced, plan, registry))
 
     def place_all(self) -> None:
         layers = nn.Module()
@@ -90,36 +87,13 @@ class _Placer:
     def _make_layer(self, plan: LayerPlan) -> QuantizedLayer:
         node = self._nodes[plan.name]
         call = LayerCall(callable_of(self._traced, node), tuple(one.edge for one in plan.inputs))
-        weighted, weight = None, None
+        weighted = None
         if plan.weight is not None:
             weighted = WeightedOp(call.function, plan.op.role, self._batch_norm(plan))
-            weight = self._weight_quantizer(plan, weighted)
-        layer = QuantizedLayer(
-            plan.name,
-            plan.op,
-            call,
-            [self._activation_quantizer(plan, index) for index in range(len(plan.inputs))],
-            [self._sharing[one.group] for one in plan.inputs],
-            weighted,
-            weight,
-        )
+        layer = self._factory.make(plan, call, weighted)
         constants = (index for index, one in enumerate(plan.inputs) if one.edge.producer in self._constants)
         layer.constant_inputs = frozenset(constants)
         return layer
-
-    def _activation_quantizer(self, plan: LayerPlan, index: int) -> ActivationQuantizer:
-        one = plan.inputs[index]
-        if one.group not in self._activation:
-            self._activation[one.group] = build_activation(one.quantizer, plan.name)
-        return self._activation[one.group]
-
-    def _weight_quantizer(self, plan: LayerPlan, weighted: WeightedOp) -> WeightQuantizer:
-        assert plan.weight is not None
-        if plan.weight_group not in self._weight:
-            self._weight[plan.weight_group] = build_weight(
-                plan.weight, plan.name, weighted.out_channels, plan.op.allows_channel_wise
-            )
-        return self._weight[plan.weight_group]
 
     def _batch_norm(self, plan: LayerPlan) -> nn.Module | None:
         return None if plan.batch_norm is None else self._traced.get_submodule(str(self._nodes[plan.batch_norm].target))

@@ -7,15 +7,11 @@ with anything but zeros; the BatchNorm has no affine values or no running statis
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
-import torch
 from torch.fx import GraphModule, Node
 
-from ...core.batch_norm import fold
-from ...core.channels import to_output_first
-from ...ops.desc import Role
 from ...ops.registry import Registry
+from ..fold_pair import is_foldable_pair
 
 
 def foldable_convolutions(graph_module: GraphModule, registry: Registry) -> dict[Node, Node]:
@@ -27,7 +23,7 @@ def foldable_convolutions(graph_module: GraphModule, registry: Registry) -> dict
         conv = _sole_input(node)
         if conv is None or conv not in modules or sites[id(modules[conv])] > 1:
             continue
-        if _is_pair(modules[conv], module, registry):
+        if is_foldable_pair(modules[conv], module, registry):
             found[node] = conv
     return found
 
@@ -40,23 +36,3 @@ def _sole_input(node: Node) -> Node | None:
     """Returns the node whose only consumer is ``node``, if that is all that ``node`` reads."""
     inputs = node.all_input_nodes
     return inputs[0] if len(inputs) == 1 and len(inputs[0].users) == 1 else None
-
-
-def _is_pair(conv: Any, norm: Any, registry: Registry) -> bool:
-    op = registry.find_module(type(conv))
-    if op is None or op.role not in (Role.CONV, Role.CONV_TRANSPOSE) or not registry.is_fusable(type(norm)):
-        return False
-    is_transposed = op.role is Role.CONV_TRANSPOSE
-    return conv.padding_mode == "zeros" and _has_all_values(norm) and _is_finite(conv, norm, is_transposed)
-
-
-def _has_all_values(norm: Any) -> bool:
-    return all(value is not None for value in (norm.weight, norm.bias, norm.running_mean, norm.running_var))
-
-
-@torch.no_grad()
-def _is_finite(conv: Any, norm: Any, is_transposed: bool) -> bool:
-    mean, var = norm.running_mean, norm.running_var
-    weight = to_output_first(conv.weight, conv.groups, is_transposed)
-    weight, bias = fold(weight, conv.bias, mean, var, norm.weight, norm.bias, norm.eps)
-    return bool(weight.isfinite().all() and bias.isfinite().all())

@@ -1,0 +1,117 @@
+"""Calibrates ResNet-50 on the dynamic path, evaluates it before, after and in onnxruntime, and writes the deploy files.
+
+Without options: a narrow ResNet-50 trained on handwritten digits (half a minute, once), 8 bits, the FX sample's images.
+With ``--config_def cali_conf/snq.cfg``: 4-bit weights, with an update of the BatchNorms.
+With ``--weights FILE --eval_set LIST``: torchvision's ResNet-50 on your own images.
+"""
+
+import itertools
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+# Appended, not inserted: an installed `hotwheels` comes before the one of a checkout around this folder.
+sys.path.append(str(Path(__file__).resolve().parents[3]))
+
+import hotwheels.amct_pytorch as amct
+from sample.common import digits
+from sample.common.calibration import (
+    IMAGENET_SIZE,
+    ONNX_EXPORT_SETTING,
+    CalibrationSample,
+    calibrate,
+    load_checkpoint,
+    parse_arguments,
+)
+from sample.common.evaluation import Batches, evaluate_onnx, evaluate_torch, print_accuracies, print_files
+from sample.common.images import image_loader
+from sample.common.training import trained
+from sample.resnet50.dynamic.resnet50_model.resnet import resnet50
+
+SCRIPT = Path(__file__)
+SAMPLE = CalibrationSample(
+    network="resnet50",
+    build=resnet50,
+    classifier="fc.weight",
+    script=SCRIPT,
+    eval_set=SCRIPT.resolve().parents[1] / "calibration" / "images" / "image_label.txt",
+    config_def=SCRIPT.parent / "cali_conf" / "quant.cfg",
+)
+
+
+def main(sample: CalibrationSample) -> None:
+    """Runs the sample with the options of the command line."""
+    started = time.perf_counter()
+    args = parse_arguments(sample)
+    device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    folder = sample.script.resolve().parent
+    temporary = folder / "tmp" / "calibration"
+    prefix = folder / "checkpoints" / "calibration" / f"{sample.network}_calibration"
+
+    model = (load_checkpoint(sample, args.weights) if args.weights else model_of_digits()).to(device).eval()
+    batches = image_loader(args.eval_set, IMAGENET_SIZE if args.weights else digits.IMAGE_SIZE, args.batch_size)
+    limit = None if args.benchmark else args.eval_iter
+    accuracies = {"float": evaluate_torch(model, batches, limit, "float", device)}
+
+    quant_model = quantize(model, temporary, prefix, args.config_def, batches, device)
+
+    accuracies["fake_quant"] = evaluate_torch(quant_model, batches, limit, "fake_quant", device)
+    fake_quant_file = Path(f"{prefix}_fake_quant_model.onnx")
+    accuracies["onnxruntime"] = evaluate_onnx(fake_quant_file, batches, limit, "onnxruntime")
+
+    print_accuracies(accuracies)
+    print_files(sorted((*temporary.iterdir(), *prefix.parent.glob(f"{prefix.name}*"))))
+    print(f"\n==> AMCT run {sample.script.name} in {time.perf_counter() - started:.1f}s")
+
+
+def quantize(
+    model: nn.Module, temporary: Path, prefix: Path, config_definition: Path, batches: Batches, device: torch.device
+) -> nn.Module:
+    """Returns the quantized and calibrated model and saves it as ``<prefix>_*``; ``model`` itself is unchanged."""
+    config_file, record_file = temporary / "config.json", temporary / "scale_offset_record.txt"
+    modified_onnx_file = temporary / "modified_model.onnx"
+    example = next(iter(batches))[0][:1].to(device)
+
+    # 1. What is quantized and how: one entry per layer, to be read and edited.
+    amct.create_quant_config(config_file, model, example, config_defination=config_definition)
+    # 2. The float model with quantizers in place, and as ONNX with nodes named after the layers.
+    quant_model = amct.quantize_model(
+        config_file, modified_onnx_file, record_file, model, example, *ONNX_EXPORT_SETTING.values()
+    )
+    # 3. BatchNorms get the statistics of the quantized weights, where the configuration says so.
+    config = json.loads(config_file.read_text(encoding="utf-8"))
+    if config["update_bn"]:
+        amct.update_bn_status(quant_model, True)
+        update_batch_norms(quant_model, batches, config["bn_update_config"]["bn_update_iterations"], device)
+        amct.update_bn_status(quant_model, False)
+    # 4. Calibration: quantizers see each layer's inputs; with the last batch they choose their ranges.
+    calibrate(quant_model, batches, config["batch_num"], device)
+    # 5. The fake_quant model for onnxruntime and the deploy model with its parameters.
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    amct.save_model(modified_onnx_file, record_file, prefix, quant_model)
+    return quant_model
+
+
+@torch.no_grad()
+def update_batch_norms(quant_model: nn.Module, batches: Batches, iterations: int, device: torch.device) -> None:
+    """Shows ``iterations`` batches to the BatchNorms, from the beginning again where there are fewer."""
+    repeated = itertools.chain.from_iterable(itertools.repeat(batches))
+    for images, _ in tqdm(itertools.islice(repeated, iterations), total=iterations, desc="update_bn", unit="batch"):
+        quant_model(images.to(device))
+
+
+def model_of_digits() -> nn.Module:
+    """Returns the network of this sample with the weights of the FX sample's, trained now or in an earlier run."""
+    state_dict = trained(SAMPLE.network).state_dict()
+    model = resnet50(digits.NUM_CLASSES, width=state_dict["conv1.weight"].shape[0])
+    model.load_state_dict(state_dict)
+    return model
+
+
+if __name__ == "__main__":
+    main(SAMPLE)
