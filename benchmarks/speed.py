@@ -86,6 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             measures += passes(workload, Path(folder), args.rounds, clock)
         if "save" in args.only:
             measures += saving(workload, Path(folder), args.rounds, clock)
+        if "dynamic" in args.only:
+            measures += dynamic(workload, Path(folder), args.rounds, clock)
     _report(measures, workload, args)
 
 
@@ -152,6 +154,29 @@ def saving(workload: Workload, folder: Path, rounds: int, clock: Clock) -> Itera
         yield _timed("config + model + save / torch.onnx.export(dynamo=True)", times["ours"], times["dynamo"], 2.0)
 
 
+def dynamic(workload: Workload, folder: Path, rounds: int, clock: Clock) -> Iterator[Measure]:
+    """The dynamic path from the float model to the saved files, beside float passes and bare exports."""
+    model = workload.model()
+    batches = list(workload.batches(BATCHES))
+    example = batches[0][:1]
+    config, onnx_file, record = (folder / name for name in ("dynamic.json", "modified.onnx", "record.txt"))
+    amct.create_quant_config(config, model, example, batch_num=BATCHES)
+
+    def ours(_: object) -> None:
+        quantized = amct.quantize_model(config, onnx_file, record, model, example)
+        _run(quantized, batches)
+        amct.save_model(onnx_file, record, folder / "dynamic", quantized)
+
+    def bare(_: object) -> None:
+        _run(model, batches)
+        for _ in range(2):
+            _export(model, example, folder, False)
+
+    times = interleaved({"ours": Alternative(ours), "bare": Alternative(bare)}, rounds, clock, "dynamic")
+    name = f"dynamic: quantize + calibration + save / {BATCHES} float passes + 2 torch.onnx.export(dynamo=False)"
+    yield _timed(name, times["ours"], times["bare"], 1.5)
+
+
 def has_dynamo_exporter() -> bool:
     """Whether torch's newer exporter can run: it needs onnxscript, which this project does not."""
     return importlib.util.find_spec("onnxscript") is not None
@@ -191,7 +216,7 @@ def _report(measures: Sequence[Measure], workload: Workload, args: argparse.Name
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parts = ("memory", "passes", "save")
+    parts = ("memory", "passes", "save", "dynamic")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a narrow network on small images: whether it runs at all")
     parser.add_argument("--rounds", type=int, help="rounds that count; default: 7, with --quick 1")

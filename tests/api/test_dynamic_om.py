@@ -1,4 +1,4 @@
-"""``om_config`` of a ``.cfg`` end to end: the widths the converter chose reach the record, for EltwiseAdd layers only."""
+"""``om_config`` of a ``.cfg`` end to end: the converter's widths reach the record, of EltwiseAdd layers only."""
 
 from __future__ import annotations
 

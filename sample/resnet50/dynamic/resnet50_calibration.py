@@ -22,7 +22,6 @@ import hotwheels.amct_pytorch as amct
 from sample.common import digits
 from sample.common.calibration import (
     IMAGENET_SIZE,
-    ONNX_EXPORT_SETTING,
     CalibrationSample,
     calibrate,
     load_checkpoint,
@@ -50,8 +49,9 @@ def main(sample: CalibrationSample) -> None:
     args = parse_arguments(sample)
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     folder = sample.script.resolve().parent
-    temporary = folder / "tmp" / "calibration"
-    prefix = folder / "checkpoints" / "calibration" / f"{sample.network}_calibration"
+    # A folder per configuration: their results stand beside each other, to be compared.
+    temporary = folder / "tmp" / args.config_def.stem
+    prefix = folder / "checkpoints" / args.config_def.stem / f"{sample.network}_calibration"
 
     model = (load_checkpoint(sample, args.weights) if args.weights else model_of_digits()).to(device).eval()
     batches = image_loader(args.eval_set, IMAGENET_SIZE if args.weights else digits.IMAGE_SIZE, args.batch_size)
@@ -81,7 +81,15 @@ def quantize(
     amct.create_quant_config(config_file, model, example, config_defination=config_definition)
     # 2. The float model with quantizers in place, and as ONNX with nodes named after the layers.
     quant_model = amct.quantize_model(
-        config_file, modified_onnx_file, record_file, model, example, *ONNX_EXPORT_SETTING.values()
+        config_file,
+        modified_onnx_file,
+        record_file,
+        model,
+        example,
+        input_names=["input"],
+        output_names=["output"],
+        # The first axis is named, so that the ONNX files take any batch size.
+        dynamic_axes={"input": {0: "batch"}, "output": {0: "batch"}},
     )
     # 3. BatchNorms get the statistics of the quantized weights, where the configuration says so.
     config = json.loads(config_file.read_text(encoding="utf-8"))

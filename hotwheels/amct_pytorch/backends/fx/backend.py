@@ -8,6 +8,7 @@ from torch import fx, nn
 
 from ...errors import UnsupportedModelError
 from ...graph import OpGraph
+from ...log import get_logger
 from ...nn.call import LayerCall
 from ...nn.quantized_layer import QuantizedLayer
 from ...nn.weighted_op import WeightedOp
@@ -22,6 +23,8 @@ from .known import callable_of
 from .quant_graph_module import LAYERS, QuantGraphModule, adopt_state
 from .sharing import share_inputs
 from .tracer import trace
+
+_log = get_logger(__name__)
 
 
 class FxBackend:
@@ -46,7 +49,7 @@ class FxBackend:
             model, registry.leaf_packages, lambda cls: cls in opaque or registry.is_leaf_type(cls)
         )
         decompose_attention(self._traced)
-        functionalize(self._traced)
+        self._in_place = functionalize(self._traced)
         self._registry = registry
 
     def graph(self) -> OpGraph:
@@ -60,6 +63,13 @@ class FxBackend:
 
     def place(self, plan: QuantPlan) -> QuantGraphModule:
         """Returns the quantized model. Uses up the traced copy."""
+        for skip in self._in_place:
+            _log.warning(
+                "'%s' stays an in-place operation, since %s. What reads that memory under another name does not see the"
+                " change in real_quant, in exported models and behind quantized layers: write it out of place.",
+                skip.name,
+                skip.reason,
+            )
         _Placer(self._traced, plan, self._registry).place_all()
         quantized = QuantGraphModule(self._traced, self._traced.graph)
         adopt_state(quantized, self._traced)
