@@ -30,6 +30,10 @@ class ExportError(AmctError, RuntimeError):
     """The quantized model cannot be written as ONNX."""
 
 
+class IncompleteRecordError(CalibrationError, ExportError):
+    """A record lacks factors at export. SPEC 3 wants an ExportError, SPEC 11.1 a CalibrationError: it is both."""
+
+
 def nearest_names(name: str, known: Iterable[str], limit: int = 3) -> str:
     """Returns a sentence that names the closest of ``known``, for error texts and warnings."""
     known = list(known)

@@ -24,7 +24,7 @@ from ..config.calibration_config import (
 from ..config.expand_calibration import expand_calibration
 from ..config.json_config import check_any_enabled
 from ..config.simple_cfg import SimpleCalibrationConfig
-from ..errors import CalibrationError, UnsupportedModelError
+from ..errors import IncompleteRecordError, UnsupportedModelError
 from ..export.save import write_files
 from ..files import PathLike
 from ..log import get_logger
@@ -32,14 +32,16 @@ from ..onnx_io.markers import read_sites
 from ..onnx_io.model_file import load_model, save_model
 from ..plan.checks import Violation, find_violations
 from ..plan.planner import make_plan
-from ..record import Record
+from ..record import LayerRecord, Record
 from ..record.text_proto import read_record, write_record
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
 _log = get_logger(__name__)
-_UPDATE_BN = "update_bn"  # in the metadata of the file: a save must know it without the configuration
+# In the metadata of the file: a save must know them without the configuration.
+_UPDATE_BN = "update_bn"
+_WEIGHTED = "weighted_layers"
 
 
 def write_config(path: Path, model: nn.Module, inputs: tuple[Any, ...], simple: SimpleCalibrationConfig) -> int:
@@ -82,9 +84,11 @@ def quantize(
         folds=backend.folds(graph),
         bn_update=_bn_update(config),
     )
-    save_model(backend.float_model(plan, session_plan.folds, {_UPDATE_BN: config.update_bn}), onnx_path)
+    weighted = [name for name, layer in plan.layers.items() if layer.weight is not None]
+    settings = {_UPDATE_BN: config.update_bn, _WEIGHTED: weighted}
+    save_model(backend.float_model(plan, session_plan.folds, settings), onnx_path)
     quantized, layers = backend.place(plan, keeps_batch_norms=config.update_bn)
-    start_session(quantized, layers, session_plan)
+    start_session(_in_eval(quantized), layers, session_plan)
     return quantized
 
 
@@ -92,7 +96,7 @@ def save(onnx_path: Path, record_path: Path, prefix: PathLike, model: nn.Module 
     """Writes the deploy pair and the fake_quant model; returns the paths. ``model`` counts with ``update_bn`` only."""
     float_model = load_model(onnx_path)
     settings, record = read_settings(float_model, onnx_path), read_record(record_path)
-    _require_complete(float_model, record, record_path)
+    _require_complete(float_model, settings, record, record_path)
     if not settings.get(_UPDATE_BN):
         return write_files(float_model, record, prefix)
     updated = fold_present_state(float_model, record, _needed_session(model))
@@ -115,15 +119,24 @@ def _bn_update(config: CalibrationConfig) -> BnUpdate | None:
     return BnUpdate(momentum=config.bn_update_config.bn_momentum) if config.update_bn else None
 
 
-def _require_complete(model: ir.Model, record: Record, path: Path) -> None:
+def _in_eval(model: nn.Module) -> nn.Module:
+    if model.training:
+        _log.warning(
+            "The model is in training mode. The quantized model is in eval mode: BatchNorms that change while it is"
+            " calibrated would not fit the factors. Use update_bn to let them follow quantized weights."
+        )
+    return model.eval()
+
+
+def _require_complete(model: ir.Model, settings: Mapping[str, Any], record: Record, path: Path) -> None:
     missing = []
     for name, site in read_sites(model).items():
-        layer = record.layers.get(name)
-        known = set() if layer is None else {one.index for one in layer.activations}
-        if not known.issuperset(site.inputs):
+        layer = record.layers.get(name, LayerRecord())
+        lacks_weight = layer.weight is None and name in settings.get(_WEIGHTED, ())
+        if lacks_weight or not {one.index for one in layer.activations}.issuperset(site.inputs):
             missing.append(name)
     if missing:
-        raise CalibrationError(
+        raise IncompleteRecordError(
             f"Calibration is not complete, '{path}' lacks factors of {len(missing)} layers: {', '.join(missing)}. Run"
             " at least batch_num forwards of the model which quantize_model returned before save_model."
         )

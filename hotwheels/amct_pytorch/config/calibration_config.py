@@ -141,7 +141,9 @@ def report_unknown_fusion_layers(names: tuple[str, ...], graph: OpGraph, source:
 
 def _translated(node: OpNode, entry: QuantizerConfig, *, config: CalibrationConfig) -> QuantizerConfig:
     given = {"with_offset": config.activation_offset and not is_matmul(node)} | dict(entry.args)
-    return QuantizerConfig(entry.quantizer, given | {"observer": "IFMRObserver", "batch_num": config.batch_num})
+    # Nothing is learned, so the class only carries what IFMR finds. One class for every kind of layer lets a matmul
+    # and another reader of the same tensor have equal settings, as the hardware wants.
+    return QuantizerConfig("UlqFakeQuantize", given | {"observer": "IFMRObserver", "batch_num": config.batch_num})
 
 
 def _read_globals(document: Mapping[str, Any], source: str) -> CalibrationConfig:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -55,7 +55,7 @@ def resolve_markers(model: ir.Model, suffixes: Mapping[str, str] | None = None) 
 
     The layers are in graph order. The node which makes the layer's result, or has its weight, is called as the layer,
     the others ``<layer>/<OpType>[_k]``, or ``<layer><suffix>[_k]`` for the op types in ``suffixes`` (the dynamic path:
-    ``{"Pad": "_pad", "Transpose": "_transpose"}``). The sites are also left in the metadata, for ``read_sites``.
+    ``{"Pad": "_pad", "Transpose": "_transpose"}``), of which none is called as a layer that has other nodes. The sites are also left in the metadata, for ``read_sites``.
 
     Raises:
         ExportError: A layer is marked more than once, or two layers share a node.
@@ -63,7 +63,7 @@ def resolve_markers(model: ir.Model, suffixes: Mapping[str, str] | None = None) 
     clean_exporter_leftovers(model)
     markers = _find_markers(model)
     _give_empty_layers_a_node(markers)
-    bodies = _find_bodies(model, markers)
+    bodies = _find_bodies(model, markers, suffixes or {})
     _remove_markers(model)
     name_nodes(model, {layer: (body.main, body.nodes) for layer, body in bodies.items()}, suffixes or {})
     sites = {layer: _site(body) for layer, body in bodies.items()}
@@ -131,7 +131,9 @@ def _insert_identity(output: ir.Node) -> None:
     output.replace_input_with(0, result(identity))
 
 
-def _find_bodies(model: ir.Model, markers: Mapping[str, _Markers]) -> dict[str, _Body]:
+def _find_bodies(
+    model: ir.Model, markers: Mapping[str, _Markers], suffixes: Container[str]
+) -> dict[str, _Body]:
     order = {node: index for index, node in enumerate(model.graph)}
     owner: dict[ir.Node, str] = {}
     bodies: dict[str, _Body] = {}
@@ -143,7 +145,9 @@ def _find_bodies(model: ir.Model, markers: Mapping[str, _Markers]) -> dict[str, 
                     f"Layers '{owner[node]}' and '{layer}' both contain node '{node.name}'; quantize only one of them."
                 )
         if nodes:  # else nobody reads any of its outputs and the exporter has dropped it
-            bodies[layer] = _Body(nodes=tuple(nodes), main=_main_node(nodes, found.output), reads=_reads(found, order))
+            working = [node for node in nodes if node.op_type not in suffixes] or nodes
+            main = _main_node(working, found.output)
+            bodies[layer] = _Body(nodes=tuple(nodes), main=main, reads=_reads(found, order))
     return dict(sorted(bodies.items(), key=lambda item: order[item[1].nodes[0]]))
 
 

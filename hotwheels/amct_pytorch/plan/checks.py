@@ -121,6 +121,8 @@ class _Rules:
 
     def _adapt(self, wrong: tuple[OpNode, Edge], model: tuple[OpNode, Edge], setting: str) -> str:
         """The change which makes the settings of one input those of another one."""
+        if wrong[0].op is not None and wrong[0].op.role is Role.MATMUL:  # what it needs is not for the user to choose
+            wrong, model = model, wrong
         (node, edge), (other, other_edge) = wrong, model
         if setting == "quant_enable":
             off = node if self._layer(node) is None else other

@@ -62,7 +62,6 @@ def test_transpose_in_a_forward_set_on_the_layer_has_its_name(tmp_path: Path) ->
     assert ("softmax_transpose", "Transpose") in quantized_nodes(with_forward_of_rows(Scores()), tmp_path)
 
 
-@pytest.mark.xfail(strict=True, reason="the node that makes the result gets the name of the layer, here a Transpose")
 def test_operation_in_front_of_a_transpose_has_the_name_of_the_layer(tmp_path: Path) -> None:
     nodes = quantized_nodes(with_forward_of_rows(Scores()), tmp_path)
     expected = [("softmax_transpose", "Transpose"), ("softmax", "Softmax"), ("softmax_transpose_1", "Transpose")]

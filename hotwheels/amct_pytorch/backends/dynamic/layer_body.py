@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
+from ...onnx_io.initializers import constant_of
 from .candidates import Candidate
 
 # All that a forward set on a weighted module may come out as: its weight is quantized by our own call of the operation.
@@ -21,4 +22,10 @@ def why_no_single_operation(candidate: Candidate, body: Sequence[ir.Node], has_o
         return f"the exporter writes it as {written}, not as one {expected} node"
     if has_own_forward and candidate.op.has_weight and tuple(types) not in _PLAIN:
         return f"a forward was set on it which computes {written}; move what is not the operation out of it"
+    if candidate.op.has_weight and any(_computes_weight(node, candidate) for node in body):
+        return "its weight is computed in every forward; make it a parameter first, e.g. with remove_spectral_norm"
     return None
+
+
+def _computes_weight(node: ir.Node, candidate: Candidate) -> bool:
+    return node.op_type in candidate.onnx_types and constant_of(node.inputs[1]) is None
