@@ -142,6 +142,33 @@ def test_model_of_the_caller_is_untouched(tmp_path: Path) -> None:
         assert not module._forward_hooks and not module._forward_pre_hooks
 
 
+def test_model_in_training_mode_is_calibrated_in_eval_mode(tmp_path: Path, log_lines: LogLines) -> None:
+    quantized, files = calibrated(SmallResNet().train(), tmp_path, images(4, 4), **ONE_INPUT)
+    assert not quantized.training
+    assert any("training mode" in line for line in log_lines.warnings)
+    files.save(quantized)
+    other = images(3)[0]
+    found = torch.from_numpy(fx_path.run_onnx(files.fake_quant, *other)[0])
+    torch.testing.assert_close(found, run(quantized, *other), rtol=1e-5, atol=1e-5)
+
+
+def test_returned_model_survives_pickle(tmp_path: Path) -> None:
+    quantized, _ = calibrated(SmallResNet(), tmp_path, images(2))
+    torch.save(quantized, tmp_path / "model.pth")
+    loaded = torch.load(tmp_path / "model.pth", weights_only=False)
+    other = images(3)[0]
+    assert torch.equal(run(loaded, *other), run(quantized, *other))
+
+
+def test_children_of_a_sequential_run_in_order_beside_the_layers(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
+    quantized, files = calibrated(model, tmp_path, images(2), **ONE_INPUT)
+    files.save(quantized)
+    other = images(3)[0]
+    found = torch.from_numpy(fx_path.run_onnx(files.fake_quant, *other)[0])
+    torch.testing.assert_close(found, run(quantized, *other), rtol=1e-5, atol=1e-5)
+
+
 def test_returned_model_can_be_copied_before_and_after_calibration(tmp_path: Path) -> None:
     model, batches = SmallResNet(), images(2, 3)
     quantized = quantize(model, make_config(model, tmp_path, batches[0]), batches[0])

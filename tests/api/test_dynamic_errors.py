@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import torch
 from torch import nn
 
 import hotwheels.amct_pytorch as amct
+from hotwheels.amct_pytorch.record import Record
+from hotwheels.amct_pytorch.record.text_proto import write_record
 from tests.api.dynamic_nets import Branches, Decides, SmallResNet, images
 from tests.api.dynamic_path import Files, calibrated, make_config, quantize, run
 from tests.config.log_lines import LogLines
@@ -185,6 +188,41 @@ def test_no_command_layer_needs_the_settings_behind_it(tmp_path: Path) -> None:
     )
 
 
+class Product(nn.Module):
+    """A product, which takes no offset, and a convolution read the same tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.other, self.matmul = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), amct.MatMul()
+        self.eval()
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        y = self.conv(x)
+        return self.other(y), self.matmul(y, y.transpose(2, 3))
+
+
+def test_repair_of_a_product_and_its_sibling_is_accepted(tmp_path: Path) -> None:
+    files = make_config(Product(), tmp_path, X)
+    with pytest.raises(amct.UnsupportedModelError) as error:
+        quantize(Product(), files, X)
+    # The product cannot have an offset, so it is the other layer that has to change, whichever comes first.
+    repair = 'give "other" in "activation_quant_params"[0] the "with_offset" false, as it is in "matmul"[0]'
+    assert "should have consistent with_offset" in str(error.value)
+    assert repair in str(error.value)
+    (entry,) = files.document["other"]["activation_quant_params"]
+    files.change_layers("other", activation_quant_params=[entry | {"with_offset": False}])
+    run(quantize(Product(), files, X), X)
+    left, right = (files.record.layers[name].activations[0] for name in ("other", "matmul"))
+    assert left == right
+
+
+def test_weight_that_is_computed_is_said_before_calibration(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.utils.spectral_norm(nn.Conv2d(3, 4, 1)), nn.Conv2d(4, 4, 1)).eval()
+    files = make_config(model, tmp_path, X)
+    with pytest.raises(amct.UnsupportedModelError, match="Layer 0.*must be quantized(?s:.*)its weight is computed"):
+        quantize(model, files, X)
+
+
 def test_pooling_that_is_called_as_a_function_must_become_a_module(tmp_path: Path) -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -207,6 +245,15 @@ def test_save_before_calibration_names_the_layers(files: Files) -> None:
     with pytest.raises(amct.CalibrationError, match="not complete.*conv1, maxpool"):
         files.save(quantized)
     assert not (files.folder / "out").exists()
+
+
+def test_record_without_weight_factors_is_not_complete(tmp_path: Path) -> None:
+    quantized, files = calibrated(SmallResNet(), tmp_path, [(X,)])
+    layers = dict(files.record.layers)
+    layers["fc"] = dataclasses.replace(layers["fc"], weight=None, shift_bit=())
+    write_record(Record(layers), files.record_file)
+    with pytest.raises(amct.ExportError, match="not complete.*lacks factors of 1 layers: fc"):
+        files.save(quantized)
 
 
 def test_onnx_file_of_another_origin(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ class LayerSite:
     """One layer of the float ONNX model.
 
     Attributes:
-      nodes: Names of its nodes in graph order; the last one, which makes the layer's result, is called as the layer.
+      nodes: Names of its nodes in graph order; one of them is called as the layer.
       inputs: For each quantizable input (the key is the ``index`` of the record) the places which read it: pairs of
         node name and input position.
     """

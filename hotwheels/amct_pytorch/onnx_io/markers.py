@@ -55,7 +55,8 @@ def resolve_markers(model: ir.Model, suffixes: Mapping[str, str] | None = None) 
 
     The layers are in graph order. The node which makes the layer's result, or has its weight, is called as the layer,
     the others ``<layer>/<OpType>[_k]``, or ``<layer><suffix>[_k]`` for the op types in ``suffixes`` (the dynamic path:
-    ``{"Pad": "_pad", "Transpose": "_transpose"}``), of which none is called as a layer that has other nodes. The sites are also left in the metadata, for ``read_sites``.
+    ``{"Pad": "_pad", "Transpose": "_transpose"}``); none of these is called as a layer that has other nodes. The sites
+    are also left in the metadata, for ``read_sites``.
 
     Raises:
         ExportError: A layer is marked more than once, or two layers share a node.
