@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
@@ -12,7 +12,8 @@ from ..backends.dynamic.backend import DynamicBackend
 from ..backends.dynamic.bn_update import BnUpdate, fold_present_state
 from ..backends.dynamic.float_model import read_settings
 from ..backends.dynamic.graph import Fusion
-from ..backends.dynamic.session import CalibrationSession, SessionPlan, find_session, start_session
+from ..backends.dynamic.session import CalibrationSession, SessionPlan
+from ..backends.dynamic.session_forward import attach_session, find_session
 from ..capacity import read_capacity
 from ..config.calibration_config import (
     CalibrationConfig,
@@ -24,24 +25,25 @@ from ..config.calibration_config import (
 from ..config.expand_calibration import expand_calibration
 from ..config.json_config import check_any_enabled
 from ..config.simple_cfg import SimpleCalibrationConfig
-from ..errors import IncompleteRecordError, UnsupportedModelError
 from ..export.save import write_files
 from ..files import PathLike
 from ..log import get_logger
-from ..onnx_io.markers import read_sites
 from ..onnx_io.model_file import load_model, save_model
-from ..plan.checks import Violation, find_violations
+from ..plan.checks import find_violations
 from ..plan.planner import make_plan
-from ..record import LayerRecord, Record
-from ..record.text_proto import read_record, write_record
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
+from ..record.text_proto import read_record
+from .dynamic_rules import (
+    WEIGHTED,
+    refuse,
+    require_complete,
+    shifted_layers,
+    weighted_layers,
+    write_update,
+)
 
 _log = get_logger(__name__)
 # In the metadata of the file: a save must know them without the configuration.
 _UPDATE_BN = "update_bn"
-_WEIGHTED = "weighted_layers"
 
 
 def write_config(path: Path, model: nn.Module, inputs: tuple[Any, ...], simple: SimpleCalibrationConfig) -> int:
@@ -72,23 +74,22 @@ def quantize(
     config = read_calibration_config(config_path, graph, capacity)
     quantizers = to_quant_config(config, graph)
     check_any_enabled(quantizers)
-    _refuse(find_violations(graph, quantizers, capacity))
+    refuse(find_violations(graph, quantizers, capacity))
     plan = make_plan(graph, quantizers)
     for skip in plan.skips:
         _log.debug("Layer '%s' is not quantized: %s.", skip.name, skip.reason)
     session_plan = SessionPlan(
         batch_num=config.batch_num,
         record_file=record_path,
-        shifted=frozenset(node.name for node in graph if node.type.rpartition(".")[2] in capacity.shift_n_types),
+        shifted=shifted_layers(graph, capacity),
         unfused=frozenset(config.skip_fusion_layers),
         folds=backend.folds(graph),
         bn_update=_bn_update(config),
     )
-    weighted = [name for name, layer in plan.layers.items() if layer.weight is not None]
-    settings = {_UPDATE_BN: config.update_bn, _WEIGHTED: weighted}
+    settings = {_UPDATE_BN: config.update_bn, WEIGHTED: weighted_layers(plan)}
     save_model(backend.float_model(plan, session_plan.folds, settings), onnx_path)
     quantized, layers = backend.place(plan, keeps_batch_norms=config.update_bn)
-    start_session(_in_eval(quantized), layers, session_plan)
+    attach_session(_in_eval(quantized), CalibrationSession(layers, session_plan))
     return quantized
 
 
@@ -96,23 +97,15 @@ def save(onnx_path: Path, record_path: Path, prefix: PathLike, model: nn.Module 
     """Writes the deploy pair and the fake_quant model; returns the paths. ``model`` counts with ``update_bn`` only."""
     float_model = load_model(onnx_path)
     settings, record = read_settings(float_model, onnx_path), read_record(record_path)
-    _require_complete(float_model, settings, record, record_path)
+    advice = "Run at least batch_num forwards of the model which quantize_model returned before save_model."
+    require_complete(float_model, settings, record, record_path, advice)
     if not settings.get(_UPDATE_BN):
         return write_files(float_model, record, prefix)
     updated = fold_present_state(float_model, record, _needed_session(model))
     written = write_files(float_model, updated, prefix)
     if updated == record:
         return written
-    update_path = record_path.with_name(f"{record_path.stem}_update.txt")
-    write_record(updated, update_path)
-    return (*written, update_path)
-
-
-def _refuse(violations: Sequence[Violation]) -> None:
-    if violations:
-        lines = [f"- {one.reason}\n  Repair: {one.repair}." for one in violations]
-        title = "The model cannot be quantized with this configuration, rules of the hardware are broken:"
-        raise UnsupportedModelError("\n".join([title, *lines]))
+    return (*written, write_update(updated, record_path))
 
 
 def _bn_update(config: CalibrationConfig) -> BnUpdate | None:
@@ -128,24 +121,10 @@ def _in_eval(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def _require_complete(model: ir.Model, settings: Mapping[str, Any], record: Record, path: Path) -> None:
-    missing = []
-    for name, site in read_sites(model).items():
-        layer = record.layers.get(name, LayerRecord())
-        lacks_weight = layer.weight is None and name in settings.get(_WEIGHTED, ())
-        if lacks_weight or not {one.index for one in layer.activations}.issuperset(site.inputs):
-            missing.append(name)
-    if missing:
-        raise IncompleteRecordError(
-            f"Calibration is not complete, '{path}' lacks factors of {len(missing)} layers: {', '.join(missing)}. Run"
-            " at least batch_num forwards of the model which quantize_model returned before save_model."
-        )
-
-
 def _needed_session(model: nn.Module | None) -> CalibrationSession:
     if model is None:
         raise TypeError(
             "save_model: argument 'calibration_torch_model' must be the model which quantize_model returned, got None:"
             " with update_bn the statistics of its BatchNorms are needed."
         )
-    return find_session("save_model", model)[1]
+    return find_session("save_model", model, CalibrationSession, ("quantize_model",))[1]

@@ -163,7 +163,8 @@ def update_bn_status(calibration_model: nn.Module, training: bool = True) -> Non
     function = "update_bn_status"
     check_type(function, "calibration_model", calibration_model, nn.Module, "a torch.nn.Module")
     check_type(function, "training", training, bool, "a bool")
-    from ..backends.dynamic.session import find_session
+    from ..backends.dynamic.session import CalibrationSession
+    from ..backends.dynamic.session_forward import find_session
 
-    model, session = find_session(function, calibration_model)
+    model, session = find_session(function, calibration_model, CalibrationSession, ("quantize_model",))
     session.set_batch_norms(model, training)

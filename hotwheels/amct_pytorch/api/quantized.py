@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-from ..backends.fx.quant_graph_module import NO_DATA_PARALLEL, QuantGraphModule
+from ..backends.base import NO_DATA_PARALLEL
+from ..backends.fx.quant_graph_module import QuantGraphModule
 from ..errors import ConfigError, UnsupportedModelError
 
 

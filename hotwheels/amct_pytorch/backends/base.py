@@ -10,6 +10,12 @@ from ..graph import OpGraph
 from ..plan.quant_plan import QuantPlan
 
 
+NO_DATA_PARALLEL = (
+    "Quantized models cannot run in DataParallel: its replicas throw away what quantizers learn in a forward. Use"
+    " DistributedDataParallel, one process per device."
+)
+
+
 class Backend(Protocol):
     """One model on its way to its quantized form. Works on a copy; the caller's model is never changed."""
 

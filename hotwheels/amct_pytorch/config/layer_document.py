@@ -34,6 +34,7 @@ _TRANSLATED = ("observer", "batch_num", "qscheme", "with_offset")  # what a Tran
 _NOT_IN_ENTRIES = ("observer", "batch_num", "qscheme", "object_layer")
 _SPELLINGS = {"cali_min_distance": "min_distance", "zero_point": "offset"}
 _RELUS = ("relu", "relu6")
+OFF = LayerConfig(quant_enable=False)  # of a module that is called several times, so nothing is known of its inputs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,16 +63,21 @@ class LayerContext:
 def read_layers(document: Mapping[str, Any], context: LayerContext) -> dict[str, LayerConfig]:
     """Returns the checked and completed entries of ``document``, by layer name, in graph order.
 
+    A module that is called several times may have one that switches it off.
+
     Raises:
       ConfigError: A layer that the model does not have, or a wrong value of one that is switched on.
     """
+    off = {name: OFF for name, entry in document.items() if _is_reused_and_off(name, entry, context)}
     for name in document:
-        check_known(name, context.graph, context.source)
-    return {
+        if name not in off:
+            check_known(name, context.graph, context.source)
+    layers = {
         node.name: settle(node, _read_layer(node, document[node.name], context), context)
         for node in context.graph.quantizable
         if node.name in document
     }
+    return layers | off
 
 
 def bare_layer(node: OpNode, capacity: Capacity, dialect: Dialect) -> LayerConfig:
@@ -144,6 +150,12 @@ def _read_layer(node: OpNode, entry: object, context: LayerContext) -> LayerConf
         ),
         weight=read_weight(given.get(weight.section), default.weight, where, weight.section, read_weights),
     )
+
+
+def _is_reused_and_off(name: str, entry: object, context: LayerContext) -> bool:
+    """Whether the entry says of a module without inputs of its own that it is not quantized."""
+    where = f"Layer '{name}' in {context.source}"
+    return name in context.graph.reused and not read_switch(as_object(entry, where), where)
 
 
 def _read_section(value: object, where: str, *, keys: TensorKeys, is_enabled: bool) -> Section:

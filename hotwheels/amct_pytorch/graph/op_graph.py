@@ -61,6 +61,7 @@ class OpNode:
       module_path: Path of the module it calls, None for functions and methods.
       has_bias: Whether the called module has a bias.
       onnx_type: Type of the ONNX node it becomes, e.g. ``Conv``; empty where the back-end does not know it (FX).
+      is_reused: Whether it is one of several calls of a quantizable module, which the dynamic path does not quantize.
       is_fold_target: For a BatchNorm: whether it can be folded into the convolution ``inputs[0]`` (SPEC 6.7).
       onnx_name: Name which torch's exporter gives that node, e.g. ``/conv1/Conv``; empty on the FX path.
       is_pick: Whether it only picks one of several results of ``inputs[0]``; the FX path does not say so.
@@ -78,6 +79,7 @@ class OpNode:
     onnx_type: str = ""
     onnx_name: str = ""
     is_pick: bool = False
+    is_reused: bool = False
     is_fold_target: bool = False
 
     @property
@@ -111,6 +113,11 @@ class OpGraph:
             for producer in node.inputs:
                 found[producer].append(node.name)
         return {name: tuple(readers) for name, readers in found.items()}
+
+    @cached_property
+    def reused(self) -> Mapping[str, OpNode]:
+        """The quantizable modules which are not quantized because they are called several times, with one such call."""
+        return {node.module_path: node for node in self if node.is_reused and node.module_path is not None}
 
     @cached_property
     def skips(self) -> tuple[Skip, ...]:

@@ -56,6 +56,10 @@ class DynamicBackend:
         self._export = export_marked(self._model, self._candidates, inputs, export_setting or {})
         _report_reused(self._export.calls)
 
+    def calls(self, path: str) -> int:
+        """Returns how often the model calls the module at ``path``."""
+        return self._export.calls[path]
+
     def graph(self, fusion: Fusion | None = None) -> OpGraph:
         """Returns the operations of the model; which BatchNorms are layers depends on ``fusion``."""
         return build_graph(self._export, self._candidates, self._registry, fusion or Fusion())

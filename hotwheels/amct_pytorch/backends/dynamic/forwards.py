@@ -5,6 +5,8 @@ All are small classes, not closures, so that ``copy.deepcopy`` and ``pickle`` of
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
@@ -70,10 +72,22 @@ class MarkedForward:
         return mark_result(result, layer) if edges else result
 
 
-class LayerForward:
+class Replacement:
+    """A forward of a quantized model that stands in for a float model's.
+
+    Attributes:
+      original: What it stands in for.
+    """
+
+    def __init__(self, original: OriginalForward) -> None:
+        self.original = original
+
+
+class LayerForward(Replacement):
     """Runs the QuantizedLayer of the module, whose call comes back to the module's original forward."""
 
-    def __init__(self, layer: QuantizedLayer) -> None:
+    def __init__(self, layer: QuantizedLayer, original: OriginalForward) -> None:
+        super().__init__(original)
         self.layer = layer
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -81,7 +95,7 @@ class LayerForward:
         return self.layer(*args, **kwargs)
 
 
-class FoldedForward:
+class FoldedForward(Replacement):
     """Of a BatchNorm whose work the convolution in front of it does."""
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -92,6 +106,23 @@ class FoldedForward:
 def call_name(path: str, number: int) -> str:
     """Returns the layer name of call ``number`` of the module at ``path``; only the first is called as the module."""
     return f"{path}:{number}" if number else path
+
+
+@contextlib.contextmanager
+def original_forwards(model: nn.Module) -> Iterator[None]:
+    """Inside it the modules of a quantized ``model`` run as those of the float model."""
+    replaced = [
+        (module, forward)
+        for module in model.modules()
+        if isinstance(forward := module.__dict__.get(FORWARD), Replacement)
+    ]
+    for _, forward in replaced:
+        forward.original.restore()
+    try:
+        yield
+    finally:
+        for module, forward in replaced:
+            replace_forward(module, forward)
 
 
 def replace_forward(module: nn.Module, forward: Any) -> None:

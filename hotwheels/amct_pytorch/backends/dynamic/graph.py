@@ -142,6 +142,7 @@ class _Reader:
             inputs=self._producers((value for node in body for value in _reads(node)), owner=name),
             edges=() if reason else edges,
             unquantizable=reason,
+            is_reused=candidate.is_listed and self._export.calls[candidate.path] > 1,
             onnx_type=main.op_type,
             onnx_name=self._export.exporter_names[main],
         )
@@ -175,7 +176,7 @@ class _Reader:
         for name, conv in {**folded, **fused}.items():
             reason = f"it belongs to the convolution '{conv}' in front of it"
             nodes[name] = dataclasses.replace(
-                nodes[name], edges=(), unquantizable=reason, is_fold_target=name in folded
+                nodes[name], edges=(), unquantizable=reason, is_reused=False, is_fold_target=name in folded
             )
         return OpGraph(nodes)
 

@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from ...errors import UnsupportedModelError
 from ...nn.call import LayerCall
 from ...nn.quantized_layer import QuantizedLayer
 from ...nn.weighted_op import WeightedOp
 from ...plan.quant_plan import LayerPlan, QuantPlan
 from ...quantizers.snq import SnqWeightFakeQuantize
+from ..base import NO_DATA_PARALLEL
 from ..layer_factory import LayerFactory
 from .candidates import Candidate
 from .forwards import FoldedForward, LayerForward, OriginalForward, replace_forward
@@ -20,10 +23,31 @@ LAYERS = "amct_layers"  # the sub-module which holds the QuantizedLayers
 
 
 class LayerContainer(nn.Module):
-    """Holds the QuantizedLayers, so that their state is part of the model's.
+    """Holds the QuantizedLayers, so that their state is part of the model's, and BatchNorms that are frozen.
 
     A model which runs its children one after the other (nn.Sequential) comes by here, too: it hands its input on.
     """
+
+    def __init__(self, model: nn.Module) -> None:
+        """Makes an empty one for ``model``, whose training flag it follows."""
+        super().__init__()
+        self.training = model.training
+        # A tuple, so that they do not become sub-modules once more.
+        self._norms = tuple(module for module in model.modules() if isinstance(module, _BatchNorm))
+        self._freezes_batch_norm = False
+
+    def freeze_batch_norm(self, freeze: bool) -> None:
+        """Keeps the BatchNorms in eval mode, or lets them follow the mode of the model again."""
+        self._freezes_batch_norm = freeze
+        self._set_batch_norms(self.training and not freeze)
+
+    def train(self, mode: bool = True) -> LayerContainer:
+        """Sets the training mode; the model calls it behind those of its own modules, so frozen ones stay as they are.
+        """
+        super().train(mode)
+        if self._freezes_batch_norm:
+            self._set_batch_norms(False)
+        return self
 
     def forward(self, x: Any, *_: Any, **__: Any) -> Any:
         """Returns ``x``."""
@@ -32,6 +56,14 @@ class LayerContainer(nn.Module):
     def add(self, layer: QuantizedLayer) -> None:
         """Registers ``layer`` under its name."""
         self._modules[key_of(layer.name)] = layer  # add_module refuses names of methods: "add", "half"
+
+    def _set_batch_norms(self, mode: bool) -> None:
+        for norm in self._norms:
+            norm.train(mode)
+
+    def _replicate_for_data_parallel(self) -> LayerContainer:
+        """DataParallel asks for one of these per device."""
+        raise UnsupportedModelError(NO_DATA_PARALLEL)
 
     @property
     def by_name(self) -> dict[str, QuantizedLayer]:
@@ -52,15 +84,17 @@ def place_layers(
     With ``keeps_batch_norms`` those behind non-uniform weights stay apart: the codebook is that of the bare weight, and
     the BatchNorm is updated before it is folded (SPEC 6.7, last paragraph).
     """
-    container, factory = LayerContainer(), LayerFactory(plan)
+    container, factory = LayerContainer(model), LayerFactory(plan)
     for one in plan.layers.values():
         layer = _make(one, candidates, factory)
         if keeps_batch_norms and isinstance(layer.weight, SnqWeightFakeQuantize):
             assert layer.weighted is not None
             layer.weighted = WeightedOp(layer.weighted.module, one.op.role, forward=layer.call.function)
         elif one.batch_norm is not None:
-            replace_forward(candidates[one.batch_norm].module, FoldedForward())
-        replace_forward(candidates[one.name].module, LayerForward(layer))
+            norm = candidates[one.batch_norm].module
+            replace_forward(norm, FoldedForward(OriginalForward(norm)))
+        module = candidates[one.name].module
+        replace_forward(module, LayerForward(layer, OriginalForward(module)))
         container.add(layer.train(model.training))
     model.add_module(LAYERS, container)
     return container

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
-from ...errors import ConfigError
 from ...log import get_logger
 from ...nn.mode import Mode
 from ...nn.quantized_layer import QuantizedLayer
-from ...record import LayerRecord, Record
-from ...record.text_proto import write_record
 from .bn_update import BnUpdate, set_batch_norms
 from .float_model import Fold
-from .forwards import FORWARD, OriginalForward, replace_forward
 from .placer import LayerContainer
+from .record_file import RecordFile
 from .shift_search import ShiftSearch
 
 _log = get_logger(__name__)
@@ -68,12 +63,10 @@ class CalibrationSession:
         self._container = container
         self._batches = 0
         self._has_warned = False
+        self._record_file = RecordFile(plan.record_file, container, plan.unfused)
         self._shifts = self._watch_outputs()
         self._enter(Phase.CALIBRATION)
-        for layer in self.layers.values():
-            if layer.weight is not None and layer.weighted is not None:
-                layer.weight.observe(layer.weighted.folded()[0].detach())
-        write_record(self._weight_factors(), plan.record_file)
+        self._record_file.write_weights()
 
     @property
     def layers(self) -> dict[str, QuantizedLayer]:
@@ -126,9 +119,8 @@ class CalibrationSession:
 
     def _finish(self) -> None:
         self._enter(Phase.DONE)
-        records = {name: layer.record() for name, layer in self.layers.items() if layer.is_quantized}
-        write_record(self._record_of(records), self.plan.record_file)
-        _log.info("Calibrated %d layers, wrote '%s'.", len(records), self.plan.record_file)
+        record = self._record_file.write({name: search.bits for name, search in self._shifts.items()})
+        _log.info("Calibrated %d layers, wrote '%s'.", len(record.layers), self.plan.record_file)
 
     def _is_complete(self) -> bool:
         return all(layer.is_calibrated for layer in self.layers.values())
@@ -150,52 +142,6 @@ class CalibrationSession:
                 layer.register_forward_hook(search)
                 searches[name] = search
         return searches
-
-    def _weight_factors(self) -> Record:
-        return self._record_of({name: LayerRecord(weight=one.weight_record()) for name, one in self.layers.items()})
-
-    def _record_of(self, records: Mapping[str, LayerRecord]) -> Record:
-        return Record({name: self._completed(name, record) for name, record in records.items()})
-
-    def _completed(self, name: str, record: LayerRecord) -> LayerRecord:
-        bits = self._shifts[name].bits if name in self._shifts else ()
-        return dataclasses.replace(record, shift_bit=bits, skip_fusion=name in self.plan.unfused)
-
-
-class CalibratedForward:
-    """The forward of a model made by quantize_model: the original one with the session around it."""
-
-    def __init__(self, model: nn.Module, session: CalibrationSession) -> None:
-        self._original = OriginalForward(model)
-        self.session = session
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Runs the model as one batch of the session."""
-        self.session.begin()
-        result = self._original(*args, **kwargs)
-        self.session.end()
-        return result
-
-
-def start_session(model: nn.Module, container: LayerContainer, plan: SessionPlan) -> CalibrationSession:
-    """Puts a new session around ``model``, in place, and writes the first record."""
-    session = CalibrationSession(container, plan)
-    replace_forward(model, CalibratedForward(model, session))
-    return session
-
-
-def find_session(function: str, model: nn.Module) -> tuple[nn.Module, CalibrationSession]:
-    """Returns the quantized model which is, or stands inside, ``model``, and its session.
-
-    Raises:
-      ConfigError: There is none.
-    """
-    for module in model.modules():
-        forward = module.__dict__.get(FORWARD)
-        if isinstance(forward, CalibratedForward):
-            return module, forward.session
-    msg = f"{function}: {type(model).__name__} contains no model made by quantize_model. Pass what that call returned."
-    raise ConfigError(msg)
 
 
 def _batch_norm(layer: QuantizedLayer) -> nn.Module | None:

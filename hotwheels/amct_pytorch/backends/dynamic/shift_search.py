@@ -1,4 +1,4 @@
-"""ShiftSearch: finds the shift bit N of one layer on the batch that completes its calibration (SPEC 4.6)."""
+"""Finds the shift bit N of one layer: on the batch that completes its calibration, or over batches (SPEC 4.6)."""
 
 from __future__ import annotations
 
@@ -32,17 +32,51 @@ class ShiftSearch:
 
     @torch.no_grad()
     def _search(self, layer: QuantizedLayer, output: Tensor) -> Tensor:
-        assert layer.weighted is not None
-        scale = layer.current_weight_params(*layer.weighted.folded()).scale
-        deq = layer.activation[0].params().scale * scale
-        if layer.op.allows_channel_wise and output.dim() == 3:  # one image without the batch axis
-            output = output.unsqueeze(0)
+        output, deq = _with_unit(layer, output)
+        has_one_scale = not deq.dim()
         if self._batch_norm is not None:
             output, deq = _normalized(self._batch_norm, output, deq)
-        if deq.dim() > scale.dim():
+        if has_one_scale and deq.dim():
             # The factor of a BatchNorm makes one scale a vector; as long as the record has one scale it has one N.
             return best_shift(shift_errors(output, deq).sum(0))
         return search_shift(output, deq)
+
+
+class ShiftErrors:
+    """A forward hook of a QuantizedLayer with weights; adds up the errors of all shifts while it is on.
+
+    Attributes:
+      is_on: Whether it looks at outputs.
+    """
+
+    def __init__(self) -> None:
+        self.is_on = False
+        self._total: Tensor | None = None
+
+    @property
+    def bits(self) -> tuple[int, ...]:
+        """One N, or one per output channel where ``scale_w`` is a vector; empty if no output was seen."""
+        return () if self._total is None else tuple(best_shift(self._total).reshape(-1).tolist())
+
+    def clear(self) -> None:
+        """Forgets what was seen."""
+        self._total = None
+
+    @torch.no_grad()
+    def __call__(self, layer: QuantizedLayer, args: tuple[Any, ...], output: Tensor) -> None:
+        """Takes the ``output`` of one batch."""
+        if self.is_on and layer.is_calibrated and layer.is_quantized:
+            errors = shift_errors(*_with_unit(layer, output))
+            self._total = errors if self._total is None else self._total + errors
+
+
+def _with_unit(layer: QuantizedLayer, output: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns ``output`` with a batch axis, and the unit of the accumulator: [], or [C] with channel-wise scales."""
+    assert layer.weighted is not None
+    scale = layer.current_weight_params(*layer.weighted.folded()).scale
+    if layer.op.allows_channel_wise and output.dim() == 3:  # one image without the batch axis
+        output = output.unsqueeze(0)
+    return output, layer.activation[0].params().scale * scale
 
 
 def _normalized(norm: Any, output: Tensor, deq: Tensor) -> tuple[Tensor, Tensor]:

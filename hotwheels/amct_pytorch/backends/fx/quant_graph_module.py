@@ -16,13 +16,10 @@ from torch.utils import _pytree as pytree
 from ...errors import UnsupportedModelError
 from ...nn.mode import Mode
 from ...nn.quantized_layer import QuantizedLayer
+from ..base import NO_DATA_PARALLEL
 from .interpreters import RealQuantInterpreter, RecordingInterpreter, Watcher
 
 LAYERS = "amct_layers"  # the sub-module which holds the QuantizedLayers by layer name
-NO_DATA_PARALLEL = (
-    "quantized models cannot run in DataParallel: its replicas throw away what quantizers learn in a forward. Use"
-    " DistributedDataParallel, one process per device."
-)
 
 
 class QuantGraphModule(fx.GraphModule):
@@ -91,7 +88,7 @@ class QuantGraphModule(fx.GraphModule):
 
     def _replicate_for_data_parallel(self) -> QuantGraphModule:
         """DataParallel asks for one of these per device."""
-        raise UnsupportedModelError(f"{type(self).__name__}: {NO_DATA_PARALLEL}")
+        raise UnsupportedModelError(NO_DATA_PARALLEL)
 
     def watch_next_forward(self, watcher: Watcher) -> None:
         """Calls ``watcher`` with the result of every node of the next forward, once."""

@@ -1,0 +1,53 @@
+"""RecordFile: the record of one model of the dynamic path while its factors become known (SPEC 3, 11.2)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from ...record import LayerRecord, Record
+from ...record.text_proto import write_record
+from .placer import LayerContainer
+
+ShiftBits = Mapping[str, tuple[int, ...]]  # by layer name
+
+
+class RecordFile:
+    """Writes what is known of the layers in ``container``.
+
+    Attributes:
+      path: The file.
+    """
+
+    def __init__(self, path: Path, container: LayerContainer, unfused: Collection[str] = ()) -> None:
+        """``unfused`` are the layers whose record says ``skip_fusion``."""
+        self.path = path
+        self._container = container
+        self._unfused = frozenset(unfused)
+
+    def write_weights(self) -> None:
+        """Finds what is to be known of the weights, and writes the record with it alone."""
+        for layer in self._container.by_name.values():
+            if layer.weight is not None and layer.weighted is not None:
+                layer.weight.observe(layer.weighted.folded()[0].detach())
+        self._write({name: LayerRecord(weight=one.weight_record()) for name, one in self._container.by_name.items()})
+
+    def write(self, shift_bits: ShiftBits) -> Record:
+        """Writes all factors of the layers which turned out to be quantized, and returns them."""
+        return self._write(self.known_factors(), shift_bits)
+
+    def known_factors(self) -> dict[str, LayerRecord]:
+        """Returns the present factors of the layers which turned out to be quantized, without shift bits."""
+        return {name: layer.record() for name, layer in self._container.by_name.items() if layer.is_quantized}
+
+    def _write(self, records: Mapping[str, LayerRecord], shift_bits: ShiftBits | None = None) -> Record:
+        bits = shift_bits or {}
+        record = Record(
+            {
+                name: dataclasses.replace(one, shift_bit=bits.get(name, ()), skip_fusion=name in self._unfused)
+                for name, one in records.items()
+            }
+        )
+        write_record(record, self.path)
+        return record
