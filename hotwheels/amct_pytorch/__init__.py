@@ -12,6 +12,12 @@ from .api.fx import (
     restore_quant_model_fx,
     save_quant_model_fx,
 )
+from .api.retrain import (
+    create_quant_retrain_config,
+    create_quant_retrain_model,
+    restore_quant_retrain_model,
+    save_quant_retrain_model,
+)
 from .api.training import freeze_batch_norm
 from .custom_op import (
     Cat,
@@ -81,6 +87,8 @@ __all__ = [
     "create_quant_config",
     "create_quant_config_fx",
     "create_quant_model_fx",
+    "create_quant_retrain_config",
+    "create_quant_retrain_model",
     "custom_op",
     "enable_dump",
     "enable_quantization",
@@ -89,7 +97,9 @@ __all__ = [
     "quantize_model",
     "register_custom_op",
     "restore_quant_model_fx",
+    "restore_quant_retrain_model",
     "save_model",
     "save_quant_model_fx",
+    "save_quant_retrain_model",
     "update_bn_status",
 ]

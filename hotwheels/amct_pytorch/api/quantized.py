@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from torch import nn
 
 from ..backends.base import NO_DATA_PARALLEL
 from ..backends.fx.quant_graph_module import QuantGraphModule
 from ..errors import ConfigError, UnsupportedModelError
 
+_Quantized = TypeVar("_Quantized", bound=nn.Module)
 
-def quantized_inside(function: str, model: nn.Module) -> list[QuantGraphModule]:
-    """Returns the quantized graphs inside ``model``, at any depth.
+
+def quantized_inside(
+    function: str, model: nn.Module, kinds: tuple[type[_Quantized], ...] = (QuantGraphModule,)
+) -> list[_Quantized]:
+    """Returns the quantized graphs, or what else ``kinds`` names, inside ``model``, at any depth.
 
     Raises:
       ConfigError: There is none.
       UnsupportedModelError: One of them is wrapped in DataParallel.
     """
     modules = list(model.modules())
-    found = [module for module in modules if isinstance(module, QuantGraphModule)]
+    found = [module for module in modules if isinstance(module, kinds)]
     if not found:
         msg = (
             f"{function}: {type(model).__name__} contains no quantized model. Pass what create_quant_model_fx returned."
         )
         raise ConfigError(msg)
     for wrapper in (module for module in modules if isinstance(module, nn.DataParallel)):
-        if any(isinstance(module, QuantGraphModule) for module in wrapper.modules()):
+        if any(isinstance(module, kinds) for module in wrapper.modules()):
             raise UnsupportedModelError(f"{function}: {NO_DATA_PARALLEL}")
     return found
 

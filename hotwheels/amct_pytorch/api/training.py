@@ -4,27 +4,29 @@ from __future__ import annotations
 
 from torch import nn
 
+from ..backends.dynamic.placer import LayerContainer
+from ..backends.fx.quant_graph_module import QuantGraphModule
 from .arguments import check_model, check_type
 from .quantized import quantized_inside
 
 
 def freeze_batch_norm(model: nn.Module, freeze: bool = True) -> None:
-    """Makes every BatchNorm of the quantized graphs inside ``model`` use and keep its running statistics.
+    """Makes every BatchNorm of the quantized models inside ``model`` use and keep its running statistics.
 
     Frozen ones stay so through ``model.train()`` until ``freeze=False``; their weights and biases are still trained.
     A BatchNorm which is folded is trained as it is deployed from then on: as part of the convolution. eps and momentum
     are never touched. The usual place is after the first epochs, when the statistics fit the quantized network. A
-    checkpoint does not say that it is frozen: call it again after ``restore_quant_model_fx``.
+    checkpoint does not say that it is frozen: call it again after restoring.
 
     Args:
       model: Quantized model, or a module that contains one, such as DistributedDataParallel.
       freeze: False lets the statistics follow the batches again, in training mode.
 
     Raises:
-      ConfigError: There is no quantized graph inside ``model``.
+      ConfigError: There is no quantized model inside ``model``.
     """
     function = "freeze_batch_norm"
     check_model(function, model)
     check_type(function, "freeze", freeze, bool, "a bool")
-    for quantized in quantized_inside(function, model):
+    for quantized in quantized_inside(function, model, (QuantGraphModule, LayerContainer)):
         quantized.freeze_batch_norm(freeze)

@@ -9,7 +9,6 @@ from torch import nn
 from ..graph import OpGraph
 from ..plan.quant_plan import QuantPlan
 
-
 NO_DATA_PARALLEL = (
     "Quantized models cannot run in DataParallel: its replicas throw away what quantizers learn in a forward. Use"
     " DistributedDataParallel, one process per device."

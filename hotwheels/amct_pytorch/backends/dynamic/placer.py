@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import nn
@@ -42,8 +43,7 @@ class LayerContainer(nn.Module):
         self._set_batch_norms(self.training and not freeze)
 
     def train(self, mode: bool = True) -> LayerContainer:
-        """Sets the training mode; the model calls it behind those of its own modules, so frozen ones stay as they are.
-        """
+        """Sets the training mode; as the last child of the model, so that frozen BatchNorms stay as they are."""
         super().train(mode)
         if self._freezes_batch_norm:
             self._set_batch_norms(False)
@@ -98,6 +98,16 @@ def place_layers(
         container.add(layer.train(model.training))
     model.add_module(LAYERS, container)
     return container
+
+
+@contextlib.contextmanager
+def without_layers(model: nn.Module) -> Iterator[None]:
+    """Inside it the quantizers of ``model`` are not part of it."""
+    layers = model._modules.pop(LAYERS)
+    try:
+        yield
+    finally:
+        model._modules[LAYERS] = layers
 
 
 def _make(plan: LayerPlan, candidates: Mapping[str, Candidate], factory: LayerFactory) -> QuantizedLayer:

@@ -1,0 +1,175 @@
+"""Quantization-aware training on the dynamic path (SPEC 3; manual: 动态图版本说明, 量化感知训练)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..config.simple_cfg import read_simple_retrain
+from ..files import check_path
+from ..log import get_logger
+from .arguments import (
+    as_inputs,
+    check_axes,
+    check_existing,
+    check_model,
+    check_names,
+    check_save_path,
+    check_type,
+    documented_order,
+)
+
+_log = get_logger(__name__)
+
+
+@documented_order(config_definition="config_defination")
+def create_quant_retrain_config(
+    config_file: str | Path, model: nn.Module, input_data: Any, config_defination: str | Path | None = None
+) -> None:
+    """Writes ``config_file`` (JSON): one entry per quantizable layer of ``model`` (SPEC 9.3).
+
+    Args:
+      config_file: File to write; folders are made, an existing file is replaced with a warning.
+      model: Float model with its weights; it is not changed.
+      input_data: Example input: a tensor, or the positional arguments of the forward.
+      config_defination: Simple configuration (SPEC 9.5), or None for the defaults: LUQ data, ARQ weights, 8 bits. Also
+        spelled ``config_definition``.
+
+    Raises:
+      ConfigError: The simple configuration is wrong.
+      ExportError: The model cannot be exported to ONNX.
+      UnsupportedModelError: It is quantized already, uses a module without weights several times, or ``input_data``
+        holds no tensor.
+    """
+    function = "create_quant_retrain_config"
+    path, model = check_path(function, "config_file", config_file), check_model(function, model)
+    simple = None
+    if config_defination is not None:
+        simple = read_simple_retrain(check_existing(function, "config_defination", config_defination))
+    from .retraining import write_config  # here, because onnx costs every import a second and 40 MB
+
+    if path.exists():
+        _log.warning("The configuration '%s' exists and is replaced.", path)
+    count = write_config(path, model, as_inputs(input_data), simple)
+    _log.info("Wrote the configuration of %d layers to '%s'.", count, path)
+
+
+@documented_order()
+def create_quant_retrain_model(
+    config_file: str | Path, model: nn.Module, record_file: str | Path, input_data: Any
+) -> nn.Module:
+    """Returns ``model`` with quantizers as ``config_file`` says, ready to be trained (SPEC 3).
+
+    Its first ``batch_num`` forwards find the ranges that training begins with; from then on everything is
+    fake-quantized. After training ``batch_num`` forwards in eval mode complete ``record_file``. The optimizer is built
+    after this call, because quantizers have parameters of their own; of the model and the configuration every process
+    of a distributed run makes its own, with the same paths. Where ULQ ranges take more than one batch, tell
+    DistributedDataParallel ``find_unused_parameters=True``.
+
+    Args:
+      config_file: JSON made by ``create_quant_retrain_config``.
+      model: Float model with its weights; it is not changed.
+      record_file: Written: the quantization factors, those of the weights at once.
+      input_data: Example input: a tensor, or the positional arguments of the forward.
+
+    Raises:
+      ConfigError: The configuration is wrong, does not fit the model or enables no layer.
+      UnsupportedModelError: The model is quantized already, uses a module without weights several times, or breaks
+        rules of the hardware: all are named (SPEC 13.1).
+      ExportError: The model cannot be exported to ONNX.
+    """
+    return _quantize("create_quant_retrain_model", config_file, model, record_file, input_data)
+
+
+@documented_order()
+def restore_quant_retrain_model(
+    config_file: str | Path,
+    model: nn.Module,
+    record_file: str | Path,
+    input_data: Any,
+    pth_file: str | Path,
+    state_dict_name: str | None = None,
+) -> nn.Module:
+    """Returns the quantized model whose state was saved in ``pth_file``; training goes on where it was (SPEC 3).
+
+    Args:
+      config_file: The configuration the saved model was made with.
+      model: A fresh float model; it is not changed.
+      record_file: Written: the quantization factors, those of the weights at once.
+      input_data: Example input: a tensor, or the positional arguments of the forward.
+      pth_file: ``torch.save`` of the quantized model's ``state_dict()``, or of a dict that holds one.
+      state_dict_name: Key of the state_dict in such a dict.
+
+    Raises:
+      ConfigError: The key is missing, the state does not fit the model, or it was saved with other quantizers.
+    """
+    function = "restore_quant_retrain_model"
+    checkpoint = check_existing(function, "pth_file", pth_file)
+    check_type(function, "state_dict_name", state_dict_name, (str, type(None)), "a string or None")
+    quantized = _quantize(function, config_file, model, record_file, input_data)
+    from .retraining import restore
+
+    restore(quantized, checkpoint, state_dict_name)
+    return quantized
+
+
+@documented_order()
+def save_quant_retrain_model(
+    config_file: str | Path,
+    model: nn.Module,
+    record_file: str | Path,
+    save_path: str | Path,
+    input_data: Any,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+    dynamic_axes: dict[str, Any] | None = None,
+) -> None:
+    """Writes the fake_quant and the deploy model of a trained model with its parameter files (SPEC 11.1).
+
+    To be called on one process only. If weights have changed since the record was completed, it is also written as it
+    is saved, to ``<record_file>_update.txt``.
+
+    Args:
+      config_file: The configuration of the model.
+      model: Trained model, or DistributedDataParallel around it; it is not changed.
+      record_file: Completed by ``batch_num`` forwards in eval mode after the training.
+      save_path: Folder and name prefix of the files; folders are made.
+      input_data: Example input: a tensor, or the positional arguments of the forward.
+      input_names: Names of the ONNX inputs, default: the argument names of the forward.
+      output_names: Names of the ONNX outputs, default ``output`` or ``output_<i>``.
+      dynamic_axes: ``{name: {axis: label}}`` or ``{name: [axes]}``.
+
+    Raises:
+      CalibrationError: The record lacks factors, or those of data have changed since; the text names the layers.
+      ConfigError: ``model`` is not from ``create_quant_retrain_model``, or ``config_file`` is not its configuration.
+      ExportError: The model cannot be exported to ONNX.
+      RecordError: The record is damaged.
+    """
+    function = "save_quant_retrain_model"
+    config_path, model = check_existing(function, "config_file", config_file), check_model(function, model)
+    record_path = check_existing(function, "record_file", record_file)
+    check_save_path(save_quant_retrain_model, save_path)
+    setting = {
+        "input_names": check_names(function, "input_names", input_names),
+        "output_names": check_names(function, "output_names", output_names),
+        "dynamic_axes": check_axes(function, dynamic_axes),
+    }
+    from .retraining import save
+
+    written = save(config_path, model, record_path, save_path, as_inputs(input_data), setting)
+    _log.info("Wrote %s.", ", ".join(f"'{path}'" for path in written))
+
+
+def _quantize(
+    function: str, config_file: str | Path, model: nn.Module, record_file: str | Path, input_data: Any
+) -> nn.Module:
+    config_path, model = check_existing(function, "config_file", config_file), check_model(function, model)
+    record_path = check_path(function, "record_file", record_file)
+    from .retraining import quantize
+
+    quantized = quantize(config_path, record_path, model, as_inputs(input_data))
+    _log.info("Wrote the weight factors to '%s'.", record_path)
+    return quantized
