@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,9 +29,12 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    """The same in this process, on the joined batches."""
-    return worker.run(tmp_path_factory.mktemp("alone"), rank=0, world_size=1)
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict]:
+    """The same in this process, on the joined batches, with as many threads: sums of floats depend on that."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield worker.run(tmp_path_factory.mktemp("alone"), rank=0, world_size=1)
+    torch.set_num_threads(threads)
 
 
 def test_calibration_finds_on_every_rank_what_one_process_finds(found, alone):
@@ -49,6 +53,14 @@ def test_parameters_are_equal_on_all_ranks_and_to_one_process_on_the_joined_batc
         )
     moved = [name for name, value in alone[case].items() if not torch.equal(value, alone["start"][name])]
     assert any("clip_max" in name for name in moved) and any(name.endswith("conv1.weight") for name in moved)
+
+
+def test_dynamic_path_trains_like_one_process_on_the_joined_batch(found, alone):
+    for name, value in alone["dynamic path"].items():
+        assert torch.equal(found[0]["dynamic path"][name], found[1]["dynamic path"][name]), name
+        torch.testing.assert_close(
+            found[0]["dynamic path"][name], value, rtol=0, atol=1e-6, msg=lambda text, name=name: name + text
+        )
 
 
 def test_ranks_agree_where_batch_statistics_are_trained(found):

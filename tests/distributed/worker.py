@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.api import fx
+from tests.api.dynamic_nets import SmallResNet
 from tests.api.nets import shake_batch_norms
 
 STEPS = 4
@@ -25,6 +26,10 @@ override_layer_configs:
     activation_quant_params:
       {quantizer: LuqActivationFakeQuantize, quantizer_args: {observer: IFMRObserver, batch_num: 3}}
     weight_quant_params: {quantizer: LnqFakeQuantize, quantizer_args: {cluster_freq: 2}}
+"""
+RETRAIN = """
+retrain_data_quant_config: { ulq_quantize: { } }
+override_layer_configs: { layer_name: "fc" retrain_weight_quant_config: { lnq_quantize: { cluster_freq: 2 } } }
 """
 
 
@@ -61,7 +66,37 @@ def run(folder: Path, rank: int, world_size: int) -> dict[str, dict[str, Tensor]
     quantized.load_state_dict(state)
     amct.freeze_batch_norm(quantized, False)
     train(quantized, rank, world_size, find_unused=False)
-    return found | {"batch statistics": cloned(quantized)}
+    found["batch statistics"] = cloned(quantized)
+    return found | {"dynamic path": dynamic_path(folder, rank, world_size)}
+
+
+def dynamic_path(folder: Path, rank: int, world_size: int) -> dict[str, Tensor]:
+    """The state after training on the dynamic path, whose first steps, in DistributedDataParallel, find the ranges."""
+    torch.manual_seed(0)
+    model, config_file, record_file = SmallResNet(), folder / "retrain.json", folder / "record.txt"
+    simple = folder.parent / f"retrain_{rank}.cfg"
+    simple.write_text(RETRAIN)
+    for _ in range(3):
+        amct.create_quant_retrain_config(config_file, model, share(0, rank, world_size)[0], simple)
+        quantized = amct.create_quant_retrain_model(config_file, model, record_file, share(0, rank, world_size)[0])
+    amct.freeze_batch_norm(quantized)
+    trained = nn.Sequential(quantized)
+    if world_size > 1:
+        trained = nn.parallel.DistributedDataParallel(quantized)
+    trained.train()
+    optimizer = torch.optim.SGD(trained.parameters(), lr=0.05, momentum=0.9)
+    for step in range(STEPS):
+        x, _, labels = share(step, rank, world_size)
+        optimizer.zero_grad()
+        F.cross_entropy(trained(x), labels).backward()
+        optimizer.step()
+    trained.eval()
+    if rank == 0:  # the master process evaluates and saves, the others need not
+        with torch.no_grad():
+            quantized(share(0, 0, 1)[0])
+        prefix, x = str(folder / f"model_of_{world_size}"), share(0, 0, 1)[0]
+        amct.save_quant_retrain_model(config_file, trained, record_file, prefix, x)
+    return cloned(quantized)
 
 
 def calibrated(folder: Path, rank: int, world_size: int) -> nn.Module:
