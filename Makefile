@@ -32,8 +32,9 @@ sample-mobilenet: $(READY) ## The same for MobileNetV2
 sample-dynamic: $(READY) ## Quantize ResNet-50 on the ONNX-mapped path (ARGS="--config_def cali_conf/snq.cfg")
 	cd sample/resnet50/dynamic && $(RUN) resnet50_calibration.py $(ARGS)
 
-sample-retrain: $(READY) ## Train a quantized ResNet-50 and MobileNetV2 on the digits
+sample-retrain: $(READY) ## Train a quantized ResNet-50, on both paths, and MobileNetV2 on the digits
 	cd sample/resnet50/retrain && $(RUN) resnet50_retrain.py $(ARGS)
+	cd sample/resnet50/dynamic && $(RUN) resnet50_retrain.py $(ARGS)
 	cd sample/mobilenet_v2/retrain && $(RUN) mobilenet_v2_retrain.py $(ARGS)
 
 test: $(READY) ## Run the tests (ARGS="-k name" for some of them)

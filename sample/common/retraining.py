@@ -1,6 +1,6 @@
 """Quantization-aware training of a classification network, from float model to deploy files, on one or more processes.
 
-The calls of the library stand in `_new_model`, `_run` and `_train`, in the order in which your own script has them.
+The calls of the library stand in retrain_paths.py, in the order in which your own script has them.
 """
 
 import argparse
@@ -17,44 +17,16 @@ from torch import nn
 
 import hotwheels.amct_pytorch as amct
 from sample.common import digits
-from sample.common.calibration import (
-    IMAGENET_SIZE,
-    ONNX_EXPORT_SETTING,
-    CalibrationSample,
-    calibration_batches,
-    load_checkpoint,
-)
+from sample.common.calibration import IMAGENET_SIZE, CalibrationSample
 from sample.common.datasets import Loaders, make_loaders
 from sample.common.evaluation import Accuracy, evaluate_torch, print_accuracies, print_files
-from sample.common.restoring import float_model_for, read_checkpoint
+from sample.common.restoring import read_checkpoint
 from sample.common.retrain_options import parse_options
+from sample.common.retrain_paths import Folders, FxPath, RetrainPath
 from sample.common.training import trained
 
 MOMENTUM = 0.9
 CPU_PROCESSES = 2
-COLUMNS = ("epoch", "loss", "fake_quant_top1", "fake_quant_top5", "real_quant_top1", "real_quant_top5")
-
-
-@dataclasses.dataclass(frozen=True)
-class Folders:
-    """Where a run writes: beside the script, as the manual lists the files."""
-
-    script: Path
-    network: str
-
-    @property
-    def results(self) -> Path:
-        """Checkpoints and deploy files."""
-        return self.script.resolve().parent / "checkpoints" / "retrain"
-
-    @property
-    def temporary(self) -> Path:
-        """Configuration, pictures and results.csv."""
-        return self.script.resolve().parent / "tmp" / "retrain"
-
-    def checkpoint(self, which: str) -> Path:
-        """The file of the ``best`` or ``last`` weights."""
-        return self.results / f"{self.network}_retrain_{which}.pt"
 
 
 @dataclasses.dataclass
@@ -63,30 +35,33 @@ class Progress:
 
     Attributes:
       epoch: The next epoch.
-      best_top1: Highest share of images that a real_quant evaluation got right.
+      best_top1: Highest share of images that an evaluation in the path's last mode got right.
     """
 
     epoch: int = 0
     best_top1: float = -1.0
 
 
-def main(sample: CalibrationSample, from_checkpoint: bool = False) -> None:
-    """Runs the sample with the options of the command line."""
+def main(sample: CalibrationSample, from_checkpoint: bool = False, path: RetrainPath | None = None) -> None:
+    """Runs the sample with the options of the command line, on the FX path if no other is given."""
+    path = path or FxPath()
     started = time.perf_counter()
     args = parse_options(sample.network, from_checkpoint)
     if not args.distributed:
-        _run(0, sample, args, 1)
+        _run(0, sample, args, path, 1)
     else:
         if not args.train_set:
             trained(sample.network)  # once, not once per process
         processes = torch.cuda.device_count() or CPU_PROCESSES
-        torch.multiprocessing.spawn(_run, args=(sample, args, processes), nprocs=processes)
+        torch.multiprocessing.spawn(_run, args=(sample, args, path, processes), nprocs=processes)
     print(f"\n==> AMCT run {sample.script.name} in {time.perf_counter() - started:.1f}s")
 
 
-def _run(rank: int, sample: CalibrationSample, args: argparse.Namespace, processes: int) -> None:
+def _run(
+    rank: int, sample: CalibrationSample, args: argparse.Namespace, path: RetrainPath, processes: int
+) -> None:
     """One process: quantizes or restores, trains, and evaluates and saves on rank 0."""
-    device = torch.device(f"cuda:{rank}" if torch.cuda.is_available() else "cpu")
+    args.device = device = torch.device(f"cuda:{rank}" if torch.cuda.is_available() else "cpu")
     if processes > 1:
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, init_method=args.dist_url, rank=rank, world_size=processes)
@@ -95,13 +70,13 @@ def _run(rank: int, sample: CalibrationSample, args: argparse.Namespace, process
     folders.results.mkdir(parents=True, exist_ok=True)
     size = IMAGENET_SIZE if args.train_set else digits.IMAGE_SIZE
     loaders = make_loaders(args.train_set, args.eval_set, size, args.batch_size, args.num_parallel_reads, processes > 1)
-    make = _restored_model if args.from_checkpoint else _new_model
-    quant_model = make(sample, args, folders, loaders, device)
+    make = path.restored_model if args.from_checkpoint else path.new_model
+    quant_model = make(sample, args, folders, loaders)
     model: nn.Module = quant_model
     if processes > 1:  # the quantized model is what is wrapped, never the float model
         devices = [rank] if device.type == "cuda" else None
         model = nn.parallel.DistributedDataParallel(quant_model, device_ids=devices)
-    _train(model, quant_model, args, folders, loaders, device, rank)
+    _train(model, quant_model, args, path, folders, loaders, rank)
     if rank == 0:
         written = (*folders.temporary.iterdir(), *folders.results.iterdir())
         print_files(sorted(file for file in written if file.is_file()))
@@ -109,40 +84,13 @@ def _run(rank: int, sample: CalibrationSample, args: argparse.Namespace, process
         dist.destroy_process_group()
 
 
-def _new_model(
-    sample: CalibrationSample, args: argparse.Namespace, folders: Folders, loaders: Loaders, device: torch.device
-) -> nn.Module:
-    """Returns a quantized model whose ranges come from the first training batches."""
-    model = load_checkpoint(sample, args.weights) if args.weights else trained(sample.network)
-    # 1. What is quantized and how. Every process writes the same file; that is safe.
-    config_file = folders.temporary / "config.json"
-    amct.create_quant_config_fx(config_file, model, args.config_def)
-    # 2. The float graph with quantizers in place.
-    quant_model = amct.create_quant_model_fx(config_file, model).to(device).eval()
-    # 3. Pre-calibration: the first ranges. What is calibrated is quantized from then on, so that later layers see it.
-    amct.enable_quantization(quant_model, calibration=True, fake_quant=True)
-    with torch.no_grad():
-        for images, _ in itertools.islice(loaders.train, calibration_batches(config_file)):
-            quant_model(images.to(device))
-    return quant_model
-
-
-def _restored_model(
-    sample: CalibrationSample, args: argparse.Namespace, folders: Folders, loaders: Loaders, device: torch.device
-) -> nn.Module:
-    """Returns the quantized model of a checkpoint; the float model only lends its structure."""
-    state = read_checkpoint(args.pt)[args.state_dict_name]
-    model = float_model_for(sample, state)
-    return amct.restore_quant_model_fx(args.config_file, model, args.pt, args.state_dict_name).to(device)
-
-
 def _train(
     model: nn.Module,
     quant_model: nn.Module,
     args: argparse.Namespace,
+    path: RetrainPath,
     folders: Folders,
     loaders: Loaders,
-    device: torch.device,
     rank: int,
 ) -> None:
     """Trains for ``args.epochs`` epochs; ``model`` is ``quant_model`` or its DistributedDataParallel."""
@@ -156,16 +104,16 @@ def _train(
         loaders.start_epoch(progress.epoch)
         # After one epoch the statistics fit the quantized network; from then on it trains as it will be deployed.
         amct.freeze_batch_norm(model, progress.epoch > 0)
-        loss = _train_epoch(model, optimizer, loaders, args, progress.epoch, device, rank)
+        loss = _train_epoch(model, optimizer, loaders, args, path, progress.epoch, rank)
         progress.epoch += 1
         if rank == 0:
-            _finish_epoch(quant_model, optimizer, args, folders, loaders, device, progress, loss)
+            _finish_epoch(quant_model, optimizer, args, path, folders, loaders, progress, loss)
         if dist.is_initialized():
             dist.barrier()  # rank 0 evaluates for all
     if rank == 0:
         example = next(iter(loaders.evaluation))[0][:1]
         prefix = folders.checkpoint("last").with_suffix("")
-        amct.save_quant_model_fx(quant_model, prefix, example, ONNX_EXPORT_SETTING)
+        path.save(args, quant_model, folders, prefix, example)
 
 
 def _train_epoch(
@@ -173,17 +121,16 @@ def _train_epoch(
     optimizer: torch.optim.Optimizer,
     loaders: Loaders,
     args: argparse.Namespace,
+    path: RetrainPath,
     epoch: int,
-    device: torch.device,
     rank: int,
 ) -> float:
     """Returns the mean loss."""
-    amct.enable_quantization(model, fake_quant=True)
-    model.train()
+    path.start_training(model)
     steps = len(loaders.train) if args.benchmark else min(args.train_iter, len(loaders.train))
     total = 0.0
     for step, (images, labels) in enumerate(itertools.islice(loaders.train, steps), start=1):
-        loss = F.cross_entropy(model(images.to(device)), labels.to(device))
+        loss = F.cross_entropy(model(images.to(args.device)), labels.to(args.device))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -197,28 +144,28 @@ def _finish_epoch(
     quant_model: nn.Module,
     optimizer: torch.optim.Optimizer,
     args: argparse.Namespace,
+    path: RetrainPath,
     folders: Folders,
     loaders: Loaders,
-    device: torch.device,
     progress: Progress,
     loss: float,
 ) -> None:
     """Evaluates, writes results.csv, the checkpoints and the parameters of the epoch."""
     limit = None if args.benchmark else args.eval_iter
-    amct.enable_quantization(quant_model, fake_quant=True)
-    accuracies = {"fake_quant": evaluate_torch(quant_model, loaders.evaluation, limit, "fake_quant", device)}
-    amct.enable_quantization(quant_model, real_quant=True)
-    accuracies["real_quant"] = evaluate_torch(quant_model, loaders.evaluation, limit, "real_quant", device)
+    accuracies = {}
+    for mode in path.modes:
+        path.start_evaluation(quant_model, mode)
+        accuracies[mode] = evaluate_torch(quant_model, loaders.evaluation, limit, mode, args.device)
     print_accuracies(accuracies)
     _write_row(folders.temporary / "results.csv", progress.epoch - 1, loss, accuracies)
-    real = accuracies["real_quant"]
-    is_best = real.top1 / real.images > progress.best_top1
-    progress.best_top1 = max(progress.best_top1, real.top1 / real.images)
+    deciding = accuracies[path.modes[-1]]
+    is_best = deciding.top1 / deciding.images > progress.best_top1
+    progress.best_top1 = max(progress.best_top1, deciding.top1 / deciding.images)
     content = {args.state_dict_name: quant_model.state_dict(), "optimizer": optimizer.state_dict()}
     content |= dataclasses.asdict(progress)
     for which in ("last", *(["best"] if is_best else [])):
         torch.save(content, folders.checkpoint(which))
-    _write_parameters(quant_model, folders, loaders, progress.epoch - 1)
+    _write_parameters(quant_model, args, path, folders, loaders, progress.epoch - 1)
 
 
 def _write_row(file: Path, epoch: int, loss: float, accuracies: dict[str, Accuracy]) -> None:
@@ -226,14 +173,22 @@ def _write_row(file: Path, epoch: int, loss: float, accuracies: dict[str, Accura
     is_new = not file.exists()
     with file.open("a", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
-        writer.writerows([COLUMNS] * is_new + [(epoch, f"{loss:.6f}", *shares)])
+        columns = ("epoch", "loss", *(f"{mode}_{top}" for mode in accuracies for top in ("top1", "top5")))
+        writer.writerows([columns] * is_new + [(epoch, f"{loss:.6f}", *shares)])
 
 
-def _write_parameters(quant_model: nn.Module, folders: Folders, loaders: Loaders, epoch: int) -> None:
+def _write_parameters(
+    quant_model: nn.Module,
+    args: argparse.Namespace,
+    path: RetrainPath,
+    folders: Folders,
+    loaders: Loaders,
+    epoch: int,
+) -> None:
     """Keeps the parameter file of an epoch; the models would fill the disk."""
     suffix = "_quant_param_record.txt"
     prefix = folders.temporary / "epoch" / "model"
-    amct.save_quant_model_fx(quant_model, prefix, next(iter(loaders.evaluation))[0][:1], ONNX_EXPORT_SETTING)
+    path.save(args, quant_model, folders, prefix, next(iter(loaders.evaluation))[0][:1])
     Path(f"{prefix}{suffix}").replace(folders.results / f"{folders.network}_epoch_{epoch}{suffix}")
     for file in prefix.parent.iterdir():
         file.unlink()

@@ -276,3 +276,29 @@ def test_pre_calibration_quantizes_what_is_calibrated_and_observes_the_rest(tmp_
         assert torch.equal(first, quantized(images))
     assert not torch.equal(first, run_float(quantized, images))
     assert torch.equal(first, run_fake(quantized, images))
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [LNQ, {"quantizer": "ArqWeightFakeQuantize", "quantizer_args": {"num_bits": 4, "channel_wise": False}}],
+    ids=["lnq", "arq"],
+)
+def test_channel_below_the_resolution_of_the_weight_keeps_its_statistics(weight, tmp_path):
+    """On one grid for all channels a small gamma lets the variance grow without end (core.batch_norm.is_lost)."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor([1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1e-4, 0.0]))
+    config = make_config(model, tmp_path, {"_0": {"weight_quant_params": weight}})
+    quantized = amct.create_quant_model_fx(config, model)
+    amct.enable_quantization(quantized, calibration=True, fake_quant=True)
+    x = torch.randn(16, 3, 8, 8)
+    quantized(x)
+    amct.enable_quantization(quantized, fake_quant=True)
+    quantized.train()
+    before = quantized.get_buffer("1.running_var").clone()
+    for _ in range(30):
+        quantized(x).sum().backward()
+    growth = quantized.get_buffer("1.running_var") / before
+    assert growth[6:].tolist() == [1.0, 1.0]
+    assert (growth[:6] != 1).all() and (growth < 2).all()

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from hotwheels.amct_pytorch.core.batch_norm import channel_factor, fold, inverse_factor
+from hotwheels.amct_pytorch.core.batch_norm import channel_factor, fold, inverse_factor, is_lost
 
 
 @pytest.mark.parametrize("has_bias", [True, False])
@@ -31,3 +31,9 @@ def test_inverse_factor_has_finite_gradient_at_zero():
     gamma = torch.tensor([0.0, 2.0], requires_grad=True)
     inverse_factor(torch.ones(2), gamma, 0.0).sum().backward()
     assert gamma.grad.tolist() == [0.0, -0.25]
+
+
+def test_channels_lost_in_rounding_are_those_whose_error_reaches_their_size():
+    weight = torch.tensor([[3.0, 4.0], [3.0, 4.0], [3.0, 4.0], [0.0, 0.0]])
+    rounded = torch.tensor([[3.0, 4.5], [0.0, 0.0], [-1.0, 1.0], [0.0, 0.0]])
+    assert is_lost(weight, rounded).tolist() == [False, True, True, True]

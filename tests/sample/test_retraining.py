@@ -12,12 +12,15 @@ from PIL import Image
 pytest.importorskip("sklearn")
 
 from hotwheels.amct_pytorch.api import fx
-from sample.common import digits, dumping, retraining
+from hotwheels.amct_pytorch.config.tolerant_json import read_json
+from sample.common import digits, dumping, retrain_paths, retraining
 from sample.common.calibration import CalibrationSample
 from sample.common.datasets import ImageFolders, make_loaders
 from sample.common.retrain_options import parse_options
 from sample.common.zoo import RECIPES
 from sample.mobilenet_v2.src.mobilenet import mobilenet_v2
+from sample.resnet50.dynamic import resnet50_retrain
+from sample.resnet50.dynamic.resnet50_model import resnet as dynamic
 
 SHORT = ["--epochs", "1", "--train_iter", "2", "--eval_iter", "1", "--batch_size", "4", "--print_freq", "1"]
 IMAGES = Path(digits.__file__).parents[1] / "resnet50" / "calibration" / "images" / "image_label.txt"
@@ -27,7 +30,8 @@ IMAGES = Path(digits.__file__).parents[1] / "resnet50" / "calibration" / "images
 def sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CalibrationSample:
     """A MobileNetV2 sample whose script stands in an empty folder; its network is not trained."""
     monkeypatch.setattr(fx, "draw", lambda graph_module, path: path.write_text("<svg/>"))
-    monkeypatch.setattr(retraining, "trained", lambda name: RECIPES[name].build().eval())
+    for module in (retraining, retrain_paths):
+        monkeypatch.setattr(module, "trained", lambda name: RECIPES[name].build().eval())
     torch.manual_seed(0)
     return CalibrationSample(
         network="mobilenet_v2",
@@ -69,6 +73,32 @@ def test_training_continuing_and_dumping_leave_the_files_of_the_manual(sample, t
     folder = tmp_path / "dump"
     run(monkeypatch, dumping.main, sample, *given, "--state_dict_name", "quant_model_weights", "--dump_dir", folder)
     assert any(file.name.startswith("features_0_0_output0") for file in folder.iterdir())
+
+
+def test_dynamic_path_leaves_its_files_and_goes_on_from_a_checkpoint(tmp_path, monkeypatch, capsys):
+    blocks = (1, 1, 1, 1)
+    monkeypatch.setattr(retrain_paths, "trained", lambda name: dynamic.ResNet(blocks, digits.NUM_CLASSES, 4))
+    sample = dataclasses.replace(resnet50_retrain.SAMPLE, script=tmp_path / "resnet50_retrain.py")
+    path = retrain_paths.DynamicPath(lambda state: dynamic.ResNet(blocks, digits.NUM_CLASSES, 4))
+    run(monkeypatch, retraining.main, sample, *SHORT, path=path)
+    results, temporary = tmp_path / "checkpoints" / "retrain", tmp_path / "tmp" / "retrain"
+    assert {file.name for file in temporary.iterdir()} == {"config.json", "scale_offset_record.txt", "results.csv"}
+    endings = ("fake_quant_model.onnx", "deploy_model.onnx", "quant_param_record.txt", "quant_param_record.bin")
+    assert {file.name for file in results.iterdir()} == {
+        "resnet50_retrain_best.pt",
+        "resnet50_retrain_last.pt",
+        "resnet50_epoch_0_quant_param_record.txt",
+        *(f"resnet50_retrain_last_{ending}" for ending in endings),
+    }
+    config = read_json(temporary / "config.json")
+    assert config["conv1"]["retrain_weight_config"]["algo"] == "arq_retrain"
+    assert config["layer1.0.conv2"]["retrain_weight_config"]["algo"] == "lnq_retrain"
+
+    given = ["--config_file", temporary / "config.json", "--pt", results / "resnet50_retrain_last.pt"]
+    run(monkeypatch, retraining.main, sample, *SHORT, *given, from_checkpoint=True, path=path)
+    rows = list(csv.DictReader((temporary / "results.csv").open()))
+    assert [row["epoch"] for row in rows] == ["0", "1"] and 0 <= float(rows[1]["fake_quant_top1"]) <= 1
+    assert (results / "resnet50_epoch_1_quant_param_record.txt").exists()
 
 
 @dataclasses.dataclass(frozen=True)

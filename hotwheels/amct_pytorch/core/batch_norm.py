@@ -20,6 +20,17 @@ def inverse_factor(var: Tensor, gamma: Tensor, eps: float) -> Tensor:
     return torch.where(is_zero, torch.zeros_like(gamma), torch.sqrt(var + eps) / safe)
 
 
+def is_lost(weight: Tensor, rounded: Tensor) -> Tensor:
+    """Returns, bool [C_out], in which channels rounding ``weight`` [C_out, ...] changes it by no less than its size.
+
+    There the statistics of a training BatchNorm must not follow the rounded weight. Its folded weight is
+    ``w * gamma / sqrt(var)`` on a grid which does not get finer with it: what rounding adds to ``w`` is multiplied by
+    ``sqrt(var) / gamma``, so a larger ``var`` makes the next batch's variance larger still, without end.
+    """
+    error, size = (rounded - weight).flatten(1).square().sum(1), weight.flatten(1).square().sum(1)
+    return error >= size
+
+
 def fold(
     weight: Tensor,
     bias: Tensor | None,

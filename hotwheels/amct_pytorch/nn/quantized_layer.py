@@ -216,13 +216,14 @@ class QuantizedLayer(nn.Module):
         op = self.weighted
         assert op is not None
         if op.trains_batch_norm:
-            return op.forward_training(x, self._weight_before_batch_norm(), output_size)
+            weight, params = self._weight_before_batch_norm()
+            return op.forward_training(x, weight, output_size, has_one_scale=not params.scale.dim())
         weight, bias = op.folded()
         params = self.current_weight_params(weight.detach(), bias)
         weight = self.weight.fake_quantize(weight, params)
         return op.apply(x, weight, self._fake_quant_bias(bias, x, params), output_size)
 
-    def _weight_before_batch_norm(self) -> Tensor:
+    def _weight_before_batch_norm(self) -> tuple[Tensor, QuantParams]:
         """The weight on the grid of the folded one, divided by what the BatchNorm will multiply by (SPEC 6.7)."""
         op = self.weighted
         assert op is not None and self.weight is not None
@@ -230,7 +231,7 @@ class QuantizedLayer(nn.Module):
             bias = op.folded_bias()
         weight, factor, inverse = op.unfolded()
         params = self._with_room_for_bias(self.weight.folded_params(weight, factor, bias), bias)
-        return self.weight.fake_quantize_unfolded(weight, factor, inverse, params)
+        return self.weight.fake_quantize_unfolded(weight, factor, inverse, params), params
 
     def _fake_quant_bias(self, bias: Tensor | None, x: Tensor, params: QuantParams) -> Tensor | None:
         """The int32 bias as a float; the bias of a Linear of rank > 2 is a float Add (SPEC 8.3)."""

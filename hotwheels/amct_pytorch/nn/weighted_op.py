@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core.batch_norm import channel_factor, fold, fold_bias, inverse_factor
+from ..core.batch_norm import channel_factor, fold, fold_bias, inverse_factor, is_lost
 from ..core.channels import from_output_first, to_output_first
 from ..ops.desc import Role
 from ..quantizers.recompute import recomputing
@@ -79,10 +81,21 @@ class WeightedOp:
         factor = channel_factor(norm.running_var, norm.weight, norm.eps)
         return fold_bias(self.module.bias, norm.running_mean, factor, norm.bias)
 
-    def forward_training(self, x: Tensor, weight: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """Returns ``bn(conv(x, weight))``, on the statistics of the batch; ``weight`` is not folded."""
+    def forward_training(
+        self, x: Tensor, weight: Tensor, output_size: list[int] | None = None, has_one_scale: bool = False
+    ) -> Tensor:
+        """Returns ``bn(conv(x, weight))``, on the statistics of the batch; ``weight`` is rounded and not folded.
+
+        Where the whole weight ``has_one_scale``, channels that are lost in rounding keep their running statistics.
+        """
         assert self.batch_norm is not None
-        return self._normalized(self.apply(x, weight, self.module.bias, output_size))
+        result = self.apply(x, weight, self.module.bias, output_size)
+        if not has_one_scale:
+            return self._normalized(result)
+        with torch.no_grad():
+            is_kept = is_lost(self._own_weight(), weight)
+        with _keeping(self.batch_norm, is_kept):
+            return self._normalized(result)
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: list[int] | None = None) -> Tensor:
         """Returns the operation on ``x`` with this ``weight`` [C_out, ...] and ``bias`` instead of the module's own."""
@@ -111,6 +124,20 @@ class WeightedOp:
         if self._role is Role.LINEAR:
             return self.module.weight
         return to_output_first(self.module.weight, self.module.groups, self._role is Role.CONV_TRANSPOSE)
+
+
+@contextlib.contextmanager
+def _keeping(norm: nn.Module, is_kept: Tensor) -> Iterator[None]:
+    """Inside it the running statistics of the channels ``is_kept``, bool [C], do not change."""
+    statistics = {name: norm._buffers[name] for name in ("running_mean", "running_var")}
+    # The backward wants the tensors that the BatchNorm has updated as they are then: it works on copies.
+    norm._buffers.update({name: value.clone() for name, value in statistics.items()})
+    try:
+        yield
+        for name, value in statistics.items():
+            value.copy_(torch.where(is_kept, value, norm._buffers[name]))
+    finally:
+        norm._buffers.update(statistics)
 
 
 def _convolve(module: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
