@@ -12,6 +12,7 @@ from .api.fx import (
     restore_quant_model_fx,
     save_quant_model_fx,
 )
+from .api.source import graph_to_dynamic_module
 from .api.training import freeze_batch_norm
 from .custom_op import (
     Cat,
@@ -85,6 +86,7 @@ __all__ = [
     "enable_dump",
     "enable_quantization",
     "freeze_batch_norm",
+    "graph_to_dynamic_module",
     "nn",
     "quantize_model",
     "register_custom_op",
