@@ -2,19 +2,19 @@
 
 What changes, and nothing else:
 
-==================================  =====================================================
+==================================  ==========================================================
 ``vit.VisionTransformer``           here
-==================================  =====================================================
+==================================  ==========================================================
 tokens ``[N, T, C]``                NCHW: ``[N, C, 1, T]``, from the patches to the classifier
 ``nn.Linear`` on tokens             1x1 convolutions, in ``amct.nn.Mlp``
 ``nn.MultiheadAttention``           ``amct.nn.MultiheadConvAttention``
 ``nn.LayerNorm(C)``                 ``amct.nn.LayerNorm(C, axis=-3)``
-``nn.GELU()``                       ``amct.nn.GELU("none")``, the same formula in one operator
+``nn.GELU()``                       ``amct.nn.GELU("none")``: the default, tanh, approximates it
 ``class_token``, ``pos_embedding``  channel first
-==================================  =====================================================
+==================================  ==========================================================
 
 The convolutions and matmuls are quantized as they are: no Linear of more than two dimensions is left, whose data the
-converter wants without offset (manual: 不支持输入大于两维且bias为True的linear量化), and nothing is permuted.
+converter wants without offset (manual: 不支持输入大于两维且bias为True的linear量化), and no tokens are permuted.
 """
 
 import collections
