@@ -8,7 +8,7 @@ RUN := $(CURDIR)/$(VENV)/bin/python
 TYPED := $(addprefix hotwheels/amct_pytorch/,core ops graph record config plan)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sample sample-mobilenet sample-dynamic sample-retrain test test-exact lint bench bench-accuracy clean
+.PHONY: help setup sample sample-mobilenet sample-vit sample-dynamic sample-retrain test test-exact lint bench bench-accuracy clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 26
@@ -28,6 +28,9 @@ sample: $(READY) ## Quantize ResNet-50 on the bundled images and print all accur
 
 sample-mobilenet: $(READY) ## The same for MobileNetV2
 	cd sample/mobilenet_v2/calibration && $(RUN) mobilenet_v2_calibration.py $(ARGS)
+
+sample-vit: $(READY) ## Rewrite a ViT with amct.nn, load the plain one's weights, quantize it with 8 and 12 bits
+	cd sample/vit/calibration && $(RUN) vit_calibration.py $(ARGS)
 
 sample-dynamic: $(READY) ## Quantize ResNet-50 on the ONNX-mapped path (ARGS="--config_def cali_conf/snq.cfg")
 	cd sample/resnet50/dynamic && $(RUN) resnet50_calibration.py $(ARGS)

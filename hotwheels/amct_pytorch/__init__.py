@@ -18,6 +18,7 @@ from .api.retrain import (
     restore_quant_retrain_model,
     save_quant_retrain_model,
 )
+from .api.source import graph_to_dynamic_module
 from .api.training import freeze_batch_norm
 from .custom_op import (
     Cat,
@@ -93,6 +94,7 @@ __all__ = [
     "enable_dump",
     "enable_quantization",
     "freeze_batch_norm",
+    "graph_to_dynamic_module",
     "nn",
     "quantize_model",
     "register_custom_op",

@@ -1,6 +1,7 @@
 """Post-training quantization of a classification network from float model to deploy files, as a command-line program.
 
-The five calls of the library stand in `quantize` and `main`, in the order in which your own script will have them.
+The five calls of the library stand in `quantize` and `quantize_and_save`, in the order in which your own script will
+have them.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from tqdm import tqdm
 
 import hotwheels.amct_pytorch as amct
 from sample.common import digits
-from sample.common.evaluation import Batches, evaluate_onnx, evaluate_torch, print_accuracies, print_files
+from sample.common.evaluation import Accuracy, Batches, evaluate_onnx, evaluate_torch, print_accuracies, print_files
 from sample.common.images import image_loader
 from sample.common.training import trained
 
@@ -39,16 +40,60 @@ class CalibrationSample:
       build: Returns torchvision's full-size network for a number of classes.
       classifier: Key of the last layer's weight in a checkpoint; its first axis is the number of classes.
       script: The program; its outputs are written to its folder.
-      eval_set: The default image list.
+      eval_set: The default image list; None for the held-out digits.
+      eval_iter: How many batches of it are evaluated by default.
       config_def: The default simple configuration; None for the defaults of the library.
+      config_help: What is said about it in the help of the command line.
     """
 
     network: str
     build: Callable[[int], nn.Module]
     classifier: str
     script: Path
-    eval_set: Path
+    eval_set: Path | None
+    eval_iter: int = 20
     config_def: Path | None = None
+    config_help: str = "see sample/quantize_conf"
+
+
+@dataclasses.dataclass(frozen=True)
+class Outputs:
+    """Where the files of one configuration go.
+
+    Attributes:
+      config_file: The configuration; pictures are drawn beside it.
+      prefix: Folder and beginning of the names of checkpoint and ONNX files.
+    """
+
+    config_file: Path
+    prefix: Path
+
+    def written(self) -> list[Path]:
+        """Returns the files that are there."""
+        return sorted((*self.config_file.parent.iterdir(), *self.prefix.parent.glob(f"{self.prefix.name}*")))
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """How every stage is evaluated.
+
+    Attributes:
+      batches: Labelled images.
+      limit: How many batches; None for all.
+      device: Where torch modules run; ONNX files run on the CPU.
+    """
+
+    batches: Batches
+    limit: int | None
+    device: torch.device
+
+    def of_model(self, model: nn.Module, name: str) -> Accuracy:
+        """Evaluates a torch module in eval mode."""
+        return evaluate_torch(model, self.batches, self.limit, name, self.device)
+
+    def of_file(self, file: Path, name: str) -> Accuracy:
+        """Evaluates an ONNX file in onnxruntime."""
+        return evaluate_onnx(file, self.batches, self.limit, name)
 
 
 def main(sample: CalibrationSample) -> None:
@@ -57,32 +102,39 @@ def main(sample: CalibrationSample) -> None:
     args = parse_arguments(sample)
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     folder = sample.script.resolve().parent
-    results_folder = folder / "checkpoints" / "calibration"
-    prefix = results_folder / f"{sample.network}_calibration"
-    config_file = folder / "tmp" / "calibration" / "config.json"
+    prefix = folder / "checkpoints" / "calibration" / f"{sample.network}_calibration"
+    outputs = Outputs(folder / "tmp" / "calibration" / "config.json", prefix)
 
     model = (load_checkpoint(sample, args.weights) if args.weights else trained(sample.network)).to(device).eval()
     batches = image_loader(args.eval_set, IMAGENET_SIZE if args.weights else digits.IMAGE_SIZE, args.batch_size)
-    limit = None if args.benchmark else args.eval_iter
-    accuracies = {"float": evaluate_torch(model, batches, limit, "float", device)}
-
-    quant_model = quantize(model, config_file, args.config_def, batches, device)
-
-    amct.enable_quantization(quant_model, fake_quant=True)
-    accuracies["fake_quant"] = evaluate_torch(quant_model, batches, limit, "fake_quant", device)
-    amct.enable_quantization(quant_model, real_quant=True)
-    accuracies["real_quant"] = evaluate_torch(quant_model, batches, limit, "real_quant", device)
-
-    results_folder.mkdir(parents=True, exist_ok=True)
-    torch.save(quant_model.state_dict(), f"{prefix}.pt")
-    example = next(iter(batches))[0][:1].to(device)
-    amct.save_quant_model_fx(quant_model, prefix, example, ONNX_EXPORT_SETTING)
-    fake_quant_file = Path(f"{prefix}_fake_quant_model.onnx")
-    accuracies["onnxruntime"] = evaluate_onnx(fake_quant_file, batches, limit, "onnxruntime")
+    evaluation = Evaluation(batches, None if args.benchmark else args.eval_iter, device)
+    accuracies = {"float": evaluation.of_model(model, "float")}
+    accuracies |= quantize_and_save(model, args.config_def, outputs, batches, evaluation)
 
     print_accuracies(accuracies)
-    print_files(sorted((*config_file.parent.iterdir(), *results_folder.glob(f"{prefix.name}*"))))
+    print_files(outputs.written())
     print(f"\n==> AMCT run {sample.script.name} in {time.perf_counter() - started:.1f}s")
+
+
+def quantize_and_save(
+    model: nn.Module, config_definition: Path | None, outputs: Outputs, calibration: Batches, evaluation: Evaluation
+) -> dict[str, Accuracy]:
+    """Writes all files of one configuration and returns the accuracies by name; ``model`` itself is unchanged."""
+    device, prefix = evaluation.device, outputs.prefix
+    quant_model = quantize(model, outputs.config_file, config_definition, calibration, device)
+
+    accuracies = {}
+    amct.enable_quantization(quant_model, fake_quant=True)
+    accuracies["fake_quant"] = evaluation.of_model(quant_model, "fake_quant")
+    amct.enable_quantization(quant_model, real_quant=True)
+    accuracies["real_quant"] = evaluation.of_model(quant_model, "real_quant")
+
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(quant_model.state_dict(), f"{prefix}.pt")
+    example = next(iter(calibration))[0][:1].to(device)
+    amct.save_quant_model_fx(quant_model, prefix, example, ONNX_EXPORT_SETTING)
+    accuracies["onnxruntime"] = evaluation.of_file(Path(f"{prefix}_fake_quant_model.onnx"), "onnxruntime")
+    return accuracies
 
 
 def quantize(
@@ -135,16 +187,20 @@ def parse_arguments(sample: CalibrationSample) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=f"Quantizes {sample.network}: without --weights a narrow one, trained on handwritten digits."
     )
+    images = "the digits of the samples, images/image_label.txt" if sample.eval_set else "the 360 held-out digits"
     parser.add_argument(
         "--eval_set",
         type=Path,
         default=sample.eval_set,
-        help="list of '<image file> <label>' lines; default: the digits of the samples, images/image_label.txt",
+        help=f"list of '<image file> <label>' lines; default: {images}",
     )
-    parser.add_argument("--eval_iter", type=_positive, default=20, help="batches to evaluate; default: 20")
+    iterations = sample.eval_iter
+    parser.add_argument(
+        "--eval_iter", type=_positive, default=iterations, help=f"batches to evaluate; default: {iterations}"
+    )
     parser.add_argument("--batch_size", type=_positive, default=16, help="images per batch; default: 16")
     parser.add_argument("--benchmark", action="store_true", help="evaluate the whole list, not --eval_iter batches")
-    known = f"default: {sample.config_def.name}" if sample.config_def else "see sample/quantize_conf"
+    known = f"default: {sample.config_def.name}" if sample.config_def else sample.config_help
     parser.add_argument(
         "--config_def", type=Path, default=sample.config_def, help=f"simple configuration, {known}"
     )

@@ -10,6 +10,7 @@ from sample.mobilenet_v2.src.mobilenet import mobilenet_v2
 from sample.nets.shufflenet import ShuffleNet
 from sample.nets.vit import VisionTransformer
 from sample.resnet50.src.resnet import resnet50
+from sample.vit.src import vit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Recipe:
     batch_size: int = 64
 
 
+VIT_OF_DIGITS = vit.VitSize(image_size=IMAGE_SIZE, patch_size=8, dim=64, depth=4, num_heads=4, mlp_dim=128)
 RECIPES = {
     "resnet50": Recipe(lambda: resnet50(NUM_CLASSES, width=8), epochs=20, peak_lr=4e-3),
     "mobilenet_v2": Recipe(lambda: mobilenet_v2(NUM_CLASSES, width_mult=0.35), epochs=16, peak_lr=1.2e-2),
@@ -40,4 +42,5 @@ RECIPES = {
         epochs=60,
         peak_lr=2e-3,
     ),
+    "vit_b_16": Recipe(lambda: vit.VisionTransformer(NUM_CLASSES, VIT_OF_DIGITS), epochs=60, peak_lr=3e-3),
 }

@@ -12,6 +12,8 @@ from sample.mobilenet_v2.src.mobilenet import MobileNetV2
 from sample.nets.shufflenet import ShuffleNet
 from sample.nets.vit import VisionTransformer
 from sample.resnet50.src.resnet import ResNet
+from sample.vit.src.conv_vit import ConvVisionTransformer
+from sample.vit.src.vit import VitSize
 
 
 def _conv(
@@ -239,6 +241,14 @@ def _conv_next() -> nn.Module:
     )  # noqa: E501
 
 
+def _conv_vit() -> nn.Module:
+    size = VitSize(image_size=32, patch_size=8, dim=16, depth=2, num_heads=2, mlp_dim=32)
+    model = ConvVisionTransformer(10, size)
+    for constant in (model.class_token, model.encoder.pos_embedding):
+        nn.init.normal_(constant, std=0.3)
+    return model
+
+
 NETS: Mapping[str, Callable[[], nn.Module]] = {
     "resnet50": lambda: ResNet((1, 2, 1, 1), 10, 8),
     "mobilenet_v2": lambda: MobileNetV2(num_classes=10, width_mult=0.25),
@@ -250,6 +260,7 @@ NETS: Mapping[str, Callable[[], nn.Module]] = {
     "unet": UNet,
     "deeplab": DeepLab,
     "vit": lambda: VisionTransformer(10, 32, 8, 16, 2, 2),
+    "conv_vit": _conv_vit,
     "swin": Swin,
     "convnext": _conv_next,
     "yolo": Yolo,

@@ -72,6 +72,15 @@ _KINDS = (("", ""), ("b", ""), ("f", ""), ("h", ""), ("", "b"), ("", "f"), ("b",
 MASKS = [Masks(*kinds) for kinds in _KINDS]
 
 
+def test_nodes_of_attention_come_from_the_line_of_its_call() -> None:
+    graph = traced(Attend({}, {})).graph
+    lines = {node.name: node.stack_trace for node in graph.nodes if node.name.startswith("attn_")}
+    call = "return self.attn(query, key, value, attn_mask=mask, key_padding_mask=padding, **self._call)"
+    assert {"attn_q_proj_1", "attn_out_proj", "attn_matmul"} <= lines.keys()
+    assert all(line.endswith(call) for name, line in lines.items() if name != "attn_q_proj")
+
+
+
 @pytest.mark.parametrize("masks", MASKS, ids=lambda one: f"{one.mask}-{one.padding}")
 @pytest.mark.parametrize("batch_first", [True, False])
 @pytest.mark.parametrize("need_weights", [True, False])

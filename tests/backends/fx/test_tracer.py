@@ -151,6 +151,16 @@ def test_copies_and_pickles_keep_names_and_outputs(forward: Forward) -> None:
         assert_same(outputs_of(other, image()), outputs_of(module, image()))
 
 
+def test_nodes_know_the_line_they_come_from() -> None:
+    graph = trace(model_of(lists), LEAVES).graph
+    source, start = inspect.getsourcelines(lists)
+    found = {node.name: node.stack_trace for node in graph.nodes if node.op not in ("placeholder", "output")}
+    for name, line in (("conv", 1), ("layers_0", 3), ("layers_1_1", 3), ("add", 4), ("cat", 5), ("pow_1", 6)):
+        expected = f'File "{__file__}", line {start + line}, in lists\n    {source[line].strip()}'
+        assert found[name] == expected, name
+    assert all(found.values())
+
+
 def test_model_is_left_as_it_was() -> None:
     def forward(self: Any, x: Tensor) -> Any:
         self.kept = self.linear.kept = self.conv(x) + torch.ones(1)

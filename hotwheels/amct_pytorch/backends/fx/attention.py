@@ -48,11 +48,21 @@ def decompose_attention(graph_module: GraphModule) -> None:
         place = Inline(graph_module, graph_module.graph, path, node.name)
         if formula is _multihead_attention:
             arguments["need_weights"] = arguments.get("need_weights", True) and _reads_weights(node)
+        before = node.prev
         with graph_module.graph.inserting_before(node):
             result = formula(place, **place.proxies(arguments))
+        _hand_on_line(before, node)
         replace_node(node, result)
     graph_module.graph.lint()
     graph_module.recompile()
+
+
+def _hand_on_line(before: Node, node: Node) -> None:
+    """The nodes between ``before`` and ``node`` were written by the user where ``node`` was."""
+    new = node.prev
+    while new is not before:
+        new.stack_trace = node.stack_trace
+        new = new.prev
 
 
 def trace_attention(model: nn.Module) -> GraphModule | None:

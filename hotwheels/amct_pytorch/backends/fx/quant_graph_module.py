@@ -33,7 +33,7 @@ class QuantGraphModule(fx.GraphModule):
         """Puts the choice of the way to run in front of the generated ``forward``, whose signature it keeps."""
         code = super().recompile()
         cls = type(self)
-        generated = cls.forward
+        generated = self._forward_to_run(cls.forward)
 
         @functools.wraps(generated)
         def forward(self: QuantGraphModule, *args: Any, **kwargs: Any) -> Any:
@@ -41,6 +41,10 @@ class QuantGraphModule(fx.GraphModule):
 
         cls.forward = forward
         return code
+
+    def _forward_to_run(self, generated: Callable[..., Any]) -> Callable[..., Any]:
+        """Returns what runs in float, calibration and fake_quant: the code which torch.fx generated."""
+        return generated
 
     def __deepcopy__(self, memo: dict[int, Any]) -> QuantGraphModule:
         """Copies the graph and all of the state, also what the graph does not call."""

@@ -5,15 +5,11 @@ from __future__ import annotations
 import dataclasses
 import re
 import traceback
-from pathlib import Path
-
-import torch
 
 from ...errors import UnsupportedModelError
+from .user_code import is_user_file
 
 CHAPTER = "fx.symbolic_trace异常场景汇总"
-
-_OWN_FOLDERS = (Path(torch.__file__).parent, Path(__file__).parent)
 
 _WRAP = "Put these lines into a function of their own above the model and decorate it with @torch.fx.wrap"
 _DYNAMIC = (
@@ -168,10 +164,5 @@ def _find_cause(message: str, code: str) -> Cause:
 def _user_line(error: Exception) -> traceback.FrameSummary | None:
     """Returns the innermost frame that is neither torch's nor ours."""
     frames = traceback.extract_tb(error.__traceback__)
-    users = [frame for frame in frames if not _is_own(frame.filename)]
+    users = [frame for frame in frames if is_user_file(frame.filename)]
     return users[-1] if users else None
-
-
-def _is_own(filename: str) -> bool:
-    # Generated code (<eval_with_key>, <string>) has no source to show.
-    return filename.startswith("<") or any(folder in Path(filename).parents for folder in _OWN_FOLDERS)

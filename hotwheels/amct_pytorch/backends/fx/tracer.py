@@ -20,6 +20,7 @@ from .assemble import assemble, copy_training
 from .attention import is_attention
 from .dropout import TrainingFlag, follow_training_mode
 from .trace_errors import explain
+from .user_code import line_being_traced
 
 LeafRule = Callable[[type], bool]
 
@@ -81,6 +82,14 @@ class AmctTracer(torch.fx.Tracer):
     def path_of_failure(self, error: Exception) -> str:
         """Returns the path of the innermost module whose forward raised ``error``; empty for the model itself."""
         return self._failure[1] if self._failure is not None and self._failure[0] is error else ""
+
+    def create_node(self, kind: str, *args: Any, **kwargs: Any) -> torch.fx.Node:
+        """Records a node, and the user's line it comes from: torch shows it where running the node fails."""
+        node = super().create_node(kind, *args, **kwargs)
+        # Not torch's record_stack_traces, whose first use imports sympy: 2.8 seconds.
+        if kind not in ("placeholder", "output") and (line := line_being_traced()):
+            node.stack_trace = line
+        return node
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -1,0 +1,56 @@
+"""graph_to_dynamic_module: a static graph as Python source, to find errors in (manual: 静态图模型如何定位bug)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..backends.fx.source_module import load_source, write_source
+from ..files import check_path
+from ..log import get_logger
+from .arguments import check_type
+
+_log = get_logger(__name__)
+
+
+def graph_to_dynamic_module(
+    graph_module: torch.fx.GraphModule, save_module_path: str | Path, module_name: str = "FxModule"
+) -> nn.Module:
+    """Writes a static graph as a Python file and returns the module made from that file.
+
+    An error in a static graph stands in generated code. Put this call in front of the one that fails, go on with its
+    result and run the script again: the traceback then leads to ``module.py``, where a debugger can stop as well, and
+    the comment above the line is the place in your model it comes from. Remove the call when the error is found
+    (manual: 静态图模型如何定位bug)::
+
+        quant_model = amct.create_quant_model_fx(config_file, model)
+        quant_model = amct.graph_to_dynamic_module(quant_model, "debug")
+        amct.enable_quantization(quant_model, calibration=True)
+        quant_model(images)
+
+    The result computes the same, bit for bit. It is a copy, on the devices of ``graph_module``: an optimizer is built
+    after this call. Made from a quantized model it is one itself, for all functions of this package; an edited file
+    (``from debug import FxModule; quant_model = FxModule()``) then acts in float, calibration and fake_quant, while
+    real_quant, dumps and exported files follow the graph. Made from a float graph it is an ordinary module.
+
+    Args:
+      graph_module: What ``create_quant_model_fx``, ``restore_quant_model_fx`` or ``torch.fx.symbolic_trace`` returned;
+        it is not changed.
+      save_module_path: Folder of the files; it is made, and files of an earlier call are replaced.
+      module_name: Name of the class in the file.
+
+    Raises:
+      ConfigError: ``module_name`` cannot be the name of the class.
+      UnsupportedModelError: The graph calls a function, or holds a module of a class, that is not defined at module
+        level.
+    """
+    function = "graph_to_dynamic_module"
+    expected = "a torch.fx.GraphModule, such as create_quant_model_fx and torch.fx.symbolic_trace return"
+    check_type(function, "graph_module", graph_module, torch.fx.GraphModule, expected)
+    folder = check_path(function, "save_module_path", save_module_path)
+    check_type(function, "module_name", module_name, str, "a string")
+    file = write_source(graph_module, folder, module_name)
+    _log.info("Wrote the graph as source, for finding errors, to '%s'.", file)
+    return load_source(file, module_name)
