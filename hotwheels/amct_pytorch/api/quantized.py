@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from ..backends.dynamic.mode_switch import ModeSwitch, switches_inside
 from ..backends.fx.quant_graph_module import NO_DATA_PARALLEL, QuantGraphModule
 from ..errors import ConfigError, UnsupportedModelError
 
@@ -26,6 +27,19 @@ def quantized_inside(function: str, model: nn.Module) -> list[QuantGraphModule]:
         if any(isinstance(module, QuantGraphModule) for module in wrapper.modules()):
             raise UnsupportedModelError(f"{function}: {NO_DATA_PARALLEL}")
     return found
+
+
+def switchable_inside(function: str, model: nn.Module) -> list[QuantGraphModule | ModeSwitch]:
+    """Returns what is quantized inside ``model``, of both paths.
+
+    Raises:
+      ConfigError: There is none.
+      UnsupportedModelError: A quantized graph is wrapped in DataParallel.
+    """
+    dynamic = switches_inside(model)
+    if dynamic and not any(isinstance(module, QuantGraphModule) for module in model.modules()):
+        return dynamic
+    return [*quantized_inside(function, model), *dynamic]
 
 
 def the_quantized_graph(function: str, model: nn.Module) -> QuantGraphModule:

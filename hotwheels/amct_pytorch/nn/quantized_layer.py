@@ -26,6 +26,7 @@ from .shared_input import SharedInput
 from .weighted_op import WeightedOp
 
 _log = get_logger(__name__)
+NO_SHIFT_YET = -1
 
 
 class QuantizedLayer(nn.Module):
@@ -43,9 +44,11 @@ class QuantizedLayer(nn.Module):
       trace: Where real_quant notes its integers; None outside of ``trace_integers``.
       constant_inputs: Which inputs are constants; the files hold their grid points in float32 (SPEC 11.3).
       non_float_inputs: bool [inputs], which inputs turned out not to be floating tensors (SPEC 4.7).
+      shift_bit: int32 [scales of the weight], N of SPEC 4.6; `NO_SHIFT_YET` until it is found, None if there is none.
     """
 
     non_float_inputs: Tensor
+    shift_bit: Tensor | None
 
     def __init__(
         self,
@@ -70,6 +73,7 @@ class QuantizedLayer(nn.Module):
         self.trace: IntegerTrace | None = None
         self.constant_inputs: frozenset[int] = frozenset()
         self.register_buffer("non_float_inputs", torch.zeros(len(activation), dtype=torch.bool))
+        self.register_buffer("shift_bit", None)
 
     @property
     def is_quantized(self) -> bool:
@@ -119,6 +123,13 @@ class QuantizedLayer(nn.Module):
         if self.weighted is None:
             return None
         return weight_record(self.current_weight_params(*self.weighted.folded()))
+
+    def expect_shift(self) -> None:
+        """Makes room for the shift bits, one for each scale of the weight, whose grid is known (SPEC 4.6)."""
+        weight = self.weight_record()
+        assert weight is not None
+        device = self.non_float_inputs.device
+        self.shift_bit = torch.full((len(weight.scale),), NO_SHIFT_YET, dtype=torch.int32, device=device)
 
     def shared_result(self, index: int, x: Tensor, purpose: str, compute: Callable[[Tensor], Any]) -> Any:
         """Returns ``compute(x)`` of one input, made once for all layers which share its quantizer (SPEC 8.6)."""

@@ -19,6 +19,7 @@ from ...record.text_proto import write_record
 from .bn_update import BnUpdate, set_batch_norms
 from .float_model import Fold
 from .forwards import FORWARD, OriginalForward, replace_forward
+from .mode_switch import ModeSwitch
 from .placer import LayerContainer
 from .shift_search import ShiftSearch
 
@@ -73,6 +74,8 @@ class CalibrationSession:
         for layer in self.layers.values():
             if layer.weight is not None and layer.weighted is not None:
                 layer.weight.observe(layer.weighted.folded()[0].detach())
+        for name in self._shifts:
+            self.layers[name].expect_shift()
         write_record(self._weight_factors(), plan.record_file)
 
     @property
@@ -126,6 +129,8 @@ class CalibrationSession:
 
     def _finish(self) -> None:
         self._enter(Phase.DONE)
+        for name, search in self._shifts.items():
+            search.store(self.layers[name])
         records = {name: layer.record() for name, layer in self.layers.items() if layer.is_quantized}
         write_record(self._record_of(records), self.plan.record_file)
         _log.info("Calibrated %d layers, wrote '%s'.", len(records), self.plan.record_file)
@@ -163,14 +168,22 @@ class CalibrationSession:
 
 
 class CalibratedForward:
-    """The forward of a model made by quantize_model: the original one with the session around it."""
+    """The forward of a model made by quantize_model: the original one with the session around it.
+
+    Attributes:
+      session: Counts its batches.
+      switch: The mode which ``enable_quantization`` has set.
+    """
 
     def __init__(self, model: nn.Module, session: CalibrationSession) -> None:
         self._original = OriginalForward(model)
         self.session = session
+        self.switch = ModeSwitch()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Runs the model as one batch of the session."""
+        """Runs the model as one batch of the session, or in the mode which the user has asked for."""
+        if self.switch.mode is not None:
+            return self.switch.run(self.session.layers.values(), self._original, args, kwargs)
         self.session.begin()
         result = self._original(*args, **kwargs)
         self.session.end()

@@ -30,6 +30,11 @@ class ShiftSearch:
         if not self.bits and layer.mode.observes and layer.is_calibrated and layer.is_quantized:
             self.bits = tuple(self._search(layer, output).reshape(-1).tolist())
 
+    def store(self, layer: QuantizedLayer) -> None:
+        """Gives ``layer`` its shift bits; none if it turned out not to be quantized."""
+        if self.bits and layer.shift_bit is not None:
+            layer.shift_bit.copy_(torch.tensor(self.bits, dtype=torch.int32))
+
     @torch.no_grad()
     def _search(self, layer: QuantizedLayer, output: Tensor) -> Tensor:
         assert layer.weighted is not None
