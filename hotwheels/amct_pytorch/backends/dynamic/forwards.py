@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ...graph import Edge
@@ -72,7 +73,8 @@ class MarkedForward:
         call = LayerCall(self.original, edges)
         marked = [mark_input(x, layer, index) for index, x in enumerate(call.inputs(args, kwargs))]
         args, kwargs = call.substitute(args, kwargs, marked)
-        result = self.original(*args, **kwargs)
+        with torch._C.DisableTorchFunction():  # a weight that is computed must be seen to be
+            result = self.original(*args, **kwargs)
         return mark_result(result, layer) if edges else result
 
 

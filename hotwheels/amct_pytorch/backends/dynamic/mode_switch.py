@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
+from ...errors import UnsupportedModelError
 from ...nn.mode import Mode
 from ...nn.quantized_layer import QuantizedLayer
 from ..real_gradient import with_gradient_of
-from .forwards import FORWARD
+from .forwards import FORWARD, OriginalForward
 from .real_quant import run_real_quant
+
+_NOT_FOLDED = (
+    "real_quant computes what is deployed, but with update_bn these layers get their BatchNorm folded by save_model"
+    " only: {}. Compare the saved files instead: python -m hotwheels.amct_pytorch compare fake_quant real_quant."
+)
 
 
 class ModeSwitch:
@@ -35,17 +41,26 @@ class ModeSwitch:
     def run(
         self,
         layers: Collection[QuantizedLayer],
-        forward: Callable[..., Any],
+        forward: OriginalForward,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
+        unfolded: Collection[str] = (),
     ) -> Any:
-        """Returns ``forward(*args, **kwargs)`` with all ``layers`` in the mode that is set; leaves theirs as it was."""
+        """Returns ``forward(*args, **kwargs)`` with all ``layers`` in the mode that is set; leaves theirs as it was.
+
+        ``unfolded`` are the layers whose BatchNorm is folded at save only; what is deployed is not in the model yet.
+
+        Raises:
+          UnsupportedModelError: The mode is real_quant, and there are such layers.
+        """
         assert self._mode is not None
+        if self._mode is Mode.REAL_QUANT and unfolded:
+            raise UnsupportedModelError(_NOT_FOLDED.format(", ".join(sorted(unfolded))))
         if self._mode is not Mode.REAL_QUANT:
             with _in_mode(layers, self._mode):
                 return forward(*args, **kwargs)
         with _in_mode(layers, Mode.REAL_QUANT), torch.no_grad():
-            real = run_real_quant(forward, args, kwargs)
+            real = run_real_quant(forward.module, forward, args, kwargs)
         if not torch.is_grad_enabled():
             return real
         with _in_mode(layers, Mode.FAKE_QUANT):

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
@@ -21,6 +21,7 @@ from ...core.accumulator import Accumulator, Deferred
 from ...nn.call import MethodCall
 from ...nn.double_call import cast_floats
 from ..between_layers import BetweenLayers
+from .constants import Constants, changes_in_place
 
 _ORIGIN = "_amct_origin"
 # What makes new memory, so that a change of the result in place is none of the original.
@@ -36,10 +37,12 @@ class _Origin:
     version: int
 
 
-def run_real_quant(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Returns ``forward(*args, **kwargs)`` in float32; its quantized layers are in the mode real_quant."""
+def run_real_quant(
+    model: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Returns ``forward(*args, **kwargs)`` of ``model`` in float32; its quantized layers are in the mode real_quant."""
     args, kwargs = pytree.tree_map(_from_single, (args, kwargs))
-    with _FloatBetweenLayers():
+    with _FloatBetweenLayers(Constants(model)):
         result = forward(*args, **kwargs)
     return pytree.tree_map(_to_single, result)
 
@@ -54,26 +57,30 @@ def call_layer(layer: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[st
 def run_in_double(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Returns ``forward(*args, **kwargs)`` inside a layer, as if it stood between two of them."""
     args, kwargs = pytree.tree_map(_to_double, (args, kwargs))
-    with torch._C._EnableTorchFunction(), _FloatBetweenLayers():
+    with torch._C._EnableTorchFunction(), _FloatBetweenLayers(Constants(nn.Module())):
         return forward(*args, **kwargs)
 
 
 class _FloatBetweenLayers(TorchFunctionMode):
     """Every function and method of torch which is called while it is on goes through `BetweenLayers`."""
 
-    def __init__(self) -> None:
+    def __init__(self, constants: Constants) -> None:
         super().__init__()
         self._between = BetweenLayers()
+        self._constants = constants
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Computes what ``func`` would."""
         kwargs, name = kwargs or {}, _name(func)
+        constant = self._constants.evaluate(func, args, kwargs)
+        if constant is not None:
+            return constant[0]
         if name == _PROPERTY:
             return args[0] if _name(func.__self__) == "data" else func(*args, **kwargs)  # type: ignore[attr-defined]
-        if _changes_a_single(name, args, kwargs):
-            return func(*args, **kwargs)
+        if args and _is_single(args[0]) and changes_in_place(func, kwargs):
+            return func(*args, **kwargs)  # a buffer, a parameter: it stays float32
         if name in _COPIES and _is_float(args[0]):
             return _copied(args[0], func, args, kwargs)
         function = MethodCall(name) if getattr(Tensor, name, None) is func else func
@@ -88,10 +95,8 @@ def _name(func: Any) -> str:
     return getattr(func, "__name__", "")
 
 
-def _changes_a_single(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a float32 tensor - a buffer, a parameter - is changed in place: it stays what it is, float32."""
-    is_in_place = name == "__setitem__" or (name.endswith("_") and not name.endswith("__")) or kwargs.get("inplace")
-    return bool(is_in_place and args and _is_float(args[0]) and args[0].dtype != torch.float64)
+def _is_single(leaf: Any) -> bool:
+    return _is_float(leaf) and leaf.dtype != torch.float64
 
 
 def _copied(x: Tensor, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

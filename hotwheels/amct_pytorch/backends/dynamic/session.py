@@ -183,7 +183,8 @@ class CalibratedForward:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the model as one batch of the session, or in the mode which the user has asked for."""
         if self.switch.mode is not None:
-            return self.switch.run(self.session.layers.values(), self._original, args, kwargs)
+            session = self.session
+            return self.switch.run(session.layers.values(), self._original, args, kwargs, session.has_separate_norm)
         self.session.begin()
         result = self._original(*args, **kwargs)
         self.session.end()
