@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.backends.fx.quant_graph_module import QuantGraphModule
@@ -19,6 +19,7 @@ from hotwheels.amct_pytorch.errors import CalibrationError
 from hotwheels.amct_pytorch.integer.digest import deploy_paths
 from hotwheels.amct_pytorch.integer.interpreter import Interpreter, Result
 from hotwheels.amct_pytorch.nn.integer_trace import IntegerTrace, trace_integers
+from hotwheels.amct_pytorch.nn.quantized_layer import QuantizedLayer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +42,18 @@ def assert_exact(quantized: QuantGraphModule, folder: Path, inputs: Sequence[Ten
         with pytest.raises(CalibrationError):
             run_oracle(prefix, inputs)
         return Comparison(0, 0, 0, ())
-    found = compare(quantized, trace, run_oracle(prefix, inputs))
+    return assert_equal(quantized.quantized_layers, trace, run_oracle(prefix, inputs))
+
+
+def assert_equal(layers: Mapping[str, QuantizedLayer], trace: IntegerTrace, result: Result) -> Comparison:
+    """Demands that both sides agree on every integer."""
+    found = compare(layers, trace, result)
     assert not found.differences, "\n".join(found.differences)
     assert found.edges
     return found
 
 
-def run_torch(quantized: QuantGraphModule, inputs: Sequence[Tensor]) -> IntegerTrace:
+def run_torch(quantized: nn.Module, inputs: Sequence[Tensor]) -> IntegerTrace:
     amct.enable_quantization(quantized, real_quant=True)
     with torch.no_grad(), trace_integers(quantized) as trace:
         quantized(*inputs)
@@ -60,12 +66,12 @@ def run_oracle(prefix: Path, inputs: Sequence[Tensor]) -> Result:
     return interpreter.run({name: x.numpy() for name, x in zip(names, inputs, strict=True)})
 
 
-def compare(quantized: QuantGraphModule, trace: IntegerTrace, result: Result) -> Comparison:
+def compare(layers: Mapping[str, QuantizedLayer], trace: IntegerTrace, result: Result) -> Comparison:
     differences: list[str] = []
     edges = sums = elements = 0
     for name, found in trace.edges.items():
         oracle = result.edges_of(name)
-        constants = quantized.quantized_layers[name].constant_inputs  # in the file they are no inputs
+        constants = layers[name].constant_inputs  # in the file they are no inputs
         ours = {index: x.numpy() for index, x in found.items() if index not in constants}
         edges += len(ours)
         elements += sum(x.size for x in ours.values())
@@ -75,6 +81,7 @@ def compare(quantized: QuantGraphModule, trace: IntegerTrace, result: Result) ->
             sums += 1
             differences += _first_difference(f"{name}, accumulator", x.numpy(), result.sums[name])
     lost = {name for name in trace.edges if not result.edges_of(name)}
+    differences += [f"{name}: on integers in the oracle only" for name in result.sums if name not in trace.sums]
     differences += [f"{name}: not in the deploy pair" for name in lost if trace.edges[name]]
     return Comparison(edges, sums, elements, tuple(differences))
 

@@ -69,7 +69,7 @@ def test_empty_batch(tmp_path: Path) -> None:
     amct.save_quant_model_fx(quantized, tmp_path / "net", torch.randn(1, 3, 8, 8), _DYNAMIC)
     empty = torch.zeros(0, 3, 8, 8)
     trace, result = run_torch(quantized, [empty]), run_oracle(tmp_path / "net", [empty])
-    assert not compare(quantized, trace, result).differences
+    assert not compare(quantized.quantized_layers, trace, result).differences
     assert next(iter(result.outputs.values())).shape == (0, 4, 4, 3)
 
 

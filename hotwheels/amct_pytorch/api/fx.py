@@ -29,7 +29,7 @@ from ..report.picture import draw
 from .arguments import as_inputs, check_aliases, check_existing, check_model, check_type
 from .checkpoint import load_checkpoint
 from .onnx_setting import check_setting
-from .quantized import quantized_inside, the_quantized_graph
+from .quantized import quantized_inside, switchable_inside, the_quantized_graph
 
 _log = get_logger(__name__)
 
@@ -112,8 +112,12 @@ def enable_quantization(
     All False: float. ``calibration``: observers watch. ``calibration`` and ``fake_quant``: pre-calibration of training.
     ``fake_quant``: quantized and dequantized. ``real_quant``: the integers of the chip.
 
+    A model of the dynamic path calibrates by itself, and is fake-quantized when it has. It may be switched to float,
+    fake_quant or real_quant all the same; forwards in these states are not counted. ``calibration=True`` lets it go on
+    by itself.
+
     Raises:
-      ConfigError: Another combination, or no quantized graph inside ``model``.
+      ConfigError: Another combination, or no quantized model inside ``model``.
       UnsupportedModelError: ``model`` is, or contains, a quantized model in DataParallel.
     """
     function = "enable_quantization"
@@ -121,7 +125,7 @@ def enable_quantization(
     for name, value in (("calibration", calibration), ("fake_quant", fake_quant), ("real_quant", real_quant)):
         check_type(function, name, value, bool, "a bool")
     mode = Mode.of(calibration, fake_quant, real_quant)
-    for quantized in quantized_inside(function, model):
+    for quantized in switchable_inside(function, model):
         quantized.mode = mode
 
 

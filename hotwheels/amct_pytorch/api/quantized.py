@@ -7,6 +7,7 @@ from typing import TypeVar
 from torch import nn
 
 from ..backends.base import NO_DATA_PARALLEL
+from ..backends.dynamic.mode_switch import ModeSwitch, switches_inside
 from ..backends.fx.quant_graph_module import QuantGraphModule
 from ..errors import ConfigError, UnsupportedModelError
 
@@ -33,6 +34,19 @@ def quantized_inside(
         if any(isinstance(module, kinds) for module in wrapper.modules()):
             raise UnsupportedModelError(f"{function}: {NO_DATA_PARALLEL}")
     return found
+
+
+def switchable_inside(function: str, model: nn.Module) -> list[QuantGraphModule | ModeSwitch]:
+    """Returns what is quantized inside ``model``, of both paths.
+
+    Raises:
+      ConfigError: There is none.
+      UnsupportedModelError: A quantized graph is wrapped in DataParallel.
+    """
+    dynamic = switches_inside(model)
+    if dynamic and not any(isinstance(module, QuantGraphModule) for module in model.modules()):
+        return dynamic
+    return [*quantized_inside(function, model), *dynamic]
 
 
 def the_quantized_graph(function: str, model: nn.Module) -> QuantGraphModule:

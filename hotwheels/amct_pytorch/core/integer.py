@@ -68,13 +68,12 @@ def to_real(integers: Tensor, params: QuantParams) -> Tensor:
 
 
 def shift(accumulator: Tensor, shift_bit: Tensor) -> Tensor:
-    """Returns ``clip(floor(acc / 2^N), int16) * 2^N``; where N is 0 the accumulator itself (SPEC 10.3).
+    """Returns ``clip(floor(acc / 2^N), int16) * 2^N`` (SPEC 10.3), in the memory of ``accumulator``.
 
-    ``shift_bit`` broadcasts against ``accumulator``.
+    ``shift_bit`` holds N in 1..16 and broadcasts against ``accumulator``. Exact in floating point.
     """
-    power = torch.exp2(shift_bit.double())
-    shifted = torch.floor(accumulator / power).clamp_(-(2**15), 2**15 - 1) * power
-    return torch.where(shift_bit > 0, shifted, accumulator)
+    power = torch.exp2(shift_bit.to(accumulator.dtype))
+    return accumulator.div_(power).floor_().clamp_(-(2**15), 2**15 - 1).mul_(power)
 
 
 def worst_overflow(accumulator: Tensor) -> float | None:

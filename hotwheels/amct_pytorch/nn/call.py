@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from torch import nn
+
 from ..graph import Edge
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
@@ -26,6 +28,12 @@ class LayerCall:
     def __call__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Calls the operation."""
         return self.function(*args, **kwargs)
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The module that is called, also where something stands in for its forward; None for a function."""
+        module = self.function if isinstance(self.function, nn.Module) else getattr(self.function, "module", None)
+        return module if isinstance(module, nn.Module) else None
 
     def inputs(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
         """Returns the value at each edge."""

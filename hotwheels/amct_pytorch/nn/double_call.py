@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,14 @@ from torch.utils import _pytree as pytree
 from ..core.accumulator import Deferred
 from ..ops.desc import OpDesc, Role
 from .exported_form import as_exported
+
+
+@runtime_checkable
+class RunsInDouble(Protocol):
+    """A callable that computes in float64 by itself, whatever the type of its arguments."""
+
+    def in_double(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls it."""
 
 
 def cast_floats(tree: Any, dtype: torch.dtype) -> Any:
@@ -27,8 +35,11 @@ def call_in_double(
     """Returns ``function(*args, **kwargs)`` with all floating tensors, and a module's own state, in float64.
 
     Python floats - scalar operands, a module's slopes and epsilons - have the float32 value which the exported file
-    holds. Those of a movement ``op`` stay: they are factors of a size, which torch computes in float64 itself.
+    holds. Those of a movement ``op`` stay: they are factors of a size, which torch computes in float64 itself. A
+    function with a method ``in_double`` knows how to do all that.
     """
+    if isinstance(function, RunsInDouble):
+        return function.in_double(*args, **kwargs)
     args, kwargs = cast_floats((args, kwargs), torch.float64)
     is_rounded = op is None or op.role is not Role.MOVEMENT
     if is_rounded and any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves((args, kwargs))):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..core import integer
 from ..core.accumulator import Accumulator, Deferred
@@ -63,7 +63,7 @@ def _weighted(layer: QuantizedLayer, input: Tensor, output_size: list[int] | Non
     if bias is not None and not is_float_bias:
         accumulator = integer.add_bias(accumulator, quantize_bias(bias, data.scale, params.scale).reshape(shape))
     step = data.scale.double() * params.scale.double()
-    result = _finish(layer, accumulator, step.reshape(shape) if step.dim() else step)
+    result = _finish(layer, accumulator, step.reshape(shape) if step.dim() else step, _shift_bit(layer))
     return result.whole() + bias.double() if is_float_bias else result
 
 
@@ -113,8 +113,8 @@ def _arguments(
     layer: QuantizedLayer, args: tuple[Any, ...], kwargs: dict[str, Any], signature: Callable, names: tuple[str, ...]
 ) -> dict[str, Any]:
     """The pooling arguments: attributes of a module, bound arguments of a function."""
-    if isinstance(layer.call.function, nn.Module):
-        return {name: getattr(layer.call.function, name) for name in names}
+    if layer.call.module is not None:
+        return {name: getattr(layer.call.module, name) for name in names}
     bound = inspect.signature(signature).bind(*args, **kwargs).arguments
     return {name: bound[name] for name in names if name in bound}
 
@@ -166,7 +166,7 @@ def _integers(layer: QuantizedLayer, index: int, x: Tensor, grid: QuantParams) -
     return integers
 
 
-def _finish(layer: QuantizedLayer, accumulator: Tensor, step: Tensor) -> Tensor:
+def _finish(layer: QuantizedLayer, accumulator: Tensor, step: Tensor, shift_bit: Tensor | None = None) -> Tensor:
     worst = integer.worst_overflow(accumulator)
     if worst is not None:
         msg = (
@@ -174,9 +174,27 @@ def _finish(layer: QuantizedLayer, accumulator: Tensor, step: Tensor) -> Tensor:
             " leave the layer in float (quant_enable: false)."
         )
         raise CalibrationError(msg)
+    if shift_bit is not None:
+        accumulator = integer.shift(accumulator, shift_bit)
     if layer.trace is not None:
         layer.trace.add_sums(layer.name, accumulator)
     return Accumulator.of(accumulator, step)
+
+
+def _shift_bit(layer: QuantizedLayer) -> Tensor | None:
+    """N, such that it broadcasts against the output; None where nothing is shifted."""
+    shift_bit, weighted = layer.shift_bit, layer.weighted
+    if shift_bit is None or weighted is None:
+        return None
+    if bool((shift_bit < 0).any()):
+        msg = (
+            f"Layer '{layer.name}': its shift bit is not known yet. Run as many forwards of the quantized model as its"
+            " calibration wants; the one that completes it looks for the shift."
+        )
+        raise CalibrationError(msg)
+    if not bool(shift_bit.any()):
+        return None
+    return shift_bit.reshape(weighted.channel_shape if shift_bit.numel() > 1 else ())
 
 
 def _is_float(x: Any) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ from .shared_input import SharedInput
 from .weighted_op import WeightedOp
 
 _log = get_logger(__name__)
+NO_SHIFT_YET = -1
 
 
 class QuantizedLayer(nn.Module):
@@ -43,9 +44,11 @@ class QuantizedLayer(nn.Module):
       trace: Where real_quant notes its integers; None outside of ``trace_integers``.
       constant_inputs: Which inputs are constants; the files hold their grid points in float32 (SPEC 11.3).
       non_float_inputs: bool [inputs], which inputs turned out not to be floating tensors (SPEC 4.7).
+      shift_bit: int32 [scales of the weight], N of SPEC 4.6; `NO_SHIFT_YET` until it is found, None if there is none.
     """
 
     non_float_inputs: Tensor
+    shift_bit: Tensor | None
 
     def __init__(
         self,
@@ -70,6 +73,7 @@ class QuantizedLayer(nn.Module):
         self.trace: IntegerTrace | None = None
         self.constant_inputs: frozenset[int] = frozenset()
         self.register_buffer("non_float_inputs", torch.zeros(len(activation), dtype=torch.bool))
+        self.register_buffer("shift_bit", None)
 
     @property
     def is_quantized(self) -> bool:
@@ -111,7 +115,7 @@ class QuantizedLayer(nn.Module):
             for index, quantizer in enumerate(self.activation)
             if not self.non_float_inputs[index]
         )
-        return LayerRecord(activations=activations, weight=self.weight_record())
+        return LayerRecord(activations=activations, weight=self.weight_record(), shift_bit=self._known_shift())
 
     @torch.no_grad()
     def weight_record(self) -> WeightRecord | None:
@@ -119,6 +123,23 @@ class QuantizedLayer(nn.Module):
         if self.weighted is None:
             return None
         return weight_record(self.current_weight_params(*self.weighted.folded()))
+
+    def expect_shift(self) -> None:
+        """Makes room for the shift bits, one for each scale of the weight, whose grid is known (SPEC 4.6)."""
+        weight = self.weight_record()
+        assert weight is not None
+        device = self.non_float_inputs.device
+        self.shift_bit = torch.full((len(weight.scale),), NO_SHIFT_YET, dtype=torch.int32, device=device)
+
+    def set_shift(self, bits: Sequence[int]) -> None:
+        """Takes the shift bits that were found; none if the layer turned out not to be quantized."""
+        if bits and self.shift_bit is not None:
+            self.shift_bit.copy_(torch.tensor(bits, dtype=torch.int32))
+
+    def forget_shift(self) -> None:
+        """The shift bits are to be found anew: what they were found for has changed."""
+        if self.shift_bit is not None:
+            self.shift_bit.fill_(NO_SHIFT_YET)
 
     def shared_result(self, index: int, x: Tensor, purpose: str, compute: Callable[[Tensor], Any]) -> Any:
         """Returns ``compute(x)`` of one input, made once for all layers which share its quantizer (SPEC 8.6)."""
@@ -129,6 +150,10 @@ class QuantizedLayer(nn.Module):
     def extra_repr(self) -> str:
         """The layer's name and operation."""
         return f"name={self.name!r}, op={self.op.name}, mode={self.mode.name}"
+
+    def _known_shift(self) -> tuple[int, ...]:
+        bits = () if self.shift_bit is None else tuple(self.shift_bit.tolist())
+        return () if NO_SHIFT_YET in bits else bits
 
     def _with_room_for_bias(self, params: QuantParams, bias: Tensor | None) -> QuantParams:
         if bias is None or not self.activation[0].is_calibrated:

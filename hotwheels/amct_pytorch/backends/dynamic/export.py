@@ -21,6 +21,7 @@ from ...onnx_io.model_file import name_outputs, parse_model
 from ...onnx_io.node_access import operand
 from ..torch_exporter import export_onnx, refuse_divisor
 from .candidates import Candidate
+from .constants import ConstantsBeforehand
 from .forwards import MarkedForward, OriginalForward, call_name, replace_forward
 
 _SUFFIXES = {"Pad": "_pad", "Transpose": "_transpose"}  # SPEC 9.1
@@ -134,7 +135,8 @@ class _EntryForward:
         """Runs the model; what is no tensor is a constant."""
         given = iter(tensors)
         leaves = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in self._leaves]
-        return self.original(*pytree.tree_unflatten(leaves, self._layout))
+        with ConstantsBeforehand(self.original.module):
+            return self.original(*pytree.tree_unflatten(leaves, self._layout))
 
 
 @contextlib.contextmanager

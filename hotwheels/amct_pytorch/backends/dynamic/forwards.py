@@ -9,14 +9,17 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ...graph import Edge
 from ...nn.call import LayerCall
+from ...nn.mode import Mode
 from ...nn.quantized_layer import QuantizedLayer
 from ...ops.desc import OpDesc
 from ..markers import mark_input, mark_result
 from .operands import float_edges
+from .real_quant import call_layer, run_in_double
 
 FORWARD = "forward"
 
@@ -38,6 +41,10 @@ class OriginalForward:
         if self._own is not None:
             return self._own(*args, **kwargs)
         return type(self.module).forward(self.module, *args, **kwargs)
+
+    def in_double(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs it in float64, as real_quant does with what is no CUBE operation (SPEC 10.4)."""
+        return run_in_double(self, args, kwargs)
 
     def restore(self) -> None:
         """Puts it back in its place."""
@@ -68,7 +75,8 @@ class MarkedForward:
         call = LayerCall(self.original, edges)
         marked = [mark_input(x, layer, index) for index, x in enumerate(call.inputs(args, kwargs))]
         args, kwargs = call.substitute(args, kwargs, marked)
-        result = self.original(*args, **kwargs)
+        with torch._C.DisableTorchFunction():  # a weight that is computed must be seen to be
+            result = self.original(*args, **kwargs)
         return mark_result(result, layer) if edges else result
 
 
@@ -92,6 +100,8 @@ class LayerForward(Replacement):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the layer in its mode."""
+        if self.layer.mode is Mode.REAL_QUANT:
+            return call_layer(self.layer, args, kwargs)
         return self.layer(*args, **kwargs)
 
 

@@ -28,4 +28,8 @@ def why_no_single_operation(candidate: Candidate, body: Sequence[ir.Node], has_o
 
 
 def _computes_weight(node: ir.Node, candidate: Candidate) -> bool:
-    return node.op_type in candidate.onnx_types and constant_of(node.inputs[1]) is None
+    if node.op_type not in candidate.onnx_types:
+        return False
+    # What is computed from parameters alone is a constant of the file, so the module has to be asked as well.
+    is_stored = "weight" in {**candidate.module._parameters, **candidate.module._buffers}
+    return not is_stored or constant_of(node.inputs[1]) is None

@@ -10,8 +10,6 @@ from ...record import LayerRecord, Record
 from ...record.text_proto import write_record
 from .placer import LayerContainer
 
-ShiftBits = Mapping[str, tuple[int, ...]]  # by layer name
-
 
 class RecordFile:
     """Writes what is known of the layers in ``container``.
@@ -33,21 +31,17 @@ class RecordFile:
                 layer.weight.observe(layer.weighted.folded()[0].detach())
         self._write({name: LayerRecord(weight=one.weight_record()) for name, one in self._container.by_name.items()})
 
-    def write(self, shift_bits: ShiftBits) -> Record:
+    def write(self) -> Record:
         """Writes all factors of the layers which turned out to be quantized, and returns them."""
-        return self._write(self.known_factors(), shift_bits)
+        return self._write(self.known_factors())
 
     def known_factors(self) -> dict[str, LayerRecord]:
-        """Returns the present factors of the layers which turned out to be quantized, without shift bits."""
+        """Returns the present factors of the layers which turned out to be quantized."""
         return {name: layer.record() for name, layer in self._container.by_name.items() if layer.is_quantized}
 
-    def _write(self, records: Mapping[str, LayerRecord], shift_bits: ShiftBits | None = None) -> Record:
-        bits = shift_bits or {}
+    def _write(self, records: Mapping[str, LayerRecord]) -> Record:
         record = Record(
-            {
-                name: dataclasses.replace(one, shift_bit=bits.get(name, ()), skip_fusion=name in self._unfused)
-                for name, one in records.items()
-            }
+            {name: dataclasses.replace(one, skip_fusion=name in self._unfused) for name, one in records.items()}
         )
         write_record(record, self.path)
         return record

@@ -35,10 +35,13 @@ class RetrainSession:
         self._batch_num = batch_num
         self._seen = 0  # forwards that looked for ranges
         self._evaluated = 0  # forwards in eval mode since the last one in training mode
+        self._trains = False  # whether the last forward was one in training mode
         self._is_settled = False  # whether every layer has its grids
         self._has_warned = False
         self._shifts = {name: _watched(layer) for name, layer in self.layers.items() if name in shifted}
         record_file.write_weights()
+        for name in self._shifts:
+            self.layers[name].expect_shift()
 
     @property
     def layers(self) -> dict[str, QuantizedLayer]:
@@ -46,7 +49,7 @@ class RetrainSession:
         return self._container.by_name
 
     def known_factors(self) -> dict[str, LayerRecord]:
-        """Returns the factors of the model as it is now, without shift bits."""
+        """Returns the factors of the model as it is now."""
         return self._record_file.known_factors()
 
     def take_loaded_state(self) -> None:
@@ -57,11 +60,10 @@ class RetrainSession:
         """Is called before each forward."""
         if not self._is_settled:
             self._set_modes()
-        if self._container.training:
-            self._evaluated = 0
-            for search in self._shifts.values():
-                search.clear()
-        is_exporting = not self._is_searching and not self._container.training and self._evaluated < self._batch_num
+        if self._container.training and not self._trains:
+            self._forget_export()
+        self._trains = self._container.training
+        is_exporting = not self._is_searching and not self._trains and self._evaluated < self._batch_num
         for search in self._shifts.values():
             search.is_on = is_exporting
 
@@ -69,7 +71,7 @@ class RetrainSession:
         """Is called after each forward."""
         if self._is_searching:
             self._seen += 1
-        elif not self._container.training:
+        elif not self._trains:
             self._evaluated += 1
             if self._evaluated == self._batch_num:
                 self._export()
@@ -87,10 +89,18 @@ class RetrainSession:
             layer.mode = Mode.PRE_CALIBRATION if self._is_searching or name in missing else Mode.FAKE_QUANT
         self._is_settled = not missing and not self._is_searching
 
+    def _forget_export(self) -> None:
+        self._evaluated = 0
+        for name, search in self._shifts.items():
+            search.clear()
+            self.layers[name].forget_shift()
+
     def _export(self) -> None:
         missing = [name for name, layer in self.layers.items() if not layer.is_calibrated]
         if not missing:
-            record = self._record_file.write({name: search.bits for name, search in self._shifts.items()})
+            for name, search in self._shifts.items():
+                self.layers[name].set_shift(search.bits)
+            record = self._record_file.write()
             _log.info("Wrote the factors of %d layers to '%s'.", len(record.layers), self._record_file.path)
         elif not self._has_warned:
             self._has_warned = True

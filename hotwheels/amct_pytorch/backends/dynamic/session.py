@@ -67,6 +67,8 @@ class CalibrationSession:
         self._shifts = self._watch_outputs()
         self._enter(Phase.CALIBRATION)
         self._record_file.write_weights()
+        for name in self._shifts:
+            self.layers[name].expect_shift()
 
     @property
     def layers(self) -> dict[str, QuantizedLayer]:
@@ -119,7 +121,9 @@ class CalibrationSession:
 
     def _finish(self) -> None:
         self._enter(Phase.DONE)
-        record = self._record_file.write({name: search.bits for name, search in self._shifts.items()})
+        for name, search in self._shifts.items():
+            self.layers[name].set_shift(search.bits)
+        record = self._record_file.write()
         _log.info("Calibrated %d layers, wrote '%s'.", len(record.layers), self.plan.record_file)
 
     def _is_complete(self) -> bool:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol, TypeVar
 
 from torch import nn
 
 from ...errors import ConfigError
+from ...nn.quantized_layer import QuantizedLayer
 from .forwards import FORWARD, OriginalForward, Replacement, replace_forward
+from .mode_switch import ModeSwitch
 
 
 class Session(Protocol):
-    """What counts the forwards of a model and writes its record."""
+    """What counts the forwards of a model and writes its record.
+
+    Attributes:
+      layers: The quantized layers of the model by name.
+    """
+
+    @property
+    def layers(self) -> Mapping[str, QuantizedLayer]: ...
 
     def begin(self) -> None:
         """Is called before each forward."""
@@ -24,14 +34,22 @@ _Session = TypeVar("_Session", bound=Session)
 
 
 class SessionForward(Replacement):
-    """The original forward of a model with a session around it."""
+    """The original forward of a model with a session around it.
+
+    Attributes:
+      session: Counts the forwards.
+      switch: The mode which ``enable_quantization`` has set.
+    """
 
     def __init__(self, model: nn.Module, session: Session) -> None:
         super().__init__(OriginalForward(model))
         self.session = session
+        self.switch = ModeSwitch()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Runs the model once."""
+        """Runs the model as one batch of the session, or in the mode which the user has asked for."""
+        if self.switch.mode is not None:
+            return self.switch.run(self.session.layers.values(), self.original, args, kwargs)
         self.session.begin()
         result = self.original(*args, **kwargs)
         self.session.end()

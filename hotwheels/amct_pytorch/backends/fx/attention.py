@@ -22,9 +22,9 @@ from torch import nn
 from torch.fx import Graph, GraphModule, Node, Proxy
 
 from ...nn.in_projection import InProjection
+from ..masked_softmax import masked_scores, masked_softmax
 from .assemble import assemble, copy_training
 from .inline import Inline, is_pick, nodes_behind, replace_node
-from .masked_softmax import masked_scores, masked_softmax
 
 _REASON = "amct_float_reason"
 _SETTINGS = ("need_weights", "average_attn_weights")

@@ -16,10 +16,10 @@ from ...ops.registry import Registry
 from ...plan.quant_plan import LayerPlan, QuantPlan
 from ..layer_factory import LayerFactory
 from .attention import decompose_attention, trace_attention
+from .called import callable_of
 from .constants import constant_nodes
 from .functionalize import functionalize
 from .graph import build_graph
-from .known import callable_of
 from .quant_graph_module import LAYERS, QuantGraphModule, adopt_state
 from .sharing import share_inputs
 from .tracer import trace

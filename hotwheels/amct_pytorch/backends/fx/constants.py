@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import fx
 
-from .known import is_known
+from ..known import is_known
 from .spelling import in_place_reason
 
 

@@ -20,9 +20,9 @@ from ...ops.desc import Role
 from ...ops.registry import Registry
 from ...plan.planner import folded_batch_norm
 from ..exported_layer import ExportedLayer, FoldedOp, FunctionModule
+from ..known import is_known
 from .constants import constant_nodes
 from .graph import build_graph
-from .known import is_known
 from .quant_graph_module import QuantGraphModule
 
 # Calls with no node of their own in ONNX, which a scope name around them would only clutter.

@@ -14,10 +14,10 @@ from ...graph import Edge, OpGraph, OpNode
 from ...ops.desc import OpDesc, Role
 from ...ops.registry import Registry
 from ...ops.table import KEEPDIM_ONLY, TUPLE_RESULTS
+from ..known import is_known
+from ..no_ops import NO_OP_MODULES
 from .attention import float_reason
 from .folding import foldable_convolutions
-from .known import is_known
-from .no_ops import NO_OP_MODULES
 from .operands import Given, given_operands
 from .spelling import find_op, in_place_reason, spelling_of, type_string
 from .values import Value, classify

@@ -10,12 +10,10 @@ import torch
 from torch import fx, nn
 
 from ...nn.call import MethodCall
-from ...nn.double_call import call_in_double, cast_floats, defer
+from ...nn.double_call import cast_floats
 from ...nn.quantized_layer import QuantizedLayer
-from ...ops.registry import Registry
+from ..between_layers import BetweenLayers
 from .constants import constant_nodes
-from .known import is_known, op_of
-from .no_ops import handed_on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,14 +58,13 @@ class RecordingInterpreter(fx.Interpreter):
 class RealQuantInterpreter(RecordingInterpreter):
     """Runs the integer network (SPEC 10.4): float64 between the layers, float32 where the outside begins.
 
-    Float64 flows from layer to layer and through known operations. It becomes float32 in front of functions and
-    modules which we do not know, at graph outputs, and around weighted and CUBE operations that are not quantized.
-    What is computed from constants only has the float32 value which stands in the exported files.
+    Between the layers stands what `BetweenLayers` says. Graph outputs are float32. What is computed from constants only
+    has the float32 value which stands in the exported files.
     """
 
     def __init__(self, module: fx.GraphModule, watcher: Watcher | None = None) -> None:
         super().__init__(module, watcher)
-        self._registry = Registry()
+        self._between = BetweenLayers()
         self._constants = constant_nodes(module.graph)
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -75,15 +72,15 @@ class RealQuantInterpreter(RecordingInterpreter):
         module = self.fetch_attr(target)
         if isinstance(module, QuantizedLayer):
             return module(*args, **kwargs)
-        return self._call(module, args, kwargs)
+        return self._between.call(module, args, kwargs)
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A torch or Python function computes in float64, a user's function gets float32."""
-        return self._call(target, args, kwargs)
+        return self._between.call(target, args, kwargs)
 
     def call_method(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A Tensor method computes in float64."""
-        return self._call(MethodCall(target), args, kwargs)
+        return self._between.call(MethodCall(target), args, kwargs)
 
     def output(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Graph outputs are float32."""
@@ -94,19 +91,6 @@ class RealQuantInterpreter(RecordingInterpreter):
             return super()._result(n)
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         return getattr(fx.Interpreter, n.op)(self, n.target, args, kwargs)
-
-    def _call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not is_known(function):
-            return function(*cast_floats(args, torch.float32), **cast_floats(kwargs, torch.float32))
-        same = handed_on(function, args, kwargs)
-        if same is not None:
-            return same[0]
-        op = op_of(function, self._registry)
-        if op is None or not op.is_cube:
-            deferred = defer(function, args, kwargs, op)
-            return call_in_double(function, args, kwargs, op) if deferred is None else deferred
-        args, kwargs = cast_floats((args, kwargs), torch.float32)
-        return cast_floats(call_in_double(function, args, kwargs), torch.float32)
 
 
 def layer_name(module: fx.GraphModule, node: fx.Node) -> str:

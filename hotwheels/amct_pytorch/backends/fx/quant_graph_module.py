@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils import _pytree as pytree
 
 from ...errors import UnsupportedModelError
 from ...nn.mode import Mode
 from ...nn.quantized_layer import QuantizedLayer
 from ..base import NO_DATA_PARALLEL
+from ..real_gradient import with_gradient_of
 from .interpreters import RealQuantInterpreter, RecordingInterpreter, Watcher
 
 LAYERS = "amct_layers"  # the sub-module which holds the QuantizedLayers by layer name
@@ -116,7 +116,7 @@ class QuantGraphModule(fx.GraphModule):
             return real
         with self._as(Mode.FAKE_QUANT):
             fake = generated(self, *args, **kwargs)
-        return _with_gradient_of(real, fake)
+        return with_gradient_of(real, fake)
 
     @contextlib.contextmanager
     def _keeping_inputs(self) -> Iterator[None]:
@@ -160,26 +160,3 @@ def _positional(module: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str,
             break
         given.append(values[name])
     return tuple(given)
-
-
-def _with_gradient_of(real: Any, fake: Any) -> Any:
-    """Returns the values of ``real`` with the gradients of ``fake`` (SPEC 2.1)."""
-    return pytree.tree_map(_straight_through, real, fake)
-
-
-def _straight_through(real: Any, fake: Any) -> Any:
-    if not (isinstance(fake, Tensor) and fake.requires_grad):
-        return real
-    return _ValueOf.apply(fake, real)
-
-
-class _ValueOf(torch.autograd.Function):
-    """Identity gradient, another value: ``fake + (real - fake)`` would round."""
-
-    @staticmethod
-    def forward(ctx: Any, fake: Tensor, real: Tensor) -> Tensor:
-        return real.clone()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return gradient, None

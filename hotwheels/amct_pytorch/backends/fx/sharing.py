@@ -12,7 +12,8 @@ from ...nn.call import MethodCall
 from ...nn.shared_input import SharedInput
 from ...ops.registry import Registry
 from ...plan.quant_plan import QuantPlan
-from .known import callable_of, op_of
+from ..known import op_of
+from .called import callable_of
 
 
 def share_inputs(traced: fx.GraphModule, plan: QuantPlan, registry: Registry) -> dict[str, SharedInput]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch import fx, nn
+from torch import nn
 
-from ...nn.call import MethodCall
-from ...ops.desc import OpDesc
-from ...ops.registry import Registry
+from ..nn.call import MethodCall
+from ..ops.desc import OpDesc
+from ..ops.registry import Registry
 
 _KNOWN_PACKAGES = frozenset({"torch", "operator", "_operator", "builtins", "math", "hotwheels", "picovision"})
+_CUSTOM_OPERATORS = "torch._ops."  # behind it the namespace of ``torch.ops``
+_KNOWN_NAMESPACES = frozenset({"aten", "prim", "prims", "pico_ops"})
 
 
 def is_known(function: Callable[..., Any]) -> bool:
@@ -20,6 +22,8 @@ def is_known(function: Callable[..., Any]) -> bool:
         return True
     source = type(function) if isinstance(function, nn.Module) else function
     module = getattr(source, "__module__", None) or "torch"  # C functions have none
+    if module.startswith(_CUSTOM_OPERATORS):
+        return module.removeprefix(_CUSTOM_OPERATORS) in _KNOWN_NAMESPACES
     return module.partition(".")[0] in _KNOWN_PACKAGES
 
 
@@ -28,10 +32,3 @@ def op_of(function: Callable[..., Any], registry: Registry) -> OpDesc | None:
     if isinstance(function, MethodCall):
         return registry.find_method(function.name)
     return registry.find_module(type(function)) if isinstance(function, nn.Module) else registry.find_function(function)
-
-
-def callable_of(graph_module: fx.GraphModule, node: fx.Node) -> Callable[..., Any]:
-    """Returns what a call node calls: the module, the function, or a MethodCall."""
-    if node.op == "call_module":
-        return graph_module.get_submodule(str(node.target))
-    return MethodCall(str(node.target)) if node.op == "call_method" else node.target  # type: ignore[return-value]

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...core.accumulator import Accumulator, Deferred
-from ...nn.call import MethodCall
+from ..core.accumulator import Accumulator, Deferred
+from ..nn.call import MethodCall
 from .masked_softmax import is_unmasked, masked_scores
 
 # Copies and conversions: between the roundings to two grids a float has no type (SPEC 10.4).
@@ -50,7 +50,7 @@ def _laid_out(x: Tensor, function: Callable[..., Any], args: tuple[Any, ...], kw
 
 def _copies(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     if isinstance(function, MethodCall):
-        return function.name in _COPIES and not _makes_integers(args)
+        return function.name in _COPIES and not _makes_others(function.name, args, kwargs)
     if function is getattr:
         return args[1] == "data"
     if function is masked_scores:
@@ -58,8 +58,11 @@ def _copies(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[st
     return isinstance(function, NO_OP_MODULES) or function in _FUNCTIONS
 
 
-def _makes_integers(args: tuple[Any, ...]) -> bool:
-    types = [one.dtype if isinstance(one, Tensor) else one for one in args[1:]]
+def _makes_others(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether the result is no floating tensor: integers, or the name of a type."""
+    if name == "type" and len(args) == 1 and not kwargs:
+        return True
+    types = [one.dtype if isinstance(one, Tensor) else one for one in (*args[1:], *kwargs.values())]
     return any(isinstance(one, torch.dtype) and not one.is_floating_point for one in types)
 
 

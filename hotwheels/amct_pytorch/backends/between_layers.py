@@ -1,0 +1,58 @@
+"""BetweenLayers: how real_quant calls what is no quantized layer (SPEC 10.4); one rule for both back-ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from ..nn.call import MethodCall
+from ..nn.double_call import call_in_double, cast_floats, defer
+from ..ops.desc import OpDesc
+from ..ops.registry import Registry
+from .known import is_known, op_of
+from .no_ops import handed_on
+
+# CUBE operations of the exported file which are not quantizable in this spelling, so that no registry has them.
+_PRODUCTS = frozenset(
+    {F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d, F.linear}
+    | {torch.mm, torch.mv, torch.dot, torch.addmm, torch.baddbmm, F.scaled_dot_product_attention}
+)
+_PRODUCT_METHODS = frozenset({"mm", "mv", "dot", "addmm", "baddbmm", "__rmatmul__"})
+
+
+class BetweenLayers:
+    """Calls functions, methods and modules the way the exported file computes them.
+
+    Known ones run in float64. Values become float32 in front of what we do not know, and around weighted and CUBE
+    operations, which are not quantized here.
+    """
+
+    def __init__(self) -> None:
+        self._registry = Registry()
+
+    def call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Returns ``function(*args, **kwargs)``; a Tensor method comes as a `MethodCall`."""
+        if not is_known(function):
+            return function(*cast_floats(args, torch.float32), **cast_floats(kwargs, torch.float32))
+        same = handed_on(function, args, kwargs)
+        if same is not None:
+            return same[0]
+        op = op_of(function, self._registry)
+        if not _is_cube(function, op):
+            deferred = defer(function, args, kwargs, op)
+            return call_in_double(function, args, kwargs, op) if deferred is None else deferred
+        args, kwargs = cast_floats((args, kwargs), torch.float32)
+        return cast_floats(call_in_double(function, args, kwargs), torch.float32)
+
+    def gives_single(self, function: Callable[..., Any]) -> bool:
+        """Whether the floating results of ``function`` are float32 values."""
+        return not is_known(function) or _is_cube(function, op_of(function, self._registry))
+
+
+def _is_cube(function: Callable[..., Any], op: OpDesc | None) -> bool:
+    if op is not None:
+        return op.is_cube
+    return function.name in _PRODUCT_METHODS if isinstance(function, MethodCall) else function in _PRODUCTS

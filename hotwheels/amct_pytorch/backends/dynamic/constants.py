@@ -1,0 +1,75 @@
+"""What a model computes from its parameters and buffers only: a constant of every exported file.
+
+It is evaluated in float32 on both sides, before it is exported and in real_quant; the exporter by itself would fold some
+of its operations in float32, and leave others to whoever runs the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from ..known import is_known
+
+
+class Constants:
+    """The constant tensors of one forward of ``model``."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._known = {id(one): one for one in (*model.parameters(), *model.buffers())}  # kept, so that ids stay theirs
+
+    def evaluate(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any] | None:
+        """Returns, in a tuple, what ``func`` makes of constants alone; None if it takes anything else, or changes it."""
+        tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        if not tensors or not all(id(one) in self._known for one in tensors):
+            return None
+        if not is_known(func) or changes_in_place(func, kwargs):
+            return None
+        with torch.no_grad():
+            result = pytree.tree_map(self._detached, func(*args, **kwargs))
+        self._known.update({id(leaf): leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)})
+        return (result,)
+
+    def _detached(self, leaf: Any) -> Any:
+        """A view of a parameter requires a gradient, which no constant of a trace may."""
+        return leaf.detach() if isinstance(leaf, Tensor) and id(leaf) not in self._known else leaf
+
+
+class ConstantsBeforehand(TorchFunctionMode):
+    """While the model is traced constants are computed outside of the trace, which then holds their values."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self._constants = Constants(model)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Runs ``func``."""
+        with _not_tracing():
+            constant = self._constants.evaluate(func, args, kwargs or {})
+        return func(*args, **(kwargs or {})) if constant is None else constant[0]
+
+
+def changes_in_place(func: Callable[..., Any], kwargs: dict[str, Any]) -> bool:
+    """Whether ``func``, of torch, changes its first argument, or one that it is given for its result."""
+    name = getattr(func, "__name__", "")
+    return name == "__setitem__" or (name.endswith("_") and not name.endswith("__")) or bool(
+        kwargs.get("inplace") or kwargs.get("out") is not None
+    )
+
+
+@contextlib.contextmanager
+def _not_tracing() -> Iterator[None]:
+    state = torch._C._get_tracing_state()
+    torch._C._set_tracing_state(None)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        torch._C._set_tracing_state(state)  # type: ignore[arg-type]
