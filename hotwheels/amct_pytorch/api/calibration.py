@@ -87,7 +87,7 @@ def quantize(
     weighted = [name for name, layer in plan.layers.items() if layer.weight is not None]
     settings = {_UPDATE_BN: config.update_bn, _WEIGHTED: weighted}
     save_model(backend.float_model(plan, session_plan.folds, settings), onnx_path)
-    quantized, layers = backend.place(plan, keeps_batch_norms=config.update_bn)
+    quantized, layers = backend.place(plan, updates_batch_norms=config.update_bn)
     start_session(_in_eval(quantized), layers, session_plan)
     return quantized
 

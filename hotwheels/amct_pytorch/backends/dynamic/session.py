@@ -71,21 +71,13 @@ class CalibrationSession:
         self._shifts = self._watch_outputs()
         self._enter(Phase.CALIBRATION)
         for layer in self.layers.values():
-            if layer.weight is not None and layer.weighted is not None:
-                layer.weight.observe(layer.weighted.folded()[0].detach())
+            layer.observe_weight()
         write_record(self._weight_factors(), plan.record_file)
 
     @property
     def layers(self) -> dict[str, QuantizedLayer]:
         """The quantized layers by name, in graph order."""
         return self._container.by_name
-
-    @property
-    def has_separate_norm(self) -> frozenset[str]:
-        """The layers whose BatchNorm still stands behind them, though it is folded at save."""
-        layers = self.layers
-        names = (fold.conv for fold in self.plan.folds if fold.conv in layers)
-        return frozenset(name for name in names if _batch_norm(layers[name]) is None)
 
     def begin(self) -> None:
         """Is called before each forward."""
@@ -142,11 +134,10 @@ class CalibrationSession:
         )  # fmt: skip
 
     def _watch_outputs(self) -> dict[str, ShiftSearch]:
-        norms = {fold.conv: fold.op.batch_norm for fold in self.plan.folds}
         searches = {}
         for name, layer in self.layers.items():
             if name in self.plan.shifted and layer.weighted is not None:
-                search = ShiftSearch(norms.get(name) if name in self.has_separate_norm else None)
+                search = ShiftSearch()
                 layer.register_forward_hook(search)
                 searches[name] = search
         return searches
@@ -196,7 +187,3 @@ def find_session(function: str, model: nn.Module) -> tuple[nn.Module, Calibratio
             return module, forward.session
     msg = f"{function}: {type(model).__name__} contains no model made by quantize_model. Pass what that call returned."
     raise ConfigError(msg)
-
-
-def _batch_norm(layer: QuantizedLayer) -> nn.Module | None:
-    return None if layer.weighted is None else layer.weighted.batch_norm
