@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hotwheels.amct_pytorch.core.shift_bit import best_shift, search_shift, shift_errors
 
@@ -63,3 +65,43 @@ def test_search_looks_at_enough_shifts(size: float, step: float) -> None:
     deq = torch.linspace(0.5, 2.0, 8)
     assert torch.equal(search_shift(output, deq), best_shift(shift_errors(output, deq)))
     assert torch.equal(search_shift(output, deq[0]), best_shift(shift_errors(output, deq[0])))
+
+
+def exact_shift(values: list[int]) -> int:
+    """SPEC 4.6 in Python's integers, which neither overflow nor round."""
+    errors = {}
+    for shift in range(1, 17):
+        rounded = (min(max(value >> shift, -(2**15)), 2**15 - 1) << shift for value in values)
+        errors[shift] = sum((value - other) ** 2 for value, other in zip(values, rounded, strict=True))
+    return max(shift for shift, error in errors.items() if error == min(errors.values()))
+
+
+@st.composite
+def accumulators(draw: st.DrawFn) -> list[int]:
+    """Values of one channel, the largest of which is next to a power of two more often than not, or multiples of one.
+
+    There the decision is close: shift F clips nothing, F - 1 a little, and F + 1 may lose nothing either.
+    """
+    bits = draw(st.integers(1, 31))
+    top = 2**bits + draw(st.integers(-(2 ** max(0, bits - 12)), 2 ** max(0, bits - 12)))
+    size = draw(st.sampled_from([0, 1, top // 1000, top]))
+    values = draw(st.lists(st.integers(-size, size), max_size=150))
+    values.append(top if draw(st.booleans()) else -top)
+    unit = 2 ** draw(st.sampled_from([0, 0, 0, 1, 5, 15, 17]))
+    return [min(max(value // unit * unit, -(2**31)), 2**31 - 1) for value in values]
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(accumulators(), min_size=1, max_size=4))
+def test_search_finds_the_exact_optimum(channels: list[list[int]]) -> None:
+    length = max(map(len, channels))
+    # Shorter channels are filled with zeros, which add the error 0 to every shift.
+    rows = [channel + [0] * (length - len(channel)) for channel in channels]
+    output = torch.tensor(rows, dtype=torch.float64)
+    expected = [exact_shift(row) for row in rows]
+    per_image = output.t().reshape(length, len(rows), 1, 1)
+    per_pixel = output.reshape(1, len(rows), 1, length)
+    ones = torch.ones(len(rows))
+    assert search_shift(per_image, ones).tolist() == expected
+    assert search_shift(per_pixel, ones).tolist() == expected
+    assert int(search_shift(output[:1], torch.tensor(1.0))) == expected[0]

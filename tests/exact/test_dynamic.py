@@ -223,13 +223,42 @@ def test_model_without_anything_quantized_is_refused() -> None:
         amct.enable_quantization(SmallResNet(), real_quant=True)
 
 
-def test_batch_norms_that_are_folded_at_save_are_named(tmp_path: Path) -> None:
+def test_updated_batch_norms_and_trained_weights_are_those_of_the_files(tmp_path: Path) -> None:
+    torch.manual_seed(0)
     model = SmallResNet()
+    with torch.no_grad():
+        model.bn1.weight[:2].neg_()  # their channels are assigned anew
     files = make_config(model, tmp_path, X)
     files.change(update_bn=True)
-    files.change_layers("conv1", weight_quant_params=dict(_SNQ))
+    files.change_layers("conv1", "layer1.0.conv2", weight_quant_params=dict(_SNQ))
     quantized = quantize(model, files, X)
+    amct.update_bn_status(quantized, True)
+    for step in range(5):
+        run(quantized, 2 * X + step)
+    amct.update_bn_status(quantized, False)
     run(quantized, X)
+    files.save(quantized)
+    assert (tmp_path / "record_update.txt").exists()
     amct.enable_quantization(quantized, real_quant=True)
-    with pytest.raises(amct.UnsupportedModelError, match="folded by save_model only: conv1"):
-        run(quantized, X)
+    assert_exact(quantized, files, X)
+
+
+@pytest.mark.parametrize("weights", ["arq_retrain {}", "lnq_retrain { cluster_freq: 3 }"])
+def test_trained_model_is_that_of_the_files(weights: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, files, definition = SmallResNet().train(), Files(tmp_path), tmp_path / "retrain.cfg"
+    definition.write_text(f"retrain_weight_quant_config: {{ {weights} }}")
+    amct.create_quant_retrain_config(files.config, model, X, definition)
+    trained = amct.create_quant_retrain_model(files.config, model, files.record_file, X)
+    optimizer = torch.optim.SGD(trained.parameters(), lr=0.05)
+    for _ in range(5):
+        F.cross_entropy(trained(X), torch.arange(len(X)) % 5).backward()
+        optimizer.step()
+    amct.enable_quantization(trained.eval(), real_quant=True)
+    with pytest.raises(CalibrationError, match="conv1.*shift bit is not known yet"):
+        run(trained, X)
+    amct.enable_quantization(trained, calibration=True)  # back to what training does by itself
+    run(trained, X)
+    amct.save_quant_retrain_model(files.config, trained, files.record_file, str(tmp_path / "out" / "model"), X)
+    amct.enable_quantization(trained, real_quant=True)
+    assert_exact(trained, files, 3 * X)

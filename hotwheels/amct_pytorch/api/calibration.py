@@ -88,7 +88,7 @@ def quantize(
     )
     settings = {_UPDATE_BN: config.update_bn, WEIGHTED: weighted_layers(plan)}
     save_model(backend.float_model(plan, session_plan.folds, settings), onnx_path)
-    quantized, layers = backend.place(plan, keeps_batch_norms=config.update_bn)
+    quantized, layers = backend.place(plan, updates_batch_norms=config.update_bn)
     attach_session(_in_eval(quantized), CalibrationSession(layers, session_plan))
     return quantized
 

@@ -41,7 +41,7 @@ def assign(weight: Tensor, scale: Tensor, codebook: Tensor) -> Tensor:
     values = codebook.to(torch.float32)
     middles = (values[1:] + values[:-1]) / 2  # exact: halves of integers
     units = weight.detach() / per_channel(scale, weight)
-    return codebook[torch.bucketize(units, middles)]
+    return codebook[torch.bucketize(units.contiguous(), middles)]
 
 
 def snq_params(

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from ..core.affine import bias_scale_floor, quantize_bias
+from ..core.codebook import rescaled
 from ..core.params import QuantParams
 from ..errors import CalibrationError
 from ..log import get_logger
 from ..ops.desc import OpDesc, Role
 from ..quantizers.base import ActivationQuantizer, WeightQuantizer
 from ..quantizers.gradients import replace_value
+from ..quantizers.weight_grid import with_smallest_scale
 from ..record import LayerRecord, WeightRecord
 from .call import LayerCall
 from .integer_call import real_quant_forward
@@ -42,6 +44,8 @@ class QuantizedLayer(nn.Module):
       mode: What forward does; set by ``enable_quantization``.
       keeps_inputs: Whether somebody watches the tensors between the layers, which must then not be overwritten.
       trace: Where real_quant notes its integers; None outside of ``trace_integers``.
+      has_bare_grid: Whether the weight quantizer knows the grid of the weight without its BatchNorm, of which the
+        BatchNorm's present factor makes that of the folded one (SPEC 6.7, last paragraph).
       constant_inputs: Which inputs are constants; the files hold their grid points in float32 (SPEC 11.3).
       non_float_inputs: bool [inputs], which inputs turned out not to be floating tensors (SPEC 4.7).
       shift_bit: int32 [scales of the weight], N of SPEC 4.6; `NO_SHIFT_YET` until it is found, None if there is none.
@@ -70,6 +74,7 @@ class QuantizedLayer(nn.Module):
         self.weight = weight
         self.mode = Mode.FLOAT
         self.keeps_inputs = False
+        self.has_bare_grid = False
         self.trace: IntegerTrace | None = None
         self.constant_inputs: frozenset[int] = frozenset()
         self.register_buffer("non_float_inputs", torch.zeros(len(activation), dtype=torch.bool))
@@ -105,8 +110,18 @@ class QuantizedLayer(nn.Module):
 
     def current_weight_params(self, weight: Tensor, bias: Tensor | None) -> QuantParams:
         """Returns the grid of the folded ``weight`` [C_out, ...], with scales the int32 bias fits (SPEC 4.3, 4.4)."""
-        assert self.weight is not None
+        assert self.weight is not None and self.weighted is not None
+        if self.has_bare_grid:
+            return self._folded_params(*self.weighted.unfolded()[:2], bias)
         return self._with_room_for_bias(self.weight.params(weight, bias), bias)
+
+    def observe_weight(self) -> None:
+        """Lets the weight quantizer find what it learns from the weight; ignored without one, and if that is known."""
+        if self.weight is None or self.weight.is_calibrated:
+            return
+        assert self.weighted is not None
+        weight = self.weighted.unfolded()[0] if self.has_bare_grid else self.weighted.folded()[0]
+        self.weight.observe(weight.detach())
 
     def record(self) -> LayerRecord:
         """Returns the layer's parameters as plain values; CalibrationError if they are not complete."""
@@ -119,7 +134,18 @@ class QuantizedLayer(nn.Module):
 
     @torch.no_grad()
     def weight_record(self) -> WeightRecord | None:
-        """Returns the weight's parameters, None without weights; CalibrationError if they are not known yet."""
+        """Returns the weight's parameters, None without weights; CalibrationError if they are not known yet.
+
+        With a bare grid they are those of the bare weight.
+        """
+        if self.has_bare_grid:
+            assert self.weighted is not None and self.weight is not None
+            return weight_record(self.weight.params(self.weighted.unfolded()[0]))
+        return self.folded_weight_record()
+
+    @torch.no_grad()
+    def folded_weight_record(self) -> WeightRecord | None:
+        """Returns the parameters of the weight with the present BatchNorm folded into it, None without weights."""
         if self.weighted is None:
             return None
         return weight_record(self.current_weight_params(*self.weighted.folded()))
@@ -183,8 +209,7 @@ class QuantizedLayer(nn.Module):
             self.non_float_inputs[index] = False
             self._prepare_linear(x, quantizer)
             shared.get(x, "observe", quantizer.observe)
-        if self.weight is not None and not self.weight.is_calibrated:
-            self.weight.observe(self.weighted.folded()[0].detach())
+        self.observe_weight()
 
     def _note_input(self, index: int, is_float: bool) -> None:
         """Only floating tensors are quantized; it shows in the data, not in the graph (SPEC 4.7)."""
@@ -255,8 +280,16 @@ class QuantizedLayer(nn.Module):
         with torch.no_grad():
             bias = op.folded_bias()
         weight, factor, inverse = op.unfolded()
-        params = self._with_room_for_bias(self.weight.folded_params(weight, factor, bias), bias)
+        params = self._folded_params(weight, factor, bias)
         return self.weight.fake_quantize_unfolded(weight, factor, inverse, params), params
+
+    def _folded_params(self, weight: Tensor, factor: Tensor, bias: Tensor | None) -> QuantParams:
+        """The grid of ``weight * factor``, with scales the int32 bias fits."""
+        assert self.weight is not None
+        if not self.has_bare_grid:
+            return self._with_room_for_bias(self.weight.folded_params(weight, factor, bias), bias)
+        params = with_smallest_scale(rescaled(self.weight.params(weight), factor), bias)
+        return self._with_room_for_bias(params, bias)
 
     def _fake_quant_bias(self, bias: Tensor | None, x: Tensor, params: QuantParams) -> Tensor | None:
         """The int32 bias as a float; the bias of a Linear of rank > 2 is a float Add (SPEC 8.3)."""

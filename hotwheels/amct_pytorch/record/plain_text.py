@@ -7,7 +7,8 @@ from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
 
-_LINE = re.compile(r' *(?:(?P<open>\w+) \{|(?P<close>\})|(?P<name>\w+): (?:"(?P<text>[^"\\]*)"|(?P<number>[\w.+-]+)))')
+_LINE = re.compile(r' *(?:(?P<open>\w+) \{|(?P<close>\})|(?P<name>\w+): "(?P<text>[^"\\\n]*)")\n')
+_NUMBERS = re.compile(r"( *(?P<name>\w+): )[\w.+-]+\n(?:\1[\w.+-]+\n)*")  # lines of one repeated field
 _KINDS = {
     FieldDescriptor.CPPTYPE_FLOAT: float,
     FieldDescriptor.CPPTYPE_DOUBLE: float,
@@ -24,8 +25,7 @@ def merge_plain_text(text: str, message: Any) -> bool:
     """
     stack = [_Block(message)]
     try:
-        for line in text.splitlines():
-            _take(line, stack)
+        _take(text if text.endswith("\n") else f"{text}\n", stack)
         stack[0].flush()
     except (ValueError, KeyError, AttributeError, TypeError, IndexError):
         return False
@@ -48,11 +48,11 @@ class _Block:
         child.SetInParent()
         return _Block(child)
 
-    def take(self, name: str, text: str | None, number: str) -> None:
-        if text is None:
-            self._values.setdefault(name, []).append(number)
-        else:
-            self._texts[name] = text
+    def take(self, name: str, numbers: list[str]) -> None:
+        self._values.setdefault(name, []).extend(numbers)
+
+    def take_text(self, name: str, text: str) -> None:
+        self._texts[name] = text
 
     def flush(self) -> None:
         for name, text in self._texts.items():
@@ -66,14 +66,19 @@ class _Block:
                 setattr(self._message, name, kind(values[-1]))
 
 
-def _take(line: str, stack: list[_Block]) -> None:
-    match = _LINE.fullmatch(line)
-    if match is None:
-        raise ValueError(line)
-    opened, closed, name, text, number = match.groups()
-    if name is not None:
-        stack[-1].take(name, text, number)
-    elif opened is not None:
-        stack.append(stack[-1].open(opened))
-    elif closed is not None:
-        stack.pop().flush()
+def _take(text: str, stack: list[_Block]) -> None:
+    at = 0
+    while at < len(text):
+        if (run := _NUMBERS.match(text, at)) is not None:
+            stack[-1].take(run["name"], run[0].split()[1::2])
+            at = run.end()
+            continue
+        if (line := _LINE.match(text, at)) is None:
+            raise ValueError(text[at:])
+        if line["name"] is not None:
+            stack[-1].take_text(line["name"], line["text"])
+        elif line["open"] is not None:
+            stack.append(stack[-1].open(line["open"]))
+        else:
+            stack.pop().flush()
+        at = line.end()

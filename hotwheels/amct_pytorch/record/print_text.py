@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from google.protobuf import text_encoding
@@ -11,19 +11,22 @@ from google.protobuf.descriptor import FieldDescriptor
 
 def print_text(message: Any) -> str:
     """Returns the fields that are set, one a line, in field order; a float as ``%.9g``, which reads back equal."""
-    return "".join(f"{line}\n" for line in _lines(message, ""))
+    parts: list[str] = []
+    _print(message, "", parts)
+    return "".join(parts)
 
 
-def _lines(message: Any, indent: str) -> Iterator[str]:
+def _print(message: Any, indent: str, parts: list[str]) -> None:
     for field, value in message.ListFields():
         if field.type == FieldDescriptor.TYPE_MESSAGE:
             for one in _elements(value):
-                yield f"{indent}{field.name} {{"
-                yield from _lines(one, f"{indent}  ")
-                yield f"{indent}}}"
+                parts.append(f"{indent}{field.name} {{\n")
+                _print(one, f"{indent}  ", parts)
+                parts.append(f"{indent}}}\n")
         else:
-            form, start = _formatter(field), f"{indent}{field.name}: "
-            yield from [start + form(one) for one in _elements(value)]
+            start = f"{indent}{field.name}: "
+            values = f"\n{start}".join(map(_formatter(field), _elements(value)))
+            parts.append(f"{start}{values}\n")
 
 
 def _elements(value: Any) -> Iterable[Any]:

@@ -1,8 +1,9 @@
 """Calibrates ResNet-50 on the dynamic path, evaluates it before, after and in onnxruntime, and writes the deploy files.
 
-Without options: a narrow ResNet-50 trained on handwritten digits (half a minute, once), 8 bits, the FX sample's images.
+Without options: a narrow ResNet-50 trained on handwritten digits (half a minute, once), 8 bits; it is calibrated on
+training digits and evaluated on the FX sample's images, which no training has seen.
 With ``--config_def cali_conf/snq.cfg``: 4-bit weights, with an update of the BatchNorms.
-With ``--weights FILE --eval_set LIST``: torchvision's ResNet-50 on your own images.
+With ``--weights FILE --eval_set LIST``: torchvision's ResNet-50, calibrated and evaluated on your own images.
 """
 
 import itertools
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
 # Appended, not inserted: an installed `hotwheels` comes before the one of a checkout around this folder.
@@ -32,6 +34,7 @@ from sample.common.images import image_loader
 from sample.common.training import trained
 from sample.resnet50.dynamic.resnet50_model.resnet import resnet50
 
+LEARNING_BATCH = 64  # training digits at once; statistics of fewer images are a poor guide for BatchNorms
 SCRIPT = Path(__file__)
 SAMPLE = CalibrationSample(
     network="resnet50",
@@ -58,7 +61,8 @@ def main(sample: CalibrationSample) -> None:
     limit = None if args.benchmark else args.eval_iter
     accuracies = {"float": evaluate_torch(model, batches, limit, "float", device)}
 
-    quant_model = quantize(model, temporary, prefix, args.config_def, batches, device)
+    learning = batches if args.weights else training_digits()
+    quant_model = quantize(model, temporary, prefix, args.config_def, learning, device)
 
     accuracies["fake_quant"] = evaluate_torch(quant_model, batches, limit, "fake_quant", device)
     fake_quant_file = Path(f"{prefix}_fake_quant_model.onnx")
@@ -111,6 +115,14 @@ def update_batch_norms(quant_model: nn.Module, batches: Batches, iterations: int
     repeated = itertools.chain.from_iterable(itertools.repeat(batches))
     for images, _ in tqdm(itertools.islice(repeated, iterations), total=iterations, desc="update_bn", unit="batch"):
         quant_model(images.to(device))
+
+
+def training_digits() -> Batches:
+    """Returns the training part of the digits, in another order in each pass; the same orders in each run."""
+    train, _ = digits.load()
+    data, order = TensorDataset(train.normalized(), train.labels), torch.Generator().manual_seed(0)
+    # The last, smaller batch is dropped: its statistics would count as much as those of a full one.
+    return DataLoader(data, LEARNING_BATCH, shuffle=True, generator=order, drop_last=True)
 
 
 def model_of_digits() -> nn.Module:

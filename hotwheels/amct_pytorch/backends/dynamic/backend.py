@@ -64,9 +64,9 @@ class DynamicBackend:
         """Returns the operations of the model; which BatchNorms are layers depends on ``fusion``."""
         return build_graph(self._export, self._candidates, self._registry, fusion or Fusion())
 
-    def place(self, plan: QuantPlan, *, keeps_batch_norms: bool = False) -> tuple[nn.Module, LayerContainer]:
+    def place(self, plan: QuantPlan, *, updates_batch_norms: bool = False) -> tuple[nn.Module, LayerContainer]:
         """Returns the quantized model and its layers; see `place_layers`. Uses up the copy."""
-        layers = place_layers(self._model, plan, self._candidates, keeps_batch_norms=keeps_batch_norms)
+        layers = place_layers(self._model, plan, self._candidates, updates_batch_norms=updates_batch_norms)
         return self._model, layers
 
     def folds(self, graph: OpGraph) -> tuple[Fold, ...]:

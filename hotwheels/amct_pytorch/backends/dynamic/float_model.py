@@ -70,17 +70,13 @@ def read_settings(model: ir.Model, path: object) -> dict[str, object]:
     return settings
 
 
-def refold(model: ir.Model, folds: Collection[Fold], weights: Mapping[str, Tensor]) -> None:
-    """Folds the present BatchNorm statistics into ``model``, in place, whose nodes were folded before.
-
-    ``weights`` are those of convolutions, by layer name and output channels first, which are not the module's own.
-    """
+def refold(model: ir.Model, folds: Collection[Fold]) -> None:
+    """Folds the present BatchNorm statistics into ``model``, in place, whose nodes were folded before."""
     nodes = {str(node.name): node for node in model.graph}
     for fold in folds:
         if fold.conv not in nodes:
             raise ExportError(f"Layer '{fold.conv}': its node is not in the ONNX model.")
-        weight, bias = fold.op.folded()
-        write_folded(nodes[fold.conv], weights.get(fold.conv, weight), bias, fold)
+        write_folded(nodes[fold.conv], *fold.op.folded(), fold)
     remove_unused_initializers(model.graph)
 
 

@@ -77,22 +77,20 @@ def key_of(layer: str) -> str:
 
 
 def place_layers(
-    model: nn.Module, plan: QuantPlan, candidates: Mapping[str, Candidate], *, keeps_batch_norms: bool = False
+    model: nn.Module, plan: QuantPlan, candidates: Mapping[str, Candidate], *, updates_batch_norms: bool = False
 ) -> LayerContainer:
     """Replaces, in place, the forward of every planned module, and of the BatchNorms folded into them.
 
-    With ``keeps_batch_norms`` those behind non-uniform weights stay apart: the codebook is that of the bare weight, and
-    the BatchNorm is updated before it is folded (SPEC 6.7, last paragraph).
+    With ``updates_batch_norms`` the codebook of non-uniform weights is that of the bare weight: it is found before the
+    BatchNorm is updated (SPEC 6.7, last paragraph).
     """
     container, factory = LayerContainer(model), LayerFactory(plan)
     for one in plan.layers.values():
         layer = _make(one, candidates, factory)
-        if keeps_batch_norms and isinstance(layer.weight, SnqWeightFakeQuantize):
-            assert layer.weighted is not None
-            layer.weighted = WeightedOp(layer.weighted.module, one.op.role, forward=layer.call.function)
-        elif one.batch_norm is not None:
+        if one.batch_norm is not None:
             norm = candidates[one.batch_norm].module
             replace_forward(norm, FoldedForward(OriginalForward(norm)))
+            layer.has_bare_grid = updates_batch_norms and isinstance(layer.weight, SnqWeightFakeQuantize)
         module = candidates[one.name].module
         replace_forward(module, LayerForward(layer, OriginalForward(module)))
         container.add(layer.train(model.training))

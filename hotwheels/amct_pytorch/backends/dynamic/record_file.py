@@ -27,8 +27,7 @@ class RecordFile:
     def write_weights(self) -> None:
         """Finds what is to be known of the weights, and writes the record with it alone."""
         for layer in self._container.by_name.values():
-            if layer.weight is not None and layer.weighted is not None:
-                layer.weight.observe(layer.weighted.folded()[0].detach())
+            layer.observe_weight()
         self._write({name: LayerRecord(weight=one.weight_record()) for name, one in self._container.by_name.items()})
 
     def write(self) -> Record:

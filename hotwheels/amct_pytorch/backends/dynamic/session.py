@@ -75,13 +75,6 @@ class CalibrationSession:
         """The quantized layers by name, in graph order."""
         return self._container.by_name
 
-    @property
-    def has_separate_norm(self) -> frozenset[str]:
-        """The layers whose BatchNorm still stands behind them, though it is folded at save."""
-        layers = self.layers
-        names = (fold.conv for fold in self.plan.folds if fold.conv in layers)
-        return frozenset(name for name in names if _batch_norm(layers[name]) is None)
-
     def begin(self) -> None:
         """Is called before each forward."""
         if self._phase is Phase.CALIBRATION and not self._batches and self._is_complete():
@@ -138,15 +131,10 @@ class CalibrationSession:
         )  # fmt: skip
 
     def _watch_outputs(self) -> dict[str, ShiftSearch]:
-        norms = {fold.conv: fold.op.batch_norm for fold in self.plan.folds}
         searches = {}
         for name, layer in self.layers.items():
             if name in self.plan.shifted and layer.weighted is not None:
-                search = ShiftSearch(norms.get(name) if name in self.has_separate_norm else None)
+                search = ShiftSearch()
                 layer.register_forward_hook(search)
                 searches[name] = search
         return searches
-
-
-def _batch_norm(layer: QuantizedLayer) -> nn.Module | None:
-    return None if layer.weighted is None else layer.weighted.batch_norm

@@ -14,14 +14,11 @@ from .mode_switch import ModeSwitch
 
 
 class Session(Protocol):
-    """What counts the forwards of a model and writes its record.
-
-    Attributes:
-      layers: The quantized layers of the model by name.
-    """
+    """What counts the forwards of a model and writes its record."""
 
     @property
-    def layers(self) -> Mapping[str, QuantizedLayer]: ...
+    def layers(self) -> Mapping[str, QuantizedLayer]:
+        """The quantized layers of the model by name."""
 
     def begin(self) -> None:
         """Is called before each forward."""

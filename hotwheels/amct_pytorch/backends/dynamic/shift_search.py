@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...core.batch_norm import channel_factor
-from ...core.channels import per_channel
 from ...core.shift_bit import best_shift, search_shift, shift_errors
 from ...nn.quantized_layer import QuantizedLayer
 
@@ -20,9 +18,7 @@ class ShiftSearch:
       bits: One N, or one per output channel where ``scale_w`` is a vector; empty until it is found.
     """
 
-    def __init__(self, batch_norm: nn.Module | None = None) -> None:
-        """``batch_norm`` is folded at save but still stands behind the layer: the accumulator will contain its work."""
-        self._batch_norm = batch_norm
+    def __init__(self) -> None:
         self.bits: tuple[int, ...] = ()
 
     def __call__(self, layer: QuantizedLayer, args: tuple[Any, ...], output: Tensor) -> None:
@@ -33,11 +29,9 @@ class ShiftSearch:
     @torch.no_grad()
     def _search(self, layer: QuantizedLayer, output: Tensor) -> Tensor:
         output, deq = _with_unit(layer, output)
-        has_one_scale = not deq.dim()
-        if self._batch_norm is not None:
-            output, deq = _normalized(self._batch_norm, output, deq)
-        if has_one_scale and deq.dim():
-            # The factor of a BatchNorm makes one scale a vector; as long as the record has one scale it has one N.
+        assert layer.weight is not None
+        if layer.has_bare_grid and not layer.weight.channel_wise:
+            # The factor of a BatchNorm made one scale a vector; as long as the record has one scale it has one N.
             return best_shift(shift_errors(output, deq).sum(0))
         return search_shift(output, deq)
 
@@ -77,12 +71,3 @@ def _with_unit(layer: QuantizedLayer, output: Tensor) -> tuple[Tensor, Tensor]:
     if layer.op.allows_channel_wise and output.dim() == 3:  # one image without the batch axis
         output = output.unsqueeze(0)
     return output, layer.activation[0].params().scale * scale
-
-
-def _normalized(norm: Any, output: Tensor, deq: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns what the BatchNorm makes of ``output``, and the unit of the folded accumulator."""
-    factor = channel_factor(norm.running_var, norm.weight, norm.eps)
-    rows = output.transpose(0, 1)
-    rows = (rows - per_channel(norm.running_mean, rows)) * per_channel(factor, rows) + per_channel(norm.bias, rows)
-    unit = torch.where(factor == 0, torch.ones_like(factor), factor.abs())
-    return rows.transpose(0, 1), deq * unit
