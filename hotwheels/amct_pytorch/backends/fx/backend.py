@@ -6,6 +6,7 @@ import copy
 
 from torch import fx, nn
 
+from ...config.quant_config import QuantConfig
 from ...errors import UnsupportedModelError
 from ...graph import OpGraph
 from ...log import get_logger
@@ -13,13 +14,18 @@ from ...nn.call import LayerCall
 from ...nn.quantized_layer import QuantizedLayer
 from ...nn.weighted_op import WeightedOp
 from ...ops.registry import Registry
+from ...plan.advice import Advice
+from ...plan.configured_graph import ConfiguredGraph
 from ...plan.quant_plan import LayerPlan, QuantPlan
+from ...plan.sibling_advice import sibling_advice
 from ..layer_factory import LayerFactory
 from .attention import decompose_attention, trace_attention
 from .constants import constant_nodes
 from .functionalize import functionalize
 from .graph import build_graph
 from .known import callable_of
+from .model_advice import model_advice
+from .no_ops import handed_on_nodes
 from .quant_graph_module import LAYERS, QuantGraphModule, adopt_state
 from .sharing import share_inputs
 from .tracer import trace
@@ -60,6 +66,14 @@ class FxBackend:
     def traced(self) -> fx.GraphModule:
         """The float graph, for pictures."""
         return self._traced
+
+    def configured(self, graph: OpGraph, config: QuantConfig) -> ConfiguredGraph:
+        """Returns ``graph``, that of this model, with its settings and what no exported file has a node for."""
+        return ConfiguredGraph(graph, config, handed_on=handed_on_nodes(self._traced))
+
+    def advice(self, model: ConfiguredGraph) -> tuple[Advice, ...]:
+        """Returns what needs no data: advice on how the model is written, and on siblings. Before `place`."""
+        return (*model_advice(self._traced, model, self._registry), *sibling_advice(model))
 
     def place(self, plan: QuantPlan) -> QuantGraphModule:
         """Returns the quantized model. Uses up the traced copy."""

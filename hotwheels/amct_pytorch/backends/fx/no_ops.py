@@ -11,16 +11,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from ...core.accumulator import Accumulator, Deferred
 from ...nn.call import MethodCall
+from .known import callable_of, is_known
 from .masked_softmax import is_unmasked, masked_scores
 
 # Copies and conversions: between the roundings to two grids a float has no type (SPEC 10.4).
-_COPIES = frozenset(
-    {"clone", "detach", "float", "double", "half", "bfloat16", "to", "type", "type_as", "cpu", "cuda"}
-)
+_COPIES = frozenset({"clone", "detach", "float", "double", "half", "bfloat16", "to", "type", "type_as", "cpu", "cuda"})
 _RESHAPES = frozenset({"reshape", "view", "flatten", "squeeze", "expand", "expand_as", "view_as", "reshape_as"})
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 NO_OP_MODULES = (nn.Identity, *_DROPOUTS)
@@ -42,6 +41,22 @@ def handed_on(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
     return (first,) if _copies(function, args, kwargs) or _keeps_shape(function, args, kwargs) else None
 
 
+def handed_on_nodes(graph_module: fx.GraphModule) -> dict[str, str]:
+    """Returns, for the nodes which certainly hand their tensor on, by name the node whose tensor it is.
+
+    Without the values: conversions count as long as they name no type of integers; shapes are not known.
+    """
+    found: dict[str, str] = {}
+    for node in graph_module.graph.nodes:
+        source = node.args[0] if node.args else None
+        if not node.op.startswith("call") or not isinstance(source, fx.Node):
+            continue
+        function = callable_of(graph_module, node)
+        if is_known(function) and _copies(function, node.args, node.kwargs):
+            found[node.name] = found.get(source.name, source.name)
+    return found
+
+
 def _laid_out(x: Tensor, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     if isinstance(x, Accumulator):
         return Accumulator.of(function(x.integers, *args, **kwargs), x.step)
@@ -50,7 +65,7 @@ def _laid_out(x: Tensor, function: Callable[..., Any], args: tuple[Any, ...], kw
 
 def _copies(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     if isinstance(function, MethodCall):
-        return function.name in _COPIES and not _makes_integers(args)
+        return function.name in _COPIES and not _makes_integers((*args[1:], *kwargs.values()))
     if function is getattr:
         return args[1] == "data"
     if function is masked_scores:
@@ -58,8 +73,8 @@ def _copies(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[st
     return isinstance(function, NO_OP_MODULES) or function in _FUNCTIONS
 
 
-def _makes_integers(args: tuple[Any, ...]) -> bool:
-    types = [one.dtype if isinstance(one, Tensor) else one for one in args[1:]]
+def _makes_integers(arguments: tuple[Any, ...]) -> bool:
+    types = [one.dtype if isinstance(one, Tensor) else one for one in arguments]
     return any(isinstance(one, torch.dtype) and not one.is_floating_point for one in types)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,6 +17,8 @@ from torch.utils import _pytree as pytree
 from ...errors import UnsupportedModelError
 from ...nn.mode import Mode
 from ...nn.quantized_layer import QuantizedLayer
+from ...plan.advice import Advice
+from ...plan.configured_graph import ConfiguredGraph
 from .interpreters import RealQuantInterpreter, RecordingInterpreter, Watcher
 
 LAYERS = "amct_layers"  # the sub-module which holds the QuantizedLayers by layer name
@@ -23,6 +26,21 @@ NO_DATA_PARALLEL = (
     "quantized models cannot run in DataParallel: its replicas throw away what quantizers learn in a forward. Use"
     " DistributedDataParallel, one process per device."
 )
+
+
+@dataclasses.dataclass
+class Origin:
+    """What a quantized model was made from.
+
+    Attributes:
+      model: The operations of the float model and their settings.
+      advice: What was found before calibration.
+      is_advised: Whether the log has the advice that calibration gives, which is said once.
+    """
+
+    model: ConfiguredGraph
+    advice: tuple[Advice, ...]
+    is_advised: bool = False
 
 
 class QuantGraphModule(fx.GraphModule):
@@ -50,6 +68,7 @@ class QuantGraphModule(fx.GraphModule):
         copied = super().__deepcopy__(memo)
         adopt_state(copied, self, memo)
         copied.__dict__["_freezes_batch_norm"] = self.freezes_batch_norm
+        copied.__dict__["_origin"] = self.origin
         return copied
 
     @property
@@ -66,6 +85,15 @@ class QuantGraphModule(fx.GraphModule):
     def mode(self, mode: Mode) -> None:
         for layer in self.quantized_layers.values():
             layer.mode = mode
+
+    @property
+    def origin(self) -> Origin | None:
+        """What the model was made from; None of one that was loaded as a whole."""
+        return self.__dict__.get("_origin")
+
+    @origin.setter
+    def origin(self, origin: Origin) -> None:
+        self.__dict__["_origin"] = origin
 
     @property
     def freezes_batch_norm(self) -> bool:

@@ -1,0 +1,198 @@
+"""Advice that needs the ranges which calibration has found: matmul, cat and mul, siblings (docs/advice.md)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+
+from ..graph import OpNode
+from ..ops.desc import Role
+from .advice import Advice, AdviceRule, Remedy
+from .checks import difference
+from .configured_graph import ConfiguredGraph, LayerInput, inputs_of
+from .remedies import left_in_float, overrides, widened, with_bits, without_offset
+from .sibling_advice import REASON
+
+WIDE_BITS = 12  # what is recommended instead of 8; the hardware also has 16
+# A second input that reaches this far is wide: the manual's example is -30.6857 to 12.2666.
+WIDE_SECOND_INPUT = 30.0
+LEAST_SWAP_GAIN = 6.0  # dB, one bit: a swap that gains less is not worth another model
+LARGEST_RATIO = 50.0  # of the ranges of the inputs of one layer
+_SWAP = "torch.matmul(b.transpose(-1, -2), a.transpose(-1, -2)).transpose(-1, -2)"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Mixing:
+    """An operation in which tensors meet: what happens to the smaller one, and how to keep them apart."""
+
+    reason: str
+    split: str
+
+
+_CAT = _Mixing(
+    "What reads the result has one grid for all of it: its step is that of the larger input, of the smaller one little"
+    " is left",
+    "Split what reads the result, so that each tensor has a layer of its own: conv(cat((a, b))) is conv_a(a) +"
+    " conv_b(b)",
+)
+_MUL = _Mixing(
+    "The product has one grid, as wide as the larger input makes it: where that is small, little of it is left",
+    "Split the tensors into parts of similar range and multiply those apart",
+)
+_MIXING = {"cat": _CAT, "stack": _CAT, "Cat": _CAT, "mul": _MUL, "EltwiseMul": _MUL}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CalibratedInput:
+    """What calibration found for one input.
+
+    Attributes:
+      reach: Largest magnitude of its values; None if that is not known, or if all of them are zero.
+      scale: Real value of one step.
+      offset: Integer that stands for 0.0.
+      num_bits: Width.
+    """
+
+    reach: float | None
+    scale: float
+    offset: int
+    num_bits: int
+
+
+@dataclasses.dataclass(frozen=True)
+class SwapMeasured:
+    """Signal to noise ratio of the result of a matmul, in dB, measured on its real inputs.
+
+    Attributes:
+      as_is: With the grids that its inputs have.
+      swapped: With the second input as the first one, of ``WIDE_BITS``, and the first as the second.
+    """
+
+    as_is: float
+    swapped: float
+
+
+Calibrated = Mapping[LayerInput, CalibratedInput]
+Swaps = Mapping[str, SwapMeasured]
+
+
+def calibrated_advice(model: ConfiguredGraph, inputs: Calibrated, swaps: Swaps | None = None) -> tuple[Advice, ...]:
+    """Returns the advice in graph order, that on siblings first.
+
+    Args:
+      model: The quantized layers.
+      inputs: What calibration found; inputs that are not floating tensors are absent.
+      swaps: What a swap of its inputs does to each matmul. If given it decides, else the range.
+    """
+    siblings = _sibling_advice(model, inputs)
+    of_layers = (_layer_advice(model, node, inputs, swaps) for node in model.graph.quantizable)
+    return (*siblings, *(one for one in of_layers if one is not None))
+
+
+def _layer_advice(model: ConfiguredGraph, node: OpNode, inputs: Calibrated, swaps: Swaps | None) -> Advice | None:
+    found = {one: inputs[one] for one in inputs_of(node) if one in inputs}
+    if node.op is None or len(found) < 2:
+        return None
+    if node.op.role is Role.MATMUL:
+        return _swap_advice(model, node, found, None if swaps is None else swaps.get(node.name))
+    return _range_advice(model, node, found) if node.op.name in _MIXING else None
+
+
+def _swap_advice(
+    model: ConfiguredGraph, node: OpNode, found: Calibrated, measured: SwapMeasured | None
+) -> Advice | None:
+    first, second = found
+    reach = found[second].reach
+    if reach is None or not (reach >= WIDE_SECOND_INPUT if measured is None else _is_worth(measured)):
+        return None
+    settings = model.settings(first), model.settings(second)
+    assert settings[0] is not None and settings[1] is not None, "what is calibrated is quantized"
+    return Advice(
+        rule=AdviceRule.MATMUL_SECOND_INPUT,
+        layers=(node.name,),
+        finding=f"The second input of '{node.name}' reaches {reach:.4g}, a step of its 8 bits is"
+        f" {found[second].scale:.3g}",
+        reason=f"The second input of a matmul has 8 symmetric bits, the first may have more; {_gain(measured)}",
+        remedies=(
+            Remedy(
+                f"Swap them, {_SWAP}, and give the first input, and a transpose in front of it, {WIDE_BITS} bits",
+                overrides(model, {first: with_bits(settings[0], WIDE_BITS), second: settings[1]}),
+            ),
+        ),
+    )
+
+
+def _is_worth(measured: SwapMeasured) -> bool:
+    return measured.swapped - measured.as_is >= LEAST_SWAP_GAIN
+
+
+def _gain(measured: SwapMeasured | None) -> str:
+    if measured is None:
+        return "amct.check_model(model, inputs) measures what a swap gains"
+    gain = measured.swapped - measured.as_is
+    return f"a swap gains {gain:.1f} dB: {measured.swapped:.1f} instead of {measured.as_is:.1f} dB on these inputs"
+
+
+def _range_advice(model: ConfiguredGraph, node: OpNode, found: Calibrated) -> Advice | None:
+    reaches = {one: known.reach for one, known in found.items() if known.reach}
+    if len(reaches) < 2 or all(known.num_bits >= WIDE_BITS for known in found.values()):
+        return None
+    assert node.op is not None
+    narrow, wide = min(reaches, key=reaches.__getitem__), max(reaches, key=reaches.__getitem__)
+    ratio = reaches[wide] / reaches[narrow]
+    if ratio <= LARGEST_RATIO:
+        return None
+    names = {one: f"input {one.index} ('{model.edge(one).producer}')" for one in (narrow, wide)}
+    mixing = _MIXING[node.op.name]
+    return Advice(
+        rule=AdviceRule.RANGES,
+        layers=(node.name,),
+        finding=f"In '{node.name}' {names[wide]} reaches {reaches[wide]:.4g}, {names[narrow]} only"
+        f" {reaches[narrow]:.4g}: {ratio:.0f} times less",
+        reason=mixing.reason,
+        remedies=(Remedy(mixing.split), *_range_remedies(model, node)),
+    )
+
+
+def _range_remedies(model: ConfiguredGraph, node: OpNode) -> Iterator[Remedy]:
+    wider = widened(model, inputs_of(node), WIDE_BITS)
+    if wider is not None:
+        yield Remedy(f"Give its inputs, and all that must be on one grid with them, {WIDE_BITS} bits", wider)
+    skipped = left_in_float(model, (node.name,))
+    if skipped is not None:
+        yield Remedy("Leave it in float, and all that must not be quantized beside it", skipped)
+
+
+def _sibling_advice(model: ConfiguredGraph, inputs: Calibrated) -> Iterator[Advice]:
+    """Siblings of equal settings whose grids came out differently; different settings are another advice."""
+    for producer, readers in model.readers.items():
+        known = [one for one in readers if one in inputs]
+        others = [one for one in known if _grid(inputs[one]) != _grid(inputs[known[0]])]
+        if not others or difference(model.settings(known[0]), model.settings(others[0])):
+            continue
+        grids = ", ".join(f"'{one.layer}' {_in_words(inputs[one])}" for one in known)
+        yield Advice(
+            rule=AdviceRule.SIBLINGS,
+            layers=tuple(dict.fromkeys(one.layer for one in known)),
+            finding=f"Different grids of '{producer}': {grids}",
+            reason=REASON,
+            remedies=tuple(_sibling_remedies(model, producer, known)),
+        )
+
+
+def _sibling_remedies(model: ConfiguredGraph, producer: str, readers: list[LayerInput]) -> Iterator[Remedy]:
+    if any(model.edge(one).producer != producer for one in readers):
+        yield Remedy(f"Let all of them read '{producer}' itself, not a copy or a cast of it")
+    symmetric = without_offset(model, readers)
+    if symmetric is not None:
+        yield Remedy("Quantize all of them without offset: they share one quantizer then", symmetric)
+    else:
+        yield Remedy("Calibrate all of them with an algorithm of this package, without offset")
+
+
+def _grid(found: CalibratedInput) -> tuple[float, int, int]:
+    return found.scale, found.offset, found.num_bits
+
+
+def _in_words(found: CalibratedInput) -> str:
+    return f"{found.num_bits} bits, scale {found.scale:.6g}, offset {found.offset}"
