@@ -87,7 +87,7 @@ class ModelReport:
             f"Model {self.model}",
             self._verdict(),
             *(f"Problem {index}. {problem}" for index, problem in enumerate(self.problems, 1)),
-            *(f"Advice {index}. {advice.report(_WIDTH)}" for index, advice in enumerate(self.advice, 1)),
+            *(advice.report(number, _WIDTH) for number, advice in enumerate(self.advice, 1)),
             _table(self._title_of_enabled, ((layer.type, layer.name) for layer in on)),
             _table("Quantized if the configuration enables it", ((layer.type, layer.name) for layer in off)),
             _table("In float", ((skip.reason, skip.name) for skip in self.skipped)),

@@ -97,12 +97,12 @@ class Advice:
         remedies = " Or: ".join(str(one) for one in self.remedies)
         return f"Advice, {self.rule.value}: {self.finding}. {self.reason}{self._manual}. Do: {remedies}"
 
-    def report(self, width: int) -> str:
+    def report(self, number: int, width: int) -> str:
         """Several lines: what and why, then each remedy with its yaml as a block."""
-        lines = [f"{self.rule.value}: {', '.join(self.layers)}", f"{self.finding}.", f"{self.reason}{self._manual}."]
-        for number, remedy in enumerate(self.remedies):
+        lines = [f"Advice {number}. {self.rule.value.capitalize()}: {', '.join(self.layers)}", f"{self.finding}.", f"{self.reason}{self._manual}."]
+        for index, remedy in enumerate(self.remedies):
             end = "." if remedy.yaml is None else ":"
-            lines.append(f"{'Or: ' if number else 'Do: '}{remedy.text}{end}")
+            lines.append(f"{'Or: ' if index else 'Do: '}{remedy.text}{end}")
             lines += [textwrap.indent(remedy.yaml.rstrip(), " " * 4)] if remedy.yaml else []
         return "\n".join(one if one.startswith(" ") else _filled(one, width) for one in lines)
 

@@ -47,16 +47,16 @@ class CalibratedInput:
     """What calibration found for one input.
 
     Attributes:
-      reach: Largest magnitude of its values; None if that is not known, or if all of them are zero.
       scale: Real value of one step.
       offset: Integer that stands for 0.0.
       num_bits: Width.
+      reach: Largest magnitude of its values; None if all of them are zero. It does not count in comparisons.
     """
 
-    reach: float | None
     scale: float
     offset: int
     num_bits: int
+    reach: float | None = dataclasses.field(compare=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,9 +84,8 @@ def calibrated_advice(model: ConfiguredGraph, inputs: Calibrated, swaps: Swaps |
       inputs: What calibration found; inputs that are not floating tensors are absent.
       swaps: What a swap of its inputs does to each matmul. If given it decides, else the range.
     """
-    siblings = _sibling_advice(model, inputs)
     of_layers = (_layer_advice(model, node, inputs, swaps) for node in model.graph.quantizable)
-    return (*siblings, *(one for one in of_layers if one is not None))
+    return (*_sibling_advice(model, inputs), *(one for one in of_layers if one is not None))
 
 
 def _layer_advice(model: ConfiguredGraph, node: OpNode, inputs: Calibrated, swaps: Swaps | None) -> Advice | None:
@@ -164,35 +163,48 @@ def _range_remedies(model: ConfiguredGraph, node: OpNode) -> Iterator[Remedy]:
 
 
 def _sibling_advice(model: ConfiguredGraph, inputs: Calibrated) -> Iterator[Advice]:
-    """Siblings of equal settings whose grids came out differently; different settings are another advice."""
-    for producer, readers in model.readers.items():
-        known = [one for one in readers if one in inputs]
-        others = [one for one in known if _grid(inputs[one]) != _grid(inputs[known[0]])]
-        if not others or difference(model.settings(known[0]), model.settings(others[0])):
-            continue
-        grids = ", ".join(f"'{one.layer}' {_in_words(inputs[one])}" for one in known)
-        yield Advice(
-            rule=AdviceRule.SIBLINGS,
-            layers=tuple(dict.fromkeys(one.layer for one in known)),
-            finding=f"Different grids of '{producer}': {grids}",
-            reason=REASON,
-            remedies=tuple(_sibling_remedies(model, producer, known)),
-        )
+    """One piece for all siblings of equal settings with different grids; different settings are another advice."""
+    found = {producer: [one for one in readers if one in inputs] for producer, readers in model.readers.items()}
+    found = {producer: readers for producer, readers in found.items() if _are_apart(model, inputs, readers)}
+    if not found:
+        return
+    readers = [one for group in found.values() for one in group]
+    layers = {one.layer for one in readers}
+    yield Advice(
+        rule=AdviceRule.SIBLINGS,
+        layers=tuple(name for name in model.graph.nodes if name in layers),
+        finding="; ".join(_grids_in_words(inputs, producer, group) for producer, group in found.items()),
+        reason=REASON,
+        remedies=tuple(_sibling_remedies(model, found, readers)),
+    )
 
 
-def _sibling_remedies(model: ConfiguredGraph, producer: str, readers: list[LayerInput]) -> Iterator[Remedy]:
-    if any(model.edge(one).producer != producer for one in readers):
-        yield Remedy(f"Let all of them read '{producer}' itself, not a copy or a cast of it")
+def _are_apart(model: ConfiguredGraph, inputs: Calibrated, readers: list[LayerInput]) -> bool:
+    grids = {inputs[one] for one in readers}
+    return len(grids) > 1 and not any(difference(model.settings(readers[0]), model.settings(one)) for one in readers)
+
+
+def _sibling_remedies(
+    model: ConfiguredGraph, found: Mapping[str, list[LayerInput]], readers: list[LayerInput]
+) -> Iterator[Remedy]:
+    copied = [
+        producer for producer, group in found.items() if any(model.edge(one).producer != producer for one in group)
+    ]
+    if copied:
+        yield Remedy(f"Let all of them read {', '.join(copied)} itself, not a copy or a cast of it")
     symmetric = without_offset(model, readers)
     if symmetric is not None:
-        yield Remedy("Quantize all of them without offset: they share one quantizer then", symmetric)
+        yield Remedy("Quantize all of them without offset, so that they share a quantizer", symmetric)
     else:
-        yield Remedy("Calibrate all of them with an algorithm of this package, without offset")
+        yield Remedy("Quantize all of them without offset, with an algorithm of this package")
 
 
-def _grid(found: CalibratedInput) -> tuple[float, int, int]:
-    return found.scale, found.offset, found.num_bits
-
-
-def _in_words(found: CalibratedInput) -> str:
-    return f"{found.num_bits} bits, scale {found.scale:.6g}, offset {found.offset}"
+def _grids_in_words(inputs: Calibrated, producer: str, readers: list[LayerInput]) -> str:
+    groups: dict[CalibratedInput, list[str]] = {}
+    for one in readers:
+        groups.setdefault(inputs[one], []).append(f"'{one.layer}'")
+    grids = (
+        f"{', '.join(names)} {grid.num_bits} bits, scale {grid.scale:.6g}, offset {grid.offset}"
+        for grid, names in groups.items()
+    )
+    return f"'{producer}' is read on different grids: {'; '.join(grids)}"

@@ -94,7 +94,8 @@ def without_offset(model: ConfiguredGraph, inputs: Iterable[LayerInput]) -> Docu
 def overrides(model: ConfiguredGraph, changes: Mapping[LayerInput, QuantizerConfig]) -> Document:
     """Returns the configuration which gives inputs these settings and switches their layers on."""
     entries: dict[str, dict[str, Any]] = {}
-    for name in dict.fromkeys(one.layer for one in changes):
+    changed = {one.layer for one in changes}
+    for name in (one for one in model.graph.nodes if one in changed):
         inputs, layer = inputs_of(model.graph[name]), model.layer(name)
         settings = [changes[one] if one in changes else model.settings(one) for one in inputs]
         if layer is not None and tuple(settings) == layer.activations:

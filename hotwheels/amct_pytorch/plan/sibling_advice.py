@@ -7,7 +7,7 @@ from .checks import difference
 from .configured_graph import ConfiguredGraph, LayerInput
 from .remedies import left_in_float, unified
 
-REASON = "The converter wants one data type and one grid for all that read a tensor, and refuses the model otherwise"
+REASON = "The converter wants one data type and one grid for all that read a tensor, and may refuse the model otherwise"
 
 
 def sibling_advice(model: ConfiguredGraph) -> tuple[Advice, ...]:
