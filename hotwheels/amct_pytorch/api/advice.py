@@ -20,7 +20,7 @@ from ..plan.advice import Advice
 from ..plan.calibrated_advice import WIDE_BITS, CalibratedInput, SwapMeasured, calibrated_advice
 from ..plan.configured_graph import LayerInput
 from ..quantizers.base import ActivationQuantizer
-from ..quantizers.reach import reach_of
+from ..quantizers.seen_range import seen_range
 from .kept_state import copies_of, kept_state
 from .quantized import uncalibrated
 
@@ -70,9 +70,9 @@ def _quantizers(layer: QuantizedLayer) -> list[tuple[int, ActivationQuantizer]]:
 
 
 def _calibrated_input(quantizer: ActivationQuantizer) -> CalibratedInput:
-    params = quantizer.params()
+    params, (low, high) = quantizer.params(), seen_range(quantizer)
     return CalibratedInput(
-        reach=reach_of(quantizer), scale=float(params.scale), offset=int(params.offset), num_bits=params.num_bits
+        scale=float(params.scale), offset=int(params.offset), num_bits=params.num_bits, low=low, high=high
     )
 
 
@@ -104,10 +104,10 @@ class _Watch:
 
     def _measure(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         assert isinstance(layer, QuantizedLayer)
-        tensors = layer.call.inputs(args, kwargs)
+        first, second = layer.call.inputs(args, kwargs)
         grids = [quantizer.params() for _, quantizer in _quantizers(layer)]
-        if len(tensors) != 2 or len(grids) != 2 or not is_swappable(*tensors):
+        if len(grids) != 2 or not is_swappable(first, second):
             return
         self.swaps[layer.name] = SwapMeasured(
-            as_is=sqnr_as_is(*tensors, (grids[0], grids[1])), swapped=sqnr_swapped(*tensors, WIDE_BITS)
+            as_is=sqnr_as_is(first, second, (grids[0], grids[1])), swapped=sqnr_swapped(first, second, WIDE_BITS)
         )

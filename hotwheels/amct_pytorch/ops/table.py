@@ -231,7 +231,3 @@ TUPLE_RESULTS = frozenset({"split", "max", "min", "max_pool2d", "adaptive_max_po
 
 # Operations whose reducing form is supported with the reduced axis kept only (the manual's restriction of max).
 KEEPDIM_ONLY = frozenset({"max"})
-
-# Operations which torch's exporter takes apart into arithmetic on sizes, by type string, and the quantizable operation
-# that does the same (manual: onnx算子拆分场景说明).
-TAKEN_APART = {"torch.chunk": "torch.split", "chunk": "split"}

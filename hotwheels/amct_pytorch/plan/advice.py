@@ -99,7 +99,8 @@ class Advice:
 
     def report(self, number: int, width: int) -> str:
         """Several lines: what and why, then each remedy with its yaml as a block."""
-        lines = [f"Advice {number}. {self.rule.value.capitalize()}: {', '.join(self.layers)}", f"{self.finding}.", f"{self.reason}{self._manual}."]
+        title = f"Advice {number}. {self.rule.value.capitalize()}: {', '.join(self.layers)}"
+        lines = [title, f"{self.finding}.", f"{self.reason}{self._manual}."]
         for index, remedy in enumerate(self.remedies):
             end = "." if remedy.yaml is None else ":"
             lines.append(f"{'Or: ' if index else 'Do: '}{remedy.text}{end}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 
 from ..graph import OpNode
@@ -50,13 +51,20 @@ class CalibratedInput:
       scale: Real value of one step.
       offset: Integer that stands for 0.0.
       num_bits: Width.
-      reach: Largest magnitude of its values; None if all of them are zero. It does not count in comparisons.
+      low: Smallest value, or 0. Neither end counts in comparisons, which are about grids.
+      high: Largest value, or 0.
     """
 
     scale: float
     offset: int
     num_bits: int
-    reach: float | None = dataclasses.field(compare=False)
+    low: float = dataclasses.field(compare=False)
+    high: float = dataclasses.field(compare=False)
+
+    @property
+    def reach(self) -> float:
+        """Largest magnitude."""
+        return max(-self.low, self.high)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,25 +101,24 @@ def _layer_advice(model: ConfiguredGraph, node: OpNode, inputs: Calibrated, swap
     if node.op is None or len(found) < 2:
         return None
     if node.op.role is Role.MATMUL:
-        return _swap_advice(model, node, found, None if swaps is None else swaps.get(node.name))
+        return _swap_advice(model, node, found, swaps)
     return _range_advice(model, node, found) if node.op.name in _MIXING else None
 
 
-def _swap_advice(
-    model: ConfiguredGraph, node: OpNode, found: Calibrated, measured: SwapMeasured | None
-) -> Advice | None:
+def _swap_advice(model: ConfiguredGraph, node: OpNode, found: Calibrated, swaps: Swaps | None) -> Advice | None:
     first, second = found
-    reach = found[second].reach
-    if reach is None or not (reach >= WIDE_SECOND_INPUT if measured is None else _is_worth(measured)):
+    measured = None if swaps is None else swaps.get(node.name)
+    is_worth = found[second].reach >= WIDE_SECOND_INPUT if swaps is None else _gain(measured) >= LEAST_SWAP_GAIN
+    if not is_worth:
         return None
     settings = model.settings(first), model.settings(second)
     assert settings[0] is not None and settings[1] is not None, "what is calibrated is quantized"
     return Advice(
         rule=AdviceRule.MATMUL_SECOND_INPUT,
         layers=(node.name,),
-        finding=f"The second input of '{node.name}' reaches {reach:.4g}, a step of its 8 bits is"
-        f" {found[second].scale:.3g}",
-        reason=f"The second input of a matmul has 8 symmetric bits, the first may have more; {_gain(measured)}",
+        finding=f"The second input of '{node.name}' ranges from {found[second].low:.4g} to {found[second].high:.4g}, a"
+        f" step of its 8 bits is {found[second].scale:.3g}",
+        reason=f"The second input of matmul has 8 bits without offset, the first can have more; {_in_words(measured)}",
         remedies=(
             Remedy(
                 f"Swap them, {_SWAP}, and give the first input, and a transpose in front of it, {WIDE_BITS} bits",
@@ -121,19 +128,20 @@ def _swap_advice(
     )
 
 
-def _is_worth(measured: SwapMeasured) -> bool:
-    return measured.swapped - measured.as_is >= LEAST_SWAP_GAIN
+def _gain(measured: SwapMeasured | None) -> float:
+    """In dB; none of an operation whose inputs cannot be swapped."""
+    return -math.inf if measured is None else measured.swapped - measured.as_is
 
 
-def _gain(measured: SwapMeasured | None) -> str:
+def _in_words(measured: SwapMeasured | None) -> str:
     if measured is None:
         return "amct.check_model(model, inputs) measures what a swap gains"
-    gain = measured.swapped - measured.as_is
-    return f"a swap gains {gain:.1f} dB: {measured.swapped:.1f} instead of {measured.as_is:.1f} dB on these inputs"
+    as_is, swapped = measured.as_is, measured.swapped
+    return f"a swap gains {_gain(measured):.1f} dB: {swapped:.1f} instead of {as_is:.1f} dB on these inputs"
 
 
 def _range_advice(model: ConfiguredGraph, node: OpNode, found: Calibrated) -> Advice | None:
-    reaches = {one: known.reach for one, known in found.items() if known.reach}
+    reaches = {one: known.reach for one, known in found.items() if known.reach > 0}
     if len(reaches) < 2 or all(known.num_bits >= WIDE_BITS for known in found.values()):
         return None
     assert node.op is not None

@@ -15,7 +15,6 @@ from torch import fx
 from ...graph import OpNode
 from ...ops.desc import Role
 from ...ops.registry import Registry
-from ...ops.table import TAKEN_APART
 from ...plan.advice import Advice, AdviceRule, Document, Remedy
 from ...plan.configured_graph import ConfiguredGraph
 from ...plan.remedies import left_in_float, skipping
@@ -39,7 +38,7 @@ _PHRASES = {
     "div": "divides by 1",
     "pow": "raises to the power 1",
 }
-_SUM = "adds a tensor to 0, as sum() does with the first one"
+_SUM = "adds a tensor to 0, as sum() does first"
 # They read the shape of a tensor, not its values.
 _CONSTANT_METHODS = frozenset({"new_zeros", "new_ones", "new_full"})
 _CONSTANT_FUNCTIONS = frozenset({torch.zeros_like, torch.ones_like, torch.full_like})
@@ -48,7 +47,7 @@ _CONSTANT_FUNCTIONS = frozenset({torch.zeros_like, torch.ones_like, torch.full_l
 def model_advice(traced: fx.GraphModule, model: ConfiguredGraph, registry: Registry) -> tuple[Advice, ...]:
     """Returns the advice on ``traced``, whose operations and settings are ``model``. Before layers are placed."""
     values = classify(traced.graph, registry)
-    return (*_no_effect(traced, model), *_offline(traced, model, values), *_chunks(traced, model, values))
+    return (*_no_effect(traced, model), *_offline(traced, model, values), *_chunks(traced, values))
 
 
 def _no_effect(traced: fx.GraphModule, model: ConfiguredGraph) -> Iterator[Advice]:
@@ -136,8 +135,8 @@ def _makes_constant(function: Callable[..., Any], node: fx.Node) -> bool:
     return node.target in _CONSTANT_METHODS if node.op == "call_method" else function in _CONSTANT_FUNCTIONS
 
 
-def _chunks(traced: fx.GraphModule, model: ConfiguredGraph, values: Mapping[fx.Node, Value]) -> Iterator[Advice]:
-    found = [one for one in traced.graph.nodes if model.graph[one.name].type in TAKEN_APART and _cuts(one, values)]
+def _chunks(traced: fx.GraphModule, values: Mapping[fx.Node, Value]) -> Iterator[Advice]:
+    found = [node for node in traced.graph.nodes if _is_chunk(node) and values[node] is Value.TENSOR]
     if not found:
         return
     calls = ", ".join(f"'{node.name}' {_chunk_call(node)}" for node in found)
@@ -155,8 +154,8 @@ def _chunks(traced: fx.GraphModule, model: ConfiguredGraph, values: Mapping[fx.N
     )
 
 
-def _cuts(node: fx.Node, values: Mapping[fx.Node, Value]) -> bool:
-    return values[node] is Value.TENSOR
+def _is_chunk(node: fx.Node) -> bool:
+    return node.target == "chunk" if node.op == "call_method" else node.target is torch.chunk
 
 
 def _chunk_call(node: fx.Node) -> str:
