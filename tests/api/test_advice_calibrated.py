@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +254,33 @@ def test_siblings_of_different_settings(cast: bool, tmp_path: Path) -> None:
     assert add[0]["quantizer"] == "UlqFakeQuantize", "the other input of the addition stays as it is"
     quantized = amct.create_quant_model_fx(path, model)
     assert not quantized.origin.advice
+
+
+def test_all_siblings_that_differ_are_named(tmp_path: Path) -> None:
+    class Net(Join):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.wide(x).sum() + torch.abs(x) + torch.tanh(x) + x
+
+    model = Net(1.0)
+    path = configured(model, "skip_layers: [abs_1, tanh]", tmp_path)
+    (advice,) = amct.create_quant_model_fx(path, model).origin.advice
+    assert advice.layers == ("wide", "abs_1", "tanh")
+    assert advice.finding == "Different quant_enable: 'wide' and 'abs_1', 'tanh', which read 'x'"
+    assert all(is_on(configured(model, advice.yaml, tmp_path)).values())
+
+
+def test_one_layer_may_be_its_own_sibling(tmp_path: Path) -> None:
+    class Net(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * x
+
+    path = make_config(Net(), tmp_path)
+    layers = dict(layers_of(path))
+    layers["mul"]["activation_quant_params"][1]["quantizer_args"]["num_bits"] = 12
+    path.write_text(json.dumps(layers))
+    (advice,) = amct.create_quant_model_fx(path, Net()).origin.advice
+    assert advice.finding == "Different num_bits: 'mul' and 'mul', which read 'x'"
+    assert bits_of(configured(Net(), advice.yaml, tmp_path), "mul") == [12, 12]
 
 
 def test_sibling_that_is_off_is_switched_on_or_all_are_skipped(tmp_path: Path) -> None:

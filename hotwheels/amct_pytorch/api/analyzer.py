@@ -34,8 +34,8 @@ from ..report.analysis import (
 )
 from ..report.html import write_reports
 from .arguments import as_inputs, check_model
+from .default_copy import default_quantized_copy
 from .kept_state import copies_of, kept_state
-from .quantize import default_quantized_copy
 from .quantized import quantized_inside
 
 _log = get_logger(__name__)

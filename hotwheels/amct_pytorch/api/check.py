@@ -16,8 +16,8 @@ from ..plan.advice import Advice
 from .advice import all_advice
 from .arguments import as_inputs
 from .arguments import check_model as check_argument
+from .default_copy import default_quantized_copy
 from .model_report import CheckedLayer, ModelProblem, ModelReport
-from .quantize import default_quantized_copy
 from .quantized import quantized_inside, require_calibration, the_quantized_graph
 
 
@@ -83,7 +83,7 @@ def _advice_of_float(found: Diagnosis) -> tuple[Advice, ...]:
     if found.backend is None or found.graph is None:
         return ()
     config = expand(found.graph, None, read_capacity())
-    return found.backend.advice(found.backend.configured(found.graph, config))
+    return found.backend.origin(found.graph, config).advice
 
 
 def _layers(graph: OpGraph) -> tuple[CheckedLayer, ...]:

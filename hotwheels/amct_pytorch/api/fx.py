@@ -29,7 +29,6 @@ from .advice import log_advice, log_calibrated_advice
 from .arguments import as_inputs, check_aliases, check_existing, check_model, check_type
 from .checkpoint import load_checkpoint
 from .onnx_setting import check_setting
-from .quantize import place_layers
 from .quantized import quantized_inside, require_calibration, the_quantized_graph
 
 _log = get_logger(__name__)
@@ -203,7 +202,8 @@ def _quantize(config_file: Path, model: nn.Module) -> QuantGraphModule:
     for skip in plan.skips:
         _log.debug("Layer '%s' is not quantized: %s.", skip.name, skip.reason)
     draw(backend.traced, config_file.with_name("float.svg"))
-    quantized = place_layers(backend, graph, config, plan)
-    log_advice(quantized.origin.advice if quantized.origin else ())
+    origin = backend.origin(graph, config)
+    log_advice(origin.advice)
+    quantized = backend.place(plan, origin)
     draw(quantized, config_file.with_name("quant.svg"))
     return quantized

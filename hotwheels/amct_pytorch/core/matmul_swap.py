@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from .affine import fake_quantize
@@ -19,8 +18,8 @@ def is_swappable(first: Tensor, second: Tensor) -> bool:
 
 def sqnr_as_is(first: Tensor, second: Tensor, grids: tuple[QuantParams, QuantParams]) -> float:
     """Returns the SQNR, in dB, of ``first @ second`` with both inputs [..., m, k], [..., k, n] on the given grids."""
-    rounded = [_round(x, grid) for x, grid in zip((first, second), grids, strict=True)]
-    return sqnr_db(first @ second, rounded[0] @ rounded[1])
+    first, second = first.float(), second.float()
+    return sqnr_db(first @ second, _round(first, grids[0]) @ _round(second, grids[1]))
 
 
 def sqnr_swapped(first: Tensor, second: Tensor, num_bits: int) -> float:
@@ -29,6 +28,7 @@ def sqnr_swapped(first: Tensor, second: Tensor, num_bits: int) -> float:
     ``second``, which has become the first input, has ``num_bits`` bits and ``first`` has 8 (SPEC 5.4), on the symmetric
     grids that IFMR finds for these tensors.
     """
+    first, second = first.float(), second.float()
     rounded_second = _round(second, symmetric_grid(second, num_bits))
     rounded_first = _round(first, symmetric_grid(first, SECOND_INPUT_BITS))
     swapped = rounded_second.transpose(-1, -2) @ rounded_first.transpose(-1, -2)
@@ -45,4 +45,4 @@ def symmetric_grid(x: Tensor, num_bits: int) -> QuantParams:
 
 
 def _round(x: Tensor, grid: QuantParams) -> Tensor:
-    return fake_quantize(x.to(torch.float32), grid.scale, grid.offset, grid.num_bits)
+    return fake_quantize(x, grid.scale, grid.offset, grid.num_bits)

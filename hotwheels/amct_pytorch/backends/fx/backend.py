@@ -14,7 +14,6 @@ from ...nn.call import LayerCall
 from ...nn.quantized_layer import QuantizedLayer
 from ...nn.weighted_op import WeightedOp
 from ...ops.registry import Registry
-from ...plan.advice import Advice
 from ...plan.configured_graph import ConfiguredGraph
 from ...plan.quant_plan import LayerPlan, QuantPlan
 from ...plan.sibling_advice import sibling_advice
@@ -26,7 +25,7 @@ from .graph import build_graph
 from .known import callable_of
 from .model_advice import model_advice
 from .no_ops import handed_on_nodes
-from .quant_graph_module import LAYERS, QuantGraphModule, adopt_state
+from .quant_graph_module import LAYERS, Origin, QuantGraphModule, adopt_state
 from .sharing import share_inputs
 from .tracer import trace
 
@@ -67,16 +66,13 @@ class FxBackend:
         """The float graph, for pictures."""
         return self._traced
 
-    def configured(self, graph: OpGraph, config: QuantConfig) -> ConfiguredGraph:
-        """Returns ``graph``, that of this model, with its settings and what no exported file has a node for."""
-        return ConfiguredGraph(graph, config, handed_on=handed_on_nodes(self._traced))
+    def origin(self, graph: OpGraph, config: QuantConfig) -> Origin:
+        """Returns ``graph``, that of this model, its settings and the advice that needs no data. Before `place`."""
+        model = ConfiguredGraph(graph, config, handed_on=handed_on_nodes(self._traced))
+        return Origin(model, (*model_advice(self._traced, model, self._registry), *sibling_advice(model)))
 
-    def advice(self, model: ConfiguredGraph) -> tuple[Advice, ...]:
-        """Returns what needs no data: advice on how the model is written, and on siblings. Before `place`."""
-        return (*model_advice(self._traced, model, self._registry), *sibling_advice(model))
-
-    def place(self, plan: QuantPlan) -> QuantGraphModule:
-        """Returns the quantized model. Uses up the traced copy."""
+    def place(self, plan: QuantPlan, origin: Origin | None = None) -> QuantGraphModule:
+        """Returns the quantized model, which remembers its ``origin``. Uses up the traced copy."""
         for skip in self._in_place:
             _log.warning(
                 "'%s' stays an in-place operation, since %s. What reads that memory under another name does not see the"
@@ -87,6 +83,7 @@ class FxBackend:
         _Placer(self._traced, plan, self._registry).place_all()
         quantized = QuantGraphModule(self._traced, self._traced.graph)
         adopt_state(quantized, self._traced)
+        quantized.origin = origin
         return quantized
 
 

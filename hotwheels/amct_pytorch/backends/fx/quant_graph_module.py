@@ -88,11 +88,11 @@ class QuantGraphModule(fx.GraphModule):
 
     @property
     def origin(self) -> Origin | None:
-        """What the model was made from; None of one that was loaded as a whole."""
+        """What the model was made from; None if nobody has said."""
         return self.__dict__.get("_origin")
 
     @origin.setter
-    def origin(self, origin: Origin) -> None:
+    def origin(self, origin: Origin | None) -> None:
         self.__dict__["_origin"] = origin
 
     @property
