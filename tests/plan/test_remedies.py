@@ -95,6 +95,22 @@ def test_fixed_grid_is_not_touched() -> None:
     assert without_offset(model, inputs_of(model.graph["mul"])) is None
 
 
+def test_weights_of_4_bits_take_no_wider_data() -> None:
+    """The hardware pairs data of more than 8 bits with weights of 8 bits (SPEC 4.2)."""
+    model = configured(lambda net, x, y: net.conv(torch.cat([x, y], 1)))
+    narrow = QuantizerConfig("SnqWeightFakeQuantize", {"num_bits": 4})
+    model = dataclasses.replace(model, config=changed(model.config, "conv", weight=narrow))
+    assert widened(model, inputs_of(model.graph["cat"]), 12) is None
+
+
+def test_wider_inputs_do_not_become_narrower() -> None:
+    model = configured(lambda net, x, y: net.conv(x * y))
+    wide, narrow = model.config.layers["mul"].activations
+    wide = QuantizerConfig(wide.quantizer, {**wide.args, "num_bits": 16})
+    model = dataclasses.replace(model, config=changed(model.config, "mul", activations=(wide, narrow)))
+    assert widths(applied(model.graph, widened(model, inputs_of(model.graph["mul"]), 12)))["mul"] == [16, 16]
+
+
 def test_left_in_float_with_all_that_may_not_stay() -> None:
     model = configured(lambda net, x, y: net.conv(torch.relu(torch.abs(x).permute(0, 1, 3, 2) * y)) + torch.tanh(y))
     settings = left_in_float(model, ["mul"])

@@ -11,7 +11,7 @@ from ..ops.desc import Role
 from .advice import Advice, AdviceRule, Remedy
 from .checks import difference
 from .configured_graph import ConfiguredGraph, LayerInput, inputs_of
-from .remedies import left_in_float, overrides, widened, with_bits, without_offset
+from .remedies import can_be_wide, left_in_float, overrides, widened, with_bits, without_offset
 from .sibling_advice import REASON
 
 WIDE_BITS = 12  # what is recommended instead of 8; the hardware also has 16
@@ -111,8 +111,9 @@ def _swap_advice(model: ConfiguredGraph, node: OpNode, found: Calibrated, swaps:
     is_worth = found[second].reach >= WIDE_SECOND_INPUT if swaps is None else _gain(measured) >= LEAST_SWAP_GAIN
     if not is_worth:
         return None
-    settings = model.settings(first), model.settings(second)
-    assert settings[0] is not None and settings[1] is not None, "what is calibrated is quantized"
+    wide, narrow = model.settings(first), model.settings(second)
+    assert wide is not None and narrow is not None, "what is calibrated is quantized"
+    settings = overrides(model, {first: with_bits(wide, WIDE_BITS), second: narrow})
     return Advice(
         rule=AdviceRule.MATMUL_SECOND_INPUT,
         layers=(node.name,),
@@ -122,7 +123,7 @@ def _swap_advice(model: ConfiguredGraph, node: OpNode, found: Calibrated, swaps:
         remedies=(
             Remedy(
                 f"Swap them, {_SWAP}, and give the first input, and a transpose in front of it, {WIDE_BITS} bits",
-                overrides(model, {first: with_bits(settings[0], WIDE_BITS), second: settings[1]}),
+                settings if can_be_wide(model, first) else None,
             ),
         ),
     )

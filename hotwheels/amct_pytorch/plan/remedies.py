@@ -9,7 +9,7 @@ from typing import Any
 from ..config.layer_rules import as_symmetric
 from ..config.quant_config import QuantizerConfig
 from ..config.quantizer_check import is_custom, num_bits_of
-from ..core.spec import SECOND_INPUT_BITS
+from ..core.spec import NARROW_WEIGHT_BITS, SECOND_INPUT_BITS
 from ..ops.desc import Role
 from .advice import Document
 from .configured_graph import ConfiguredGraph, LayerInput, inputs_of
@@ -39,19 +39,27 @@ def left_in_float(model: ConfiguredGraph, layers: Iterable[str]) -> Document | N
 
 
 def widened(model: ConfiguredGraph, inputs: Iterable[LayerInput], num_bits: int) -> Document | None:
-    """Returns the configuration that gives ``inputs``, and all inputs on one grid with them, ``num_bits`` bits.
+    """Returns the configuration that gives ``inputs``, and all inputs on one grid with them, ``num_bits`` bits or more.
 
     None if one of them cannot have that width.
     """
-    changes = {}
-    for one in model.one_grid(*inputs):
-        settings = model.settings(one)
-        if settings is None:
-            continue
-        if is_second_of_matmul(model, one) or not _has_free_width(settings):
-            return None
-        changes[one] = with_bits(settings, num_bits)
-    return overrides(model, changes)
+    given = {one: settings for one in model.one_grid(*inputs) if (settings := model.settings(one)) is not None}
+    if not all(can_be_wide(model, one) for one in given):
+        return None
+    widest = max(num_bits, *(_bits(settings) for settings in given.values()))
+    return overrides(model, {one: with_bits(settings, widest) for one, settings in given.items()})
+
+
+def can_be_wide(model: ConfiguredGraph, one: LayerInput) -> bool:
+    """Whether the configuration may give a quantized input more than 8 bits.
+
+    Not if the chip takes it like a weight or pairs it with weights of 4 bits (SPEC 4.2), nor if its grid or its class
+    is the user's own.
+    """
+    layer, settings = model.layer(one.layer), model.settings(one)
+    if layer is None or settings is None or is_second_of_matmul(model, one) or not _is_ours(settings):
+        return False
+    return layer.weight is None or num_bits_of(layer.weight, is_weight=True) != NARROW_WEIGHT_BITS
 
 
 def unified(model: ConfiguredGraph, inputs: Iterable[LayerInput]) -> Document | None:
@@ -68,7 +76,7 @@ def unified(model: ConfiguredGraph, inputs: Iterable[LayerInput]) -> Document | 
             continue
         tied = model.one_grid(one)
         settings = _model_of(model, tied) or lent
-        if settings is None or (settings is lent and not _has_free_width(lent)):
+        if settings is None or (settings is lent and not _is_ours(lent)):
             return None
         changes |= dict.fromkeys(tied, settings)
         off = [other.layer for other in tied if model.layer(other.layer) is None]
@@ -84,7 +92,7 @@ def without_offset(model: ConfiguredGraph, inputs: Iterable[LayerInput]) -> Docu
     changes = {}
     for one in model.one_grid(*inputs):
         settings = model.settings(one)
-        if settings is not None and not _has_free_width(settings):
+        if settings is not None and not _is_ours(settings):
             return None
         if settings is not None:
             changes[one] = as_symmetric(settings)
@@ -122,8 +130,13 @@ def _is_matmul(model: ConfiguredGraph, one: LayerInput) -> bool:
     return op is not None and op.role is Role.MATMUL
 
 
-def _has_free_width(settings: QuantizerConfig) -> bool:
+def _is_ours(settings: QuantizerConfig) -> bool:
+    """Whether an algorithm of this package finds the grid."""
     return not is_custom(settings.quantizer) and settings.quantizer != "FixedFakeQuantize"
+
+
+def _bits(settings: QuantizerConfig) -> int:
+    return num_bits_of(settings, is_weight=False) or 0
 
 
 def _model_of(model: ConfiguredGraph, inputs: tuple[LayerInput, ...]) -> QuantizerConfig | None:
@@ -133,10 +146,10 @@ def _model_of(model: ConfiguredGraph, inputs: tuple[LayerInput, ...]) -> Quantiz
         return None
 
     def preference(one: LayerInput) -> tuple[bool, int]:
-        return _is_matmul(model, one), num_bits_of(given[one], is_weight=False) or 0
+        return _is_matmul(model, one), _bits(given[one])
 
     best = given[max(given, key=preference)]
-    is_narrow = any(is_second_of_matmul(model, one) for one in given) and _has_free_width(best)
+    is_narrow = any(is_second_of_matmul(model, one) for one in given) and _is_ours(best)
     return with_bits(best, SECOND_INPUT_BITS) if is_narrow else best
 
 
