@@ -2,7 +2,7 @@
 
 from . import custom_op, nn
 from .api.analyzer import QuantAnalyzer
-from .api.check import CheckedLayer, ModelProblem, ModelReport, check_model
+from .api.check import check_model
 from .api.dynamic import create_quant_config, quantize_model, save_model, update_bn_status
 from .api.fx import (
     create_quant_config_fx,
@@ -12,6 +12,7 @@ from .api.fx import (
     restore_quant_model_fx,
     save_quant_model_fx,
 )
+from .api.model_report import CheckedLayer, ModelProblem, ModelReport
 from .api.retrain import (
     create_quant_retrain_config,
     create_quant_retrain_model,
@@ -35,6 +36,7 @@ from .custom_op import (
     register_custom_op,
 )
 from .errors import AmctError, CalibrationError, ConfigError, ExportError, RecordError, UnsupportedModelError
+from .plan.advice import Advice, AdviceRule, Remedy
 from .quantizers import (
     ArqObserver,
     ArqWeightFakeQuantize,
@@ -51,6 +53,8 @@ from .quantizers import (
 from .version import __version__
 
 __all__ = [
+    "Advice",
+    "AdviceRule",
     "AmctError",
     "ArqObserver",
     "ArqWeightFakeQuantize",
@@ -78,6 +82,7 @@ __all__ = [
     "ModelReport",
     "QuantAnalyzer",
     "RecordError",
+    "Remedy",
     "SnqObserver",
     "SnqWeightFakeQuantize",
     "Split",

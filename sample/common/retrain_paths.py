@@ -125,7 +125,7 @@ class DynamicPath:
     """
 
     network: Callable[[Mapping[str, Tensor]], nn.Module]
-    modes: ClassVar[tuple[str, ...]] = ("fake_quant",)
+    modes: ClassVar[tuple[str, ...]] = ("fake_quant", "real_quant")
 
     def new_model(
         self, sample: CalibrationSample, args: argparse.Namespace, folders: Folders, loaders: Loaders
@@ -150,10 +150,11 @@ class DynamicPath:
         )
 
     def start_training(self, model: nn.Module) -> None:
-        model.train()
+        amct.enable_quantization(model.train(), calibration=True)  # looks for ranges, then is fake-quantized
 
     def start_evaluation(self, model: nn.Module, mode: str) -> None:
-        model.eval()  # the first forwards in this mode write the factors into the record
+        # The first forwards in fake_quant write the factors into the record; real_quant has to wait for them.
+        amct.enable_quantization(model.eval(), calibration=mode == "fake_quant", real_quant=mode == "real_quant")
 
     def save(self, args: argparse.Namespace, model: nn.Module, folders: Folders, prefix: Path, example: Tensor) -> None:
         config_file = args.config_file if args.from_checkpoint else folders.temporary / "config.json"

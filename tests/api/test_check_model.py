@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.config.tolerant_json import read_json
-from tests.api.fx_path import make_config
+from tests.api.fx_path import make_config, quantize
 
 
 class Branch(nn.Module):
@@ -164,7 +165,86 @@ def test_wrong_argument() -> None:
         amct.check_model("resnet18")  # type: ignore[arg-type]
 
 
-def test_quantized_model_is_refused(tmp_path: Path) -> None:
-    quantized = amct.create_quant_model_fx(make_config(Net(), tmp_path), Net())
+class Plain(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.hardtanh(self.conv(x) * 1)
+
+
+def test_quantized_model(tmp_path: Path) -> None:
+    quantized = quantize(Plain(), tmp_path, [(torch.rand(1, 3, 4, 4),)])
+    report = amct.check_model(quantized)
+    assert report.is_quantized and report.is_static_path_possible
+    assert {layer.name: layer.is_default_enabled for layer in report.quantizable} == {
+        "conv": True,
+        "mul": True,
+        "hardtanh": False,
+    }
+    assert [one.layers for one in report.advice] == [("mul",)]
+    assert "It is quantized and calibrated." in str(report)
+    assert "\nQuantized: 2\n" in str(report)
+
+
+def test_quantized_model_which_is_not_calibrated(tmp_path: Path) -> None:
+    quantized = amct.create_quant_model_fx(make_config(Plain(), tmp_path), Plain())
+    with pytest.raises(amct.CalibrationError, match="2 layers have no parameters: conv, mul"):
+        amct.check_model(quantized)
+
+
+def test_module_around_a_quantized_model_is_refused(tmp_path: Path) -> None:
+    quantized = quantize(Plain(), tmp_path, [(torch.rand(1, 3, 4, 4),)])
+    with pytest.raises(amct.UnsupportedModelError, match="not a module that contains it"):
+        amct.check_model(nn.Sequential(quantized))
+
+
+def test_advice_in_the_report(tmp_path: Path) -> None:
+    """Names, reason and remedies in lines that fit; the yaml as a block, which can be taken out as it stands."""
+    report = amct.check_model(Plain())
+    text = str(report)
+    start = text.index("Advice 1. Operation without effect: mul\n'mul': multiplies by 1.\n")
+    block = text[start:].split("\n\n")[0]
+    assert max(map(len, text.splitlines())) <= 120
+    assert block.splitlines()[-4:] == [
+        "Do: Take it out of the model.",
+        "Or: Leave it in float:",
+        "    skip_layers:",
+        "    - mul",
+    ]
+    assert textwrap.dedent("\n".join(block.splitlines()[-2:])) + "\n" == report.advice[0].yaml
+
+
+def test_advice_on_the_rest_beside_the_problems() -> None:
+    """Nothing is run, since the model cannot be quantized; with inputs or without."""
+
+    class Broken(Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.branch = Branch()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.branch(super().forward(x))
+
+    for inputs in (None, torch.rand(1, 3, 4, 4)):
+        report = amct.check_model(Broken(), inputs)
+        assert len(report.problems) == 1
+        assert [one.layers for one in report.advice] == [("mul",)]
+
+
+def test_inputs_need_not_be_a_tuple() -> None:
+    model = Plain().train()
+    image = torch.rand(1, 3, 4, 4)
+    assert amct.check_model(model, image) == amct.check_model(model, (image,))
+    assert model.training
+
+
+def test_model_that_is_quantized_on_the_dynamic_path_is_refused(tmp_path: Path) -> None:
+    image = torch.rand(1, 3, 4, 4)
+    amct.create_quant_config(tmp_path / "config.json", Plain(), image)
+    quantized = amct.quantize_model(
+        tmp_path / "config.json", tmp_path / "net.onnx", tmp_path / "record.txt", Plain(), image
+    )
     with pytest.raises(amct.UnsupportedModelError, match="quantized already"):
         amct.check_model(quantized)

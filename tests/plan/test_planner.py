@@ -103,3 +103,23 @@ def test_a_cube_operation_that_is_off_is_reported() -> None:
     assert [one.reason for one in violations] == [
         "Layer shared must be quantized as it is an operation calculated on CUBE"
     ]
+
+
+def test_a_linear_shares_with_others_only_if_no_rank_can_change_it() -> None:
+    """On more than two dimensions it is forced symmetric (SPEC 8.3); what is symmetric anyway stays as it is."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.fc(x) + x
+
+    graph, config = planned_graph(Net())
+    assert groups(graph, config) == {"fc": ["fc:0"], "add": ["add:0", "add:1"]}
+    for name in ("fc", "add"):
+        activations = config.layers[name].activations
+        symmetric = tuple(QuantizerConfig(one.quantizer, {**one.args, "with_offset": False}) for one in activations)
+        config = changed(config, name, activations=symmetric)
+    assert groups(graph, config) == {"fc": ["fc:0"], "add": ["add:0", "fc:0"]}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +11,14 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from tqdm import tqdm
 
-from ..backends.fx.backend import FxBackend
 from ..backends.fx.interpreters import NodeResult
 from ..backends.fx.quant_graph_module import QuantGraphModule
-from ..capacity import read_capacity
-from ..config.expand import expand
-from ..config.json_config import check_any_enabled
 from ..errors import UnsupportedModelError
 from ..files import check_path
 from ..graph import Skip
 from ..log import get_logger
 from ..nn.mode import Mode
 from ..nn.quantized_layer import QuantizedLayer
-from ..ops.registry import Registry
-from ..plan.planner import make_plan
 from ..report.analysis import (
     Analysis,
     Change,
@@ -41,6 +34,8 @@ from ..report.analysis import (
 )
 from ..report.html import write_reports
 from .arguments import as_inputs, check_model
+from .default_copy import default_quantized_copy
+from .kept_state import copies_of, kept_state
 from .quantized import quantized_inside
 
 _log = get_logger(__name__)
@@ -81,8 +76,8 @@ class QuantAnalyzer:
           UnsupportedModelError: The outputs are neither a tensor nor a list or tuple of tensors, or the float model
             cannot be quantized.
         """
-        quantized = self._model if _is_quantized(self._model) else _quantized_copy(self._model, self._inputs)
-        with _kept_state(quantized):
+        quantized = self._model if _is_quantized(self._model) else default_quantized_copy(self._model, self._inputs)
+        with kept_state(quantized):
             analysis = _Comparison(quantized, self._inputs, type(self._model).__name__).run()
         for skip in analysis.skipped:
             _log.debug("'%s' is not compared: %s.", skip.name, skip.reason)
@@ -215,26 +210,11 @@ class _Comparison:
             graph.mode = mode
 
     def _forward(self) -> list[Tensor]:
-        # A copy for each forward: the model may work on its input in place.
-        inputs = pytree.tree_map(lambda one: one.clone() if isinstance(one, Tensor) else one, self._inputs)
-        return _checked_outputs(self._model(*inputs))
+        return _checked_outputs(self._model(*copies_of(self._inputs)))
 
 
 def _is_quantized(model: nn.Module) -> bool:
     return any(isinstance(module, QuantGraphModule) for module in model.modules())
-
-
-def _quantized_copy(model: nn.Module, inputs: tuple[Any, ...]) -> QuantGraphModule:
-    """The model with its default configuration, whose observers are content with one batch."""
-    capacity = read_capacity()
-    backend = FxBackend(model, Registry(capacity))
-    graph = backend.graph()
-    config = expand(graph, None, capacity)
-    check_any_enabled(config)
-    quantized = backend.place(make_plan(graph, config)).eval()
-    quantized.mode = Mode.CALIBRATION
-    quantized(*inputs)
-    return quantized
 
 
 def _named_graphs(model: nn.Module) -> dict[str, QuantGraphModule]:
@@ -242,26 +222,6 @@ def _named_graphs(model: nn.Module) -> dict[str, QuantGraphModule]:
     quantized_inside("QuantAnalyzer", model)  # refuses DataParallel
     found = {f"{path}.": one for path, one in model.named_modules() if isinstance(one, QuantGraphModule)}
     return found if len(found) > 1 else {"": next(iter(found.values()))}
-
-
-@contextlib.contextmanager
-def _kept_state(model: nn.Module) -> Iterator[None]:
-    """Gives modes, training flags and an armed dump back, whatever happens."""
-    modes = [(one, one.mode) for one in model.modules() if isinstance(one, QuantizedLayer)]
-    training = [(one, one.training) for one in model.modules()]
-    # QuantGraphModule has no way to ask: the watcher is there for its own forward only.
-    watchers = [(one, vars(one).get("_watcher")) for one in model.modules() if isinstance(one, QuantGraphModule)]
-    for graph, _ in watchers:
-        vars(graph).pop("_watcher", None)
-    try:
-        yield
-    finally:
-        for layer, mode in modes:
-            layer.mode = mode
-        for module, flag in training:
-            module.training = flag  # not train(flag), which sets the children as well
-        for graph, watcher in watchers:
-            vars(graph)["_watcher"] = watcher
 
 
 def _operations(graph: QuantGraphModule) -> frozenset[str]:

@@ -1,122 +1,48 @@
-"""check_model: what the SDK can do with a model, before anything is quantized."""
+"""check_model: what the SDK can do with a model, and what is worth changing in it."""
 
 from __future__ import annotations
 
-import dataclasses
-import textwrap
-from collections.abc import Iterable
+from typing import Any
 
 from torch import nn
 
 from ..backends.fx.diagnosis import Diagnosis, diagnose
+from ..backends.fx.quant_graph_module import QuantGraphModule
 from ..capacity import read_capacity
+from ..config.expand import expand
 from ..graph import OpGraph, Skip
 from ..ops.registry import Registry
+from ..plan.advice import Advice
+from .advice import all_advice
+from .arguments import as_inputs
 from .arguments import check_model as check_argument
-
-_STATIC = "create_quant_config_fx, create_quant_model_fx, save_quant_model_fx"
-_DYNAMIC = "create_quant_config, quantize_model, save_model"
-_WIDTH = 120
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelProblem:
-    """One place in the source of a model which the static path cannot follow.
-
-    Attributes:
-      modules: Paths of the modules it concerns; ``""`` is the model itself.
-      error: What Python raised there.
-      place: File, line and code, as in a traceback; empty if there is none.
-      reason: What the line does that cannot be traced.
-      rewrite: What to write instead.
-    """
-
-    modules: tuple[str, ...]
-    error: str
-    place: str
-    reason: str
-    rewrite: str
-
-    def __str__(self) -> str:
-        names = ", ".join(name or "the model itself" for name in self.modules)
-        where = f"{self.place}\n" if self.place else ""
-        return f"In {names}: {self.error}\n{where}Reason: {self.reason}.\nRewrite: {self.rewrite}"
+from .default_copy import default_quantized_copy
+from .model_report import CheckedLayer, ModelProblem, ModelReport
+from .quantized import quantized_inside, require_calibration, the_quantized_graph
 
 
-@dataclasses.dataclass(frozen=True)
-class CheckedLayer:
-    """A layer which a configuration may name.
+def check_model(model: nn.Module, inputs: Any = None) -> ModelReport:
+    """Returns what can be quantized in ``model``, what stays in float and why, what cannot be traced, and advice.
 
-    Attributes:
-      name: Layer name.
-      type: Type string of the configuration.
-      is_default_enabled: Whether it is quantized unless the configuration says otherwise.
-    """
-
-    name: str
-    type: str
-    is_default_enabled: bool
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelReport:
-    """What ``check_model`` found; ``str()`` of it is the text to read.
-
-    Attributes:
-      model: Class of the model.
-      problems: What the static path (``create_quant_model_fx``) cannot follow.
-      quantizable: Layers that can be quantized, in execution order. With problems: those outside the modules concerned.
-      skipped: What stays in float, with the reason.
-      is_complete: Whether the whole model was seen. If not, there may be more problems behind those listed.
-    """
-
-    model: str
-    problems: tuple[ModelProblem, ...]
-    quantizable: tuple[CheckedLayer, ...]
-    skipped: tuple[Skip, ...]
-    is_complete: bool
-
-    @property
-    def is_static_path_possible(self) -> bool:
-        """Whether ``create_quant_model_fx`` takes the model as it is."""
-        return not self.problems
-
-    def __str__(self) -> str:
-        on = [layer for layer in self.quantizable if layer.is_default_enabled]
-        off = [layer for layer in self.quantizable if not layer.is_default_enabled]
-        parts = [
-            f"Model {self.model}",
-            self._verdict(),
-            *(f"Problem {index}. {problem}" for index, problem in enumerate(self.problems, 1)),
-            _table("Quantized by default", ((layer.type, layer.name) for layer in on)),
-            _table("Quantized if the configuration enables it", ((layer.type, layer.name) for layer in off)),
-            _table("In float", ((skip.reason, skip.name) for skip in self.skipped)),
-        ]
-        return "\n\n".join(part for part in parts if part)
-
-    def _verdict(self) -> str:
-        if self.is_static_path_possible:
-            return _filled(f"The static path ({_STATIC}) takes it as it is.")
-        rest = "" if self.is_complete else " The rest of the model was not seen: check again after the changes."
-        return _filled(
-            f"The static path ({_STATIC}) cannot follow it: {len(self.problems)} problem(s).{rest} Rewrite the lines"
-            f" below. Where that is impossible the dynamic path ({_DYNAMIC}) is the way: it runs the model as it is,"
-            " and quantizes operations that are modules."
-        )
-
-
-def check_model(model: nn.Module) -> ModelReport:
-    """Returns what can be quantized in ``model``, what stays in float and why, and what cannot be traced.
-
-    Nothing is quantized, and ``model`` is not changed.
+    ``model`` is not changed. Without ``inputs`` a float model is only looked at: nothing is quantized.
 
     Args:
-      model: Float model; no data is needed.
+      model: Float model, or a calibrated quantized model of the FX path.
+      inputs: Input of the model, a tensor or the positional arguments of its forward; None if there is none. A float
+        model that can be traced is copied, quantized with the default configuration and calibrated with it, so that
+        there is advice on ranges too. What a swap of the inputs of a matmul gains is measured on it.
 
     Raises:
-      UnsupportedModelError: The model cannot be copied, or is quantized already.
+      CalibrationError: The quantized model is not calibrated.
+      UnsupportedModelError: The model cannot be copied, is quantized on the dynamic path, or only contains a quantized
+        model.
     """
-    model = check_argument("check_model", model)
+    function = "check_model"
+    model = check_argument(function, model)
+    given = None if inputs is None else as_inputs(inputs)
+    if any(isinstance(module, QuantGraphModule) for module in model.modules()):
+        quantized_inside(function, model)  # refuses DataParallel
+        return _report_of_quantized(the_quantized_graph(function, model), given)
     found = diagnose(model, Registry(read_capacity()))
     problems = tuple(
         ModelProblem(modules=paths, error=one.error, place=one.place, reason=one.reason, rewrite=one.rewrite)
@@ -127,8 +53,37 @@ def check_model(model: nn.Module) -> ModelReport:
         problems=problems,
         quantizable=() if found.graph is None else _layers(found.graph),
         skipped=() if found.graph is None else _skips(found.graph, found),
+        advice=_advice_of_float(found) if given is None or problems else _measured_advice(model, given),
         is_complete=found.graph is not None,
     )
+
+
+def _report_of_quantized(quantized: QuantGraphModule, inputs: tuple[Any, ...] | None) -> ModelReport:
+    require_calibration(quantized)
+    origin = quantized.origin
+    return ModelReport(
+        model=type(quantized).__name__,
+        problems=(),
+        quantizable=() if origin is None else _configured_layers(origin.model.graph, set(quantized.quantized_layers)),
+        skipped=() if origin is None else origin.model.graph.skips,
+        advice=all_advice(quantized, inputs),
+        is_quantized=True,
+    )
+
+
+def _configured_layers(graph: OpGraph, quantized: set[str]) -> tuple[CheckedLayer, ...]:
+    return tuple(CheckedLayer(node.name, node.type, node.name in quantized) for node in graph.quantizable)
+
+
+def _measured_advice(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Advice, ...]:
+    return all_advice(default_quantized_copy(model, inputs), inputs)
+
+
+def _advice_of_float(found: Diagnosis) -> tuple[Advice, ...]:
+    if found.backend is None or found.graph is None:
+        return ()
+    config = expand(found.graph, None, read_capacity())
+    return found.backend.origin(found.graph, config).advice
 
 
 def _layers(graph: OpGraph) -> tuple[CheckedLayer, ...]:
@@ -144,19 +99,3 @@ def _skips(graph: OpGraph, found: Diagnosis) -> tuple[Skip, ...]:
         Skip(skip.name, "it cannot be traced, see the problems") if graph[skip.name].module_path in untraced else skip
         for skip in graph.skips
     )
-
-
-def _table(title: str, rows: Iterable[tuple[str, str]]) -> str:
-    """Names grouped by what they have in common, in the order of the first of each group."""
-    groups: dict[str, list[str]] = {}
-    for group, name in rows:
-        groups.setdefault(group, []).append(name)
-    if not groups:
-        return ""
-    count = sum(len(names) for names in groups.values())
-    lines = (_filled(f"{group} ({len(names)}): {', '.join(names)}", "  ") for group, names in groups.items())
-    return "\n".join((f"{title}: {count}", *lines))
-
-
-def _filled(text: str, indent: str = "") -> str:
-    return textwrap.fill(text, _WIDTH, initial_indent=indent, subsequent_indent=indent * 2, break_long_words=False)

@@ -16,7 +16,6 @@ from ..capacity import read_capacity
 from ..config.expand import expand
 from ..config.json_config import check_any_enabled, read_config, write_config
 from ..config.simple_yaml import read_simple_yaml
-from ..errors import CalibrationError
 from ..files import check_path
 from ..log import get_logger
 from ..nn.mode import Mode
@@ -26,10 +25,11 @@ from ..plan.planner import make_plan
 from ..record import Record
 from ..report.dump import Dumper
 from ..report.picture import draw
+from .advice import log_advice, log_calibrated_advice
 from .arguments import as_inputs, check_aliases, check_existing, check_model, check_type
 from .checkpoint import load_checkpoint
 from .onnx_setting import check_setting
-from .quantized import quantized_inside, switchable_inside, the_quantized_graph
+from .quantized import quantized_inside, require_calibration, switchable_inside, the_quantized_graph
 
 _log = get_logger(__name__)
 
@@ -127,6 +127,8 @@ def enable_quantization(
     mode = Mode.of(calibration, fake_quant, real_quant)
     for quantized in switchable_inside(function, model):
         quantized.mode = mode
+        if isinstance(quantized, QuantGraphModule) and mode in (Mode.FAKE_QUANT, Mode.REAL_QUANT):
+            log_calibrated_advice(quantized)
 
 
 def enable_dump(model: nn.Module, dump_dir: str | Path | None = None, dump_format: str | None = None) -> None:
@@ -176,7 +178,8 @@ def save_quant_model_fx(
     function = "save_quant_model_fx"
     quantized = the_quantized_graph(function, check_model(function, model))
     check_path(function, "save_path", save_path)
-    _require_calibration(quantized)
+    require_calibration(quantized)
+    log_calibrated_advice(quantized)
     example = make_example_call(quantized, as_inputs(input_data))
     setting = check_setting(
         onnx_export_setting, {"input_names": list(example.names), "output_names": output_names(quantized)}
@@ -203,16 +206,8 @@ def _quantize(config_file: Path, model: nn.Module) -> QuantGraphModule:
     for skip in plan.skips:
         _log.debug("Layer '%s' is not quantized: %s.", skip.name, skip.reason)
     draw(backend.traced, config_file.with_name("float.svg"))
-    quantized = backend.place(plan)
+    origin = backend.origin(graph, config)
+    log_advice(origin.advice)
+    quantized = backend.place(plan, origin)
     draw(quantized, config_file.with_name("quant.svg"))
     return quantized
-
-
-def _require_calibration(quantized: QuantGraphModule) -> None:
-    missing = [name for name, layer in quantized.quantized_layers.items() if not layer.is_calibrated]
-    if missing:
-        msg = (
-            f"Calibration is not complete, {len(missing)} layers have no parameters: {', '.join(missing)}. Run"
-            " enable_quantization(model, calibration=True) and at least batch_num forwards before saving."
-        )
-        raise CalibrationError(msg)

@@ -9,7 +9,7 @@ from torch import nn
 from ..backends.base import NO_DATA_PARALLEL
 from ..backends.dynamic.mode_switch import ModeSwitch, switches_inside
 from ..backends.fx.quant_graph_module import QuantGraphModule
-from ..errors import ConfigError, UnsupportedModelError
+from ..errors import CalibrationError, ConfigError, UnsupportedModelError
 
 _Quantized = TypeVar("_Quantized", bound=nn.Module)
 
@@ -64,3 +64,19 @@ def the_quantized_graph(function: str, model: nn.Module) -> QuantGraphModule:
         )
         raise UnsupportedModelError(msg)
     return model
+
+
+def require_calibration(quantized: QuantGraphModule) -> None:
+    """Raises CalibrationError, with the names, if layers have no grids yet."""
+    missing = uncalibrated(quantized)
+    if missing:
+        msg = (
+            f"Calibration is not complete, {len(missing)} layers have no parameters: {', '.join(missing)}. Run"
+            " enable_quantization(model, calibration=True) and at least batch_num forwards first."
+        )
+        raise CalibrationError(msg)
+
+
+def uncalibrated(quantized: QuantGraphModule) -> list[str]:
+    """Returns the names of the layers that have no grids yet."""
+    return [name for name, layer in quantized.quantized_layers.items() if not layer.is_calibrated]

@@ -18,9 +18,7 @@ from ..nn.call import MethodCall
 from .masked_softmax import is_unmasked, masked_scores
 
 # Copies and conversions: between the roundings to two grids a float has no type (SPEC 10.4).
-_COPIES = frozenset(
-    {"clone", "detach", "float", "double", "half", "bfloat16", "to", "type", "type_as", "cpu", "cuda"}
-)
+_COPIES = frozenset({"clone", "detach", "float", "double", "half", "bfloat16", "to", "type", "type_as", "cpu", "cuda"})
 _RESHAPES = frozenset({"reshape", "view", "flatten", "squeeze", "expand", "expand_as", "view_as", "reshape_as"})
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 NO_OP_MODULES = (nn.Identity, *_DROPOUTS)
@@ -39,7 +37,7 @@ def handed_on(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
         return None
     if isinstance(function, MethodCall) and function.name == "contiguous":
         return (_laid_out(first, function, args[1:], kwargs),)
-    return (first,) if _copies(function, args, kwargs) or _keeps_shape(function, args, kwargs) else None
+    return (first,) if is_copy(function, args, kwargs) or _keeps_shape(function, args, kwargs) else None
 
 
 def _laid_out(x: Tensor, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
@@ -48,7 +46,8 @@ def _laid_out(x: Tensor, function: Callable[..., Any], args: tuple[Any, ...], kw
     return function(x, *args, **kwargs)
 
 
-def _copies(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def is_copy(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether the call copies or converts its first argument, whatever the shape; other arguments may be nodes."""
     if isinstance(function, MethodCall):
         return function.name in _COPIES and not _makes_others(function.name, args, kwargs)
     if function is getattr:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from ..core.spec import SECOND_INPUT_BITS
 from ..errors import ConfigError
 from ..graph import OpNode
 from ..log import get_logger
@@ -63,27 +64,34 @@ def _for_matmul(activations: tuple[QuantizerConfig, ...], where: str) -> tuple[Q
     fixed = [_symmetric(one, f"{where}, input {index}") for index, one in enumerate(activations)]
     for index, one in enumerate(fixed[1:], start=1):
         bits = num_bits_of(one, is_weight=False)
-        if bits not in (8, None):
+        if bits not in (SECOND_INPUT_BITS, None):
             _log.warning("%s: num_bits of the second matmul input is %s; only 8 is possible and used.", where, bits)
-            fixed[index] = _with(one, num_bits=8)
+            fixed[index] = _with(one, num_bits=SECOND_INPUT_BITS)
     return tuple(fixed)
 
 
-def _symmetric(config: QuantizerConfig, where: str) -> QuantizerConfig:
-    if is_custom(config.quantizer) or _is_symmetric(config):
+def as_symmetric(config: QuantizerConfig) -> QuantizerConfig:
+    """Returns a checked ``config`` of our registry, not of a fixed grid, with offset 0."""
+    if is_symmetric(config):
         return config
-    if config.quantizer == "FixedFakeQuantize":
-        found = config.args["zero_point"]
-        raise ConfigError(f"{where}: zero_point is {found}; inputs of a matmul have no offset, only 0 is allowed.")
-    _log.warning("%s: inputs of a matmul have no offset; with_offset false is used.", where)
     config = _with(config, with_offset=False)
     if "qscheme" in config.args:
         config = _with(config, qscheme="symmetric")
     return _with(config, fixed_min=False) if config.args.get("fixed_min") else config
 
 
-def _is_symmetric(config: QuantizerConfig) -> bool:
-    """Whether a checked config gives offset 0 in any case."""
+def _symmetric(config: QuantizerConfig, where: str) -> QuantizerConfig:
+    if is_custom(config.quantizer) or is_symmetric(config):
+        return config
+    if config.quantizer == "FixedFakeQuantize":
+        found = config.args["zero_point"]
+        raise ConfigError(f"{where}: zero_point is {found}; inputs of a matmul have no offset, only 0 is allowed.")
+    _log.warning("%s: inputs of a matmul have no offset; with_offset false is used.", where)
+    return as_symmetric(config)
+
+
+def is_symmetric(config: QuantizerConfig) -> bool:
+    """Whether a checked ``config`` of our registry gives offset 0 in any case."""
     args = config.args
     if config.quantizer == "FixedFakeQuantize":
         return bool(args["zero_point"] == 0)

@@ -7,7 +7,9 @@ import dataclasses
 from ..errors import ConfigError
 
 ACTIVATION_BITS = (4, *range(8, 17))
-WEIGHT_BITS = (4, 8)
+NARROW_WEIGHT_BITS = 4
+WEIGHT_BITS = (NARROW_WEIGHT_BITS, 8)
+SECOND_INPUT_BITS = 8  # SPEC 5.4: of a matmul, whose second input counts as a weight
 SMALLEST_SCALE = 2.0**-23  # SPEC 4.3: below it a range counts as empty; default eps of weight scales
 
 

@@ -9,12 +9,12 @@ import dataclasses
 from collections.abc import Iterator
 
 from ..capacity import Capacity
-from ..config.quant_config import LayerConfig, QuantConfig, QuantizerConfig
-from ..graph import Edge, OpGraph, OpNode
+from ..config.quant_config import QuantConfig, QuantizerConfig
+from ..graph import OpGraph, OpNode
 from ..ops.desc import Role
+from .configured_graph import ConfiguredGraph, LayerInput, inputs_of
 from .planner import settings_of
 
-_NO_COMMAND_ROLES = (Role.MOVEMENT, Role.SHAPE)
 # How config.json of the dynamic path spells them.
 _SPELLINGS = {"search_start": "search_range", "search_end": "search_range", "qscheme": "with_offset"}
 
@@ -49,90 +49,71 @@ class _Rules:
     """The rules on one model and its configuration."""
 
     def __init__(self, graph: OpGraph, config: QuantConfig, capacity: Capacity | None) -> None:
+        self._model = ConfiguredGraph(graph, config, capacity)
         self._graph = graph
-        self._config = config
         self._capacity = capacity
 
     def sibling_conflicts(self) -> Iterator[Violation]:
-        readers: dict[str, list[tuple[OpNode, Edge]]] = {}
-        for node in self._graph.quantizable:
-            for edge in node.edges:
-                readers.setdefault(edge.producer, []).append((node, edge))
-        for producer, (first, *others) in readers.items():
+        for producer, (first, *others) in self._model.readers.items():
             for other in others:
-                setting = _difference(self._settings(*first), self._settings(*other))
+                setting = self._difference(first, other)
                 if setting:
                     text = (
-                        f"Outputs {_named(first[0])} and {_named(other[0])} of layer {_named(self._graph[producer])}"
-                        f" should have consistent {setting}"
+                        f"Outputs {self._named(first)} and {self._named(other)} of layer"
+                        f" {_named(self._graph[producer])} should have consistent {setting}"
                     )
-                    yield Violation(other[0].name, text, self._adapt(other, first, setting))
+                    yield Violation(other.layer, text, self._adapt(other, first, setting))
 
     def no_command_conflicts(self) -> Iterator[Violation]:
         for node in self._graph.quantizable:
-            if self._is_no_command(node):
-                for consumer, edge in self._quantizable_consumers(node.name):
-                    yield from self._conflict(node, consumer, edge)
+            if self._model.is_no_command(node):
+                for behind in self._model.behind(node):
+                    yield from self._conflict(node, behind)
 
     def unquantized_cube(self) -> Iterator[Violation]:
         for node in self._graph:
-            if self._is_cube(node) and self._layer(node) is None:
+            if self._is_cube(node) and self._model.layer(node.name) is None:
                 # The manual's text has one name; on the FX path it is the only one there is.
                 name = _named(node) if node.onnx_name else node.name
                 text = f"Layer {name} must be quantized as it is an operation calculated on CUBE"
                 yield Violation(node.name, text, _enable(node))
 
-    def _conflict(self, node: OpNode, consumer: OpNode, edge: Edge) -> Iterator[Violation]:
-        for own in node.edges:
-            setting = _difference(self._settings(node, own), self._settings(consumer, edge))
+    def _conflict(self, node: OpNode, behind: LayerInput) -> Iterator[Violation]:
+        for own in inputs_of(node):
+            setting = self._difference(own, behind)
             if setting:
+                consumer = self._graph[behind.layer]
                 names = (_named(one) if one.onnx_name else one.name for one in (consumer, node))
                 text = "Layer {} should have consistent {} with no command layer {}"
                 first, second = names
-                repair = self._adapt((node, own), (consumer, edge), setting)
-                yield Violation(consumer.name, text.format(first, setting, second), repair)
+                yield Violation(consumer.name, text.format(first, setting, second), self._adapt(own, behind, setting))
                 return
-
-    def _is_no_command(self, node: OpNode) -> bool:
-        if self._capacity is not None:
-            return node.onnx_type in self._capacity.no_command_onnx_types
-        return node.op is not None and node.op.role in _NO_COMMAND_ROLES
 
     def _is_cube(self, node: OpNode) -> bool:
         if self._capacity is not None:
             return node.onnx_type in self._capacity.cube_onnx_types
         return node.op is not None and node.op.is_cube
 
-    def _quantizable_consumers(self, producer: str) -> Iterator[tuple[OpNode, Edge]]:
-        for name in self._graph.consumers[producer]:
-            consumer = self._graph[name]
-            if consumer.is_pick:
-                yield from self._quantizable_consumers(name)
-            elif consumer.is_quantizable:
-                yield from ((consumer, edge) for edge in consumer.edges if edge.producer == producer)
+    def _named(self, one: LayerInput) -> str:
+        return _named(self._graph[one.layer])
 
-    def _settings(self, node: OpNode, edge: Edge) -> QuantizerConfig | None:
-        layer = self._layer(node)
-        return None if layer is None else layer.activations[node.edges.index(edge)]
+    def _difference(self, first: LayerInput, second: LayerInput) -> str | None:
+        return difference(self._model.settings(first), self._model.settings(second))
 
-    def _layer(self, node: OpNode) -> LayerConfig | None:
-        layer = self._config.layers.get(node.name)
-        return layer if layer is not None and layer.quant_enable and node.is_quantizable else None
-
-    def _adapt(self, wrong: tuple[OpNode, Edge], model: tuple[OpNode, Edge], setting: str) -> str:
+    def _adapt(self, wrong: LayerInput, model: LayerInput, setting: str) -> str:
         """The change which makes the settings of one input those of another one."""
-        if wrong[0].op is not None and wrong[0].op.role is Role.MATMUL:  # what it needs is not for the user to choose
+        op = self._graph[wrong.layer].op
+        if op is not None and op.role is Role.MATMUL:  # what it needs is not for the user to choose
             wrong, model = model, wrong
-        (node, edge), (other, other_edge) = wrong, model
         if setting == "quant_enable":
-            off = node if self._layer(node) is None else other
-            return _enable(off)
-        given = self._settings(other, other_edge)
+            off = wrong if self._model.layer(wrong.layer) is None else model
+            return _enable(self._graph[off.layer])
+        given = self._model.settings(model)
         value = None if given is None else _value(given, setting)
         wanted = "as it is" if value is None else f"{_json(value)}, as it is"
         return (
-            f'in config.json give "{node.name}" in "activation_quant_params"[{node.edges.index(edge)}]'
-            f' the "{setting}" {wanted} in "{other.name}"[{other.edges.index(other_edge)}]'
+            f'in config.json give "{wrong.layer}" in "activation_quant_params"[{wrong.index}]'
+            f' the "{setting}" {wanted} in "{model.layer}"[{model.index}]'
         )
 
 
@@ -144,8 +125,8 @@ def _enable(node: OpNode) -> str:
     return f"it cannot be quantized: {node.unquantizable}"
 
 
-def _difference(first: QuantizerConfig | None, second: QuantizerConfig | None) -> str | None:
-    """Name of the first setting in which two inputs differ, None if they agree."""
+def difference(first: QuantizerConfig | None, second: QuantizerConfig | None) -> str | None:
+    """Returns the name of the first setting in which two inputs differ, None if they agree."""
     if first is None or second is None:
         return None if first is second else "quant_enable"
     if first.quantizer != second.quantizer:

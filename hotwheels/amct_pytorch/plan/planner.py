@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..config.layer_rules import is_symmetric
 from ..config.quant_config import LayerConfig, QuantConfig, QuantizerConfig
-from ..config.quantizer_check import effective_args
+from ..config.quantizer_check import effective_args, is_custom
 from ..graph import Edge, OpGraph, OpNode, Skip
 from ..ops.desc import Role
 from .quant_plan import InputPlan, LayerPlan, QuantPlan
@@ -74,9 +75,10 @@ def _plan_layer(
 
 def _group_key(node: OpNode, edge: Edge, quantizer: QuantizerConfig) -> _GroupKey:
     # A Linear may turn out to have more than 2 dimensions and be forced symmetric; only other Linears go along with
-    # that.
+    # that, and what is symmetric anyway.
     is_linear = node.op is not None and node.op.role is Role.LINEAR
-    return edge.producer, is_linear, quantizer.quantizer, _pairs(settings_of(quantizer))
+    may_change = is_linear and (is_custom(quantizer.quantizer) or not is_symmetric(quantizer))
+    return edge.producer, may_change, quantizer.quantizer, _pairs(settings_of(quantizer))
 
 
 def _pairs(args: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:

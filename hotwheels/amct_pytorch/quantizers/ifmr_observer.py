@@ -141,9 +141,11 @@ class IFMRObserver(RangeObserver):
     def _search(self) -> IfmrResult:
         if self.exact:
             samples = torch.cat(self._samples)
+            self.extremes = float(samples.min()), float(samples.max())
             return search_exact(samples, self._spec, self.options, self.legacy_negative_full_scale)
         assert self._statistics is not None, "update() counts no batch without statistics"
         merged = distributed.merge_statistics(self._statistics)
+        self.extremes = merged.minimum, merged.maximum
         return search(merged, self._spec, self.options, self.legacy_negative_full_scale)
 
     @property

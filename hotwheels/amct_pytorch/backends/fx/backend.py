@@ -6,6 +6,7 @@ import copy
 
 from torch import fx, nn
 
+from ...config.quant_config import QuantConfig
 from ...errors import UnsupportedModelError
 from ...graph import OpGraph
 from ...log import get_logger
@@ -13,14 +14,18 @@ from ...nn.call import LayerCall
 from ...nn.quantized_layer import QuantizedLayer
 from ...nn.weighted_op import WeightedOp
 from ...ops.registry import Registry
+from ...plan.configured_graph import ConfiguredGraph
 from ...plan.quant_plan import LayerPlan, QuantPlan
+from ...plan.sibling_advice import sibling_advice
 from ..layer_factory import LayerFactory
 from .attention import decompose_attention, trace_attention
 from .called import callable_of
 from .constants import constant_nodes
 from .functionalize import functionalize
 from .graph import build_graph
-from .quant_graph_module import LAYERS, QuantGraphModule, adopt_state
+from .model_advice import model_advice
+from .no_op_nodes import handed_on_nodes
+from .quant_graph_module import LAYERS, Origin, QuantGraphModule, adopt_state
 from .sharing import share_inputs
 from .tracer import trace
 
@@ -61,8 +66,13 @@ class FxBackend:
         """The float graph, for pictures."""
         return self._traced
 
-    def place(self, plan: QuantPlan) -> QuantGraphModule:
-        """Returns the quantized model. Uses up the traced copy."""
+    def origin(self, graph: OpGraph, config: QuantConfig) -> Origin:
+        """Returns ``graph``, that of this model, its settings and the advice that needs no data. Before `place`."""
+        model = ConfiguredGraph(graph, config, handed_on=handed_on_nodes(self._traced))
+        return Origin(model, (*model_advice(self._traced, model, self._registry), *sibling_advice(model)))
+
+    def place(self, plan: QuantPlan, origin: Origin | None = None) -> QuantGraphModule:
+        """Returns the quantized model, which remembers its ``origin``. Uses up the traced copy."""
         for skip in self._in_place:
             _log.warning(
                 "'%s' stays an in-place operation, since %s. What reads that memory under another name does not see the"
@@ -73,6 +83,7 @@ class FxBackend:
         _Placer(self._traced, plan, self._registry).place_all()
         quantized = QuantGraphModule(self._traced, self._traced.graph)
         adopt_state(quantized, self._traced)
+        quantized.origin = origin
         return quantized
 
 

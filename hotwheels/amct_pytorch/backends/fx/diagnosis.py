@@ -19,11 +19,13 @@ class Diagnosis:
     Attributes:
       problems: The places which stop it, one per class of modules.
       modules: For each problem the paths of all modules of that class; the model itself is ``""``.
-      graph: The operations of the rest, a module with a problem being one node; None if the rest cannot be traced.
+      backend: The trace of the rest, a module with a problem being one node; None if the rest cannot be traced.
+      graph: Its operations.
     """
 
     problems: tuple[TraceProblem, ...]
     modules: tuple[tuple[str, ...], ...]
+    backend: FxBackend | None
     graph: OpGraph | None
 
 
@@ -35,10 +37,10 @@ def diagnose(model: nn.Module, registry: Registry) -> Diagnosis:
     """
     problems: list[TraceProblem] = []
     opaque: dict[type, tuple[str, ...]] = {}
-    graph = None
-    while graph is None:
+    backend = None
+    while backend is None:
         try:
-            graph = FxBackend(model, registry, frozenset(opaque), copies_tensors=False).graph()
+            backend = FxBackend(model, registry, frozenset(opaque), copies_tensors=False)
         except UntraceableError as error:
             path = error.problem.module_path
             cls = type(model.get_submodule(path))
@@ -48,7 +50,8 @@ def diagnose(model: nn.Module, registry: Registry) -> Diagnosis:
             opaque[cls] = tuple(name for name, module in model.named_modules() if type(module) is cls)
             if not path:
                 break
-    return Diagnosis(problems=tuple(problems), modules=tuple(opaque.values()), graph=graph)
+    graph = None if backend is None else backend.graph()
+    return Diagnosis(problems=tuple(problems), modules=tuple(opaque.values()), backend=backend, graph=graph)
 
 
 def _is_of_its_own(path: str, opaque: dict[type, tuple[str, ...]]) -> bool:

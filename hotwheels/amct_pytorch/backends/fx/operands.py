@@ -39,6 +39,11 @@ def given_operands(node: Node, op: OpDesc, module: nn.Module | None) -> list[Giv
     return [given for operand in op.operands for given in _of_operand(node, operand)]
 
 
+def operand_values(node: Node, op: OpDesc) -> list[Any]:
+    """Returns what a function or method call gives for each operand that ``op`` declares: a Node or a Python value."""
+    return [_argument(node, operand) for operand in op.operands]
+
+
 def _of_module(node: Node, op: OpDesc, module: nn.Module) -> Iterator[Given]:
     declared = op.operands if op.module_operands is None else op.module_operands
     names = _argument_names(module)

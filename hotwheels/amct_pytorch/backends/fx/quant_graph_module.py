@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,11 +16,28 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ...errors import UnsupportedModelError
 from ...nn.mode import Mode
 from ...nn.quantized_layer import QuantizedLayer
+from ...plan.advice import Advice
+from ...plan.configured_graph import ConfiguredGraph
 from ..base import NO_DATA_PARALLEL
 from ..real_gradient import with_gradient_of
 from .interpreters import RealQuantInterpreter, RecordingInterpreter, Watcher
 
 LAYERS = "amct_layers"  # the sub-module which holds the QuantizedLayers by layer name
+
+
+@dataclasses.dataclass
+class Origin:
+    """What a quantized model was made from.
+
+    Attributes:
+      model: The operations of the float model and their settings.
+      advice: What was found before calibration.
+      is_advised: Whether the log has the advice that calibration gives, which is said once.
+    """
+
+    model: ConfiguredGraph
+    advice: tuple[Advice, ...]
+    is_advised: bool = False
 
 
 class QuantGraphModule(fx.GraphModule):
@@ -51,6 +69,7 @@ class QuantGraphModule(fx.GraphModule):
         copied = super().__deepcopy__(memo)
         adopt_state(copied, self, memo)
         copied.__dict__["_freezes_batch_norm"] = self.freezes_batch_norm
+        copied.__dict__["_origin"] = self.origin
         return copied
 
     @property
@@ -67,6 +86,15 @@ class QuantGraphModule(fx.GraphModule):
     def mode(self, mode: Mode) -> None:
         for layer in self.quantized_layers.values():
             layer.mode = mode
+
+    @property
+    def origin(self) -> Origin | None:
+        """What the model was made from; None if nobody has said."""
+        return self.__dict__.get("_origin")
+
+    @origin.setter
+    def origin(self, origin: Origin | None) -> None:
+        self.__dict__["_origin"] = origin
 
     @property
     def freezes_batch_norm(self) -> bool:

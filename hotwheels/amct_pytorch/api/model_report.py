@@ -1,0 +1,127 @@
+"""ModelReport: what check_model has found, as values and as a text to read."""
+
+from __future__ import annotations
+
+import dataclasses
+import textwrap
+from collections.abc import Iterable
+
+from ..graph import Skip
+from ..plan.advice import Advice
+
+_STATIC = "create_quant_config_fx, create_quant_model_fx, save_quant_model_fx"
+_DYNAMIC = "create_quant_config, quantize_model, save_model"
+_WIDTH = 120
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelProblem:
+    """One place in the source of a model which the static path cannot follow.
+
+    Attributes:
+      modules: Paths of the modules it concerns; ``""`` is the model itself.
+      error: What Python raised there.
+      place: File, line and code, as in a traceback; empty if there is none.
+      reason: What the line does that cannot be traced.
+      rewrite: What to write instead.
+    """
+
+    modules: tuple[str, ...]
+    error: str
+    place: str
+    reason: str
+    rewrite: str
+
+    def __str__(self) -> str:
+        names = ", ".join(name or "the model itself" for name in self.modules)
+        where = f"{self.place}\n" if self.place else ""
+        return f"In {names}: {self.error}\n{where}Reason: {self.reason}.\nRewrite: {self.rewrite}"
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckedLayer:
+    """A layer which a configuration may name.
+
+    Attributes:
+      name: Layer name.
+      type: Type string of the configuration.
+      is_default_enabled: Whether it is quantized unless the configuration says otherwise.
+    """
+
+    name: str
+    type: str
+    is_default_enabled: bool
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelReport:
+    """What ``check_model`` found; ``str()`` of it is the text to read.
+
+    Attributes:
+      model: Class of the model.
+      problems: What the static path (``create_quant_model_fx``) cannot follow.
+      quantizable: Layers that can be quantized, in execution order. With problems: those outside the modules concerned.
+      skipped: What stays in float, with the reason.
+      advice: What is worth changing, in the model or in its configuration.
+      is_complete: Whether the whole model was seen. If not, there may be more problems behind those listed.
+      is_quantized: Whether it is a quantized model; ``is_default_enabled`` then says whether a layer is quantized.
+    """
+
+    model: str
+    problems: tuple[ModelProblem, ...]
+    quantizable: tuple[CheckedLayer, ...]
+    skipped: tuple[Skip, ...]
+    advice: tuple[Advice, ...] = ()
+    is_complete: bool = True
+    is_quantized: bool = False
+
+    @property
+    def is_static_path_possible(self) -> bool:
+        """Whether ``create_quant_model_fx`` takes the model as it is."""
+        return not self.problems
+
+    def __str__(self) -> str:
+        on = [layer for layer in self.quantizable if layer.is_default_enabled]
+        off = [layer for layer in self.quantizable if not layer.is_default_enabled]
+        parts = [
+            f"Model {self.model}",
+            self._verdict(),
+            *(f"Problem {index}. {problem}" for index, problem in enumerate(self.problems, 1)),
+            *(advice.report(number, _WIDTH) for number, advice in enumerate(self.advice, 1)),
+            _table(self._title_of_enabled, ((layer.type, layer.name) for layer in on)),
+            _table("Quantized if the configuration enables it", ((layer.type, layer.name) for layer in off)),
+            _table("In float", ((skip.reason, skip.name) for skip in self.skipped)),
+        ]
+        return "\n\n".join(part for part in parts if part)
+
+    @property
+    def _title_of_enabled(self) -> str:
+        return "Quantized" if self.is_quantized else "Quantized by default"
+
+    def _verdict(self) -> str:
+        if self.is_quantized:
+            return "It is quantized and calibrated."
+        if self.is_static_path_possible:
+            return _filled(f"The static path ({_STATIC}) takes it as it is.")
+        rest = "" if self.is_complete else " The rest of the model was not seen: check again after the changes."
+        return _filled(
+            f"The static path ({_STATIC}) cannot follow it: {len(self.problems)} problem(s).{rest} Rewrite the lines"
+            f" below. Where that is impossible the dynamic path ({_DYNAMIC}) is the way: it runs the model as it is,"
+            " and quantizes operations that are modules."
+        )
+
+
+def _table(title: str, rows: Iterable[tuple[str, str]]) -> str:
+    """Names grouped by what they have in common, in the order of the first of each group."""
+    groups: dict[str, list[str]] = {}
+    for group, name in rows:
+        groups.setdefault(group, []).append(name)
+    if not groups:
+        return ""
+    count = sum(len(names) for names in groups.values())
+    lines = (_filled(f"{group} ({len(names)}): {', '.join(names)}", "  ") for group, names in groups.items())
+    return "\n".join((f"{title}: {count}", *lines))
+
+
+def _filled(text: str, indent: str = "") -> str:
+    return textwrap.fill(text, _WIDTH, initial_indent=indent, subsequent_indent=indent * 2, break_long_words=False)

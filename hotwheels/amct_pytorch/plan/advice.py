@@ -1,0 +1,123 @@
+"""Advice: what the tool recommends about a model, as values (manual: FAQ; docs/advice.md)."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import math
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+Document = Mapping[str, Any]  # a simple configuration (SPEC 8.5), which create_quant_config_fx takes as a yaml file
+
+
+class AdviceRule(enum.Enum):
+    """What advice is about; the value is its name in reports and in the log."""
+
+    NO_EFFECT = "operation without effect"
+    OFFLINE_CONVOLUTION = "offline convolution"
+    CHUNK = "chunk instead of split"
+    SIBLINGS = "siblings on different grids"
+    MATMUL_SECOND_INPUT = "wide second input of a matmul"
+    RANGES = "inputs of very different ranges"
+
+    @property
+    def source(self) -> str:
+        """Section of the manual; empty where its text has none."""
+        return _SOURCES[self]
+
+    @property
+    def is_about_converter(self) -> bool:
+        """Whether the converter may refuse the model; the other rules are about accuracy."""
+        return self in (AdviceRule.OFFLINE_CONVOLUTION, AdviceRule.SIBLINGS)
+
+
+_SOURCES = {
+    AdviceRule.NO_EFFECT: "避免在pytorch模型脚本中引入无效的操作导致掉点",
+    AdviceRule.OFFLINE_CONVOLUTION: "离线计算卷积量化后转om报错",
+    AdviceRule.CHUNK: "onnx算子拆分场景说明",
+    AdviceRule.SIBLINGS: "兄弟节点量化系数不一致导致atc报错",
+    AdviceRule.MATMUL_SECOND_INPUT: "mamtul第二路值域较宽导致掉点问题",
+    AdviceRule.RANGES: "",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Remedy:
+    """One thing to do.
+
+    Attributes:
+      text: What, as an imperative without a full stop.
+      settings: The simple configuration that does it, or that goes with it; None where only the model can change.
+    """
+
+    text: str
+    settings: Document | None = None
+
+    @property
+    def yaml(self) -> str | None:
+        """The settings as a file for ``create_quant_config_fx``."""
+        return None if self.settings is None else yaml.safe_dump(_plain(self.settings), sort_keys=False)
+
+    def __str__(self) -> str:
+        if self.settings is None:
+            return f"{self.text}."
+        flow = yaml.safe_dump(_plain(self.settings), sort_keys=False, default_flow_style=True, width=math.inf)
+        return f"{self.text}: {flow.strip()}."
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Advice:
+    """One thing that is worth changing.
+
+    Attributes:
+      rule: What it is about.
+      layers: Names of the layers and nodes concerned, in graph order.
+      finding: What was found there, a sentence without a full stop.
+      reason: What it does harm to, the same.
+      remedies: What to do, the best first; any one of them is enough.
+    """
+
+    rule: AdviceRule
+    layers: tuple[str, ...]
+    finding: str
+    reason: str
+    remedies: tuple[Remedy, ...]
+
+    @property
+    def yaml(self) -> str | None:
+        """The first remedy's simple configuration, as text; None if no remedy has one."""
+        return next((one.yaml for one in self.remedies if one.settings is not None), None)
+
+    def __str__(self) -> str:
+        """One line, for the log."""
+        remedies = " Or: ".join(str(one) for one in self.remedies)
+        return f"Advice, {self.rule.value}: {self.finding}. {self.reason}{self._manual}. Do: {remedies}"
+
+    def report(self, number: int, width: int) -> str:
+        """Several lines: what and why, then each remedy with its yaml as a block."""
+        title = f"Advice {number}. {self.rule.value.capitalize()}: {', '.join(self.layers)}"
+        lines = [title, f"{self.finding}.", f"{self.reason}{self._manual}."]
+        for index, remedy in enumerate(self.remedies):
+            end = "." if remedy.yaml is None else ":"
+            lines.append(f"{'Or: ' if index else 'Do: '}{remedy.text}{end}")
+            lines += [textwrap.indent(remedy.yaml.rstrip(), " " * 4)] if remedy.yaml else []
+        return "\n".join(one if one.startswith(" ") else _filled(one, width) for one in lines)
+
+    @property
+    def _manual(self) -> str:
+        return f" (manual: {self.rule.source})" if self.rule.source else ""
+
+
+def _filled(text: str, width: int) -> str:
+    return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
+
+
+def _plain(value: Any) -> Any:
+    """Tuples and other mappings as what yaml has words for; copies, so that it writes no anchors."""
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value

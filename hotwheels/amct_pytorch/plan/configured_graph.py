@@ -1,0 +1,116 @@
+"""ConfiguredGraph: a model's operations with their settings, and which inputs the converter wants on one grid."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+
+from ..capacity import Capacity
+from ..config.quant_config import LayerConfig, QuantConfig, QuantizerConfig
+from ..graph import Edge, OpGraph, OpNode
+from ..ops.desc import Role
+
+_NO_COMMAND_ROLES = (Role.MOVEMENT, Role.SHAPE)
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerInput:
+    """One quantizable input of a layer, whether it is quantized or not.
+
+    Attributes:
+      layer: Layer name.
+      index: Position among the layer's quantizable inputs.
+    """
+
+    layer: str
+    index: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ConfiguredGraph:
+    """What the rules between layers are about.
+
+    Attributes:
+      graph: The operations.
+      config: The settings of the quantizable ones.
+      capacity: If given, the row NO_COMMAND_ONNX_TYPES says which ONNX nodes are no-command ops; else the table does.
+      handed_on: Nodes of which no exported file has a node, since they hand a tensor on as it is (``x.float()``), and
+        the node whose tensor it is. The FX path knows.
+    """
+
+    graph: OpGraph
+    config: QuantConfig
+    capacity: Capacity | None = None
+    handed_on: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def edge(self, one: LayerInput) -> Edge:
+        """Returns where the input comes in."""
+        return self.graph[one.layer].edges[one.index]
+
+    def layer(self, name: str) -> LayerConfig | None:
+        """Returns the settings of a layer, None if it stays in float."""
+        layer = self.config.layers.get(name)
+        return layer if layer is not None and layer.quant_enable and self.graph[name].is_quantizable else None
+
+    def settings(self, one: LayerInput) -> QuantizerConfig | None:
+        """Returns how an input is quantized, None if it stays in float."""
+        layer = self.layer(one.layer)
+        return None if layer is None else layer.activations[one.index]
+
+    def is_no_command(self, node: OpNode) -> bool:
+        """Whether the chip executes nothing for ``node``, so that it takes the grid of what reads it."""
+        if self.capacity is not None:
+            return node.onnx_type in self.capacity.no_command_onnx_types
+        return node.op is not None and node.op.role in _NO_COMMAND_ROLES
+
+    @cached_property
+    def readers(self) -> Mapping[str, tuple[LayerInput, ...]]:
+        """For each tensor, by the node that makes it, the quantizable inputs which read it, in graph order."""
+        found: dict[str, list[LayerInput]] = {}
+        for node in self.graph.quantizable:
+            for one in inputs_of(node):
+                producer = self.edge(one).producer
+                found.setdefault(self.handed_on.get(producer, producer), []).append(one)
+        return {producer: tuple(inputs) for producer, inputs in found.items()}
+
+    def behind(self, node: OpNode) -> Iterator[LayerInput]:
+        """Yields the inputs that read the result of ``node`` or, where it is a tuple, one of its tensors."""
+        yield from self.readers.get(node.name, ())
+        for name in self.graph.consumers[node.name]:
+            if self.graph[name].is_pick:
+                yield from self.behind(self.graph[name])
+
+    @cached_property
+    def _links(self) -> Mapping[LayerInput, frozenset[LayerInput]]:
+        groups = list(self.readers.values())
+        for node in self.graph.quantizable:
+            if self.is_no_command(node):
+                groups += [(own, one) for own in inputs_of(node) for one in self.behind(node)]
+        links: dict[LayerInput, set[LayerInput]] = {}
+        for group in groups:
+            for one in group:
+                links.setdefault(one, set()).update(group)
+        return {one: frozenset(others) for one, others in links.items()}
+
+    def one_grid(self, *inputs: LayerInput) -> tuple[LayerInput, ...]:
+        """Returns ``inputs`` and all that rules 2 and 3 of SPEC 13.1 tie to them, over any number of steps."""
+        found = dict.fromkeys(inputs)
+        todo = list(inputs)
+        while todo:
+            new = sorted(self._links[todo.pop()] - found.keys(), key=self._place)
+            found.update(dict.fromkeys(new))
+            todo += new
+        return tuple(sorted(found, key=self._place))
+
+    @cached_property
+    def _order(self) -> Mapping[str, int]:
+        return {name: place for place, name in enumerate(self.graph.nodes)}
+
+    def _place(self, one: LayerInput) -> tuple[int, int]:
+        return self._order[one.layer], one.index
+
+
+def inputs_of(node: OpNode) -> tuple[LayerInput, ...]:
+    """Returns the quantizable inputs of ``node`` in call order."""
+    return tuple(LayerInput(node.name, index) for index in range(len(node.edges)))

@@ -1,0 +1,159 @@
+"""Simple configurations that apply a piece of advice without breaking rules 2 to 4 of SPEC 13.1 elsewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ..config.layer_rules import as_symmetric
+from ..config.quant_config import QuantizerConfig
+from ..config.quantizer_check import is_custom, num_bits_of
+from ..core.spec import NARROW_WEIGHT_BITS, SECOND_INPUT_BITS
+from ..ops.desc import Role
+from .advice import Document
+from .configured_graph import ConfiguredGraph, LayerInput, inputs_of
+
+
+def skipping(layers: Iterable[str]) -> Document:
+    """Returns the configuration that leaves just these layers in float."""
+    return {"skip_layers": list(layers)}
+
+
+def left_in_float(model: ConfiguredGraph, layers: Iterable[str]) -> Document | None:
+    """Returns the configuration that leaves ``layers`` in float, and all that must not be quantized beside them.
+
+    None if an operation of the CUBE is among those, which must be quantized.
+    """
+    found = dict.fromkeys(layers)
+    todo = list(found)
+    while todo:
+        tied = model.one_grid(*inputs_of(model.graph[todo.pop()]))
+        new = [one.layer for one in tied if one.layer not in found and model.layer(one.layer) is not None]
+        found.update(dict.fromkeys(new))
+        todo += dict.fromkeys(new)
+    ops = (model.graph[name].op for name in found)
+    if any(op is not None and op.is_cube for op in ops):
+        return None
+    return skipping(name for name in model.graph.nodes if name in found)
+
+
+def widened(model: ConfiguredGraph, inputs: Iterable[LayerInput], num_bits: int) -> Document | None:
+    """Returns the configuration that gives ``inputs``, and all inputs on one grid with them, ``num_bits`` bits or more.
+
+    None if one of them cannot have that width.
+    """
+    given = {one: settings for one in model.one_grid(*inputs) if (settings := model.settings(one)) is not None}
+    if not all(can_be_wide(model, one) for one in given):
+        return None
+    widest = max(num_bits, *(_bits(settings) for settings in given.values()))
+    return overrides(model, {one: with_bits(settings, widest) for one, settings in given.items()})
+
+
+def can_be_wide(model: ConfiguredGraph, one: LayerInput) -> bool:
+    """Whether the configuration may give a quantized input more than 8 bits.
+
+    Not if the chip takes it like a weight or pairs it with weights of 4 bits (SPEC 4.2), nor if its grid or its class
+    is the user's own.
+    """
+    layer, settings = model.layer(one.layer), model.settings(one)
+    if layer is None or settings is None or is_second_of_matmul(model, one) or not _is_ours(settings):
+        return False
+    return layer.weight is None or num_bits_of(layer.weight, is_weight=True) != NARROW_WEIGHT_BITS
+
+
+def unified(model: ConfiguredGraph, inputs: Iterable[LayerInput]) -> Document | None:
+    """Returns the configuration that quantizes all inputs on one grid with ``inputs`` in the same way.
+
+    What a matmul needs goes before the widest settings, those before the others. A layer that is switched on brings
+    its other inputs along. None if those would need a copy of a grid that is fixed for another tensor.
+    """
+    changes: dict[LayerInput, QuantizerConfig] = {}
+    todo: list[tuple[LayerInput, QuantizerConfig | None]] = [(one, None) for one in inputs]
+    while todo:
+        one, lent = todo.pop()
+        if one in changes:
+            continue
+        tied = model.one_grid(one)
+        settings = _model_of(model, tied) or lent
+        if settings is None or (settings is lent and not _is_ours(lent)):
+            return None
+        changes |= dict.fromkeys(tied, settings)
+        off = [other.layer for other in tied if model.layer(other.layer) is None]
+        todo += [(other, settings) for name in off for other in inputs_of(model.graph[name])]
+    return overrides(model, changes)
+
+
+def without_offset(model: ConfiguredGraph, inputs: Iterable[LayerInput]) -> Document | None:
+    """Returns the configuration that quantizes ``inputs``, and all on one grid with them, symmetrically.
+
+    None if one of them is given by the user: a fixed grid, a class of the user's own.
+    """
+    changes = {}
+    for one in model.one_grid(*inputs):
+        settings = model.settings(one)
+        if settings is not None and not _is_ours(settings):
+            return None
+        if settings is not None:
+            changes[one] = as_symmetric(settings)
+    return overrides(model, changes)
+
+
+def overrides(model: ConfiguredGraph, changes: Mapping[LayerInput, QuantizerConfig]) -> Document:
+    """Returns the configuration which gives inputs these settings and switches their layers on."""
+    entries: dict[str, dict[str, Any]] = {}
+    changed = {one.layer for one in changes}
+    for name in (one for one in model.graph.nodes if one in changed):
+        inputs, layer = inputs_of(model.graph[name]), model.layer(name)
+        settings = [changes[one] if one in changes else model.settings(one) for one in inputs]
+        if layer is not None and tuple(settings) == layer.activations:
+            continue
+        sections = [_section(one) for one in settings if one is not None]
+        params = sections[0] if all(one == sections[0] for one in sections) else sections
+        entry = entries.setdefault(repr(params), {"layer_name": [], "activation_quant_params": params})
+        entry["layer_name"].append(name)
+    return {"override_layer_configs": list(entries.values())}
+
+
+def with_bits(settings: QuantizerConfig, num_bits: int) -> QuantizerConfig:
+    """Returns ``settings`` of another width."""
+    return dataclasses.replace(settings, args={**settings.args, "num_bits": num_bits})
+
+
+def is_second_of_matmul(model: ConfiguredGraph, one: LayerInput) -> bool:
+    """Whether the chip takes the input like a weight, in 8 bits."""
+    return one.index > 0 and _is_matmul(model, one)
+
+
+def _is_matmul(model: ConfiguredGraph, one: LayerInput) -> bool:
+    op = model.graph[one.layer].op
+    return op is not None and op.role is Role.MATMUL
+
+
+def _is_ours(settings: QuantizerConfig) -> bool:
+    """Whether an algorithm of this package finds the grid."""
+    return not is_custom(settings.quantizer) and settings.quantizer != "FixedFakeQuantize"
+
+
+def _bits(settings: QuantizerConfig) -> int:
+    return num_bits_of(settings, is_weight=False) or 0
+
+
+def _model_of(model: ConfiguredGraph, inputs: tuple[LayerInput, ...]) -> QuantizerConfig | None:
+    """The settings for all of ``inputs``; None if none of them is quantized."""
+    given = {one: settings for one in inputs if (settings := model.settings(one)) is not None}
+    if not given:
+        return None
+
+    def preference(one: LayerInput) -> tuple[bool, int]:
+        return _is_matmul(model, one), _bits(given[one])
+
+    best = given[max(given, key=preference)]
+    is_narrow = any(is_second_of_matmul(model, one) for one in given) and _is_ours(best)
+    return with_bits(best, SECOND_INPUT_BITS) if is_narrow else best
+
+
+def _section(settings: QuantizerConfig) -> dict[str, Any]:
+    """The settings as they stand in a yaml; the log name would be that of another layer."""
+    args = {key: value for key, value in settings.args.items() if key != "object_layer"}
+    return {"quantizer": settings.quantizer, "quantizer_args": args}
