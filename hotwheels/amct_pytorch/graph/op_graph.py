@@ -61,6 +61,7 @@ class OpNode:
       module_path: Path of the module it calls, None for functions and methods.
       has_bias: Whether the called module has a bias.
       onnx_type: Type of the ONNX node it becomes, e.g. ``Conv``; empty where the back-end does not know it (FX).
+      is_dead: Whether nothing that the model returns depends on it: it stands in no exported file.
       is_fold_target: For a BatchNorm: whether it can be folded into the convolution ``inputs[0]`` (SPEC 6.7).
       onnx_name: Name which torch's exporter gives that node, e.g. ``/conv1/Conv``; empty on the FX path.
       is_pick: Whether it only picks one of several results of ``inputs[0]``; the FX path does not say so.
@@ -79,6 +80,7 @@ class OpNode:
     onnx_name: str = ""
     is_pick: bool = False
     is_fold_target: bool = False
+    is_dead: bool = False
 
     @property
     def is_quantizable(self) -> bool:

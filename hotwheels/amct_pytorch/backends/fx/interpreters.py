@@ -97,7 +97,7 @@ class RealQuantInterpreter(RecordingInterpreter):
 
     def _call(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not is_known(function):
-            return function(*cast_floats(args, torch.float32), **cast_floats(kwargs, torch.float32))
+            return _call_outside(function, args, kwargs)
         same = handed_on(function, args, kwargs)
         if same is not None:
             return same[0]
@@ -107,6 +107,14 @@ class RealQuantInterpreter(RecordingInterpreter):
             return call_in_double(function, args, kwargs, op) if deferred is None else deferred
         args, kwargs = cast_floats((args, kwargs), torch.float32)
         return cast_floats(call_in_double(function, args, kwargs), torch.float32)
+
+
+def _call_outside(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Calls what we do not know on float32; where it hands an argument back, no node of the file stands for it."""
+    given, given_by_name = cast_floats((args, kwargs), torch.float32)
+    result = function(*given, **given_by_name)
+    pairs = ((one, original) for one, original in zip(given, args, strict=True) if isinstance(one, torch.Tensor))
+    return next((original for one, original in pairs if one is result), result)
 
 
 def layer_name(module: fx.GraphModule, node: fx.Node) -> str:

@@ -50,7 +50,7 @@ def _laid_out(x: Tensor, function: Callable[..., Any], args: tuple[Any, ...], kw
 
 def _copies(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     if isinstance(function, MethodCall):
-        return function.name in _COPIES and not _makes_integers(args)
+        return function.name in _COPIES and not _makes_integers((*args[1:], *kwargs.values()))
     if function is getattr:
         return args[1] == "data"
     if function is masked_scores:
@@ -59,7 +59,7 @@ def _copies(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[st
 
 
 def _makes_integers(args: tuple[Any, ...]) -> bool:
-    types = [one.dtype if isinstance(one, Tensor) else one for one in args[1:]]
+    types = [one.dtype if isinstance(one, Tensor) else one for one in args]
     return any(isinstance(one, torch.dtype) and not one.is_floating_point for one in types)
 
 
