@@ -27,6 +27,8 @@ class Outcome:
       fake_sqnr: Signal to noise ratio of fake_quant against float, dB, of the worst output.
       real_sqnr: The same of real_quant.
       runtime_sqnr: Of onnxruntime on the fake_quant file against fake_quant in torch; inf where they are equal.
+      runtime_layers: Number of layers of which onnxruntime's result was compared, given the same inputs.
+      layer_sqnr: The lowest signal to noise ratio of these, dB.
       edges: Number of quantized inputs of which all integers equal the oracle's.
       integers: Number of elements in them.
       seconds: By stage.
@@ -41,6 +43,8 @@ class Outcome:
     fake_sqnr: float | None = None
     real_sqnr: float | None = None
     runtime_sqnr: float | None = None
+    runtime_layers: int | None = None
+    layer_sqnr: float | None = None
     edges: int | None = None
     integers: int | None = None
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)

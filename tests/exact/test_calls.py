@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import hotwheels.amct_pytorch as amct
@@ -37,9 +38,28 @@ def negative(x: Tensor) -> Tensor:
     return x.masked_fill(x.clamp(min=0).to(dtype=torch.bool), 0.0)
 
 
+def fold(x: Tensor) -> Tensor:
+    """Overlapping patches, added up; the size of the image is known only when the model runs."""
+    patches = x.unsqueeze(2).expand(-1, -1, 9, -1, -1).flatten(1, 2).flatten(2)
+    return F.fold(patches, (x.shape[2], x.shape[3]), (3, 3), padding=(2, 1), dilation=(2, 1))
+
+
+class Recurrent(nn.Module):
+    """A recurrent layer along the rows of images."""
+
+    def __init__(self, layer: type[nn.RNNBase]) -> None:
+        super().__init__()
+        self.rows = layer(32, 16, num_layers=2, bidirectional=True, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rows(x.mean(1))[0]
+
+
 CALLS: dict[str, Callable[[Tensor], Tensor]] = {
     "a user's function that hands its argument on": lambda x: stochastic_depth(x, False),
     "a mask cast to bool": negative,
+    "F.fold": fold,
+    **{layer.__name__: Recurrent(layer).eval() for layer in (nn.RNN, nn.LSTM, nn.GRU)},
 }
 _WIDE = {"activation_quant_params": [{"quantizer": "UlqFakeQuantize", "quantizer_args": {"num_bits": 16}}]}
 
