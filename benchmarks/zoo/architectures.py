@@ -24,12 +24,18 @@ class Architecture:
       source: Where the model definition comes from.
       build: Makes it, untrained.
       image_size: Height and width of the inputs.
+      definition: Simple configuration (YAML); empty for the defaults.
     """
 
     name: str
     source: str
     build: Callable[[], nn.Module]
     image_size: int = 64
+    definition: str = ""
+
+
+# Linear attention divides by a sum that may be zero, plus an epsilon far below the step of any grid.
+_FLOAT_DIVISION = "override_layer_types: [{layer_type: [operator.add, operator.truediv], quant_enable: false}]"
 
 
 def _vision(name: str, image_size: int = 64, **arguments: Any) -> Architecture:
@@ -97,12 +103,11 @@ def _vision_transformer() -> nn.Module:
 
 _ALL = (
     # torchvision: classification
-    _vision("alexnet"),
-    _vision("vgg11_bn", 32),
+    _vision("alexnet", 224),
+    _vision("vgg11_bn", 224),
     _vision("resnet18"),
     _vision("resnet50"),
     _vision("resnext50_32x4d"),
-    _vision("wide_resnet50_2", 32),
     _vision("squeezenet1_1"),
     _vision("densenet121"),
     _vision("googlenet", init_weights=False),
@@ -144,7 +149,7 @@ _ALL = (
     _timm("res2net50_14w_8s"),
     _timm("cspresnet50"),
     _timm("cspdarknet53"),
-    _timm("darknet53"),
+    _timm("darknet17"),
     _timm("dla46x_c"),
     _timm("dpn48b"),
     _timm("ese_vovnet19b_slim_dw"),
@@ -165,48 +170,48 @@ _ALL = (
     _timm("convmixer_768_32", 32),
     _timm("convnext_atto"),
     _timm("convnextv2_atto"),
-    _timm("inception_next_atto"),
+    _timm("inception_next_atto", depths=(1, 1, 2, 1)),
     _timm("focalnet_tiny_srf"),
     _timm("poolformer_s12"),
     _timm("starnet_s050"),
-    _timm("mambaout_femto"),
+    _timm("mambaout_femto", depths=(1, 1, 2, 1)),
     _timm("tresnet_m"),
     # timm: attention and MLP
-    _sized("vit_tiny_patch16_224"),
-    _sized("deit_tiny_patch16_224"),
-    _sized("deit_tiny_distilled_patch16_224"),
-    _sized("swin_tiny_patch4_window7_224", 64, window_size=4),
+    _sized("vit_tiny_patch16_224", depth=4),
+    _sized("deit_tiny_patch16_224", depth=4),
+    _sized("deit_tiny_distilled_patch16_224", depth=4),
+    _sized("swin_tiny_patch4_window7_224", window_size=4, depths=(2, 2, 2, 1)),
     _timm("pvt_v2_b0"),
-    _sized("twins_svt_small"),
+    _sized("twins_svt_small", depths=(1, 1, 2, 1)),
     _timm("mobilevit_xxs"),
     _timm("mobilevitv2_050"),
-    _timm("fastvit_t8"),
+    _timm("fastvit_t8", layers=(1, 1, 2, 1)),
     _timm("edgenext_xx_small"),
     _timm("efficientformer_l1", 224),
-    _timm("efficientvit_b0"),
+    dataclasses.replace(_timm("efficientvit_b0"), definition=_FLOAT_DIVISION),
     _timm("efficientvit_m0", 224),
     _timm("levit_128s", 224),
     _sized("coat_lite_tiny"),
-    _sized("xcit_nano_12_p16_224"),
-    _sized("cait_xxs24_224"),
+    _sized("xcit_nano_12_p16_224", depth=4),
+    _sized("cait_xxs24_224", depth=4),
     _sized("mixer_s32_224"),
     _sized("resmlp_12_224"),
     _sized("gmlp_ti16_224"),
     _sized("coatnet_nano_rw_224"),
     _sized("maxxvit_rmlp_nano_rw_256"),
     _timm("caformer_s18"),
-    _sized("beit_base_patch16_224"),
+    _sized("beit_base_patch16_224", depth=3, embed_dim=192, num_heads=3),
     _timm("swiftformer_xs"),
     _timm("shvit_s1", 128),
-    _timm("tiny_vit_5m_224", 224),
-    _timm("davit_tiny"),
+    _timm("tiny_vit_5m_224", 224, depths=(1, 1, 2, 1)),
+    _timm("davit_tiny", depths=(1, 1, 2, 1)),
     _sized("volo_d1_224"),
-    _timm("pit_ti_224", 224),
-    _sized("convit_tiny"),
+    _sized("pit_ti_224"),
+    _sized("convit_tiny", depth=4, local_up_to_layer=2),
     _timm("mobilenetv4_hybrid_medium"),
     _timm("nextvit_small"),
-    _timm("sequencer2d_s"),
-    _sized("eva02_tiny_patch14_224", 70),
+    _timm("sequencer2d_s", layers=(1, 1, 2, 1)),
+    _sized("eva02_tiny_patch14_224", 70, depth=4),
 )
 
 ARCHITECTURES = {one.name: one for one in _ALL}

@@ -22,10 +22,11 @@ class Outcome:
       path: ``FX`` or ``dynamic``; what check_model says is possible.
       stage: The stage in which it failed; empty if it came through.
       error: One line; empty if it came through.
+      problems: What check_model says FX cannot follow: the reason and the line.
       quantized: Number of layers that compute on integers.
       skipped: Number of layers left in float by reason, names left out of the reason.
       fake_sqnr: Signal to noise ratio of fake_quant against float, dB, of the worst output.
-      real_sqnr: The same of real_quant.
+      real_sqnr: The same of real_quant; on the dynamic path of the oracle.
       runtime_sqnr: Of onnxruntime on the fake_quant file against fake_quant in torch; inf where they are equal.
       runtime_layers: Number of layers of which onnxruntime's result was compared, given the same inputs.
       layer_sqnr: The lowest signal to noise ratio of these, dB.
@@ -38,6 +39,7 @@ class Outcome:
     path: str = STATIC
     stage: str = ""
     error: str = ""
+    problems: list[str] = dataclasses.field(default_factory=list)
     quantized: int | None = None
     skipped: Mapping[str, int] = dataclasses.field(default_factory=dict)
     fake_sqnr: float | None = None

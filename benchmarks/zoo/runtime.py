@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.backends.fx.interpreters import RecordingInterpreter, layer_name
@@ -61,12 +61,16 @@ class _Guided(RecordingInterpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
-        name = layer_name(self.module, n)
-        theirs = self._runtime.get(name)
-        if theirs is None or not isinstance(result, Tensor) or not result.is_floating_point():
+        theirs = self._runtime.get(layer_name(self.module, n))
+        if theirs is None or n.op == "placeholder":
             return result
-        if result.shape != theirs.shape or n.op == "placeholder":
+        if n.op == "call_module" and isinstance(self.module.get_submodule(str(n.target)), nn.RNNBase):
+            return (self._guided(n, result[0], theirs), *result[1:])
+        return self._guided(n, result, theirs)
+
+    def _guided(self, n: fx.Node, result: Any, theirs: NDArray[Any]) -> Any:
+        if not isinstance(result, Tensor) or not result.is_floating_point() or result.shape != theirs.shape:
             return result
         guide = torch.from_numpy(np.ascontiguousarray(theirs)).to(result.dtype)
-        self.found[name] = sqnr_db(guide, result)
+        self.found[layer_name(self.module, n)] = sqnr_db(guide, result)
         return guide
