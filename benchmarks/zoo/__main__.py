@@ -15,9 +15,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from .outcome import Outcome
+from .outcome import Outcome, read_outcome
 
 REPORT = Path(__file__).resolve().parents[2] / "docs" / "zoo.md"
+_SHOWN = 400  # characters of an error, while running
 RESULTS = Path(__file__).resolve().parents[2] / ".zoo"
 
 
@@ -50,17 +51,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(names: Sequence[str], args: argparse.Namespace) -> list[Outcome]:
     from .processes import run_all
 
-    found: dict[str, Outcome] = {}
-    with tqdm(total=len(names), desc="zoo", unit="net") as progress:
+    paths = {name: args.results / f"{name}.json" for name in names}
+    found = {name: read_outcome(path) for name, path in paths.items() if args.resume and path.is_file()}
+    with tqdm(total=len(names), initial=len(found), desc="zoo", unit="net") as progress:
 
         def add(outcome: Outcome) -> None:
             found[outcome.name] = outcome
             progress.update()
             progress.set_postfix_str(f"{sum(not one.has_passed for one in found.values())} failed")
             if not outcome.has_passed:
-                progress.write(f"{outcome.name}, {outcome.stage}: {outcome.error[: args.width]}")
+                progress.write(f"{outcome.name}, {outcome.stage}: {outcome.error[:_SHOWN]}")
 
-        run_all(names, args.results, args.jobs, args.timeout, add)
+        run_all([name for name in names if name not in found], args.results, args.jobs, args.timeout, add)
     return [found[name] for name in names]
 
 
@@ -69,11 +71,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m benchmarks.zoo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--only", nargs="+", metavar="NAME", help="run these; the report is written with --report only")
+    parser.add_argument("--resume", action="store_true", help="keep the results of an earlier run that was cut off")
     parser.add_argument("--list", action="store_true", help="show all names and leave")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="networks at a time, one core each (default: all)")
-    parser.add_argument("--timeout", type=float, default=300.0, metavar="S", help="seconds for one network (default 300)")
-    parser.add_argument("--width", type=int, default=400, help="characters of an error shown while running (default 400)")
-    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help=f"a JSON per network (default {RESULTS.name}/)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="networks at a time, one core each")
+    parser.add_argument("--timeout", type=float, default=600.0, metavar="S", help="for each (default %(default)s)")
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="for a JSON each (default .zoo)")
     parser.add_argument("--report", type=Path, metavar="FILE", help="Markdown report (default docs/zoo.md)")
     return parser.parse_args(arguments)
 

@@ -40,8 +40,8 @@ _FLOAT_DIVISION = "override_layer_types: [{layer_type: [operator.add, operator.t
 
 def _vision(name: str, image_size: int = 64, **arguments: Any) -> Architecture:
     """A model of torchvision by name."""
-    arguments = {"num_classes": CLASSES, **arguments}
-    return Architecture(name, "torchvision", partial(torchvision.models.get_model, name, weights=None, **arguments), image_size)
+    arguments = {"weights": None, "num_classes": CLASSES, **arguments}
+    return Architecture(name, "torchvision", partial(torchvision.models.get_model, name, **arguments), image_size)
 
 
 def _segmentation(name: str, image_size: int = 64) -> Architecture:
@@ -63,8 +63,8 @@ def _head(name: str, build: Callable[[], nn.Module], image_size: int = 64) -> Ar
 
 
 def _conv_next() -> nn.Module:
-    setting = torchvision.models.convnext.CNBlockConfig
-    return torchvision.models.ConvNeXt([setting(24, 48, 1), setting(48, 96, 2), setting(96, None, 1)], num_classes=CLASSES)
+    block = torchvision.models.convnext.CNBlockConfig
+    return torchvision.models.ConvNeXt([block(24, 48, 1), block(48, 96, 2), block(96, None, 1)], num_classes=CLASSES)
 
 
 def _swin(version: int) -> Callable[[], nn.Module]:

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from .libraries import timm, torchvision
 
 
-
-
 class Detector(nn.Module):
     """A backbone whose feature maps all go into one head."""
 
@@ -59,14 +57,14 @@ class UNet(nn.Module):
     def __init__(self, backbone: nn.Module, channels: list[int], classes: int) -> None:
         super().__init__()
         self.backbone = backbone
-        pairs = list(zip(channels[::-1], channels[-2::-1]))
+        pairs = list(zip(channels[:0:-1], channels[-2::-1], strict=True))
         self.up = nn.ModuleList(nn.ConvTranspose2d(low, high, 2, 2) for low, high in pairs)
         self.join = nn.ModuleList(_block(2 * high, high) for _, high in pairs)
         self.out = nn.Conv2d(channels[0], classes, 1)
 
     def forward(self, images: Tensor) -> Tensor:
         *skips, x = self.backbone(images)
-        for up, join, skip in zip(self.up, self.join, skips[::-1]):
+        for up, join, skip in zip(self.up, self.join, skips[::-1], strict=True):
             x = join(torch.cat((up(x), skip), dim=1))
         return self.out(x)
 

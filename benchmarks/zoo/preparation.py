@@ -1,7 +1,7 @@
 """Makes an untrained network behave like a trained one as far as quantization sees it: ranges, statistics, inputs.
 
-An untrained BatchNorm hands its input on unscaled, and branches often start as nothing (scales of 0 or 1e-6, biases of 0):
-half of the tensors would be constant, and a signal to noise ratio would say nothing.
+An untrained BatchNorm hands its input on unscaled, and branches often start as nothing (scales of 0 or 1e-6, biases of
+0): half of the tensors would be constant, and a signal to noise ratio would say nothing.
 """
 
 from __future__ import annotations
@@ -31,8 +31,6 @@ def prepare(model: nn.Module, inputs: Sequence[Tensor]) -> nn.Module:
     """Returns ``model``, changed in place, in eval mode: no constant parameters, BatchNorms know their inputs."""
     for name, parameter in model.named_parameters():
         _draw(name, parameter.data)
-    for buffer in model.buffers():
-        buffer.requires_grad_(False)
     norms = [module for module in model.eval().modules() if isinstance(module, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
@@ -65,6 +63,7 @@ def _crop(photograph: Tensor, height: int, width: int, random: np.random.Generat
     limit = min(photograph.shape[2] / height, photograph.shape[3] / width)
     scale = math.exp(random.uniform(0.0, math.log(limit)))
     tall, wide = int(height * scale), int(width * scale)
-    top, left = (int(random.integers(0, full - part + 1)) for full, part in zip(photograph.shape[2:], (tall, wide)))
+    top = int(random.integers(0, photograph.shape[2] - tall + 1))
+    left = int(random.integers(0, photograph.shape[3] - wide + 1))
     part = photograph[:, :, top : top + tall, left : left + wide]
     return F.interpolate(part, (height, width), mode="bilinear", antialias=True)

@@ -21,21 +21,23 @@ HEADER = (
 
 _INTRODUCTION = f"""# Zoo conformance
 
-Written by `make zoo`; do not edit. {{passed}} of {{count}} networks of torchvision and timm pass, {{static}} of them unmodified on the FX
-path, {{dynamic}} on the dynamic path because torch.fx cannot follow them.
+Written by `make zoo`; do not edit. {{passed}} of {{count}} networks of torchvision and timm pass: {{static}} of them
+unmodified on the FX path, {{dynamic}} on the dynamic path because torch.fx cannot follow them.
 
-Each network is built by its library, untrained, in a small variant; parameters that start constant are drawn and BatchNorms get
-the statistics of photographs, so that ranges are as in a trained network. It is calibrated with {CALIBRATION_IMAGES} crops of
-scikit-learn's two photographs and run on {TEST_IMAGES} others. Default configuration, except where a footnote says otherwise.
+Each network is built by its library, untrained, in a small variant; parameters that start constant are drawn, and
+BatchNorms get the statistics of photographs, so that ranges are as in a trained network. It is calibrated with
+{CALIBRATION_IMAGES} crops of scikit-learn's two photographs and run on {TEST_IMAGES} others, in the default
+configuration unless said below.
 
-- *quantized*, *float*: layers that compute on integers; layers left in float for a reason (below).
-- *fake_quant*, *real_quant*: SQNR of the worst output against the float network, dB. The networks are not trained: of a deep one the
-  number says less than of a shallow one. On the dynamic path the oracle stands for real_quant.
-- *oracle*: quantized inputs of layers whose integers in real_quant all equal those of the NumPy interpreter of the deploy pair.
-- *onnxruntime, layers*: layers of the fake_quant file, without graph optimisations, that were compared with fake_quant in torch, each
-  given the runtime's inputs, and the lowest SQNR among them (at least {LAYER_SQNR:.0f} dB is demanded); *at the end*: SQNR of the outputs, where
-  values beside rounding ties have fallen to the other side in layer after layer.
-- *s*: seconds, one core of a shared machine.
+- *quantized*, *float*: layers that compute on integers; layers left in float for a reason, see below.
+- *fake_quant*, *real_quant*: SQNR of the worst output against the float network, dB. With random weights it falls with
+  depth as that of a trained network does not. On the dynamic path the oracle stands for real_quant.
+- *oracle*: quantized inputs of layers whose integers in real_quant all equal those of the NumPy interpreter of the
+  deploy pair. The dynamic path has no real_quant in torch to compare.
+- *onnxruntime, layers*: layers of the fake_quant file, run without graph optimisations, that were compared with
+  fake_quant in torch, each given the runtime's inputs; and the lowest SQNR among them (demanded: {LAYER_SQNR:.0f} dB).
+- *at the end*: SQNR of the outputs of both; values beside rounding ties have gone separate ways layer after layer.
+- *s*: seconds on one core of a shared machine.
 
 """
 

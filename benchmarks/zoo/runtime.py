@@ -1,8 +1,8 @@
 """The fake_quant file in onnxruntime beside fake_quant in torch, layer by layer.
 
-At the end of a deep network the two may be far apart though each layer is right: they sum in another order, a value beside
-a rounding tie falls to the other side, and every later layer makes more of it. So each layer of torch is given what the
-runtime gave to its own; then only the last bits of float32 may differ.
+At the end of a deep network the two may be far apart though each layer is right: they sum in another order, a value
+beside a rounding tie falls to the other side, and every later layer makes more of it. So each layer of torch is given
+what the runtime gave to its own; then only the last bits of float32 may differ.
 """
 
 from __future__ import annotations

@@ -119,6 +119,7 @@ class QuantGraphModule(fx.GraphModule):
 
     @contextlib.contextmanager
     def keeping_inputs(self) -> Iterator[None]:
+        """Keeps layers from overwriting their inputs, for those who look at the results of nodes."""
         layers = self.quantized_layers.values()
         for layer in layers:
             layer.keeps_inputs = True
