@@ -8,18 +8,19 @@ RUN := $(CURDIR)/$(VENV)/bin/python
 TYPED := $(addprefix hotwheels/amct_pytorch/,core ops graph record config plan)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sample sample-mobilenet sample-vit sample-dynamic sample-retrain test test-exact lint bench bench-accuracy clean
+.PHONY: help setup sample sample-mobilenet sample-vit sample-dynamic sample-retrain test test-exact lint bench bench-accuracy zoo clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 26
 
 setup: $(READY) ## Create .venv and install the pinned requirements and this project
 
-$(READY): requirements.txt setup.py pyproject.toml $(wildcard proto/*.proto)
+$(READY): requirements.txt requirements-zoo.txt setup.py pyproject.toml $(wildcard proto/*.proto)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo 'Python 3.10 or newer is needed: make PYTHON=/path/to/python3 ...' >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-zoo.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check --editable .
 	@touch $@
 
@@ -56,6 +57,9 @@ bench: $(READY) ## Measure time and memory of calibration, fake_quant and export
 bench-accuracy: $(READY) ## Compare accuracy with onnxruntime's static quantization
 	$(RUN) -m benchmarks.accuracy $(ARGS)
 
+zoo: $(READY) ## Take 100 architectures through the SDK and write docs/zoo.md (ARGS="--only resnet18")
+	$(RUN) -m benchmarks.zoo $(ARGS)
+
 clean: ## Remove .venv, caches and what the samples wrote
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis proto/*_pb2.py
+	rm -rf $(VENV) .zoo build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis proto/*_pb2.py
 	rm -rf sample/.cache sample/*/*/tmp sample/*/*/checkpoints sample/*/*/amct_log

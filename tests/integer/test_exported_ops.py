@@ -31,6 +31,17 @@ class Call(nn.Module):
         return self.function(*inputs)
 
 
+class First(nn.Module):
+    """The first result of a module."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.module(x)[0]
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     id: str
@@ -128,6 +139,15 @@ CASES = [
     call("matmul", lambda a, b: a @ b.transpose(1, 2), TOKENS, TOKENS),
     call(
         "attention", lambda q, k: F.scaled_dot_product_attention(q, k, k), (2, 2, 4, 6), (2, 2, 4, 6), opsets=(14, 20)
+    ),
+    *(
+        Case(str(module), First(module), ((5, 2, 4),))
+        for module in (
+            nn.RNN(4, 3),
+            nn.RNN(4, 3, nonlinearity="relu", bias=False),
+            nn.LSTM(4, 3, num_layers=2, bidirectional=True),
+            nn.GRU(4, 3, bidirectional=True),
+        )
     ),
     resize("nearest", scale_factor=2),
     resize("nearest", size=(7, 11)),

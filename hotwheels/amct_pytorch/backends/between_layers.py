@@ -36,7 +36,7 @@ class BetweenLayers:
     def call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Returns ``function(*args, **kwargs)``; a Tensor method comes as a `MethodCall`."""
         if not is_known(function):
-            return function(*cast_floats(args, torch.float32), **cast_floats(kwargs, torch.float32))
+            return _call_outside(function, args, kwargs)
         same = handed_on(function, args, kwargs)
         if same is not None:
             return same[0]
@@ -50,6 +50,14 @@ class BetweenLayers:
     def gives_single(self, function: Callable[..., Any]) -> bool:
         """Whether the floating results of ``function`` are float32 values."""
         return not is_known(function) or _is_cube(function, op_of(function, self._registry))
+
+
+def _call_outside(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Calls what we do not know on float32; where it hands an argument back, no node of the file stands for it."""
+    given, given_by_name = cast_floats((args, kwargs), torch.float32)
+    result = function(*given, **given_by_name)
+    pairs = ((one, original) for one, original in zip(given, args, strict=True) if isinstance(one, torch.Tensor))
+    return next((original for one, original in pairs if one is result), result)
 
 
 def _is_cube(function: Callable[..., Any], op: OpDesc | None) -> bool:

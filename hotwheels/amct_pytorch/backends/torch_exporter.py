@@ -15,6 +15,7 @@ from torch.onnx.errors import UnsupportedOperatorError
 
 from ..errors import ExportError
 from ..log import get_logger
+from .symbolics import own_symbolics
 
 _log = get_logger(__name__)
 DEFAULT_OPSET = 13
@@ -56,7 +57,7 @@ def refuse_divisor(layer: str, divisor: object) -> None:
 
 def _export(module: nn.Module, inputs: tuple[Any, ...], setting: dict[str, Any]) -> bytes:
     file = io.BytesIO()
-    with warnings.catch_warnings(), torch.no_grad(), _without_fused_attention():
+    with warnings.catch_warnings(), torch.no_grad(), _without_fused_attention(), own_symbolics(), _silent():
         warnings.simplefilter("ignore")  # about tracing and deprecation; they speak to the exporter's direct user
         torch.onnx.export(module, inputs, file, dynamo=False, training=torch.onnx.TrainingMode.PRESERVE, **setting)
     return file.getvalue()
@@ -66,6 +67,21 @@ def _needed_opset(error: UnsupportedOperatorError) -> int | None:
     """Returns the opset from which on the operation is known; only the exporter's text says it."""
     found = re.search(r"was added in version (\d+)", str(error))
     return int(found.group(1)) if found else None
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Keeps the exporter from writing its whole graph to the screen when it fails.
+
+    It asks whether that is wanted, but takes the question itself for the answer (torch 2.13, ``setup_onnx_logging``).
+    """
+    bindings: Any = torch._C
+    question = bindings._jit_is_onnx_log_enabled
+    bindings._jit_is_onnx_log_enabled = question()
+    try:
+        yield
+    finally:
+        bindings._jit_is_onnx_log_enabled = question
 
 
 @contextlib.contextmanager

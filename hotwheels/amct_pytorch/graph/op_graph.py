@@ -62,6 +62,7 @@ class OpNode:
       has_bias: Whether the called module has a bias.
       onnx_type: Type of the ONNX node it becomes, e.g. ``Conv``; empty where the back-end does not know it (FX).
       is_reused: Whether it is one of several calls of a quantizable module, which the dynamic path does not quantize.
+      is_dead: Whether nothing that the model returns depends on it: it stands in no exported file.
       is_fold_target: For a BatchNorm: whether it can be folded into the convolution ``inputs[0]`` (SPEC 6.7).
       onnx_name: Name which torch's exporter gives that node, e.g. ``/conv1/Conv``; empty on the FX path.
       is_pick: Whether it only picks one of several results of ``inputs[0]``; the FX path does not say so.
@@ -81,6 +82,7 @@ class OpNode:
     is_pick: bool = False
     is_reused: bool = False
     is_fold_target: bool = False
+    is_dead: bool = False
 
     @property
     def is_quantizable(self) -> bool:

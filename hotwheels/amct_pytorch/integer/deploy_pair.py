@@ -161,13 +161,17 @@ def _node(node: onnx.NodeProto, number: int, opsets: Mapping[str, int]) -> Node:
 
 def _attribute(attribute: onnx.AttributeProto, opsets: Mapping[str, int]) -> Any:
     value = onnx.helper.get_attribute_value(attribute)
-    if isinstance(value, bytes):
-        return value.decode("utf-8")
+    if attribute.type in _LIST_TYPES:
+        return tuple(map(_text, value))
     if isinstance(value, onnx.TensorProto):
         return onnx.numpy_helper.to_array(value)
     if isinstance(value, onnx.GraphProto):
         return _graph(value, opsets)
-    return tuple(value) if attribute.type in _LIST_TYPES else value
+    return _text(value)
+
+
+def _text(value: Any) -> Any:
+    return value.decode("utf-8") if isinstance(value, bytes) else value
 
 
 _LIST_TYPES = (onnx.AttributeProto.INTS, onnx.AttributeProto.FLOATS, onnx.AttributeProto.STRINGS)

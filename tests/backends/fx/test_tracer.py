@@ -445,3 +445,23 @@ def test_failed_trace_leaves_the_model_as_it_was() -> None:
 
 def test_wrapped_function_is_the_way_out() -> None:
     assert ("pair_of", "call_function") in names(trace(model_of(wrapped), LEAVES).graph)
+
+
+class OnDevice(nn.Module):
+    """Asks where its input is, as models do that leave autocast for a part, and makes a tensor there."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.is_cuda:
+            x = x.half()
+        if x.device.type != "meta":
+            with torch.autocast(device_type=x.device.type, enabled=False):
+                return x * 2 + torch.ones(1).to(x.device)
+        return x
+
+
+def test_device_of_a_traced_value_is_the_models() -> None:
+    traced = trace(OnDevice(), LEAVES)
+    names = [node.name for node in traced.graph.nodes]
+    assert names == ["x", "mul", "_tensor_constant0", "getattr_1", "to", "add", "output"]
+    x = torch.randn(3)
+    assert torch.equal(traced(x), OnDevice()(x))

@@ -75,6 +75,11 @@ def functionalize(graph_module: GraphModule) -> tuple[Skip, ...]:
     return tuple(skips)
 
 
+def is_in_place(node: Node, graph_module: GraphModule) -> bool:
+    """Whether a node of ``graph_module`` changes one of its operands."""
+    return _match(node, graph_module) is not None
+
+
 def _match(node: Node, graph_module: GraphModule) -> _OutOfPlace | None:
     """Returns the out-of-place form of an in-place operation, None for any other node."""
     if node.op == "call_module":

@@ -18,6 +18,7 @@ from ..known import is_known
 from ..no_ops import NO_OP_MODULES
 from .attention import float_reason
 from .folding import foldable_convolutions
+from .liveness import live_nodes
 from .operands import Given, given_operands
 from .spelling import find_op, in_place_reason, spelling_of, type_string
 from .values import Value, classify
@@ -29,6 +30,7 @@ _WITHOUT_ARITHMETIC = (*NO_OP_MODULES, nn.Flatten, nn.Unflatten, nn.PixelShuffle
 _UNKNOWN_LIST = "the number of its inputs is not known before the model runs"
 _CONSTANT_OPERAND = "one of its operands is a parameter, a constant or not a float tensor"
 _NO_KEEPDIM = "only the form of two tensors and the one with keepdim=True are supported"
+_DEAD = "nothing that the model returns depends on it"
 _NO_PARTNER = "neither its producer nor a consumer is quantizable, and it only changes the shape"
 
 
@@ -49,6 +51,7 @@ class _Reader:
         self._registry = registry
         self._values = classify(graph_module.graph, registry)
         self._folded = foldable_convolutions(graph_module, registry)
+        self._live = live_nodes(graph_module)
         self._nodes: dict[Node, OpNode] = {}
         self._fused: dict[Node, Node] = {}  # BatchNorms and activations that belong to a convolution
 
@@ -76,13 +79,19 @@ class _Reader:
             module_path=str(node.target) if module is not None else None,
             has_bias=getattr(module, "bias", None) is not None,
             is_fold_target=node in self._folded,
+            is_dead=node not in self._live,
         )
 
     def _edges(self, node: Node, op: OpDesc, module: nn.Module | None) -> tuple[tuple[Edge, ...], str | None]:
         """Returns the quantizable inputs, or why there are none."""
         given = given_operands(node, op, module)
         tensors = [one for one in given if one.node is not None and self._values[one.node] is Value.TENSOR]
-        reason = in_place_reason(node) or self._belongs_to(node, op) or self._wrong_operands(node, op, given, tensors)
+        reason = (
+            (_DEAD if node not in self._live else None)
+            or in_place_reason(node)
+            or self._belongs_to(node, op)
+            or self._wrong_operands(node, op, given, tensors)
+        )
         return tuple(one.edge for one in tensors), reason
 
     def _belongs_to(self, node: Node, op: OpDesc) -> str | None:

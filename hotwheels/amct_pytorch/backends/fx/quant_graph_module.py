@@ -131,7 +131,7 @@ class QuantGraphModule(fx.GraphModule):
         if self.mode is Mode.REAL_QUANT:
             return self._run_real_quant(generated, watcher, args, kwargs)
         if watcher is not None:
-            with self._keeping_inputs():
+            with self.keeping_inputs():
                 return RecordingInterpreter(self, watcher).run(*_positional(self, args, kwargs))
         return generated(self, *args, **kwargs)
 
@@ -147,7 +147,8 @@ class QuantGraphModule(fx.GraphModule):
         return with_gradient_of(real, fake)
 
     @contextlib.contextmanager
-    def _keeping_inputs(self) -> Iterator[None]:
+    def keeping_inputs(self) -> Iterator[None]:
+        """Keeps layers from overwriting their inputs, for those who look at the results of nodes."""
         layers = self.quantized_layers.values()
         for layer in layers:
             layer.keeps_inputs = True

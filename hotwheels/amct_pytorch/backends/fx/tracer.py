@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.fx import Graph, GraphModule, Proxy
+from torch.fx import Graph, GraphModule, Node, Proxy
 from torch.fx.proxy import TraceError
 from torch.jit._trace import TracerWarning
 
 from .assemble import assemble, copy_training
 from .attention import is_attention
+from .device_proxy import DeviceProxy
 from .dropout import TrainingFlag, follow_training_mode
 from .trace_errors import explain
 from .user_code import line_being_traced
@@ -43,13 +44,13 @@ def trace(
     Raises:
       UnsupportedModelError: The model cannot be traced; the message shows the line and a way to rewrite it.
     """
-    tracer = AmctTracer(leaf_packages, is_leaf_type, are_buffers_proxies=False)
+    tracer = AmctTracer(leaf_packages, is_leaf_type, are_buffers_proxies=False, is_device_known=False)
     try:
         return _trace(model, tracer)
     except Exception as error:  # whatever the user's forward raises when it meets a Proxy
-        with contextlib.suppress(Exception):
-            if isinstance(error, TypeError):
-                return _trace(model, AmctTracer(leaf_packages, is_leaf_type, are_buffers_proxies=True))
+        for are_buffers_proxies in (False, True):
+            with contextlib.suppress(Exception):
+                return _trace(model, AmctTracer(leaf_packages, is_leaf_type, are_buffers_proxies))
         raise explain(error, tracer.path_of_failure(error)) from error
 
 
@@ -63,7 +64,9 @@ class AmctTracer(torch.fx.Tracer):
       is_leaf_type: See ``trace``.
       are_buffers_proxies: Records reading a buffer instead of using its value. A stock trace cannot do
         ``self.table[:, :x.size(1)]`` or ``self.query.expand(x.size(0), -1)``; this can, but operations on buffers
-        alone become nodes and shift the numbers in names. So it is the second attempt only, when no stock name exists.
+        alone become nodes and shift the numbers in names. So it is the last attempt only, when no stock name exists.
+      is_device_known: Takes the model's device for that of traced values, see `DeviceProxy`; also when a stock trace
+        fails only.
     """
 
     def __init__(
@@ -71,12 +74,14 @@ class AmctTracer(torch.fx.Tracer):
         leaf_packages: Sequence[str] = (),
         is_leaf_type: LeafRule = lambda cls: False,
         are_buffers_proxies: bool = True,
+        is_device_known: bool = True,
     ) -> None:
         """Takes the leaf rule."""
         super().__init__(autowrap_modules=(math,))
         self.leaf_packages = tuple(leaf_packages)
         self.is_leaf_type = is_leaf_type
         self.proxy_buffer_attributes = are_buffers_proxies
+        self._is_device_known = is_device_known
         self._failure: tuple[Exception, str] | None = None
 
     def path_of_failure(self, error: Exception) -> str:
@@ -90,6 +95,10 @@ class AmctTracer(torch.fx.Tracer):
         if kind not in ("placeholder", "output") and (line := line_being_traced()):
             node.stack_trace = line
         return node
+
+    def proxy(self, node: Node) -> Proxy:
+        """Returns the Proxy for a new node."""
+        return DeviceProxy(node, self) if self._is_device_known else super().proxy(node)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

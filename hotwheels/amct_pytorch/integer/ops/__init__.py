@@ -1,6 +1,19 @@
 """NumPy kernels of the ONNX operators; importing the package fills the registry."""
 
-from . import activation, elementwise, indexing, movement, normalization, reduction, reference, resize, sampling, shape
+from . import (
+    activation,
+    elementwise,
+    indexing,
+    movement,
+    normalization,
+    patches,
+    recurrent,
+    reduction,
+    reference,
+    resize,
+    sampling,
+    shape,
+)
 from .registry import find_kernel, is_movement
 
 __all__ = [
@@ -11,6 +24,8 @@ __all__ = [
     "is_movement",
     "movement",
     "normalization",
+    "patches",
+    "recurrent",
     "reduction",
     "reference",
     "resize",

@@ -1,0 +1,47 @@
+"""One architecture through the SDK: check_model, then the FX path, or the dynamic path where FX cannot follow."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import hotwheels.amct_pytorch as amct
+
+from . import dynamic_path, static_path
+from .architectures import Architecture
+from .outcome import DYNAMIC, STATIC, Outcome
+from .stages import StageFailed, Stages
+from .subject import make_subject
+
+
+def run(architecture: Architecture) -> Outcome:
+    """Returns what came of ``architecture``; errors are part of it."""
+    outcome = Outcome(name=architecture.name)
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(StageFailed):
+        _run(Stages(outcome), architecture, Path(folder))
+    return outcome
+
+
+def _run(stages: Stages, architecture: Architecture, folder: Path) -> None:
+    with stages.stage("build"):
+        subject = make_subject(architecture, folder)
+    with stages.stage("check_model") as outcome:
+        report = amct.check_model(subject.model)
+        outcome.path = STATIC if report.is_static_path_possible else DYNAMIC
+        outcome.skipped = _by_reason([skip.reason for skip in report.skipped])
+        outcome.problems = [_place(problem) for problem in report.problems]
+    (static_path if report.is_static_path_possible else dynamic_path).run(stages, subject)
+
+
+def _by_reason(reasons: list[str]) -> dict[str, int]:
+    """Counts reasons, the names in them replaced by an ellipsis."""
+    return dict(Counter(re.sub("'[^']*'", "'…'", reason) for reason in reasons).most_common())
+
+
+def _place(problem: amct.ModelProblem) -> str:
+    """The reason and the code, without the folder it is installed in."""
+    code = problem.place.strip().splitlines()
+    return f"{problem.reason}: {code[-1].strip()}" if code else problem.reason

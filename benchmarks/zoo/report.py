@@ -1,0 +1,106 @@
+"""The report: a table of all architectures, the reasons of what stays in float, and the failures."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from benchmarks.table import as_markdown, as_text
+from hotwheels.amct_pytorch.files import write_text_atomic
+
+from .architectures import ARCHITECTURES
+from .outcome import DYNAMIC, Outcome
+from .static_path import LAYER_SQNR
+from .subject import CALIBRATION_IMAGES, TEST_IMAGES
+
+HEADER = (
+    "network", "from", "path", "quantized", "float", "fake_quant", "real_quant", "oracle", "onnxruntime, layers",
+    "at the end", "s", "verdict",
+)  # fmt: skip
+
+_INTRODUCTION = f"""# Zoo conformance
+
+Written by `make zoo`; do not edit. {{passed}} of {{count}} networks of torchvision and timm pass: {{static}} of them
+unmodified on the FX path, {{dynamic}} on the dynamic path because torch.fx cannot follow them.
+
+Each network is built by its library, untrained, in a small variant; parameters that start constant are drawn, and
+BatchNorms get the statistics of photographs, so that ranges are as in a trained network. It is calibrated with
+{CALIBRATION_IMAGES} crops of scikit-learn's two photographs and run on {TEST_IMAGES} others, in the default
+configuration unless said below.
+
+- *quantized*, *float*: layers that compute on integers; layers left in float for a reason, see below.
+- *fake_quant*, *real_quant*: SQNR of the worst output against the float network, dB. With random weights it falls with
+  depth as that of a trained network does not. On the dynamic path the oracle stands for real_quant.
+- *oracle*: quantized inputs of layers whose integers in real_quant all equal those of the NumPy interpreter of the
+  deploy pair. The dynamic path has no real_quant in torch to compare.
+- *onnxruntime, layers*: layers of the fake_quant file, run without graph optimisations, that were compared with
+  fake_quant in torch, each given the runtime's inputs; and the lowest SQNR among them (demanded: {LAYER_SQNR:.0f} dB).
+- *at the end*: SQNR of the outputs of both; values beside rounding ties have gone separate ways layer after layer.
+- *s*: seconds on one core of a shared machine.
+
+"""
+
+
+def as_screen(outcomes: Sequence[Outcome]) -> str:
+    """Returns the table as text."""
+    return as_text(HEADER, [_cells(one) for one in outcomes])
+
+
+def write(outcomes: Sequence[Outcome], path: Path) -> None:
+    """Writes the report as Markdown, whole or not at all."""
+    passed = [one for one in outcomes if one.has_passed]
+    introduction = _INTRODUCTION.format(
+        passed=len(passed),
+        count=len(outcomes),
+        static=sum(one.path != DYNAMIC for one in passed),
+        dynamic=sum(one.path == DYNAMIC for one in passed),
+    )
+    parts = (
+        introduction + as_markdown(HEADER, [_cells(one) for one in outcomes]),
+        _section("Failures", {one.name: f"{one.stage}: {one.error}" for one in outcomes if not one.has_passed}),
+        _section("Why not on the FX path", {one.name: "; ".join(one.problems) for one in outcomes if one.problems}),
+        _section("Not the default configuration", {one.name: _definition(one) for one in outcomes if _definition(one)}),
+        "## What stays in float\n\nLayers by reason, of all networks together.\n\n"
+        + as_markdown(("reason", "layers", "networks"), _reasons(outcomes)),
+    )
+    write_text_atomic(path, "\n\n".join(part for part in parts if part) + "\n")
+
+
+def _section(title: str, texts: Mapping[str, str]) -> str:
+    lines = (f"- {name}: {text.replace('|', ' ')}" for name, text in texts.items())
+    return "\n".join((f"## {title}", "", *lines)) if texts else ""
+
+
+def _definition(one: Outcome) -> str:
+    definition = ARCHITECTURES[one.name].definition
+    return f"`{definition}`" if definition else ""
+
+
+def _reasons(outcomes: Sequence[Outcome]) -> list[tuple[str, str, str]]:
+    layers, networks = Counter[str](), Counter[str]()
+    for one in outcomes:
+        layers.update(one.skipped)
+        networks.update(one.skipped.keys())
+    return [(reason, f"{count}", f"{networks[reason]}") for reason, count in layers.most_common()]
+
+
+def _cells(one: Outcome) -> tuple[str, ...]:
+    return (
+        one.name,
+        ARCHITECTURES[one.name].source,
+        one.path,
+        _text(one.quantized),
+        _text(sum(one.skipped.values()) if one.quantized is not None else None),
+        _text(one.fake_sqnr, ".1f"),
+        _text(one.real_sqnr, ".1f"),
+        "-" if one.edges is None else f"{one.edges} inputs equal" if one.has_passed else "differs",
+        "-" if one.layer_sqnr is None else f"{one.runtime_layers}: {one.layer_sqnr:.0f} dB",
+        _text(one.runtime_sqnr, ".0f"),
+        f"{sum(one.seconds.values()):.0f}",
+        "ok" if one.has_passed else f"FAILS in {one.stage}",
+    )
+
+
+def _text(value: float | None, form: str = "") -> str:
+    return "-" if value is None else format(value, form)

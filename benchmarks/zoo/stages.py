@@ -1,0 +1,41 @@
+"""Stages of one run: each is timed, and the outcome says in which one it failed."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+from .outcome import Outcome
+
+
+class ConformanceError(Exception):
+    """Two sides which have to agree do not."""
+
+
+class StageFailed(Exception):
+    """The outcome holds the error already."""
+
+
+class Stages:
+    """The stages of one run, and its outcome."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[Outcome]:
+        """Times the block; an error in it is noted, and StageFailed raised."""
+        started = time.perf_counter()
+        try:
+            yield self.outcome
+        except Exception as error:
+            self.outcome.stage, self.outcome.error = name, one_line(error)
+            raise StageFailed from error
+        finally:
+            self.outcome.seconds[name] = round(time.perf_counter() - started, 2)
+
+
+def one_line(error: BaseException) -> str:
+    """Returns class and text of an error without line breaks."""
+    return " ".join(f"{type(error).__name__}: {error}".split())

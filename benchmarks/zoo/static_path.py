@@ -1,0 +1,76 @@
+"""A network on the FX path: fake_quant, real_quant, the exported files in onnxruntime and in the oracle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+import hotwheels.amct_pytorch as amct
+from hotwheels.amct_pytorch.backends.fx.quant_graph_module import QuantGraphModule
+from hotwheels.amct_pytorch.export.save import output_path
+from tests.api.fx_path import run_onnx
+from tests.exact.pair import compare, run_oracle, run_torch
+
+from .outcome import Outcome
+from .runtime import compare_layers
+from .stages import ConformanceError, Stages
+from .subject import Subject, outputs_of, worst_sqnr
+
+# What the last bits of float32 sums in another order may do to a single layer, dB.
+LAYER_SQNR = 100.0
+# Attention written out, instead of torch's fused kernel, rounds in other places: 2^-16 relative, and no more.
+FLOAT_SQNR = 96.0
+
+
+def run(stages: Stages, subject: Subject) -> None:
+    """Goes through all stages."""
+    quantized = _create(stages, subject)
+    with stages.stage("calibrate"):
+        amct.enable_quantization(quantized, calibration=True)
+        outputs_of(quantized, subject.calibration)
+    with stages.stage("fake_quant") as outcome:
+        amct.enable_quantization(quantized, fake_quant=True)
+        fake = outputs_of(quantized, subject.test)
+        outcome.fake_sqnr = worst_sqnr(subject.expected, fake)
+    with stages.stage("real_quant") as outcome:
+        amct.enable_quantization(quantized, real_quant=True)
+        outcome.real_sqnr = worst_sqnr(subject.expected, outputs_of(quantized, subject.test))
+    prefix = subject.folder / "net"
+    with stages.stage("export"):
+        amct.save_quant_model_fx(quantized, prefix, subject.test)
+    with stages.stage("onnxruntime") as outcome:
+        found = run_onnx(output_path(prefix, "fake_quant_model.onnx"), subject.test)
+        outcome.runtime_sqnr = worst_sqnr(fake, [torch.from_numpy(one) for one in found])
+        _compare_with_runtime(outcome, quantized, prefix, subject)
+    with stages.stage("oracle") as outcome:
+        _compare_with_oracle(outcome, quantized, prefix, subject)
+
+
+def _create(stages: Stages, subject: Subject) -> QuantGraphModule:
+    with stages.stage("create") as outcome:
+        config = subject.folder / "config.json"
+        amct.create_quant_config_fx(config, subject.model, subject.definition)
+        quantized: QuantGraphModule = amct.create_quant_model_fx(config, subject.model)
+        outcome.quantized = len(quantized.quantized_layers)
+        same = worst_sqnr(subject.expected, outputs_of(quantized, subject.test))
+        if same < FLOAT_SQNR:
+            raise ConformanceError(f"The quantized model in float state is {same:.1f} dB from the float model.")
+    return quantized
+
+
+def _compare_with_runtime(outcome: Outcome, quantized: QuantGraphModule, prefix: Path, subject: Subject) -> None:
+    agreement = compare_layers(quantized, prefix, [subject.test])
+    outcome.runtime_layers, outcome.layer_sqnr = agreement.layers, agreement.worst
+    if not agreement.worst >= LAYER_SQNR:
+        raise ConformanceError(f"Layer '{agreement.layer}' is {agreement.worst:.1f} dB from onnxruntime's.")
+
+
+def _compare_with_oracle(outcome: Outcome, quantized: QuantGraphModule, prefix: Path, subject: Subject) -> None:
+    trace, result = run_torch(quantized, [subject.test]), run_oracle(prefix, [subject.test])
+    found = compare(quantized.quantized_layers, trace, result)
+    outcome.edges, outcome.integers = found.edges, found.elements
+    if found.differences:
+        raise ConformanceError(f"{len(found.differences)} differences to the oracle; {found.differences[0]}")
+    if not found.edges:
+        raise ConformanceError("Nothing was compared with the oracle.")

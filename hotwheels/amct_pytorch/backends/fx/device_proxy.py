@@ -1,0 +1,38 @@
+"""A Proxy whose device can be asked for while tracing: it is the model's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx import Proxy
+from torch.fx.proxy import Attribute
+
+
+class DeviceProxy(Proxy):
+    """Makes branches on ``x.is_cuda`` and ``x.device.type`` static, and ``torch.autocast(x.device.type)`` possible.
+
+    ``x.device`` itself stays in the graph: what is made on the device of an input shall follow it.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        """Returns an attribute of the tensor."""
+        if name == "is_cuda":
+            return _device_of(self.tracer.root).type == "cuda"
+        if name == "device":
+            return _Device(self, name)
+        return super().__getattr__(name)
+
+
+class _Device(Attribute):
+    """``x.device``: a node of the graph once it is used as a value."""
+
+    @property
+    def type(self) -> str:
+        return _device_of(self.tracer.root).type
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    first = next(model.parameters(), None)
+    return torch.device("cpu") if first is None else first.device

@@ -1,0 +1,94 @@
+"""Calls that are no layers, between layers: what they do to the integers stands in the file as well."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import hotwheels.amct_pytorch as amct
+from tests.api.fx_path import quantize, run_real
+from tests.exact.pair import assert_exact
+
+
+class Net(nn.Module):
+    """A convolution, a call, and an addition of 16 bits, which shows the last bits of what it gets."""
+
+    def __init__(self, call: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 16, 3, padding=1)
+        self._call = call
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._call(self.conv(x)) + 1.0
+
+
+@torch.fx.wrap
+def stochastic_depth(x: Tensor, training: bool) -> Tensor:
+    """As in torchvision: nothing in evaluation."""
+    return x * torch.rand(1) if training else x
+
+
+def negative(x: Tensor) -> Tensor:
+    """A copy is a float tensor as before; with a ``dtype`` it need not be."""
+    return x.masked_fill(x.clamp(min=0).to(dtype=torch.bool), 0.0)
+
+
+def fold(x: Tensor) -> Tensor:
+    """Overlapping patches, added up; the size of the image is known only when the model runs."""
+    patches = x.unsqueeze(2).expand(-1, -1, 9, -1, -1).flatten(1, 2).flatten(2)
+    return F.fold(patches, (x.shape[2], x.shape[3]), (3, 3), padding=(2, 1), dilation=(2, 1))
+
+
+class Recurrent(nn.Module):
+    """A recurrent layer along the rows of images."""
+
+    def __init__(self, layer: type[nn.RNNBase]) -> None:
+        super().__init__()
+        self.rows = layer(32, 16, num_layers=2, bidirectional=True, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rows(x.mean(1))[0]
+
+
+CALLS: dict[str, Callable[[Tensor], Tensor]] = {
+    "a user's function that hands its argument on": lambda x: stochastic_depth(x, False),
+    "a mask cast to bool": negative,
+    "F.fold": fold,
+    **{layer.__name__: Recurrent(layer).eval() for layer in (nn.RNN, nn.LSTM, nn.GRU)},
+}
+_WIDE = {"activation_quant_params": [{"quantizer": "UlqFakeQuantize", "quantizer_args": {"num_bits": 16}}]}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_call_between_layers_is_exact(name: str, tmp_path: Path) -> None:
+    x = torch.randn(4, 3, 32, 32)
+    assert_exact(quantize(Net(CALLS[name]).eval(), tmp_path, [(x,)], {"add": _WIDE}), tmp_path, [x])
+
+
+class Unread(nn.Module):
+    """Its second branch leads nowhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.unread, self.norm = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        self.norm(self.unread(x)).relu()
+        return x.abs()
+
+
+def test_branch_that_leads_nowhere_is_no_layer_and_in_no_file(tmp_path: Path) -> None:
+    x = torch.randn(2, 3, 8, 8)
+    report = amct.check_model(Unread())
+    reasons = {skip.name: skip.reason for skip in report.skipped}
+    assert reasons["unread"] == "nothing that the model returns depends on it"
+    quantized = quantize(Unread().eval(), tmp_path, [(x,)])
+    assert list(quantized.quantized_layers) == ["conv", "abs_1"]
+    assert_exact(quantized, tmp_path, [x])
+    assert run_real(quantized, x).shape == (2, 4, 6, 6)

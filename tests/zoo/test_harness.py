@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from benchmarks.zoo import conformance, report
+from benchmarks.zoo.architectures import Architecture
+from benchmarks.zoo.outcome import Outcome, read_outcome
+from benchmarks.zoo.preparation import images, prepare
+from benchmarks.zoo.processes import run_all
+from tests.api.conftest import one_thread, undrawn
+
+__all__ = ["one_thread", "undrawn"]
+
+
+class Refused(nn.Module):
+    """Comes through until ONNX has no operation for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.special.i0(self.conv(x))
+
+
+def test_failure_is_noted_with_its_stage_and_what_came_before() -> None:
+    outcome = conformance.run(Architecture("refused", "here", Refused, 16))
+    assert (outcome.stage, outcome.quantized, outcome.edges) == ("export", 1, None)
+    assert outcome.error.startswith("ExportError: The model cannot be exported to ONNX")
+    assert "\n" not in outcome.error
+    assert outcome.fake_sqnr is not None
+
+
+def test_process_that_dies_or_does_not_end_is_an_outcome(tmp_path: Path) -> None:
+    found: list[Outcome] = []
+    run_all(["no such network"], tmp_path, 1, 60.0, found.append)
+    run_all(["resnet18"], tmp_path, 1, 0.01, found.append)
+    errors = [(one.name, one.stage, one.error) for one in found]
+    assert errors == [
+        ("no such network", "process", "The process died: exit status 1."),
+        ("resnet18", "process", "It had not ended after 0 s."),
+    ]
+    assert read_outcome(tmp_path / "resnet18.json") == found[1]
+
+
+def test_report_hides_no_failure(tmp_path: Path) -> None:
+    good = Outcome(name="resnet18", quantized=40, skipped={"why": 3}, edges=48, fake_sqnr=17.0, seconds={"build": 1.0})
+    bad = Outcome(name="swin", stage="oracle", error="ConformanceError: 1 differences", edges=45)
+    report.write([good, bad], tmp_path / "zoo.md")
+    text = (tmp_path / "zoo.md").read_text()
+    assert "1 of 2 networks of torchvision and timm pass" in text
+    assert "| swin | torchvision | FX | - | - | - | - | differs | - | - | 0 | FAILS in oracle |" in text
+    assert "- swin: oracle: ConformanceError: 1 differences" in text
+    assert "| why | 3 | 1 |" in text
+
+
+def test_prepared_network_has_statistics_and_no_constant_parameters() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, momentum=0.2), nn.ReLU())
+    x = images(4, (24, 32), seed=0)
+    assert x.shape == (4, 3, 24, 32)
+    assert torch.equal(x, images(4, (24, 32), seed=0))
+    prepare(model, [x])
+    conv, norm = model[0], model[1]
+    values = conv(x)
+    torch.testing.assert_close(norm.running_mean, values.mean((0, 2, 3)))
+    assert norm.momentum == 0.2
+    assert not model.training
+    assert all(one.std() > 0 for one in model.parameters())
