@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,8 @@ import torch
 import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.api.cli import main
 from hotwheels.amct_pytorch.errors import ConfigError
+from hotwheels.amct_pytorch.integer.digest import deploy_paths
+from hotwheels.amct_pytorch.integer.interpreter import Interpreter
 from hotwheels.amct_pytorch.onnx_io.exposed import layer_of
 from hotwheels.amct_pytorch.record import calibration_param
 from hotwheels.amct_pytorch.record.calibration_param import CalibrationParam, DataType
@@ -262,7 +265,44 @@ def test_verify_prints_every_layer_and_finds_a_wrong_weight(
     files.save(tmp_path / "net")
     shutil.copy(f"{saved.prefix}_golden.npz", tmp_path / "net_golden.npz")
     assert main(["verify", str(tmp_path / "net")]) == 1
-    assert f"the first that is not: {node}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"the first that is not: {node}" in printed
+    assert f"DIFFERS: accumulator at {_first_changed_sum(saved, tmp_path / 'net', node)}" in printed
+
+
+def _first_changed_sum(saved: SimpleNamespace, prefix: Path, node: str) -> str:
+    """Index, value before and after, of the first accumulator of ``node`` that is another one."""
+    before, after = (
+        Interpreter(*deploy_paths(one)).run({"input": saved.x}).sums[node] for one in (saved.prefix, prefix)
+    )
+    index = tuple(map(int, np.argwhere(before != after)[0]))
+    return f"{list(index)}: expected {before[index]}, found {after[index]}"
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_verify_names_the_first_value_of_every_fault(
+    seed: int, saved: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = Files(saved.prefix)
+    node = _FILE_FAULTS[seed % len(_FILE_FAULTS)](files, np.random.default_rng(seed))
+    files.save(tmp_path / "net")
+    shutil.copy(f"{saved.prefix}_golden.npz", tmp_path / "net_golden.npz")
+    assert main(["verify", str(tmp_path / "net")]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    first = next(line for line in lines if "DIFFERS" in line)
+    assert first.split()[0] in (node, *_readers(files, node))  # a factor of the weight shows where its result is read
+    assert re.search(r"(input \d|accumulator) at \[[\d, ]+\]: expected -?\d+, found -?\d+", first)
+
+
+def _readers(files: Files, node: str) -> list[str]:
+    """The nodes that read what ``node`` makes, through those that are not quantized."""
+    made = {name for one in files.model.graph.node if one.name == node for name in one.output}
+    readers = []
+    for one in files.model.graph.node:
+        if made & set(one.input):
+            made |= set(one.output)
+            readers.append(one.name)
+    return readers
 
 
 def test_wrong_calls_say_what_is_missing(saved: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:

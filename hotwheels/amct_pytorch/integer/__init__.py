@@ -8,5 +8,6 @@ It is the oracle for ``real_quant``: written from the specification, it reads ``
     cube          convolutions, products and poolings of integers
     ops           kernels of the ONNX operators
     interpreter   walks the graph
+    golden_tensor one tensor of a golden file, and the first difference from it
     digest        golden files: the proof that travels with an export
 """

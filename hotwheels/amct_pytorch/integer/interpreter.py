@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from ..errors import AmctError, ConfigError, UnsupportedModelError
+from ..errors import AmctError, CalibrationError, ConfigError, UnsupportedModelError
 from ..files import PathLike
 from .cube import is_cube, run_cube
 from .deploy_pair import DeployPair, Graph, Layer, Node, load_deploy_pair
@@ -70,12 +70,26 @@ class Interpreter:
           CalibrationError: An accumulator exceeds int32, or a value has no integer.
           UnsupportedModelError: A node cannot be executed.
         """
+        result, error = self.run_to_error(inputs, keep_values=keep_values)
+        if error is not None:
+            raise error
+        return result
+
+    def run_to_error(
+        self, inputs: Mapping[str, NDArray[Any]], *, keep_values: bool = False
+    ) -> tuple[Result, CalibrationError | None]:
+        """Returns what ``run`` does, and None; or what was computed until a CalibrationError, and that error."""
         graph = self.pair.graph
         run = _Run(self.pair.layers, keep_values=keep_values)
         scope: _Scope = {**graph.constants, **_checked_inputs(graph, inputs)}
-        run.graph(graph, scope)
-        outputs = {name: as_single(_lookup(scope, name)) for name in graph.outputs}
-        return Result(outputs=outputs, edges=run.edges, sums=run.sums, values=run.values)
+        outputs: dict[str, NDArray[Any]] = {}
+        error: CalibrationError | None = None
+        try:
+            run.graph(graph, scope)
+            outputs = {name: as_single(_lookup(scope, name)) for name in graph.outputs}
+        except CalibrationError as stop:
+            error = stop
+        return Result(outputs=outputs, edges=run.edges, sums=run.sums, values=run.values), error
 
 
 def run(model_path: PathLike, param_path: PathLike, inputs: Mapping[str, NDArray[Any]]) -> Result:

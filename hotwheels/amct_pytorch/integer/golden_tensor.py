@@ -1,0 +1,102 @@
+"""GoldenTensor: what a golden file remembers of one tensor, and where another one first differs from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+BLOCK = 1024  # elements behind one digest, in row-major order
+_DIGEST_BYTES = 8
+_INTEGERS = (np.int8, np.int16, np.int32)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class GoldenTensor:
+    """One tensor: int32 or, at the outputs of the graph, float32.
+
+    Attributes:
+      shape: Its shape.
+      blocks: uint8 [blocks, 8], the digest of each `BLOCK` of elements.
+      values: All elements, integers in the smallest type that holds them; None where they are too many to be stored.
+    """
+
+    shape: tuple[int, ...]
+    blocks: NDArray[np.uint8]
+    values: NDArray[Any] | None
+
+    @staticmethod
+    def of(array: NDArray[Any], *, keeps_values: bool) -> GoldenTensor:
+        """Describes ``array``."""
+        values = _narrowed(array) if keeps_values else None
+        return GoldenTensor(shape=array.shape, blocks=_digests(array), values=values)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Difference:
+    """The first element, in row-major order, of a tensor that is not what the golden file says.
+
+    Attributes:
+      index: Where it is; where the values are not stored the first index of the block it is in.
+      expected: What the golden file says; None where it does not store the values.
+      found: What is there.
+      count: How many elements differ; None where the values are not stored.
+      last: Where the values are not stored the last index of the block, else None.
+    """
+
+    index: tuple[int, ...]
+    expected: int | float | None
+    found: int | float
+    count: int | None = None
+    last: tuple[int, ...] | None = None
+
+    def __str__(self) -> str:
+        """What to tell the user."""
+        if self.last is not None:
+            return (
+                f"differs between {list(self.index)} and {list(self.last)}; the golden file does not hold the values of"
+                " a tensor of this size"
+            )
+        others = "" if self.count == 1 else f", the first of {self.count} that differ"
+        return f"at {list(self.index)}: expected {self.expected}, found {self.found}{others}"
+
+
+def first_difference(golden: GoldenTensor, found: NDArray[Any]) -> Difference | None:
+    """Returns where ``found``, of the same shape, first differs; None if it is equal bit for bit."""
+    assert found.shape == golden.shape
+    unequal = (_digests(found) != golden.blocks).any(axis=1)
+    if not unequal.any():
+        return None
+    flat = np.ascontiguousarray(found).reshape(-1)
+    if golden.values is None:
+        start = int(np.argmax(unequal)) * BLOCK
+        last = _place(min(start + BLOCK, found.size) - 1, found.shape)
+        return Difference(index=_place(start, found.shape), expected=None, found=flat[start].item(), last=last)
+    expected = golden.values.reshape(-1).astype(found.dtype)
+    places = np.flatnonzero(flat.view(np.int32) != expected.view(np.int32))  # bits, so that a NaN equals itself
+    at = int(places[0])
+    return Difference(
+        index=_place(at, found.shape), expected=expected[at].item(), found=flat[at].item(), count=len(places)
+    )
+
+
+def _place(position: int, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(int(one) for one in np.unravel_index(position, shape)) if shape else ()
+
+
+def _digests(array: NDArray[Any]) -> NDArray[np.uint8]:
+    """The first bytes of the SHA-256 of each block, as little-endian 4-byte elements."""
+    content = memoryview(np.ascontiguousarray(array).reshape(-1).astype(array.dtype.newbyteorder("<")).view(np.uint8))
+    step = BLOCK * array.itemsize
+    digests = [hashlib.sha256(content[at : at + step]).digest()[:_DIGEST_BYTES] for at in range(0, len(content), step)]
+    return np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, _DIGEST_BYTES)
+
+
+def _narrowed(array: NDArray[Any]) -> NDArray[Any]:
+    if not np.issubdtype(array.dtype, np.integer) or not array.size:
+        return array
+    low, high = int(array.min()), int(array.max())
+    return array.astype(next(one for one in _INTEGERS if np.iinfo(one).min <= low and high <= np.iinfo(one).max))
