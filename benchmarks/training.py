@@ -1,63 +1,98 @@
 """Measures a W8A8 training step of ResNet-50 with learned activation ranges against its float step.
 
-``python -m benchmarks.training``: 8x3x224x224, SGD with momentum. Float and quantized steps take turns in one process,
-so that what else the machine does slows both; the peak of the memory is measured in a process for each.
+``python -m benchmarks.training``: 8x3x224x224, SGD with momentum. Float and quantized steps take turns, so that what
+else the machine does slows both, but each in a process of its own: in a common one the float step finds the memory
+which the larger quantized step has left to the process, and the quantized one pays for getting it from the system.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import gc
 import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from tqdm import tqdm
 
 from benchmarks.subject import Workload, quantize
 from benchmarks.table import as_text, verdict
-from benchmarks.timing import CLOCKS, Alternative, interleaved
+from benchmarks.timing import CLOCKS, Times
 
 ROOT = Path(__file__).resolve().parents[1]
 MAX_TIME, MAX_MEMORY = 1.2, 1.3  # goals, as ratios to float
 FLOAT, W8A8 = "float", "W8A8"
+WARM_UP = 2  # steps of each that do not count: the memory of the process is still growing
 HEADER = ("training step", "ratio", "target", "verdict", "median", W8A8, FLOAT)
 
 
 def main() -> None:
     args = _parse_arguments()
     torch.set_num_threads(args.threads)
-    workload = Workload(width=args.width, batch_size=args.batch_size, image_size=args.image_size)
-    if args.peak_of:
-        print(peak_memory(args.peak_of, workload))
+    if args.steps_of:
+        serve(args.steps_of, Workload(width=args.width, batch_size=args.batch_size, image_size=args.image_size), args)
         return
-    memory = memory_row()  # first: Linux lets a child begin with the peak of its parent
-    print(as_text(HEADER, [time_row(workload, args.rounds, args.clock), memory]))
+    print(as_text(HEADER, measure(args.rounds, args.clock)))
 
 
-def time_row(workload: Workload, rounds: int, clock: str) -> tuple[str, ...]:
-    """Times steps of both in turn; CPU time counts all threads and is the steadier figure on a busy machine."""
-    alternatives = {}
-    for kind in (FLOAT, W8A8):
-        step = make_step(kind, workload)
-        alternatives[kind] = Alternative(lambda _, step=step: step())
-    times = interleaved(alternatives, rounds, CLOCKS[clock], "training steps")
-    ours, base = times[W8A8], times[FLOAT]
+def measure(rounds: int, clock: str) -> list[tuple[str, ...]]:
+    """Returns the rows of time and of peak memory, with interpreter, libraries and weights."""
+    seconds: dict[str, list[float]] = {FLOAT: [], W8A8: []}
+    with _worker(FLOAT) as base, _worker(W8A8) as ours:
+        for _ in tqdm(range(WARM_UP + rounds), desc="training steps"):
+            seconds[FLOAT].append(base("step"))
+            seconds[W8A8].append(ours("step"))
+        peaks = ours("peak"), base("peak")
+    times = {kind: Times(tuple(values[WARM_UP:])) for kind, values in seconds.items()}
+    return [time_row(times[W8A8], times[FLOAT], clock), memory_row(*peaks)]
+
+
+def time_row(ours: Times, base: Times, clock: str) -> tuple[str, ...]:
+    """CPU time counts all threads and is the steadier figure on a busy machine."""
     ratio, median = ours.ratio(base), ours.median_ratio(base)
-    seconds = (f"{ours.least:.2f} s", f"{base.least:.2f} s")
-    return (f"{clock} time", f"{ratio:.2f}", f"{MAX_TIME}", verdict(ratio, MAX_TIME), f"{median:.2f}", *seconds)
+    least = (f"{ours.least:.2f} s", f"{base.least:.2f} s")
+    return (f"{clock} time", f"{ratio:.2f}", f"{MAX_TIME}", verdict(ratio, MAX_TIME), f"{median:.2f}", *least)
 
 
-def memory_row() -> tuple[str, ...]:
-    """Compares the peak resident memory of two processes, with interpreter, libraries and weights."""
-    ours, base = _peak_elsewhere(W8A8), _peak_elsewhere(FLOAT)
+def memory_row(ours: float, base: float) -> tuple[str, ...]:
+    """The largest resident memory of both processes, in MiB."""
     ratio = ours / base
     sizes = (f"{ours:.0f} MiB", f"{base:.0f} MiB")
     return ("peak memory", f"{ratio:.2f}", f"{MAX_MEMORY}", verdict(ratio, MAX_MEMORY), "", *sizes)
+
+
+def serve(kind: str, workload: Workload, args: argparse.Namespace) -> None:
+    """Answers each line of the standard input with a number: "step" makes a step and takes its time."""
+    step, clock = make_step(kind, workload), CLOCKS[args.clock]
+    for line in sys.stdin:
+        gc.collect()
+        started = clock()
+        if line.strip() == "step":
+            step()
+            print(clock() - started, flush=True)
+        else:
+            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, flush=True)  # Linux counts in KiB
+
+
+@contextlib.contextmanager
+def _worker(kind: str) -> Iterator[Callable[[str], float]]:
+    command = [sys.executable, "-m", "benchmarks.training", *sys.argv[1:], "--steps_of", kind]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None
+
+        def ask(question: str) -> float:
+            print(question, file=process.stdin, flush=True)
+            return float(process.stdout.readline())
+
+        yield ask
+        process.stdin.close()
 
 
 def make_step(kind: str, workload: Workload) -> Callable[[], None]:
@@ -77,14 +112,6 @@ def make_step(kind: str, workload: Workload) -> Callable[[], None]:
     return step
 
 
-def peak_memory(kind: str, workload: Workload) -> float:
-    """Returns the peak resident memory of this process, in MiB, after three steps."""
-    step = make_step(kind, workload)
-    for _ in range(3):
-        step()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts in KiB
-
-
 def _calibrated(model: nn.Module, images: torch.Tensor) -> nn.Module:
     import hotwheels.amct_pytorch as amct  # here: a float run that measures memory must not carry the SDK
 
@@ -97,11 +124,6 @@ def _calibrated(model: nn.Module, images: torch.Tensor) -> nn.Module:
     return quantized
 
 
-def _peak_elsewhere(kind: str) -> float:
-    command = [sys.executable, "-m", "benchmarks.training", *sys.argv[1:], "--peak_of", kind]
-    return float(subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1])
-
-
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--width", type=int, default=64, help="channels of the stem, default 64: the published network")
@@ -110,7 +132,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="default 1")
     parser.add_argument("--rounds", type=int, default=5, help="measured steps of each kind, default 5")
     parser.add_argument("--clock", choices=tuple(CLOCKS), default="cpu", help="default cpu")
-    parser.add_argument("--peak_of", choices=(FLOAT, W8A8), help=argparse.SUPPRESS)
+    parser.add_argument("--steps_of", choices=(FLOAT, W8A8), help=argparse.SUPPRESS)
     return parser.parse_args()
 
 

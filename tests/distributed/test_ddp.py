@@ -57,7 +57,8 @@ def test_parameters_are_equal_on_all_ranks_and_to_one_process_on_the_joined_batc
 
 def test_dynamic_path_trains_like_one_process_on_the_joined_batch(found, alone):
     for name, value in alone["dynamic path"].items():
-        assert torch.equal(found[0]["dynamic path"][name], found[1]["dynamic path"][name]), name
+        if not name.endswith("shift_bit"):  # only the master process evaluates
+            assert torch.equal(found[0]["dynamic path"][name], found[1]["dynamic path"][name]), name
         torch.testing.assert_close(
             found[0]["dynamic path"][name], value, rtol=0, atol=1e-6, msg=lambda text, name=name: name + text
         )

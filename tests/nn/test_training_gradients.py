@@ -13,8 +13,9 @@ from torch import Tensor, nn
 import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.backends.fx.quant_graph_module import QuantGraphModule
 from hotwheels.amct_pytorch.core.params import QuantParams
-from hotwheels.amct_pytorch.quantizers import ArqWeightFakeQuantize, LnqFakeQuantize, UlqFakeQuantize, gradients
+from hotwheels.amct_pytorch.quantizers import ArqWeightFakeQuantize, LnqFakeQuantize, UlqFakeQuantize
 from hotwheels.amct_pytorch.quantizers.base import WeightQuantizer
+from hotwheels.amct_pytorch.quantizers.learned_range import learned_range
 from tests.api.fx_path import quantize
 
 
@@ -49,7 +50,7 @@ def test_a_learned_range_has_the_gradients_of_its_surrogate():
 
     upstream = torch.randn_like(x)
     expected = torch.autograd.grad(surrogate(x, low, high), (x, low, high), upstream)
-    found = torch.autograd.grad(gradients.learned_range(x, low, high, grid), (x, low, high), upstream)
+    found = torch.autograd.grad(learned_range(x, low, high, grid), (x, low, high), upstream)
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
 
@@ -144,7 +145,7 @@ def test_conv_and_batch_norm_train_as_the_written_formula(tmp_path):
     data = x.clone().requires_grad_()
     grid = layer.activation[0].params()
     ends = [layer.activation[0].clip_min, layer.activation[0].clip_max]
-    expected_x = gradients.learned_range(data, *ends, grid)
+    expected_x = learned_range(data, *ends, grid)
     factor = norm.weight / torch.sqrt(var + norm.eps)
     folded = module.weight * factor.view(-1, 1, 1, 1)
     rounded = straight_through(folded, layer.weight.fake_quantize(folded.detach()))
@@ -183,7 +184,7 @@ def test_siblings_and_reused_layers_add_up_their_gradients(tmp_path, algorithm):
 
     def read(name: str, index: int = 0) -> Callable[[Tensor], Tensor]:
         quantizer = layers[name].activation[index]
-        return lambda value: gradients.learned_range(value, quantizer.clip_min, quantizer.clip_max, quantizer.params())
+        return lambda value: learned_range(value, quantizer.clip_min, quantizer.clip_max, quantizer.params())
 
     left, right = conv("left", data, read("left")), conv("right", data, read("right"))
     total = read("add")(left) + read("add", 1)(right)

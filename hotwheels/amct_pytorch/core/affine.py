@@ -5,11 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .blocks import blocks, is_dense
 from .spec import SMALLEST_SCALE, QuantSpec
 
-# Elements worked on at once: the four passes of fake quantization find them in the cache, and on a busy machine the
-# threads do not wait for each other too often.
-_CHUNK = 1 << 20
 _INT32_MAX = 2**31 - 1
 
 
@@ -68,41 +66,60 @@ def dequantize(q: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
     return (q - offset.to(q.dtype)) * scale.to(q.dtype)
 
 
-def fake_quantize(x: Tensor, scale: Tensor, offset: Tensor, num_bits: int, out: Tensor | None = None) -> Tensor:
+def fake_quantize(
+    x: Tensor,
+    scale: Tensor,
+    offset: Tensor,
+    num_bits: int,
+    out: Tensor | None = None,
+    extremes: list[tuple[float, float]] | None = None,
+) -> Tensor:
     """Returns the nearest grid point of each element; equals dequantize(quantize(x)).
 
-    No gradient. A scalar grid on a contiguous tensor is applied block by block, so that the passes run in the cache.
-    The result is a new tensor, or ``out``, which has the layout of ``x`` and may be ``x`` itself.
+    No gradient. A scalar grid on a dense tensor is applied block by block, so that the passes run in the cache.
+    The result is a new tensor, or ``out``, which has the layout of ``x`` and may be ``x`` itself. ``extremes``: a list
+    to which the smallest and the largest element of each of ``blocks.blocks(x)`` are added; it stays empty for a
+    tensor which is not handled in blocks.
     """
     spec = QuantSpec(num_bits=num_bits)
-    if scale.dim() or x.device.type != "cpu" or not _is_dense(x):
+    if scale.dim() or x.device.type != "cpu" or not is_dense(x):
         steps = torch.round(x / scale.to(x.dtype))
         bounds = (spec.qmin - offset).to(x.dtype), (spec.qmax - offset).to(x.dtype)
         real = torch.clamp(steps, *bounds).mul_(scale.to(x.dtype))
         return real if out is None else out.copy_(real)
     out = torch.empty_like(x) if out is None else out
     low, high = spec.qmin - int(offset), spec.qmax - int(offset)
-    source, target = _flat(x), _flat(out)
     step = scale.to(x.dtype)
-    for piece, result in zip(torch.split(source, _CHUNK), torch.split(target, _CHUNK), strict=True):
+    ends = low * step.item(), high * step.item()  # exact in float64: a quotient is inside if its dividend is
+    for piece, result in zip(blocks(x), blocks(out), strict=True):
+        is_inside = extremes is not None and _is_inside(piece, ends, extremes)
         torch.div(piece, step, out=result)
-        result.round_().clamp_(low, high).mul_(step)
+        result.round_()
+        if not is_inside:
+            result.clamp_(low, high)
+        result.mul_(step)
     return out
 
 
-def _is_dense(x: Tensor) -> bool:
-    return x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
+def _is_inside(x: Tensor, ends: tuple[float, float], extremes: list[tuple[float, float]]) -> bool:
+    """Whether ``ends`` enclose all of ``x``, whose own are added to ``extremes``; False for NaN and for no element."""
+    if not x.numel():
+        return False
+    low, high = (end.item() for end in torch.aminmax(x))
+    extremes.append((low, high))
+    return ends[0] <= low and high <= ends[1]
 
 
-def _flat(x: Tensor) -> Tensor:
-    """A one-dimensional view in memory order of a dense tensor."""
-    return torch.as_strided(x, (x.numel(),), (1,))
+def real_ends(scale: Tensor, offset: Tensor, num_bits: int) -> tuple[Tensor, Tensor]:
+    """Returns the real values of Qmin and Qmax: what lies beyond is clipped."""
+    spec = QuantSpec(num_bits=num_bits)
+    return (spec.qmin - offset) * scale, (spec.qmax - offset) * scale
 
 
 def inside_range(x: Tensor, scale: Tensor, offset: Tensor, num_bits: int) -> tuple[Tensor, Tensor]:
     """Returns (above, below): the masks of what the grid clips (SPEC 5.2: the U and L of the gradients)."""
-    spec = QuantSpec(num_bits=num_bits)
-    return x > (spec.qmax - offset) * scale, x < (spec.qmin - offset) * scale
+    bottom, top = real_ends(scale, offset, num_bits)
+    return x > top, x < bottom
 
 
 def bias_scale_floor(bias: Tensor, data_scale: Tensor, weight_scale: Tensor) -> Tensor:

@@ -277,9 +277,9 @@ class QuantizedLayer(nn.Module):
         """The weight on the grid of the folded one, divided by what the BatchNorm will multiply by (SPEC 6.7)."""
         op = self.weighted
         assert op is not None and self.weight is not None
-        with torch.no_grad():
-            bias = op.folded_bias()
         weight, factor, inverse = op.unfolded()
+        with torch.no_grad():
+            bias = op.folded_bias(factor)
         params = self._folded_params(weight, factor, bias)
         return self.weight.fake_quantize_unfolded(weight, factor, inverse, params), params
 

@@ -73,12 +73,10 @@ class WeightedOp:
         factor = channel_factor(norm.running_var, norm.weight, norm.eps)
         return self._own_weight(), factor, inverse_factor(norm.running_var, norm.weight, norm.eps)
 
-    def folded_bias(self) -> Tensor | None:
-        """Returns the bias [C_out] or None, with the running statistics folded in."""
+    def folded_bias(self, factor: Tensor) -> Tensor:
+        """Returns the bias [C_out] with the running statistics folded in; ``factor`` as `unfolded` returns it."""
         norm = self.batch_norm
-        if norm is None:
-            return self.module.bias
-        factor = channel_factor(norm.running_var, norm.weight, norm.eps)
+        assert norm is not None
         return fold_bias(self.module.bias, norm.running_mean, factor, norm.bias)
 
     def forward_training(

@@ -6,6 +6,7 @@ buffers, so that a checkpoint restores them; python copies of both spare a devic
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from typing import Any
 
@@ -78,7 +79,7 @@ class Quantizer(FakeQuantizeBase):
 
     def _require_numbers(self, params: QuantParams) -> QuantParams:
         """Returns ``params``; learned values and weights that became NaN show in the scale."""
-        if bool(params.scale.isnan().any()):
+        if math.isnan(params.scale.sum().item()):  # scales are positive, so nothing else makes their sum NaN
             msg = (
                 f"Layer '{self.layer_name}': the scale of its quantizer {type(self).__name__} is NaN, because its"
                 " learned values or the weights are. A loss that is not finite has reached the optimizer: lower"
@@ -110,8 +111,12 @@ class ActivationQuantizer(Quantizer):
     """Quantizes one activation: watches batches during calibration, then rounds to the grid.
 
     An algorithm implements `_take`, `_grid`, `_round` and `_force_symmetric`.
+
+    Attributes:
+      finds_nan: Whether `_round` looks for NaN itself, in the pass that rounds.
     """
 
+    finds_nan = False
     symmetric: Tensor
 
     def __init__(
@@ -173,7 +178,7 @@ class ActivationQuantizer(Quantizer):
         if not is_quantizable(x):
             return x
         self._require_calibrated()
-        if self.training and torch.is_grad_enabled():
+        if self.training and torch.is_grad_enabled() and not self.finds_nan:
             self._refuse_nan(x)
         return self._round(as_float(x)).to(x.dtype)
 

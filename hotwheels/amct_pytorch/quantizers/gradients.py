@@ -7,37 +7,23 @@ ONNX QuantizeLinear; ours divide, so the forward values are those of the exporte
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..core.affine import fake_quantize
+from ..core.affine import fake_quantize, real_ends
+from ..core.blocks import block_size
 from ..core.channels import per_channel
 from ..core.params import QuantParams
 from ..core.spec import QuantSpec
-
-# Elements of x worked on at once in a backward: its dozen passes then stay in a core's cache.
-_BLOCK = 1 << 18
-_hardtanh_backward = torch.ops.aten.hardtanh_backward
-_threshold_backward = torch.ops.aten.threshold_backward
+from .learned_range import LearnedRange
 
 
 def straight_through(x: Tensor, params: QuantParams) -> Tensor:
     """Returns the grid points of ``x``; the gradient passes where the grid does not clip, ends included."""
     return _StraightThrough.apply(x, *_along_channels(x, params), params.num_bits)  # type: ignore[no-any-return, no-untyped-call]
-
-
-def learned_range(x: Tensor, low: Tensor, high: Tensor, params: QuantParams, factor: float = 1.0) -> Tensor:
-    """Returns the grid points of ``x``, with gradients for ``x`` and for both ends of the range (SPEC 5.2).
-
-    ``low``, ``high``: scalars of the range which ``params`` was computed from. ``factor`` multiplies their gradients.
-    """
-    return _LearnedRange.apply(  # type: ignore[no-any-return, no-untyped-call]
-        x, low, high, params.scale, params.offset, params.num_bits, factor
-    )
 
 
 def identity_gradient(x: Tensor, params: QuantParams) -> Tensor:
@@ -66,7 +52,7 @@ def quantized_again(value: Tensor) -> Callable[[], Tensor] | None:
     It keeps the tensor in front of the quantizer alive, not ``value``.
     """
     made_by = value.grad_fn
-    if not isinstance(made_by, (_LearnedRange._backward_cls, _StraightThrough._backward_cls)):  # type: ignore[attr-defined]
+    if not isinstance(made_by, (LearnedRange._backward_cls, _StraightThrough._backward_cls)):  # type: ignore[attr-defined]
         return None
     x, *_, scale, offset = made_by.saved_tensors
     return functools.partial(fake_quantize, x.detach(), scale, offset, made_by.num_bits)
@@ -107,7 +93,7 @@ class _Unfolded(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         weight, out, inverse = ctx.saved_tensors
         grad, used = grads[0], inverse != 0
-        grad_factor = (_row_dots(grad, weight) - _row_dots(grad, out)) * inverse if ctx.needs_input_grad[1] else None
+        grad_factor = _row_dots(grad, weight, out) * inverse if ctx.needs_input_grad[1] else None
         grad_weight = grad if bool(used.all()) else grad * per_channel(used, grad)
         return grad_weight, grad_factor, None, None, None
 
@@ -132,30 +118,8 @@ class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         x, scale, offset = ctx.saved_tensors
-        bottom, top = _ends(scale, offset, ctx.num_bits)
+        bottom, top = real_ends(scale, offset, ctx.num_bits)
         return grads[0] * ((x >= bottom) & (x <= top)), None, None, None
-
-
-class _LearnedRange(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, low: Tensor, high: Tensor, scale: Tensor, offset: Tensor, num_bits: int, factor: float
-    ) -> Tensor:
-        # The ends are trained in place by guards and optimizers; clones keep this graph valid until its backward.
-        ctx.save_for_backward(x, low.detach().clone(), high.detach().clone(), scale, offset)
-        ctx.num_bits, ctx.factor = num_bits, factor
-        return fake_quantize(x, scale, offset, num_bits)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, low, high, scale, offset = ctx.saved_tensors
-        grad_x, inside, above, below = _range_gradients(x, grads[0], scale, offset, ctx.num_bits)
-        levels = QuantSpec(num_bits=ctx.num_bits).levels
-        # sum(e * g) of SPEC 5.2: outside the range e is a constant, the rounding error of the end itself.
-        moved = inside + above * _rounding_error(high / scale) + below * _rounding_error(low / scale)
-        moved = moved / levels
-        grad_low, grad_high = (below - moved) * ctx.factor, (above + moved) * ctx.factor
-        return grad_x, grad_low.to(low.dtype), grad_high.to(high.dtype), None, None, None, None
 
 
 class _ClippedWeight(torch.autograd.Function):
@@ -172,41 +136,6 @@ class _ClippedWeight(torch.autograd.Function):
         return grad_weight, (clipped * weight.sign()).sum() * sigma, None, None
 
 
-def _range_gradients(
-    x: Tensor, grad: Tensor, scale: Tensor, offset: Tensor, num_bits: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Returns g inside the range, and the sums of (rhe(v) - v) * g inside, of g above and of g below the range.
-
-    Works on numbers of the host, block by block, with the passes that torch has vectorized; masks are slow. Most blocks
-    hold nothing outside the range, so that is looked at first.
-    """
-    x, grad = _same_layout(x, grad)
-    grad_x = torch.empty_like(x)
-    bottom, top = _ends(scale, offset, num_bits)
-    step = scale.to(x.dtype).item()
-    # hardtanh_backward drops its bounds themselves; here they are the last values that pass.
-    outer = [torch.nextafter(end.to(x.dtype), end.to(x.dtype) * 0 + way).item() for end, way in _outwards(bottom, top)]
-    bottom, top = bottom.item(), top.item()
-    sums = torch.zeros(3, dtype=torch.float64)
-    buffers = torch.empty(2, min(_block_size(x), x.numel()), dtype=x.dtype, device=x.device)
-    for piece, upstream, passed in zip(_blocks(x), _blocks(grad), _blocks(grad_x), strict=True):
-        _hardtanh_backward(upstream, piece, *outer, grad_input=passed)
-        low, high = (end.item() for end in torch.aminmax(piece))
-        steps, error = buffers[:, : piece.numel()]
-        torch.div(piece, step, out=steps)
-        if low < bottom or high > top:
-            steps.clamp_(bottom / step, top / step)  # infinities have no rounding error, and count as clipped
-        if high > top:
-            sums[1] += _threshold_backward(upstream, piece, top, grad_input=error).sum().item()
-        if low < bottom:
-            negative = torch.neg(piece)
-            sums[2] += _threshold_backward(upstream, negative, -bottom, grad_input=error).sum().item()
-        torch.round(steps, out=error).sub_(steps)
-        sums[0] += torch.dot(passed, error).item()
-    sums = sums.to(x.device)
-    return grad_x, sums[0], sums[1], sums[2]
-
-
 def _along_channels(x: Tensor, params: QuantParams) -> tuple[Tensor, Tensor]:
     """Scale and offset, shaped to broadcast along axis 0 of ``x``."""
     return per_channel(params.scale, x), per_channel(params.offset, x)
@@ -214,45 +143,13 @@ def _along_channels(x: Tensor, params: QuantParams) -> tuple[Tensor, Tensor]:
 
 def _row_blocks(weight: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Pieces of whole rows, along axis 0, of tensors that broadcast against ``weight``; scalars go along."""
-    rows = max(1, _block_size(weight) * weight.shape[0] // max(1, weight.numel()))
+    rows = max(1, block_size(weight) * weight.shape[0] // max(1, weight.numel()))
     for start in range(0, weight.shape[0], rows):
         piece = slice(start, start + rows)
         yield tuple(one[piece] if one.dim() else one for one in (weight, *others))
 
 
-def _row_dots(left: Tensor, right: Tensor) -> Tensor:
-    """The dot product of each pair of rows, [C_out]."""
-    return torch.cat([(a * b).flatten(1).sum(1) for a, b in _row_blocks(left, right)])
-
-
-def _ends(scale: Tensor, offset: Tensor, num_bits: int) -> tuple[Tensor, Tensor]:
-    """The real values of Qmin and Qmax: what lies beyond is clipped."""
-    spec = QuantSpec(num_bits=num_bits)
-    return (spec.qmin - offset) * scale, (spec.qmax - offset) * scale
-
-
-def _outwards(bottom: Tensor, top: Tensor) -> tuple[tuple[Tensor, float], tuple[Tensor, float]]:
-    return (bottom, -math.inf), (top, math.inf)
-
-
-def _rounding_error(steps: Tensor) -> Tensor:
-    return torch.round(steps) - steps
-
-
-def _same_layout(x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-    """Both dense and in the same memory order, so that flat views of them match element by element."""
-    if not x.is_contiguous() and not (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)):
-        x = x.contiguous()
-    if grad.stride() != x.stride():
-        grad = torch.empty_like(x).copy_(grad)
-    return x, grad
-
-
-def _blocks(x: Tensor) -> Iterator[Tensor]:
-    """Flat pieces of a dense tensor in memory order; one piece on an accelerator."""
-    flat = torch.as_strided(x, (x.numel(),), (1,), x.storage_offset())
-    return iter(torch.split(flat, _block_size(x)))
-
-
-def _block_size(x: Tensor) -> int:
-    return _BLOCK if x.device.type == "cpu" else max(1, x.numel())
+def _row_dots(grad: Tensor, weight: Tensor, result: Tensor) -> Tensor:
+    """The dot product of each row of ``grad`` and of ``weight - result``, [C_out]."""
+    pieces = _row_blocks(weight, grad, result)
+    return torch.cat([torch.linalg.vecdot(rows.flatten(1), (own - out).flatten(1)) for own, rows, out in pieces])

@@ -15,6 +15,7 @@ from ..log import get_logger
 from . import distributed, gradients
 from .arguments import check_arguments, make_observer, symmetry_args
 from .base import ActivationQuantizer, WeightQuantizer
+from .learned_range import learned_range
 from .luq_observer import LuqMseObserver
 from .observation import RangeObserver
 from .registry import register
@@ -40,6 +41,7 @@ class LuqActivationFakeQuantize(ActivationQuantizer):
       ConfigError: An argument is outside its range.
     """
 
+    finds_nan = True
     observer: RangeObserver
     min_value: Tensor
 
@@ -97,7 +99,8 @@ class LuqActivationFakeQuantize(ActivationQuantizer):
         _keep_above(self.max_value, self.max_value_eps)
         low = -self.max_value if self.is_symmetric else self.min_value
         count = x.numel() * (distributed.process_count() if self.training else 1)
-        return gradients.learned_range(x, low, self.max_value, self.params(), _factor(count, self.num_bits))
+        on_nan = self._refuse_nan if self.training else None
+        return learned_range(x, low, self.max_value, self.params(), _factor(count, self.num_bits), on_nan)
 
     def _force_symmetric(self) -> None:
         self.observer.make_symmetric()
@@ -154,7 +157,7 @@ class LuqWeightFakeQuantize(WeightQuantizer):
         if torch.is_grad_enabled():
             _keep_above(self.max_value, self.max_value_eps)
         factor = _factor(weight.numel(), self.num_bits)
-        return gradients.learned_range(weight, -self.max_value, self.max_value, params, factor)
+        return learned_range(weight, -self.max_value, self.max_value, params, factor)
 
     def _scale_in_force(self) -> Tensor:
         return self._grid(self.max_value, None).scale

@@ -14,6 +14,7 @@ from . import distributed, gradients
 from .arguments import check_arguments, make_observer
 from .base import ActivationQuantizer
 from .ifmr_observer import IFMRObserver
+from .learned_range import learned_range
 from .observation import RangeObserver
 from .registry import register
 
@@ -39,6 +40,7 @@ class UlqFakeQuantize(ActivationQuantizer):
       ConfigError: An argument is outside its range.
     """
 
+    finds_nan = True
     observer: RangeObserver
     previous_max: Tensor
     previous_min: Tensor
@@ -58,11 +60,10 @@ class UlqFakeQuantize(ActivationQuantizer):
         is_symmetric = source.is_symmetric
         # What the configuration gives needs no data: both ends, or the upper one where it decides the lower.
         is_given = clip_max is not None and (clip_min is not None or fixed_min or is_symmetric)
-        super().__init__(
-            num_bits=num_bits, layer_name=object_layer, is_symmetric=is_symmetric, is_calibrated=is_given
-        )
+        super().__init__(num_bits=num_bits, layer_name=object_layer, is_symmetric=is_symmetric, is_calibrated=is_given)
         self.fixed_min = fixed_min
         self.given_max, self.given_min = clip_max, clip_min
+        self._last_grid: tuple[Any, Any] = (None, None)
         self.clip_max = nn.Parameter(torch.ones(()))
         self.clip_min = nn.Parameter(torch.zeros(()))
         self.register_buffer("previous_max", torch.ones(()))
@@ -116,6 +117,8 @@ class UlqFakeQuantize(ActivationQuantizer):
         NaN stays, to be reported: the weights have hardly escaped it.
         """
         low = self._lower_end(low, high)
+        if low.device.type == "cpu" and _is_wide(low.item(), high.item()):
+            return low, high
         is_collapsed = high - low <= SMALLEST_SCALE
         new_high = torch.where(is_collapsed | (high < 0), self.previous_max, high)
         new_low = torch.where(is_collapsed | ((high >= 0) & (low > 0)), self.previous_min, low)
@@ -125,21 +128,27 @@ class UlqFakeQuantize(ActivationQuantizer):
         return self._grid_of(*self._guarded(self.clip_min.detach(), self.clip_max.detach()))
 
     def _grid_of(self, low: Tensor, high: Tensor) -> QuantParams:
-        scale, offset = affine_params(low, high, QuantSpec(num_bits=self.num_bits, symmetric=self.is_symmetric))
-        return QuantParams(scale=scale, offset=offset, num_bits=self.num_bits)
+        """Computes the grid, or returns the last one if that was of the same range: layers ask several times."""
+        spec = QuantSpec(num_bits=self.num_bits, symmetric=self.is_symmetric)
+        key = (low.item(), high.item(), spec) if low.device.type == "cpu" else None
+        if key is None or key != self._last_grid[0]:
+            scale, offset = affine_params(low, high, spec)
+            self._last_grid = key, QuantParams(scale=scale, offset=offset, num_bits=self.num_bits)
+        return self._last_grid[1]
 
     def _round(self, x: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
             return gradients.straight_through(x, self.params())
         params = self._keep_guarded()
         low = -self.clip_max if self.is_symmetric else self.clip_min
-        return gradients.learned_range(x, low, self.clip_max, params)
+        return learned_range(x, low, self.clip_max, params, on_nan=self._refuse_nan if self.training else None)
 
     def _keep_guarded(self) -> QuantParams:
         """Stores the guarded values back, where they become the previous ones; averaged over ranks in training."""
         with torch.no_grad():
             low, high = self.clip_min.detach(), self.clip_max.detach()
-            if self.training:  # evaluation may run on one rank only, and would wait for the others for ever
+            # Evaluation may run on one rank only, and would wait for the others for ever.
+            if self.training and distributed.is_distributed():
                 low, high = distributed.average(torch.stack([low, high])).unbind()
             low, high = self._guarded(low, high)
             params = self._require_numbers(self._grid_of(low, high))
@@ -157,3 +166,8 @@ class UlqFakeQuantize(ActivationQuantizer):
             self.given_max = float(torch.maximum(-self.clip_min, self.clip_max))
             self._seed(self.clip_min, self.clip_max)
         self._mark_learned()
+
+
+def _is_wide(low: float, high: float) -> bool:
+    """Whether a range is beyond doubt possible; most are, and this costs less than the dozen operations of a guard."""
+    return low <= 0 <= high and high - low > 2 * SMALLEST_SCALE

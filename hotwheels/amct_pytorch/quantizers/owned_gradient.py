@@ -1,0 +1,63 @@
+"""Tells whether a backward is the only one who holds the gradient it got, so that it may overwrite it.
+
+Autograd passes one tensor on to several (both inputs of an addition get the same), and hooks, ``retain_grad`` and
+callers of ``backward(gradient)`` may keep one. All of them show in three reference counts: of the tensor, of its memory
+and of its Python object. What these are for a gradient nobody else holds is measured, not assumed: another version of
+Python or torch may count otherwise.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Counts = tuple[int, int, int]
+
+
+def is_owned(grad: Tensor) -> bool:
+    """Whether nobody but the backward that calls this, as ``is_owned(grads[0])``, holds ``grad``."""
+    if type(grad) is not Tensor or grad.device.type != "cpu" or torch.is_grad_enabled():
+        return False
+    counts = _counts(grad)
+    return counts is not None and counts == counts_if_owned()
+
+
+@functools.cache
+def counts_if_owned() -> Counts | None:
+    """Returns the counts of a gradient which only its backward holds; None if torch does not tell.
+
+    Call it first outside of a backward: it runs a small one.
+    """
+    with torch.enable_grad():
+        x = torch.zeros(2, requires_grad=True)
+        _Probe.apply(x, seen := []).mul(2).sum().backward()  # type: ignore[no-untyped-call]
+    return seen[0]  # type: ignore[no-any-return]
+
+
+class _Probe(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, seen: list[Counts | None]) -> Tensor:
+        ctx.seen = seen
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        ctx.seen.append(_seen_by_a_backward(grads[0]))
+        return grads[0], None
+
+
+def _seen_by_a_backward(grad: Tensor) -> Counts | None:
+    """As `is_owned`, so that the Python object has as many references."""
+    return _counts(grad)
+
+
+def _counts(grad: Tensor) -> Counts | None:
+    try:
+        storage = torch._C._storage_Use_Count(grad.untyped_storage()._cdata)
+        return grad._use_count(), storage, sys.getrefcount(grad)
+    except AttributeError:  # not public; without them every gradient counts as shared
+        return None
