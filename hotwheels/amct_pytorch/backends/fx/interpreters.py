@@ -14,6 +14,7 @@ from ...nn.double_call import call_in_double, cast_floats, defer
 from ...nn.quantized_layer import QuantizedLayer
 from ...ops.registry import Registry
 from .constants import constant_nodes
+from .float_products import call_float_product, is_float_product
 from .known import is_known, op_of
 from .no_ops import handed_on
 
@@ -102,11 +103,10 @@ class RealQuantInterpreter(RecordingInterpreter):
         if same is not None:
             return same[0]
         op = op_of(function, self._registry)
-        if op is None or not op.is_cube:
-            deferred = defer(function, args, kwargs, op)
-            return call_in_double(function, args, kwargs, op) if deferred is None else deferred
-        args, kwargs = cast_floats((args, kwargs), torch.float32)
-        return cast_floats(call_in_double(function, args, kwargs), torch.float32)
+        if is_float_product(function, op):
+            return call_float_product(function, args, kwargs)
+        deferred = defer(function, args, kwargs, op)
+        return call_in_double(function, args, kwargs, op) if deferred is None else deferred
 
 
 def _call_outside(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
