@@ -44,6 +44,27 @@ def fold(x: Tensor) -> Tensor:
     return F.fold(patches, (x.shape[2], x.shape[3]), (3, 3), padding=(2, 1), dilation=(2, 1))
 
 
+def convolved(x: Tensor) -> Tensor:
+    """Its weight is no parameter of a layer, so it stays in float: from float32, to float32."""
+    return F.conv2d(x.relu(), torch.linspace(-1, 1, 16 * 16).view(16, 16, 1, 1))
+
+
+def projected(x: Tensor) -> Tensor:
+    return F.linear(x.relu(), torch.linspace(-1, 1, 32 * 32).view(32, 32), torch.linspace(0, 1, 32))
+
+
+class OnTokens(nn.Module):
+    """A module on the pixels of an image, as [batch, channels, pixels] or, if it is a Linear, the other way round."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.relu().flatten(2)
+        return self.module(x.transpose(1, 2) if isinstance(self.module, nn.Linear) else x)
+
+
 class Recurrent(nn.Module):
     """A recurrent layer along the rows of images."""
 
@@ -59,15 +80,23 @@ CALLS: dict[str, Callable[[Tensor], Tensor]] = {
     "a user's function that hands its argument on": lambda x: stochastic_depth(x, False),
     "a mask cast to bool": negative,
     "F.fold": fold,
+    "F.conv2d": convolved,
+    "F.linear": projected,
+    "Conv1d": OnTokens(nn.Conv1d(16, 8, 3)),
+    "ConvTranspose1d": OnTokens(nn.ConvTranspose1d(16, 8, 3)),
+    "AvgPool1d": OnTokens(nn.AvgPool1d(3)),
+    "Linear left in float": OnTokens(nn.Linear(16, 8)),
     **{layer.__name__: Recurrent(layer).eval() for layer in (nn.RNN, nn.LSTM, nn.GRU)},
 }
+_OFF = {"quant_enable": False}
 _WIDE = {"activation_quant_params": [{"quantizer": "UlqFakeQuantize", "quantizer_args": {"num_bits": 16}}]}
 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_call_between_layers_is_exact(name: str, tmp_path: Path) -> None:
     x = torch.randn(4, 3, 32, 32)
-    assert_exact(quantize(Net(CALLS[name]).eval(), tmp_path, [(x,)], {"add": _WIDE}), tmp_path, [x])
+    layers = {"add": _WIDE, **({"_call_module": _OFF} if name == "Linear left in float" else {})}
+    assert_exact(quantize(Net(CALLS[name]).eval(), tmp_path, [(x,)], layers), tmp_path, [x])
 
 
 class Unread(nn.Module):

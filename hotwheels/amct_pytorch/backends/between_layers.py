@@ -6,21 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
-from ..nn.call import MethodCall
 from ..nn.double_call import call_in_double, cast_floats, defer
-from ..ops.desc import OpDesc
 from ..ops.registry import Registry
+from .float_products import call_float_product, is_float_product
 from .known import is_known, op_of
 from .no_ops import handed_on
-
-# CUBE operations of the exported file which are not quantizable in this spelling, so that no registry has them.
-_PRODUCTS = frozenset(
-    {F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d, F.linear}
-    | {torch.mm, torch.mv, torch.dot, torch.addmm, torch.baddbmm, F.scaled_dot_product_attention}
-)
-_PRODUCT_METHODS = frozenset({"mm", "mv", "dot", "addmm", "baddbmm", "__rmatmul__"})
 
 
 class BetweenLayers:
@@ -41,15 +32,14 @@ class BetweenLayers:
         if same is not None:
             return same[0]
         op = op_of(function, self._registry)
-        if not _is_cube(function, op):
-            deferred = defer(function, args, kwargs, op)
-            return call_in_double(function, args, kwargs, op) if deferred is None else deferred
-        args, kwargs = cast_floats((args, kwargs), torch.float32)
-        return cast_floats(call_in_double(function, args, kwargs), torch.float32)
+        if is_float_product(function, op):
+            return call_float_product(function, args, kwargs)
+        deferred = defer(function, args, kwargs, op)
+        return call_in_double(function, args, kwargs, op) if deferred is None else deferred
 
     def gives_single(self, function: Callable[..., Any]) -> bool:
-        """Whether the floating results of ``function`` are float32 values."""
-        return not is_known(function) or _is_cube(function, op_of(function, self._registry))
+        """Whether float32 results of ``function`` are values which the file has in float32."""
+        return not is_known(function) or is_float_product(function, op_of(function, self._registry))
 
 
 def _call_outside(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -58,9 +48,3 @@ def _call_outside(function: Callable[..., Any], args: tuple[Any, ...], kwargs: d
     result = function(*given, **given_by_name)
     pairs = ((one, original) for one, original in zip(given, args, strict=True) if isinstance(one, torch.Tensor))
     return next((original for one, original in pairs if one is result), result)
-
-
-def _is_cube(function: Callable[..., Any], op: OpDesc | None) -> bool:
-    if op is not None:
-        return op.is_cube
-    return function.name in _PRODUCT_METHODS if isinstance(function, MethodCall) else function in _PRODUCTS

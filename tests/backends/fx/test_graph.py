@@ -478,3 +478,10 @@ def test_operation_that_stays_in_place_is_not_quantizable() -> None:
     module = trace(type("Net", (Model,), {"forward": forward})(), REGISTRY.leaf_packages)
     functionalize(module)
     assert "shares its memory" in str(build_graph(module, REGISTRY)["add_"].unquantizable)
+
+
+def test_function_with_a_weight_says_why_it_stays_in_float() -> None:
+    graph = graph_of(lambda self, x: F.linear(F.conv2d(x, self.weight[:, :3, None, None]), self.weight))
+    reasons = {skip.name: skip.reason for skip in graph.skips}
+    reason = "its weight is an argument, not a parameter of its own; only modules with weights are quantized"
+    assert (reasons["conv2d"], reasons["linear"]) == (reason, reason)

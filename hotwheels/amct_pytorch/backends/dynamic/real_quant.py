@@ -84,8 +84,10 @@ class _FloatBetweenLayers(TorchFunctionMode):
         if name in _COPIES and _is_float(args[0]):
             return _copied(args[0], func, args, kwargs)
         function = MethodCall(name) if getattr(Tensor, name, None) is func else func
-        result = self._between.call(function, args, kwargs)
-        return pytree.tree_map(_from_single if self._between.gives_single(function) else _as_double, result)
+        result, gives_single = self._between.call(function, args, kwargs), self._between.gives_single(function)
+        return pytree.tree_map(
+            lambda leaf: _from_single(leaf) if gives_single and _is_single(leaf) else _as_double(leaf), result
+        )
 
 
 # --- what is called ---

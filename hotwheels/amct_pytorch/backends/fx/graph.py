@@ -14,6 +14,7 @@ from ...graph import Edge, OpGraph, OpNode
 from ...ops.desc import OpDesc, Role
 from ...ops.registry import Registry
 from ...ops.table import KEEPDIM_ONLY, TUPLE_RESULTS
+from ..float_products import WEIGHTED_FUNCTIONS
 from ..known import is_known
 from ..no_ops import NO_OP_MODULES
 from .attention import float_reason
@@ -172,6 +173,8 @@ def _float_reason(node: Node, module: nn.Module | None) -> str | None:
         return float_reason(node)
     if module is not None and not isinstance(module, _WITHOUT_ARITHMETIC):
         return f"{type(module).__name__} is not an operation that can be quantized; it runs in float as a whole"
+    if node.op == "call_function" and node.target in WEIGHTED_FUNCTIONS:
+        return "its weight is an argument, not a parameter of its own; only modules with weights are quantized"
     if node.op == "call_function" and not is_known(node.target):
         return "it is a function which is not looked into (torch.fx.wrap); it runs in float"
     return None
