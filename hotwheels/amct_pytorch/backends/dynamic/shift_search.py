@@ -28,9 +28,8 @@ class ShiftSearch:
 
     @torch.no_grad()
     def _search(self, layer: QuantizedLayer, output: Tensor) -> Tensor:
-        assert layer.weighted is not None and layer.weight is not None
-        scale = layer.current_weight_params(*layer.weighted.folded()).scale
-        deq = layer.activation[0].params().scale * scale
+        assert layer.weight is not None
+        deq = layer.activation[0].params().scale * layer.present_weight_params().scale
         if layer.op.allows_channel_wise and output.dim() == 3:  # one image without the batch axis
             output = output.unsqueeze(0)
         if layer.has_bare_grid and not layer.weight.channel_wise:
