@@ -110,10 +110,20 @@ class QuantizedLayer(nn.Module):
 
     def current_weight_params(self, weight: Tensor, bias: Tensor | None) -> QuantParams:
         """Returns the grid of the folded ``weight`` [C_out, ...], with scales the int32 bias fits (SPEC 4.3, 4.4)."""
-        assert self.weight is not None and self.weighted is not None
+        assert self.weight is not None
         if self.has_bare_grid:
-            return self._folded_params(*self.weighted.unfolded()[:2], bias)
+            return self.present_weight_params()
         return self._with_room_for_bias(self.weight.params(weight, bias), bias)
+
+    @torch.no_grad()
+    def present_weight_params(self) -> QuantParams:
+        """Returns ``current_weight_params(*weighted.folded())``, which need not make the folded weight."""
+        op = self.weighted
+        assert op is not None
+        if op.batch_norm is None:
+            return self.current_weight_params(*op.folded())
+        weight, factor, _ = op.unfolded()
+        return self._folded_params(weight, factor, op.folded_bias())
 
     def observe_weight(self) -> None:
         """Lets the weight quantizer find what it learns from the weight; ignored without one, and if that is known."""
@@ -148,7 +158,7 @@ class QuantizedLayer(nn.Module):
         """Returns the parameters of the weight with the present BatchNorm folded into it, None without weights."""
         if self.weighted is None:
             return None
-        return weight_record(self.current_weight_params(*self.weighted.folded()))
+        return weight_record(self.present_weight_params())
 
     def expect_shift(self) -> None:
         """Makes room for the shift bits, one for each scale of the weight, whose grid is known (SPEC 4.6)."""

@@ -41,7 +41,7 @@ class WeightedOp:
     @property
     def out_channels(self) -> int:
         """Number of output channels."""
-        return self.folded()[0].shape[0]
+        return self._own_weight().shape[0]
 
     @property
     def channel_shape(self) -> tuple[int, ...]:
