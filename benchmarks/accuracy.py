@@ -176,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pairs = [(name, setting) for name in args.networks for setting in SETTINGS_W8A8]
     with tempfile.TemporaryDirectory() as folder:
         for name, setting in tqdm(pairs, desc="accuracy", unit="row"):
-            rows.append(compare(_subject(name, args.keep or Path(folder)), setting, METHODS_W8A8))
+            rows.append(compare(make_subject(name, args.keep or Path(folder)), setting, METHODS_W8A8))
     _report(rows, args)
 
 
@@ -185,9 +185,10 @@ def compare(subject: Subject, setting: Setting, methods: Mapping[str, Method]) -
     files = {name: method(subject, setting) for name, method in methods.items()}
     expected = static_quantization.run(float_file(subject, setting), subject.images)
     outcomes = {
-        name: _outcome(static_quantization.run(file, subject.images), expected, subject) for name, file in files.items()
+        name: outcome_of(static_quantization.run(file, subject.images), expected, subject)
+        for name, file in files.items()
     }
-    return Row(subject.name, setting.name, _top1(expected, subject.labels), outcomes)
+    return Row(subject.name, setting.name, top1_of(expected, subject.labels), outcomes)
 
 
 def sqnr(expected: NDArray[np.floating], found: NDArray[np.floating]) -> float:
@@ -196,15 +197,18 @@ def sqnr(expected: NDArray[np.floating], found: NDArray[np.floating]) -> float:
     return float(10 * np.log10(signal.sum() / noise.sum()))
 
 
-def _outcome(logits: Images, expected: Images, subject: Subject) -> Outcome:
-    return Outcome(sqnr(expected, logits), _top1(logits, subject.labels), _top1(logits, expected.argmax(axis=1)))
+def outcome_of(logits: Images, expected: Images, subject: Subject) -> Outcome:
+    """Returns how close ``logits`` are to those ``expected`` from the float network."""
+    return Outcome(sqnr(expected, logits), top1_of(logits, subject.labels), top1_of(logits, expected.argmax(axis=1)))
 
 
-def _top1(logits: Images, labels: NDArray[np.int64]) -> float:
+def top1_of(logits: Images, labels: NDArray[np.int64]) -> float:
+    """Returns the share of right decisions."""
     return float((logits.argmax(axis=1) == labels).mean())
 
 
-def _subject(name: str, folder: Path) -> Subject:
+def make_subject(name: str, folder: Path) -> Subject:
+    """Returns a network of the zoo, trained now or in an earlier run, with its data."""
     train, held_out = digits.load()
     calibration = digits.to_input(train.images[:CALIBRATION_IMAGES]).numpy()
     own = folder / name

@@ -97,9 +97,7 @@ def memory(workload: Workload, many: int) -> Iterator[Measure]:
     few = peak_memory.measure(workload, BATCHES, calibrate=True)
     lots = peak_memory.measure(workload, many, calibrate=True)
     yield Measure("peak memory: calibration / float run", few / plain, 1.2, few, plain, "MiB")
-    yield Measure(
-        f"peak memory: calibration of {many} / {BATCHES} batches", lots / few, SAME_MEMORY, lots, few, "MiB"
-    )
+    yield Measure(f"peak memory: calibration of {many} / {BATCHES} batches", lots / few, SAME_MEMORY, lots, few, "MiB")
 
 
 def passes(workload: Workload, folder: Path, rounds: int, clock: Clock) -> Iterator[Measure]:

@@ -257,6 +257,30 @@ def test_a_nan_step_names_layer_and_quantizer(tmp_path, parameter, layer, quanti
         model(digits()[0])
 
 
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {"quantizer": "SnqWeightFakeQuantize"},
+        {"quantizer": "FixedFakeQuantize", "quantizer_args": {"scale": 0.01}},
+        {"quantizer": "LuqWeightFakeQuantize", "quantizer_args": {"observer": "LuqMseObserver"}},
+    ],
+    ids=lambda entry: entry["quantizer"],
+)
+def test_nan_weights_are_named_where_the_scale_does_not_show_them(tmp_path, weights):
+    images, _ = digits()
+    model = quantize(
+        LeNet(), tmp_path, [(images,)], {"fc2": {"weight_quant_params": {"quantizer_args": {}, **weights}}}
+    )
+    amct.enable_quantization(model, fake_quant=True)
+    model.train()(images)
+    with torch.no_grad():
+        model.get_parameter("fc2.weight")[0, 0] = float("nan")
+    with pytest.raises(
+        amct.CalibrationError, match=f"Layer 'fc2': the weight of its quantizer .*{weights['quantizer'][:5]}.*lower"
+    ):
+        model(images)
+
+
 def test_data_parallel_is_refused_with_the_way_out(tmp_path):
     model = pre_calibrated(tmp_path)
     message = "cannot run in DataParallel.*Use DistributedDataParallel"

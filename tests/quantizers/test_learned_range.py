@@ -167,3 +167,11 @@ def test_a_range_changed_behind_autograds_back_gives_another_grid():
     before = quantizer.params().scale.clone()
     quantizer.clip_max.data.fill_(3.0)
     assert quantizer.params().scale == pytest.approx(2 * before.item(), rel=1e-6)
+
+
+def test_a_grid_known_from_inference_mode_can_be_trained_with():
+    quantizer = UlqFakeQuantize(clip_max=1.0, clip_min=-1.0)
+    with torch.inference_mode():
+        quantizer.params()
+    quantizer.train().fake_quantize(torch.linspace(-2, 2, 9, requires_grad=True)).sum().backward()
+    assert quantizer.clip_max.grad is not None

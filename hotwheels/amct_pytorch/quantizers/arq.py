@@ -32,6 +32,8 @@ class ArqWeightFakeQuantize(WeightQuantizer):
       ConfigError: An argument is outside its range.
     """
 
+    finds_nan = True
+
     def __init__(
         self,
         observer: type[ArqObserver] = ArqObserver,

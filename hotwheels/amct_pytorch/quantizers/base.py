@@ -20,6 +20,11 @@ from ..errors import CalibrationError, ConfigError
 from .observation import as_float, finite_samples, float_samples, is_quantizable
 from .torch_base import FakeQuantizeBase
 
+_AFTER_A_BAD_STEP = (
+    "A loss that is not finite has reached the optimizer: lower the learning rate, or skip such steps, and continue"
+    " from an earlier checkpoint."
+)
+
 
 class Quantizer(FakeQuantizeBase):
     """What both kinds of quantizers share: the calibration flag, the layer's name, torch's attributes.
@@ -27,10 +32,14 @@ class Quantizer(FakeQuantizeBase):
     Attributes:
       num_bits: Width of the stored integer.
       is_fixed: Whether the grid comes from the configuration, and no data or training changes it.
+      finds_nan: Whether NaN in the tensor is noticed without a look for it: in the scale, or in the pass that rounds.
     """
 
     is_fixed = False
+    finds_nan = False
     calibrated: Tensor
+    _quantizes: str
+    _after_nan: str
 
     def __init__(self, *, num_bits: int, layer_name: str = "", is_calibrated: bool = False) -> None:
         super().__init__()
@@ -82,11 +91,23 @@ class Quantizer(FakeQuantizeBase):
         if math.isnan(params.scale.sum().item()):  # scales are positive, so nothing else makes their sum NaN
             msg = (
                 f"Layer '{self.layer_name}': the scale of its quantizer {type(self).__name__} is NaN, because its"
-                " learned values or the weights are. A loss that is not finite has reached the optimizer: lower"
-                " the learning rate, or skip such steps, and continue from an earlier checkpoint."
+                f" learned values or the weights are. {_AFTER_A_BAD_STEP}"
             )
             raise CalibrationError(msg)
         return params
+
+    def _look_for_nan(self, x: Tensor) -> None:
+        """In training a NaN would reach every weight with the next step; the sum, one cheap pass, rules it out."""
+        if self.training and torch.is_grad_enabled() and not self.finds_nan and bool(x.detach().sum().isnan()):
+            self._refuse_nan(x)
+
+    def _refuse_nan(self, x: Tensor) -> None:
+        if bool(x.isnan().any()):
+            msg = (
+                f"Layer '{self.layer_name}': the {self._quantizes} of its quantizer {type(self).__name__} holds NaN,"
+                f" shape {tuple(x.shape)}. {self._after_nan}"
+            )
+            raise CalibrationError(msg)
 
     def _mark_calibrated(self) -> None:
         """The end of calibration: from now on the grid is known and part of the checkpoint."""
@@ -111,13 +132,10 @@ class ActivationQuantizer(Quantizer):
     """Quantizes one activation: watches batches during calibration, then rounds to the grid.
 
     An algorithm implements `_take`, `_grid`, `_round` and `_force_symmetric`.
-
-    Attributes:
-      finds_nan: Whether `_round` looks for NaN itself, in the pass that rounds.
     """
 
-    finds_nan = False
     symmetric: Tensor
+    _quantizes, _after_nan = "input", "Look for the reason in the layers in front of it, or in the data."
 
     def __init__(
         self, *, num_bits: int, layer_name: str = "", is_symmetric: bool = False, is_calibrated: bool = False
@@ -178,8 +196,7 @@ class ActivationQuantizer(Quantizer):
         if not is_quantizable(x):
             return x
         self._require_calibrated()
-        if self.training and torch.is_grad_enabled() and not self.finds_nan:
-            self._refuse_nan(x)
+        self._look_for_nan(x)
         return self._round(as_float(x)).to(x.dtype)
 
     def overwrite(self, x: Tensor) -> Tensor:
@@ -228,15 +245,6 @@ class ActivationQuantizer(Quantizer):
             return x
         return self.fake_quantize(x)
 
-    def _refuse_nan(self, x: Tensor) -> None:
-        """A NaN would reach every weight with the next step; the sum, one cheap pass, rules it out."""
-        if bool(x.detach().sum().isnan()) and bool(x.isnan().any()):
-            msg = (
-                f"Layer '{self.layer_name}': the input of its quantizer {type(self).__name__} holds NaN, shape"
-                f" {tuple(x.shape)}. Look for the reason in the layers in front of it, or in the data."
-            )
-            raise CalibrationError(msg)
-
     def _mark_learned(self) -> None:
         """Sets which parameters have a gradient."""
         for parameter in self.parameters():
@@ -282,6 +290,7 @@ class WeightQuantizer(Quantizer):
     """
 
     channel_wise = False
+    _quantizes, _after_nan = "weight", _AFTER_A_BAD_STEP
 
     def observe(self, weight: Tensor) -> None:
         """Finds what is learned from the weight (clusters, the seed of a range); ignored when that is known.
@@ -316,6 +325,7 @@ class WeightQuantizer(Quantizer):
         ``params`` is what `params` returned for this weight, perhaps with enlarged scales (SPEC 4.4); None computes it.
         """
         params = self.params(weight) if params is None else params
+        self._look_for_nan(weight)
         return self._round(as_float(weight), params).to(weight.dtype)
 
     def folded_params(self, weight: Tensor, factor: Tensor, bias: Tensor | None) -> QuantParams:

@@ -44,6 +44,7 @@ class LnqFakeQuantize(WeightQuantizer):
       ConfigError: An argument is outside its range.
     """
 
+    finds_nan = True
     previous_clip_max: Tensor
     centroids: Tensor
     known_scale: Tensor

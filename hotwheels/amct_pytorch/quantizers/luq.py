@@ -124,6 +124,7 @@ class LuqWeightFakeQuantize(WeightQuantizer):
       ConfigError: An argument is outside its range.
     """
 
+    finds_nan = True
     observer: RangeObserver
 
     def __init__(
@@ -157,7 +158,8 @@ class LuqWeightFakeQuantize(WeightQuantizer):
         if torch.is_grad_enabled():
             _keep_above(self.max_value, self.max_value_eps)
         factor = _factor(weight.numel(), self.num_bits)
-        return learned_range(weight, -self.max_value, self.max_value, params, factor)
+        on_nan = self._refuse_nan if self.training else None
+        return learned_range(weight, -self.max_value, self.max_value, params, factor, on_nan)
 
     def _scale_in_force(self) -> Tensor:
         return self._grid(self.max_value, None).scale

@@ -130,7 +130,9 @@ class UlqFakeQuantize(ActivationQuantizer):
     def _grid_of(self, low: Tensor, high: Tensor) -> QuantParams:
         """Computes the grid, or returns the last one if that was of the same range: layers ask several times."""
         spec = QuantSpec(num_bits=self.num_bits, symmetric=self.is_symmetric)
-        key = (low.item(), high.item(), spec) if low.device.type == "cpu" else None
+        # A tensor made in inference mode could not be kept for a backward later.
+        is_told = low.device.type == "cpu" and not torch.is_inference_mode_enabled()
+        key = (low.item(), high.item(), spec) if is_told else None
         if key is None or key != self._last_grid[0]:
             scale, offset = affine_params(low, high, spec)
             self._last_grid = key, QuantParams(scale=scale, offset=offset, num_bits=self.num_bits)
