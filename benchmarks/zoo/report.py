@@ -1,7 +1,11 @@
-"""The report: a table of all architectures, the reasons of what stays in float, and the failures."""
+"""The report: a table of all architectures, the reasons of what stays in float, and the failures.
+
+A reason is a letter in the table; the letters are explained below it.
+"""
 
 from __future__ import annotations
 
+import string
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +23,8 @@ HEADER = (
     "at the end", "s", "verdict",
 )  # fmt: skip
 
+_LETTERS = string.ascii_letters
+
 _INTRODUCTION = f"""# Zoo conformance
 
 Written by `make zoo`; do not edit. {{passed}} of {{count}} networks of torchvision and timm pass: {{static}} of them
@@ -29,7 +35,8 @@ BatchNorms get the statistics of photographs, so that ranges are as in a trained
 {CALIBRATION_IMAGES} crops of scikit-learn's two photographs and run on {TEST_IMAGES} others, in the default
 configuration unless said below.
 
-- *quantized*, *float*: layers that compute on integers; layers left in float for a reason, see below.
+- *quantized*, *float*: layers that compute on integers; nodes left in float, by reason: the letters stand below. The
+  dynamic path does not see functions at all.
 - *fake_quant*, *real_quant*: SQNR of the worst output against the float network, dB. With random weights it falls with
   depth as that of a trained network does not. On the dynamic path the oracle stands for real_quant.
 - *oracle*: quantized inputs of layers whose integers in real_quant all equal those of the NumPy interpreter of the
@@ -44,7 +51,7 @@ configuration unless said below.
 
 def as_screen(outcomes: Sequence[Outcome]) -> str:
     """Returns the table as text."""
-    return as_text(HEADER, [_cells(one) for one in outcomes])
+    return as_text(HEADER, _rows(outcomes))
 
 
 def write(outcomes: Sequence[Outcome], path: Path) -> None:
@@ -57,12 +64,11 @@ def write(outcomes: Sequence[Outcome], path: Path) -> None:
         dynamic=sum(one.path == DYNAMIC for one in passed),
     )
     parts = (
-        introduction + as_markdown(HEADER, [_cells(one) for one in outcomes]),
+        introduction + as_markdown(HEADER, _rows(outcomes)),
         _section("Failures", {one.name: f"{one.stage}: {one.error}" for one in outcomes if not one.has_passed}),
         _section("Why not on the FX path", {one.name: "; ".join(one.problems) for one in outcomes if one.problems}),
         _section("Not the default configuration", {one.name: _definition(one) for one in outcomes if _definition(one)}),
-        "## What stays in float\n\nLayers by reason, of all networks together.\n\n"
-        + as_markdown(("reason", "layers", "networks"), _reasons(outcomes)),
+        "## What stays in float\n\n" + as_markdown(("", "reason", "nodes", "networks"), _explained(outcomes)),
     )
     write_text_atomic(path, "\n\n".join(part for part in parts if part) + "\n")
 
@@ -77,24 +83,44 @@ def _definition(one: Outcome) -> str:
     return f"`{definition}`" if definition else ""
 
 
-def _reasons(outcomes: Sequence[Outcome]) -> list[tuple[str, str, str]]:
-    layers, networks = Counter[str](), Counter[str]()
+def _rows(outcomes: Sequence[Outcome]) -> list[tuple[str, ...]]:
+    letters = _letters(outcomes)
+    return [_cells(one, letters) for one in outcomes]
+
+
+def _letters(outcomes: Sequence[Outcome]) -> dict[str, str]:
+    """A letter for each reason, the most frequent one first."""
+    return dict(zip((reason for reason, _ in _counted(outcomes)), _LETTERS, strict=False))
+
+
+def _counted(outcomes: Sequence[Outcome]) -> list[tuple[str, int]]:
+    total = Counter[str]()
     for one in outcomes:
-        layers.update(one.skipped)
-        networks.update(one.skipped.keys())
-    return [(reason, f"{count}", f"{networks[reason]}") for reason, count in layers.most_common()]
+        total.update(_skipped(one))
+    return total.most_common()
 
 
-def _cells(one: Outcome) -> tuple[str, ...]:
+def _skipped(one: Outcome) -> Mapping[str, int]:
+    return {} if one.path == DYNAMIC else one.skipped
+
+
+def _explained(outcomes: Sequence[Outcome]) -> list[tuple[str, ...]]:
+    letters, networks = _letters(outcomes), Counter(reason for one in outcomes for reason in _skipped(one))
+    counted = _counted(outcomes)
+    return [(letters.get(reason, ""), reason, f"{count}", f"{networks[reason]}") for reason, count in counted]
+
+
+def _cells(one: Outcome, letters: Mapping[str, str]) -> tuple[str, ...]:
+    oracle = "-" if one.edges is None else f"{one.edges} inputs equal" if one.has_passed else "differs"
     return (
         one.name,
         ARCHITECTURES[one.name].source,
         one.path,
         _text(one.quantized),
-        _text(sum(one.skipped.values()) if one.quantized is not None else None),
+        " ".join(f"{count}{letters.get(reason, '')}" for reason, count in _skipped(one).items()) or "-",
         _text(one.fake_sqnr, ".1f"),
         _text(one.real_sqnr, ".1f"),
-        "-" if one.edges is None else f"{one.edges} inputs equal" if one.has_passed else "differs",
+        oracle,
         "-" if one.layer_sqnr is None else f"{one.runtime_layers}: {one.layer_sqnr:.0f} dB",
         _text(one.runtime_sqnr, ".0f"),
         f"{sum(one.seconds.values()):.0f}",

@@ -54,7 +54,8 @@ def test_report_hides_no_failure(tmp_path: Path) -> None:
     assert "1 of 2 networks of torchvision and timm pass" in text
     assert "| swin | torchvision | FX | - | - | - | - | differs | - | - | 0 | FAILS in oracle |" in text
     assert "- swin: oracle: ConformanceError: 1 differences" in text
-    assert "| why | 3 | 1 |" in text
+    assert "| resnet18 | torchvision | FX | 40 | 3a | 17.0 |" in text
+    assert "| a | why | 3 | 1 |" in text
 
 
 def test_prepared_network_has_statistics_and_no_constant_parameters() -> None:
