@@ -123,7 +123,7 @@ class QuantizedLayer(nn.Module):
         if op.batch_norm is None:
             return self.current_weight_params(*op.folded())
         weight, factor, _ = op.unfolded()
-        return self._folded_params(weight, factor, op.folded_bias())
+        return self._folded_params(weight, factor, op.folded_bias(factor))
 
     def observe_weight(self) -> None:
         """Lets the weight quantizer find what it learns from the weight; ignored without one, and if that is known."""
