@@ -49,8 +49,9 @@ lint: $(READY) ## Run ruff, and mypy on the typed core
 bench: $(READY) ## Measure time and memory of calibration, fake_quant and export
 	$(RUN) -m benchmarks.speed $(ARGS)
 
-bench-accuracy: $(READY) ## Compare accuracy with onnxruntime's static quantization
+bench-accuracy: $(READY) ## Compare accuracy with onnxruntime's static quantization, and after training
 	$(RUN) -m benchmarks.accuracy $(ARGS)
+	$(RUN) -m benchmarks.training_accuracy $(ARGS)
 
 clean: ## Remove .venv, caches and what the samples wrote
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis proto/*_pb2.py

@@ -82,7 +82,9 @@ def _ready_logger() -> logging.Logger:
         handler = _open_log_file()
     except OSError as error:
         logger.warning(
-            "The log file cannot be written in '%s' (%s); messages go to the screen only.", _FOLDER, error,
+            "The log file cannot be written in '%s' (%s); messages go to the screen only.",
+            _FOLDER,
+            error,
             extra={"amct_module": "log"},
         )
         return logger

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -300,3 +301,24 @@ def test_pre_calibration_quantizes_what_is_calibrated_and_observes_the_rest(tmp_
         assert torch.equal(first, quantized(images))
     assert not torch.equal(first, run_float(quantized, images))
     assert torch.equal(first, run_fake(quantized, images))
+
+
+def test_a_channel_that_a_codebook_drowns_does_not_run_away(tmp_path):
+    """Without a zero in its codebook LNQ makes such a channel a constant, whatever its BatchNorm multiplies it by."""
+    torch.manual_seed(0)
+    float_model = nn.Sequential(OrderedDict(conv=nn.Conv2d(3, 6, 3, bias=False), norm=nn.BatchNorm2d(6)))
+    with torch.no_grad():
+        float_model.norm.weight[0] = 1e-6
+    weights = {"weight_quant_params": {"quantizer": "LnqFakeQuantize", "quantizer_args": {}}}
+    images = torch.randn(8, 3, 9, 9)
+    model = quantize(float_model, tmp_path, [(images,)], {"conv": weights})
+    quantizer = model.quantized_layers["conv"].weight
+    with torch.no_grad():
+        quantizer.centroids.copy_(torch.cat([torch.linspace(-1, -0.1, 8), torch.linspace(0.1, 1, 8)]))
+    amct.enable_quantization(model, fake_quant=True)
+    model.train()
+    for _ in range(60):
+        model(images).square().sum().backward()
+    norm = model.get_submodule("norm")
+    assert (norm.running_var < 100).all() and (norm.running_mean.abs() < 100).all()
+    assert norm.weight.grad.isfinite().all()

@@ -132,9 +132,7 @@ def _insert_identity(output: ir.Node) -> None:
     output.replace_input_with(0, result(identity))
 
 
-def _find_bodies(
-    model: ir.Model, markers: Mapping[str, _Markers], suffixes: Container[str]
-) -> dict[str, _Body]:
+def _find_bodies(model: ir.Model, markers: Mapping[str, _Markers], suffixes: Container[str]) -> dict[str, _Body]:
     order = {node: index for index, node in enumerate(model.graph)}
     owner: dict[ir.Node, str] = {}
     bodies: dict[str, _Body] = {}

@@ -182,9 +182,7 @@ _SHAPE = (
 _FUSED_ACTIVATIONS = (
     _fused("relu", "ReLU", (*_functional("relu", "relu_"), *_torch("relu", "relu_")), ("relu", "relu_")),
     _fused("relu6", "ReLU6", _functional("relu6")),
-    _fused(
-        "sigmoid", "Sigmoid", (*_functional("sigmoid"), *_torch("sigmoid", "sigmoid_")), ("sigmoid", "sigmoid_")
-    ),
+    _fused("sigmoid", "Sigmoid", (*_functional("sigmoid"), *_torch("sigmoid", "sigmoid_")), ("sigmoid", "sigmoid_")),
     _fused("tanh", "Tanh", (*_functional("tanh"), *_torch("tanh", "tanh_")), ("tanh", "tanh_")),
     _fused("leaky_relu", "LeakyReLU", _functional("leaky_relu", "leaky_relu_")),
     _fused("prelu", "PReLU", (*_functional("prelu"), *_torch("prelu")), ("prelu",)),

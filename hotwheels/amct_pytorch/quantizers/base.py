@@ -19,6 +19,7 @@ from ..core.params import QuantParams
 from ..errors import CalibrationError, ConfigError
 from .observation import as_float, finite_samples, float_samples, is_quantizable
 from .torch_base import FakeQuantizeBase
+from .weight_grid import inverse_where_it_holds
 
 _AFTER_A_BAD_STEP = (
     "A loss that is not finite has reached the optimizer: lower the learning rate, or skip such steps, and continue"
@@ -334,8 +335,9 @@ class WeightQuantizer(Quantizer):
 
     def fake_quantize_unfolded(self, weight: Tensor, factor: Tensor, inverse: Tensor, params: QuantParams) -> Tensor:
         """Returns ``fake_quantize(weight * factor, params) * inverse``: the weight in front of a training BatchNorm."""
-        folded = self.fake_quantize(weight * per_channel(factor, weight), params)
-        return folded * per_channel(inverse, folded)
+        folded = weight * per_channel(factor, weight)
+        inverse = inverse_where_it_holds(folded, inverse, params)
+        return self.fake_quantize(folded, params) * per_channel(inverse, folded)
 
     def calculate_qparams(self, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Returns (scale, zero_point) of the last observed weight, of shape [1] or [C_out]."""

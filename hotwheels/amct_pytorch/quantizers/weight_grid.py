@@ -27,3 +27,18 @@ def nearest_in_codebook(weight: Tensor, params: QuantParams) -> Tensor:
     with torch.no_grad():
         values = assign(weight, params.scale, params.codebook).to(torch.float32)
         return values.mul_(per_channel(params.scale, weight))
+
+
+def inverse_where_it_holds(folded: Tensor, inverse: Tensor, params: QuantParams) -> Tensor:
+    """Returns ``inverse`` [C_out], and 0 for channels of ``folded`` that a codebook without a zero drowns in its error.
+
+    Such a channel, all of whose weights are nearer to 0 than any value of the codebook, would be that value times an
+    inverse of any size: the running variance behind it grows, with it the inverse, and so on beyond float32. 0 is what
+    a uniform grid makes of the channel (SPEC 6.7 asks for it where gamma is 0).
+    """
+    if params.codebook is None:
+        return inverse
+    with torch.no_grad():
+        smallest = params.codebook.abs().min() * params.scale
+        is_lost = folded.flatten(1).abs().amax(1) < smallest
+    return torch.where(is_lost, torch.zeros_like(inverse), inverse)

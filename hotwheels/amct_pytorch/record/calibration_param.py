@@ -116,7 +116,6 @@ def _float32(values: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(float(value) for value in np.asarray(values, dtype=np.float32))
 
 
-
 def _message(param: CalibrationParam) -> Any:
     """Every field is set, also where it has the default: the converter need not know our defaults."""
     message = CalibrationMessage(version=param.version)

@@ -56,9 +56,7 @@ def fold_present_state(model: ir.Model, record: Record, session: CalibrationSess
     refold(model, session.plan.folds, {one.conv: _folded_grid_points(layers[one.conv], one) for one in separate})
     factors = {one.conv: one for one in separate}
     return Record(
-        {
-            name: _updated(name, one, layers.get(name), factors.get(name)) for name, one in record.layers.items()
-        }
+        {name: _updated(name, one, layers.get(name), factors.get(name)) for name, one in record.layers.items()}
     )
 
 

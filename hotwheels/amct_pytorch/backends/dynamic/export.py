@@ -171,9 +171,7 @@ def _argument_names(model: nn.Module, count: int) -> list[str]:
 
 def _read(model: ir.Model, forwards: Mapping[str, MarkedForward]) -> MarkedExport:
     edges = {
-        call_name(path, number): call
-        for path, forward in forwards.items()
-        for number, call in enumerate(forward.calls)
+        call_name(path, number): call for path, forward in forwards.items() for number, call in enumerate(forward.calls)
     }
     clean_exporter_leftovers(model)
     kept = _settle_indices(model, edges)

@@ -16,9 +16,7 @@ from .flat_graph import flat_float_graph
 from .quant_graph_module import QuantGraphModule
 
 
-def export_float(
-    model: QuantGraphModule, example: ExampleCall, setting: dict[str, Any], registry: Registry
-) -> bytes:
+def export_float(model: QuantGraphModule, example: ExampleCall, setting: dict[str, Any], registry: Registry) -> bytes:
     """Returns the float model, BatchNorm folded, with marker nodes, as ONNX bytes.
 
     ``setting`` holds keyword arguments of ``torch.onnx.export``. Without an ``opset_version`` the lowest one from 13

@@ -136,9 +136,7 @@ class UntraceableError(UnsupportedModelError):
     """The model cannot be traced; ``problem`` says it in parts."""
 
     def __init__(self, problem: TraceProblem) -> None:
-        super().__init__(
-            f"The model cannot be traced by torch.fx. {problem}\nSee the chapter {CHAPTER} of the manual."
-        )
+        super().__init__(f"The model cannot be traced by torch.fx. {problem}\nSee the chapter {CHAPTER} of the manual.")
         self.problem = problem
 
 

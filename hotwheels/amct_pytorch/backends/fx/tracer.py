@@ -26,9 +26,7 @@ LeafRule = Callable[[type], bool]
 _REGISTRIES = ("_parameters", "_buffers", "_modules")
 
 
-def trace(
-    model: nn.Module, leaf_packages: Sequence[str], is_leaf_type: LeafRule = lambda cls: False
-) -> GraphModule:
+def trace(model: nn.Module, leaf_packages: Sequence[str], is_leaf_type: LeafRule = lambda cls: False) -> GraphModule:
     """Returns the static graph of ``model``; it shares modules, parameters and buffers with ``model``.
 
     Node names are those of a stock trace with the same leaf rule (SPEC 8.2). Dropout functions become modules which
