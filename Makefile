@@ -54,8 +54,9 @@ lint: $(READY) ## Run ruff, and mypy on the typed core
 bench: $(READY) ## Measure time and memory of calibration, fake_quant and export
 	$(RUN) -m benchmarks.speed $(ARGS)
 
-bench-accuracy: $(READY) ## Compare accuracy with onnxruntime's static quantization
+bench-accuracy: $(READY) ## Compare accuracy with onnxruntime's static quantization, and after training
 	$(RUN) -m benchmarks.accuracy $(ARGS)
+	$(RUN) -m benchmarks.training_accuracy $(ARGS)
 
 zoo: $(READY) ## Take 100 architectures through the SDK and write docs/zoo.md (ARGS="--only resnet18")
 	$(RUN) -m benchmarks.zoo $(ARGS)
