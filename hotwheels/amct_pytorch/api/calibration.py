@@ -76,13 +76,14 @@ def quantize(
     plan = make_plan(graph, quantizers)
     for skip in plan.skips:
         _log.debug("Layer '%s' is not quantized: %s.", skip.name, skip.reason)
+    folds = backend.folds(graph)
     session_plan = SessionPlan(
         batch_num=config.batch_num,
         record_file=record_path,
         shifted=frozenset(node.name for node in graph if node.type.rpartition(".")[2] in capacity.shift_n_types),
         unfused=frozenset(config.skip_fusion_layers),
-        folds=backend.folds(graph),
-        bn_update=_bn_update(config),
+        folds=folds,
+        bn_update=_bn_update(config, backend.standing_norms(folds)),
     )
     weighted = [name for name, layer in plan.layers.items() if layer.weight is not None]
     settings = {_UPDATE_BN: config.update_bn, _WEIGHTED: weighted}
@@ -115,8 +116,10 @@ def _refuse(violations: Sequence[Violation]) -> None:
         raise UnsupportedModelError("\n".join([title, *lines]))
 
 
-def _bn_update(config: CalibrationConfig) -> BnUpdate | None:
-    return BnUpdate(momentum=config.bn_update_config.bn_momentum) if config.update_bn else None
+def _bn_update(config: CalibrationConfig, standing: Mapping[str, nn.Module]) -> BnUpdate | None:
+    if not config.update_bn:
+        return None
+    return BnUpdate(momentum=config.bn_update_config.bn_momentum, standing=standing)
 
 
 def _in_eval(model: nn.Module) -> nn.Module:

@@ -62,7 +62,7 @@ class _Reader:
         self._candidates = candidates
         self._registry = registry
         self._fusion = fusion
-        self._paths = {call_name(path, n): path for path, count in export.calls.items() for n in range(count)}
+        self._paths = export.paths
         self._onnx = {str(node.name): node for node in export.model.graph}
         self._owners = {inner: layer for layer, site in export.sites.items() for inner in site.nodes}
         self._taken = {*self._onnx, *candidates}

@@ -16,7 +16,7 @@ from ...nn.mode import Mode
 from ...nn.quantized_layer import QuantizedLayer
 from ...record import LayerRecord, Record
 from ...record.text_proto import write_record
-from .bn_update import BnUpdate, set_batch_norms
+from .bn_update import BnUpdate, switch_batch_norms, update_batch_norms
 from .float_model import Fold
 from .forwards import FORWARD, OriginalForward, replace_forward
 from .placer import LayerContainer
@@ -98,9 +98,10 @@ class CalibrationSession:
 
     def set_batch_norms(self, model: nn.Module, is_training: bool) -> None:
         """Does what ``update_bn_status`` says; ``model`` is the one the session stands around."""
-        set_batch_norms(model, is_training, self.plan.bn_update)
         if self.plan.bn_update is None:
+            switch_batch_norms(model, is_training)
             return
+        update_batch_norms(model, is_training, self)
         is_done = not is_training and self._is_complete()
         self._enter(Phase.BN_UPDATE if is_training else Phase.DONE if is_done else Phase.CALIBRATION)
 
