@@ -66,7 +66,7 @@ def _batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
 def _report_left(names: Collection[str]) -> None:
     if names:
         _log.warning(
-            "BatchNorms which are no BatchNorm2d, or do not take part in the model's forward, keep their statistics: %s.",
+            "BatchNorms that are no BatchNorm2d, or have no part in the forward, keep their statistics: %s.",
             ", ".join(names),
         )
 

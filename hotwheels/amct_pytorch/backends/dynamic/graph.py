@@ -14,7 +14,6 @@ from ...ops.registry import Registry
 from ..fold_pair import is_foldable_pair
 from .candidates import Candidate
 from .export import MarkedExport
-from .forwards import call_name
 from .layer_body import why_no_single_operation
 
 _CONVOLUTIONS = frozenset({Role.CONV, Role.CONV_TRANSPOSE})
