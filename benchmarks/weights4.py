@@ -1,6 +1,6 @@
 """Compares 4-bit weights, without and with new BatchNorm statistics, with 8-bit ones on networks trained on digits.
 
-Weights by SNQ, data in 8 bits by IFMR on the dynamic path. Learned from training digits, evaluated on the held-out ones:
+Weights by SNQ, data in 8 bits by IFMR on the dynamic path. Learned from training digits, evaluated on held-out ones:
 the calibrated model in torch, and its fake_quant file in onnxruntime without graph optimizations. SQNR as in
 ``benchmarks.accuracy``, of the file against the logits of the float network.
 """
