@@ -1,7 +1,7 @@
 """Compares 4-bit weights, without and with new BatchNorm statistics, with 8-bit ones on networks trained on digits.
 
-Weights by SNQ, data in 8 bits by IFMR on the dynamic path; learned from training digits, evaluated on held-out ones:
-the calibrated model in torch and its fake_quant file in onnxruntime, without graph optimizations. SQNR as in
+Weights by SNQ, data in 8 bits by IFMR on the dynamic path. Learned from training digits, evaluated on held-out ones:
+the calibrated model in torch, and its fake_quant file in onnxruntime without graph optimizations. SQNR as in
 ``benchmarks.accuracy``, of the file against the logits of the float network.
 """
 
@@ -104,7 +104,7 @@ class Row:
 
     @property
     def loss(self) -> float:
-        """Points of top-1 that the last method loses to the float network, in torch or onnxruntime: the larger loss."""
+        """Points of top-1 that the last method loses to the float network; the larger loss of torch and onnxruntime."""
         last = self.outcomes[METHODS[-1].name]
         return 100 * (self.float_top1 - min(last.top1, last.torch_top1))
 

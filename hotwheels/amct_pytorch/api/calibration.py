@@ -78,13 +78,14 @@ def quantize(
     plan = make_plan(graph, quantizers)
     for skip in plan.skips:
         _log.debug("Layer '%s' is not quantized: %s.", skip.name, skip.reason)
+    folds = backend.folds(graph)
     session_plan = SessionPlan(
         batch_num=config.batch_num,
         record_file=record_path,
         shifted=shifted_layers(graph, capacity),
         unfused=frozenset(config.skip_fusion_layers),
-        folds=backend.folds(graph),
-        bn_update=_bn_update(config),
+        folds=folds,
+        bn_update=_bn_update(config, backend.standing_norms(folds)),
     )
     settings = {_UPDATE_BN: config.update_bn, WEIGHTED: weighted_layers(plan)}
     save_model(backend.float_model(plan, session_plan.folds, settings), onnx_path)
@@ -108,8 +109,10 @@ def save(onnx_path: Path, record_path: Path, prefix: PathLike, model: nn.Module 
     return (*written, write_update(updated, record_path))
 
 
-def _bn_update(config: CalibrationConfig) -> BnUpdate | None:
-    return BnUpdate(momentum=config.bn_update_config.bn_momentum) if config.update_bn else None
+def _bn_update(config: CalibrationConfig, standing: Mapping[str, nn.Module]) -> BnUpdate | None:
+    if not config.update_bn:
+        return None
+    return BnUpdate(momentum=config.bn_update_config.bn_momentum, standing=standing)
 
 
 def _in_eval(model: nn.Module) -> nn.Module:

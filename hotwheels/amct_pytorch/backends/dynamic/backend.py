@@ -7,6 +7,7 @@ from typing import Any
 
 import onnx_ir as ir
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...capacity import Capacity
 from ...errors import UnsupportedModelError
@@ -73,6 +74,13 @@ class DynamicBackend:
         """Returns the convolutions of ``graph``, quantized or not, with the BatchNorms folded into them."""
         pairs = ((node, folded_batch_norm(graph, node)) for node in graph)
         return tuple(self._fold(node.name, norm) for node, norm in pairs if norm is not None)
+
+    def standing_norms(self, folds: tuple[Fold, ...]) -> dict[str, nn.Module]:
+        """Returns the BatchNorms which are not in ``folds``, by the names of their nodes: one for each call."""
+        folded = {fold.norm for fold in folds}
+        paths = {name: path for name, path in self._export.paths.items() if name in self._export.sites}
+        modules = {name: self._candidates[path].module for name, path in paths.items()}
+        return {name: one for name, one in modules.items() if isinstance(one, _BatchNorm) and name not in folded}
 
     def float_model(
         self, plan: QuantPlan, folds: tuple[Fold, ...], settings: Mapping[str, object] | None = None

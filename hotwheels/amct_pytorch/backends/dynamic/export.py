@@ -47,6 +47,11 @@ class MarkedExport:
     exporter_names: Mapping[ir.Node, str]
     own_forwards: frozenset[str]
 
+    @property
+    def paths(self) -> dict[str, str]:
+        """The path of the module of each call, by the call's name."""
+        return {call_name(path, number): path for path, count in self.calls.items() for number in range(count)}
+
 
 def export_marked(
     model: nn.Module, candidates: Mapping[str, Candidate], inputs: tuple[Any, ...], setting: Mapping[str, Any]

@@ -80,6 +80,20 @@ def refold(model: ir.Model, folds: Collection[Fold]) -> None:
     remove_unused_initializers(model.graph)
 
 
+def write_normalization(model: ir.Model, norms: Mapping[str, nn.Module]) -> None:
+    """Gives the BatchNormalization nodes of ``model`` which ``norms`` names the present values of these modules."""
+    nodes = {str(node.name): node for node in model.graph}
+    for name, norm in norms.items():
+        if name not in nodes:
+            raise ExportError(f"Layer '{name}': its node is not in the ONNX model.")
+        # The nodes share initializers that were equal when they were exported, so each gets its own.
+        for position, field in enumerate(("weight", "bias", "running_mean", "running_var"), start=1):
+            if (value := getattr(norm, field)) is not None:
+                initializer = add_initializer(graph_of(nodes[name]), f"{name}.updated.{field}", _array(value))
+                nodes[name].replace_input_with(position, initializer)
+    remove_unused_initializers(model.graph)
+
+
 def write_folded(node: ir.Node, weight: Tensor, bias: Tensor | None, fold: Fold) -> None:
     """Gives ``node`` these values; ``weight`` is [C_out, ...]. Other nodes keep the initializers it had."""
     groups = int(getattr(fold.module, "groups", 1))

@@ -14,7 +14,6 @@ from ...ops.registry import Registry
 from ..fold_pair import is_foldable_pair
 from .candidates import Candidate
 from .export import MarkedExport
-from .forwards import call_name
 from .layer_body import why_no_single_operation
 
 _CONVOLUTIONS = frozenset({Role.CONV, Role.CONV_TRANSPOSE})
@@ -62,7 +61,7 @@ class _Reader:
         self._candidates = candidates
         self._registry = registry
         self._fusion = fusion
-        self._paths = {call_name(path, n): path for path, count in export.calls.items() for n in range(count)}
+        self._paths = export.paths
         self._onnx = {str(node.name): node for node in export.model.graph}
         self._owners = {inner: layer for layer, site in export.sites.items() for inner in site.nodes}
         self._taken = {*self._onnx, *candidates}

@@ -11,7 +11,7 @@ from torch import nn
 from ...log import get_logger
 from ...nn.mode import Mode
 from ...nn.quantized_layer import QuantizedLayer
-from .bn_update import BnUpdate, set_batch_norms
+from .bn_update import BnUpdate, switch_batch_norms, update_batch_norms
 from .float_model import Fold
 from .placer import LayerContainer
 from .record_file import RecordFile
@@ -94,9 +94,10 @@ class CalibrationSession:
 
     def set_batch_norms(self, model: nn.Module, is_training: bool) -> None:
         """Does what ``update_bn_status`` says; ``model`` is the one the session stands around."""
-        set_batch_norms(model, is_training, self.plan.bn_update)
         if self.plan.bn_update is None:
+            switch_batch_norms(model, is_training)
             return
+        update_batch_norms(model, is_training, self)
         is_done = not is_training and self._is_complete()
         self._enter(Phase.BN_UPDATE if is_training else Phase.DONE if is_done else Phase.CALIBRATION)
 
