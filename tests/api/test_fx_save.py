@@ -297,3 +297,12 @@ def test_wrapped_model_is_refused(calibrated: QuantGraphModule, tmp_path: Path) 
 def test_float_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(amct.UnsupportedModelError, match="Residual is not a quantized model"):
         amct.save_quant_model_fx(Residual(), tmp_path / "out", images(1))
+
+
+def test_failing_export_says_so_in_its_error_only(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    x = torch.randn(1, 3, 7, 7)
+    quantized = quantize(nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(3)).eval(), tmp_path, [(x,)])
+    capfd.readouterr()
+    with pytest.raises(amct.ExportError, match="adaptive_avg_pool2d"):
+        amct.save_quant_model_fx(quantized, tmp_path / "net", x)
+    assert "graph" not in capfd.readouterr().out

@@ -485,3 +485,10 @@ def test_function_with_a_weight_says_why_it_stays_in_float() -> None:
     reasons = {skip.name: skip.reason for skip in graph.skips}
     reason = "its weight is an argument, not a parameter of its own; only modules with weights are quantized"
     assert (reasons["conv2d"], reasons["linear"]) == (reason, reason)
+
+
+def test_normalization_as_a_function_says_why_it_stays_in_float() -> None:
+    graph = graph_of(lambda self, x: F.layer_norm(F.batch_norm(self.conv(x), self.table[0], self.table[1]), (4,)))
+    reasons = {skip.name: skip.reason for skip in graph.skips}
+    reason = "it is a normalization called as a function; only modules of torch.nn are folded or quantized"
+    assert (reasons["batch_norm"], reasons["layer_norm"]) == (reason, reason)

@@ -7,6 +7,7 @@ import operator
 from collections.abc import Iterator
 from typing import Any
 
+import torch.nn.functional as F
 from torch import nn
 from torch.fx import GraphModule, Node
 
@@ -27,6 +28,8 @@ from .values import Value, classify
 _CONVOLUTIONS = frozenset({Role.CONV, Role.CONV_TRANSPOSE})
 
 _WITHOUT_ARITHMETIC = (*NO_OP_MODULES, nn.Flatten, nn.Unflatten, nn.PixelShuffle, nn.ChannelShuffle)
+
+_NORM_FUNCTIONS = frozenset({F.batch_norm, F.layer_norm, F.group_norm, F.instance_norm})
 
 _UNKNOWN_LIST = "the number of its inputs is not known before the model runs"
 _CONSTANT_OPERAND = "one of its operands is a parameter, a constant or not a float tensor"
@@ -173,6 +176,8 @@ def _float_reason(node: Node, module: nn.Module | None) -> str | None:
         return float_reason(node)
     if module is not None and not isinstance(module, _WITHOUT_ARITHMETIC):
         return f"{type(module).__name__} is not an operation that can be quantized; it runs in float as a whole"
+    if node.op == "call_function" and node.target in _NORM_FUNCTIONS:
+        return "it is a normalization called as a function; only modules of torch.nn are folded or quantized"
     if node.op == "call_function" and node.target in WEIGHTED_FUNCTIONS:
         return "its weight is an argument, not a parameter of its own; only modules with weights are quantized"
     if node.op == "call_function" and not is_known(node.target):
