@@ -33,8 +33,8 @@ class Deferred(Tensor):
     Attributes:
       carrier: A tensor of the same shape, for which this one stands as long as only its shape is asked for.
       part: Returns the float64 values of one piece.
-      before_relu: The same before a ReLU, which is all that is left to be done; None where there is none. A grid without
-        negative values clips them anyway.
+      before_relu: The same before a ReLU, if that is all which is left to be done, else None. A grid without negative
+        values clips them anyway.
     """
 
     carrier: Tensor

@@ -17,8 +17,8 @@ from ..files import PathLike, check_input_file, write_bytes_atomic
 from .golden_tensor import GoldenTensor, first_difference
 from .interpreter import Interpreter, Result
 
-# Elements whose values a golden file holds; ResNet-50 on one image of 224 x 224 has 39 million, 52 MB when compressed. Of
-# what is beyond, the largest tensors, it holds the digests only.
+# Elements whose values a golden file holds; ResNet-50 on one image of 224 x 224 has 39 million, 52 MB when compressed.
+# Of what is beyond, the largest tensors, it holds the digests only.
 MOST_VALUES = 1 << 26
 _FORMAT, _VERSION, _INPUT = "golden.version", 2, "input:"
 _EDGES, _SUMS, _OUTPUT = "input", "accumulator", "output"  # kinds of tensors
