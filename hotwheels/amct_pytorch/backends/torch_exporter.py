@@ -62,8 +62,8 @@ def refuse_unbatched_pooling(layer: str, op: OpDesc, x: object) -> None:
     """
     if op.name.startswith("adaptive") and isinstance(x, Tensor) and x.dim() == 3:
         msg = (
-            f"Layer '{layer}': an adaptive pooling of an image without a batch axis, {list(x.shape)}, cannot be exported"
-            " to ONNX, which would take its channels for images. Give the input a batch axis."
+            f"Layer '{layer}': an adaptive pooling of an image without a batch axis, {list(x.shape)}, cannot be"
+            " exported to ONNX, which would take its channels for images. Give the input a batch axis."
         )
         raise ExportError(msg)
 

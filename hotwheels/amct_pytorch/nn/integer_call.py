@@ -50,7 +50,7 @@ def _weighted(layer: QuantizedLayer, input: Tensor, output_size: list[int] | Non
     weight, bias = (None if t is None else t.detach() for t in layer.weighted.folded())
     params = layer.current_weight_params(weight, bias)
     weight = integer_weight(weight, params)
-    # A Linear of rank > 2 is MatMul + float Add on the chip (SPEC 8.3), and one of a vector is exported like that; every
+    # A Linear of rank > 2 is MatMul + float Add on the chip (SPEC 8.3), one of a vector is exported like that. Every
     # other bias is part of the accumulator.
     is_float_bias = bias is not None and layer.op.role is Role.LINEAR and input.dim() != 2
     accumulator, bound = weighted_product(
