@@ -26,7 +26,7 @@ def test_weighted_product_is_exact(name: str, channels: int) -> None:
     torch.manual_seed(0)
     limits = _RANGES[name]
     x, weight = _integers(limits.low, limits.high, 5, channels), _integers(-127, 127, 4, channels)
-    found = weighted_product(F.linear, x, weight, limits, axis=-1, groups=1)
+    found = weighted_product(F.linear, x, weight, None, limits, axis=-1, groups=1)[0]
     assert torch.equal(found.long(), x.long() @ weight.long().T)
 
 
@@ -37,8 +37,23 @@ def test_extreme_operands_are_exact(name: str) -> None:
     for channels in (516, 517, 518, 1033, 4096):
         x, weight = torch.full((1, channels), float(limits.high)), torch.full((1, channels), 127.0)
         weight[0, 0] = 126.0
-        found = weighted_product(F.linear, x, weight, limits, axis=-1, groups=1)
+        found = weighted_product(F.linear, x, weight, None, limits, axis=-1, groups=1)[0]
         assert int(found) == limits.high * (127 * channels - 1)
+
+
+@pytest.mark.parametrize("bias", [0, 1000, 2**24, -(2**31)])
+@pytest.mark.parametrize("name", _RANGES)
+def test_bias_is_part_of_the_exact_sum(name: str, bias: int) -> None:
+    """On images: sums and bias are float32 as long as nothing can reach 2^24."""
+    torch.manual_seed(0)
+    limits = _RANGES[name]
+    x, weight = _integers(limits.low, limits.high, 2, 6, 5, 4), _integers(-127, 127, 3, 6, 1, 1)
+    biases = torch.tensor([float(bias), 7.0, -3.0], dtype=torch.float64)
+    found, bound = weighted_product(F.conv2d, x, weight, biases, limits, axis=-3, groups=1)
+    expected = F.conv2d(x.double(), weight.double(), biases)
+    assert torch.equal(found.double(), expected)
+    assert float(expected.abs().max()) <= bound
+    assert found.dtype == (torch.float32 if bound < 2**24 else torch.float64)
 
 
 @pytest.mark.parametrize("name", ["8 bits", "16 bits"])
@@ -59,4 +74,4 @@ def test_bound_is_the_largest_partial_sum() -> None:
 def test_reduced_precision_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "medium")
     x, weight = _integers(0, 255, 2, 3), _integers(-127, 127, 2, 3)
-    assert weighted_product(F.linear, x, weight, Range(0, 255), axis=-1, groups=1).dtype == torch.float64
+    assert weighted_product(F.linear, x, weight, None, Range(0, 255), axis=-1, groups=1)[0].dtype == torch.float64

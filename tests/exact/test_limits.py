@@ -102,6 +102,35 @@ def test_nan_is_refused_on_both_sides(tmp_path: Path) -> None:
         run_oracle(tmp_path / "net", [x])
 
 
+def test_adaptive_pooling_without_a_batch_axis_is_refused(tmp_path: Path) -> None:
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1)).eval(), torch.randn(3, 6, 7)
+    quantized = quantize(model, tmp_path, [(x,)])
+    with pytest.raises(amct.ExportError, match="Layer '_1'.*without a batch axis"):
+        amct.save_quant_model_fx(quantized, tmp_path / "net", x)
+
+
+def test_linear_on_a_vector(tmp_path: Path) -> None:
+    quantized = quantize(nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 3)).eval(), tmp_path, [(torch.randn(6),)])
+    assert_exact(quantized, tmp_path, [torch.randn(6)])
+
+
+class Casts(nn.Module):
+    """A conversion to integers is none of those which mean nothing between the layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.last = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return self.last(x + x.to(dtype=torch.int32))
+
+
+def test_conversion_to_integers_by_keyword(tmp_path: Path) -> None:
+    quantized = quantize(Casts().eval(), tmp_path, [(torch.randn(1, 3, 8, 8),)])
+    assert_exact(quantized, tmp_path, [3 * torch.randn(1, 3, 8, 8)])
+
+
 def test_infinity_is_clipped(tmp_path: Path) -> None:
     quantized = quantize(Net(lambda x: x).eval(), tmp_path, [(torch.randn(1, 3, 8, 8),)])
     x = torch.randn(1, 3, 8, 8)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..nn.quantized_layer import QuantizedLayer
 from ..nn.weighted_op import WeightedOp
 from .markers import mark_input, mark_result
+from .torch_exporter import refuse_unbatched_pooling
 
 
 class FunctionModule(nn.Module):
@@ -46,13 +47,14 @@ class ExportedLayer(nn.Module):
 
     def __init__(self, layer: QuantizedLayer) -> None:
         super().__init__()
-        self._layer_name = layer.name
+        self._layer_name, self._op = layer.name, layer.op
         self._call = layer.call
         self._is_marked = [not bool(other) for other in layer.non_float_inputs]
         self.function = FunctionModule(layer.call.function) if layer.weighted is None else FoldedOp(layer.weighted)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Computes the layer between its markers."""
+        refuse_unbatched_pooling(self._layer_name, self._op, args[0] if args else None)
         args, kwargs = self._call.substitute(args, kwargs, self._marked(self._call.inputs(args, kwargs)))
         result = self.function(*args, **kwargs)
         return mark_result(result, self._layer_name) if any(self._is_marked) else result

@@ -10,11 +10,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.onnx.errors import UnsupportedOperatorError
 
 from ..errors import ExportError
 from ..log import get_logger
+from ..ops.desc import OpDesc
 from .symbolics import own_symbolics
 
 _log = get_logger(__name__)
@@ -51,6 +52,19 @@ def refuse_divisor(layer: str, divisor: object) -> None:
         msg = (
             f"Layer '{layer}': an average pooling with divisor_override={divisor} cannot be exported to ONNX, whose"
             " AveragePool has none. Leave it out and multiply the result."
+        )
+        raise ExportError(msg)
+
+
+def refuse_unbatched_pooling(layer: str, op: OpDesc, x: object) -> None:
+    """Raises ExportError for an adaptive pooling of an image without a batch axis.
+
+    The exporter makes a GlobalAveragePool or GlobalMaxPool of it, which takes its axis 0 for the batch.
+    """
+    if op.name.startswith("adaptive") and isinstance(x, Tensor) and x.dim() == 3:
+        msg = (
+            f"Layer '{layer}': an adaptive pooling of an image without a batch axis, {list(x.shape)}, cannot be"
+            " exported to ONNX, which would take its channels for images. Give the input a batch axis."
         )
         raise ExportError(msg)
 

@@ -1,17 +1,23 @@
 """Deferred: float64 values which are computed where somebody asks for them; Accumulator: those of exact integers.
 
-The consumer of most values rounds them to a grid. It does so image by image, and finds every image in the cache; the
+The consumer of most values rounds them to a grid. It does so piece by piece, and finds every piece in the cache; the
 float64 tensor as a whole, eight times as large as the integers on the chip, is never made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from types import EllipsisType
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
+
+# Some indices of axis 0; behind them all of axis 1 and some of axis 2 (rows of images), or not; or everything.
+Piece: TypeAlias = "slice | tuple[slice, slice, slice] | EllipsisType"
+_LARGE = 1 << 18  # elements: what is smaller is not cut
+_PIECE = 1 << 18  # elements: two megabytes of float64
 
 # What may be asked without computing the values.
 _METADATA = frozenset(
@@ -26,22 +32,27 @@ class Deferred(Tensor):
 
     Attributes:
       carrier: A tensor of the same shape, for which this one stands as long as only its shape is asked for.
-      part: Returns the float64 values at the given indices of axis 0.
+      part: Returns the float64 values of one piece.
+      before_relu: The same before a ReLU, if that is all which is left to be done, else None. A grid without negative
+        values clips them anyway.
     """
 
     carrier: Tensor
-    part: Callable[[slice], Tensor]
+    part: Callable[[Piece], Tensor]
+    before_relu: Callable[[Piece], Tensor] | None = None
 
     @staticmethod
-    def by(carrier: Tensor, part: Callable[[slice], Tensor]) -> Deferred:
+    def by(
+        carrier: Tensor, part: Callable[[Piece], Tensor], before_relu: Callable[[Piece], Tensor] | None = None
+    ) -> Deferred:
         """Makes one; nothing is computed. ``carrier`` has at least one axis."""
         made = carrier.as_subclass(Deferred)
-        made.carrier, made.part = carrier, part
+        made.carrier, made.part, made.before_relu = carrier, part, before_relu
         return made
 
     def whole(self) -> Tensor:
         """Returns all values, a plain float64 tensor."""
-        return self.part(slice(None))
+        return self.part(...)
 
     @classmethod
     def __torch_function__(
@@ -73,8 +84,31 @@ class Accumulator(Deferred):
         """Makes one; nothing is computed."""
         made = integers.as_subclass(Accumulator)
         made.carrier, made.integers, made.step = integers, integers, step
-        made.part = lambda at: integers[at].double() * step
+        made.part = lambda at: integers[at].double() * rows_of(step, at)
         return made
+
+
+def pieces_of(x: Tensor) -> Iterator[Piece]:
+    """Yields what to cut ``x`` into, so that several passes over a piece find it in the cache."""
+    if x.numel() <= _LARGE:
+        yield ...
+        return
+    size = x.numel() // len(x)
+    if x.dim() != 4 or size <= _PIECE:
+        count = max(1, _PIECE // size)
+        yield from (slice(at, at + count) for at in range(0, len(x), count))
+        return
+    count = max(1, _PIECE * x.shape[2] // size)
+    for at in range(len(x)):
+        for row in range(0, x.shape[2], count):
+            yield slice(at, at + 1), slice(None), slice(row, row + count)
+
+
+def rows_of(step: Tensor, at: Piece) -> Tensor:
+    """Returns the part of ``step``, which has no batch axis, that belongs to the piece ``at`` of an accumulator."""
+    if not isinstance(at, tuple) or step.dim() < 2 or step.shape[-2] == 1:
+        return step
+    return step[..., at[2], :]
 
 
 def _real(leaf: Any) -> Any:

@@ -40,45 +40,63 @@ class Range:
 
     def bound(self, weight: Tensor) -> float:
         """Returns the bound above for ``weight`` [outputs, terms]."""
-        total, magnitude = weight.sum(1, dtype=torch.float64), weight.abs().sum(1, dtype=torch.float64)
+        # Integers of 8 bits: exact in float32 up to 131,072 terms.
+        kind = torch.float32 if weight.shape[1] * _BYTE // 2 < _FLOAT32_EXACT else torch.float64
+        total, magnitude = (sums.double() for sums in (weight.sum(1, dtype=kind), weight.abs().sum(1, dtype=kind)))
         positive, negative = (magnitude + total) / 2, (magnitude - total) / 2
         sums = torch.maximum(self.high * positive - self.low * negative, self.high * negative - self.low * positive)
         return float(sums.max()) if sums.numel() else 0.0
 
 
-Product = Callable[[Tensor, Tensor], Tensor]
+Product = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 
 
-def weighted_product(product: Product, x: Tensor, weight: Tensor, limits: Range, axis: int, groups: int) -> Tensor:
-    """Returns ``product(x, weight)`` exactly: float32 where the result is known to be below 2^24, else float64.
+def weighted_product(
+    product: Product, x: Tensor, weight: Tensor, bias: Tensor | None, limits: Range, axis: int, groups: int
+) -> tuple[Tensor, float]:
+    """Returns ``product(x, weight, bias)`` exactly, and the largest magnitude that it can have with any ``x``.
+
+    Float32 where that is below 2^24, else float64.
 
     Args:
-      product: Linear in ``x`` and in ``weight``, with zero padding.
+      product: Linear in ``x`` and in ``weight``, with zero padding; plus ``bias``, if there is one.
       x: Integers in ``limits``, float32; its channels are at ``axis``.
       weight: Integers, output channels first, float32: [C_out, C_in / groups, ...].
+      bias: Integers, float64 [C_out], or None.
       limits: What ``x`` may hold.
-      axis: Of the input channels in ``x``.
+      axis: Of the channels in ``x`` and in the result.
       groups: Of a grouped convolution, whose reductions are short and not cut.
     """
+    largest = float(bias.abs().max()) if bias is not None and bias.numel() else 0.0
+    bound = limits.bound(weight.flatten(1)) + largest
     if not float32_is_exact(x.device):
-        return product(x.double(), weight.double())
+        return product(x.double(), weight.double(), bias), bound
+    if x.dim() == 4 and axis == -3:  # in this layout the kernels of CPUs need no copy of their own
+        x = x.contiguous(memory_format=torch.channels_last)
+    if bound < _FLOAT32_EXACT:
+        return product(x, weight, None if bias is None else bias.float()), bound
+    sums = _wide_product(product, x, weight, limits, axis, groups)
+    return (sums if bias is None else sums.add_(bias.reshape(-1, *[1] * (-axis - 1)))), bound
+
+
+def _wide_product(product: Product, x: Tensor, weight: Tensor, limits: Range, axis: int, groups: int) -> Tensor:
+    """In float64, without bias."""
     if limits.is_narrow:
-        return _narrow_product(product, x, weight, limits, axis, groups)
+        return _in_parts(product, x, weight, limits, axis, groups).double()
     upper, lower = _bytes(x)
-    bytes_above = Range(limits.low // _BYTE, limits.high // _BYTE)
-    above = _narrow_product(product, upper, weight, bytes_above, axis, groups).double()
-    return above.mul_(_BYTE).add_(_narrow_product(product, lower, weight, Range(0, _BYTE - 1), axis, groups))
+    above = _in_parts(product, upper, weight, Range(limits.low // _BYTE, limits.high // _BYTE), axis, groups).double()
+    return above.mul_(_BYTE).add_(_in_parts(product, lower, weight, Range(0, _BYTE - 1), axis, groups))
 
 
-def _narrow_product(product: Product, x: Tensor, weight: Tensor, limits: Range, axis: int, groups: int) -> Tensor:
+def _in_parts(product: Product, x: Tensor, weight: Tensor, limits: Range, axis: int, groups: int) -> Tensor:
     parts = _parts(weight, limits, groups)
     if not parts:
-        return product(x.double(), weight.double())
+        return product(x.double(), weight.double(), None)
     if len(parts) == 1:
-        return product(x, weight)
+        return product(x, weight, None)
     total: Tensor | None = None
     for start, size in parts:
-        part = product(x.narrow(axis, start, size), weight.narrow(1, start, size))
+        part = product(x.narrow(axis, start, size), weight.narrow(1, start, size), None)
         total = part.double() if total is None else total.add_(part)
     assert total is not None
     return total

@@ -5,6 +5,7 @@ Integers travel as float32 (up to 2^24, so every quantized tensor) or float64, w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,13 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .accumulator import Accumulator, Deferred
+from .accumulator import Accumulator, Deferred, Piece, pieces_of, rows_of
 from .exact_product import Range
 from .params import QuantParams
 from .spec import QuantSpec
 
 INT32_MAX = 2**31 - 1
-_CHUNK = 1 << 18  # elements: the passes over a piece of this size find it in the cache
 
 
 def limits_of(params: QuantParams) -> Range:
@@ -35,11 +35,13 @@ def to_integers(x: Tensor, params: QuantParams) -> Tensor:
     """
     limits = limits_of(params)
     if isinstance(x, Accumulator):
-        factor = multiplier(x, params)
-        return _by_pieces(lambda at: x.integers[at].float() * factor, x, limits)
+        integers, factor = x.integers, multiplier(x, params)
+        return _by_pieces(lambda at: integers[at].float() * rows_of(factor, at), integers, limits)
     if isinstance(x, Deferred):
-        scale = params.scale.double()
-        return _by_pieces(lambda at: x.part(at) / scale, x, limits)
+        scale, part = params.scale.double(), x.part
+        if x.before_relu is not None and limits.low == 0:
+            part = x.before_relu
+        return _by_pieces(lambda at: part(at) / scale, x.carrier, limits)
     scale = params.scale.to(x.dtype)
     return _by_pieces(lambda at: x[at] / scale, x, limits)
 
@@ -49,16 +51,11 @@ def multiplier(x: Accumulator, params: QuantParams) -> Tensor:
     return (x.step / params.scale.double()).float()
 
 
-def _by_pieces(steps: Callable[[slice], Tensor], x: Tensor, limits: Range) -> Tensor:
-    """Rounds and clips the ``steps`` at all indices of axis 0; one index after the other where ``x`` is large."""
-    if x.dim() == 0:
-        return steps(...).round_().clamp_(limits.low, limits.high).float()  # type: ignore[arg-type]
-    if x.numel() <= _CHUNK or len(x) == 1:
-        return steps(slice(None)).round_().clamp_(limits.low, limits.high).float()
-    out = torch.empty(x.shape, dtype=torch.float32, device=x.device)
-    for at in range(len(x)):
-        one = slice(at, at + 1)
-        out[one] = steps(one).round_().clamp_(limits.low, limits.high)
+def _by_pieces(steps: Callable[[Piece], Tensor], like: Tensor, limits: Range) -> Tensor:
+    """Rounds and clips the ``steps`` of all pieces; the result has the shape and the layout of ``like``."""
+    out = torch.empty_like(like, dtype=torch.float32)
+    for at in pieces_of(like):
+        out[at] = steps(at).round_().clamp_(limits.low, limits.high)
     return out
 
 
@@ -76,23 +73,18 @@ def shift(accumulator: Tensor, shift_bit: Tensor) -> Tensor:
     return accumulator.div_(power).floor_().clamp_(-(2**15), 2**15 - 1).mul_(power)
 
 
-def worst_overflow(accumulator: Tensor) -> float | None:
-    """Returns the value furthest outside int32, or None if all fit; float32 holds nothing that large exactly."""
-    if accumulator.numel() == 0 or accumulator.dtype == torch.float32:
+def worst_overflow(accumulator: Tensor, bound: float = math.inf) -> float | None:
+    """Returns the value furthest outside int32, or None if all fit; ``bound`` is what no magnitude can exceed.
+
+    Float32 holds nothing that large exactly.
+    """
+    if accumulator.numel() == 0 or accumulator.dtype == torch.float32 or bound <= INT32_MAX:
         return None
+    if accumulator.dim() == 4:  # in the order of the memory: else a copy would be made
+        accumulator = accumulator.permute(0, 2, 3, 1)
     low, high = (float(end) for end in torch.aminmax(accumulator))
     worst = high if high >= -low else low
     return worst if not -INT32_MAX - 1 <= worst <= INT32_MAX else None
-
-
-def add_bias(accumulator: Tensor, bias: Tensor) -> Tensor:
-    """Returns the exact sum in float64; in float32 where neither the sums nor ``bias`` can reach 2^23."""
-    if accumulator.dtype == torch.float32:
-        low, high = torch.aminmax(accumulator) if accumulator.numel() else (accumulator.new_zeros(()),) * 2
-        if max(float(high), -float(low)) + float(bias.abs().max()) < 2**24:
-            return accumulator.add_(bias.float())
-        accumulator = accumulator.double()
-    return accumulator.add_(bias)
 
 
 def avg_pool2d_sum(

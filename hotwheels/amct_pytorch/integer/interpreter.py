@@ -21,6 +21,8 @@ from .values import Accumulator, Centred, Value, as_real, as_single, centre, qua
 
 _Scope = MutableMapping[str, Value]
 _FLOAT_LAYER = Layer(grids={})
+# On the dynamic path auxiliary nodes are called as the layer, with an ending (SPEC 9.1).
+_ENDINGS = {"Pad": "_pad", "Transpose": "_transpose"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,10 +42,10 @@ class Result:
     values: Mapping[str, NDArray[Any]]
 
     def edges_of(self, layer: str) -> tuple[NDArray[np.int32], ...]:
-        """Returns the integers of a layer of one or more nodes, ``<layer>`` and ``<layer>/...``; equal ones once."""
+        """Returns the integers of a layer of one or more nodes, ``<layer>``, ``<layer>/...``; equal ones once."""
         found: list[NDArray[np.int32]] = []
         for name, arrays in self.edges.items():
-            if name == layer or name.startswith(f"{layer}/"):
+            if name in (layer, *(f"{layer}{ending}" for ending in _ENDINGS.values())) or name.startswith(f"{layer}/"):
                 found += [one for one in arrays if not any(np.array_equal(one, other) for other in found)]
         return tuple(found)
 
@@ -199,8 +201,9 @@ def _hands_on(node: Node, values: Sequence[Value | None]) -> bool:
 
 
 def _owner(node: Node) -> str:
-    """Returns the layer of an auxiliary node ``<layer>/<OpType>[_k]`` (SPEC 11.3)."""
-    return node.name.rpartition("/")[0]
+    """Returns the layer of an auxiliary node: ``<layer>/<OpType>[_k]`` (SPEC 11.3), ``<layer>_pad`` (SPEC 9.1)."""
+    ending = _ENDINGS.get(node.op_type, "/")
+    return node.name.removesuffix(ending) if node.name.endswith(ending) else node.name.rpartition("/")[0]
 
 
 def _lookup(scope: Mapping[str, Value], name: str) -> Value:

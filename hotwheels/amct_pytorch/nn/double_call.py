@@ -15,6 +15,8 @@ from ..core.accumulator import Deferred
 from ..ops.desc import OpDesc, Role
 from .exported_form import as_exported
 
+RELU = "relu"  # its name in the registry
+
 
 @runtime_checkable
 class RunsInDouble(Protocol):
@@ -61,7 +63,8 @@ def defer(
     if op is None or op.role is not Role.FUSED_ACTIVATION or not args or not isinstance(args[0], Deferred):
         return None
     x, *rest = args
-    return Deferred.by(x.carrier, lambda at: call_in_double(function, (x.part(at), *rest), kwargs, op))
+    before = x.part if op.name == RELU else None
+    return Deferred.by(x.carrier, lambda at: call_in_double(function, (x.part(at), *rest), kwargs, op), before)
 
 
 def _with_single_attributes(module: nn.Module) -> nn.Module:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core import integer
-from ..core.accumulator import Accumulator, Deferred
+from ..core.accumulator import Accumulator, Deferred, Piece
 from ..core.affine import quantize, quantize_bias
 from ..core.codebook import assign
 from ..core.exact_product import matrix_product, weighted_product
 from ..core.params import QuantParams
 from ..errors import CalibrationError
 from ..ops.desc import Role
-from .double_call import call_in_double
+from .double_call import RELU, call_in_double
 
 if TYPE_CHECKING:
     from .quantized_layer import QuantizedLayer
@@ -49,21 +50,25 @@ def _weighted(layer: QuantizedLayer, input: Tensor, output_size: list[int] | Non
     weight, bias = (None if t is None else t.detach() for t in layer.weighted.folded())
     params = layer.current_weight_params(weight, bias)
     weight = integer_weight(weight, params)
-    accumulator = weighted_product(
-        lambda a, b: layer.weighted.apply(a, b, None, output_size),
+    # A Linear of rank > 2 is MatMul + float Add on the chip (SPEC 8.3), one of a vector is exported like that. Every
+    # other bias is part of the accumulator.
+    is_float_bias = bias is not None and layer.op.role is Role.LINEAR and input.dim() != 2
+    accumulator, bound = weighted_product(
+        lambda a, b, c: layer.weighted.apply(a, b, c, output_size),
         x,
         weight,
+        None if bias is None or is_float_bias else quantize_bias(bias, data.scale, params.scale),
         integer.limits_of(data),
         axis=-1 if layer.op.role is Role.LINEAR else -3,
         groups=getattr(layer.weighted.module, "groups", 1),
     )
-    # A Linear of rank > 2 is MatMul + float Add on the chip (SPEC 8.3), every other bias is part of the accumulator.
-    is_float_bias = bias is not None and layer.op.role is Role.LINEAR and input.dim() > 2
     shape = layer.weighted.channel_shape
-    if bias is not None and not is_float_bias:
-        accumulator = integer.add_bias(accumulator, quantize_bias(bias, data.scale, params.scale).reshape(shape))
     step = data.scale.double() * params.scale.double()
-    result = _finish(layer, accumulator, step.reshape(shape) if step.dim() else step, _shift_bit(layer))
+    _refuse_overflow(layer, accumulator, bound)
+    shift_bit = _shift_bit(layer)
+    if shift_bit is not None:
+        accumulator = integer.shift(accumulator, shift_bit)
+    result = _finish(layer, accumulator, step.reshape(shape) if step.dim() else step)
     return result.whole() + bias.double() if is_float_bias else result
 
 
@@ -72,6 +77,7 @@ def _matmul(layer: QuantizedLayer, args: tuple[Any, ...], kwargs: dict[str, Any]
     grids = [quantizer.params() for quantizer in layer.activation]
     operands = (_integers(layer, at, x, grids[at]) for at, x in enumerate((left, right)))
     accumulator = matrix_product(*operands, *map(integer.limits_of, grids))
+    _refuse_overflow(layer, accumulator)
     return _finish(layer, accumulator, grids[0].scale.double() * grids[1].scale.double())
 
 
@@ -94,6 +100,7 @@ def _avg_pool(layer: QuantizedLayer, args: tuple[Any, ...], kwargs: dict[str, An
     else:
         names = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
         sums, divisor = integer.avg_pool2d_sum(x, **_arguments(layer, args, kwargs, _avg_pool2d_signature, names))
+    _refuse_overflow(layer, sums)
     return _finish(layer, sums, grid.scale.double() * (1.0 / divisor))
 
 
@@ -125,13 +132,15 @@ def _other(layer: QuantizedLayer, args: tuple[Any, ...], kwargs: dict[str, Any])
     grids = {index: layer.activation[index].params() for index, x in enumerate(values) if _is_float(x)}
     values = [_integers(layer, at, x, grids[at]) if at in grids else x for at, x in enumerate(values)]
 
-    def compute(part: slice) -> Any:
-        reals = [_real(layer, at, x[part], grids[at]) if at in grids else x for at, x in enumerate(values)]
-        return call_in_double(layer.call.function, *layer.call.substitute(args, kwargs, reals), layer.op)
+    def reals(part: Piece) -> list[Any]:
+        return [_real(layer, at, x[part], grids[at]) if at in grids else x for at, x in enumerate(values)]
+
+    def compute(part: Piece) -> Any:
+        return call_in_double(layer.call.function, *layer.call.substitute(args, kwargs, reals(part)), layer.op)
 
     if layer.op.role in _EACH_ELEMENT and _have_one_shape(values):
-        return Deferred.by(values[0], compute)
-    return compute(...)  # type: ignore[arg-type]
+        return Deferred.by(values[0], compute, (lambda part: reals(part)[0]) if layer.op.name == RELU else None)
+    return compute(...)
 
 
 def _real(layer: QuantizedLayer, index: int, integers: Tensor, grid: QuantParams) -> Tensor:
@@ -153,7 +162,8 @@ _KERNELS = {Role.MATMUL: _matmul, Role.MAX_POOL: _max_pool, Role.AVG_POOL: _avg_
 
 def _integers(layer: QuantizedLayer, index: int, x: Tensor, grid: QuantParams) -> Tensor:
     integers = layer.shared_result(index, x, "to_integers", lambda x: integer.to_integers(x, grid))
-    if bool(torch.isnan(integers.sum())):  # everything else is clipped, so the sum is finite
+    # Everything else is clipped, so the sum is finite; an accumulator holds numbers.
+    if not isinstance(x, Accumulator) and bool(torch.isnan(integers.sum())):
         raise CalibrationError(f"Layer '{layer.name}': input {index} contains NaN, which has no integer.")
     if isinstance(x, Accumulator) and not bool(torch.isfinite(integer.multiplier(x, grid)).all()):
         msg = (
@@ -166,16 +176,17 @@ def _integers(layer: QuantizedLayer, index: int, x: Tensor, grid: QuantParams) -
     return integers
 
 
-def _finish(layer: QuantizedLayer, accumulator: Tensor, step: Tensor, shift_bit: Tensor | None = None) -> Tensor:
-    worst = integer.worst_overflow(accumulator)
+def _refuse_overflow(layer: QuantizedLayer, accumulator: Tensor, bound: float = math.inf) -> None:
+    worst = integer.worst_overflow(accumulator, bound)
     if worst is not None:
         msg = (
             f"Layer '{layer.name}': an accumulator reaches {worst:.0f}, outside int32. Lower num_bits of its data, or"
             " leave the layer in float (quant_enable: false)."
         )
         raise CalibrationError(msg)
-    if shift_bit is not None:
-        accumulator = integer.shift(accumulator, shift_bit)
+
+
+def _finish(layer: QuantizedLayer, accumulator: Tensor, step: Tensor) -> Tensor:
     if layer.trace is not None:
         layer.trace.add_sums(layer.name, accumulator)
     return Accumulator.of(accumulator, step)

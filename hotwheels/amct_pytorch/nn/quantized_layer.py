@@ -302,8 +302,8 @@ class QuantizedLayer(nn.Module):
         return self._with_room_for_bias(params, bias)
 
     def _fake_quant_bias(self, bias: Tensor | None, x: Tensor, params: QuantParams) -> Tensor | None:
-        """The int32 bias as a float; the bias of a Linear of rank > 2 is a float Add (SPEC 8.3)."""
-        if bias is None or not self.activation[0].is_calibrated or (self.op.role is Role.LINEAR and x.dim() > 2):
+        """The int32 bias as a float; the bias of a Linear of another rank than 2 is a float Add (SPEC 8.3)."""
+        if bias is None or not self.activation[0].is_calibrated or (self.op.role is Role.LINEAR and x.dim() != 2):
             return bias
         step = (self.activation[0].params().scale * params.scale).detach()
         real = quantize_bias(bias.detach(), self.activation[0].params().scale, params.scale).float() * step

@@ -25,7 +25,7 @@ class Constants:
         self._known = {id(one): one for one in (*model.parameters(), *model.buffers())}  # kept, so that ids stay theirs
 
     def evaluate(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any] | None:
-        """Returns in a tuple what ``func`` makes of constants alone; None if it takes other tensors, or changes one."""
+        """Returns, in a tuple, what ``func`` makes of constants; None if it takes other tensors, or changes one."""
         tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         if not tensors or not all(id(one) in self._known for one in tensors):
             return None

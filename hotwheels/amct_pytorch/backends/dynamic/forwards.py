@@ -18,6 +18,7 @@ from ...nn.mode import Mode
 from ...nn.quantized_layer import QuantizedLayer
 from ...ops.desc import OpDesc
 from ..markers import mark_input, mark_result
+from ..torch_exporter import refuse_unbatched_pooling
 from .operands import float_edges
 from .real_quant import call_layer, run_in_double
 
@@ -70,6 +71,7 @@ class MarkedForward:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the module once, between markers of a name for this call."""
         layer = call_name(self._name, len(self.calls))
+        refuse_unbatched_pooling(layer, self._op, args[0] if args else None)
         edges = float_edges(self.original.module, self._op, args, kwargs)
         self.calls.append(edges)
         call = LayerCall(self.original, edges)
