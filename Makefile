@@ -51,7 +51,7 @@ bench: $(READY) ## Measure time and memory of calibration, fake_quant and export
 
 bench-accuracy: $(READY) ## Compare accuracy with onnxruntime's static quantization, and after training
 	$(RUN) -m benchmarks.accuracy $(ARGS)
-	$(RUN) -m benchmarks.training_accuracy $(ARGS)
+	$(RUN) -m benchmarks.training_accuracy
 
 clean: ## Remove .venv, caches and what the samples wrote
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis proto/*_pb2.py
