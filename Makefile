@@ -56,7 +56,7 @@ bench: $(READY) ## Measure time and memory of calibration, fake_quant and export
 
 bench-accuracy: $(READY) ## Compare accuracy with onnxruntime's static quantization, and after training
 	$(RUN) -m benchmarks.accuracy $(ARGS)
-	$(RUN) -m benchmarks.training_accuracy $(ARGS)
+	$(RUN) -m benchmarks.training_accuracy
 
 zoo: $(READY) ## Take 100 architectures through the SDK and write docs/zoo.md (ARGS="--only resnet18")
 	$(RUN) -m benchmarks.zoo $(ARGS)
