@@ -35,11 +35,13 @@ class Deferred(Tensor):
       part: Returns the float64 values of one piece.
       before_relu: The same before a ReLU, if that is all which is left to be done, else None. A grid without negative
         values clips them anyway.
+      may_be_nan: Whether a value can be NaN at all.
     """
 
     carrier: Tensor
     part: Callable[[Piece], Tensor]
     before_relu: Callable[[Piece], Tensor] | None = None
+    may_be_nan: bool = True
 
     @staticmethod
     def by(
@@ -78,6 +80,8 @@ class Accumulator(Deferred):
 
     integers: Tensor
     step: Tensor
+
+    may_be_nan = False
 
     @staticmethod
     def of(integers: Tensor, step: Tensor) -> Accumulator:

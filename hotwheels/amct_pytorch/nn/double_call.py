@@ -64,7 +64,9 @@ def defer(
         return None
     x, *rest = args
     before = x.part if op.name == RELU else None
-    return Deferred.by(x.carrier, lambda at: call_in_double(function, (x.part(at), *rest), kwargs, op), before)
+    made = Deferred.by(x.carrier, lambda at: call_in_double(function, (x.part(at), *rest), kwargs, op), before)
+    made.may_be_nan = before is None or x.may_be_nan
+    return made
 
 
 def _with_single_attributes(module: nn.Module) -> nn.Module:

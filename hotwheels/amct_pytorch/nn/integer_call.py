@@ -139,7 +139,9 @@ def _other(layer: QuantizedLayer, args: tuple[Any, ...], kwargs: dict[str, Any])
         return call_in_double(layer.call.function, *layer.call.substitute(args, kwargs, reals(part)), layer.op)
 
     if layer.op.role in _EACH_ELEMENT and _have_one_shape(values):
-        return Deferred.by(values[0], compute, (lambda part: reals(part)[0]) if layer.op.name == RELU else None)
+        made = Deferred.by(values[0], compute, (lambda part: reals(part)[0]) if layer.op.name == RELU else None)
+        made.may_be_nan = layer.op.name not in _FINITE or len(args) != len(values)  # a number may be infinite
+        return made
     return compute(...)
 
 
@@ -148,6 +150,7 @@ def _real(layer: QuantizedLayer, index: int, integers: Tensor, grid: QuantParams
     return real.float() if index in layer.constant_inputs else real
 
 
+_FINITE = frozenset({RELU, "add", "sub", "mul"})  # of grid points: numbers far from the ends of float64
 _EACH_ELEMENT = frozenset({Role.ELEMENTWISE, Role.FUSED_ACTIVATION})
 
 
@@ -162,8 +165,8 @@ _KERNELS = {Role.MATMUL: _matmul, Role.MAX_POOL: _max_pool, Role.AVG_POOL: _avg_
 
 def _integers(layer: QuantizedLayer, index: int, x: Tensor, grid: QuantParams) -> Tensor:
     integers = layer.shared_result(index, x, "to_integers", lambda x: integer.to_integers(x, grid))
-    # Everything else is clipped, so the sum is finite; an accumulator holds numbers.
-    if not isinstance(x, Accumulator) and bool(torch.isnan(integers.sum())):
+    may_be_nan = x.may_be_nan if isinstance(x, Deferred) else True
+    if may_be_nan and bool(torch.isnan(integers.sum())):  # everything else is clipped, so the sum is finite
         raise CalibrationError(f"Layer '{layer.name}': input {index} contains NaN, which has no integer.")
     if isinstance(x, Accumulator) and not bool(torch.isfinite(integer.multiplier(x, grid)).all()):
         msg = (
