@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..core.accumulator import Accumulator, Deferred
 from ..nn.call import MethodCall
+from ..nn.exported_form import as_exported
 from .masked_softmax import is_unmasked, masked_scores
 
 # Copies and conversions: between the roundings to two grids a float has no type (SPEC 10.4).
@@ -70,4 +71,4 @@ def _keeps_shape(function: Callable[..., Any], args: tuple[Any, ...], kwargs: di
     if not is_reshape and not isinstance(function, nn.Flatten):
         return False
     first = args[0].carrier if isinstance(args[0], Deferred) else args[0]
-    return function(first, *args[1:], **kwargs).shape == first.shape
+    return as_exported(function)(first, *args[1:], **kwargs).shape == first.shape

@@ -53,8 +53,8 @@ class Deferred(Tensor):
         return made
 
     def whole(self) -> Tensor:
-        """Returns all values, a plain float64 tensor."""
-        return self.part(...)
+        """Returns all values, a plain float64 tensor, contiguous: kernels are free to choose another layout."""
+        return self.part(...).contiguous()
 
     @classmethod
     def __torch_function__(

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .call import MethodCall
+
 
 def _single(value: float) -> float:
     return torch.tensor(value, dtype=torch.float32).item()
@@ -54,8 +56,20 @@ def _softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tens
     return torch.logaddexp(input * beta, torch.zeros((), dtype=input.dtype, device=input.device)) / beta
 
 
+def _view(input: Tensor, *shape: Any, **kwargs: Any) -> Tensor:
+    """A Reshape in the file, which no layout in memory stands against."""
+    is_shape = not kwargs and not isinstance(shape[0], torch.dtype)
+    return input.reshape(*shape) if is_shape else input.view(*shape, **kwargs)
+
+
+def _view_as(input: Tensor, other: Tensor) -> Tensor:
+    return input.reshape(other.shape)
+
+
 _FUNCTIONS: dict[Any, Callable[..., Any]] = {
     F.gelu: _gelu,
     F.logsigmoid: _log_sigmoid,
     F.softplus: _softplus,
+    MethodCall("view"): _view,
+    MethodCall("view_as"): _view_as,
 }

@@ -135,8 +135,12 @@ def _other(layer: QuantizedLayer, args: tuple[Any, ...], kwargs: dict[str, Any])
     def reals(part: Piece) -> list[Any]:
         return [_real(layer, at, x[part], grids[at]) if at in grids else x for at, x in enumerate(values)]
 
+    def whole() -> list[Any]:  # contiguous, since the operation may look at the layout
+        return [x.contiguous() if _is_float(x) else x for x in reals(...)]
+
     def compute(part: Piece) -> Any:
-        return call_in_double(layer.call.function, *layer.call.substitute(args, kwargs, reals(part)), layer.op)
+        operands = whole() if part is ... else reals(part)
+        return call_in_double(layer.call.function, *layer.call.substitute(args, kwargs, operands), layer.op)
 
     if layer.op.role in _EACH_ELEMENT and _have_one_shape(values):
         made = Deferred.by(values[0], compute, (lambda part: reals(part)[0]) if layer.op.name == RELU else None)
