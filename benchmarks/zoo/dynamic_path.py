@@ -1,6 +1,6 @@
 """A network that torch.fx cannot follow, on the dynamic path: fake_quant, and the files in onnxruntime and the oracle.
 
-There is no real_quant in torch on this path; the oracle's outputs stand in its place.
+The oracle stands in the place of real_quant here; tests/exact/test_dynamic.py compares the two on other networks.
 """
 
 from __future__ import annotations
