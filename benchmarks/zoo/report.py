@@ -40,7 +40,7 @@ configuration unless said below.
 - *fake_quant*, *real_quant*: SQNR of the worst output against the float network, dB. With random weights it falls with
   depth as that of a trained network does not. On the dynamic path the oracle stands for real_quant.
 - *oracle*: quantized inputs of layers whose integers in real_quant all equal those of the NumPy interpreter of the
-  deploy pair. The zoo does not compare the integers of real_quant there; tests/exact/test_dynamic.py does on other networks.
+  deploy pair. There real_quant is not compared; tests/exact/test_dynamic.py does.
 - *onnxruntime, layers*: layers of the fake_quant file, run without graph optimisations, that were compared with
   fake_quant in torch, each given the runtime's inputs; and the lowest SQNR among them (demanded: {LAYER_SQNR:.0f} dB).
 - *at the end*: SQNR of the outputs of both; values beside rounding ties have gone separate ways layer after layer.
