@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
 
@@ -42,16 +44,24 @@ def write_text_atomic(path: PathLike, text: str) -> None:
 
 
 def write_bytes_atomic(path: PathLike, data: bytes) -> None:
-    """Writes ``data`` to a temporary name in the same folder and renames it: readers see the old or the new file.
+    """Writes ``data`` in one step; see `open_atomic`."""
+    with open_atomic(path) as file:
+        file.write(data)
 
-    Missing parent folders are created. Several processes may write the same path.
+
+@contextlib.contextmanager
+def open_atomic(path: PathLike) -> Iterator[BinaryIO]:
+    """Opens a temporary file in the same folder and renames it at the end: readers see the old or the new file.
+
+    Missing parent folders are created. Several processes may write the same path. An error leaves the old file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder, since renaming is atomic only there. Not tempfile: only their owner may read its files.
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
-        temporary.write_bytes(data)
+        with temporary.open("wb") as file:
+            yield file
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -47,7 +47,9 @@ def test_refused_model_leaves_the_old_file(largest, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["model.onnx"]
 
 
-def test_wrong_shapes_are_refused(tmp_path):
+@pytest.mark.parametrize("smallest", [1 << 14, 0], ids=["in the message", "on its own"])
+def test_wrong_shapes_are_refused(smallest, tmp_path, monkeypatch):
+    monkeypatch.setattr(model_file, "_SMALLEST", smallest)
     model = parse("y = Add (x, w)")
     model.graph.inputs[0].shape = ir.Shape(["n", 3])
     with pytest.raises(ExportError, match="the_Add"):

@@ -90,7 +90,7 @@ def _layer_param(node: ir.Node, grids: _Grids, layer: ExportLayer | None) -> Lay
 
 def _input_factor(grid: ActivationRecord) -> FactorParam:
     return FactorParam(
-        data_type=_data_type(grid.num_bits), scale=(_reciprocal(grid.scale),), offset=(float(grid.offset),)
+        data_type=_data_type(grid.num_bits), scale=_reciprocals(grid.scale), offset=(float(grid.offset),)
     )
 
 
@@ -98,7 +98,7 @@ def _weight_factor(weight: WeightRead) -> FactorParam:
     record = weight.record
     return FactorParam(
         data_type=DataType.S4 if record.codebook else _data_type(record.num_bits),
-        scale=tuple(map(_reciprocal, record.scale)),
+        scale=_reciprocals(*record.scale),
         offset=(0.0,) * len(record.scale),
         params=np.array(record.codebook, dtype=np.int8).tobytes() if record.codebook else None,
     )
@@ -108,8 +108,8 @@ def _data_type(num_bits: int) -> DataType:
     return DataType.S4 if num_bits == 4 else DataType.S8 if num_bits == 8 else DataType.S16
 
 
-def _reciprocal(step: float) -> float:
-    return float(np.float32(1.0) / np.float32(step))
+def _reciprocals(*steps: float) -> tuple[float, ...]:
+    return tuple((np.float32(1.0) / np.array(steps, dtype=np.float32)).tolist())
 
 
 def _metadata(graph: ir.Graph, grids: _Grids, by_node: Mapping[ir.Node, ExportLayer]) -> dict[str, dict[str, object]]:

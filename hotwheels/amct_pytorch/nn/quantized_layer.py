@@ -160,12 +160,11 @@ class QuantizedLayer(nn.Module):
             return None
         return weight_record(self.present_weight_params())
 
-    def expect_shift(self) -> None:
-        """Makes room for the shift bits, one for each scale of the weight, whose grid is known (SPEC 4.6)."""
-        weight = self.weight_record()
-        assert weight is not None
+    def expect_shift(self, record: LayerRecord) -> None:
+        """Makes room for the shift bits, one for each scale of the weight in ``record`` (SPEC 4.6)."""
+        assert record.weight is not None
         device = self.non_float_inputs.device
-        self.shift_bit = torch.full((len(weight.scale),), NO_SHIFT_YET, dtype=torch.int32, device=device)
+        self.shift_bit = torch.full((len(record.weight.scale),), NO_SHIFT_YET, dtype=torch.int32, device=device)
 
     def set_shift(self, bits: Sequence[int]) -> None:
         """Takes the shift bits that were found; none if the layer turned out not to be quantized."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 def add_initializer(graph: ir.Graph, name: str, array: NDArray[np.generic]) -> ir.Value:
     """Returns a new initializer called ``name``, or ``name_1``, ... where the graph has an initializer of that name."""
     name = free_name(name, graph.initializers)
-    value = ir.val(name, const_value=ir.tensor(array, name=name))
+    value = ir.val(name, const_value=ir.Tensor(array, name=name))
     graph.register_initializer(value)
     return value
 

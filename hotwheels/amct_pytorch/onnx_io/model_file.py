@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
-import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import onnx
@@ -14,10 +11,12 @@ import onnx_ir as ir
 from onnx.shape_inference import InferenceError
 
 from ..errors import ExportError
-from ..files import PathLike, check_input_file, write_bytes_atomic
+from ..files import PathLike, check_input_file, open_atomic, write_bytes_atomic
+from .wire_format import write_with_tensors
 
 # One protobuf message ends at 2 GB; a larger model keeps its tensors in a second file. The margin is for the nodes.
 _LARGEST_MESSAGE = 2**31 - 2**26
+_SMALLEST = 1 << 14  # bytes of a tensor that is worth being written on its own
 
 
 def load_model(path: PathLike) -> ir.Model:
@@ -41,39 +40,66 @@ def save_model(model: ir.Model, path: PathLike) -> None:
         ExportError: ONNX's checker refuses the model; the message names the file and the node.
     """
     path = Path(path)
-    if _bytes_of(model) < _LARGEST_MESSAGE:
-        content = _serialize(model, path).SerializeToString(deterministic=True)
-        with _named(path):
-            onnx.checker.check_model(content, full_check=True)
-        write_bytes_atomic(path, content)
+    large = _large_tensors(model)
+    location = f"{path.name}.data"
+    proto = _without(large, model, path, location)
+    with _named(path):
+        onnx.checker.check_model(_with_inputs_for(large, proto), full_check=True)
+    if sum(tensor.nbytes for tensor in large.values()) < _LARGEST_MESSAGE:
+        with open_atomic(path) as file:
+            write_with_tensors(proto, large, file)
     else:
-        _save_large(model, path)
+        with open_atomic(path.with_name(location)) as file:
+            for tensor in large.values():
+                tensor.tofile(file)
+        write_bytes_atomic(path, proto.SerializeToString(deterministic=True))
 
 
-def _bytes_of(model: ir.Model) -> int:
-    return sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None)
+def _large_tensors(model: ir.Model) -> dict[str, ir.TensorProtocol]:
+    """The initializers that are written straight from their own memory, by name."""
+    tensors = {name: value.const_value for name, value in model.graph.initializers.items()}
+    return {
+        name: tensor
+        for name, tensor in tensors.items()
+        if tensor is not None and tensor.nbytes >= _SMALLEST and tensor.dtype != ir.DataType.STRING
+    }
 
 
-def _serialize(model: ir.Model, path: Path) -> onnx.ModelProto:
+def _without(large: Mapping[str, ir.TensorProtocol], model: ir.Model, path: Path, location: str) -> onnx.ModelProto:
+    """Returns ``model`` with references to the file ``location`` instead of the values of the ``large`` tensors."""
+    initializers, offset = model.graph.initializers, 0
     try:
+        for name, tensor in large.items():
+            initializers[name].const_value = ir.ExternalTensor(
+                location, offset, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape), name=name
+            )
+            offset += tensor.nbytes
         return ir.to_proto(model)
     except ir.serde.SerdeError as error:
         raise ExportError(f"'{path}' cannot be written: {error}") from error
-
-
-def _save_large(model: ir.Model, path: Path) -> None:
-    """The checker wants the files of a large model, so they are written to a folder beside ``path`` and then moved."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    folder.mkdir()
-    try:
-        ir.save(model, folder / path.name, external_data=f"{path.name}.data")
-        with _named(path):
-            onnx.checker.check_model(folder / path.name, full_check=True)
-        for name in (f"{path.name}.data", path.name):
-            os.replace(folder / name, path.with_name(name))
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        for name, tensor in large.items():
+            initializers[name].const_value = tensor
+
+
+def _with_inputs_for(large: Mapping[str, ir.TensorProtocol], proto: onnx.ModelProto) -> bytes:
+    """Returns a model for the checker, which has ``large`` as inputs: shapes and types are all that it looks at.
+
+    It would read files that are not there yet, or want all values in one message of at most 2 GB.
+    """
+    checked = onnx.ModelProto()
+    checked.CopyFrom(proto)
+    for field in (checked.graph.initializer, checked.graph.value_info):
+        kept = [item for item in field if item.name not in large]
+        del field[:]
+        field.extend(kept)
+    inputs = {value.name for value in checked.graph.input}
+    checked.graph.input.extend(
+        onnx.helper.make_tensor_value_info(name, int(tensor.dtype), list(tensor.shape.numpy()))
+        for name, tensor in large.items()
+        if name not in inputs
+    )
+    return checked.SerializeToString()
 
 
 @contextlib.contextmanager

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Any, TypeVar
 
 from ..config.algorithms import OBSERVERS, QUANTIZERS, arguments_of, canonical_names
@@ -74,10 +75,11 @@ def observer_class(name: str) -> type:
     return _named(ObserverBase, name, "observer")
 
 
-def parameter_names(cls: type) -> set[str]:
+@functools.cache
+def parameter_names(cls: type) -> frozenset[str]:
     """The keyword arguments which the constructor of ``cls`` names."""
     parameters = inspect.signature(cls).parameters.values()
-    return {one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
+    return frozenset(one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY))
 
 
 def _build(kind: type, config: QuantizerConfig, layer: str, facts: Mapping[str, Any]) -> Quantizer:
@@ -92,7 +94,7 @@ def _build(kind: type, config: QuantizerConfig, layer: str, facts: Mapping[str, 
         args["observer"] = _resolve_observer(args["observer"], layer)
     observer = args.get("observer", _default_observer(cls))
     if observer is not None:
-        known |= parameter_names(observer)
+        known = known | parameter_names(observer)
         args = _canonical(args, observer, known, kind is WeightQuantizer)
     quantizer: Quantizer = cls(**_known_only(args, known, config.quantizer, layer))
     return quantizer
@@ -109,7 +111,7 @@ def _build_custom(kind: type, config: QuantizerConfig, layer: str, facts: Mappin
     )  # fmt: skip
 
 
-def _known_only(args: Mapping[str, Any], known: set[str], quantizer: str, layer: str) -> dict[str, Any]:
+def _known_only(args: Mapping[str, Any], known: Set[str], quantizer: str, layer: str) -> dict[str, Any]:
     """The arguments which the quantizer or its observer knows; the others are a WARNING."""
     for name in sorted(args.keys() - known):
         _LOGGER.warning(
@@ -119,7 +121,7 @@ def _known_only(args: Mapping[str, Any], known: set[str], quantizer: str, layer:
     return {name: value for name, value in args.items() if name in known}
 
 
-def _canonical(args: Mapping[str, Any], observer: type, known: set[str], is_weight: bool) -> dict[str, Any]:
+def _canonical(args: Mapping[str, Any], observer: type, known: Set[str], is_weight: bool) -> dict[str, Any]:
     """``args`` with the other spellings of the observer's arguments renamed, unless the quantizer means them itself."""
     if observer.__name__ not in OBSERVERS:
         return dict(args)

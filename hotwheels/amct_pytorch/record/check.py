@@ -32,7 +32,7 @@ def _check_activation(one: ActivationRecord, where: str) -> None:
     if one.index < 0:
         raise RecordError(f"{where}: index must not be negative.")
     _check_bits("num_bits_d", one.num_bits, ACTIVATION_BITS, where)
-    _check_scale("scale_d", one.scale, where)
+    _check_scales("scale_d", [one.scale], where)
     spec = QuantSpec(num_bits=one.num_bits)
     if not spec.qmin <= one.offset <= spec.qmax:
         msg = f"{where}: offset_d is {one.offset}; with {one.num_bits} bits allowed: {spec.qmin} to {spec.qmax}."
@@ -42,12 +42,11 @@ def _check_activation(one: ActivationRecord, where: str) -> None:
 def _check_weight(weight: WeightRecord, where: str) -> None:
     if not weight.scale:
         raise RecordError(f"{where}: scale_w has no value.")
-    for scale in weight.scale:
-        _check_scale("scale_w", scale, where)
+    _check_scales("scale_w", weight.scale, where)
     _check_bits("num_bits_w", weight.num_bits, WEIGHT_BITS, where)
     _check_codebook(weight, where)
     if weight.clip_max is not None:
-        _check_scale("weight_clip_max", weight.clip_max, where)
+        _check_scales("weight_clip_max", [weight.clip_max], where)
 
 
 def _check_codebook(weight: WeightRecord, where: str) -> None:
@@ -77,6 +76,7 @@ def _check_bits(field: str, value: int, allowed: Sequence[int], where: str) -> N
         raise RecordError(f"{where}: {field} is {value}; allowed: {', '.join(map(str, allowed))}.")
 
 
-def _check_scale(field: str, value: float, where: str) -> None:
-    if not 0 < value < math.inf:
-        raise RecordError(f"{where}: {field} is {value!r}; it must be positive and finite.")
+def _check_scales(field: str, values: Sequence[float], where: str) -> None:
+    wrong = [value for value in values if not 0 < value < math.inf]
+    if wrong:
+        raise RecordError(f"{where}: {field} is {wrong[0]!r}; it must be positive and finite.")

@@ -89,7 +89,8 @@ def write_normalization(model: ir.Model, norms: Mapping[str, nn.Module]) -> None
         # The nodes share initializers that were equal when they were exported, so each gets its own.
         for position, field in enumerate(("weight", "bias", "running_mean", "running_var"), start=1):
             if (value := getattr(norm, field)) is not None:
-                initializer = add_initializer(graph_of(nodes[name]), f"{name}.updated.{field}", _array(value))
+                array = _array(value).copy()  # the module goes on learning
+                initializer = add_initializer(graph_of(nodes[name]), f"{name}.updated.{field}", array)
                 nodes[name].replace_input_with(position, initializer)
     remove_unused_initializers(model.graph)
 
@@ -109,4 +110,4 @@ def write_folded(node: ir.Node, weight: Tensor, bias: Tensor | None, fold: Fold)
 
 @torch.no_grad()
 def _array(tensor: Tensor) -> np.ndarray:
-    return tensor.detach().cpu().contiguous().numpy().copy()
+    return tensor.detach().cpu().contiguous().numpy()

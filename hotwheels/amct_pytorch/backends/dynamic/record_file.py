@@ -24,11 +24,12 @@ class RecordFile:
         self._container = container
         self._unfused = frozenset(unfused)
 
-    def write_weights(self) -> None:
-        """Finds what is to be known of the weights, and writes the record with it alone."""
+    def write_weights(self) -> Record:
+        """Finds what is to be known of the weights, writes the record with it alone, and returns that."""
         for layer in self._container.by_name.values():
             layer.observe_weight()
-        self._write({name: LayerRecord(weight=one.weight_record()) for name, one in self._container.by_name.items()})
+        layers = self._container.by_name.items()
+        return self._write({name: LayerRecord(weight=one.weight_record()) for name, one in layers})
 
     def write(self) -> Record:
         """Writes all factors of the layers which turned out to be quantized, and returns them."""

@@ -39,9 +39,9 @@ class RetrainSession:
         self._is_settled = False  # whether every layer has its grids
         self._has_warned = False
         self._shifts = {name: _watched(layer) for name, layer in self.layers.items() if name in shifted}
-        record_file.write_weights()
+        weights = record_file.write_weights().layers
         for name in self._shifts:
-            self.layers[name].expect_shift()
+            self.layers[name].expect_shift(weights[name])
 
     @property
     def layers(self) -> dict[str, QuantizedLayer]:

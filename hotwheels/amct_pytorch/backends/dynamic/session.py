@@ -66,9 +66,9 @@ class CalibrationSession:
         self._record_file = RecordFile(plan.record_file, container, plan.unfused)
         self._shifts = self._watch_outputs()
         self._enter(Phase.CALIBRATION)
-        self._record_file.write_weights()
+        weights = self._record_file.write_weights().layers
         for name in self._shifts:
-            self.layers[name].expect_shift()
+            self.layers[name].expect_shift(weights[name])
 
     @property
     def layers(self) -> dict[str, QuantizedLayer]:

@@ -1,0 +1,64 @@
+"""Writes an ONNX model without making a copy of its large tensors in memory: protobuf's wire format, piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import BinaryIO
+
+import onnx
+import onnx_ir as ir
+
+_LENGTH_DELIMITED = 2  # wire type of messages and bytes
+
+
+def write_with_tensors(proto: onnx.ModelProto, tensors: Mapping[str, ir.TensorProtocol], file: BinaryIO) -> None:
+    """Writes ``proto`` with the values of ``tensors``, whose initializers say in it that they are in another file.
+
+    These initializers come last; the order of fields has no meaning in protobuf.
+    """
+    graph, rest = onnx.GraphProto(), onnx.ModelProto()
+    graph.CopyFrom(proto.graph)
+    rest.CopyFrom(proto)
+    rest.ClearField("graph")
+    heads = [_head(item) for item in graph.initializer if item.name in tensors]
+    kept = [item for item in graph.initializer if item.name not in tensors]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)
+
+    nodes = graph.SerializeToString(deterministic=True)
+    pieces = [_initializer(head, tensors[head.name].nbytes) for head in heads]
+    size = len(nodes) + sum(len(piece) + tensors[head.name].nbytes for piece, head in zip(pieces, heads, strict=True))
+    file.write(rest.SerializeToString(deterministic=True))
+    file.write(_key(onnx.ModelProto.GRAPH_FIELD_NUMBER, size) + nodes)
+    for piece, head in zip(pieces, heads, strict=True):
+        file.write(piece)
+        tensors[head.name].tofile(file)
+
+
+def _head(reference: onnx.TensorProto) -> onnx.TensorProto:
+    """All of a tensor but its values."""
+    head = onnx.TensorProto()
+    head.CopyFrom(reference)
+    head.ClearField("external_data")
+    head.ClearField("data_location")
+    return head
+
+
+def _initializer(head: onnx.TensorProto, size: int) -> bytes:
+    """What comes in front of the ``size`` bytes of values, in the graph's message."""
+    inner = head.SerializeToString(deterministic=True) + _key(onnx.TensorProto.RAW_DATA_FIELD_NUMBER, size)
+    return _key(onnx.GraphProto.INITIALIZER_FIELD_NUMBER, len(inner) + size) + inner
+
+
+def _key(field: int, size: int) -> bytes:
+    """The beginning of a length-delimited field."""
+    return _varint(field << 3 | _LENGTH_DELIMITED) + _varint(size)
+
+
+def _varint(number: int) -> bytes:
+    """Seven bits to a byte, the lowest first; the eighth says that more follow."""
+    groups = bytearray()
+    while number > 0x7F:
+        groups.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes((*groups, number))
