@@ -15,7 +15,7 @@ help: ## Show this list
 
 setup: $(READY) ## Create .venv and install the pinned requirements and this project
 
-$(READY): requirements.txt requirements-zoo.txt setup.py pyproject.toml $(wildcard proto/*.proto)
+$(READY): requirements.txt requirements-zoo.txt setup.py pyproject.toml $(wildcard proto/*.proto) hotwheels/amct_pytorch/core/kernels.c
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo 'Python 3.10 or newer is needed: make PYTHON=/path/to/python3 ...' >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)

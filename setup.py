@@ -5,11 +5,14 @@ mapping is in ``package_dir``, so the library finds them in an installed wheel o
 bare checkout.
 """
 
+import re
 import runpy
+import sys
 from pathlib import Path
 
-from setuptools import Command, find_namespace_packages, find_packages, setup
+from setuptools import Command, Extension, find_namespace_packages, find_packages, setup
 from setuptools.command.build import build
+from setuptools.command.build_ext import build_ext
 from setuptools.errors import ExecError
 
 ROOT = Path(__file__).resolve().parent
@@ -54,6 +57,30 @@ class BuildProto(Command):
         return [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "proto").glob("*.proto"))]
 
 
+class BuildKernels(build_ext):
+    """Compiles core/kernels.c to a library that is loaded with ctypes: it is no Python module and needs no Python.h."""
+
+    def get_export_symbols(self, ext: Extension) -> list[str]:
+        """Returns the functions of the library, instead of a module's initialization; only Windows asks."""
+        source = (ROOT / ext.sources[0]).read_text(encoding="utf-8")
+        return re.findall(r"^\w+ (amct_\w+)\(", source, re.MULTILINE)
+
+
+def kernels() -> Extension:
+    """Returns core/kernels.c as an extension without which the package is installed all the same, where it fails."""
+    exact = ["-O3", "-std=c99", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+    # torch has this library loaded; macOS' compiler does not have it, and without it one thread works.
+    threads = ["-fopenmp"] if sys.platform.startswith("linux") else []
+    is_msvc = sys.platform == "win32"
+    return Extension(
+        f"{PACKAGE}.core._kernels",
+        sources=[f"{PACKAGE.replace('.', '/')}/core/kernels.c"],
+        extra_compile_args=["/O2", "/fp:precise"] if is_msvc else [*exact, *threads],
+        extra_link_args=threads,
+        optional=True,
+    )
+
+
 class Build(build):
     """The standard build with the protobuf modules generated before Python files are collected."""
 
@@ -91,7 +118,8 @@ setup(
     package_data={"": ["*.proto", "*.csv", "*.j2", "*.html", "py.typed"]},
     include_package_data=False,
     zip_safe=False,
-    cmdclass={"build": Build, "build_proto": BuildProto},
+    ext_modules=[kernels()],
+    cmdclass={"build": Build, "build_proto": BuildProto, "build_ext": BuildKernels},
     install_requires=[
         "torch>=2.13",
         "onnx>=1.19",

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hotwheels.amct_pytorch.core import blocks
 from hotwheels.amct_pytorch.core.params import QuantParams
 from hotwheels.amct_pytorch.errors import CalibrationError
 from hotwheels.amct_pytorch.quantizers import LuqActivationFakeQuantize, UlqFakeQuantize
@@ -57,8 +56,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_gradients_are_those_written_out(monkeypatch, case):
-    monkeypatch.setattr(blocks, "BLOCK", 1024)
+def test_gradients_are_those_written_out(case):
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(case.shape, generator=generator) * case.spread
     if case.outliers:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .blocks import blocks, is_dense
+from . import native
 from .spec import SMALLEST_SCALE, QuantSpec
 
 _INT32_MAX = 2**31 - 1
@@ -66,48 +66,31 @@ def dequantize(q: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
     return (q - offset.to(q.dtype)) * scale.to(q.dtype)
 
 
-def fake_quantize(
-    x: Tensor,
-    scale: Tensor,
-    offset: Tensor,
-    num_bits: int,
-    out: Tensor | None = None,
-    extremes: list[tuple[float, float]] | None = None,
-) -> Tensor:
+def fake_quantize(x: Tensor, scale: Tensor, offset: Tensor, num_bits: int, out: Tensor | None = None) -> Tensor:
     """Returns the nearest grid point of each element; equals dequantize(quantize(x)).
 
-    No gradient. A scalar grid on a dense tensor is applied block by block, so that the passes run in the cache.
-    The result is a new tensor, or ``out``, which has the layout of ``x`` and may be ``x`` itself. ``extremes``: a list
-    to which the smallest and the largest element of each of ``blocks.blocks(x)`` are added; it stays empty for a
-    tensor which is not handled in blocks.
+    No gradient. The result is a new tensor, or ``out``, which has the layout of ``x`` and may be ``x`` itself.
     """
+    return _fake_quantize(x, scale, offset, num_bits, out)[0]
+
+
+def fake_quantize_and_look(x: Tensor, scale: Tensor, offset: Tensor, num_bits: int) -> tuple[Tensor, bool]:
+    """Returns ``fake_quantize(x, scale, offset, num_bits)``, and whether ``x`` holds NaN."""
+    result, has_nan = _fake_quantize(x, scale, offset, num_bits, None)
+    return result, bool(result.isnan().any()) if has_nan is None else has_nan
+
+
+def _fake_quantize(
+    x: Tensor, scale: Tensor, offset: Tensor, num_bits: int, out: Tensor | None
+) -> tuple[Tensor, bool | None]:
+    """Also returns whether ``x`` holds NaN, where that is known."""
     spec = QuantSpec(num_bits=num_bits)
-    if scale.dim() or x.device.type != "cpu" or not is_dense(x):
-        steps = torch.round(x / scale.to(x.dtype))
-        bounds = (spec.qmin - offset).to(x.dtype), (spec.qmax - offset).to(x.dtype)
-        real = torch.clamp(steps, *bounds).mul_(scale.to(x.dtype))
-        return real if out is None else out.copy_(real)
-    out = torch.empty_like(x) if out is None else out
-    low, high = spec.qmin - int(offset), spec.qmax - int(offset)
-    step = scale.to(x.dtype)
-    ends = low * step.item(), high * step.item()  # exact in float64: a quotient is inside if its dividend is
-    for piece, result in zip(blocks(x), blocks(out), strict=True):
-        is_inside = extremes is not None and _is_inside(piece, ends, extremes)
-        torch.div(piece, step, out=result)
-        result.round_()
-        if not is_inside:
-            result.clamp_(low, high)
-        result.mul_(step)
-    return out
-
-
-def _is_inside(x: Tensor, ends: tuple[float, float], extremes: list[tuple[float, float]]) -> bool:
-    """Whether ``ends`` enclose all of ``x``, whose own are added to ``extremes``; False for NaN and for no element."""
-    if not x.numel():
-        return False
-    low, high = (end.item() for end in torch.aminmax(x))
-    extremes.append((low, high))
-    return ends[0] <= low and high <= ends[1]
+    if not scale.dim() and native.handles(x if out is None else out, x):
+        out, zero = torch.empty_like(x) if out is None else out, int(offset)
+        return out, native.fake_quantize(x, out, scale.item(), spec.qmin - zero, spec.qmax - zero)
+    bounds = (spec.qmin - offset).to(x.dtype), (spec.qmax - offset).to(x.dtype)
+    real = torch.round(x / scale.to(x.dtype)).clamp_(*bounds).mul_(scale.to(x.dtype))
+    return real if out is None else out.copy_(real), None
 
 
 def real_ends(scale: Tensor, offset: Tensor, num_bits: int) -> tuple[Tensor, Tensor]:

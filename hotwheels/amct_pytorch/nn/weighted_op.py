@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..core.batch_norm import channel_factor, fold, fold_bias, inverse_factor, is_lost
 from ..core.channels import from_output_first, to_output_first
 from ..ops.desc import Role
+from ..quantizers.gradients import quantized_again
 from ..quantizers.recompute import recomputing
 
 
@@ -97,7 +98,7 @@ class WeightedOp:
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: list[int] | None = None) -> Tensor:
         """Returns the operation on ``x`` with this ``weight`` [C_out, ...] and ``bias`` instead of the module's own."""
-        with recomputing([x]):
+        with recomputing((x, weight), quantized_again):
             return self._apply(x, weight, bias, output_size)
 
     def _apply(self, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: list[int] | None) -> Tensor:

@@ -7,14 +7,14 @@ ONNX QuantizeLinear; ours divide, so the forward values are those of the exporte
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..core import native
 from ..core.affine import fake_quantize, real_ends
-from ..core.blocks import block_size
 from ..core.channels import per_channel
 from ..core.params import QuantParams
 from ..core.spec import QuantSpec
@@ -49,9 +49,11 @@ def replace_value(value: Tensor, source: Tensor) -> Tensor:
 def quantized_again(value: Tensor) -> Callable[[], Tensor] | None:
     """Returns a function that makes ``value`` once more, if a learned range or a fixed grid made it; else None.
 
-    It keeps the tensor in front of the quantizer alive, not ``value``.
+    It keeps the tensor in front of the quantizer alive, not ``value``. The same for `identity_gradient_unfolded`.
     """
     made_by = value.grad_fn
+    if isinstance(made_by, _Unfolded._backward_cls):  # type: ignore[attr-defined]
+        return functools.partial(_unfolded, *(x.detach() for x in made_by.saved_tensors), made_by.num_bits)
     if not isinstance(made_by, (LearnedRange._backward_cls, _StraightThrough._backward_cls)):  # type: ignore[attr-defined]
         return None
     x, *_, scale, offset = made_by.saved_tensors
@@ -80,20 +82,17 @@ class _IdentityGradient(torch.autograd.Function):
 class _Unfolded(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, factor: Tensor, inverse: Tensor, scale: Tensor, num_bits: int) -> Tensor:
-        ends, step = QuantSpec(num_bits=num_bits), per_channel(scale, weight)
-        out = torch.empty_like(weight)
-        blocks = _row_blocks(weight, out, per_channel(factor, weight), per_channel(inverse, weight), step)
-        for rows, result, times, back, unit in blocks:
-            torch.mul(rows, times, out=result)
-            result.div_(unit).round_().clamp_(ends.qmin, ends.qmax).mul_(unit).mul_(back)
-        ctx.save_for_backward(weight, out, inverse)
-        return out
+        ctx.save_for_backward(weight, factor, inverse, scale)
+        ctx.num_bits = num_bits
+        return _unfolded(weight, factor, inverse, scale, num_bits)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        weight, out, inverse = ctx.saved_tensors
+        weight, factor, inverse, scale = ctx.saved_tensors
         grad, used = grads[0], inverse != 0
-        grad_factor = _row_dots(grad, weight, out) * inverse if ctx.needs_input_grad[1] else None
+        grad_factor = None
+        if ctx.needs_input_grad[1]:
+            grad_factor = _row_dots(grad.contiguous(), weight, factor, inverse, scale, ctx.num_bits) * inverse
         grad_weight = grad if bool(used.all()) else grad * per_channel(used, grad)
         return grad_weight, grad_factor, None, None, None
 
@@ -141,15 +140,20 @@ def _along_channels(x: Tensor, params: QuantParams) -> tuple[Tensor, Tensor]:
     return per_channel(params.scale, x), per_channel(params.offset, x)
 
 
-def _row_blocks(weight: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Pieces of whole rows, along axis 0, of tensors that broadcast against ``weight``; scalars go along."""
-    rows = max(1, block_size(weight) * weight.shape[0] // max(1, weight.numel()))
-    for start in range(0, weight.shape[0], rows):
-        piece = slice(start, start + rows)
-        yield tuple(one[piece] if one.dim() else one for one in (weight, *others))
+def _unfolded(weight: Tensor, factor: Tensor, inverse: Tensor, scale: Tensor, num_bits: int) -> Tensor:
+    end = QuantSpec(num_bits=num_bits).qmax
+    if native.handles(weight) and weight.is_contiguous():
+        return native.unfold(weight, factor, inverse, scale, end)
+    step = per_channel(scale, weight)
+    steps = torch.round(weight * per_channel(factor, weight) / step).clamp_(-1 - end, end)
+    return steps.mul_(step).mul_(per_channel(inverse, weight))
 
 
-def _row_dots(grad: Tensor, weight: Tensor, result: Tensor) -> Tensor:
-    """The dot product of each row of ``grad`` and of ``weight - result``, [C_out]."""
-    pieces = _row_blocks(weight, grad, result)
-    return torch.cat([torch.linalg.vecdot(rows.flatten(1), (own - out).flatten(1)) for own, rows, out in pieces])
+def _row_dots(
+    grad: Tensor, weight: Tensor, factor: Tensor, inverse: Tensor, scale: Tensor, num_bits: int
+) -> Tensor:
+    """The dot product of each row of ``grad`` and of ``weight - _unfolded(weight, ...)``, [C_out]."""
+    if native.handles(grad, weight) and weight.is_contiguous():
+        return native.unfold_backward(grad, weight, factor, inverse, scale, QuantSpec(num_bits=num_bits).qmax)
+    error = weight - _unfolded(weight, factor, inverse, scale, num_bits)
+    return torch.linalg.vecdot(grad.flatten(1), error.flatten(1))
