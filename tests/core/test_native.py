@@ -113,6 +113,18 @@ def test_other_tensors_are_left_to_torch(other):
     assert not native.handles(other)
 
 
+def test_missing_kernels_are_reported_once(log_lines, monkeypatch):
+    monkeypatch.setattr(native, "_library", None)
+    native._tell_missing.cache_clear()
+    assert not native.handles(torch.zeros(100))
+    assert not log_lines.lines  # nobody would feel it
+    for _ in range(2):
+        assert not native.handles(torch.zeros(100_000))
+    (line,) = log_lines.warnings
+    assert "Install a C compiler" in line
+    native._tell_missing.cache_clear()
+
+
 def test_the_kernels_can_be_switched_off():
     code = "from hotwheels.amct_pytorch.core import native; print(native._library)"
     found = subprocess.run([sys.executable, "-c", code], env={native.SWITCH: "1"}, capture_output=True, text=True)

@@ -7,12 +7,16 @@ the same values bit for bit, but for the last bits of sums. What a caller asks f
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib.util
 import os
 
 import torch
 from torch import Tensor
 
+from ..log import get_logger
+
+_log = get_logger(__name__)
 # For tests and in case of doubt: any text but "0" switches the kernels off.
 SWITCH = "AMCT_NO_KERNELS"
 _BLOCK = 32768  # of kernels.c
@@ -25,9 +29,13 @@ _SIGNATURES = {
 }
 
 
+def _is_off() -> bool:
+    return os.environ.get(SWITCH, "0") != "0"
+
+
 def _load() -> ctypes.CDLL | None:
     found = importlib.util.find_spec(f"{__package__}._kernels")
-    if found is None or found.origin is None or os.environ.get(SWITCH, "0") != "0":
+    if found is None or found.origin is None or _is_off():
         return None
     library = ctypes.CDLL(found.origin)  # not imported: it is no Python module, so that it compiles without Python.h
     for name, arguments in _SIGNATURES.items():
@@ -41,10 +49,22 @@ _library = _load()
 def handles(*tensors: Tensor) -> bool:
     """Whether the kernels are there and take these tensors: float32, on the CPU, all dense in the same memory order."""
     first = tensors[0]
-    return _library is not None and all(
+    fits = all(
         x.dtype == torch.float32 and x.device.type == "cpu" and x.stride() == first.stride() and is_dense(x)
         for x in tensors
     )
+    if fits and _library is None and first.numel() > _BLOCK:
+        _tell_missing()
+    return fits and _library is not None
+
+
+@functools.cache
+def _tell_missing() -> None:
+    if not _is_off():
+        _log.warning(
+            "The compiled kernels are missing, so quantization on the CPU takes longer, a training step about twice as"
+            " long. Install a C compiler (Debian: gcc and libc6-dev), then this package again."
+        )
 
 
 def fake_quantize(x: Tensor, out: Tensor, step: float, low: float, high: float) -> bool:
