@@ -25,6 +25,7 @@ from ..config.calibration_config import (
 from ..config.expand_calibration import expand_calibration
 from ..config.json_config import check_any_enabled
 from ..config.simple_cfg import SimpleCalibrationConfig
+from ..core.host_memory import keep_freed_memory_for
 from ..export.save import write_files
 from ..files import PathLike
 from ..log import get_logger
@@ -67,6 +68,7 @@ def quantize(
 
     Nothing is written unless the configuration keeps all rules of the hardware. ``setting`` is that of the export.
     """
+    keep_freed_memory_for(model)
     capacity = read_capacity()
     given = read_calibration_globals(config_path)
     backend = DynamicBackend(model, inputs, capacity, setting)

@@ -16,6 +16,7 @@ from ..capacity import read_capacity
 from ..config.expand import expand
 from ..config.json_config import check_any_enabled, read_config, write_config
 from ..config.simple_yaml import read_simple_yaml
+from ..core.host_memory import keep_freed_memory_for
 from ..files import check_path
 from ..log import get_logger
 from ..nn.mode import Mode
@@ -196,6 +197,7 @@ def save_quant_model_fx(
 
 
 def _quantize(config_file: Path, model: nn.Module) -> QuantGraphModule:
+    keep_freed_memory_for(model)
     backend = FxBackend(model, Registry(read_capacity()))
     graph = backend.graph()
     config = read_config(config_file, graph)

@@ -22,6 +22,7 @@ from ..config.expand_retrain import expand_retrain
 from ..config.json_config import check_any_enabled
 from ..config.retrain_config import RetrainConfig, read_retrain_config, to_quant_config, write_retrain_config
 from ..config.simple_cfg import SimpleRetrainConfig
+from ..core.host_memory import keep_freed_memory_for
 from ..errors import CalibrationError, ConfigError, UnsupportedModelError
 from ..export.save import write_files
 from ..files import PathLike
@@ -63,6 +64,7 @@ def quantize(config_path: Path, record_path: Path, model: nn.Module, inputs: tup
 
     Nothing is written unless the configuration keeps all rules of the hardware.
     """
+    keep_freed_memory_for(model)
     capacity = read_capacity()
     backend = DynamicBackend(model, inputs, capacity)
     graph = backend.graph()

@@ -1,8 +1,8 @@
-"""Keeps freed memory in the process while it trains on the CPU.
+"""Keeps freed memory in the process while it calibrates or trains on the CPU.
 
-A training step takes and frees the same large tensors as the one before. glibc returns the top of its heap to the
-system whenever enough of it is free, and gets it back page by page: up to 140,000 page faults in a step of a ResNet-50,
-a tenth of its time or more (docs/performance.md).
+A forward or a training step takes and frees the same large tensors as the one before. glibc returns the top of its heap
+to the system whenever enough of it is free, and gets it back page by page: up to 400,000 page faults in a forward of a
+ResNet-50 on 16 images, up to half of its time (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import functools
 import os
 import sys
 
+from torch import nn
+
 from ..log import get_logger
 
 _log = get_logger(__name__)
@@ -20,6 +22,12 @@ _NEVER = -1
 _LARGEST_MMAP_THRESHOLD = 1 << 25  # glibc takes no more
 # Who sets one of these has decided on the matter.
 SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "GLIBC_TUNABLES")
+
+
+def keep_freed_memory_for(model: nn.Module) -> None:
+    """Calls `keep_freed_memory` if any parameter of ``model`` is on the CPU."""
+    if any(parameter.device.type == "cpu" for parameter in model.parameters()):
+        keep_freed_memory()
 
 
 @functools.cache
@@ -35,6 +43,6 @@ def keep_freed_memory() -> bool:
         return False
     # Both: to set one of them stops glibc from adapting the other.
     is_set = bool(mallopt(_MMAP_THRESHOLD, _LARGEST_MMAP_THRESHOLD)) and bool(mallopt(_TRIM_THRESHOLD, _NEVER))
-    _log.debug("Memory that is freed stays in this process, for the next training step; set one of %s to change that.",
+    _log.debug("Memory that is freed stays in this process, for its next forwards; set one of %s to change that.",
                ", ".join(SETTINGS))  # fmt: skip
     return is_set

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ..core import native
 from ..core.affine import fake_quantize, fake_quantize_and_look, real_ends
-from ..core.host_memory import keep_freed_memory
 from ..core.params import QuantParams
 from ..core.spec import QuantSpec
 from .owned_gradient import counts_if_owned, is_owned
@@ -61,8 +60,6 @@ class LearnedRange(torch.autograd.Function):
         ctx.save_for_backward(x, low.detach().clone(), high.detach().clone(), scale, offset)
         ctx.num_bits, ctx.factor = num_bits, factor
         counts_if_owned()
-        if x.device.type == "cpu":
-            keep_freed_memory()
         if on_nan is None:
             return fake_quantize(x, scale, offset, num_bits)
         result, has_nan = fake_quantize_and_look(x, scale, offset, num_bits)
