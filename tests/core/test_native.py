@@ -1,17 +1,24 @@
 """The compiled kernels give what torch gives: values bit for bit, sums but for their last bits."""
 
+import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hotwheels.amct_pytorch.core import affine, native
+from hotwheels.amct_pytorch.core import affine, grid_error, native
+from hotwheels.amct_pytorch.core.extremes import row_extremes
+from hotwheels.amct_pytorch.core.histogram import GridHistogram
 from hotwheels.amct_pytorch.core.host_memory import SETTINGS
+from hotwheels.amct_pytorch.core.sampling import Bounds, Wish, summarise
+from hotwheels.amct_pytorch.export.integers import quantize_weight
 from hotwheels.amct_pytorch.quantizers import UlqFakeQuantize, gradients
 from hotwheels.amct_pytorch.quantizers.learned_range import learned_range
+from hotwheels.amct_pytorch.record.record import WeightRecord
 
 pytestmark = pytest.mark.skipif(native._library is None, reason="kernels.c could not be compiled here")
 
@@ -92,6 +99,73 @@ def test_unfolded_weights_are_the_same(rows, size, has_one_scale, num_bits, seed
     )
     assert torch.equal(*values)
     torch.testing.assert_close(*dots, rtol=1e-5, atol=1e-5)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 200), st.integers(1, 90), st.integers(0, 3), st.integers(0, 9))
+def test_row_extremes_are_bit_exact(rows, size, specials, seed):
+    x = numbers(rows * size, 0.1, seed, (float("nan"), float("inf"), float("-inf"))[:specials]).view(rows, size)
+    ours, theirs = both(lambda: row_extremes(x))
+    assert torch.equal(torch.stack(ours).nan_to_num(9e9), torch.stack(theirs).nan_to_num(9e9))
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    st.sampled_from([1 << 17, (1 << 17) + 1, 300_000, (1 << 20) + 1, 2_100_007, 5_000_001]),
+    st.integers(0, 9),
+    st.booleans(),
+    st.sampled_from([1 << 10, 1 << 17, 1 << 19]),
+    st.sampled_from([1.0, 1e-3, 0.0]),
+)
+def test_summaries_of_large_tensors_are_bit_exact(size, seed, is_rectified, sample_size, narrow):
+    x = numbers(size, 0.01, seed)
+    x[: size // 2] *= narrow
+    wish = Wish(Bounds(-0.4, 0.5), (3, 200), 0.6, not is_rectified, sample_size)
+    ours, theirs = both(lambda: summarise(x.relu() if is_rectified else x, wish))
+    for one, other in zip(ours, theirs, strict=True):
+        assert (one.count, one.minimum, one.maximum) == (other.count, other.minimum, other.maximum)
+        assert (one.exact, one.filled) == (other.exact, other.filled)
+        np.testing.assert_array_equal(one.outer, other.outer)
+        for (values, weight), (expected, expected_weight) in zip(one.samples, other.samples, strict=True):
+            np.testing.assert_array_equal(values, expected)
+            assert weight == expected_weight
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.integers(0, 3000), STEPS, st.integers(0, 9)), min_size=1, max_size=4))
+def test_histograms_are_bit_exact(parts):
+    def counted():
+        histogram = GridHistogram()
+        for size, step, seed in parts:
+            histogram.add(numbers(size, step, seed).numpy(), 0.5)
+        return histogram
+
+    ours, theirs = both(counted)
+    np.testing.assert_array_equal(ours.counts, theirs.counts)
+    assert (ours.first, ours.exponent, ours.atoms) == (theirs.first, theirs.exponent, theirs.atoms)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 3000), st.integers(1, 70), st.sampled_from([4, 8, 16]), st.integers(0, 9))
+def test_errors_of_grids_are_the_same(bins, grids, num_bits, seed):
+    random = np.random.default_rng(seed)
+    edges, density = np.sort(random.normal(size=bins + 1)), random.random(bins) * random.integers(0, 2, bins)
+    scale = random.uniform(0.5, 4.0, grids) / (1 << num_bits)
+    low, high = np.full(grids, -float(1 << (num_bits - 1))), np.full(grids, float((1 << (num_bits - 1)) - 1))
+    ours, theirs = both(lambda: grid_error._bin_errors(edges, density, scale, low, high))
+    size_of_terms = scale**2 * np.abs(np.diff(density, prepend=0.0, append=0.0)).sum() * (np.abs(edges).max() + 1)
+    assert (np.abs(ours - theirs) <= 1e-12 * (size_of_terms + np.abs(theirs))).all()
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.sampled_from([(5, 3, 3, 3), (8, 70), (9,)]), st.booleans(), st.sampled_from([4, 8]), st.integers(0, 9))
+def test_integers_of_weights_are_bit_exact(shape, has_one_scale, num_bits, seed):
+    weight = numbers(math.prod(shape), 0.01, seed).numpy().reshape(shape)
+    scale = (0.01,) if has_one_scale else tuple(float(s) for s in np.linspace(0.01, 0.5, shape[0]).astype(np.float32))
+    record = WeightRecord(scale=scale, num_bits=num_bits)
+    ours, theirs = both(lambda: quantize_weight(weight, record, 0))
+    assert ours.dtype == theirs.dtype == np.int8
+    np.testing.assert_array_equal(ours, theirs)
 
 
 def test_sums_do_not_depend_on_the_number_of_threads():

@@ -8,6 +8,7 @@ import torch
 
 from ..core.batch_norm import channel_factor, fold_bias
 from ..core.channels import to_output_first
+from ..core.extremes import row_extremes
 from ..ops.desc import Role
 from ..ops.registry import Registry
 
@@ -34,6 +35,6 @@ def _is_finite(conv: Any, norm: Any, is_transposed: bool) -> bool:
     """Whether the folded values are: the extremes of each channel are, so all between them are."""
     factor = channel_factor(norm.running_var, norm.weight, norm.eps)
     rows = to_output_first(conv.weight, conv.groups, is_transposed).flatten(1)
-    extremes = torch.stack((rows.amin(1), rows.amax(1))) * factor
+    extremes = torch.stack(row_extremes(rows)) * factor
     bias = fold_bias(conv.bias, norm.running_mean, factor, norm.bias)
     return bool(extremes.isfinite().all() and bias.isfinite().all())

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .affine import canonical_scale
+from .extremes import row_extremes
 from .params import QuantParams
 from .spec import SMALLEST_SCALE, QuantSpec
 
@@ -51,7 +52,7 @@ def _bounds(weight: Tensor, channel_axis: int | None, factor: Tensor | None) -> 
         low, high = torch.aminmax(weight)
         return low, high
     rows = weight.transpose(0, channel_axis or 0).reshape(weight.shape[channel_axis or 0], -1)
-    low, high = rows.amin(dim=1), rows.amax(dim=1)  # aminmax along an axis is not vectorized in torch 2.13
+    low, high = row_extremes(rows)
     if factor is not None:
         low, high = torch.minimum(low * factor, high * factor), torch.maximum(low * factor, high * factor)
     return (low, high) if channel_axis is not None else (low.min(), high.max())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from . import native
 from .statistics import RangeStatistics
 
 Numbers = NDArray[np.float64]
@@ -77,6 +78,8 @@ def _bin_errors(edges: Numbers, density: Numbers, scale: Numbers, low: Numbers, 
     drop = -np.diff(density, prepend=0.0, append=0.0)
     counting = np.flatnonzero(drop)
     edges, drop = edges[counting], drop[counting]
+    if native.is_there():
+        return native.edge_sums(edges, drop, scale, low, high)
     parts = range(0, scale.size, _GRIDS)
     return np.concatenate([_edge_sums(edges, drop, *(x[i : i + _GRIDS] for x in (scale, low, high))) for i in parts])
 

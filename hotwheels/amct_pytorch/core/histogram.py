@@ -8,6 +8,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from . import native
+
 Values = NDArray[np.float32]
 Counts = NDArray[np.float64]
 
@@ -66,15 +68,20 @@ class GridHistogram:
             return
         self._reserve(low, high)
         assert self.exponent is not None
-        steps = values * np.float32(2.0**-self.exponent)
-        indices = np.floor(steps, out=steps).astype(np.int32)
-        indices -= self.first
-        self.counts += weight * np.bincount(indices, minlength=self.counts.size)
+        self.counts += weight * self._counted(values, 2.0**-self.exponent)
         for atom in self.atoms:
             if low <= atom <= high:
                 found = weight * np.count_nonzero(values == np.float32(atom))
                 self.counts[self._index(atom) - self.first] -= found
                 self.atoms[atom] += found
+
+    def _counted(self, values: Values, factor: float) -> NDArray[np.int64]:
+        if native.is_there():
+            return native.count(np.ascontiguousarray(values), factor, self.first, self.counts.size)
+        steps = values * np.float32(factor)
+        indices = np.floor(steps, out=steps).astype(np.int32)
+        indices -= self.first
+        return np.bincount(indices, minlength=self.counts.size)
 
     def merge(self, other: GridHistogram) -> None:
         """Adds the counts of ``other``, which stays as it is."""

@@ -1,4 +1,5 @@
-/* Fake quantization of large float32 tensors and its backward, each in one pass over the memory.
+/* Fake quantization of large float32 tensors, its backward and what calibration looks at, each in one pass over the
+ * memory.
  *
  * core/native.py calls these functions. Their callers do the same with torch where this file is not compiled, and for
  * other tensors. Rounding is rintf, half to even, and a division is a division: with
@@ -22,6 +23,10 @@
 typedef struct {
     double inside, below, above;
 } sums_t;
+
+typedef struct {
+    float low, high;
+} bounds_t;
 
 static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -154,4 +159,142 @@ void amct_unfold_backward(const float *grad, const float *x, int64_t rows, int64
     for (int64_t row = 0; row < rows; row++)
         dots[row] = (float)dot_row(grad + row * size, x + row * size, size, factor[row], inverse[row],
                                    step[each_step ? row : 0], end);
+}
+
+/* Smallest and largest of the values; both NaN if one of them is. */
+FOR_EACH_CPU
+static bounds_t extremes(const float *x, int64_t count)
+{
+    float low = INFINITY, high = -INFINITY;
+    int has_nan = 0;
+#pragma omp simd reduction(min : low) reduction(max : high) reduction(| : has_nan)
+    for (int64_t i = 0; i < count; i++) {
+        low = x[i] < low ? x[i] : low;
+        high = x[i] > high ? x[i] : high;
+        has_nan |= x[i] != x[i];
+    }
+    return has_nan ? (bounds_t){NAN, NAN} : (bounds_t){low, high};
+}
+
+/* The first i whose position (int64_t)(i * distance) is at or behind `start`. */
+static int64_t first_sample(int64_t start, double distance)
+{
+    int64_t i = (int64_t)((double)start / distance);
+    while (i > 0 && (int64_t)((double)(i - 1) * distance) >= start)
+        i--;
+    while ((int64_t)((double)i * distance) < start)
+        i++;
+    return i;
+}
+
+/* Smallest and largest value of each row, and the values at the positions (int64_t)(i * distance), i = 0..per_block - 1,
+ * of every `block` rows. The last block may be shorter; it has as many samples as `sample` has room for. */
+void amct_summarise_rows(const float *x, int64_t rows, int64_t size, int64_t block, double distance, int64_t per_block,
+                         int64_t samples, float *lows, float *highs, float *sample)
+{
+    int64_t chunk = size < BLOCK ? BLOCK / size : 1;
+    int64_t chunks = (block + chunk - 1) / chunk; /* of a block */
+    int64_t blocks = (rows + block - 1) / block;
+#pragma omp parallel for schedule(static) if (rows * size > BLOCK)
+    for (int64_t at = 0; at < blocks * chunks; at++) {
+        int64_t start = at / chunks * block, in_block = at % chunks * chunk;
+        int64_t height = smaller(block, rows - start), end = smaller(in_block + chunk, height);
+        int64_t count = smaller(per_block, samples - start / block * per_block);
+        for (int64_t row = start + in_block; row < start + end; row++) {
+            bounds_t found = extremes(x + row * size, size);
+            lows[row] = found.low;
+            highs[row] = found.high;
+        }
+        for (int64_t i = first_sample(in_block * size, distance); i < count; i++) {
+            int64_t position = (int64_t)((double)i * distance);
+            if (position >= end * size)
+                break;
+            sample[start / block * per_block + i] = x[start * size + position];
+        }
+    }
+}
+
+/* Puts the values of the rows `indices` that are outside [inner_low, inner_high], but inside [low, high], into `out`.
+ * Returns how many there are. */
+FOR_EACH_CPU
+int64_t amct_collect(const float *x, int64_t size, const int64_t *indices, int64_t rows, float inner_low,
+                     float inner_high, float low, float high, float *out)
+{
+    int64_t found = 0;
+    for (int64_t row = 0; row < rows; row++) {
+        const float *values = x + indices[row] * size;
+        for (int64_t start = 0; start < size; start += LANES) {
+            int64_t end = smaller(start + LANES, size);
+            int is_any = 0;
+            for (int64_t i = start; i < end; i++)
+                is_any |= (values[i] > inner_high) | (values[i] < inner_low);
+            if (!is_any)
+                continue;
+            for (int64_t i = start; i < end; i++) {
+                out[found] = values[i];
+                found += ((values[i] > inner_high) | (values[i] < inner_low)) & (values[i] <= high) & (values[i] >= low);
+            }
+        }
+    }
+    return found;
+}
+
+/* Adds 1 to counts[floor(value * factor) - first] for each value. */
+FOR_EACH_CPU
+void amct_count(const float *values, int64_t count, float factor, int64_t first, int64_t *counts)
+{
+    int32_t indices[ROW];
+    for (int64_t start = 0; start < count; start += ROW) {
+        int64_t size = smaller(ROW, count - start);
+        for (int64_t i = 0; i < size; i++)
+            indices[i] = (int32_t)floorf(values[start + i] * factor);
+        for (int64_t i = 0; i < size; i++)
+            counts[indices[i] - first]++;
+    }
+}
+
+/* scale^3 * sum(drop * F(edge / scale)) for F(t) = (t - k)^3 / 3 + k / 12, k = clamp(rint(t), low, high). */
+FOR_EACH_CPU
+static double edge_sum(const double *edges, const double *drop, int64_t count, double scale, double low, double high)
+{
+    double cubes = 0, nearest = 0;
+#pragma omp simd reduction(+ : cubes, nearest)
+    for (int64_t i = 0; i < count; i++) {
+        double t = edges[i] / scale;
+        double k = rint(t);
+        k = k < low ? low : k;
+        k = k > high ? high : k;
+        cubes += (t - k) * (t - k) * (t - k) * drop[i];
+        nearest += k * drop[i];
+    }
+    return scale * scale * scale * (cubes / 3.0 + nearest / 12.0);
+}
+
+/* The same for each of the grids. */
+void amct_edge_sums(const double *edges, const double *drop, int64_t count, const double *scale, const double *low,
+                    const double *high, int64_t grids, double *sums)
+{
+#pragma omp parallel for schedule(static) if (count * grids > BLOCK)
+    for (int64_t grid = 0; grid < grids; grid++)
+        sums[grid] = edge_sum(edges, drop, count, scale[grid], low[grid], high[grid]);
+}
+
+FOR_EACH_CPU
+static void quantize_row(const float *x, int8_t *out, int64_t count, float step, float end)
+{
+    for (int64_t i = 0; i < count; i++) {
+        float q = rintf(x[i] / step);
+        q = q < -1 - end ? -1 - end : q;
+        q = q > end ? end : q;
+        out[i] = (int8_t)q;
+    }
+}
+
+/* out = clamp(rint(x / step), -1 - end, end), with a step for each row or, where each_step is 0, one for all. */
+void amct_quantize_weight(const float *x, int8_t *out, int64_t rows, int64_t size, const float *step, int each_step,
+                          float end)
+{
+#pragma omp parallel for schedule(static) if (rows * size > BLOCK)
+    for (int64_t row = 0; row < rows; row++)
+        quantize_row(x + row * size, out + row * size, size, step[each_step ? row : 0], end);
 }

@@ -1,7 +1,7 @@
 """The kernels of kernels.c, where they could be compiled when the package was installed.
 
 A fake quantization is four passes over the memory with torch's kernels, and its backward six; these take one. Both give
-the same values bit for bit, but for the last bits of sums. What a caller asks first is `handles`.
+the same values bit for bit, but for the last bits of sums. What a caller asks first is `handles`, or `is_there`.
 """
 
 from __future__ import annotations
@@ -11,21 +11,32 @@ import functools
 import importlib.util
 import os
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..log import get_logger
+
+Values = NDArray[np.float32]
+Numbers = NDArray[np.float64]
 
 _log = get_logger(__name__)
 # For tests and in case of doubt: any text but "0" switches the kernels off.
 SWITCH = "AMCT_NO_KERNELS"
 _BLOCK = 32768  # of kernels.c
-_POINTER, _LONG, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
+_POINTER, _LONG, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+_FLOAT, _DOUBLE = ctypes.c_float, ctypes.c_double
 _SIGNATURES = {
     "amct_fake_quantize": (_POINTER, _POINTER, _LONG, _FLOAT, _FLOAT, _FLOAT),
     "amct_learned_range": (_POINTER, _POINTER, _LONG, _FLOAT, _FLOAT, _FLOAT, _POINTER),
     "amct_unfold": (_POINTER, _POINTER, _LONG, _LONG, _POINTER, _POINTER, _POINTER, _INT, _FLOAT),
     "amct_unfold_backward": (*(_POINTER,) * 2, _LONG, _LONG, *(_POINTER,) * 3, _INT, _FLOAT, _POINTER),
+    "amct_summarise_rows": (_POINTER, _LONG, _LONG, _LONG, _DOUBLE, _LONG, _LONG, *(_POINTER,) * 3),
+    "amct_collect": (_POINTER, _LONG, _POINTER, _LONG, *(_FLOAT,) * 4, _POINTER),
+    "amct_count": (_POINTER, _LONG, _FLOAT, _LONG, _POINTER),
+    "amct_quantize_weight": (_POINTER, _POINTER, _LONG, _LONG, _POINTER, _INT, _FLOAT),
+    "amct_edge_sums": (_POINTER, _POINTER, _LONG, *(_POINTER,) * 3, _LONG, _POINTER),
 }
 
 
@@ -40,10 +51,16 @@ def _load() -> ctypes.CDLL | None:
     library = ctypes.CDLL(found.origin)  # not imported: it is no Python module, so that it compiles without Python.h
     for name, arguments in _SIGNATURES.items():
         getattr(library, name).argtypes = arguments
+    library.amct_collect.restype = _LONG
     return library
 
 
 _library = _load()
+
+
+def is_there() -> bool:
+    """Whether the kernels are there."""
+    return _library is not None
 
 
 def handles(*tensors: Tensor) -> bool:
@@ -53,9 +70,9 @@ def handles(*tensors: Tensor) -> bool:
         x.dtype == torch.float32 and x.device.type == "cpu" and x.stride() == first.stride() and is_dense(x)
         for x in tensors
     )
-    if fits and _library is None and first.numel() > _BLOCK:
+    if fits and not is_there() and first.numel() > _BLOCK:
         _tell_missing()
-    return fits and _library is not None
+    return fits and is_there()
 
 
 @functools.cache
@@ -107,6 +124,65 @@ def unfold_backward(
         grad.data_ptr(), weight.data_ptr(), *_rows(weight), *pointers, step.dim(), end, dots.data_ptr()
     )
     return dots
+
+
+def summarise_rows(rows: Tensor, block: int, distance: float) -> tuple[Values, Values, Values]:
+    """Smallest and largest value of each row of ``rows`` [n, m], and samples: one per ``distance`` >= 1 elements.
+
+    The distance is counted anew in each ``block`` rows. NaN in a row makes both of its extremes NaN.
+    """
+    assert _library is not None
+    (height, size), per_block = rows.shape, int(block * rows.shape[1] / distance)
+    samples = height // block * per_block + int(height % block * size / distance)
+    lows, highs, sample = (np.empty(count, dtype=np.float32) for count in (height, height, samples))
+    pointers = (one.ctypes.data for one in (lows, highs, sample))
+    _library.amct_summarise_rows(rows.data_ptr(), height, size, block, distance, per_block, samples, *pointers)
+    return lows, highs, sample
+
+
+def row_extremes(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the smallest and the largest value of each row of ``rows`` [n, m], NaN where one is NaN."""
+    lows, highs, _ = summarise_rows(rows, rows.shape[0], rows.numel() + 1.0)
+    return torch.from_numpy(lows), torch.from_numpy(highs)
+
+
+def collect(
+    rows: Tensor, indices: NDArray[np.intp], inner: tuple[float, float], bounds: tuple[float, float]
+) -> Values:
+    """Returns the values of the rows ``indices`` of ``rows`` [n, m] outside ``inner``, but inside ``bounds``."""
+    assert _library is not None
+    found, size = np.empty(indices.size * rows.shape[1], dtype=np.float32), rows.shape[1]
+    where = np.ascontiguousarray(indices, dtype=np.int64)
+    pointers = rows.data_ptr(), size, where.ctypes.data, where.size
+    return found[: _library.amct_collect(*pointers, *inner, *bounds, found.ctypes.data)].copy()
+
+
+def count(values: Values, factor: float, first: int, bins: int) -> NDArray[np.int64]:
+    """Returns how many of ``values`` (contiguous) have the index ``floor(value * factor) - first``, [bins]."""
+    assert _library is not None
+    counts = np.zeros(bins, dtype=np.int64)
+    _library.amct_count(values.ctypes.data, values.size, factor, first, counts.ctypes.data)
+    return counts
+
+
+def edge_sums(edges: Numbers, drop: Numbers, scale: Numbers, low: Numbers, high: Numbers) -> Numbers:
+    """Returns ``scale^3 * sum(drop * F(edges / scale))`` for each of the [m] grids; see grid_error._bin_errors."""
+    assert _library is not None
+    arrays = [np.ascontiguousarray(one) for one in (edges, drop, scale, low, high)]
+    sums, pointers = np.empty_like(arrays[2]), [one.ctypes.data for one in arrays]
+    _library.amct_edge_sums(*pointers[:2], edges.size, *pointers[2:], scale.size, sums.ctypes.data)
+    return sums
+
+
+def quantize_weight(weight: Values, step: Values, end: int) -> NDArray[np.int8]:
+    """Returns ``clamp(rhe(w / step), -1 - end, end)`` for the rows w of a ``weight`` [C, ...]; ``step``: [C] or []."""
+    assert _library is not None
+    x, steps = np.ascontiguousarray(weight), np.ascontiguousarray(step)
+    out, size = np.empty(x.shape, dtype=np.int8), x.size // max(1, x.shape[0])
+    pointers = x.ctypes.data, out.ctypes.data
+    # Not steps.ndim: NumPy makes a scalar contiguous as a vector.
+    _library.amct_quantize_weight(*pointers, x.shape[0], size, steps.ctypes.data, np.ndim(step), end)
+    return out
 
 
 def _rows(weight: Tensor) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..errors import CalibrationError
+from . import native
 from .tail import CAPACITY
 
 Values = NDArray[np.float32]
@@ -33,6 +34,9 @@ class Bounds:
 
     low: float = math.inf
     high: float = -math.inf
+
+
+_EVERYTHING = Bounds(-math.inf, math.inf)  # nothing is beyond
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +140,7 @@ def _summary_of_large(rows: Tensor, wish: Wish) -> Summary:
     low, low_rank = _kth_lowest(lows, CAPACITY, wish.ranks[0])
     high, high_rank = _kth_lowest(-highs, CAPACITY, wish.ranks[1])
     exact, filled = _exact_bounds(Bounds(low, -high), highs.size, wish.known)
-    outer = _beyond(_gather(rows, _reaching(lows, highs, exact)), exact)
+    outer = _collect(rows, _reaching(lows, highs, exact), exact)
     tails = _tail_bounds(Bounds(low_rank, -high_rank), exact, sample, wish)
     middle, weight = _tail_sample(rows, _reaching(lows, highs, tails), tails, exact)
     body = sample[(sample <= tails.high) & (sample >= tails.low)]
@@ -148,14 +152,16 @@ def _summary_of_large(rows: Tensor, wish: Wish) -> Summary:
 def _reduce(rows: Tensor, sample_size: int) -> tuple[Values, Values, Values]:
     """Minimum and maximum of each row, and an even sample of all elements.
 
-    Two reductions, as aminmax along an axis is not vectorised (torch 2.13); block by block, so that all but the first
-    find the values in the cache.
+    With torch two reductions, as aminmax along an axis is not vectorised (torch 2.13); block by block, so that all but
+    the first find the values in the cache.
     """
     height = max(1, _BLOCK // rows.shape[1]) if rows.device.type == "cpu" else rows.shape[0]
-    share = min(1.0, sample_size / rows.numel())
+    distance = max(1.0, _UNEVEN / min(1.0, sample_size / rows.numel()))
+    if native.handles(rows):
+        return native.summarise_rows(rows, height, distance)
     parts = []
     for block in torch.split(rows, height):
-        positions = _sample_positions(block.numel(), share, block.device)
+        positions = _sample_positions(block.numel(), distance, block.device)
         parts.append((block.amin(1), block.amax(1), block.view(-1).index_select(0, positions)))
     lows, highs, sample = (_to_numpy(torch.cat(part)) for part in zip(*parts, strict=True))
     return lows, highs, sample
@@ -196,21 +202,20 @@ def _tail_sample(rows: Tensor, reaching: NDArray[np.intp], tails: Bounds, exact:
     some = reaching
     if reaching.size > _TAIL_ROWS:
         some = reaching[np.arange(_TAIL_ROWS) * reaching.size // _TAIL_ROWS]
-    values = _beyond(_gather(rows, some), tails)
-    inside = values[(values <= exact.high) & (values >= exact.low)]
-    return inside, reaching.size / some.size
+    return _collect(rows, some, tails, exact), reaching.size / some.size
 
 
 def _reaching(lows: Values, highs: Values, bounds: Bounds) -> NDArray[np.intp]:
     return np.flatnonzero((highs > bounds.high) | (lows < bounds.low))
 
 
-def _beyond(values: Values, bounds: Bounds) -> Values:
-    return values[(values > bounds.high) | (values < bounds.low)]
-
-
-def _gather(rows: Tensor, indices: NDArray[np.intp]) -> Values:
-    return _to_numpy(rows.index_select(0, torch.from_numpy(indices).to(rows.device)))
+def _collect(rows: Tensor, indices: NDArray[np.intp], inner: Bounds, bounds: Bounds = _EVERYTHING) -> Values:
+    """The elements of the rows ``indices`` that are beyond ``inner``, but not beyond ``bounds``."""
+    if native.handles(rows):
+        return native.collect(rows, indices, (inner.low, inner.high), (bounds.low, bounds.high))
+    values = _to_numpy(rows.index_select(0, torch.from_numpy(indices).to(rows.device)))
+    values = values[(values > inner.high) | (values < inner.low)]
+    return values[(values <= bounds.high) & (values >= bounds.low)]
 
 
 def _kth_lowest(values: Values, *ranks: int) -> list[float]:
@@ -221,12 +226,11 @@ def _kth_lowest(values: Values, *ranks: int) -> list[float]:
 
 
 @functools.lru_cache(maxsize=16)
-def _sample_positions(count: int, share: float, device: torch.device) -> Tensor:
-    """Evenly spaced positions in ``count`` elements, about that ``share`` of them.
+def _sample_positions(count: int, distance: float, device: torch.device) -> Tensor:
+    """Evenly spaced positions in ``count`` elements.
 
     The distance is no integer, so that no row, column or channel of the tensor is preferred.
     """
-    distance = max(1.0, _UNEVEN / share)
     return (torch.arange(int(count / distance), dtype=torch.float64) * distance).long().to(device)
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .channels import per_channel
+from .extremes import row_extremes
 
 MAX_SHIFT = 16
 _INT32 = (-(2**31), 2**31 - 1)
@@ -97,9 +98,9 @@ def _extremes(output: Tensor, deq: Tensor) -> tuple[Tensor, Tensor]:
     """Smallest and largest value of each row, [C]."""
     if not deq.dim():
         return output.amin().reshape(1), output.amax().reshape(1)
-    images = output.reshape(*output.shape[:2], -1)
     # One axis at a time is several times faster than both at once.
-    return images.amin(2).amin(0), images.amax(2).amax(0)
+    lows, highs = row_extremes(output.reshape(output.shape[0] * output.shape[1], -1))
+    return lows.view(output.shape[:2]).amin(0), highs.view(output.shape[:2]).amax(0)
 
 
 def _some(output: Tensor, deq: Tensor) -> Tensor:
