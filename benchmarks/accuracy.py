@@ -50,6 +50,7 @@ class Subject:
       images: The held-out digits.
       labels: What they show.
       folder: Where files of this network are written.
+      training: The digits it was trained with.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Subject:
     images: Images
     labels: NDArray[np.int64]
     folder: Path
+    training: digits.Digits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,7 +187,7 @@ def compare(subject: Subject, setting: Setting, methods: Mapping[str, Method]) -
     files = {name: method(subject, setting) for name, method in methods.items()}
     expected = static_quantization.run(float_file(subject, setting), subject.images)
     outcomes = {
-        name: outcome_of(static_quantization.run(file, subject.images), expected, subject)
+        name: outcome_of(static_quantization.run(file, subject.images), expected, subject.labels)
         for name, file in files.items()
     }
     return Row(subject.name, setting.name, top1_of(expected, subject.labels), outcomes)
@@ -197,9 +199,9 @@ def sqnr(expected: NDArray[np.floating], found: NDArray[np.floating]) -> float:
     return float(10 * np.log10(signal.sum() / noise.sum()))
 
 
-def outcome_of(logits: Images, expected: Images, subject: Subject) -> Outcome:
+def outcome_of(logits: Images, expected: Images, labels: NDArray[np.int64]) -> Outcome:
     """Returns how close ``logits`` are to those ``expected`` from the float network."""
-    return Outcome(sqnr(expected, logits), top1_of(logits, subject.labels), top1_of(logits, expected.argmax(axis=1)))
+    return Outcome(sqnr(expected, logits), top1_of(logits, labels), top1_of(logits, expected.argmax(axis=1)))
 
 
 def top1_of(logits: Images, labels: NDArray[np.int64]) -> float:
@@ -207,13 +209,14 @@ def top1_of(logits: Images, labels: NDArray[np.int64]) -> float:
     return float((logits.argmax(axis=1) == labels).mean())
 
 
-def make_subject(name: str, folder: Path) -> Subject:
-    """Returns a network of the zoo, trained now or in an earlier run, with its data."""
-    train, held_out = digits.load()
-    calibration = digits.to_input(train.images[:CALIBRATION_IMAGES]).numpy()
+def make_subject(name: str, folder: Path, fold: int = 0) -> Subject:
+    """Returns a network of the zoo, trained now or in an earlier run, with its data; that ``fold`` is held out."""
+    training, held_out = digits.load(fold)
+    calibration = digits.to_input(training.images[:CALIBRATION_IMAGES]).numpy()
     own = folder / name
     own.mkdir(parents=True, exist_ok=True)
-    return Subject(name, trained(name), calibration, held_out.normalized().numpy(), held_out.labels.numpy(), own)
+    images, labels = held_out.normalized().numpy(), held_out.labels.numpy()
+    return Subject(name, trained(name, fold), calibration, images, labels, own, training)
 
 
 def _report(rows: Sequence[Row], args: argparse.Namespace) -> None:

@@ -13,6 +13,7 @@ from sample.common.images import normalize
 IMAGE_SIZE = 32
 NUM_CLASSES = 10
 HELD_OUT = 360
+FOLDS = 5  # of HELD_OUT images each, the last of 357
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,13 +36,17 @@ class Digits:
         return to_input(self.images)
 
 
-def load() -> tuple[Digits, Digits]:
-    """Returns the training part and the 360 held-out digits; the same on every machine."""
+def load(fold: int = 0) -> tuple[Digits, Digits]:
+    """Returns the training part and the 360 held-out digits; the same on every machine.
+
+    For cross-validation each ``fold``, 0..4, holds out other digits; together all of them.
+    """
     source = load_digits()
     order = np.random.RandomState(0).permutation(len(source.target))
     images = torch.from_numpy(np.stack([_enlarge(source.images[index]) for index in order]))
     labels = torch.from_numpy(source.target[order]).long()
-    return Digits(images[HELD_OUT:], labels[HELD_OUT:]), Digits(images[:HELD_OUT], labels[:HELD_OUT])
+    is_held_out = torch.arange(len(order)) // HELD_OUT == fold
+    return Digits(images[~is_held_out], labels[~is_held_out]), Digits(images[is_held_out], labels[is_held_out])
 
 
 def to_input(images: Tensor) -> Tensor:

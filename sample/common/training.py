@@ -21,28 +21,27 @@ WEIGHT_DECAY = 0.05
 LABEL_SMOOTHING = 0.05
 
 
-def trained(name: str) -> nn.Module:
-    """Returns the network ``name`` of the zoo in eval mode, trained now or in an earlier run.
+def trained(name: str, fold: int = 0) -> nn.Module:
+    """Returns the network ``name`` of the zoo in eval mode, trained now or in an earlier run, not on that ``fold``.
 
     A cached checkpoint is used only if it comes from this recipe and this file; torch's random state is left as it was.
     """
     recipe = RECIPES[name]
     model = recipe.build()
-    cached = CACHE / f"{name}_{_fingerprint(recipe, model)}.pt"
+    cached = CACHE / f"{name}_{_fingerprint(recipe, model, fold)}.pt"
     if cached.exists():
         model.load_state_dict(torch.load(cached, weights_only=True))
         return model.eval()
     with torch.random.fork_rng(devices=[]), _one_thread():
         torch.manual_seed(SEED)
         model = recipe.build()
-        train(model, recipe, name)
+        train(model, recipe, name, digits.load(fold)[0])
     _store(model, cached)
     return model.eval()
 
 
-def train(model: nn.Module, recipe: Recipe, name: str) -> None:
-    """Trains ``model`` in place on the training part of the digits."""
-    train_set, _ = digits.load()
+def train(model: nn.Module, recipe: Recipe, name: str, train_set: digits.Digits) -> None:
+    """Trains ``model`` in place on ``train_set``."""
     steps = len(train_set) // recipe.batch_size
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.peak_lr, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.peak_lr, total_steps=recipe.epochs * steps)
@@ -86,10 +85,11 @@ def _shift(images: Tensor) -> Tensor:
     return F.pad(images, [MAX_SHIFT] * 4)[:, down : down + size, right : right + size]
 
 
-def _fingerprint(recipe: Recipe, model: nn.Module) -> str:
-    """Returns a short name for all that decides what training gives: hyper-parameters, shapes, this file."""
+def _fingerprint(recipe: Recipe, model: nn.Module, fold: int) -> str:
+    """Returns a short name for all that decides what training gives: hyper-parameters, shapes, data, this file."""
     shapes = [(key, tuple(value.shape)) for key, value in model.state_dict().items()]
-    settings = (recipe.epochs, recipe.peak_lr, recipe.batch_size, shapes, Path(__file__).read_text(encoding="utf-8"))
+    code = Path(__file__).read_text(encoding="utf-8")
+    settings = (recipe.epochs, recipe.peak_lr, recipe.batch_size, shapes, fold, code)
     return hashlib.sha256(repr(settings).encode()).hexdigest()[:12]
 
 

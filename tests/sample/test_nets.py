@@ -2,10 +2,13 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 pytest.importorskip("sklearn")
+
+from sklearn.datasets import load_digits
 
 from sample.common import digits
 from sample.common.images import image_loader, normalize, read_list
@@ -97,6 +100,15 @@ def test_training_and_held_out_part_share_no_digit():
     assert (len(train_set), len(held_out)) == (1437, 360)
     seen = {image.numpy().tobytes() for image in train_set.images}
     assert not any(image.numpy().tobytes() in seen for image in held_out.images)
+
+
+def test_cross_validation_holds_out_every_digit_once():
+    source = load_digits()
+    parts = [digits.load(fold) for fold in range(digits.FOLDS)]
+    assert [len(held_out) for _, held_out in parts] == [360, 360, 360, 360, 357]
+    assert all(len(train_set) + len(held_out) == len(source.target) for train_set, held_out in parts)
+    held_out = torch.cat([held_out.labels for _, held_out in parts])
+    assert held_out.tolist() == source.target[np.random.RandomState(0).permutation(len(source.target))].tolist()
 
 
 def test_other_image_sizes_are_scaled_and_cropped_at_the_centre(tmp_path: Path):

@@ -48,7 +48,10 @@ def _load() -> ctypes.CDLL | None:
     found = importlib.util.find_spec(f"{__package__}._kernels")
     if found is None or found.origin is None or _is_off():
         return None
-    library = ctypes.CDLL(found.origin)  # not imported: it is no Python module, so that it compiles without Python.h
+    try:  # not imported: it is no Python module, so that it compiles without Python.h
+        library = ctypes.CDLL(found.origin)
+    except OSError:  # compiled on another machine, whose OpenMP runtime is not here
+        return None
     for name, arguments in _SIGNATURES.items():
         getattr(library, name).argtypes = arguments
     library.amct_collect.restype = _LONG
