@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import hotwheels.amct_pytorch as amct
+from hotwheels.amct_pytorch.backends import real_quant_mode
 from tests.api.fx_path import quantize, run_real
 from tests.exact.pair import assert_exact
 
@@ -31,6 +32,25 @@ class Net(nn.Module):
 def stochastic_depth(x: Tensor, training: bool) -> Tensor:
     """As in torchvision: nothing in evaluation."""
     return x * torch.rand(1) if training else x
+
+
+@torch.fx.wrap
+def attention(x: Tensor) -> Tensor:
+    """As in torchvision's Swin: products, a softmax and changes in place that torch.fx does not see."""
+    tokens = x.flatten(2).transpose(1, 2)
+    key = F.normalize(F.linear(tokens, torch.linspace(-1, 1, 16 * 16).view(16, 16)), dim=-1)
+    weights = torch.softmax(tokens.matmul(key.transpose(1, 2)) * 0.3, dim=-1)
+    result = weights @ tokens
+    result[:, 0] *= 3.0
+    return result.transpose(1, 2).reshape(x.shape)
+
+
+@torch.fx.wrap
+def single_only(x: Tensor) -> Tensor:
+    """Stands for an extension compiled for float32."""
+    if x.dtype != torch.float32:
+        raise TypeError("expected scalar type Float")
+    return x.abs()
 
 
 def negative(x: Tensor) -> Tensor:
@@ -78,6 +98,7 @@ class Recurrent(nn.Module):
 
 CALLS: dict[str, Callable[[Tensor], Tensor]] = {
     "a user's function that hands its argument on": lambda x: stochastic_depth(x, False),
+    "a user's function of products": lambda x: attention(x),
     "a mask cast to bool": negative,
     "F.fold": fold,
     "F.conv2d": convolved,
@@ -97,6 +118,20 @@ def test_call_between_layers_is_exact(name: str, tmp_path: Path) -> None:
     x = torch.randn(4, 3, 32, 32)
     layers = {"add": _WIDE, **({"_call_module": _OFF} if name == "Linear left in float" else {})}
     assert_exact(quantize(Net(CALLS[name]).eval(), tmp_path, [(x,)], layers), tmp_path, [x])
+
+
+def test_function_for_float32_only_gets_it_and_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    warnings: list[str] = []
+    monkeypatch.setattr(real_quant_mode._log, "warning", lambda text, *values: warnings.append(text % values))
+    real_quant_mode._tell_single.cache_clear()
+    x = torch.randn(4, 3, 32, 32)
+    quantized = quantize(Net(lambda x: single_only(x)).eval(), tmp_path, [(x,)])
+    amct.enable_quantization(quantized, fake_quant=True)
+    with torch.no_grad():
+        expected = quantized(x)
+    assert (run_real(quantized, x) - expected).abs().max() < expected.abs().max() / 255
+    assert len(warnings) == 1
+    assert "'single_only' does not take float64 (expected scalar type Float)" in warnings[0]
 
 
 class Unread(nn.Module):

@@ -19,9 +19,9 @@ from ...onnx_io.layer_sites import INPUT_MARKER, MARKER_DOMAIN, LayerSite
 from ...onnx_io.markers import resolve_markers
 from ...onnx_io.model_file import name_outputs, parse_model
 from ...onnx_io.node_access import operand
+from ..constant_calls import ConstantsBeforehand
 from ..torch_exporter import export_onnx, refuse_divisor
 from .candidates import Candidate
-from .constants import ConstantsBeforehand
 from .forwards import MarkedForward, OriginalForward, call_name, replace_forward
 
 _SUFFIXES = {"Pad": "_pad", "Transpose": "_transpose"}  # SPEC 9.1

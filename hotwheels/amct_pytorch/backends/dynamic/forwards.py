@@ -18,9 +18,9 @@ from ...nn.mode import Mode
 from ...nn.quantized_layer import QuantizedLayer
 from ...ops.desc import OpDesc
 from ..markers import mark_input, mark_result
+from ..real_quant_mode import call_layer, run_in_double
 from ..torch_exporter import refuse_unbatched_pooling
 from .operands import float_edges
-from .real_quant import call_layer, run_in_double
 
 FORWARD = "forward"
 

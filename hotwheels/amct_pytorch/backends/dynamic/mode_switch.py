@@ -12,8 +12,8 @@ from torch import nn
 from ...nn.mode import Mode
 from ...nn.quantized_layer import QuantizedLayer
 from ..real_gradient import with_gradient_of
+from ..real_quant_mode import run_real_quant
 from .forwards import FORWARD, OriginalForward
-from .real_quant import run_real_quant
 
 
 class ModeSwitch:

@@ -13,6 +13,8 @@ from ...nn.call import MethodCall
 from ...nn.double_call import cast_floats
 from ...nn.quantized_layer import QuantizedLayer
 from ..between_layers import BetweenLayers
+from ..known import is_known
+from ..real_quant_mode import run_opaque
 from .constants import constant_nodes
 
 
@@ -68,19 +70,22 @@ class RealQuantInterpreter(RecordingInterpreter):
         self._constants = constant_nodes(module.graph)
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A QuantizedLayer takes what comes; other modules compute in float64 if we know them."""
+        """A QuantizedLayer takes what comes; other modules compute in float64, or as a user's function does."""
         module = self.fetch_attr(target)
         if isinstance(module, QuantizedLayer):
             return module(*args, **kwargs)
-        return self._between.call(module, args, kwargs)
+        return self._call(module, args, kwargs)
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A torch or Python function computes in float64, a user's function gets float32."""
-        return self._between.call(target, args, kwargs)
+        """A torch or Python function computes in float64, a user's function as if its calls stood in the graph."""
+        return self._call(target, args, kwargs)
 
     def call_method(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A Tensor method computes in float64."""
         return self._between.call(MethodCall(target), args, kwargs)
+
+    def _call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self._between.call(function, args, kwargs) if is_known(function) else run_opaque(function, args, kwargs)
 
     def output(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Graph outputs are float32."""

@@ -1,4 +1,4 @@
-"""real_quant of a model without a graph: what runs between its layers is seen as it is called (SPEC 10.4).
+"""real_quant of what has no graph, a whole model or a function of a user: it is seen as it is called (SPEC 10.4).
 
 Between the layers all floating tensors are plain float64 ones, so that whatever a model does with them works: views,
 changes in place, item assignment, scripted functions. Where such a tensor stands for something more exact - the
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,12 +18,14 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from ...core.accumulator import Accumulator, Deferred
-from ...nn.call import MethodCall
-from ...nn.double_call import cast_floats
-from ..between_layers import BetweenLayers
-from .constants import Constants, changes_in_place
+from ..core.accumulator import Accumulator, Deferred
+from ..log import get_logger
+from ..nn.call import MethodCall
+from ..nn.double_call import cast_floats
+from .between_layers import BetweenLayers
+from .constant_calls import Constants, changes_in_place
 
+_log = get_logger(__name__)
 _ORIGIN = "_amct_origin"
 # What makes new memory, so that a change of the result in place is none of the original.
 _COPIES = frozenset({"clone", "contiguous", "double", "half", "bfloat16"})
@@ -59,6 +62,31 @@ def run_in_double(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: di
     args, kwargs = pytree.tree_map(_to_double, (args, kwargs))
     with torch._C._EnableTorchFunction(), _FloatBetweenLayers(Constants(nn.Module())):
         return forward(*args, **kwargs)
+
+
+def run_opaque(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Returns ``function(*args, **kwargs)``, somebody else's, as the exported file computes it, which has its nodes.
+
+    What raises an error on float64, an extension for float32 only, is called on float32: its last bits may differ.
+    """
+    given, given_by_name = pytree.tree_map(_to_double, (args, kwargs))
+    try:
+        with _FloatBetweenLayers(Constants(nn.Module())):
+            result = function(*given, **given_by_name)
+    except Exception as error:  # noqa: BLE001 - it is not ours; what is wrong with the call itself is raised below
+        _tell_single(_name(function) or type(function).__name__, " ".join(str(error).split()))
+        return BetweenLayers().call(function, args, kwargs)
+    return pytree.tree_map(_exact, result)
+
+
+@functools.cache
+def _tell_single(name: str, reason: str) -> None:
+    _log.warning(
+        "'%s' does not take float64 (%s), so real_quant calls it on float32: behind it a value next to a rounding tie"
+        " may be rounded otherwise than in the exported files.",
+        name,
+        reason,
+    )
 
 
 class _FloatBetweenLayers(TorchFunctionMode):
