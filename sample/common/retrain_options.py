@@ -21,7 +21,7 @@ class Defaults:
 
 
 OWN_DATA = Defaults(epochs=10, learning_rate=1e-5)
-DIGITS = Defaults(epochs=3, learning_rate=1e-3)  # a tenth of the images' size, a thousandth of their number
+DIGITS = Defaults(epochs=3, learning_rate=1e-4)  # a tenth of the images' size, a thousandth of their number
 
 
 def parse_options(network: str, from_checkpoint: bool) -> argparse.Namespace:
