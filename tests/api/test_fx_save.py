@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -299,10 +300,16 @@ def test_float_model_is_refused(tmp_path: Path) -> None:
         amct.save_quant_model_fx(Residual(), tmp_path / "out", images(1))
 
 
-def test_failing_export_says_so_in_its_error_only(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("is_on", [False, True], ids=["exporter quiet", "after an export of the user's own"])
+def test_failing_export_says_so_in_its_error_only(
+    is_on: bool, tmp_path: Path, capfd: pytest.CaptureFixture[str], request: pytest.FixtureRequest
+) -> None:
+    request.addfinalizer(functools.partial(torch._C._jit_set_onnx_log_enabled, torch._C._jit_is_onnx_log_enabled()))
+    torch._C._jit_set_onnx_log_enabled(is_on)
     x = torch.randn(1, 3, 7, 7)
     quantized = quantize(nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(3)).eval(), tmp_path, [(x,)])
     capfd.readouterr()
     with pytest.raises(amct.ExportError, match="adaptive_avg_pool2d"):
         amct.save_quant_model_fx(quantized, tmp_path / "net", x)
     assert "graph" not in capfd.readouterr().out
+    assert torch._C._jit_is_onnx_log_enabled() == is_on

@@ -88,14 +88,18 @@ def _silent() -> Iterator[None]:
     """Keeps the exporter from writing its whole graph to the screen when it fails.
 
     It asks whether that is wanted, but takes the question itself for the answer (torch 2.13, ``setup_onnx_logging``).
+    So after any export of the user's own in the same process it is on.
     """
     bindings: Any = torch._C
     question = bindings._jit_is_onnx_log_enabled
-    bindings._jit_is_onnx_log_enabled = question()
+    is_on = question()
+    bindings._jit_is_onnx_log_enabled = False
+    bindings._jit_set_onnx_log_enabled(False)
     try:
         yield
     finally:
         bindings._jit_is_onnx_log_enabled = question
+        bindings._jit_set_onnx_log_enabled(is_on)
 
 
 @contextlib.contextmanager
