@@ -52,8 +52,8 @@ lint: $(READY) ## Run ruff, and mypy on the typed core
 	$(RUN) -m mypy $(TYPED)
 
 bench: $(READY) ## Measure time and memory of calibration, fake_quant, export and training
-	$(RUN) -m benchmarks.speed $(ARGS)
-	$(RUN) -m benchmarks.training
+	AMCT_LOG_LEVEL=ERROR $(RUN) -m benchmarks.speed $(ARGS)
+	AMCT_LOG_LEVEL=ERROR $(RUN) -m benchmarks.training
 
 bench-accuracy: $(READY) ## Compare accuracy with onnxruntime's static quantization, and after training
 	$(RUN) -m benchmarks.accuracy $(ARGS)
