@@ -109,6 +109,10 @@ def test_row_extremes_are_bit_exact(rows, size, specials, seed):
     assert torch.equal(torch.stack(ours).nan_to_num(9e9), torch.stack(theirs).nan_to_num(9e9))
 
 
+def test_extremes_of_no_row():
+    assert [one.shape for one in row_extremes(torch.empty(0, 5))] == [(0,), (0,)]
+
+
 @settings(deadline=None, max_examples=30)
 @given(
     st.sampled_from([1 << 17, (1 << 17) + 1, 300_000, (1 << 20) + 1, 2_100_007, 5_000_001]),
