@@ -58,7 +58,7 @@ def call_layer(layer: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[st
 
 
 def run_in_double(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Returns ``forward(*args, **kwargs)`` inside a layer, as if it stood between two of them."""
+    """Returns ``forward(*args, **kwargs)``, of something that is one call to us, as if it stood between two layers."""
     args, kwargs = pytree.tree_map(_to_double, (args, kwargs))
     with torch._C._EnableTorchFunction(), _FloatBetweenLayers(Constants(nn.Module())):
         return forward(*args, **kwargs)
@@ -69,14 +69,12 @@ def run_opaque(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict
 
     What raises an error on float64, an extension for float32 only, is called on float32: its last bits may differ.
     """
-    given, given_by_name = pytree.tree_map(_to_double, (args, kwargs))
     try:
-        with _FloatBetweenLayers(Constants(nn.Module())):
-            result = function(*given, **given_by_name)
+        return pytree.tree_map(_exact, run_in_double(function, args, kwargs))
     except Exception as error:  # noqa: BLE001 - it is not ours; what is wrong with the call itself is raised below
+        result = BetweenLayers().call(function, args, kwargs)
         _tell_single(_name(function) or type(function).__name__, " ".join(str(error).split()))
-        return BetweenLayers().call(function, args, kwargs)
-    return pytree.tree_map(_exact, result)
+        return result
 
 
 @functools.cache

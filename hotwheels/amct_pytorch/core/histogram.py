@@ -77,7 +77,7 @@ class GridHistogram:
 
     def _counted(self, values: Values, factor: float) -> NDArray[np.int64]:
         if native.is_there():
-            return native.count(np.ascontiguousarray(values), factor, self.first, self.counts.size)
+            return native.count(values, factor, self.first, self.counts.size)
         steps = values * np.float32(factor)
         indices = np.floor(steps, out=steps).astype(np.int32)
         indices -= self.first

@@ -161,30 +161,29 @@ def collect(
 
 
 def count(values: Values, factor: float, first: int, bins: int) -> NDArray[np.int64]:
-    """Returns how many of ``values`` (contiguous) have the index ``floor(value * factor) - first``, [bins]."""
+    """Returns how many of ``values`` have the index ``floor(value * factor) - first``, [bins]."""
     assert _library is not None
-    counts = np.zeros(bins, dtype=np.int64)
-    _library.amct_count(values.ctypes.data, values.size, factor, first, counts.ctypes.data)
+    x, counts = np.ascontiguousarray(values, dtype=np.float32), np.zeros(bins, dtype=np.int64)
+    _library.amct_count(x.ctypes.data, x.size, factor, first, counts.ctypes.data)
     return counts
 
 
 def edge_sums(edges: Numbers, drop: Numbers, scale: Numbers, low: Numbers, high: Numbers) -> Numbers:
     """Returns ``scale^3 * sum(drop * F(edges / scale))`` for each of the [m] grids; see grid_error._bin_errors."""
     assert _library is not None
-    arrays = [np.ascontiguousarray(one) for one in (edges, drop, scale, low, high)]
+    arrays = [np.ascontiguousarray(one, dtype=np.float64) for one in (edges, drop, scale, low, high)]
     sums, pointers = np.empty_like(arrays[2]), [one.ctypes.data for one in arrays]
     _library.amct_edge_sums(*pointers[:2], edges.size, *pointers[2:], scale.size, sums.ctypes.data)
     return sums
 
 
 def quantize_weight(weight: Values, step: Values, end: int) -> NDArray[np.int8]:
-    """Returns ``clamp(rhe(w / step), -1 - end, end)`` for the rows w of a ``weight`` [C, ...]; ``step``: [C] or []."""
+    """Returns ``clamp(rhe(w / step), -1 - end, end)`` for the rows w of a ``weight`` [C, ...] and C steps, or one."""
     assert _library is not None
-    x, steps = np.ascontiguousarray(weight), np.ascontiguousarray(step)
+    x, steps = (np.ascontiguousarray(one, dtype=np.float32) for one in (weight, step))
     out, size = np.empty(x.shape, dtype=np.int8), x.size // max(1, x.shape[0])
     pointers = x.ctypes.data, out.ctypes.data
-    # Not steps.ndim: NumPy makes a scalar contiguous as a vector.
-    _library.amct_quantize_weight(*pointers, x.shape[0], size, steps.ctypes.data, np.ndim(step), end)
+    _library.amct_quantize_weight(*pointers, x.shape[0], size, steps.ctypes.data, steps.size > 1, end)
     return out
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import CalibrationError
 from . import native
+from .extremes import row_extremes
 from .tail import CAPACITY
 
 Values = NDArray[np.float32]
@@ -152,8 +153,7 @@ def _summary_of_large(rows: Tensor, wish: Wish) -> Summary:
 def _reduce(rows: Tensor, sample_size: int) -> tuple[Values, Values, Values]:
     """Minimum and maximum of each row, and an even sample of all elements.
 
-    With torch two reductions, as aminmax along an axis is not vectorised (torch 2.13); block by block, so that all but
-    the first find the values in the cache.
+    Block by block, so that with torch all but the first reduction find the values in the cache.
     """
     height = max(1, _BLOCK // rows.shape[1]) if rows.device.type == "cpu" else rows.shape[0]
     distance = max(1.0, _UNEVEN / min(1.0, sample_size / rows.numel()))
@@ -162,7 +162,7 @@ def _reduce(rows: Tensor, sample_size: int) -> tuple[Values, Values, Values]:
     parts = []
     for block in torch.split(rows, height):
         positions = _sample_positions(block.numel(), distance, block.device)
-        parts.append((block.amin(1), block.amax(1), block.view(-1).index_select(0, positions)))
+        parts.append((*row_extremes(block), block.view(-1).index_select(0, positions)))
     lows, highs, sample = (_to_numpy(torch.cat(part)) for part in zip(*parts, strict=True))
     return lows, highs, sample
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core import native
+from ..core.spec import QuantSpec
 from ..errors import ExportError
 from ..record.record import ActivationRecord, WeightRecord
 
@@ -33,7 +34,7 @@ def quantize_weight(weight: Float32, record: WeightRecord, channel_axis: int, gr
         return _nearest(weight, scale, record.codebook)
     is_by_row = scale.size == 1 or (channel_axis == 0 and groups == 1)
     if native.is_there() and is_by_row and weight.dtype == np.float32 and weight.ndim:
-        return native.quantize_weight(weight, scale.reshape(-1) if scale.ndim else scale, _highest(record.num_bits))
+        return native.quantize_weight(weight, scale, QuantSpec(num_bits=record.num_bits).qmax)
     return _round(weight, scale, 0, record.num_bits).astype(np.int8)
 
 
@@ -89,12 +90,8 @@ def output_first(weight: NDArray[np.int8], groups: int) -> NDArray[np.int8]:
 
 def _round(x: Float32, scale: Float32 | np.float32, offset: int, num_bits: int) -> Float32:
     """SPEC 4.1: divide, round half to even, add the offset, clip; all in float32, as QuantizeLinear does."""
-    highest = _highest(num_bits)
-    return np.asarray(np.clip(np.rint(x / scale) + np.float32(offset), -highest - 1, highest), dtype=np.float32)
-
-
-def _highest(num_bits: int) -> int:
-    return (1 << (num_bits - 1)) - 1
+    spec = QuantSpec(num_bits=num_bits)
+    return np.asarray(np.clip(np.rint(x / scale) + np.float32(offset), spec.qmin, spec.qmax), dtype=np.float32)
 
 
 def _nearest(weight: Float32, scale: Float32, codebook: tuple[int, ...]) -> NDArray[np.int8]:

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from ..core.spec import QuantSpec
 from ..onnx_io.initializers import add_initializer
 from ..onnx_io.node_access import graph_of, result
 from ..record.record import ActivationRecord
@@ -89,9 +90,9 @@ class QuantizedTensors:
 
     def _clip(self, name: str, value: ir.Value, grid: ActivationRecord) -> ir.Node:
         """int16 saturates at 16 bits only and stock onnxruntime has no int16 Clip: the real values are clipped."""
-        highest, scale = (1 << (grid.num_bits - 1)) - 1, np.float32(grid.scale)
-        low = add_initializer(self._graph, f"{name}.low", np.array(np.float32(-highest - 1 - grid.offset) * scale))
-        high = add_initializer(self._graph, f"{name}.high", np.array(np.float32(highest - grid.offset) * scale))
+        spec, scale = QuantSpec(num_bits=grid.num_bits), np.float32(grid.scale)
+        low = add_initializer(self._graph, f"{name}.low", np.array(np.float32(spec.qmin - grid.offset) * scale))
+        high = add_initializer(self._graph, f"{name}.high", np.array(np.float32(spec.qmax - grid.offset) * scale))
         node = make_node("Clip", [value, low, high], f"{name}.clip")
         _describe(node, value.type, value.shape)
         return node
