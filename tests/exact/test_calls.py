@@ -134,6 +134,14 @@ def test_function_for_float32_only_gets_it_and_a_warning(tmp_path: Path, monkeyp
     assert "'single_only' does not take float64 (expected scalar type Float)" in warnings[0]
 
 
+def test_error_of_a_function_is_no_matter_of_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    warnings: list[str] = []
+    monkeypatch.setattr(real_quant_mode._log, "warning", lambda text, *values: warnings.append(text % values))
+    with pytest.raises(RuntimeError, match="shape"):
+        real_quant_mode.run_opaque(lambda x: x.view(7), (torch.ones(4),), {})
+    assert not warnings
+
+
 class Unread(nn.Module):
     """Its second branch leads nowhere."""
 
