@@ -120,7 +120,7 @@ class Row:
 
 
 class PooledMobileNet(nn.Module):
-    """A MobileNetV2 whose pooling is a module: the dynamic path refuses one that it cannot quantize (SPEC 13.1)."""
+    """A MobileNetV2 whose pooling is a module: the dynamic path refuses one that it cannot quantize (spec 13.1)."""
 
     def __init__(self, net: MobileNetV2) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Reads capacity_config.csv: headerless rows ``NAME, type, value, value, ...`` (SPEC 9.6)."""
+"""Reads capacity_config.csv: headerless rows ``NAME, type, value, value, ...`` (spec 9.6)."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class CustomModuleBase(nn.Module):
         if not _is_name(getattr(cls, "onnx_type", None)):
             raise ConfigError(
                 f"Class '{cls.__module__}.{cls.__qualname__}' needs a class attribute onnx_type: the type of the ONNX "
-                f"node it is exported as, for instance onnx_type = \"ReduceMax\"; {_found(cls, 'onnx_type')}."
+                f'node it is exported as, for instance onnx_type = "ReduceMax"; {_found(cls, "onnx_type")}.'
             )
         if not _is_count(cls.num_inputs):
             raise ConfigError(

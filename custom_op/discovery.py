@@ -70,7 +70,9 @@ def _import_file(file: Path, name: str) -> ModuleType | None:
     except Exception as error:  # a user's file runs here, and it may raise anything
         _LOG.warning(
             "Extension file '%s' is ignored: %s: %s The file custom_op/max/max.py shows one that works.",
-            file, type(error).__name__, str(error).rstrip(".") + ".",
+            file,
+            type(error).__name__,
+            str(error).rstrip(".") + ".",
         )
         _LOG.debug("%s", traceback.format_exc())
         return None

@@ -22,18 +22,19 @@ ORDER = [
     {"quantizers"},
     {"nn"},
     {"backends"},
-    {"integer"},
+    {"oracle"},
     {"export"},
     {"report"},
+    {"workflows"},
     {"api"},
     {"__init__", "__main__"},
 ]
 LIBRARIES = {
-    "onnx": {"onnx_io", "export", "integer", "backends/dynamic"},
-    "onnx_ir": {"onnx_io", "export", "integer", "backends/dynamic"},
+    "onnx": {"onnx_io", "export", "oracle", "backends/dynamic", "backends/torchscript"},
+    "onnx_ir": {"onnx_io", "export", "oracle", "backends/dynamic", "backends/torchscript"},
     "google": {"proto", "record", "config"},
     "torch.fx": {"backends/fx", "report"},
-    "torch.ao": {"quantizers/torch_base.py"},
+    "torch.ao": {"quantizers/foreign/torch_base.py"},
 }
 
 

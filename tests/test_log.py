@@ -1,4 +1,4 @@
-"""Logging (SPEC 1.5): lines, levels, files, and nothing at import. Each case is a process of its own, as the log is."""
+"""Logging (spec 1.5): lines, levels, files, and nothing at import. Each case is a process of its own, as the log is."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ALONE = (
 )
 WRITE = (
     ALONE
-    + "from hotwheels.amct_pytorch.log import get_logger; log = get_logger('hotwheels.amct_pytorch.config.expand');"
+    + "from hotwheels.amct_pytorch.log import get_logger; log = get_logger('hotwheels.amct_pytorch.config.fx.expand');"
 )
 FOUR = WRITE + "log.debug('d'); log.info('i %d', 7); log.warning('w'); log.error('e')"
 

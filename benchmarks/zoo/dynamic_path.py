@@ -9,9 +9,9 @@ import torch
 
 import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.nn.quantized_layer import QuantizedLayer
-from tests.api import dynamic_path
-from tests.api.fx_path import run_onnx
-from tests.exact.pair import run_oracle
+from tests.support import dynamic_path
+from tests.support.exact_pair import run_oracle
+from tests.support.fx_path import run_onnx
 
 from .stages import Stages
 from .subject import Subject, outputs_of, worst_sqnr

@@ -9,8 +9,8 @@ import torch
 import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.backends.fx.quant_graph_module import QuantGraphModule
 from hotwheels.amct_pytorch.export.save import output_path
-from tests.api.fx_path import run_onnx
-from tests.exact.pair import compare, run_oracle, run_torch
+from tests.support.exact_pair import compare, run_oracle, run_torch
+from tests.support.fx_path import run_onnx
 
 from .outcome import Outcome
 from .runtime import compare_layers

@@ -1,7 +1,6 @@
 """Advanced Model Compression Toolkit for PyTorch, an open implementation: quantization for fixed-function chips."""
 
 from . import custom_op, nn
-from .api.analyzer import QuantAnalyzer
 from .api.check import check_model
 from .api.dynamic import create_quant_config, quantize_model, save_model, update_bn_status
 from .api.fx import (
@@ -12,7 +11,6 @@ from .api.fx import (
     restore_quant_model_fx,
     save_quant_model_fx,
 )
-from .api.model_report import CheckedLayer, ModelProblem, ModelReport
 from .api.retrain import (
     create_quant_retrain_config,
     create_quant_retrain_model,
@@ -35,7 +33,14 @@ from .custom_op import (
     Split,
     register_custom_op,
 )
-from .errors import AmctError, CalibrationError, ConfigError, ExportError, RecordError, UnsupportedModelError
+from .errors import (
+    AmctError,
+    CalibrationError,
+    ConfigError,
+    ExportError,
+    RecordError,
+    UnsupportedModelError,
+)
 from .plan.advice import Advice, AdviceRule, Remedy
 from .quantizers import (
     ArqObserver,
@@ -51,6 +56,8 @@ from .quantizers import (
     UlqFakeQuantize,
 )
 from .version import __version__
+from .workflows.analyzer import QuantAnalyzer
+from .workflows.model_report import CheckedLayer, ModelProblem, ModelReport
 
 __all__ = [
     "Advice",

@@ -1,4 +1,4 @@
-"""The error tree: one class per promise a user can break (SPEC 1.4)."""
+"""The error tree: one class per promise a user can break (spec 1.4)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ExportError(AmctError, RuntimeError):
 
 
 class IncompleteRecordError(CalibrationError, ExportError):
-    """A record lacks factors at export. SPEC 3 wants an ExportError, SPEC 11.1 a CalibrationError: it is both."""
+    """A record lacks factors at export. spec 3 wants an ExportError, spec 11.1 a CalibrationError: it is both."""
 
 
 def nearest_names(name: str, known: Iterable[str], limit: int = 3) -> str:

@@ -1,4 +1,4 @@
-"""Files: checked paths, and writing that other processes never see half done (SPEC 1.6)."""
+"""Files: checked paths, and writing that other processes never see half done (spec 1.6)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Logging: one logger, a screen handler and a file handler made at first use (SPEC 1.5, manual: 日志级别控制)."""
+"""Logging: one logger, a screen handler and a file handler made at first use (spec 1.5, manual: 日志级别控制)."""
 
 from __future__ import annotations
 
@@ -82,7 +82,9 @@ def _ready_logger() -> logging.Logger:
         handler = _open_log_file()
     except OSError as error:
         logger.warning(
-            "The log file cannot be written in '%s' (%s); messages go to the screen only.", _FOLDER, error,
+            "The log file cannot be written in '%s' (%s); messages go to the screen only.",
+            _FOLDER,
+            error,
             extra={"amct_module": "log"},
         )
         return logger

@@ -201,9 +201,7 @@ def parse_arguments(sample: CalibrationSample) -> argparse.Namespace:
     parser.add_argument("--batch_size", type=_positive, default=16, help="images per batch; default: 16")
     parser.add_argument("--benchmark", action="store_true", help="evaluate the whole list, not --eval_iter batches")
     known = f"default: {sample.config_def.name}" if sample.config_def else sample.config_help
-    parser.add_argument(
-        "--config_def", type=Path, default=sample.config_def, help=f"simple configuration, {known}"
-    )
+    parser.add_argument("--config_def", type=Path, default=sample.config_def, help=f"simple configuration, {known}")
     parser.add_argument(
         "--weights",
         type=Path,

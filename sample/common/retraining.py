@@ -57,9 +57,7 @@ def main(sample: CalibrationSample, from_checkpoint: bool = False, path: Retrain
     print(f"\n==> AMCT run {sample.script.name} in {time.perf_counter() - started:.1f}s")
 
 
-def _run(
-    rank: int, sample: CalibrationSample, args: argparse.Namespace, path: RetrainPath, processes: int
-) -> None:
+def _run(rank: int, sample: CalibrationSample, args: argparse.Namespace, path: RetrainPath, processes: int) -> None:
     """One process: quantizes or restores, trains, and evaluates and saves on rank 0."""
     args.device = device = torch.device(f"cuda:{rank}" if torch.cuda.is_available() else "cpu")
     if processes > 1:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from tests.config.log_lines import log_lines
+from tests.support.log_lines import log_lines
 
 __all__ = ["log_lines"]
 

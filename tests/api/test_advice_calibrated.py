@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.core.metrics import sqnr_db
-from tests.api.advice_path import (
+from tests.support.advice_path import (
     Rule,
     advice_on,
     bits_of,
@@ -26,8 +26,8 @@ from tests.api.advice_path import (
     layers_of,
     the_advice,
 )
-from tests.api.fx_path import calibrate, make_config, quantize, run_fake
-from tests.config.log_lines import LogLines
+from tests.support.fx_path import calibrate, make_config, quantize, run_fake
+from tests.support.log_lines import LogLines
 
 IMAGE = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0)) - 0.5
 

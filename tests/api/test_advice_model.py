@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import hotwheels.amct_pytorch as amct
-from tests.api.advice_path import Rule, advice_on, broken_rules, configured, is_on, the_advice
-from tests.api.fx_path import make_config, quantize
+from tests.support.advice_path import Rule, advice_on, broken_rules, configured, is_on, the_advice
+from tests.support.fx_path import make_config, quantize
 
 
 class Between(nn.Module):

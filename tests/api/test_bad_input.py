@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import hotwheels.amct_pytorch as amct
-from hotwheels.amct_pytorch.config.tolerant_json import dump_json, read_json
-from tests.api.fx_path import CONFIG, make_config, quantize
-from tests.config.log_lines import LogLines
+from hotwheels.amct_pytorch.config.files.tolerant_json import dump_json, read_json
+from tests.support.fx_path import CONFIG, make_config, quantize
+from tests.support.log_lines import LogLines
 
 
 class Net(nn.Module):

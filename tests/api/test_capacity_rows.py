@@ -1,4 +1,4 @@
-"""Rows appended to capacity_config.csv make operations quantizable on both paths, without any code (SPEC 9.6, 9.7)."""
+"""Rows appended to capacity_config.csv make operations quantizable on both paths, without any code (spec 9.6, 9.7)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch import capacity
 from hotwheels.amct_pytorch.custom_op import discovery
-from tests.api import fx_path
-from tests.api.dynamic_nets import images
-from tests.api.dynamic_path import calibrated, make_config, run
+from tests.support import fx_path
+from tests.support.dynamic_nets import images
+from tests.support.dynamic_path import calibrated, make_config, run
 
 
 class Magnitude(amct.CustomModuleBase):

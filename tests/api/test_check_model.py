@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import hotwheels.amct_pytorch as amct
-from hotwheels.amct_pytorch.config.tolerant_json import read_json
-from tests.api.fx_path import make_config, quantize
+from hotwheels.amct_pytorch.config.files.tolerant_json import read_json
+from tests.support.fx_path import make_config, quantize
 
 
 class Branch(nn.Module):

@@ -1,4 +1,4 @@
-"""The dynamic path from end to end, in stock onnxruntime and against the FX path (SPEC 3, 9)."""
+"""The dynamic path from end to end, in stock onnxruntime and against the FX path (spec 3, 9)."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hotwheels.amct_pytorch.config.tolerant_json import read_json
-from hotwheels.amct_pytorch.integer.interpreter import Interpreter
+from hotwheels.amct_pytorch.config.files.tolerant_json import read_json
 from hotwheels.amct_pytorch.onnx_io.model_file import load_model
-from tests.api import fx_path
-from tests.api.dynamic_nets import Branches, Decides, ManyTensors, Reuses, SmallResNet, images
-from tests.api.dynamic_path import calibrated, make_config, quantize, run, same_tensors
-from tests.config.log_lines import LogLines
+from hotwheels.amct_pytorch.oracle.interpreter import Interpreter
+from tests.support import fx_path
+from tests.support.dynamic_nets import Branches, Decides, ManyTensors, Reuses, SmallResNet, images
+from tests.support.dynamic_path import calibrated, make_config, quantize, run, same_tensors
+from tests.support.log_lines import LogLines
 
 BATCH_AXES = {"input": {0: "batch"}, "output": [0]}
 
@@ -196,7 +196,7 @@ def test_state_is_a_superset_of_the_float_model_and_restores(tmp_path: Path) -> 
 def test_extension_modules_are_layers_with_a_grid_per_input(tmp_path: Path) -> None:
     _, files = calibrated(ManyTensors(), tmp_path, [tokens(4)])
     assert [one.index for one in files.record.layers["add"].activations] == [0, 1]
-    assert [one.offset for one in files.record.layers["matmul"].activations] == [0, 0]  # SPEC 5.4
+    assert [one.offset for one in files.record.layers["matmul"].activations] == [0, 0]  # spec 5.4
     nodes = {node.name: node.op_type for node in load_model(files.onnx).graph}
     assert (nodes["add"], nodes["matmul"]) == ("Add", "MatMul")
 

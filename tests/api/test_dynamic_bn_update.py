@@ -1,4 +1,4 @@
-"""4-bit SNQ weights whose BatchNorms are updated before the calibration (SPEC 3, 6.7, 9.8)."""
+"""4-bit SNQ weights whose BatchNorms are updated before the calibration (spec 3, 6.7, 9.8)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.core.batch_norm import channel_factor
-from hotwheels.amct_pytorch.integer.interpreter import Interpreter
 from hotwheels.amct_pytorch.nn.quantized_layer import QuantizedLayer
+from hotwheels.amct_pytorch.oracle.interpreter import Interpreter
 from hotwheels.amct_pytorch.record.text_proto import read_record
-from tests.api import fx_path
-from tests.api.dynamic_nets import SmallResNet, images
-from tests.api.dynamic_path import Files, make_config, quantize, run, same_tensors
-from tests.api.nets import shake_batch_norms
+from tests.support import fx_path
+from tests.support.dynamic_nets import SmallResNet, images
+from tests.support.dynamic_path import Files, make_config, quantize, run, same_tensors
+from tests.support.nets import shake_batch_norms
 
 CFG = """
 batch_num : 2
@@ -121,7 +121,7 @@ def test_bn_momentum_weighs_the_batch_of_the_quantized_convolution(tmp_path: Pat
 def test_saved_model_computes_what_the_torch_model_does(
     tmp_path: Path, build: Callable[[], nn.Module], channel_wise: bool
 ) -> None:
-    """Also in channels with negative factor, whose weights are assigned anew, and in constant ones (SPEC 6.7)."""
+    """Also in channels with negative factor, whose weights are assigned anew, and in constant ones (spec 6.7)."""
     cfg = CFG.replace("num_bits : 4", f"num_bits : 4 channel_wise : {str(channel_wise).lower()}")
     _, quantized, files = updated(tmp_path, model=negative_gamma(build()), cfg=cfg)
     files.save(quantized)

@@ -1,4 +1,4 @@
-"""What the functions of the dynamic path refuse, and with which words (SPEC 3, 13.1)."""
+"""What the functions of the dynamic path refuse, and with which words (spec 3, 13.1)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from torch import nn
 import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.record import Record
 from hotwheels.amct_pytorch.record.text_proto import write_record
-from tests.api.dynamic_nets import Branches, Decides, SmallResNet, images
-from tests.api.dynamic_path import Files, calibrated, make_config, quantize, run
-from tests.config.log_lines import LogLines
+from tests.support.dynamic_nets import Branches, Decides, SmallResNet, images
+from tests.support.dynamic_path import Files, calibrated, make_config, quantize, run
+from tests.support.log_lines import LogLines
 
 X = images(2)[0][0]
 
@@ -132,7 +132,7 @@ def test_divisor_override_is_refused(tmp_path: Path) -> None:
         make_config(model, tmp_path, X)
 
 
-# --- the checks of SPEC 13.1 ---
+# --- the checks of spec 13.1 ---
 
 
 def test_no_layer_enabled(files: Files) -> None:

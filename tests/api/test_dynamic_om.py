@@ -10,12 +10,11 @@ import torch
 
 import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.record.text_proto import read_record
-
-from .dynamic_nets import SmallResNet
+from tests.support.dynamic_nets import SmallResNet
 
 
 def om_json(path: Path) -> None:
-    # The second input is the block's, which its convolution reads too: siblings need equal widths (SPEC 13.1).
+    # The second input is the block's, which its convolution reads too: siblings need equal widths (spec 13.1).
     wide, narrow = {"dtype": "S16"}, {"dtype": "S8"}
     ops = [{"name": "layer1.0.eltwise_add", "input_desc": [wide, narrow]}, {"name": "conv1", "input_desc": [wide]}]
     path.write_text(json.dumps({"graph": [{"op": ops}]}))

@@ -1,4 +1,4 @@
-"""Training on the dynamic path (SPEC 3, 9.3, 9.8): from configuration to files, restoring, what is refused."""
+"""Training on the dynamic path (spec 3, 9.3, 9.8): from configuration to files, restoring, what is refused."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from torch import Tensor, nn
 
 import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.backends.dynamic.placer import LAYERS
-from hotwheels.amct_pytorch.core.shift_bit import best_shift, shift_errors
+from hotwheels.amct_pytorch.core.search.shift_bit import best_shift, shift_errors
 from hotwheels.amct_pytorch.errors import AmctError, CalibrationError, ConfigError, UnsupportedModelError
 from hotwheels.amct_pytorch.nn.quantized_layer import QuantizedLayer
 from hotwheels.amct_pytorch.record.text_proto import read_record
-from tests.api import fx_path
-from tests.api.dynamic_nets import Decides, Reuses, SmallResNet
-from tests.api.dynamic_path import Files, run, same_tensors
-from tests.config.log_lines import LogLines
+from tests.support import fx_path
+from tests.support.dynamic_nets import Decides, Reuses, SmallResNet
+from tests.support.dynamic_path import Files, run, same_tensors
+from tests.support.log_lines import LogLines
 
 BATCH_AXES = {"input": {0: "batch"}, "output": [0]}
 NAMES = {"input_names": ["input"], "output_names": ["output"], "dynamic_axes": BATCH_AXES}

@@ -1,4 +1,4 @@
-"""What the FX path does with single layers: folding, sharing, weights, widths, ranks (SPEC 4, 6, 8)."""
+"""What the FX path does with single layers: folding, sharing, weights, widths, ranks (spec 4, 6, 8)."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.backends.fx.quant_graph_module import QuantGraphModule
-from hotwheels.amct_pytorch.config.tolerant_json import read_json
+from hotwheels.amct_pytorch.config.files.tolerant_json import read_json
 from hotwheels.amct_pytorch.record.text_proto import read_record
-from tests.api.fx_path import make_config, quantize, run_fake, run_float, run_onnx, run_real, steps_apart
-from tests.api.nets import Residual, Tokens, shake_batch_norms
-from tests.config.log_lines import LogLines
+from tests.support.fx_path import make_config, quantize, run_fake, run_float, run_onnx, run_real, steps_apart
+from tests.support.log_lines import LogLines
+from tests.support.nets import Residual, Tokens, shake_batch_norms
 
 _X = {"x": {0: "batch"}}
 

@@ -1,4 +1,4 @@
-"""What the FX path promises about models, states and checkpoints (SPEC 1.6, 2, 15)."""
+"""What the FX path promises about models, states and checkpoints (spec 1.6, 2, 15)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import hotwheels.amct_pytorch as amct
-from hotwheels.amct_pytorch.config.tolerant_json import read_json
+from hotwheels.amct_pytorch.config.files.tolerant_json import read_json
 from hotwheels.amct_pytorch.nn.mode import Mode
-from tests.api.fx_path import calibrate, make_config, quantize, run_fake, run_float, run_onnx, run_real
-from tests.api.nets import Residual, Tokens
-from tests.config.log_lines import LogLines
+from tests.support.fx_path import calibrate, make_config, quantize, run_fake, run_float, run_onnx, run_real
+from tests.support.log_lines import LogLines
+from tests.support.nets import Residual, Tokens
 
 _FILES = {
     "deploy_model.onnx", "fake_quant_model.onnx", "float_model.onnx",

@@ -1,4 +1,4 @@
-"""What save_quant_model_fx promises: files, names, settings, the model left as it was (SPEC 2.4, 11.1)."""
+"""What save_quant_model_fx promises: files, names, settings, the model left as it was (spec 2.4, 11.1)."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.backends.fx.quant_graph_module import QuantGraphModule
 from hotwheels.amct_pytorch.nn.mode import Mode
 from hotwheels.amct_pytorch.nn.quantized_layer import QuantizedLayer
-from tests.api.fx_path import calibrate, make_config, open_onnx, quantize, run_fake, run_onnx
-from tests.api.nets import Residual
-from tests.config.log_lines import LogLines
+from tests.support.fx_path import calibrate, make_config, open_onnx, quantize, run_fake, run_onnx
+from tests.support.log_lines import LogLines
+from tests.support.nets import Residual
 
 
 class Several(nn.Module):

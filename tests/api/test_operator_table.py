@@ -1,4 +1,4 @@
-"""Every spelling of every operation of the table, through every stage of the FX path (SPEC 8.3)."""
+"""Every spelling of every operation of the table, through every stage of the FX path (spec 8.3)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from hotwheels.amct_pytorch.backends.fx.quant_graph_module import QuantGraphModu
 from hotwheels.amct_pytorch.ops.registry import Registry
 from hotwheels.amct_pytorch.ops.table import TABLE
 from hotwheels.amct_pytorch.record.text_proto import read_record
-from tests.api.fx_path import calibrate, make_config, run_fake, run_onnx, run_real, steps_apart
-from tests.api.operator_cases import CASES, Case, OpNet
+from tests.support.fx_path import calibrate, make_config, run_fake, run_onnx, run_real, steps_apart
+from tests.support.operator_cases import CASES, Case, OpNet
 
 # onnxruntime sums in another order than torch; an element beside a rounding tie may fall on the other side.
 _SHARE_WITHIN_ONE_STEP = 0.999
@@ -50,7 +50,7 @@ _DYNAMIC = {"dynamic_axes": {"x": {0: "batch"}}}
 
 
 def _layer_name(model: OpNet, case: Case) -> str:
-    """The node of the spelled operation; its name is what stock torch.fx gives, to the last digit (SPEC 8.2)."""
+    """The node of the spelled operation; its name is what stock torch.fx gives, to the last digit (spec 8.2)."""
     graph = FxBackend(model, Registry()).graph()
     layer = next(node.name for node in graph if node.type == (case.recorded or case.spelling) and node.name != "mul_1")
     assert layer in {node.name for node in _StockTracer().trace(model).nodes}

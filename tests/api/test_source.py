@@ -21,9 +21,9 @@ from torch import Tensor, fx, nn
 import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.backends.fx.quant_graph_module import QuantGraphModule
 from hotwheels.amct_pytorch.errors import ConfigError, UnsupportedModelError
-from tests.api.fx_path import CONFIG, make_config, quantize, run_fake, run_float, run_real
-from tests.backends.fx import attention_nets
-from tests.exact.nets import NETS
+from tests.support import attention_nets
+from tests.support.exact_nets import NETS
+from tests.support.fx_path import CONFIG, make_config, quantize, run_fake, run_float, run_real
 
 torch.fx.wrap("len")
 

@@ -1,4 +1,4 @@
-"""Training of quantized models: what it promises about values, states and resuming (SPEC 2.1 - 2.3, 5, 6.7)."""
+"""Training of quantized models: what it promises about values, states and resuming (spec 2.1 - 2.3, 5, 6.7)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.backends.fx.quant_graph_module import QuantGraphModule
-from tests.api.fx_path import CONFIG, make_config, quantize, run_fake, run_float, run_onnx, run_real
-from tests.api.nets import Residual, shake_batch_norms
+from tests.support.fx_path import CONFIG, make_config, quantize, run_fake, run_float, run_onnx, run_real
+from tests.support.nets import Residual, shake_batch_norms
 
 LNQ = {"quantizer": "LnqFakeQuantize", "quantizer_args": {"cluster_freq": 3}}
 LUQ = {"quantizer": "LuqActivationFakeQuantize", "quantizer_args": {"qscheme": "dynamic"}}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hotwheels.amct_pytorch.capacity import Capacity, read_capacity
-from tests.config.log_lines import log_lines
+from tests.support.log_lines import log_lines
 
 __all__ = ["log_lines"]
 

@@ -1,5 +1,5 @@
 """Fixtures of the core tests."""
 
-from tests.config.log_lines import log_lines
+from tests.support.log_lines import log_lines
 
 __all__ = ["log_lines"]

@@ -1,4 +1,4 @@
-"""quantize, dequantize and their grids against NumPy in the words of SPEC 4."""
+"""quantize, dequantize and their grids against NumPy in the words of spec 4."""
 
 import numpy as np
 import pytest
@@ -119,7 +119,7 @@ def test_scale_per_channel_broadcasts():
 @pytest.mark.parametrize(
     ("low", "high", "num_bits", "printed"),
     [
-        (-np.sqrt(np.float32(1536)), np.sqrt(np.float32(1536)), 12, "52.2430191"),  # SPEC 11.4
+        (-np.sqrt(np.float32(1536)), np.sqrt(np.float32(1536)), 12, "52.2430191"),  # spec 11.4
         (-32.0, 32.0, 12, "63.9843712"),
         (0.0, 20.0, 8, "12.75"),
     ],

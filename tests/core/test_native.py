@@ -10,14 +10,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hotwheels.amct_pytorch.core import affine, grid_error, native
-from hotwheels.amct_pytorch.core.extremes import row_extremes
-from hotwheels.amct_pytorch.core.histogram import GridHistogram
+from hotwheels.amct_pytorch.core import affine, native
 from hotwheels.amct_pytorch.core.host_memory import SETTINGS
-from hotwheels.amct_pytorch.core.sampling import Bounds, Wish, summarise
-from hotwheels.amct_pytorch.export.integers import quantize_weight
-from hotwheels.amct_pytorch.quantizers import UlqFakeQuantize, gradients
-from hotwheels.amct_pytorch.quantizers.learned_range import learned_range
+from hotwheels.amct_pytorch.core.statistics import grid_error
+from hotwheels.amct_pytorch.core.statistics.extremes import row_extremes
+from hotwheels.amct_pytorch.core.statistics.histogram import GridHistogram
+from hotwheels.amct_pytorch.core.statistics.sampling import Bounds, Wish, summarise
+from hotwheels.amct_pytorch.export.quantized_constants import quantize_weight
+from hotwheels.amct_pytorch.quantizers import UlqFakeQuantize
+from hotwheels.amct_pytorch.quantizers.learning import gradients
+from hotwheels.amct_pytorch.quantizers.learning.learned_range import learned_range
 from hotwheels.amct_pytorch.record.record import WeightRecord
 
 pytestmark = pytest.mark.skipif(native._library is None, reason="kernels.c could not be compiled here")
@@ -94,8 +96,9 @@ def test_unfolded_weights_are_the_same(rows, size, has_one_scale, num_bits, seed
     inverse = torch.where(factor == 0, 0.0, 1 / factor)
     scale = torch.tensor(0.01) if has_one_scale else torch.rand(rows, generator=generator) / 50 + 1e-4
     g = torch.randn(rows, size, generator=generator)
-    values, dots = both(lambda: gradients._unfolded(weight, factor, inverse, scale, num_bits)), both(
-        lambda: gradients._row_dots(g, weight, factor, inverse, scale, num_bits)
+    values, dots = (
+        both(lambda: gradients._unfolded(weight, factor, inverse, scale, num_bits)),
+        both(lambda: gradients._row_dots(g, weight, factor, inverse, scale, num_bits)),
     )
     assert torch.equal(*values)
     torch.testing.assert_close(*dots, rtol=1e-5, atol=1e-5)

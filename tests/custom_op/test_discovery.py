@@ -102,9 +102,7 @@ def test_looking_twice_finds_the_same(folder: Path) -> None:
     ],
     ids=["syntax", "missing import", "raises", "no onnx_type", "no class of its own"],
 )
-def test_a_broken_file_is_named_and_the_rest_found(
-    folder: Path, warnings: list[str], text: str, reason: str
-) -> None:
+def test_a_broken_file_is_named_and_the_rest_found(folder: Path, warnings: list[str], text: str, reason: str) -> None:
     file = add(folder, "a_broken", text)
     add(folder, "my_abs", GOOD.format(name="MyAbs"))
     assert discover() == ["MyAbs"]

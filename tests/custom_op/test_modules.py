@@ -130,7 +130,9 @@ def test_is_a_leaf_for_the_fx_tracer(case: Case) -> None:
 
     nodes = LeafTracer().trace(Net()).nodes
     assert [(node.op, node.name) for node in nodes] == [
-        ("placeholder", "x"), ("call_module", "op"), ("output", "output")
+        ("placeholder", "x"),
+        ("call_module", "op"),
+        ("output", "output"),
     ]
     assert type(case.make()).__module__.startswith("hotwheels.amct_pytorch.custom_op.")
 
@@ -150,7 +152,10 @@ def test_split_is_not_changed_through_the_list_it_was_given() -> None:
 
 def test_eltwise_is_the_class_of_its_operation() -> None:
     assert [type(Eltwise(op)).__name__ for op in ("add", "sub", "mul", "div")] == [
-        "EltwiseAdd", "EltwiseSub", "EltwiseMul", "EltwiseDiv"
+        "EltwiseAdd",
+        "EltwiseSub",
+        "EltwiseMul",
+        "EltwiseDiv",
     ]
 
 

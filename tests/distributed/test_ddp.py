@@ -1,4 +1,4 @@
-"""Two processes train and calibrate as one does (SPEC 2.2, 5.2): DistributedDataParallel with gloo, and torchrun."""
+"""Two processes train and calibrate as one does (spec 2.2, 5.2): DistributedDataParallel with gloo, and torchrun."""
 
 from __future__ import annotations
 

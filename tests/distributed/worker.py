@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.api import fx
-from tests.api.dynamic_nets import SmallResNet
-from tests.api.nets import shake_batch_norms
+from tests.support.dynamic_nets import SmallResNet
+from tests.support.nets import shake_batch_norms
 
 STEPS = 4
 CASES = ("find_unused_parameters=False", "find_unused_parameters=True")

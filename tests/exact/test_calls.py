@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import hotwheels.amct_pytorch as amct
-from hotwheels.amct_pytorch.backends import real_quant_mode
-from tests.api.fx_path import quantize, run_real
-from tests.exact.pair import assert_exact
+from hotwheels.amct_pytorch.backends.real_quant import real_quant_mode
+from tests.support.exact_pair import assert_exact
+from tests.support.fx_path import quantize, run_real
 
 
 class Net(nn.Module):

@@ -19,9 +19,9 @@ import torch
 import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.api.cli import main
 from hotwheels.amct_pytorch.errors import ConfigError
-from hotwheels.amct_pytorch.integer.digest import deploy_paths
-from hotwheels.amct_pytorch.integer.interpreter import Interpreter
 from hotwheels.amct_pytorch.onnx_io.exposed import layer_of
+from hotwheels.amct_pytorch.oracle.digest import deploy_paths
+from hotwheels.amct_pytorch.oracle.interpreter import Interpreter
 from hotwheels.amct_pytorch.record import calibration_param
 from hotwheels.amct_pytorch.record.calibration_param import CalibrationParam, DataType
 from hotwheels.amct_pytorch.report.divergence import compare, find_cause, first_divergence

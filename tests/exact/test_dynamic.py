@@ -1,4 +1,4 @@
-"""real_quant == oracle on every integer of whole nets from the dynamic path, shift bits included (SPEC 9, 10.3)."""
+"""real_quant == oracle on every integer of whole nets from the dynamic path, shift bits included (spec 9, 10.3)."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from torch import Tensor, nn
 
 import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.backends.dynamic.placer import LAYERS
-from hotwheels.amct_pytorch.config.tolerant_json import dump_json
+from hotwheels.amct_pytorch.config.files.tolerant_json import dump_json
 from hotwheels.amct_pytorch.errors import CalibrationError, ConfigError
-from hotwheels.amct_pytorch.integer.interpreter import Interpreter, Result
 from hotwheels.amct_pytorch.nn.quantized_layer import QuantizedLayer
-from tests.api.dynamic_nets import Branches, Decides, Reuses, SmallResNet
-from tests.api.dynamic_path import Files, make_config, quantize, run
-from tests.exact.dynamic_nets import DYNAMIC_NETS
-from tests.exact.matrix import randomize
-from tests.exact.pair import Comparison, assert_equal, run_torch
+from hotwheels.amct_pytorch.oracle.interpreter import Interpreter, Result
+from tests.support.dynamic_nets import Branches, Decides, Reuses, SmallResNet
+from tests.support.dynamic_path import Files, make_config, quantize, run
+from tests.support.exact_dynamic_nets import DYNAMIC_NETS
+from tests.support.exact_matrix import randomize
+from tests.support.exact_pair import Comparison, assert_equal, run_torch
 
 _SNQ = {"wts_algo": "snq_quantize", "num_bits": 4, "channel_wise": True}
 # All in `make test-exact`; in CI each net in one configuration, and the one without any graph in all.

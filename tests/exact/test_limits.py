@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.errors import CalibrationError
-from tests.api.fx_path import quantize
-from tests.exact.pair import assert_exact, compare, run_oracle, run_torch
+from tests.support.exact_pair import assert_exact, compare, run_oracle, run_torch
+from tests.support.fx_path import quantize
 
 _DYNAMIC = {"dynamic_axes": {"x": {0: "batch"}}}
 _WIDE = {"activation_quant_params": [{"quantizer": "UlqFakeQuantize", "quantizer_args": {"num_bits": 16}}]}

@@ -1,4 +1,4 @@
-"""real_quant == oracle on every integer, over a matrix that hypothesis draws (SPEC 10.5)."""
+"""real_quant == oracle on every integer, over a matrix that hypothesis draws (spec 10.5)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
 
-from tests.exact.matrix import CASES, Case, data, quantized_net
-from tests.exact.pair import assert_exact
+from tests.support.exact_matrix import CASES, Case, data, quantized_net
+from tests.support.exact_pair import assert_exact
 
 # 200 in CI; `make test-exact` sets 2,000.
 _COUNT = int(os.environ.get("AMCT_EXACT_CASES", "200"))

@@ -10,10 +10,10 @@ from torch import nn
 
 import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.backends.fx.quant_graph_module import QuantGraphModule
-from tests.api.fx_path import calibrate
-from tests.exact.matrix import randomize
-from tests.exact.nets import NETS
-from tests.exact.pair import assert_exact
+from tests.support.exact_matrix import randomize
+from tests.support.exact_nets import NETS
+from tests.support.exact_pair import assert_exact
+from tests.support.fx_path import calibrate
 
 _CUBE = """
 common_config: {quant_enable: false}

@@ -13,9 +13,9 @@ from torch import Tensor, fx
 
 import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.backends.fx.interpreters import RealQuantInterpreter, layer_name
-from hotwheels.amct_pytorch.integer.digest import deploy_paths
-from hotwheels.amct_pytorch.integer.interpreter import Interpreter
-from tests.exact.matrix import OPERATIONS, Case, Geometry, data, quantized_net
+from hotwheels.amct_pytorch.oracle.digest import deploy_paths
+from hotwheels.amct_pytorch.oracle.interpreter import Interpreter
+from tests.support.exact_matrix import OPERATIONS, Case, Geometry, data, quantized_net
 
 _GEOMETRY = Geometry(
     kernel=(3, 3), stride=(1, 1), padding=(1, 1), dilation=(1, 1), groups=1, extra=0, has_bias=False

@@ -1,4 +1,4 @@
-"""Marked nets, their export, stock onnxruntime, and the formula of SPEC 4.1 once more in NumPy."""
+"""Marked nets, their export, stock onnxruntime, and the formula of spec 4.1 once more in NumPy."""
 
 import io
 import warnings
@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from hotwheels.amct_pytorch.backends.markers import mark_input, mark_output
-from hotwheels.amct_pytorch.onnx_io.markers import resolve_markers
+from hotwheels.amct_pytorch.backends.torchscript.marker_sites import resolve_markers
+from hotwheels.amct_pytorch.backends.torchscript.markers import mark_input, mark_output
 from hotwheels.amct_pytorch.record import ActivationRecord, WeightRecord
 
 

@@ -273,7 +273,7 @@ def test_net_equals_torch(bits, weight_bits, marked, export_marked, run, grid, w
     fake_quant = build_fake_quant(model, sites, Record({name: one.record for name, one in layers.items()}))
     (found,) = run(fake_quant, x.numpy())
     # Both sides are float32; where their accumulation differs next to a rounding tie, one input of a layer differs by a
-    # step of its grid (SPEC 10.5), which reaches an output as a small part of the output's own step.
+    # step of its grid (spec 10.5), which reaches an output as a small part of the output's own step.
     apart = np.abs(found - wanted) / (np.abs(wanted).max() / 127)
     assert apart.max() < 0.5
     assert (apart > TOLERANCE).mean() < 0.25, "share of outputs behind a tie"

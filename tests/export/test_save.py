@@ -1,4 +1,4 @@
-"""The files of SPEC 11.1."""
+"""The files of spec 11.1."""
 
 import os
 

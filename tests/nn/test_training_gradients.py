@@ -1,4 +1,4 @@
-"""Gradients through quantized layers, against smooth surrogates which hold the rounding (SPEC 5.2, 6.4, 6.7)."""
+"""Gradients through quantized layers, against smooth surrogates which hold the rounding (spec 5.2, 6.4, 6.7)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from hotwheels.amct_pytorch.backends.fx.quant_graph_module import QuantGraphModu
 from hotwheels.amct_pytorch.core.params import QuantParams
 from hotwheels.amct_pytorch.quantizers import ArqWeightFakeQuantize, LnqFakeQuantize, UlqFakeQuantize
 from hotwheels.amct_pytorch.quantizers.base import WeightQuantizer
-from hotwheels.amct_pytorch.quantizers.learned_range import learned_range
-from tests.api.fx_path import quantize
+from hotwheels.amct_pytorch.quantizers.learning.learned_range import learned_range
+from tests.support.fx_path import quantize
 
 
 @pytest.fixture(autouse=True)

@@ -7,11 +7,11 @@ import dataclasses
 import torch
 from torch import nn
 
-from hotwheels.amct_pytorch.backends.fx.graph import build_graph
-from hotwheels.amct_pytorch.backends.fx.tracer import trace
+from hotwheels.amct_pytorch.backends.fx.read.graph import build_graph
+from hotwheels.amct_pytorch.backends.fx.trace.tracer import trace
 from hotwheels.amct_pytorch.capacity import read_capacity
-from hotwheels.amct_pytorch.config.expand import expand
-from hotwheels.amct_pytorch.config.quant_config import LayerConfig, QuantConfig, QuantizerConfig
+from hotwheels.amct_pytorch.config.fx.expand import expand
+from hotwheels.amct_pytorch.config.layers.quant_config import LayerConfig, QuantConfig, QuantizerConfig
 from hotwheels.amct_pytorch.graph import OpGraph
 from hotwheels.amct_pytorch.ops.registry import Registry
 from hotwheels.amct_pytorch.plan.checks import find_violations
@@ -106,7 +106,7 @@ def test_a_cube_operation_that_is_off_is_reported() -> None:
 
 
 def test_a_linear_shares_with_others_only_if_no_rank_can_change_it() -> None:
-    """On more than two dimensions it is forced symmetric (SPEC 8.3); what is symmetric anyway stays as it is."""
+    """On more than two dimensions it is forced symmetric (spec 8.3); what is symmetric anyway stays as it is."""
 
     class Net(nn.Module):
         def __init__(self) -> None:

@@ -12,9 +12,9 @@ import yaml
 from torch import Tensor, nn
 
 from hotwheels.amct_pytorch.capacity import read_capacity
-from hotwheels.amct_pytorch.config.expand import expand
-from hotwheels.amct_pytorch.config.quant_config import QuantConfig, QuantizerConfig
-from hotwheels.amct_pytorch.config.simple_yaml import parse_simple_yaml
+from hotwheels.amct_pytorch.config.fx.expand import expand
+from hotwheels.amct_pytorch.config.fx.simple_yaml import parse_simple_yaml
+from hotwheels.amct_pytorch.config.layers.quant_config import QuantConfig, QuantizerConfig
 from hotwheels.amct_pytorch.graph import OpGraph
 from hotwheels.amct_pytorch.plan.advice import Remedy
 from hotwheels.amct_pytorch.plan.checks import find_violations
@@ -96,7 +96,7 @@ def test_fixed_grid_is_not_touched() -> None:
 
 
 def test_weights_of_4_bits_take_no_wider_data() -> None:
-    """The hardware pairs data of more than 8 bits with weights of 8 bits (SPEC 4.2)."""
+    """The hardware pairs data of more than 8 bits with weights of 8 bits (spec 4.2)."""
     model = configured(lambda net, x, y: net.conv(torch.cat([x, y], 1)))
     narrow = QuantizerConfig("SnqWeightFakeQuantize", {"num_bits": 4})
     model = dataclasses.replace(model, config=changed(model.config, "conv", weight=narrow))

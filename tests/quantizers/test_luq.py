@@ -1,4 +1,4 @@
-"""LUQ activation and weight quantizers and LuqMseObserver against slow references of SPEC 5.3."""
+"""LUQ activation and weight quantizers and LuqMseObserver against slow references of spec 5.3."""
 
 import math
 

@@ -1,8 +1,8 @@
-"""build_activation, build_weight, register: names, routing of arguments, messages (SPEC 5, 6)."""
+"""build_activation, build_weight, register: names, routing of arguments, messages (spec 5, 6)."""
 
 import pytest
 
-from hotwheels.amct_pytorch.config.quant_config import QuantizerConfig
+from hotwheels.amct_pytorch.config.layers.quant_config import QuantizerConfig
 from hotwheels.amct_pytorch.errors import ConfigError
 from hotwheels.amct_pytorch.quantizers import UlqFakeQuantize, build_activation, build_weight, register
 

@@ -1,4 +1,4 @@
-"""What all registered quantizers promise: states, copies, checkpoints, foreign inputs (SPEC 2.1, 2.2, 4.7)."""
+"""What all registered quantizers promise: states, copies, checkpoints, foreign inputs (spec 2.1, 2.2, 4.7)."""
 
 import copy
 import pickle
@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 
-from hotwheels.amct_pytorch.config.quant_config import QuantizerConfig
+from hotwheels.amct_pytorch.config.layers.quant_config import QuantizerConfig
 from hotwheels.amct_pytorch.errors import CalibrationError, ConfigError
 from hotwheels.amct_pytorch.quantizers import build_activation, build_weight
 

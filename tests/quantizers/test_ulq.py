@@ -1,4 +1,4 @@
-"""UlqFakeQuantize against a float64 reference of SPEC 5.2."""
+"""UlqFakeQuantize against a float64 reference of spec 5.2."""
 
 import dataclasses
 

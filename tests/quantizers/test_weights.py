@@ -1,4 +1,4 @@
-"""Weight quantizers: ARQ, SNQ, LNQ and Fixed against references written out (SPEC 6)."""
+"""Weight quantizers: ARQ, SNQ, LNQ and Fixed against references written out (spec 6)."""
 
 import numpy as np
 import pytest

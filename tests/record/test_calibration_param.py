@@ -19,7 +19,7 @@ from hotwheels.amct_pytorch.record.calibration_param import (
     to_text,
 )
 
-# Step of 12 bits over +-fl32(sqrt(1536)), and over +-32: the golden numbers of SPEC 11.4.
+# Step of 12 bits over +-fl32(sqrt(1536)), and over +-32: the golden numbers of spec 11.4.
 GOLDEN = {"52.2430191": 2 * float(np.float32(np.sqrt(1536))) / 4095, "63.9843712": 64 / 4095}
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 pytest.importorskip("sklearn")
 
 from hotwheels.amct_pytorch.api import fx
-from hotwheels.amct_pytorch.config.tolerant_json import read_json
+from hotwheels.amct_pytorch.config.files.tolerant_json import read_json
 from sample.common import digits, dumping, retrain_paths, retraining
 from sample.common.calibration import CalibrationSample
 from sample.common.datasets import ImageFolders, make_loaders

@@ -42,7 +42,7 @@ def check_aliases(function: str, name: str, value: Any, alias: str, alias_value:
 
 
 def as_inputs(input_data: Any) -> tuple[Any, ...]:
-    """Returns the positional arguments of a forward; a bare tensor is a tuple of one (SPEC 1.6)."""
+    """Returns the positional arguments of a forward; a bare tensor is a tuple of one (spec 1.6)."""
     return tuple(input_data) if isinstance(input_data, (tuple, list)) else (input_data,)
 
 
@@ -75,7 +75,7 @@ def check_save_path(function: Callable[..., Any], value: object) -> None:
 
 
 def documented_order(**aliases: str) -> Callable[[_Function], _Function]:
-    """Makes the keywords ``aliases`` other spellings, and wrong calls a TypeError that states the order (SPEC 3).
+    """Makes the keywords ``aliases`` other spellings, and wrong calls a TypeError that states the order (spec 3).
 
     Each alias names the parameter that it stands for.
     """

@@ -6,19 +6,19 @@ from typing import Any
 
 from torch import nn
 
-from ..backends.fx.diagnosis import Diagnosis, diagnose
 from ..backends.fx.quant_graph_module import QuantGraphModule
+from ..backends.fx.trace.diagnosis import Diagnosis, diagnose
 from ..capacity import read_capacity
-from ..config.expand import expand
+from ..config.fx.expand import expand
 from ..graph import OpGraph, Skip
 from ..ops.registry import Registry
 from ..plan.advice import Advice
-from .advice import all_advice
+from ..workflows.advice import all_advice
+from ..workflows.default_copy import default_quantized_copy
+from ..workflows.model_report import CheckedLayer, ModelProblem, ModelReport
+from ..workflows.quantized import quantized_inside, require_calibration, the_quantized_graph
 from .arguments import as_inputs
 from .arguments import check_model as check_argument
-from .default_copy import default_quantized_copy
-from .model_report import CheckedLayer, ModelProblem, ModelReport
-from .quantized import quantized_inside, require_calibration, the_quantized_graph
 
 
 def check_model(model: nn.Module, inputs: Any = None) -> ModelReport:

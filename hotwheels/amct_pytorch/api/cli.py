@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import AmctError
-from ..integer.digest import LayerVerdict, verify
+from ..oracle.digest import LayerVerdict, verify
 from ..report.divergence import Row, compare, first_divergence
 from ..report.tensors import KINDS, load_tensors
 

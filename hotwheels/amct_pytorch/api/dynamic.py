@@ -1,4 +1,4 @@
-"""Post-training quantization on the dynamic path (SPEC 3; manual: 动态图版本说明)."""
+"""Post-training quantization on the dynamic path (spec 3; manual: 动态图版本说明)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from ..config.simple_cfg import read_simple_calibration, simple_calibration
+from ..config.dynamic.simple_cfg import read_simple_calibration, simple_calibration
 from ..files import check_path
 from ..log import get_logger
 from .arguments import (
@@ -35,7 +35,7 @@ def create_quant_config(
     activation_offset: bool = True,
     config_defination: str | Path | None = None,
 ) -> None:
-    """Writes ``config_file`` (JSON): one entry per quantizable layer of ``model`` (SPEC 9.2).
+    """Writes ``config_file`` (JSON): one entry per quantizable layer of ``model`` (spec 9.2).
 
     Args:
       config_file: File to write; folders are made, an existing file is replaced with a warning.
@@ -44,7 +44,7 @@ def create_quant_config(
       skip_layers: Layers that stay in float; a container stands for all that is inside it.
       batch_num: Number of calibration forwards, above 0.
       activation_offset: Whether data is quantized with an offset.
-      config_defination: Simple configuration (SPEC 9.4), which replaces the three arguments in front of it. Also
+      config_defination: Simple configuration (spec 9.4), which replaces the three arguments in front of it. Also
         spelled ``config_definition``.
 
     Raises:
@@ -58,7 +58,7 @@ def create_quant_config(
         simple = simple_calibration(skip_layers, batch_num, activation_offset)
     else:
         simple = read_simple_calibration(check_existing(function, "config_defination", config_defination))
-    from .calibration import write_config  # here, because onnx costs every import a second and 40 MB
+    from ..workflows.calibration import write_config  # here, because onnx costs every import a second and 40 MB
 
     if path.exists():
         _log.warning("The configuration '%s' exists and is replaced.", path)
@@ -77,7 +77,7 @@ def quantize_model(
     output_names: Sequence[str] | None = None,
     dynamic_axes: dict[str, Any] | None = None,
 ) -> nn.Module:
-    """Returns ``model`` quantized as ``config_file`` says; its forwards calibrate it (SPEC 3).
+    """Returns ``model`` quantized as ``config_file`` says; its forwards calibrate it (spec 3).
 
     Its outputs are float until ``batch_num`` forwards have been seen; the last of them completes ``record_file``, and
     from then on outputs are fake-quantized.
@@ -95,7 +95,7 @@ def quantize_model(
 
     Raises:
       ConfigError: The configuration is wrong, does not fit the model or enables no layer.
-      UnsupportedModelError: The model is quantized already, or breaks rules of the hardware: all are named (SPEC 13.1).
+      UnsupportedModelError: The model is quantized already, or breaks rules of the hardware: all are named (spec 13.1).
       ExportError: The model cannot be exported to ONNX.
     """
     function = "quantize_model"
@@ -107,7 +107,7 @@ def quantize_model(
         "output_names": check_names(function, "output_names", output_names),
         "dynamic_axes": check_axes(function, dynamic_axes),
     }
-    from .calibration import quantize
+    from ..workflows.calibration import quantize
 
     quantized = quantize(config_path, onnx_path, record_path, model, as_inputs(input_data), setting)
     _log.info("Wrote '%s' and the weight factors in '%s'.", onnx_path, record_path)
@@ -121,7 +121,7 @@ def save_model(
     save_path: str | Path,
     calibration_torch_model: nn.Module | None = None,
 ) -> None:
-    """Writes the fake_quant and the deploy model with its parameter files (SPEC 11.1).
+    """Writes the fake_quant and the deploy model with its parameter files (spec 11.1).
 
     Args:
       modfied_onnx_file: Made by ``quantize_model``. Also spelled ``modified_onnx_file``.
@@ -141,7 +141,7 @@ def save_model(
     check_save_path(save_model, save_path)
     expected = (nn.Module, type(None))
     check_type(function, "calibration_torch_model", calibration_torch_model, expected, "a torch.nn.Module or None")
-    from .calibration import save
+    from ..workflows.calibration import save
 
     written = save(onnx_path, record_path, save_path, calibration_torch_model)
     _log.info("Wrote %s.", ", ".join(f"'{path}'" for path in written))
@@ -149,7 +149,7 @@ def save_model(
 
 @documented_order()
 def update_bn_status(calibration_model: nn.Module, training: bool = True) -> None:
-    """Makes the BatchNorms of a model from ``quantize_model`` learn, or freezes them (SPEC 3).
+    """Makes the BatchNorms of a model from ``quantize_model`` learn, or freezes them (spec 3).
 
     Args:
       calibration_model: The model, or one that contains it.
@@ -163,8 +163,8 @@ def update_bn_status(calibration_model: nn.Module, training: bool = True) -> Non
     function = "update_bn_status"
     check_type(function, "calibration_model", calibration_model, nn.Module, "a torch.nn.Module")
     check_type(function, "training", training, bool, "a bool")
-    from ..backends.dynamic.session import CalibrationSession
-    from ..backends.dynamic.session_forward import find_session
+    from ..backends.dynamic.session.calibration_session import CalibrationSession
+    from ..backends.dynamic.session.session_forward import find_session
 
     model, session = find_session(function, calibration_model, CalibrationSession, ("quantize_model",))
     session.set_batch_norms(model, training)

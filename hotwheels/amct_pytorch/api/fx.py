@@ -1,4 +1,4 @@
-"""The FX path: configuration, quantized model, modes, saving, restoring (SPEC 2; manual: 接口说明)."""
+"""The FX path: configuration, quantized model, modes, saving, restoring (spec 2; manual: 接口说明)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from ..backends.fx.backend import FxBackend
-from ..backends.fx.example_call import make_example_call
-from ..backends.fx.export import export_float, output_names
 from ..backends.fx.quant_graph_module import QuantGraphModule
+from ..backends.fx.write.example_call import make_example_call
+from ..backends.fx.write.export import export_float, output_names
 from ..capacity import read_capacity
-from ..config.expand import expand
-from ..config.json_config import check_any_enabled, read_config, write_config
-from ..config.simple_yaml import read_simple_yaml
+from ..config.fx.expand import expand
+from ..config.fx.json_config import check_any_enabled, read_config, write_config
+from ..config.fx.simple_yaml import read_simple_yaml
 from ..core.host_memory import keep_freed_memory_for
 from ..files import check_path
 from ..log import get_logger
@@ -26,11 +26,11 @@ from ..plan.planner import make_plan
 from ..record import Record
 from ..report.dump import Dumper
 from ..report.picture import draw
-from .advice import log_advice, log_calibrated_advice
+from ..workflows.advice import log_advice, log_calibrated_advice
+from ..workflows.checkpoint import load_checkpoint
+from ..workflows.onnx_setting import check_setting
+from ..workflows.quantized import quantized_inside, require_calibration, switchable_inside, the_quantized_graph
 from .arguments import as_inputs, check_aliases, check_existing, check_model, check_type
-from .checkpoint import load_checkpoint
-from .onnx_setting import check_setting
-from .quantized import quantized_inside, require_calibration, switchable_inside, the_quantized_graph
 
 _log = get_logger(__name__)
 
@@ -42,12 +42,12 @@ def create_quant_config_fx(
     *,
     config_defination: str | Path | None = None,
 ) -> None:
-    """Writes ``config_file`` (JSON): one entry per quantizable layer of ``model`` (SPEC 8.4).
+    """Writes ``config_file`` (JSON): one entry per quantizable layer of ``model`` (spec 8.4).
 
     Args:
       config_file: File to write; folders are made, an existing file is replaced with a warning.
       model: Float model with its weights; it is not changed. No input data is needed.
-      config_definition: Simple configuration (``.yml``, ``.yaml``; SPEC 8.5), or None for the defaults.
+      config_definition: Simple configuration (``.yml``, ``.yaml``; spec 8.5), or None for the defaults.
       config_defination: The vendor's spelling of ``config_definition``.
 
     Raises:
@@ -85,7 +85,7 @@ def create_quant_model_fx(config_file: str | Path, model: nn.Module) -> QuantGra
 def restore_quant_model_fx(
     config_file: str | Path, model: nn.Module, pth_file: str | Path, state_dict_name: str | None = None
 ) -> QuantGraphModule:
-    """Returns the quantized model whose state was saved in ``pth_file``, in float state (SPEC 2.3).
+    """Returns the quantized model whose state was saved in ``pth_file``, in float state (spec 2.3).
 
     Args:
       config_file: The configuration the saved model was made with.
@@ -108,7 +108,7 @@ def restore_quant_model_fx(
 def enable_quantization(
     model: nn.Module, calibration: bool = False, fake_quant: bool = False, real_quant: bool = False
 ) -> None:
-    """Switches every quantized graph inside ``model`` to one of the states of SPEC 2.1.
+    """Switches every quantized graph inside ``model`` to one of the states of spec 2.1.
 
     All False: float. ``calibration``: observers watch. ``calibration`` and ``fake_quant``: pre-calibration of training.
     ``fake_quant``: quantized and dequantized. ``real_quant``: the integers of the chip.
@@ -133,7 +133,7 @@ def enable_quantization(
 
 
 def enable_dump(model: nn.Module, dump_dir: str | Path | None = None, dump_format: str | None = None) -> None:
-    """Makes the next forward of ``model`` write the result of every node to a file, once (SPEC 11.8).
+    """Makes the next forward of ``model`` write the result of every node to a file, once (spec 11.8).
 
     Args:
       model: Quantized model, in any state.
@@ -160,7 +160,7 @@ def save_quant_model_fx(
     *,
     golden_inputs: Any = None,
 ) -> None:
-    """Writes the deploy, fake_quant and float ONNX models, the parameter files and the record (SPEC 2.4, 11).
+    """Writes the deploy, fake_quant and float ONNX models, the parameter files and the record (spec 2.4, 11).
 
     Args:
       model: Calibrated quantized model, in any state and on any device; it is not changed.
@@ -174,7 +174,7 @@ def save_quant_model_fx(
       CalibrationError: Layers are not calibrated; the text names them.
       ExportError: The model cannot be written as ONNX. Files of an earlier save stay whole.
     """
-    from .onnx_files import write_onnx_files  # here, because onnx costs every import a second and 40 MB
+    from ..workflows.onnx_files import write_onnx_files  # here, because onnx costs every import a second and 40 MB
 
     function = "save_quant_model_fx"
     quantized = the_quantized_graph(function, check_model(function, model))

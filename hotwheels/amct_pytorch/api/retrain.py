@@ -1,4 +1,4 @@
-"""Quantization-aware training on the dynamic path (SPEC 3; manual: 动态图版本说明, 量化感知训练)."""
+"""Quantization-aware training on the dynamic path (spec 3; manual: 动态图版本说明, 量化感知训练)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from ..config.simple_cfg import read_simple_retrain
+from ..config.dynamic.simple_cfg import read_simple_retrain
 from ..files import check_path
 from ..log import get_logger
 from .arguments import (
@@ -29,13 +29,13 @@ _log = get_logger(__name__)
 def create_quant_retrain_config(
     config_file: str | Path, model: nn.Module, input_data: Any, config_defination: str | Path | None = None
 ) -> None:
-    """Writes ``config_file`` (JSON): one entry per quantizable layer of ``model`` (SPEC 9.3).
+    """Writes ``config_file`` (JSON): one entry per quantizable layer of ``model`` (spec 9.3).
 
     Args:
       config_file: File to write; folders are made, an existing file is replaced with a warning.
       model: Float model with its weights; it is not changed.
       input_data: Example input: a tensor, or the positional arguments of the forward.
-      config_defination: Simple configuration (SPEC 9.5), or None for the defaults: LUQ data, ARQ weights, 8 bits. Also
+      config_defination: Simple configuration (spec 9.5), or None for the defaults: LUQ data, ARQ weights, 8 bits. Also
         spelled ``config_definition``.
 
     Raises:
@@ -49,7 +49,7 @@ def create_quant_retrain_config(
     simple = None
     if config_defination is not None:
         simple = read_simple_retrain(check_existing(function, "config_defination", config_defination))
-    from .retraining import write_config  # here, because onnx costs every import a second and 40 MB
+    from ..workflows.retraining import write_config  # here, because onnx costs every import a second and 40 MB
 
     if path.exists():
         _log.warning("The configuration '%s' exists and is replaced.", path)
@@ -61,7 +61,7 @@ def create_quant_retrain_config(
 def create_quant_retrain_model(
     config_file: str | Path, model: nn.Module, record_file: str | Path, input_data: Any
 ) -> nn.Module:
-    """Returns ``model`` with quantizers as ``config_file`` says, ready to be trained (SPEC 3).
+    """Returns ``model`` with quantizers as ``config_file`` says, ready to be trained (spec 3).
 
     Its first ``batch_num`` forwards find the ranges that training begins with; from then on everything is
     fake-quantized. After training ``batch_num`` forwards in eval mode complete ``record_file``. The optimizer is built
@@ -78,7 +78,7 @@ def create_quant_retrain_model(
     Raises:
       ConfigError: The configuration is wrong, does not fit the model or enables no layer.
       UnsupportedModelError: The model is quantized already, uses a module without weights several times, or breaks
-        rules of the hardware: all are named (SPEC 13.1).
+        rules of the hardware: all are named (spec 13.1).
       ExportError: The model cannot be exported to ONNX.
     """
     return _quantize("create_quant_retrain_model", config_file, model, record_file, input_data)
@@ -93,7 +93,7 @@ def restore_quant_retrain_model(
     pth_file: str | Path,
     state_dict_name: str | None = None,
 ) -> nn.Module:
-    """Returns the quantized model whose state was saved in ``pth_file``; training goes on where it was (SPEC 3).
+    """Returns the quantized model whose state was saved in ``pth_file``; training goes on where it was (spec 3).
 
     Args:
       config_file: The configuration the saved model was made with.
@@ -110,7 +110,7 @@ def restore_quant_retrain_model(
     checkpoint = check_existing(function, "pth_file", pth_file)
     check_type(function, "state_dict_name", state_dict_name, (str, type(None)), "a string or None")
     quantized = _quantize(function, config_file, model, record_file, input_data)
-    from .retraining import restore
+    from ..workflows.retraining import restore
 
     restore(quantized, checkpoint, state_dict_name)
     return quantized
@@ -127,7 +127,7 @@ def save_quant_retrain_model(
     output_names: Sequence[str] | None = None,
     dynamic_axes: dict[str, Any] | None = None,
 ) -> None:
-    """Writes the fake_quant and the deploy model of a trained model with its parameter files (SPEC 11.1).
+    """Writes the fake_quant and the deploy model of a trained model with its parameter files (spec 11.1).
 
     To be called on one process only. If weights have changed since the record was completed, it is also written as it
     is saved, to ``<record_file>_update.txt``.
@@ -157,7 +157,7 @@ def save_quant_retrain_model(
         "output_names": check_names(function, "output_names", output_names),
         "dynamic_axes": check_axes(function, dynamic_axes),
     }
-    from .retraining import save
+    from ..workflows.retraining import save
 
     written = save(config_path, model, record_path, save_path, as_inputs(input_data), setting)
     _log.info("Wrote %s.", ", ".join(f"'{path}'" for path in written))
@@ -168,7 +168,7 @@ def _quantize(
 ) -> nn.Module:
     config_path, model = check_existing(function, "config_file", config_file), check_model(function, model)
     record_path = check_path(function, "record_file", record_file)
-    from .retraining import quantize
+    from ..workflows.retraining import quantize
 
     quantized = quantize(config_path, record_path, model, as_inputs(input_data))
     _log.info("Wrote the weight factors to '%s'.", record_path)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..backends.fx.source_module import load_source, write_source
+from ..backends.fx.write.source_module import load_source, write_source
 from ..files import check_path
 from ..log import get_logger
 from .arguments import check_type

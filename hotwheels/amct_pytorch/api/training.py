@@ -1,4 +1,4 @@
-"""What training a quantized model needs beside its modes: BatchNorm statistics that stay (SPEC 6.7)."""
+"""What training a quantized model needs beside its modes: BatchNorm statistics that stay (spec 6.7)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from torch import nn
 
 from ..backends.dynamic.placer import LayerContainer
 from ..backends.fx.quant_graph_module import QuantGraphModule
+from ..workflows.quantized import quantized_inside
 from .arguments import check_model, check_type
-from .quantized import quantized_inside
 
 
 def freeze_batch_norm(model: nn.Module, freeze: bool = True) -> None:

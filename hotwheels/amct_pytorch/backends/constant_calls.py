@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from .known import is_known
+from .real_quant.known import is_known
 
 
 class Constants:
@@ -60,8 +60,10 @@ class ConstantsBeforehand(TorchFunctionMode):
 def changes_in_place(func: Callable[..., Any], kwargs: dict[str, Any]) -> bool:
     """Whether ``func``, of torch, changes its first argument, or one that it is given for its result."""
     name = getattr(func, "__name__", "")
-    return name == "__setitem__" or (name.endswith("_") and not name.endswith("__")) or bool(
-        kwargs.get("inplace") or kwargs.get("out") is not None
+    return (
+        name == "__setitem__"
+        or (name.endswith("_") and not name.endswith("__"))
+        or bool(kwargs.get("inplace") or kwargs.get("out") is not None)
     )
 
 

@@ -1,4 +1,4 @@
-"""Whether a convolution and the BatchNorm behind it can become one weight and bias (SPEC 6.7)."""
+"""Whether a convolution and the BatchNorm behind it can become one weight and bias (spec 6.7)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 from ..core.batch_norm import channel_factor, fold_bias
 from ..core.channels import to_output_first
-from ..core.extremes import row_extremes
+from ..core.statistics.extremes import row_extremes
 from ..ops.desc import Role
 from ..ops.registry import Registry
 

@@ -1,4 +1,4 @@
-"""LayerFactory: makes the QuantizedLayers of one plan, in which siblings share a quantizer (SPEC 8.6)."""
+"""LayerFactory: makes the QuantizedLayers of one plan, in which siblings share a quantizer (spec 8.6)."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from ..nn.call import MethodCall
 from ..nn.exported_form import as_exported
 from .masked_softmax import is_unmasked, masked_scores
 
-# Copies and conversions: between the roundings to two grids a float has no type (SPEC 10.4).
+# Copies and conversions: between the roundings to two grids a float has no type (spec 10.4).
 _COPIES = frozenset({"clone", "detach", "float", "double", "half", "bfloat16", "to", "type", "type_as", "cpu", "cuda"})
 _RESHAPES = frozenset({"reshape", "view", "flatten", "squeeze", "expand", "expand_as", "view_as", "reshape_as"})
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)

@@ -69,9 +69,9 @@ class Deferred(Tensor):
 
 
 class Accumulator(Deferred):
-    """The exact result of a CUBE operation; its values are ``integers * step`` (SPEC 10.4).
+    """The exact result of a CUBE operation; its values are ``integers * step`` (spec 10.4).
 
-    Only a quantized consumer looks at the integers, and rounds them once (SPEC 10.3).
+    Only a quantized consumer looks at the integers, and rounds them once (spec 10.3).
 
     Attributes:
       integers: Exact sums, float64, or float32 where they are below 2^24.

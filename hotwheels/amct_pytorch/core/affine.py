@@ -1,4 +1,4 @@
-"""The one place where real numbers become integers and back (SPEC 4.1 - 4.5)."""
+"""The one place where real numbers become integers and back (spec 4.1 - 4.5)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _INT32_MAX = 2**31 - 1
 
 
 def canonical_scale(scale: Tensor) -> Tensor:
-    """Returns ``fl32(1 / fl32(1 / scale))``, a fixed point of double reciprocation (SPEC 4.5).
+    """Returns ``fl32(1 / fl32(1 / scale))``, a fixed point of double reciprocation (spec 4.5).
 
     So the record (``scale``) and the parameter file (``1 / scale``) determine each other exactly.
     """
@@ -24,7 +24,7 @@ def affine_params(low: Tensor, high: Tensor, spec: QuantSpec) -> tuple[Tensor, T
 
     Asymmetric: ``scale = (high - low) / (2^n - 1)`` with 0 inside the range, ``offset = Qmin - rhe(low / scale)``.
     Symmetric: ``scale = max(|low|, |high|) / Qmax``, ``offset = 0``. The scale is canonical. A range so small that
-    scale < 2^-23 gives scale 1 and offset Qmin (asymmetric) or 0 (SPEC 4.3).
+    scale < 2^-23 gives scale 1 and offset Qmin (asymmetric) or 0 (spec 4.3).
     """
     low, high = low.to(torch.float32).clamp(max=0.0), high.to(torch.float32).clamp(min=0.0)
     if spec.symmetric:
@@ -45,7 +45,7 @@ def offset_of(low: Tensor, scale: Tensor, spec: QuantSpec) -> Tensor:
 
 
 def is_empty_range(low: Tensor, high: Tensor, spec: QuantSpec) -> bool:
-    """Whether the range is too small to be quantized, e.g. of an all-zero tensor (SPEC 4.3)."""
+    """Whether the range is too small to be quantized, e.g. of an all-zero tensor (spec 4.3)."""
     lowest, highest = min(0.0, float(low.min())), max(0.0, float(high.max()))
     width = max(-lowest, highest) / spec.qmax if spec.symmetric else (highest - lowest) / spec.levels
     return width < SMALLEST_SCALE
@@ -54,7 +54,7 @@ def is_empty_range(low: Tensor, high: Tensor, spec: QuantSpec) -> bool:
 def quantize(x: Tensor, scale: Tensor, offset: Tensor, num_bits: int) -> Tensor:
     """Returns ``clip(rhe(x / scale) + offset, Qmin, Qmax)``, integers in the float type of ``x``.
 
-    Division, not multiplication by a reciprocal; float32 for a float32 ``x``, float64 for a float64 one (SPEC 10.2).
+    Division, not multiplication by a reciprocal; float32 for a float32 ``x``, float64 for a float64 one (spec 10.2).
     Clamped before any cast: ``Tensor.to(int8)`` wraps around.
     """
     spec = QuantSpec(num_bits=num_bits)
@@ -100,13 +100,13 @@ def real_ends(scale: Tensor, offset: Tensor, num_bits: int) -> tuple[Tensor, Ten
 
 
 def inside_range(x: Tensor, scale: Tensor, offset: Tensor, num_bits: int) -> tuple[Tensor, Tensor]:
-    """Returns (above, below): the masks of what the grid clips (SPEC 5.2: the U and L of the gradients)."""
+    """Returns (above, below): the masks of what the grid clips (spec 5.2: the U and L of the gradients)."""
     bottom, top = real_ends(scale, offset, num_bits)
     return x > top, x < bottom
 
 
 def bias_scale_floor(bias: Tensor, data_scale: Tensor, weight_scale: Tensor) -> Tensor:
-    """Returns ``weight_scale`` enlarged where the int32 bias would overflow (SPEC 4.4); canonical, float32."""
+    """Returns ``weight_scale`` enlarged where the int32 bias would overflow (spec 4.4); canonical, float32."""
     needed = bias.double().abs() / (_INT32_MAX * data_scale.double())
     if weight_scale.dim() == 0:
         needed = needed.max()
@@ -118,5 +118,5 @@ def bias_scale_floor(bias: Tensor, data_scale: Tensor, weight_scale: Tensor) -> 
 
 
 def quantize_bias(bias: Tensor, data_scale: Tensor, weight_scale: Tensor) -> Tensor:
-    """Returns ``rhe(bias / (scale_d * scale_w))``, int32-valued float64 of shape [C_out] (SPEC 4.4)."""
+    """Returns ``rhe(bias / (scale_d * scale_w))``, int32-valued float64 of shape [C_out] (spec 4.4)."""
     return torch.round(bias.double() / (data_scale.double() * weight_scale.double()))

@@ -1,4 +1,4 @@
-"""Folding a BatchNorm into the weight and bias in front of it (SPEC 6.7)."""
+"""Folding a BatchNorm into the weight and bias in front of it (spec 6.7)."""
 
 from __future__ import annotations
 

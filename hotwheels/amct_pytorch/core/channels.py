@@ -9,7 +9,7 @@ def to_output_first(weight: Tensor, groups: int = 1, is_transposed: bool = False
     """Returns ``weight`` as [C_out, ...]; ``weight`` itself unless ``is_transposed``. Differentiable.
 
     The weight of a transposed convolution is [C_in, C_out / groups, kh, kw]; its channel ``g * (C_out / groups) + j``
-    is made of the input rows of group g and the column j, so the result is [C_out, C_in / groups, kh, kw] (SPEC 6.1).
+    is made of the input rows of group g and the column j, so the result is [C_out, C_in / groups, kh, kw] (spec 6.1).
     """
     if not is_transposed:
         return weight

@@ -70,7 +70,7 @@ def check_bool(name: str, value: Any) -> None:
 
 
 def check_bits(name: str, value: Any, allowed: Collection[int] = ACTIVATION_BITS) -> None:
-    """Raises ConfigError unless ``value`` is an integer among ``allowed``: activations 4, 8..16 (SPEC 4.2)."""
+    """Raises ConfigError unless ``value`` is an integer among ``allowed``: activations 4, 8..16 (spec 4.2)."""
     check_in(name, value, allowed)
 
 

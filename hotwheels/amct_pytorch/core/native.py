@@ -116,9 +116,7 @@ def unfold(weight: Tensor, factor: Tensor, inverse: Tensor, step: Tensor, end: i
     return out
 
 
-def unfold_backward(
-    grad: Tensor, weight: Tensor, factor: Tensor, inverse: Tensor, step: Tensor, end: int
-) -> Tensor:
+def unfold_backward(grad: Tensor, weight: Tensor, factor: Tensor, inverse: Tensor, step: Tensor, end: int) -> Tensor:
     """Returns ``sum(grad * (w - unfold(w, ...)))`` of each row, [C]."""
     assert _library is not None
     dots, vectors = grad.new_empty(grad.shape[0]), [one.contiguous() for one in (factor, inverse, step)]
@@ -149,9 +147,7 @@ def row_extremes(rows: Tensor) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(lows), torch.from_numpy(highs)
 
 
-def collect(
-    rows: Tensor, indices: NDArray[np.intp], inner: tuple[float, float], bounds: tuple[float, float]
-) -> Values:
+def collect(rows: Tensor, indices: NDArray[np.intp], inner: tuple[float, float], bounds: tuple[float, float]) -> Values:
     """Returns the values of the rows ``indices`` of ``rows`` [n, m] outside ``inner``, but inside ``bounds``."""
     assert _library is not None
     found, size = np.empty(indices.size * rows.shape[1], dtype=np.float32), rows.shape[1]

@@ -11,10 +11,10 @@ from .spec import QuantSpec
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QuantParams:
-    """Scale and offset of one tensor, and the codebook of a non-uniform weight (SPEC 4.1, 6.3).
+    """Scale and offset of one tensor, and the codebook of a non-uniform weight (spec 4.1, 6.3).
 
     Attributes:
-      scale: Real value of one step, float32, of shape [] or [C_out]; canonical (SPEC 4.5).
+      scale: Real value of one step, float32, of shape [] or [C_out]; canonical (spec 4.5).
       offset: Integer that stands for 0.0, int32, of the shape of ``scale``; 0 if symmetric.
       num_bits: Width of the stored integer.
       codebook: None, or the 16 sorted int8 values which a non-uniform 4-bit weight may take, int32.

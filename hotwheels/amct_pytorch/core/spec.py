@@ -9,13 +9,13 @@ from ..errors import ConfigError
 ACTIVATION_BITS = (4, *range(8, 17))
 NARROW_WEIGHT_BITS = 4
 WEIGHT_BITS = (NARROW_WEIGHT_BITS, 8)
-SECOND_INPUT_BITS = 8  # SPEC 5.4: of a matmul, whose second input counts as a weight
-SMALLEST_SCALE = 2.0**-23  # SPEC 4.3: below it a range counts as empty; default eps of weight scales
+SECOND_INPUT_BITS = 8  # spec 5.4: of a matmul, whose second input counts as a weight
+SMALLEST_SCALE = 2.0**-23  # spec 4.3: below it a range counts as empty; default eps of weight scales
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QuantSpec:
-    """How one tensor is quantized (SPEC 4.1, 4.2). Everything is signed.
+    """How one tensor is quantized (spec 4.1, 4.2). Everything is signed.
 
     Attributes:
       num_bits: Width of the stored integer, 2 to 16.

@@ -1,4 +1,4 @@
-"""The deploy pair: a float-typed ONNX whose weights are integers, and the grids of all its nodes (SPEC 11.3, 11.4)."""
+"""The deploy pair: a float-typed ONNX whose weights are integers, and the grids of all its nodes (spec 11.3, 11.4)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ..onnx_io.layer_sites import LayerSite
 from ..onnx_io.node_access import graph_of
 from ..record.calibration_param import CalibrationParam, DataType, FactorParam, LayerParam
 from ..record.record import ActivationRecord, Record, WeightRecord
-from .integers import fake_quantize
 from .layers import ExportLayer, InputRead, WeightRead, copy_model, find_layers, finish
+from .quantized_constants import fake_quantize
 
 DEPLOY_KEY = "amct.deploy.v1"
 
@@ -30,7 +30,7 @@ def build_deploy(
     """Returns a copy of ``float_model`` with integer-valued float32 weights, and the parameters of its nodes.
 
     Biases stay in real units; ``custom_domain`` operators are kept. What the parameters cannot say (9 to 15 bit clip
-    ranges, shift N) is in the model's metadata (SPEC 11.3).
+    ranges, shift N) is in the model's metadata (spec 11.3).
 
     Raises:
         ExportError: The record does not fit the model.
@@ -48,7 +48,7 @@ def build_deploy(
 
 
 def activation_positions(node: ir.Node) -> tuple[int, ...]:
-    """Returns the positions of the inputs that are not initializers: one LayerParam input each (SPEC 11.4)."""
+    """Returns the positions of the inputs that are not initializers: one LayerParam input each (spec 11.4)."""
     return tuple(at for at, value in enumerate(node.inputs) if value is not None and not value.is_initializer())
 
 

@@ -1,4 +1,4 @@
-"""The fake-quant model: the float model with QuantizeLinear/DequantizeLinear pairs, for stock onnxruntime (SPEC 11.5).
+"""The fake-quant model: the float model with QuantizeLinear/DequantizeLinear pairs, for stock onnxruntime (spec 11.5).
 
     quantized input:  x -> [Clip, for 9..15 bits] -> QuantizeLinear -> DequantizeLinear -> node
     weight:           integers -> DequantizeLinear -> node
@@ -20,9 +20,9 @@ from ..onnx_io.layer_sites import LayerSite
 from ..onnx_io.node_access import graph_of, result
 from ..onnx_io.opset import raise_opset
 from ..record.record import LayerRecord, Record, WeightRecord
-from .integers import bias_scale, output_first
 from .layers import WeightRead, copy_model, find_layers, finish
 from .qdq import QuantizedTensors, dequantize_constant, make_node, storage_type
+from .quantized_constants import bias_scale, output_first
 
 _INT8_OPSET = 13  # the first with a per-axis DequantizeLinear
 _INT4_INT16_OPSET = 21
@@ -31,7 +31,7 @@ _INT4_INT16_OPSET = 21
 def build_fake_quant(float_model: ir.Model, sites: Mapping[str, LayerSite], record: Record) -> ir.Model:
     """Returns a copy of ``float_model`` in which the layers of ``record`` compute on fake-quantized values.
 
-    Opset 13 or that of ``float_model``, 21 where int16 or int4 occur (SPEC 11.5). ``custom_domain`` operators are
+    Opset 13 or that of ``float_model``, 21 where int16 or int4 occur (spec 11.5). ``custom_domain`` operators are
     written as standard ones.
 
     Raises:
@@ -59,7 +59,7 @@ def _needs_int4_or_int16(layer: LayerRecord) -> bool:
 
 
 def _weight_bits(weight: WeightRecord) -> int:
-    """Bits of the stored integers: those of a codebook are int8 (SPEC 6.3)."""
+    """Bits of the stored integers: those of a codebook are int8 (spec 6.3)."""
     return 8 if weight.codebook else weight.num_bits
 
 

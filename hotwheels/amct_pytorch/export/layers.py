@@ -16,7 +16,7 @@ from ..onnx_io.initializers import constant_of, remove_unused_initializers
 from ..onnx_io.layer_sites import SITES_KEY, LayerSite
 from ..onnx_io.node_access import operand
 from ..record.record import ActivationRecord, LayerRecord, Record, WeightRecord
-from . import integers
+from . import quantized_constants as integers
 
 _logger = get_logger(__name__)
 
@@ -117,7 +117,7 @@ def find_layers(model: ir.Model, sites: Mapping[str, LayerSite], record: Record)
 
 
 def weight_layout(node: ir.Node) -> tuple[int, int]:
-    """Returns (channel axis, groups) of the weight of a Conv, ConvTranspose, Gemm or MatMul node (SPEC 6.1)."""
+    """Returns (channel axis, groups) of the weight of a Conv, ConvTranspose, Gemm or MatMul node (spec 6.1)."""
     match node.op_type:
         case "Conv":
             return 0, 1
@@ -172,6 +172,6 @@ def _weight(name: str, node: ir.Node, record: LayerRecord) -> WeightRead:
 
 
 def _bias(node: ir.Node) -> NDArray[np.float32] | None:
-    """A MatMul has no third input: the Add behind it is a node of its own, which is not quantized (SPEC 8.3)."""
+    """A MatMul has no third input: the Add behind it is a node of its own, which is not quantized (spec 8.3)."""
     bias = constant_of(node.inputs[2]) if len(node.inputs) > 2 else None
     return None if bias is None else bias.astype(np.float32, copy=False)

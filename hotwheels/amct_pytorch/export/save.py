@@ -1,4 +1,4 @@
-"""Writes what leaves the SDK: the files of SPEC 11.1."""
+"""Writes what leaves the SDK: the files of spec 11.1."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from ..files import PathLike, write_bytes_atomic, write_text_atomic
 from ..onnx_io.custom_domain import lower_custom_domain
-from ..onnx_io.markers import read_sites
+from ..onnx_io.layer_sites import read_sites
 from ..onnx_io.model_file import save_model
 from ..record import calibration_param
 from ..record.record import Record
@@ -36,7 +36,7 @@ def write_files(
         record: Quantization parameters.
         prefix: Start of the file names, ``<prefix>_deploy_model.onnx``; with a path separator at its end, the folder of
           files with the bare names.
-        with_float_model: Whether to write ``<prefix>_float_model.onnx``, too (SPEC 11.6).
+        with_float_model: Whether to write ``<prefix>_float_model.onnx``, too (spec 11.6).
         with_record: Whether to write ``<prefix>_scale_offset_record.txt``, too.
 
     Raises:
@@ -58,7 +58,7 @@ def write_files(
 
 
 def output_path(prefix: PathLike, name: str) -> Path:
-    """Returns ``<prefix>_<name>``, or ``<prefix><name>`` where ``prefix`` ends in a path separator (SPEC 11.1)."""
+    """Returns ``<prefix>_<name>``, or ``<prefix><name>`` where ``prefix`` ends in a path separator (spec 11.1)."""
     text = os.fspath(prefix)
     is_folder = not text or text.endswith(tuple(filter(None, (os.sep, os.altsep))))
     return Path(f"{text}{name}" if is_folder else f"{text}_{name}")

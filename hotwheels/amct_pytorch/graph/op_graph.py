@@ -53,7 +53,7 @@ class OpNode:
     Attributes:
       name: Layer name: the FX node name, or the module path on the dynamic path.
       form: How it is spelled.
-      type: The type string of SPEC 8.3: ``torch.nn.Conv2d``, ``torch.add``, ``operator.add``, ``matmul`` (a method).
+      type: The type string of spec 8.3: ``torch.nn.Conv2d``, ``torch.add``, ``operator.add``, ``matmul`` (a method).
       op: What the registry knows of it; None if it is not a known operation.
       inputs: Names of all nodes it reads, in call order, tensors or not, without duplicates.
       edges: Its quantizable tensor inputs, in call order; empty if it cannot be quantized.
@@ -63,7 +63,7 @@ class OpNode:
       onnx_type: Type of the ONNX node it becomes, e.g. ``Conv``; empty where the back-end does not know it (FX).
       is_reused: Whether it is one of several calls of a quantizable module, which the dynamic path does not quantize.
       is_dead: Whether nothing that the model returns depends on it: it stands in no exported file.
-      is_fold_target: For a BatchNorm: whether it can be folded into the convolution ``inputs[0]`` (SPEC 6.7).
+      is_fold_target: For a BatchNorm: whether it can be folded into the convolution ``inputs[0]`` (spec 6.7).
       onnx_name: Name which torch's exporter gives that node, e.g. ``/conv1/Conv``; empty on the FX path.
       is_pick: Whether it only picks one of several results of ``inputs[0]``; the FX path does not say so.
     """

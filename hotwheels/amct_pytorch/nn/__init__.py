@@ -1,4 +1,4 @@
-"""Modules with hardware-friendly operators: ``amct.nn.GELU`` and its like (SPEC 12)."""
+"""Modules with hardware-friendly operators: ``amct.nn.GELU`` and its like (spec 12)."""
 
 from . import modules
 from .modules import (

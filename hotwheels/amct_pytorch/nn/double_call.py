@@ -1,4 +1,4 @@
-"""Calls an operation in float64, as real_quant does with everything that is not a CUBE operation (SPEC 10.4)."""
+"""Calls an operation in float64, as real_quant does with everything that is not a CUBE operation (spec 10.4)."""
 
 from __future__ import annotations
 

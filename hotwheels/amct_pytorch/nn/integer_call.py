@@ -1,4 +1,4 @@
-"""real_quant of one QuantizedLayer: the integers which the chip computes (SPEC 10)."""
+"""real_quant of one QuantizedLayer: the integers which the chip computes (spec 10)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..core import integer
+from ..core import requantize as integer
 from ..core.accumulator import Accumulator, Deferred, Piece
 from ..core.affine import quantize, quantize_bias
-from ..core.codebook import assign
 from ..core.exact_product import matrix_product, weighted_product
 from ..core.params import QuantParams
+from ..core.search.codebook import assign
 from ..errors import CalibrationError
 from ..ops.desc import Role
 from .double_call import RELU, call_in_double
@@ -36,7 +36,7 @@ def real_quant_forward(layer: QuantizedLayer, args: tuple[Any, ...], kwargs: dic
 
 
 def integer_weight(weight: Tensor, params: QuantParams) -> Tensor:
-    """Returns the integers, in float32, of a weight [C_out, ...]; codebook values if it is non-uniform (SPEC 6.3)."""
+    """Returns the integers, in float32, of a weight [C_out, ...]; codebook values if it is non-uniform (spec 6.3)."""
     weight = weight.float()  # as the export stores the weights of a half precision model
     if params.codebook is not None:
         return assign(weight, params.scale, params.codebook).float()
@@ -50,7 +50,7 @@ def _weighted(layer: QuantizedLayer, input: Tensor, output_size: list[int] | Non
     weight, bias = (None if t is None else t.detach() for t in layer.weighted.folded())
     params = layer.current_weight_params(weight, bias)
     weight = integer_weight(weight, params)
-    # A Linear of rank > 2 is MatMul + float Add on the chip (SPEC 8.3), one of a vector is exported like that. Every
+    # A Linear of rank > 2 is MatMul + float Add on the chip (spec 8.3), one of a vector is exported like that. Every
     # other bias is part of the accumulator.
     is_float_bias = bias is not None and layer.op.role is Role.LINEAR and input.dim() != 2
     accumulator, bound = weighted_product(
@@ -127,7 +127,7 @@ def _arguments(
 
 
 def _other(layer: QuantizedLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Everything else: float64 on the dequantized integers (SPEC 10.4)."""
+    """Everything else: float64 on the dequantized integers (spec 10.4)."""
     values = layer.call.inputs(args, kwargs)
     grids = {index: layer.activation[index].params() for index, x in enumerate(values) if _is_float(x)}
     values = [_integers(layer, at, x, grids[at]) if at in grids else x for at, x in enumerate(values)]

@@ -1,4 +1,4 @@
-"""Mode: what a quantized model does in its forward (SPEC 2.1)."""
+"""Mode: what a quantized model does in its forward (spec 2.1)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..errors import ConfigError
 class Mode(enum.Enum):
     """The states of ``enable_quantization(calibration, fake_quant, real_quant)``, and two of the dynamic path.
 
-    WEIGHTS: weights are fake-quantized, data is neither observed nor quantized (BatchNorms are being updated, SPEC 3).
+    WEIGHTS: weights are fake-quantized, data is neither observed nor quantized (BatchNorms are being updated, spec 3).
     CALIBRATION_OF_DATA: data is observed, weights are fake-quantized.
     """
 

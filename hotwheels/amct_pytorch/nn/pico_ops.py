@@ -1,4 +1,4 @@
-"""The operators ``torch.ops.pico_ops.*`` and how ``torch.onnx.export(..., dynamo=False)`` writes them (SPEC 12).
+"""The operators ``torch.ops.pico_ops.*`` and how ``torch.onnx.export(..., dynamo=False)`` writes them (spec 12).
 
 Every operator is registered as composite: PyTorch derives its gradient, its fake (meta) kernel and its CUDA form from
 the operations inside, while ``torch.jit.trace`` and ``torch.fx`` still see one node.

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from ..core.affine import bias_scale_floor, quantize_bias
-from ..core.codebook import rescaled
 from ..core.params import QuantParams
+from ..core.search.codebook import rescaled
 from ..errors import CalibrationError
 from ..log import get_logger
 from ..ops.desc import OpDesc, Role
 from ..quantizers.base import ActivationQuantizer, WeightQuantizer
-from ..quantizers.gradients import replace_value
+from ..quantizers.learning.gradients import replace_value
 from ..quantizers.weight_grid import with_smallest_scale
 from ..record import LayerRecord, WeightRecord
 from .call import LayerCall
@@ -45,10 +45,10 @@ class QuantizedLayer(nn.Module):
       keeps_inputs: Whether somebody watches the tensors between the layers, which must then not be overwritten.
       trace: Where real_quant notes its integers; None outside of ``trace_integers``.
       has_bare_grid: Whether the weight quantizer knows the grid of the weight without its BatchNorm, of which the
-        BatchNorm's present factor makes that of the folded one (SPEC 6.7, last paragraph).
-      constant_inputs: Which inputs are constants; the files hold their grid points in float32 (SPEC 11.3).
-      non_float_inputs: bool [inputs], which inputs turned out not to be floating tensors (SPEC 4.7).
-      shift_bit: int32 [scales of the weight], N of SPEC 4.6; `NO_SHIFT_YET` until it is found, None if there is none.
+        BatchNorm's present factor makes that of the folded one (spec 6.7, last paragraph).
+      constant_inputs: Which inputs are constants; the files hold their grid points in float32 (spec 11.3).
+      non_float_inputs: bool [inputs], which inputs turned out not to be floating tensors (spec 4.7).
+      shift_bit: int32 [scales of the weight], N of spec 4.6; `NO_SHIFT_YET` until it is found, None if there is none.
     """
 
     non_float_inputs: Tensor
@@ -109,7 +109,7 @@ class QuantizedLayer(nn.Module):
         return real_quant_forward(self, args, kwargs)
 
     def current_weight_params(self, weight: Tensor, bias: Tensor | None) -> QuantParams:
-        """Returns the grid of the folded ``weight`` [C_out, ...], with scales the int32 bias fits (SPEC 4.3, 4.4)."""
+        """Returns the grid of the folded ``weight`` [C_out, ...], with scales the int32 bias fits (spec 4.3, 4.4)."""
         assert self.weight is not None
         if self.has_bare_grid:
             return self.present_weight_params()
@@ -161,7 +161,7 @@ class QuantizedLayer(nn.Module):
         return weight_record(self.present_weight_params())
 
     def expect_shift(self, record: LayerRecord) -> None:
-        """Makes room for the shift bits, one for each scale of the weight in ``record`` (SPEC 4.6)."""
+        """Makes room for the shift bits, one for each scale of the weight in ``record`` (spec 4.6)."""
         assert record.weight is not None
         device = self.non_float_inputs.device
         self.shift_bit = torch.full((len(record.weight.scale),), NO_SHIFT_YET, dtype=torch.int32, device=device)
@@ -177,7 +177,7 @@ class QuantizedLayer(nn.Module):
             self.shift_bit.fill_(NO_SHIFT_YET)
 
     def shared_result(self, index: int, x: Tensor, purpose: str, compute: Callable[[Tensor], Any]) -> Any:
-        """Returns ``compute(x)`` of one input, made once for all layers which share its quantizer (SPEC 8.6)."""
+        """Returns ``compute(x)`` of one input, made once for all layers which share its quantizer (spec 8.6)."""
         if x.is_inference():  # it counts no versions
             return compute(x)
         return self._sharing[index].get(x, purpose, compute)
@@ -221,7 +221,7 @@ class QuantizedLayer(nn.Module):
         self.observe_weight()
 
     def _note_input(self, index: int, is_float: bool) -> None:
-        """Only floating tensors are quantized; it shows in the data, not in the graph (SPEC 4.7)."""
+        """Only floating tensors are quantized; it shows in the data, not in the graph (spec 4.7)."""
         if bool(self.non_float_inputs[index]) == is_float:
             self.non_float_inputs[index] = not is_float
             self.activation[index].use(is_float)
@@ -283,7 +283,7 @@ class QuantizedLayer(nn.Module):
         return op.apply(x, weight, self._fake_quant_bias(bias, x, params), output_size)
 
     def _weight_before_batch_norm(self) -> tuple[Tensor, QuantParams]:
-        """The weight on the grid of the folded one, divided by what the BatchNorm will multiply by (SPEC 6.7)."""
+        """The weight on the grid of the folded one, divided by what the BatchNorm will multiply by (spec 6.7)."""
         op = self.weighted
         assert op is not None and self.weight is not None
         weight, factor, inverse = op.unfolded()
@@ -301,7 +301,7 @@ class QuantizedLayer(nn.Module):
         return self._with_room_for_bias(params, bias)
 
     def _fake_quant_bias(self, bias: Tensor | None, x: Tensor, params: QuantParams) -> Tensor | None:
-        """The int32 bias as a float; the bias of a Linear of another rank than 2 is a float Add (SPEC 8.3)."""
+        """The int32 bias as a float; the bias of a Linear of another rank than 2 is a float Add (spec 8.3)."""
         if bias is None or not self.activation[0].is_calibrated or (self.op.role is Role.LINEAR and x.dim() != 2):
             return bias
         step = (self.activation[0].params().scale * params.scale).detach()

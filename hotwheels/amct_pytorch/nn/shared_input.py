@@ -1,4 +1,4 @@
-"""SharedInput: lets the consumers of one tensor which share a quantizer also share its work (SPEC 8.6)."""
+"""SharedInput: lets the consumers of one tensor which share a quantizer also share its work (spec 8.6)."""
 
 from __future__ import annotations
 

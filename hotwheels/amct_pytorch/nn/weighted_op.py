@@ -1,4 +1,4 @@
-"""WeightedOp: a convolution or Linear, together with the BatchNorm folded into it (SPEC 6.7)."""
+"""WeightedOp: a convolution or Linear, together with the BatchNorm folded into it (spec 6.7)."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from ..core.batch_norm import channel_factor, fold, fold_bias, inverse_factor, is_lost
 from ..core.channels import from_output_first, to_output_first
 from ..ops.desc import Role
-from ..quantizers.gradients import quantized_again
-from ..quantizers.recompute import recomputing
+from ..quantizers.learning.gradients import quantized_again
+from ..quantizers.learning.recompute import recomputing
 
 
 class WeightedOp:

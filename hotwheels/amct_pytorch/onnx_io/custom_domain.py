@@ -7,7 +7,7 @@
     Warp(x, grid; roi)                       -> Slice, GridSample; without roi GridSample only
 
 The node which produces the output keeps the name of the replaced one, the others are ``<name>/<OpType>[_k]``, their
-values ``<node>_output_0`` and the constants initializers ``<name>/<what>`` (SPEC 12.1).
+values ``<node>_output_0`` and the constants initializers ``<name>/<what>`` (spec 12.1).
 """
 
 from __future__ import annotations

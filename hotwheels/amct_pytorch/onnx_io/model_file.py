@@ -117,7 +117,7 @@ def parse_model(content: bytes) -> ir.Model:
 
 
 def name_outputs(model: ir.Model) -> None:
-    """Names the graph outputs ``output``, or ``output_0``, ``output_1``, ... for several (SPEC 2.4), in place."""
+    """Names the graph outputs ``output``, or ``output_0``, ``output_1``, ... for several (spec 2.4), in place."""
     outputs = model.graph.outputs
     for index, value in enumerate(outputs):
         value.name = "output" if len(outputs) == 1 else f"output_{index}"

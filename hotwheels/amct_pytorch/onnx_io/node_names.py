@@ -1,4 +1,4 @@
-"""Names of the nodes of an ONNX graph: the layers' are given, the others keep the exporter's (SPEC 11.3, 9.1)."""
+"""Names of the nodes of an ONNX graph: the layers' are given, the others keep the exporter's (spec 11.3, 9.1)."""
 
 from __future__ import annotations
 

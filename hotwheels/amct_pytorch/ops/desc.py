@@ -7,7 +7,7 @@ import enum
 
 
 class Role(enum.Enum):
-    """What an operation does, as far as quantization treats it differently (SPEC 8.3)."""
+    """What an operation does, as far as quantization treats it differently (spec 8.3)."""
 
     CONV = "conv"  # Conv2d: weight and data
     CONV_TRANSPOSE = "conv_transpose"  # ConvTranspose2d: weight and data
@@ -88,7 +88,7 @@ class OpDesc:
 
     @property
     def allows_channel_wise(self) -> bool:
-        """Whether its weight may have a scale per output channel; Linear has no channels (SPEC 6.1)."""
+        """Whether its weight may have a scale per output channel; Linear has no channels (spec 6.1)."""
         return self.role in (Role.CONV, Role.CONV_TRANSPOSE)
 
     @property
@@ -98,5 +98,5 @@ class OpDesc:
 
     @property
     def is_cube(self) -> bool:
-        """Whether the chip's matrix unit computes it (SPEC 0)."""
+        """Whether the chip's matrix unit computes it (spec 0)."""
         return self.role in CUBE

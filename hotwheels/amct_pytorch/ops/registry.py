@@ -119,7 +119,7 @@ class Registry:
             return None
         path = _own_path(cls)
         is_default = not self._not_default & {cls.__name__, path}
-        # The chip's rules for a product of two tensors (SPEC 5.4) hold however it is spelled.
+        # The chip's rules for a product of two tensors (spec 5.4) hold however it is spelled.
         role = Role.MATMUL if getattr(cls, "onnx_type", None) == "MatMul" else Role.EXTENSION
         op = OpDesc(name=cls.__name__, role=role, modules=(path,), operands=(), is_default_enabled=is_default)
         return ModuleMatch(path, op)

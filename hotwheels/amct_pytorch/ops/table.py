@@ -1,4 +1,4 @@
-"""The table of operations: every spelling of every layer that can be quantized (SPEC 8.3), in one place.
+"""The table of operations: every spelling of every layer that can be quantized (spec 8.3), in one place.
 
 The first function name of an object is its type string; names further right are other spellings of the operation, or
 other names of the same object (``torch.relu_`` is ``torch.nn.functional.relu_``). Three habits of ``torch.fx`` decide
@@ -182,9 +182,7 @@ _SHAPE = (
 _FUSED_ACTIVATIONS = (
     _fused("relu", "ReLU", (*_functional("relu", "relu_"), *_torch("relu", "relu_")), ("relu", "relu_")),
     _fused("relu6", "ReLU6", _functional("relu6")),
-    _fused(
-        "sigmoid", "Sigmoid", (*_functional("sigmoid"), *_torch("sigmoid", "sigmoid_")), ("sigmoid", "sigmoid_")
-    ),
+    _fused("sigmoid", "Sigmoid", (*_functional("sigmoid"), *_torch("sigmoid", "sigmoid_")), ("sigmoid", "sigmoid_")),
     _fused("tanh", "Tanh", (*_functional("tanh"), *_torch("tanh", "tanh_")), ("tanh", "tanh_")),
     _fused("leaky_relu", "LeakyReLU", _functional("leaky_relu", "leaky_relu_")),
     _fused("prelu", "PReLU", (*_functional("prelu"), *_torch("prelu")), ("prelu",)),

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-Document = Mapping[str, Any]  # a simple configuration (SPEC 8.5), which create_quant_config_fx takes as a yaml file
+Document = Mapping[str, Any]  # a simple configuration (spec 8.5), which create_quant_config_fx takes as a yaml file
 
 
 class AdviceRule(enum.Enum):

@@ -1,4 +1,4 @@
-"""The hardware's graph rules 2 to 4 (SPEC 13.1, manual: AMCT Pytorch量化约束说明). Rule 1 is checked by config.
+"""The hardware's graph rules 2 to 4 (spec 13.1, manual: AMCT Pytorch量化约束说明). Rule 1 is checked by config.
 
 The texts are the manual's. The FX path warns of violations, the dynamic path raises them all at once.
 """
@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from ..capacity import Capacity
-from ..config.quant_config import QuantConfig, QuantizerConfig
+from ..config.layers.quant_config import QuantConfig, QuantizerConfig
 from ..graph import OpGraph, OpNode
 from ..ops.desc import Role
 from .configured_graph import ConfiguredGraph, LayerInput, inputs_of

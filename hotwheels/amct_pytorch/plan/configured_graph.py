@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 
 from ..capacity import Capacity
-from ..config.quant_config import LayerConfig, QuantConfig, QuantizerConfig
+from ..config.layers.quant_config import LayerConfig, QuantConfig, QuantizerConfig
 from ..graph import Edge, OpGraph, OpNode
 from ..ops.desc import Role
 
@@ -94,7 +94,7 @@ class ConfiguredGraph:
         return {one: frozenset(others) for one, others in links.items()}
 
     def one_grid(self, *inputs: LayerInput) -> tuple[LayerInput, ...]:
-        """Returns ``inputs`` and all that rules 2 and 3 of SPEC 13.1 tie to them, over any number of steps."""
+        """Returns ``inputs`` and all that rules 2 and 3 of spec 13.1 tie to them, over any number of steps."""
         found = dict.fromkeys(inputs)
         todo = list(inputs)
         while todo:

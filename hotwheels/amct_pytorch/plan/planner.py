@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..config.layer_rules import is_symmetric
-from ..config.quant_config import LayerConfig, QuantConfig, QuantizerConfig
-from ..config.quantizer_check import effective_args, is_custom
+from ..config.arguments.quantizer_check import effective_args, is_custom
+from ..config.layers.layer_rules import is_symmetric
+from ..config.layers.quant_config import LayerConfig, QuantConfig, QuantizerConfig
 from ..graph import Edge, OpGraph, OpNode, Skip
 from ..ops.desc import Role
 from .quant_plan import InputPlan, LayerPlan, QuantPlan
@@ -37,7 +37,7 @@ def settings_of(config: QuantizerConfig, is_weight: bool = False) -> dict[str, A
 
 
 def folded_batch_norm(graph: OpGraph, node: OpNode) -> str | None:
-    """Returns the BatchNorm that is folded into the convolution ``node``, or None (SPEC 6.7)."""
+    """Returns the BatchNorm that is folded into the convolution ``node``, or None (spec 6.7)."""
     if node.op is None or node.op.role not in _FOLDING_ROLES:
         return None
     consumers = graph.consumers[node.name]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from ..config.quant_config import QuantizerConfig
+from ..config.layers.quant_config import QuantizerConfig
 from ..graph import Edge, Skip
 from ..ops.desc import OpDesc
 
@@ -18,7 +18,7 @@ class InputPlan:
       index: Position among the layer's quantizable inputs; the ``index`` of the record.
       edge: Where the tensor comes in.
       quantizer: Algorithm and arguments.
-      group: Inputs of equal group share one quantizer object (SPEC 8.6); ``layer:index`` of the first of them.
+      group: Inputs of equal group share one quantizer object (spec 8.6); ``layer:index`` of the first of them.
     """
 
     index: int

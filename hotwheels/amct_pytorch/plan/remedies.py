@@ -1,4 +1,4 @@
-"""Simple configurations that apply a piece of advice without breaking rules 2 to 4 of SPEC 13.1 elsewhere."""
+"""Simple configurations that apply a piece of advice without breaking rules 2 to 4 of spec 13.1 elsewhere."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ..config.layer_rules import as_symmetric
-from ..config.quant_config import QuantizerConfig
-from ..config.quantizer_check import is_custom, num_bits_of
+from ..config.arguments.quantizer_check import is_custom, num_bits_of
+from ..config.layers.layer_rules import as_symmetric
+from ..config.layers.quant_config import QuantizerConfig
 from ..core.spec import NARROW_WEIGHT_BITS, SECOND_INPUT_BITS
 from ..ops.desc import Role
 from .advice import Document
@@ -53,7 +53,7 @@ def widened(model: ConfiguredGraph, inputs: Iterable[LayerInput], num_bits: int)
 def can_be_wide(model: ConfiguredGraph, one: LayerInput) -> bool:
     """Whether the configuration may give a quantized input more than 8 bits.
 
-    Not if the chip takes it like a weight or pairs it with weights of 4 bits (SPEC 4.2), nor if its grid or its class
+    Not if the chip takes it like a weight or pairs it with weights of 4 bits (spec 4.2), nor if its grid or its class
     is the user's own.
     """
     layer, settings = model.layer(one.layer), model.settings(one)

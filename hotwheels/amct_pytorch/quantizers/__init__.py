@@ -1,16 +1,16 @@
-"""Observers and fake quantizers: thin state around ``core`` (SPEC 5, 6)."""
+"""Observers and fake quantizers: thin state around ``core`` (spec 5, 6)."""
 
 from .arq import ArqWeightFakeQuantize
-from .arq_observer import ArqObserver
 from .base import ActivationQuantizer, WeightQuantizer
 from .fixed import FixedFakeQuantize
-from .ifmr_observer import IFMRObserver
 from .lnq import LnqFakeQuantize
 from .luq import LuqActivationFakeQuantize, LuqWeightFakeQuantize
-from .luq_observer import LuqMseObserver
+from .observers.arq_observer import ArqObserver
+from .observers.ifmr_observer import IFMRObserver
+from .observers.luq_observer import LuqMseObserver
+from .observers.snq_observer import SnqObserver
 from .registry import build_activation, build_weight, register
 from .snq import SnqWeightFakeQuantize
-from .snq_observer import SnqObserver
 from .ulq import UlqFakeQuantize
 
 __all__ = [

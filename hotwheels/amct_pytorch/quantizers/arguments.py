@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar, cast
 
-from ..config import algorithms, quantizer_check
+from ..config.arguments import algorithms, quantizer_check
 from ..errors import ConfigError
-from .observation import RangeObserver, WeightObserver
-from .torch_observer import TorchRangeObserver
+from .observers.observation import RangeObserver, WeightObserver
+from .observers.torch_observer import TorchRangeObserver
 
 _Observer = TypeVar("_Observer")
 
@@ -16,7 +16,7 @@ _Observer = TypeVar("_Observer")
 def check_arguments(cls: type, is_weight: bool, given: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the checked values of a constructor's arguments; ``given`` is its ``locals()``.
 
-    A weight width that the hardware lacks is replaced with a WARNING (SPEC 4.2), so the values returned are to be used.
+    A weight width that the hardware lacks is replaced with a WARNING (spec 4.2), so the values returned are to be used.
 
     Raises:
       ConfigError: One is outside its range.

@@ -1,4 +1,4 @@
-"""ARQ: the grid follows the weight on every forward (SPEC 6.1, manual: ARQ权重量化算法)."""
+"""ARQ: the grid follows the weight on every forward (spec 6.1, manual: ARQ权重量化算法)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from ..core.params import QuantParams
-from . import gradients
 from .arguments import check_arguments, make_observer
-from .arq_observer import ArqObserver
 from .base import WeightQuantizer
-from .observation import as_float
+from .learning import gradients
+from .observers.arq_observer import ArqObserver
+from .observers.observation import as_float
 from .registry import register
 
 

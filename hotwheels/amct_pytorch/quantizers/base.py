@@ -1,4 +1,4 @@
-"""The two interfaces the package quantizes through: ActivationQuantizer and WeightQuantizer (SPEC 2.1, 2.2).
+"""The two interfaces the package quantizes through: ActivationQuantizer and WeightQuantizer (spec 2.1, 2.2).
 
 State: every entry of a state_dict is a tensor whose shape is known at construction. `calibrated` and `symmetric` are
 buffers, so that a checkpoint restores them; python copies of both spare a device synchronization per forward.
@@ -17,8 +17,8 @@ from ..core.affine import fake_quantize
 from ..core.channels import per_channel
 from ..core.params import QuantParams
 from ..errors import CalibrationError, ConfigError
-from .observation import as_float, finite_samples, float_samples, is_quantizable
-from .torch_base import FakeQuantizeBase
+from .foreign.torch_base import FakeQuantizeBase
+from .observers.observation import as_float, finite_samples, float_samples, is_quantizable
 
 _AFTER_A_BAD_STEP = (
     "A loss that is not finite has reached the optimizer: lower the learning rate, or skip such steps, and continue"
@@ -210,7 +210,7 @@ class ActivationQuantizer(Quantizer):
         return fake_quantize(x, params.scale, params.offset, params.num_bits, out=x)
 
     def make_symmetric(self) -> None:
-        """Forces offset 0, for a Linear of rank above 2 (SPEC 8.3). A range found in this process is converted.
+        """Forces offset 0, for a Linear of rank above 2 (spec 8.3). A range found in this process is converted.
 
         Raises:
           ConfigError: An asymmetric grid was given by the configuration or loaded from a checkpoint.
@@ -310,7 +310,7 @@ class WeightQuantizer(Quantizer):
     def params(self, weight: Tensor, bias: Tensor | None = None) -> QuantParams:
         """Returns the grid of ``weight``: detached, canonical scale of shape [] or [C_out], offset 0.
 
-        ``bias`` (after BatchNorm folding) only raises the smallest scale (SPEC 4.3). Changes nothing.
+        ``bias`` (after BatchNorm folding) only raises the smallest scale (spec 4.3). Changes nothing.
 
         Raises:
           CalibrationError: `observe` has to be called first.
@@ -322,7 +322,7 @@ class WeightQuantizer(Quantizer):
     def fake_quantize(self, weight: Tensor, params: QuantParams | None = None) -> Tensor:
         """Returns the nearest grid points of ``weight``, differentiable as the algorithm says.
 
-        ``params`` is what `params` returned for this weight, perhaps with enlarged scales (SPEC 4.4); None computes it.
+        ``params`` is what `params` returned for this weight, perhaps with enlarged scales (spec 4.4); None computes it.
         """
         params = self.params(weight) if params is None else params
         self._look_for_nan(weight)

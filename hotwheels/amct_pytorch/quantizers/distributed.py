@@ -7,7 +7,7 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor
 
-from ..core.statistics import RangeStatistics
+from ..core.statistics.range_statistics import RangeStatistics
 
 
 def is_distributed() -> bool:

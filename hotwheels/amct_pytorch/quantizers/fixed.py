@@ -1,4 +1,4 @@
-"""Fixed: scale and zero point come from the configuration (SPEC 6.5, manual: Fixed量化算法)."""
+"""Fixed: scale and zero point come from the configuration (spec 6.5, manual: Fixed量化算法)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ..core.affine import canonical_scale
 from ..core.params import QuantParams
 from ..core.spec import QuantSpec
 from ..errors import ConfigError
-from . import gradients
 from .arguments import check_arguments
 from .base import ActivationQuantizer, WeightQuantizer
+from .learning import gradients
 from .registry import register
 
 

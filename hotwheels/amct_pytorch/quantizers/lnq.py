@@ -1,4 +1,4 @@
-"""LNQ: 4-bit weights, clusters that follow the training, a learned bound (SPEC 6.4, manual: LNQ权重量化算法)."""
+"""LNQ: 4-bit weights, clusters that follow the training, a learned bound (spec 6.4, manual: LNQ权重量化算法)."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.codebook import cluster, lnq_normalise, lnq_params
 from ..core.params import QuantParams
+from ..core.search.codebook import cluster, lnq_normalise, lnq_params
 from ..core.spec import SMALLEST_SCALE
 from ..log import get_logger
-from . import gradients
 from .arguments import check_arguments, make_observer
 from .base import WeightQuantizer
+from .learning import gradients
+from .observers.snq_observer import SnqObserver
 from .registry import register
-from .snq_observer import SnqObserver
 from .weight_grid import nearest_in_codebook, with_smallest_scale
 
 _LOGGER = get_logger(__name__)

@@ -1,4 +1,4 @@
-"""LUQ: one learned end of the range, for activations and for weights (SPEC 5.3, manual: LUQ量化算法)."""
+"""LUQ: one learned end of the range, for activations and for weights (spec 5.3, manual: LUQ量化算法)."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..core.luq import MAX_VALUE_EPS, luq_params
 from ..core.params import QuantParams
+from ..core.search.luq import MAX_VALUE_EPS, luq_params
 from ..core.spec import QuantSpec
 from ..log import get_logger
-from . import distributed, gradients
+from . import distributed
 from .arguments import check_arguments, make_observer, symmetry_args
 from .base import ActivationQuantizer, WeightQuantizer
-from .learned_range import learned_range
-from .luq_observer import LuqMseObserver
-from .observation import RangeObserver
+from .learning import gradients
+from .learning.learned_range import learned_range
+from .observers.luq_observer import LuqMseObserver
+from .observers.observation import RangeObserver
 from .registry import register
 from .weight_grid import with_smallest_scale
 
@@ -166,7 +167,7 @@ class LuqWeightFakeQuantize(WeightQuantizer):
 
 
 def _factor(count: int, num_bits: int) -> float:
-    """The factor of max_value's gradient: it makes the step independent of the size of the tensor (SPEC 5.3).
+    """The factor of max_value's gradient: it makes the step independent of the size of the tensor (spec 5.3).
 
     ``count``: elements of the tensor; of an activation in distributed training those on all processes, so that they
     learn what one process learns from the joined batch.

@@ -1,4 +1,4 @@
-"""The names of observers and quantizers, and how a configuration entry becomes an object (SPEC 5, 6)."""
+"""The names of observers and quantizers, and how a configuration entry becomes an object (spec 5, 6)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import inspect
 from collections.abc import Callable, Mapping, Set
 from typing import Any, TypeVar
 
-from ..config.algorithms import OBSERVERS, QUANTIZERS, arguments_of, canonical_names
-from ..config.quant_config import QuantizerConfig
-from ..config.quantizer_check import check_quantizer, is_custom
+from ..config.arguments.algorithms import OBSERVERS, QUANTIZERS, arguments_of, canonical_names
+from ..config.arguments.quantizer_check import check_quantizer, is_custom
+from ..config.layers.quant_config import QuantizerConfig
 from ..errors import ConfigError, nearest_names
 from ..log import get_logger
 from .base import ActivationQuantizer, Quantizer, WeightQuantizer
-from .torch_base import ObserverBase
+from .foreign.torch_base import ObserverBase
 
 _LOGGER = get_logger(__name__)
 _Class = TypeVar("_Class", bound=type)
@@ -101,7 +101,10 @@ def _build(kind: type, config: QuantizerConfig, layer: str, facts: Mapping[str, 
 
 
 def _build_custom(kind: type, config: QuantizerConfig, layer: str, facts: Mapping[str, Any]) -> Quantizer:
-    from .custom import CustomActivationQuantizer, CustomWeightQuantizer  # it is registered nowhere, and imports base
+    from .foreign.custom import (  # it is registered nowhere, and imports base
+        CustomActivationQuantizer,
+        CustomWeightQuantizer,
+    )
 
     if kind is ActivationQuantizer:
         return CustomActivationQuantizer(config.quantizer, config.args, object_layer=layer)
@@ -134,7 +137,7 @@ def _resolve_observer(observer: Any, layer: str) -> type:
     if isinstance(observer, type):
         return observer
     if is_custom(str(observer)):
-        from .dotted_path import import_class
+        from .foreign.dotted_path import import_class
 
         return import_class(str(observer), layer)
     return _named(ObserverBase, str(observer), f"Layer '{layer}': observer")

@@ -1,4 +1,4 @@
-"""SNQ: 4-bit weights with a codebook found once, for PTQ (SPEC 6.2, 6.3)."""
+"""SNQ: 4-bit weights with a codebook found once, for PTQ (spec 6.2, 6.3)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from ..core.params import QuantParams
-from . import gradients
 from .arguments import make_observer
 from .base import WeightQuantizer
+from .learning import gradients
+from .observers.snq_observer import SnqObserver
 from .registry import register
-from .snq_observer import SnqObserver
 from .weight_grid import nearest_in_codebook, with_smallest_scale
 
 

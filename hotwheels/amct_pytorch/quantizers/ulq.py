@@ -1,4 +1,4 @@
-"""ULQ: both ends of an activation's range are learned (SPEC 5.2, manual: ULQ数据量化算法)."""
+"""ULQ: both ends of an activation's range are learned (spec 5.2, manual: ULQ数据量化算法)."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from ..core.affine import affine_params
 from ..core.params import QuantParams
 from ..core.spec import SMALLEST_SCALE, QuantSpec
-from . import distributed, gradients
+from . import distributed
 from .arguments import check_arguments, make_observer
 from .base import ActivationQuantizer
-from .ifmr_observer import IFMRObserver
-from .learned_range import learned_range
-from .observation import RangeObserver
+from .learning import gradients
+from .learning.learned_range import learned_range
+from .observers.ifmr_observer import IFMRObserver
+from .observers.observation import RangeObserver
 from .registry import register
 
 
@@ -112,7 +113,7 @@ class UlqFakeQuantize(ActivationQuantizer):
         return self._was_loaded or not is_seed
 
     def _guarded(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns (low, high) with the previous values where the new ones are no range around zero (SPEC 5.2).
+        """Returns (low, high) with the previous values where the new ones are no range around zero (spec 5.2).
 
         NaN stays, to be reported: the weights have hardly escaped it.
         """

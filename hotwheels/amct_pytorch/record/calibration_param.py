@@ -1,4 +1,4 @@
-"""CalibrationParam <-> quant_param_record.txt / .bin, which the model converter reads (SPEC 11.4)."""
+"""CalibrationParam <-> quant_param_record.txt / .bin, which the model converter reads (spec 11.4)."""
 
 from __future__ import annotations
 
@@ -114,7 +114,6 @@ def from_binary(data: bytes, source: str) -> CalibrationParam:
 
 def _float32(values: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(float(value) for value in np.asarray(values, dtype=np.float32))
-
 
 
 def _message(param: CalibrationParam) -> Any:

@@ -1,4 +1,4 @@
-"""Checks of the values in a record, the same for reading and for writing (SPEC 11.2)."""
+"""Checks of the values in a record, the same for reading and for writing (spec 11.2)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..errors import RecordError
 from .record import ActivationRecord, LayerRecord, WeightRecord
 
 CODEBOOK_SIZE = 16  # values of a 4-bit non-uniform weight
-LARGEST_SHIFT = 16  # SPEC 4.6
+LARGEST_SHIFT = 16  # spec 4.6
 _INT8 = QuantSpec(num_bits=8)
 
 

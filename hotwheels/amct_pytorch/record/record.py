@@ -1,4 +1,4 @@
-"""Record: plain values, no tensors. What export and the record files are made from (SPEC 11.2)."""
+"""Record: plain values, no tensors. What export and the record files are made from (spec 11.2)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class ActivationRecord:
 
     Attributes:
       index: Which quantizable input of the layer, counted from 0 in call order.
-      scale: Real value of one step; a float32 value, canonical (SPEC 4.5).
+      scale: Real value of one step; a float32 value, canonical (spec 4.5).
       offset: Integer that stands for 0.0.
       num_bits: 4 or 8 to 16.
     """
@@ -49,7 +49,7 @@ class LayerRecord:
     Attributes:
       activations: One per quantized input, by increasing index.
       weight: None for a layer without weights.
-      shift_bit: Empty (no shift), one N, or one N per output channel (SPEC 4.6).
+      shift_bit: Empty (no shift), one N, or one N per output channel (spec 4.6).
       skip_fusion: Whether the BatchNorm behind the layer is kept apart.
     """
 

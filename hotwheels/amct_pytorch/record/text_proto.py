@@ -1,4 +1,4 @@
-"""Record <-> scale_offset_record.txt, protobuf text format (SPEC 11.2)."""
+"""Record <-> scale_offset_record.txt, protobuf text format (spec 11.2)."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _layer(name: str, value: Any, source: str) -> LayerRecord:
     return LayerRecord(
         activations=_activations(name, value, source),
         weight=_weight(name, value, source),
-        shift_bit=shift_bit if any(shift_bit) else (),  # all 0 says the same as none (SPEC 4.6)
+        shift_bit=shift_bit if any(shift_bit) else (),  # all 0 says the same as none (spec 4.6)
         skip_fusion=value.skip_fusion,
     )
 

@@ -1,4 +1,4 @@
-"""The numbers of the error analysis: how far tensors are apart and how they are distributed (SPEC 14)."""
+"""The numbers of the error analysis: how far tensors are apart and how they are distributed (spec 14)."""
 
 from __future__ import annotations
 

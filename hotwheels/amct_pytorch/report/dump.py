@@ -1,4 +1,4 @@
-"""Dumper: writes the result of each node of one forward to files (SPEC 11.8)."""
+"""Dumper: writes the result of each node of one forward to files (spec 11.8)."""
 
 from __future__ import annotations
 

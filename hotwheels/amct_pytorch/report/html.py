@@ -1,4 +1,4 @@
-"""The three reports of the error analysis as HTML files which need no other file and no network (SPEC 14)."""
+"""The three reports of the error analysis as HTML files which need no other file and no network (spec 14)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ from plotly.offline import get_plotlyjs
 
 from ..files import write_text_atomic
 from ..version import __version__
-from .analysis import Analysis, Change, Difference, Distribution, LayerChange, LayerEffect, NodeSimilarity
+from .analysis import (
+    Analysis,
+    Change,
+    Difference,
+    Distribution,
+    LayerChange,
+    LayerEffect,
+    NodeSimilarity,
+)
 
 _NODES_OF_A_LABELLED_AXIS = 60  # names of more layers overlap on a usual screen; the pointer still shows them
 

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from ..errors import ConfigError
 from ..export.save import output_path
 from ..files import PathLike
-from ..integer.digest import deploy_paths
-from ..integer.interpreter import Interpreter
 from ..onnx_io.exposed import expose_results, layer_of, zero_points
+from ..oracle.digest import deploy_paths
+from ..oracle.interpreter import Interpreter
 
 KINDS = ("float", "fake_quant", "real_quant", "onnxruntime")
 _DUMP = re.compile(r"(?P<layer>.+)_output(?P<index>\d+)(?P<shape>(_\d+)*?)(_pytorch)?\.(npy|float|txt)")
@@ -60,7 +60,7 @@ def load_tensors(source: str, prefix: PathLike | None, inputs: Sequence[NDArray[
 
 
 def read_dumps(folder: PathLike) -> LayerTensors:
-    """Returns the first output of each layer from files named as ``enable_dump`` does (SPEC 11.8).
+    """Returns the first output of each layer from files named as ``enable_dump`` does (spec 11.8).
 
     Raises:
       ConfigError: There is no such folder, no such file in it, or a file does not hold what its name says.

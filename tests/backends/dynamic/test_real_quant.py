@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hotwheels.amct_pytorch.backends.real_quant_mode import call_layer, run_real_quant
+from hotwheels.amct_pytorch.backends.real_quant.real_quant_mode import call_layer, run_real_quant
 from hotwheels.amct_pytorch.core.accumulator import Accumulator
 
 X = torch.randn(2, 4, 6, 6, generator=torch.Generator().manual_seed(2))

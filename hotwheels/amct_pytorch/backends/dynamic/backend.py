@@ -18,12 +18,12 @@ from ...nn.weighted_op import WeightedOp
 from ...ops.registry import Registry
 from ...plan.planner import folded_batch_norm
 from ...plan.quant_plan import QuantPlan
-from .candidates import find_candidates
-from .export import export_marked
-from .float_model import Fold, finish_float_model
-from .graph import Fusion, build_graph
-from .model_copy import copy_model
 from .placer import LayerContainer, place_layers
+from .read.candidates import find_candidates
+from .read.export import export_marked
+from .read.float_model import Fold, finish_float_model
+from .read.graph import Fusion, build_graph
+from .read.model_copy import copy_model
 
 _log = get_logger(__name__)
 

@@ -17,10 +17,10 @@ from ...nn.call import LayerCall
 from ...nn.mode import Mode
 from ...nn.quantized_layer import QuantizedLayer
 from ...ops.desc import OpDesc
-from ..markers import mark_input, mark_result
-from ..real_quant_mode import call_layer, run_in_double
-from ..torch_exporter import refuse_unbatched_pooling
-from .operands import float_edges
+from ..real_quant.real_quant_mode import call_layer, run_in_double
+from ..torchscript.markers import mark_input, mark_result
+from ..torchscript.torch_exporter import refuse_unbatched_pooling
+from .read.operands import float_edges
 
 FORWARD = "forward"
 
@@ -44,7 +44,7 @@ class OriginalForward:
         return type(self.module).forward(self.module, *args, **kwargs)
 
     def in_double(self, *args: Any, **kwargs: Any) -> Any:
-        """Runs it in float64, as real_quant does with what is no CUBE operation (SPEC 10.4)."""
+        """Runs it in float64, as real_quant does with what is no CUBE operation (spec 10.4)."""
         return run_in_double(self, args, kwargs)
 
     def restore(self) -> None:

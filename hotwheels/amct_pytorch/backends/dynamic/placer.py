@@ -17,8 +17,8 @@ from ...plan.quant_plan import LayerPlan, QuantPlan
 from ...quantizers.snq import SnqWeightFakeQuantize
 from ..base import NO_DATA_PARALLEL
 from ..layer_factory import LayerFactory
-from .candidates import Candidate
 from .forwards import FoldedForward, LayerForward, OriginalForward, replace_forward
+from .read.candidates import Candidate
 
 LAYERS = "amct_layers"  # the sub-module which holds the QuantizedLayers
 
@@ -82,7 +82,7 @@ def place_layers(
     """Replaces, in place, the forward of every planned module, and of the BatchNorms folded into them.
 
     With ``updates_batch_norms`` the codebook of non-uniform weights is that of the bare weight: it is found before the
-    BatchNorm is updated (SPEC 6.7, last paragraph).
+    BatchNorm is updated (spec 6.7, last paragraph).
     """
     container, factory = LayerContainer(model), LayerFactory(plan)
     for one in plan.layers.values():

@@ -6,7 +6,7 @@ import copy
 
 from torch import fx, nn
 
-from ...config.quant_config import QuantConfig
+from ...config.layers.quant_config import QuantConfig
 from ...errors import UnsupportedModelError
 from ...graph import OpGraph
 from ...log import get_logger
@@ -18,16 +18,16 @@ from ...plan.configured_graph import ConfiguredGraph
 from ...plan.quant_plan import LayerPlan, QuantPlan
 from ...plan.sibling_advice import sibling_advice
 from ..layer_factory import LayerFactory
-from .attention import decompose_attention, trace_attention
-from .called import callable_of
-from .constants import constant_nodes
-from .functionalize import functionalize
-from .graph import build_graph
-from .model_advice import model_advice
-from .no_op_nodes import handed_on_nodes
 from .quant_graph_module import LAYERS, Origin, QuantGraphModule, adopt_state
-from .sharing import share_inputs
-from .tracer import trace
+from .read.called import callable_of
+from .read.constants import constant_nodes
+from .read.graph import build_graph
+from .read.model_advice import model_advice
+from .read.no_op_nodes import handed_on_nodes
+from .read.sharing import share_inputs
+from .rewrite.attention import decompose_attention, trace_attention
+from .rewrite.functionalize import functionalize
+from .trace.tracer import trace
 
 _log = get_logger(__name__)
 

@@ -12,10 +12,10 @@ from torch import fx, nn
 from ...nn.call import MethodCall
 from ...nn.double_call import cast_floats
 from ...nn.quantized_layer import QuantizedLayer
-from ..between_layers import BetweenLayers
-from ..known import is_known
-from ..real_quant_mode import run_opaque
-from .constants import constant_nodes
+from ..real_quant.between_layers import BetweenLayers
+from ..real_quant.known import is_known
+from ..real_quant.real_quant_mode import run_opaque
+from .read.constants import constant_nodes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ class RecordingInterpreter(fx.Interpreter):
 
 
 class RealQuantInterpreter(RecordingInterpreter):
-    """Runs the integer network (SPEC 10.4): float64 between the layers, float32 where the outside begins.
+    """Runs the integer network (spec 10.4): float64 between the layers, float32 where the outside begins.
 
     Between the layers stands what `BetweenLayers` says. Graph outputs are float32. What is computed from constants only
     has the float32 value which stands in the exported files.

@@ -19,7 +19,7 @@ from ...nn.quantized_layer import QuantizedLayer
 from ...plan.advice import Advice
 from ...plan.configured_graph import ConfiguredGraph
 from ..base import NO_DATA_PARALLEL
-from ..real_gradient import with_gradient_of
+from ..real_quant.real_gradient import with_gradient_of
 from .interpreters import RealQuantInterpreter, RecordingInterpreter, Watcher
 
 LAYERS = "amct_layers"  # the sub-module which holds the QuantizedLayers by layer name

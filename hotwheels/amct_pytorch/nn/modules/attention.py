@@ -17,7 +17,7 @@ class MultiheadConvAttention(LinearWeightsMixin):
     ``softmax(k^T q * scale + mask * -1000)`` over the keys, then ``v`` times that, per head, then ``out_proj``. Equals
     ``torch.nn.MultiheadAttention`` with the same weights. ``q``, ``k``, ``v`` and ``out_proj`` are ``torch.nn.Conv2d``
     with bias; weights [out, in] of Linear layers load into them. Tracing goes through this module, so that the
-    convolutions get quantized (SPEC 8.1).
+    convolutions get quantized (spec 8.1).
 
     Args:
         embed_dim: C, the number of channels.

@@ -11,7 +11,7 @@ class GELU(nn.Module):
     """Gaussian error linear unit, element-wise; no parameters and no buffers.
 
     ``"tanh"``: ``0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))``, the default because it is what the chip
-    approximates (our choice, SPEC 12.1). ``"none"`` and ``"better_approximation"``: ``0.5 x (1 + erf(x / sqrt(2)))``.
+    approximates (our choice, spec 12.1). ``"none"`` and ``"better_approximation"``: ``0.5 x (1 + erf(x / sqrt(2)))``.
     The deploy ONNX keeps the string as given.
 
     Raises:

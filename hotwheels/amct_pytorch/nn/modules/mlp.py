@@ -14,7 +14,7 @@ class Mlp(LinearWeightsMixin):
     """``fc1``, ``act``, ``drop``, ``fc2``, ``drop`` on (N, C, H, W), as Swin V1's Mlp on (N, H W, C).
 
     ``fc1`` and ``fc2`` are 1x1 ``torch.nn.Conv2d`` with bias; weights [out, in] of Swin's Linear layers load into them.
-    Tracing goes through this module, so that the convolutions get quantized (SPEC 8.1).
+    Tracing goes through this module, so that the convolutions get quantized (spec 8.1).
 
     Args:
         in_features: Input channels.

@@ -26,7 +26,7 @@ class Warp(nn.Module):
     """Samples inside a region of the image, as GlobalWarp would sample the image cut to it.
 
     So -1 and 1 in the grid are the first and the last pixel of the region, not of the image, and positions outside the
-    region take its border's pixel, even where the image goes on (our choice, SPEC 12.1).
+    region take its border's pixel, even where the image goes on (our choice, spec 12.1).
 
     Args:
         roi: The region (x0, y0, x1, y1) in pixels, x1 and y1 exclusive; None for the whole image.

@@ -1,0 +1,1 @@
+"""From the user's module to an OpGraph through ONNX: candidates, the marked export, the float model."""

@@ -1,0 +1,221 @@
+"""Exports a model once, with markers around its candidate modules, and reads back what the markers say."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import onnx_ir as ir
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from ....errors import UnsupportedModelError
+from ....graph import Edge
+from ....onnx_io.layer_sites import LayerSite
+from ....onnx_io.model_file import name_outputs, parse_model
+from ....onnx_io.node_access import operand
+from ...constant_calls import ConstantsBeforehand
+from ...torchscript.exporter_leftovers import bypass, clean_exporter_leftovers
+from ...torchscript.marker_sites import INPUT_MARKER, MARKER_DOMAIN, resolve_markers
+from ...torchscript.torch_exporter import export_onnx, refuse_divisor
+from ..forwards import MarkedForward, OriginalForward, call_name, replace_forward
+from .candidates import Candidate
+
+_SUFFIXES = {"Pad": "_pad", "Transpose": "_transpose"}  # spec 9.1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MarkedExport:
+    """A float ONNX model whose nodes are named after the layers.
+
+    Attributes:
+      model: The model, without markers.
+      sites: Where each call of a candidate stands in it, by layer name.
+      edges: The quantizable inputs of each call, in the order of the site's indices, without producers.
+      calls: How often each candidate was called, by path.
+      exporter_names: For each node the name which torch's exporter had given it.
+      own_forwards: Paths of the candidates whose forward was set on the instance.
+    """
+
+    model: ir.Model
+    sites: Mapping[str, LayerSite]
+    edges: Mapping[str, tuple[Edge, ...]]
+    calls: Mapping[str, int]
+    exporter_names: Mapping[ir.Node, str]
+    own_forwards: frozenset[str]
+
+    @property
+    def paths(self) -> dict[str, str]:
+        """The path of the module of each call, by the call's name."""
+        return {call_name(path, number): path for path, count in self.calls.items() for number in range(count)}
+
+
+def export_marked(
+    model: nn.Module, candidates: Mapping[str, Candidate], inputs: tuple[Any, ...], setting: Mapping[str, Any]
+) -> MarkedExport:
+    """Exports ``model`` in eval mode; it is left as it was.
+
+    ``setting`` holds ``input_names``, ``output_names`` and ``dynamic_axes`` of ``torch.onnx.export`` as far as the user
+    gave them; else inputs are called as the arguments of ``forward``, outputs ``output`` or ``output_<i>``.
+
+    Raises:
+      ExportError: The call with ``inputs`` fails, or an operation has no ONNX form.
+      UnsupportedModelError: ``inputs`` holds no tensor.
+    """
+    for path, one in model.named_modules():
+        if isinstance(one, nn.AvgPool2d):
+            refuse_divisor(path, one.divisor_override)
+    given = {key: value for key, value in setting.items() if value is not None}
+    setting = {"input_names": _input_names(model, inputs), **given}
+    with (
+        _in_eval(model),
+        _marked(candidates) as forwards,
+        _counting_anew(model, forwards),
+        _entered_with_tensors(model, inputs) as tensors,
+    ):
+        onnx_model = parse_model(export_onnx(model, tensors, setting))
+    if "output_names" not in setting:
+        name_outputs(onnx_model)
+    return _read(onnx_model, forwards)
+
+
+# --- running ---
+
+
+@contextlib.contextmanager
+def _in_eval(model: nn.Module) -> Iterator[None]:
+    flags = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, flag in flags.items():
+            module.training = flag
+
+
+@contextlib.contextmanager
+def _marked(candidates: Mapping[str, Candidate]) -> Iterator[dict[str, MarkedForward]]:
+    forwards = {
+        path: MarkedForward(path, candidate.op, OriginalForward(candidate.module))
+        for path, candidate in candidates.items()
+    }
+    try:
+        for path, forward in forwards.items():
+            replace_forward(candidates[path].module, forward)
+        yield forwards
+    finally:
+        for forward in forwards.values():
+            forward.original.restore()
+
+
+@contextlib.contextmanager
+def _counting_anew(model: nn.Module, forwards: Mapping[str, MarkedForward]) -> Iterator[None]:
+    """The exporter runs ``model`` once for each opset it tries."""
+
+    def forget(*_: Any) -> None:
+        for forward in forwards.values():
+            forward.calls.clear()
+
+    handle = model.register_forward_pre_hook(forget)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+class _EntryForward:
+    """Takes the tensors of ``input_data`` alone and calls the model with them in their places.
+
+    The exporter would make inputs of plain numbers, also of those which stand as defaults in the model's signature.
+    """
+
+    def __init__(self, original: OriginalForward, inputs: tuple[Any, ...]) -> None:
+        self.original = original
+        self._leaves, self._layout = pytree.tree_flatten(inputs)
+
+    def __call__(self, *tensors: Tensor) -> Any:
+        """Runs the model; what is no tensor is a constant."""
+        given = iter(tensors)
+        leaves = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in self._leaves]
+        with ConstantsBeforehand(self.original.module):
+            return self.original(*pytree.tree_unflatten(leaves, self._layout))
+
+
+@contextlib.contextmanager
+def _entered_with_tensors(model: nn.Module, inputs: tuple[Any, ...]) -> Iterator[tuple[Tensor, ...]]:
+    tensors = tuple(leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor))
+    if not tensors:
+        raise UnsupportedModelError("input_data holds no tensor, so the ONNX model would have no input.")
+    forward = _EntryForward(OriginalForward(model), inputs)
+    try:
+        replace_forward(model, forward)
+        yield tensors
+    finally:
+        forward.original.restore()
+
+
+def _input_names(model: nn.Module, inputs: tuple[Any, ...]) -> list[str]:
+    arguments = _argument_names(model, len(inputs))
+    names = []
+    for argument, value in zip(arguments, inputs, strict=True):
+        count = sum(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(value))
+        names += [argument] if count == 1 else [f"{argument}_{index}" for index in range(count)]
+    return names
+
+
+def _argument_names(model: nn.Module, count: int) -> list[str]:
+    """The names of the first ``count`` positional arguments; those behind ``*args`` are numbered."""
+    parameters = inspect.signature(model.forward).parameters.values()
+    named = [one.name for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
+    return [*named, *(f"input_{index}" for index in range(len(named), count))][:count]
+
+
+# --- reading ---
+
+
+def _read(model: ir.Model, forwards: Mapping[str, MarkedForward]) -> MarkedExport:
+    edges = {
+        call_name(path, number): call for path, forward in forwards.items() for number, call in enumerate(forward.calls)
+    }
+    clean_exporter_leftovers(model)
+    kept = _settle_indices(model, edges)
+    names = {node: str(node.name) for node in model.graph}
+    sites = resolve_markers(model, _SUFFIXES)
+    return MarkedExport(
+        model=model,
+        sites=sites,
+        edges={layer: kept[layer] for layer in sites},
+        calls={path: len(forward.calls) for path, forward in forwards.items()},
+        exporter_names={node: names.get(node, str(node.name)) for node in model.graph},
+        own_forwards=frozenset(path for path, forward in forwards.items() if forward.original.is_own),
+    )
+
+
+def _settle_indices(model: ir.Model, edges: Mapping[str, tuple[Edge, ...]]) -> dict[str, tuple[Edge, ...]]:
+    """Numbers the quantizable inputs of each layer from 0, in place; returns those that are left.
+
+    A constant operand is none, as on the FX path; nor is one which the exporter found that nobody reads.
+    """
+    markers: dict[str, list[ir.Node]] = {}
+    for node in list(model.graph):
+        if node.domain == MARKER_DOMAIN and node.op_type == INPUT_MARKER:
+            if operand(node, 0).is_initializer():
+                bypass(node)
+            else:
+                markers.setdefault(node.attributes["layer"].as_string(), []).append(node)
+    return {layer: _renumber(nodes, edges[layer]) for layer, nodes in markers.items()}
+
+
+def _renumber(markers: list[ir.Node], edges: tuple[Edge, ...]) -> tuple[Edge, ...]:
+    markers.sort(key=_index)
+    kept = tuple(edges[_index(node)] for node in markers)
+    for number, node in enumerate(markers):
+        node.attributes["index"] = ir.AttrInt64("index", number)
+    return kept
+
+
+def _index(marker: ir.Node) -> int:
+    return marker.attributes.get_int("index", 0)

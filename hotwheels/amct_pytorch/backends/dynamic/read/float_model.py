@@ -1,0 +1,113 @@
+"""The float ONNX model of the dynamic path: BatchNorm folded, only quantized layers kept as sites (spec 3)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Collection, Mapping
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+from ....core.channels import from_output_first
+from ....errors import ExportError
+from ....nn.weighted_op import WeightedOp
+from ....onnx_io.initializers import add_initializer, remove_unused_initializers
+from ....onnx_io.layer_sites import read_sites, write_sites
+from ....onnx_io.node_access import graph_of
+from ....ops.desc import Role
+from ...torchscript.exporter_leftovers import bypass
+
+SETTINGS_KEY = "amct.dynamic.v1"  # metadata by which save_model knows the files of quantize_model
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fold:
+    """A convolution and the BatchNorm folded into it.
+
+    Attributes:
+      conv: Layer name of the convolution.
+      norm: Layer name of the BatchNorm.
+      op: Both as modules.
+      role: Which convolution it is.
+    """
+
+    conv: str
+    norm: str
+    op: WeightedOp
+    role: Role
+
+    @property
+    def module(self) -> nn.Module:
+        """The convolution."""
+        return self.op.module
+
+
+def finish_float_model(
+    model: ir.Model, folds: Collection[Fold], layers: Collection[str], settings: Mapping[str, object]
+) -> None:
+    """Folds the BatchNorms of ``model``, keeps the sites of ``layers`` and stores ``settings``, in place."""
+    nodes = {str(node.name): node for node in model.graph}
+    for fold in folds:
+        write_folded(nodes[fold.conv], *fold.op.folded(), fold)
+        bypass(nodes[fold.norm])
+    remove_unused_initializers(model.graph)
+    write_sites(model, {layer: site for layer, site in read_sites(model).items() if layer in layers})
+    model.metadata_props[SETTINGS_KEY] = json.dumps(dict(settings))
+
+
+def read_settings(model: ir.Model, path: object) -> dict[str, object]:
+    """Returns what ``finish_float_model`` stored; ExportError if the model in file ``path`` is of another origin."""
+    text = model.metadata_props.get(SETTINGS_KEY)
+    if text is None:
+        raise ExportError(
+            f"'{path}' was not made by quantize_model (or create_quant_retrain_model): it has no metadata"
+            f" '{SETTINGS_KEY}'. Pass the file which that call wrote as modfied_onnx_file."
+        )
+    settings: dict[str, object] = json.loads(text)
+    return settings
+
+
+def refold(model: ir.Model, folds: Collection[Fold]) -> None:
+    """Folds the present BatchNorm statistics into ``model``, in place, whose nodes were folded before."""
+    nodes = {str(node.name): node for node in model.graph}
+    for fold in folds:
+        if fold.conv not in nodes:
+            raise ExportError(f"Layer '{fold.conv}': its node is not in the ONNX model.")
+        write_folded(nodes[fold.conv], *fold.op.folded(), fold)
+    remove_unused_initializers(model.graph)
+
+
+def write_normalization(model: ir.Model, norms: Mapping[str, nn.Module]) -> None:
+    """Gives the BatchNormalization nodes of ``model`` which ``norms`` names the present values of these modules."""
+    nodes = {str(node.name): node for node in model.graph}
+    for name, norm in norms.items():
+        if name not in nodes:
+            raise ExportError(f"Layer '{name}': its node is not in the ONNX model.")
+        # The nodes share initializers that were equal when they were exported, so each gets its own.
+        for position, field in enumerate(("weight", "bias", "running_mean", "running_var"), start=1):
+            if (value := getattr(norm, field)) is not None:
+                array = _array(value).copy()  # the module goes on learning
+                initializer = add_initializer(graph_of(nodes[name]), f"{name}.updated.{field}", array)
+                nodes[name].replace_input_with(position, initializer)
+    remove_unused_initializers(model.graph)
+
+
+def write_folded(node: ir.Node, weight: Tensor, bias: Tensor | None, fold: Fold) -> None:
+    """Gives ``node`` these values; ``weight`` is [C_out, ...]. Other nodes keep the initializers it had."""
+    groups = int(getattr(fold.module, "groups", 1))
+    weight = from_output_first(weight, groups, fold.role is Role.CONV_TRANSPOSE)
+    graph = graph_of(node)
+    assert bias is not None, "a folded BatchNorm always leaves a bias"
+    node.replace_input_with(1, add_initializer(graph, f"{fold.conv}.folded.weight", _array(weight)))
+    value = add_initializer(graph, f"{fold.conv}.folded.bias", _array(bias))
+    if len(node.inputs) < 3:
+        node.resize_inputs(3)
+    node.replace_input_with(2, value)
+
+
+@torch.no_grad()
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().contiguous().numpy()

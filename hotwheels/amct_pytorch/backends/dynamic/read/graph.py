@@ -1,0 +1,226 @@
+"""Reads an OpGraph off the exported model: layers by module path, everything else by its ONNX node."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Iterator, Mapping
+
+import onnx_ir as ir
+
+from ....graph import Edge, Form, OpGraph, OpNode
+from ....onnx_io.initializers import free_name
+from ....ops.desc import Role
+from ....ops.registry import Registry
+from ...fold_pair import is_foldable_pair
+from .candidates import Candidate
+from .export import MarkedExport
+from .layer_body import why_no_single_operation
+
+_CONVOLUTIONS = frozenset({Role.CONV, Role.CONV_TRANSPOSE})
+
+_NOT_CALLED = "the model does not call it with a float tensor, or nothing uses its result"
+_NOT_LISTED = "the capacity file does not list its type as quantizable"
+_CONSTANT_OPERAND = "one of its operands is a parameter, a constant or not a float tensor"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Fusion:
+    """Which BatchNorms may be folded (spec 9.2).
+
+    Attributes:
+      is_on: ``do_fusion``.
+      skipped: ``skip_fusion_layers``: convolutions, or BatchNorms, that keep to themselves.
+    """
+
+    is_on: bool = True
+    skipped: Collection[str] = ()
+
+    def allows(self, conv: str, norm: str) -> bool:
+        """Whether ``norm`` may be folded into ``conv``."""
+        return self.is_on and conv not in self.skipped and norm not in self.skipped
+
+
+def build_graph(
+    export: MarkedExport, candidates: Mapping[str, Candidate], registry: Registry, fusion: Fusion
+) -> OpGraph:
+    """Returns the operations of the exported model in execution order.
+
+    A node with several results in use is followed by one ``is_pick`` node for each of them, so that a producer's name
+    always means one tensor. Candidates that are not in the ONNX model come last, with the reason.
+    """
+    return _Reader(export, candidates, registry, fusion).read()
+
+
+class _Reader:
+    """What is known of one graph while it is read."""
+
+    def __init__(
+        self, export: MarkedExport, candidates: Mapping[str, Candidate], registry: Registry, fusion: Fusion
+    ) -> None:
+        self._export = export
+        self._candidates = candidates
+        self._registry = registry
+        self._fusion = fusion
+        self._paths = export.paths
+        self._onnx = {str(node.name): node for node in export.model.graph}
+        self._owners = {inner: layer for layer, site in export.sites.items() for inner in site.nodes}
+        self._taken = {*self._onnx, *candidates}
+        self._values: dict[ir.Value, str] = {}  # the node of our graph whose result it is
+
+    def read(self) -> OpGraph:
+        graph = self._export.model.graph
+        nodes = [self._input(value) for value in graph.inputs if value.is_graph_input() and not value.is_initializer()]
+        picks = self._name_values()
+        for node in graph:
+            name = str(node.name)
+            if self._owners.get(name, name) == name:  # the others belong to the layer of another node
+                nodes.append(self._layer(name) if name in self._export.sites else self._other(node))
+                nodes += picks.get(name, [])
+        nodes.append(self._output(graph))
+        nodes += [self._absent(path) for path in self._candidates if path not in self._export.sites]
+        return self._with_folding(OpGraph({node.name: node for node in nodes}))
+
+    # --- values ---
+
+    def _name_values(self) -> dict[str, list[OpNode]]:
+        """Names the producer of every value, and returns the picks of each node that has several results in use."""
+        results: dict[str, list[ir.Value]] = {}
+        for node in self._export.model.graph:
+            name = self._owners.get(str(node.name), str(node.name))
+            results.setdefault(name, []).extend(value for value in node.outputs if self._is_used_outside(value, name))
+        picks: dict[str, list[OpNode]] = {}
+        for name, values in results.items():
+            if len(values) == 1:
+                self._values[values[0]] = name
+            elif values:
+                picks[name] = [self._pick(name, index, value) for index, value in enumerate(values)]
+        return picks
+
+    def _is_used_outside(self, value: ir.Value, owner: str) -> bool:
+        users = (str(use.node.name) for use in value.uses())
+        return value.is_graph_output() or any(self._owners.get(user, user) != owner for user in users)
+
+    def _pick(self, name: str, index: int, value: ir.Value) -> OpNode:
+        self._values[value] = self._free(f"{name}[{index}]")
+        return OpNode(name=self._values[value], form=Form.FUNCTION, inputs=(name,), is_pick=True)
+
+    def _producers(self, values: Iterator[ir.Value | None], owner: str = "") -> tuple[str, ...]:
+        names = (self._values.get(value) for value in values if value is not None)
+        return tuple(dict.fromkeys(name for name in names if name is not None and name != owner))
+
+    def _free(self, wanted: str) -> str:
+        name = free_name(wanted, self._taken)
+        self._taken.add(name)
+        return name
+
+    # --- nodes ---
+
+    def _input(self, value: ir.Value) -> OpNode:
+        self._values[value] = self._free(str(value.name))
+        return OpNode(name=self._values[value], form=Form.INPUT, onnx_name=str(value.name))
+
+    def _output(self, graph: ir.Graph) -> OpNode:
+        return OpNode(name=self._free("output"), form=Form.OUTPUT, inputs=self._producers(iter(graph.outputs)))
+
+    def _other(self, node: ir.Node) -> OpNode:
+        return OpNode(
+            name=str(node.name),
+            form=Form.FUNCTION,
+            inputs=self._producers(_reads(node)),
+            onnx_type=node.op_type,
+            onnx_name=self._export.exporter_names[node],
+        )
+
+    def _layer(self, name: str) -> OpNode:
+        candidate, main = self._candidates[self._paths[name]], self._onnx[name]
+        body = [self._onnx[inner] for inner in self._export.sites[name].nodes]
+        edges = tuple(self._edge(name, index, edge) for index, edge in enumerate(self._export.edges[name]))
+        reason = self._why_not(candidate, body, edges)
+        return dataclasses.replace(
+            _of_module(name, candidate),
+            inputs=self._producers((value for node in body for value in _reads(node)), owner=name),
+            edges=() if reason else edges,
+            unquantizable=reason,
+            is_reused=candidate.is_listed and self._export.calls[candidate.path] > 1,
+            onnx_type=main.op_type,
+            onnx_name=self._export.exporter_names[main],
+        )
+
+    def _absent(self, path: str) -> OpNode:
+        return dataclasses.replace(_of_module(path, self._candidates[path]), unquantizable=_NOT_CALLED)
+
+    def _edge(self, name: str, index: int, edge: Edge) -> Edge:
+        places = self._export.sites[name].inputs.get(index, ())
+        values = iter([self._onnx[node].inputs[at] for node, at in places[:1]])
+        return dataclasses.replace(edge, producer=next(iter(self._producers(values)), ""))
+
+    def _why_not(self, candidate: Candidate, body: list[ir.Node], edges: tuple[Edge, ...]) -> str | None:
+        calls = self._export.calls[candidate.path]
+        if calls > 1:
+            return f"module '{candidate.path}' is called {calls} times; define one module for each use"
+        if not candidate.is_listed:
+            return _NOT_LISTED
+        if not all(edge.producer for edge in edges):  # the layer does not read it, or it is not the result of a node
+            return _CONSTANT_OPERAND
+        if candidate.onnx_types == {"MatMul"} and len(edges) < 2:
+            return _CONSTANT_OPERAND
+        return why_no_single_operation(candidate, body, candidate.path in self._export.own_forwards)
+
+    # --- what belongs to a convolution ---
+
+    def _with_folding(self, graph: OpGraph) -> OpGraph:
+        folded = dict(self._folded_norms(graph))
+        fused = dict(self._fused_activations(graph, folded))
+        nodes = {node.name: node for node in graph}
+        for name, conv in {**folded, **fused}.items():
+            reason = f"it belongs to the convolution '{conv}' in front of it"
+            nodes[name] = dataclasses.replace(
+                nodes[name], edges=(), unquantizable=reason, is_reused=False, is_fold_target=name in folded
+            )
+        return OpGraph(nodes)
+
+    def _folded_norms(self, graph: OpGraph) -> Iterator[tuple[str, str]]:
+        for norm in graph:
+            conv = self._convolution_before(graph, norm)
+            if conv is None or graph.consumers[conv] != (norm.name,) or self._is_reused(conv, norm.name):
+                continue
+            pair = (self._candidates[conv].module, self._candidates[norm.name].module)
+            if self._fusion.allows(conv, norm.name) and is_foldable_pair(*pair, self._registry):
+                yield norm.name, conv
+
+    def _is_reused(self, *layers: str) -> bool:
+        return any(self._export.calls[self._paths[layer]] > 1 for layer in layers)
+
+    def _fused_activations(self, graph: OpGraph, folded: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+        for node in graph:
+            if node.op is not None and node.op.role is Role.FUSED_ACTIVATION and node.inputs:
+                conv = folded.get(node.inputs[0]) or self._convolution_before(graph, node)
+                if conv is not None:
+                    yield node.name, conv
+
+    def _convolution_before(self, graph: OpGraph, node: OpNode) -> str | None:
+        """The convolution which the layer ``node`` reads, if it reads nothing else."""
+        if node.op is None or len(node.inputs) != 1:
+            return None
+        op = graph[node.inputs[0]].op
+        return node.inputs[0] if op is not None and op.role in _CONVOLUTIONS else None
+
+
+def _of_module(name: str, candidate: Candidate) -> OpNode:
+    return OpNode(
+        name=name,
+        form=Form.MODULE,
+        type=candidate.type,
+        op=candidate.op,
+        module_path=candidate.path,
+        has_bias=getattr(candidate.module, "bias", None) is not None,
+    )
+
+
+def _reads(node: ir.Node) -> Iterator[ir.Value | None]:
+    """Yields the inputs of ``node`` and of the nodes inside it: the body of an If or a Loop reads from outside."""
+    yield from node.inputs
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            for inner in ir.traversal.RecursiveGraphIterator(attribute.as_graph()):
+                yield from inner.inputs

@@ -1,0 +1,89 @@
+"""Updating BatchNorms to quantized weights, and what becomes of the factors when they are folded (spec 3, 6.7, 9.8)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ....log import get_logger
+from ....nn.quantized_layer import QuantizedLayer
+from ....record import LayerRecord, Record
+from ..read.float_model import refold, write_normalization
+
+if TYPE_CHECKING:
+    from .calibration_session import CalibrationSession
+
+_log = get_logger(__name__)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BnUpdate:
+    """How running statistics are updated.
+
+    Attributes:
+      momentum: Share of a batch's statistics in the running ones, (0, 1).
+      standing: The BatchNorms which no convolution takes up, by the name of their nodes.
+    """
+
+    momentum: float
+    standing: Mapping[str, nn.Module] = dataclasses.field(default_factory=dict)
+
+
+def switch_batch_norms(model: nn.Module, is_training: bool) -> None:
+    """Switches the BatchNorms of ``model`` between batch and running statistics."""
+    for norm in _batch_norms(model).values():
+        norm.train(is_training)
+
+
+def update_batch_norms(model: nn.Module, is_training: bool, session: CalibrationSession) -> None:
+    """Switches those BatchNorms of ``model`` which a save writes anew; the others keep their statistics.
+
+    They take the momentum of the update, and their affine parameters learn while they train.
+    """
+    update = session.plan.bn_update
+    assert update is not None
+    known = {*(fold.op.batch_norm for fold in session.plan.folds), *update.standing.values()}
+    norms = _batch_norms(model)
+    for norm in norms.values():
+        if norm in known:
+            norm.train(is_training)
+            norm.momentum = update.momentum if is_training else norm.momentum
+            for parameter in norm.parameters(recurse=False):
+                parameter.requires_grad_(is_training)
+    if is_training:
+        _report_left([name for name, norm in norms.items() if norm not in known])
+
+
+def _batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
+
+
+def _report_left(names: Collection[str]) -> None:
+    if names:
+        _log.warning(
+            "BatchNorms that are no BatchNorm2d, or have no part in the forward, keep their statistics: %s.",
+            ", ".join(names),
+        )
+
+
+def fold_present_state(model: ir.Model, record: Record, session: CalibrationSession) -> Record:
+    """Writes the BatchNorms as they are now into ``model``, in place, most into weights; returns the record that fits.
+
+    ``model`` and ``record`` are what quantize_model and the calibration wrote.
+    """
+    layers = session.layers
+    refold(model, session.plan.folds)
+    if session.plan.bn_update is not None:
+        write_normalization(model, session.plan.bn_update.standing)
+    return Record({name: _updated(one, layers.get(name)) for name, one in record.layers.items()})
+
+
+def _updated(record: LayerRecord, layer: QuantizedLayer | None) -> LayerRecord:
+    if record.weight is None or layer is None:
+        return record
+    return dataclasses.replace(record, weight=layer.folded_weight_record())

@@ -1,0 +1,141 @@
+"""CalibrationSession: counts the batches of a model made by quantize_model and writes its record (spec 3)."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from pathlib import Path
+
+from torch import nn
+
+from ....log import get_logger
+from ....nn.mode import Mode
+from ....nn.quantized_layer import QuantizedLayer
+from ..placer import LayerContainer
+from ..read.float_model import Fold
+from .bn_update import BnUpdate, switch_batch_norms, update_batch_norms
+from .record_file import RecordFile
+from .shift_search import ShiftSearch
+
+_log = get_logger(__name__)
+
+
+class Phase(enum.Enum):
+    """What the next forward is for."""
+
+    BN_UPDATE = enum.auto()
+    CALIBRATION = enum.auto()
+    DONE = enum.auto()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SessionPlan:
+    """What a session is to do.
+
+    Attributes:
+      batch_num: Number of calibration forwards.
+      record_file: Where the quantization factors go.
+      shifted: Layers whose record carries a shift bit.
+      unfused: Layers whose record says ``skip_fusion``.
+      folds: The BatchNorms that are folded at save.
+      bn_update: How BatchNorms are updated before the calibration; None if they are not.
+    """
+
+    batch_num: int
+    record_file: Path
+    shifted: frozenset[str] = frozenset()
+    unfused: frozenset[str] = frozenset()
+    folds: tuple[Fold, ...] = ()
+    bn_update: BnUpdate | None = None
+
+
+class CalibrationSession:
+    """Stands around the forward of one quantized model.
+
+    Attributes:
+      plan: What it is to do.
+      layers: The quantized layers by name.
+    """
+
+    def __init__(self, container: LayerContainer, plan: SessionPlan) -> None:
+        """Finds what is known of the weights, and writes the record with it (spec 3)."""
+        self.plan = plan
+        self._container = container
+        self._batches = 0
+        self._has_warned = False
+        self._record_file = RecordFile(plan.record_file, container, plan.unfused)
+        self._shifts = self._watch_outputs()
+        self._enter(Phase.CALIBRATION)
+        weights = self._record_file.write_weights().layers
+        for name in self._shifts:
+            self.layers[name].expect_shift(weights[name])
+
+    @property
+    def layers(self) -> dict[str, QuantizedLayer]:
+        """The quantized layers by name, in graph order."""
+        return self._container.by_name
+
+    def begin(self) -> None:
+        """Is called before each forward."""
+        if self._phase is Phase.CALIBRATION and not self._batches and self._is_complete():
+            self._enter(Phase.DONE)  # the state was loaded from a checkpoint
+
+    def end(self) -> None:
+        """Is called after each forward."""
+        if self._phase is not Phase.CALIBRATION:
+            return
+        self._batches += 1
+        if self._batches < self.plan.batch_num:
+            return
+        if self._is_complete():
+            self._finish()
+        elif not self._has_warned:
+            self._warn_incomplete()
+
+    def set_batch_norms(self, model: nn.Module, is_training: bool) -> None:
+        """Does what ``update_bn_status`` says; ``model`` is the one the session stands around."""
+        if self.plan.bn_update is None:
+            switch_batch_norms(model, is_training)
+            return
+        update_batch_norms(model, is_training, self)
+        is_done = not is_training and self._is_complete()
+        self._enter(Phase.BN_UPDATE if is_training else Phase.DONE if is_done else Phase.CALIBRATION)
+
+    def _enter(self, phase: Phase) -> None:
+        self._phase = phase
+        mode = self._mode_of(phase)
+        for layer in self.layers.values():
+            layer.mode = mode
+
+    def _mode_of(self, phase: Phase) -> Mode:
+        if phase is Phase.CALIBRATION:
+            # BatchNorm statistics that fit the quantized weights are of use with quantized weights only.
+            return Mode.CALIBRATION if self.plan.bn_update is None else Mode.CALIBRATION_OF_DATA
+        return Mode.WEIGHTS if phase is Phase.BN_UPDATE else Mode.FAKE_QUANT
+
+    def _finish(self) -> None:
+        self._enter(Phase.DONE)
+        for name, search in self._shifts.items():
+            self.layers[name].set_shift(search.bits)
+        record = self._record_file.write()
+        _log.info("Calibrated %d layers, wrote '%s'.", len(record.layers), self.plan.record_file)
+
+    def _is_complete(self) -> bool:
+        return all(layer.is_calibrated for layer in self.layers.values())
+
+    def _warn_incomplete(self) -> None:
+        self._has_warned = True
+        missing = [name for name, layer in self.layers.items() if not layer.is_calibrated]
+        _log.warning(
+            "%d batches were seen, but these layers did not take part in all of them: %s. The calibration goes on until"
+            " each has seen batch_num.", self._batches, ", ".join(missing),
+        )  # fmt: skip
+
+    def _watch_outputs(self) -> dict[str, ShiftSearch]:
+        searches = {}
+        for name, layer in self.layers.items():
+            if name in self.plan.shifted and layer.weighted is not None:
+                search = ShiftSearch()
+                layer.register_forward_hook(search)
+                searches[name] = search
+        return searches

@@ -1,0 +1,47 @@
+"""RecordFile: the record of one model of the dynamic path while its factors become known (spec 3, 11.2)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from ....record import LayerRecord, Record
+from ....record.text_proto import write_record
+from ..placer import LayerContainer
+
+
+class RecordFile:
+    """Writes what is known of the layers in ``container``.
+
+    Attributes:
+      path: The file.
+    """
+
+    def __init__(self, path: Path, container: LayerContainer, unfused: Collection[str] = ()) -> None:
+        """``unfused`` are the layers whose record says ``skip_fusion``."""
+        self.path = path
+        self._container = container
+        self._unfused = frozenset(unfused)
+
+    def write_weights(self) -> Record:
+        """Finds what is to be known of the weights, writes the record with it alone, and returns that."""
+        for layer in self._container.by_name.values():
+            layer.observe_weight()
+        layers = self._container.by_name.items()
+        return self._write({name: LayerRecord(weight=one.weight_record()) for name, one in layers})
+
+    def write(self) -> Record:
+        """Writes all factors of the layers which turned out to be quantized, and returns them."""
+        return self._write(self.known_factors())
+
+    def known_factors(self) -> dict[str, LayerRecord]:
+        """Returns the present factors of the layers which turned out to be quantized."""
+        return {name: layer.record() for name, layer in self._container.by_name.items() if layer.is_quantized}
+
+    def _write(self, records: Mapping[str, LayerRecord]) -> Record:
+        record = Record(
+            {name: dataclasses.replace(one, skip_fusion=name in self._unfused) for name, one in records.items()}
+        )
+        write_record(record, self.path)
+        return record

@@ -1,0 +1,116 @@
+"""RetrainSession: first ranges, training and export of the factors of one model on the dynamic path (spec 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from ....log import get_logger
+from ....nn.mode import Mode
+from ....nn.quantized_layer import QuantizedLayer
+from ....record import LayerRecord
+from ..placer import LayerContainer
+from .record_file import RecordFile
+from .shift_search import ShiftErrors
+
+_log = get_logger(__name__)
+
+
+class RetrainSession:
+    """Stands around the forward of one model made by create_quant_retrain_model.
+
+    The first ``batch_num`` forwards, in training or not, find the ranges that training begins with; layers are
+    fake-quantized as soon as theirs is known. Then every forward is fake-quantized. Of forwards in eval mode, counted
+    anew behind each one in training mode, number ``batch_num`` writes the record.
+
+    Attributes:
+      layers: The quantized layers by name.
+    """
+
+    def __init__(
+        self, container: LayerContainer, record_file: RecordFile, batch_num: int, shifted: Collection[str]
+    ) -> None:
+        """Finds what is known of the weights, and writes the record with it. ``shifted`` layers get a shift bit."""
+        self._container = container
+        self._record_file = record_file
+        self._batch_num = batch_num
+        self._seen = 0  # forwards that looked for ranges
+        self._evaluated = 0  # forwards in eval mode since the last one in training mode
+        self._trains = False  # whether the last forward was one in training mode
+        self._is_settled = False  # whether every layer has its grids
+        self._has_warned = False
+        self._shifts = {name: _watched(layer) for name, layer in self.layers.items() if name in shifted}
+        weights = record_file.write_weights().layers
+        for name in self._shifts:
+            self.layers[name].expect_shift(weights[name])
+
+    @property
+    def layers(self) -> dict[str, QuantizedLayer]:
+        """The quantized layers by name, in graph order."""
+        return self._container.by_name
+
+    def known_factors(self) -> dict[str, LayerRecord]:
+        """Returns the factors of the model as it is now."""
+        return self._record_file.known_factors()
+
+    def take_loaded_state(self) -> None:
+        """Goes on from a state that was loaded into the model: the record has the factors of its weights."""
+        self._record_file.write_weights()
+
+    def begin(self) -> None:
+        """Is called before each forward."""
+        if not self._is_settled:
+            self._set_modes()
+        if self._container.training and not self._trains:
+            self._forget_export()
+        self._trains = self._container.training
+        is_exporting = not self._is_searching and not self._trains and self._evaluated < self._batch_num
+        for search in self._shifts.values():
+            search.is_on = is_exporting
+
+    def end(self) -> None:
+        """Is called after each forward."""
+        if self._is_searching:
+            self._seen += 1
+        elif not self._trains:
+            self._evaluated += 1
+            if self._evaluated == self._batch_num:
+                self._export()
+
+    @property
+    def _is_searching(self) -> bool:
+        return self._seen < self._batch_num
+
+    def _set_modes(self) -> None:
+        """Layers that take no part in the first forwards look for their ranges when they do."""
+        missing = [name for name, layer in self.layers.items() if not layer.is_calibrated]
+        if not missing and not self._seen:  # all ranges are given, or were loaded
+            self._seen = self._batch_num
+        for name, layer in self.layers.items():
+            layer.mode = Mode.PRE_CALIBRATION if self._is_searching or name in missing else Mode.FAKE_QUANT
+        self._is_settled = not missing and not self._is_searching
+
+    def _forget_export(self) -> None:
+        self._evaluated = 0
+        for name, search in self._shifts.items():
+            search.clear()
+            self.layers[name].forget_shift()
+
+    def _export(self) -> None:
+        missing = [name for name, layer in self.layers.items() if not layer.is_calibrated]
+        if not missing:
+            for name, search in self._shifts.items():
+                self.layers[name].set_shift(search.bits)
+            record = self._record_file.write()
+            _log.info("Wrote the factors of %d layers to '%s'.", len(record.layers), self._record_file.path)
+        elif not self._has_warned:
+            self._has_warned = True
+            _log.warning(
+                "The factors are not written to '%s': no forward has shown the inputs of these layers yet: %s.",
+                self._record_file.path, ", ".join(missing),
+            )  # fmt: skip
+
+
+def _watched(layer: QuantizedLayer) -> ShiftErrors:
+    errors = ShiftErrors()
+    layer.register_forward_hook(errors)
+    return errors

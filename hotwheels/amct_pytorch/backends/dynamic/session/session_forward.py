@@ -1,0 +1,79 @@
+"""SessionForward: puts a session around the forward of a quantized model, and finds it again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol, TypeVar
+
+from torch import nn
+
+from ....errors import ConfigError
+from ....nn.quantized_layer import QuantizedLayer
+from ..forwards import FORWARD, OriginalForward, Replacement, replace_forward
+from .mode_switch import ModeSwitch
+
+
+class Session(Protocol):
+    """What counts the forwards of a model and writes its record."""
+
+    @property
+    def layers(self) -> Mapping[str, QuantizedLayer]:
+        """The quantized layers of the model by name."""
+
+    def begin(self) -> None:
+        """Is called before each forward."""
+
+    def end(self) -> None:
+        """Is called after each forward."""
+
+
+_Session = TypeVar("_Session", bound=Session)
+
+
+class SessionForward(Replacement):
+    """The original forward of a model with a session around it.
+
+    Attributes:
+      session: Counts the forwards.
+      switch: The mode which ``enable_quantization`` has set.
+    """
+
+    def __init__(self, model: nn.Module, session: Session) -> None:
+        super().__init__(OriginalForward(model))
+        self.session = session
+        self.switch = ModeSwitch()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the model as one batch of the session, or in the mode which the user has asked for."""
+        if self.switch.mode is not None:
+            return self.switch.run(self.session.layers.values(), self.original, args, kwargs)
+        self.session.begin()
+        result = self.original(*args, **kwargs)
+        self.session.end()
+        return result
+
+
+def attach_session(model: nn.Module, session: Session) -> None:
+    """Puts ``session`` around ``model``, in place."""
+    replace_forward(model, SessionForward(model, session))
+
+
+def find_session(
+    function: str, model: nn.Module, kind: type[_Session], made_by: tuple[str, ...]
+) -> tuple[nn.Module, _Session]:
+    """Returns the quantized model which is, or stands inside, ``model``, and its session of that ``kind``.
+
+    ``made_by`` are the functions that ``function`` tells the user of where there is none.
+
+    Raises:
+      ConfigError: There is none.
+    """
+    for module in model.modules():
+        forward = module.__dict__.get(FORWARD)
+        if isinstance(forward, SessionForward) and isinstance(forward.session, kind):
+            return module, forward.session
+    msg = (
+        f"{function}: {type(model).__name__} contains no model made by {' or '.join(made_by)}. Pass what that call"
+        " returned."
+    )
+    raise ConfigError(msg)

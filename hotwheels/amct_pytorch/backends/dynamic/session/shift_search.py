@@ -1,0 +1,72 @@
+"""Finds the shift bit N of one layer: on the batch that completes its calibration, or over batches (spec 4.6)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ....core.search.shift_bit import best_shift, search_shift, shift_errors
+from ....nn.quantized_layer import QuantizedLayer
+
+
+class ShiftSearch:
+    """A forward hook of a QuantizedLayer with weights; looks at outputs until its grids are known.
+
+    Attributes:
+      bits: One N, or one per output channel where ``scale_w`` is a vector; empty until it is found.
+    """
+
+    def __init__(self) -> None:
+        self.bits: tuple[int, ...] = ()
+
+    def __call__(self, layer: QuantizedLayer, args: tuple[Any, ...], output: Tensor) -> None:
+        """Searches on ``output`` if it belongs to the batch that completes the calibration."""
+        if not self.bits and layer.mode.observes and layer.is_calibrated and layer.is_quantized:
+            self.bits = tuple(self._search(layer, output).reshape(-1).tolist())
+
+    @torch.no_grad()
+    def _search(self, layer: QuantizedLayer, output: Tensor) -> Tensor:
+        output, deq = _with_unit(layer, output)
+        assert layer.weight is not None
+        if layer.has_bare_grid and not layer.weight.channel_wise:
+            # The factor of a BatchNorm made one scale a vector; as long as the record has one scale it has one N.
+            return best_shift(shift_errors(output, deq).sum(0))
+        return search_shift(output, deq)
+
+
+class ShiftErrors:
+    """A forward hook of a QuantizedLayer with weights; adds up the errors of all shifts while it is on.
+
+    Attributes:
+      is_on: Whether it looks at outputs.
+    """
+
+    def __init__(self) -> None:
+        self.is_on = False
+        self._total: Tensor | None = None
+
+    @property
+    def bits(self) -> tuple[int, ...]:
+        """One N, or one per output channel where ``scale_w`` is a vector; empty if no output was seen."""
+        return () if self._total is None else tuple(best_shift(self._total).reshape(-1).tolist())
+
+    def clear(self) -> None:
+        """Forgets what was seen."""
+        self._total = None
+
+    @torch.no_grad()
+    def __call__(self, layer: QuantizedLayer, args: tuple[Any, ...], output: Tensor) -> None:
+        """Takes the ``output`` of one batch."""
+        if self.is_on and layer.is_calibrated and layer.is_quantized:
+            errors = shift_errors(*_with_unit(layer, output))
+            self._total = errors if self._total is None else self._total + errors
+
+
+def _with_unit(layer: QuantizedLayer, output: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns ``output`` with a batch axis, and the unit of the accumulator: [], or [C] with channel-wise scales."""
+    scale = layer.present_weight_params().scale
+    if layer.op.allows_channel_wise and output.dim() == 3:  # one image without the batch axis
+        output = output.unsqueeze(0)
+    return output, layer.activation[0].params().scale * scale

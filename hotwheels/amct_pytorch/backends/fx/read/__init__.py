@@ -1,0 +1,1 @@
+"""Questions about a traced graph, answered without changing it."""

@@ -1,0 +1,29 @@
+"""Which nodes compute from parameters and buffers only: their results are constants of every exported file.
+
+They are evaluated once, in float32, on both sides: in front of the export, which may or may not fold them by itself,
+and in real_quant. So the constant in the file is the one the integer network computes with.
+"""
+
+from __future__ import annotations
+
+from torch import fx
+
+from ...real_quant.known import is_known
+from .spelling import in_place_reason
+
+
+def constant_nodes(graph: fx.Graph) -> frozenset[fx.Node]:
+    """Returns the parameters and buffers of ``graph`` and the calls of functions and methods on nothing but those."""
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        operands = node.all_input_nodes
+        if node.op == "get_attr" or (operands and found.issuperset(operands) and _is_pure_call(node)):
+            found.add(node)
+    return frozenset(found)
+
+
+def _is_pure_call(node: fx.Node) -> bool:
+    """Modules stay: they may be layers, and a float CUBE module has rules of its own (spec 10.4)."""
+    if in_place_reason(node) is not None:
+        return False
+    return node.op == "call_method" or (node.op == "call_function" and is_known(node.target))

@@ -1,0 +1,202 @@
+"""Reads an OpGraph off a traced model, without running it."""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from collections.abc import Iterator
+from typing import Any
+
+import torch.nn.functional as F
+from torch import nn
+from torch.fx import GraphModule, Node
+
+from ....graph import Edge, OpGraph, OpNode
+from ....ops.desc import OpDesc, Role
+from ....ops.registry import Registry
+from ....ops.table import KEEPDIM_ONLY, TUPLE_RESULTS
+from ...no_ops import NO_OP_MODULES
+from ...real_quant.float_products import WEIGHTED_FUNCTIONS
+from ...real_quant.known import is_known
+from ..rewrite.attention import float_reason
+from .folding import foldable_convolutions
+from .liveness import live_nodes
+from .operands import Given, given_operands
+from .spelling import find_op, in_place_reason, spelling_of, type_string
+from .values import Value, classify
+
+_CONVOLUTIONS = frozenset({Role.CONV, Role.CONV_TRANSPOSE})
+
+_WITHOUT_ARITHMETIC = (*NO_OP_MODULES, nn.Flatten, nn.Unflatten, nn.PixelShuffle, nn.ChannelShuffle)
+
+_NORM_FUNCTIONS = frozenset({F.batch_norm, F.layer_norm, F.group_norm, F.instance_norm})
+
+_UNKNOWN_LIST = "the number of its inputs is not known before the model runs"
+_CONSTANT_OPERAND = "one of its operands is a parameter, a constant or not a float tensor"
+_NO_KEEPDIM = "only the form of two tensors and the one with keepdim=True are supported"
+_DEAD = "nothing that the model returns depends on it"
+_NO_PARTNER = "neither its producer nor a consumer is quantizable, and it only changes the shape"
+
+
+def build_graph(graph_module: GraphModule, registry: Registry) -> OpGraph:
+    """Returns the operations of ``graph_module`` in execution order.
+
+    Works on a fresh trace and on a functionalized one; names and type strings are the same in both, but only the latter
+    has the producers right behind in-place operations.
+    """
+    return _Reader(graph_module, registry).read()
+
+
+class _Reader:
+    """What is known of one graph while it is read, front to back."""
+
+    def __init__(self, graph_module: GraphModule, registry: Registry) -> None:
+        self._module = graph_module
+        self._registry = registry
+        self._values = classify(graph_module.graph, registry)
+        self._folded = foldable_convolutions(graph_module, registry)
+        self._live = live_nodes(graph_module)
+        self._nodes: dict[Node, OpNode] = {}
+        self._fused: dict[Node, Node] = {}  # BatchNorms and activations that belong to a convolution
+
+    def read(self) -> OpGraph:
+        for node in self._module.graph.nodes:
+            self._nodes[node] = self._op_node(node)
+        # Last, because it asks about consumers.
+        shapes = {node: self._with_partner(node) for node in self._nodes}
+        return OpGraph({node.name: shapes[node] for node in shapes})
+
+    def _op_node(self, node: Node) -> OpNode:
+        module = self._module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        cls = type(module) if module is not None else None
+        spelling = spelling_of(node)
+        op = find_op(spelling, cls, self._registry)
+        edges, reason = self._edges(node, op, module) if op else ((), _float_reason(node, module))
+        return OpNode(
+            name=node.name,
+            form=spelling.form,
+            type=type_string(spelling, cls, self._registry),
+            op=op,
+            inputs=tuple(one.name for one in node.all_input_nodes),
+            edges=() if reason else edges,
+            unquantizable=reason,
+            module_path=str(node.target) if module is not None else None,
+            has_bias=getattr(module, "bias", None) is not None,
+            is_fold_target=node in self._folded,
+            is_dead=node not in self._live,
+        )
+
+    def _edges(self, node: Node, op: OpDesc, module: nn.Module | None) -> tuple[tuple[Edge, ...], str | None]:
+        """Returns the quantizable inputs, or why there are none."""
+        given = given_operands(node, op, module)
+        tensors = [one for one in given if one.node is not None and self._values[one.node] is Value.TENSOR]
+        reason = (
+            (_DEAD if node not in self._live else None)
+            or in_place_reason(node)
+            or self._belongs_to(node, op)
+            or self._wrong_operands(node, op, given, tensors)
+        )
+        return tuple(one.edge for one in tensors), reason
+
+    def _belongs_to(self, node: Node, op: OpDesc) -> str | None:
+        conv = self._folded.get(node)
+        if conv is None and op.role is Role.FUSED_ACTIVATION:
+            conv = self._convolution_before(node)
+        if conv is None:
+            return None
+        self._fused[node] = conv
+        return f"it belongs to the convolution '{conv.name}' in front of it"
+
+    def _convolution_before(self, node: Node) -> Node | None:
+        producer = node.all_input_nodes[0] if node.all_input_nodes else None
+        if producer is None:
+            return None
+        producer = self._folded.get(producer, producer)
+        op = self._nodes[producer].op
+        return producer if op is not None and op.role in _CONVOLUTIONS else None
+
+    def _wrong_operands(self, node: Node, op: OpDesc, given: list[Given], tensors: list[Given]) -> str | None:
+        if any(one.is_unknown_list for one in given):
+            return _UNKNOWN_LIST
+        if not tensors:
+            return self._no_tensor(given)
+        if op.role is Role.MATMUL and len(tensors) < len(op.operands):
+            return _CONSTANT_OPERAND
+        if op.name in KEEPDIM_ONLY and len(tensors) < 2 and not _keeps_dim(node):
+            return _NO_KEEPDIM
+        return None
+
+    def _no_tensor(self, given: list[Given]) -> str:
+        kinds = {self._values[one.node].value for one in given if one.node is not None}
+        return f"it has no float tensor input ({', '.join(sorted(kinds)) or 'Python values only'})"
+
+    def _with_partner(self, node: Node) -> OpNode:
+        """Returns the node; an operation that only changes the shape needs a quantizable neighbour (spec 8.3)."""
+        found = self._nodes[node]
+        if not _is_shape(found) or not found.is_quantizable:
+            return found
+        if self._has_quantizable_producer(node) or self._has_quantizable_consumer(node):
+            return found
+        return dataclasses.replace(found, edges=(), unquantizable=_NO_PARTNER)
+
+    def _has_quantizable_producer(self, node: Node) -> bool:
+        while _is_shape(self._nodes[node]):
+            if not node.all_input_nodes:
+                return False
+            node = self._origin(node.all_input_nodes[0])
+        return self._nodes[node].is_quantizable
+
+    def _origin(self, node: Node) -> Node:
+        """Looks through what belongs to the producer: folded and fused nodes, picking one result of a tuple."""
+        if node in self._fused:
+            return self._fused[node]
+        if node.op == "call_function" and node.all_input_nodes and _picks(node):
+            op = self._nodes[node.all_input_nodes[0]].op
+            if op is not None and op.name in TUPLE_RESULTS:
+                return node.all_input_nodes[0]
+        return node
+
+    def _has_quantizable_consumer(self, node: Node) -> bool:
+        return any(
+            self._has_quantizable_consumer(user) if _is_shape(found) else found.is_quantizable
+            for user, found in self._readers(node)
+        )
+
+    def _readers(self, node: Node) -> Iterator[tuple[Node, OpNode]]:
+        """Yields the consumers which read the result as a tensor to be quantized."""
+        for user in node.users:
+            found = self._nodes[user]
+            if any(edge.producer == node.name for edge in found.edges):
+                yield user, found
+
+
+def _float_reason(node: Node, module: nn.Module | None) -> str | None:
+    """Returns why a call of which the registry knows nothing runs in float; None where that needs no reason."""
+    if float_reason(node) is not None:
+        return float_reason(node)
+    if module is not None and not isinstance(module, _WITHOUT_ARITHMETIC):
+        return f"{type(module).__name__} is not an operation that can be quantized; it runs in float as a whole"
+    if node.op == "call_function" and node.target in _NORM_FUNCTIONS:
+        return "it is a normalization called as a function; only modules of torch.nn are folded or quantized"
+    if node.op == "call_function" and node.target in WEIGHTED_FUNCTIONS:
+        return "its weight is an argument, not a parameter of its own; only modules with weights are quantized"
+    if node.op == "call_function" and not is_known(node.target):
+        return "it is a function which is not looked into (torch.fx.wrap); it runs in float"
+    return None
+
+
+def _is_shape(node: OpNode) -> bool:
+    return node.op is not None and node.op.role is Role.SHAPE
+
+
+def _picks(node: Node) -> bool:
+    return node.target is operator.getitem and isinstance(node.args[1], int)
+
+
+def _keeps_dim(node: Node) -> bool:
+    """Whether a reduction keeps the reduced axis: ``max(dim, keepdim)`` of a tensor."""
+    return bool(_argument(node, "keepdim", 2))
+
+
+def _argument(node: Node, name: str, position: int) -> Any:
+    return node.kwargs.get(name, node.args[position] if position < len(node.args) else None)

@@ -1,0 +1,63 @@
+"""Which inputs share a quantizer's work, and which tensors may be quantized where they are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from torch import fx, nn
+from torch.utils import _pytree as pytree
+
+from ....nn.call import MethodCall
+from ....nn.shared_input import SharedInput
+from ....ops.registry import Registry
+from ....plan.quant_plan import QuantPlan
+from ...real_quant.known import op_of
+from .called import callable_of
+
+
+def share_inputs(traced: fx.GraphModule, plan: QuantPlan, registry: Registry) -> dict[str, SharedInput]:
+    """Returns the SharedInput of each group of ``plan``; called before the layers are placed."""
+    producers = {one.group: one.edge.producer for layer in plan.layers.values() for one in layer.inputs}
+    uses = Counter(one.group for layer in plan.layers.values() for one in layer.inputs)
+    nodes = {node.name: node for node in traced.graph.nodes}
+    return {
+        group: SharedInput(count, _producers(traced, nodes[producers[group]], _reads(plan, group), registry))
+        for group, count in uses.items()
+    }
+
+
+def _reads(plan: QuantPlan, group: str) -> Mapping[str, int]:
+    """For each layer how many of its inputs belong to the group."""
+    return Counter(layer.name for layer in plan.layers.values() for one in layer.inputs if one.group == group)
+
+
+def _producers(
+    traced: fx.GraphModule, node: fx.Node, reads: Mapping[str, int], registry: Registry
+) -> tuple[nn.Module, ...] | None:
+    """The modules behind ``node`` if it makes memory of its own which nobody but the group reads; else None."""
+    if not node.op.startswith("call") or not _is_out_of_place(traced, node):
+        return None
+    op = op_of(callable_of(traced, node), registry)
+    if op is None or not op.makes_new_tensor:
+        return None
+    if any(_occurrences(user, node) != reads.get(user.name, 0) for user in node.users):
+        return None
+    return tuple(_modules(traced, node))
+
+
+def _is_out_of_place(traced: fx.GraphModule, node: fx.Node) -> bool:
+    """Operations which could not be rewritten stay in place; their result is the memory of their input."""
+    function = callable_of(traced, node)
+    name = function.name if isinstance(function, MethodCall) else getattr(function, "__name__", "")
+    return not (name.endswith("_") or node.kwargs.get("inplace") or getattr(function, "inplace", False))
+
+
+def _occurrences(user: fx.Node, node: fx.Node) -> int:
+    return sum(leaf is node for leaf in pytree.tree_leaves((user.args, user.kwargs)))
+
+
+def _modules(traced: fx.GraphModule, node: fx.Node) -> list[nn.Module]:
+    """The module called, and the convolution in front of a BatchNorm that is folded into it."""
+    calls = [one for one in (node, *node.all_input_nodes) if one.op == "call_module"]
+    return [traced.get_submodule(str(one.target)) for one in calls]

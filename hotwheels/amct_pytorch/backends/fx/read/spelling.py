@@ -1,0 +1,70 @@
+"""How the model spells an operation, remembered when a pass rewrites it: a type string matches its own form only."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from torch.fx import Node
+
+from ....graph import Form
+from ....ops.desc import OpDesc
+from ....ops.registry import Registry
+
+_SPELLING = "amct_spelling"
+_IN_PLACE = "amct_in_place"
+
+_FORMS = {
+    "placeholder": Form.INPUT,
+    "call_module": Form.MODULE,
+    "call_function": Form.FUNCTION,
+    "call_method": Form.METHOD,
+    "get_attr": Form.CONSTANT,
+    "output": Form.OUTPUT,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Spelling:
+    """Form and target of a call as the user wrote it: a function object, a method name or a module path."""
+
+    form: Form
+    target: Any
+
+
+def spelling_of(node: Node) -> Spelling:
+    """Returns the spelling the model had before any pass."""
+    return node.meta.get(_SPELLING) or Spelling(_FORMS[node.op], node.target)
+
+
+def remember_spelling(node: Node) -> None:
+    """Keeps the present spelling of ``node`` through the changes that follow."""
+    node.meta.setdefault(_SPELLING, spelling_of(node))
+
+
+def mark_in_place(node: Node, reason: str) -> None:
+    """Notes that ``node`` had to stay an in-place operation."""
+    node.meta[_IN_PLACE] = reason
+
+
+def in_place_reason(node: Node) -> str | None:
+    """Returns why ``node`` is still an in-place operation, None if it is not."""
+    return node.meta.get(_IN_PLACE)
+
+
+def type_string(spelling: Spelling, module_class: type | None, registry: Registry) -> str:
+    """Returns the type string; empty for nodes that call nothing."""
+    if module_class is not None:
+        return registry.module_type(module_class)
+    if spelling.form is Form.FUNCTION:
+        return registry.function_type(spelling.target)
+    return str(spelling.target) if spelling.form is Form.METHOD else ""
+
+
+def find_op(spelling: Spelling, module_class: type | None, registry: Registry) -> OpDesc | None:
+    """Returns what the registry knows of the operation."""
+    if module_class is not None:
+        return registry.find_module(module_class)
+    if spelling.form is Form.FUNCTION:
+        return registry.find_function(spelling.target)
+    return registry.find_method(spelling.target) if spelling.form is Form.METHOD else None

@@ -1,0 +1,122 @@
+"""What the values of a graph are, as far as it can be said without running it (spec 8.3, last bullets)."""
+
+from __future__ import annotations
+
+import builtins
+import enum
+import math
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.fx import Graph, Node
+from torch.fx.node import map_aggregate
+
+from ....ops.desc import Role
+from ....ops.registry import Registry
+
+
+class Value(enum.Enum):
+    """Kind of a node's result. Whatever is not known counts as a float tensor; spec 4.7 sorts out the rest."""
+
+    TENSOR = "float tensor"
+    SIZE = "derived from sizes"
+    INTEGER = "integer or boolean tensor"
+    CONSTANT = "computed from constants only"
+
+
+_SIZE_ATTRIBUTES = frozenset(
+    {"shape", "ndim", "dtype", "device", "layout", "itemsize", "nbytes", "requires_grad", "is_cuda", "is_leaf"}
+)
+_SIZE_METHODS = frozenset(
+    {"size", "dim", "ndimension", "numel", "nelement", "stride", "item", "tolist", "get_device", "element_size"}
+    | {"is_floating_point", "is_contiguous", "is_complex", "storage_offset"}
+)
+_INTEGER_METHODS = frozenset(
+    {"int", "long", "short", "bool", "byte", "char", "argmax", "argmin", "argsort", "nonzero", "isnan", "isinf"}
+    | {"eq", "ne", "lt", "le", "gt", "ge", "logical_and", "logical_or", "logical_not", "logical_xor"}
+)
+_INTEGER_FUNCTIONS = frozenset(
+    {operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge}
+    | {getattr(torch, name) for name in _INTEGER_METHODS if hasattr(torch, name)}
+)
+# Operators whose result is made of integers if the operands are.
+_INTEGER_PRESERVING = frozenset(
+    {operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod, operator.neg, operator.getitem}
+    | {operator.and_, operator.or_, operator.xor, operator.invert}
+)
+_INTEGER_PRESERVING_METHODS = frozenset({"contiguous", "clone", "detach", "expand", "repeat", "chunk", "__getitem__"})
+_MOVING = frozenset({Role.SHAPE, Role.MOVEMENT})
+_PYTHON_MODULES = frozenset({builtins.__name__, math.__name__, "_operator"})
+
+
+def classify(graph: Graph, registry: Registry) -> Mapping[Node, Value]:
+    """Returns the kind of every node's result."""
+    values: dict[Node, Value] = {}
+    for node in graph.nodes:
+        values[node] = _value(node, {values[one] for one in node.all_input_nodes}, registry)
+    return values
+
+
+def _value(node: Node, inputs: set[Value], registry: Registry) -> Value:
+    """Returns the kind of one result, given the kinds of all that the node reads."""
+    if node.op == "get_attr":
+        return Value.CONSTANT
+    if node.op in ("placeholder", "output"):
+        return Value.TENSOR
+    if _makes_size(node):
+        return Value.SIZE
+    if inputs <= {Value.CONSTANT, Value.SIZE} and Value.CONSTANT in inputs:
+        return Value.CONSTANT
+    if node.op == "call_module":
+        return Value.TENSOR
+    if _makes_integers(node) or (_is_integer(inputs) and _preserves_integers(node, registry)):
+        return Value.INTEGER
+    if inputs == {Value.SIZE}:
+        return Value.SIZE if _is_python(node) else _constant_or_unknown(node)
+    return Value.TENSOR if inputs else _constant_or_unknown(node)
+
+
+def _makes_size(node: Node) -> bool:
+    if node.op == "call_method":
+        return node.target in _SIZE_METHODS
+    if node.target is getattr:
+        return node.args[1] in _SIZE_ATTRIBUTES
+    return node.op == "call_function" and node.target is len
+
+
+def _makes_integers(node: Node) -> bool:
+    known: frozenset[Any] = _INTEGER_METHODS if node.op == "call_method" else _INTEGER_FUNCTIONS
+    return node.target in known
+
+
+def _is_integer(inputs: set[Value]) -> bool:
+    return Value.INTEGER in inputs and inputs <= {Value.INTEGER, Value.SIZE}
+
+
+def _preserves_integers(node: Node, registry: Registry) -> bool:
+    if node.op == "call_method":
+        op = registry.find_method(str(node.target))
+        known = node.target in _INTEGER_PRESERVING_METHODS
+    else:
+        op = registry.find_function(node.target) if callable(node.target) else None
+        known = node.target in _INTEGER_PRESERVING
+    return (known or (op is not None and op.role in _MOVING)) and not _has_float(node)
+
+
+def _has_float(node: Node) -> bool:
+    found: list[object] = []
+    map_aggregate((node.args, node.kwargs), lambda one: found.append(one) if isinstance(one, float) else one)
+    return bool(found)
+
+
+def _is_python(node: Node) -> bool:
+    """Whether the call is plain Python: arithmetic, ``int()``, ``math``, or a method of a size."""
+    return node.op == "call_method" or getattr(node.target, "__module__", "") in _PYTHON_MODULES
+
+
+def _constant_or_unknown(node: Node) -> Value:
+    """A torch function of nothing but sizes makes a constant; one wrapped by the user may make anything."""
+    home = str(getattr(node.target, "__module__", None) or "torch")
+    return Value.CONSTANT if home.partition(".")[0] == "torch" else Value.TENSOR

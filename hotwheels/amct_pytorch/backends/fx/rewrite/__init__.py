@@ -1,0 +1,1 @@
+"""Passes which change a traced graph: in-place forms, attention, calls written into the graph."""

@@ -1,0 +1,69 @@
+"""Makes GraphModules which keep all parameters and buffers of the model, used by the graph or not."""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+from torch import nn
+from torch.fx import Graph, GraphModule
+
+
+def assemble(root: nn.Module, graph: Graph, class_name: str) -> GraphModule:
+    """Returns a GraphModule of ``graph`` that shares modules, parameters and buffers with ``root``.
+
+    A stock GraphModule drops the state its graph does not read and makes every buffer persistent; here the
+    ``state_dict`` has at least the entries of ``root`` (spec 2.2), and what ``root`` does not save is not saved.
+    """
+    module = GraphModule(root, graph, class_name)
+    for path, value in (*_parameters(root), *_buffers(root)):
+        _adopt(module, path, value)
+    for path in _unsaved_buffers(root):
+        owner, name = _owner(module, path)
+        owner._non_persistent_buffers_set.add(name)
+    return module
+
+
+def copy_training(root: nn.Module, module: GraphModule) -> None:
+    """Gives ``module`` and the empty containers inside it the training flags of ``root``."""
+    for path, one in module.named_modules():
+        if type(one) is nn.Module or one is module:
+            with contextlib.suppress(AttributeError):  # folders that only the graph has
+                one.training = root.get_submodule(path).training
+
+
+def _parameters(root: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    return list(root.named_parameters(remove_duplicate=False))
+
+
+def _buffers(root: nn.Module) -> list[tuple[str, torch.Tensor]]:
+    return list(root.named_buffers(remove_duplicate=False))
+
+
+def _unsaved_buffers(root: nn.Module) -> list[str]:
+    return [
+        f"{path}.{name}" if path else name
+        for path, module in root.named_modules(remove_duplicate=False)
+        for name in module._non_persistent_buffers_set
+    ]
+
+
+def _adopt(module: GraphModule, path: str, value: torch.Tensor) -> None:
+    """Registers ``value`` at ``path`` unless the graph brought it along already."""
+    owner, name = _owner(module, path)
+    if name in owner._parameters or name in owner._buffers:
+        return
+    if isinstance(value, nn.Parameter):
+        owner.register_parameter(name, value)
+    else:
+        owner.register_buffer(name, value)
+
+
+def _owner(module: nn.Module, path: str) -> tuple[nn.Module, str]:
+    """Returns the module that holds ``path`` and the last name of it; makes empty modules on the way."""
+    *names, last = path.split(".")
+    for name in names:
+        if name not in module._modules:
+            module.add_module(name, nn.Module())
+        module = module.get_submodule(name)
+    return module, last

@@ -1,0 +1,355 @@
+"""Attention as Linear, matmul and softmax: what torch computes in one kernel becomes nodes that can be quantized.
+
+``torch.nn.MultiheadAttention``, the Transformer modules made of it and ``F.scaled_dot_product_attention`` are single
+nodes of a stock trace. Their formulas are written in their place afterwards, so that no other node changes its name.
+
+1. ``softmax(q * scale @ k^T) @ v``, all of it quantizable;
+2. under a mask the softmax is `masked_softmax`, in float;
+3. a mask that is an optional input of the model (``mask=None``) is taken to be absent as a rule: the softmax is
+   quantizable, behind `masked_scores`, which is nothing without a mask;
+4. what the formula here does not cover stays one float node, with the reason.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch.nn.functional as F
+from torch import nn
+from torch.fx import Graph, GraphModule, Node, Proxy
+
+from ....nn.in_projection import InProjection
+from ...masked_softmax import masked_scores, masked_softmax
+from .assemble import assemble, copy_training
+from .inline import Inline, is_pick, nodes_behind, replace_node
+
+_REASON = "amct_float_reason"
+_SETTINGS = ("need_weights", "average_attn_weights")
+_MASKS = ("attn_mask", "key_padding_mask", "is_causal")
+
+
+def decompose_attention(graph_module: GraphModule) -> None:
+    """Rewrites ``graph_module`` in place; attention modules in it get sub-modules (``q_proj``, ...) without state."""
+    for node in list(graph_module.graph.nodes):
+        formula = _formula(graph_module, node)
+        if formula is None:
+            continue
+        arguments = _arguments(graph_module, node)
+        if arguments is None:
+            continue  # a wrong call, which will say so when it runs
+        reason = _obstacle(graph_module, node, arguments)
+        if reason is not None:
+            node.meta[_REASON] = reason
+            continue
+        path = str(node.target) if node.op == "call_module" else ""
+        place = Inline(graph_module, graph_module.graph, path, node.name)
+        if formula is _multihead_attention:
+            arguments["need_weights"] = arguments.get("need_weights", True) and _reads_weights(node)
+        before = node.prev
+        with graph_module.graph.inserting_before(node):
+            result = formula(place, **place.proxies(arguments))
+        _hand_on_line(before, node)
+        replace_node(node, result)
+    graph_module.graph.lint()
+    graph_module.recompile()
+
+
+def _hand_on_line(before: Node, node: Node) -> None:
+    """The nodes between ``before`` and ``node`` were written by the user where ``node`` was."""
+    new = node.prev
+    while new is not before:
+        new.stack_trace = node.stack_trace
+        new = new.prev
+
+
+def trace_attention(model: nn.Module) -> GraphModule | None:
+    """Returns the graph of a model which is itself an attention module, and which torch.fx cannot follow; else None.
+
+    ``need_weights`` and ``average_attn_weights`` keep their defaults and are no arguments of it.
+    """
+    formula = _formula_of(model)
+    if formula is None or _module_obstacle(model) is not None:
+        return None
+    graph = Graph()
+    place = Inline(model, graph, "", "")
+    parameters = inspect.signature(model.forward).parameters.values()
+    arguments = {one.name: _placeholder(graph, one) for one in parameters if one.name not in _SETTINGS}
+    graph.output(nodes_behind(formula(place, **place.proxies(arguments))))
+    traced = assemble(model, graph, type(model).__name__)
+    copy_training(model, traced)
+    return traced
+
+
+def _placeholder(graph: Graph, parameter: inspect.Parameter) -> Node:
+    if parameter.default is parameter.empty:
+        return graph.placeholder(parameter.name)
+    return graph.placeholder(parameter.name, default_value=parameter.default)
+
+
+def float_reason(node: Node) -> str | None:
+    """Returns why an attention stays one float node, or its softmax in float; None for any other node."""
+    return node.meta.get(_REASON)
+
+
+def is_attention(module: nn.Module) -> bool:
+    """Whether ``module`` is torch's multi-head attention, or a subclass that computes the same."""
+    return isinstance(module, nn.MultiheadAttention) and type(module).forward is nn.MultiheadAttention.forward
+
+
+def _multihead_attention(
+    place: Inline,
+    query: Proxy,
+    key: Proxy,
+    value: Proxy,
+    key_padding_mask: Proxy | None = None,
+    need_weights: bool = True,
+    attn_mask: Proxy | None = None,
+    average_attn_weights: bool = True,
+    is_causal: bool = False,  # a hint about attn_mask, which says the same
+) -> tuple[Proxy, Proxy | None]:
+    module: nn.MultiheadAttention = place.module
+    _attach_projections(place)
+    first, second = query.size(0), query.size(1)  # batch and tokens, or the other way round
+    by_head, to_tokens = ((0, 2, 1, 3), (0, 2, 1, 3)) if module.batch_first else ((1, 2, 0, 3), (2, 0, 1, 3))
+    by_channel = (by_head[0], by_head[1], by_head[3], by_head[2])
+    queries = _heads(place.call("q_proj", query), module).permute(*by_head)
+    keys = _heads(place.call("k_proj", key), module).permute(*by_channel)
+    values = _heads(place.call("v_proj", value), module).permute(*by_head)
+    weights = _weights(queries * module.head_dim**-0.5 @ keys, attn_mask, key_padding_mask)
+    if module.dropout:
+        place.attach("attn_dropout", nn.Dropout(module.dropout))
+        weights = place.call("attn_dropout", weights)
+    attended = (weights @ values).permute(*to_tokens).reshape(first, second, module.embed_dim)
+    if not need_weights:
+        return place.call("out_proj", attended), None
+    return place.call("out_proj", attended), weights.mean(1) if average_attn_weights else weights
+
+
+def _heads(x: Proxy, module: nn.MultiheadAttention) -> Proxy:
+    """Both sizes are asked for: with -1 in place of one, an unbatched input would pass, and its result be wrong."""
+    return x.reshape(x.size(0), x.size(1), module.num_heads, module.head_dim)
+
+
+def _weights(scores: Proxy, attn_mask: Proxy | None, key_padding_mask: Proxy | None) -> Proxy:
+    return _softmax(scores, [attn_mask, key_padding_mask])
+
+
+def _attach_projections(place: Inline) -> None:
+    """Gives the attention module its three projections, cut out of the parameters it has."""
+    module: nn.MultiheadAttention = place.module
+    size = module.embed_dim
+    own = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
+    for index, (name, weight) in enumerate(zip(("q_proj", "k_proj", "v_proj"), own, strict=True)):
+        third = slice(index * size, (index + 1) * size)
+        rows = third if weight is None else slice(0, size)
+        weight = module.in_proj_weight if weight is None else weight
+        place.attach(name, InProjection(weight, module.in_proj_bias, rows, third))
+
+
+def _scaled_dot_product_attention(
+    place: Inline,
+    query: Proxy,
+    key: Proxy,
+    value: Proxy,
+    attn_mask: Proxy | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: Any = None,
+    enable_gqa: bool = False,
+) -> Proxy:
+    if scale is None:
+        scale = _call(math.pow, query.size(-1), -0.5)
+    scores = query * scale @ key.transpose(-2, -1)
+    weights = _softmax(scores, [attn_mask, None, is_causal], marks_blocked=False)
+    if dropout_p:
+        # Follows train() and eval(), since a deployed network must not drop.
+        weights = place.call(place.attach_function("dropout", nn.Dropout(float(dropout_p))), weights)
+    return weights @ value
+
+
+def _encoder_layer(
+    place: Inline,
+    src: Proxy,
+    src_mask: Proxy | None = None,
+    src_key_padding_mask: Proxy | None = None,
+    is_causal: bool = False,
+) -> Proxy:
+    def attend(x: Proxy) -> Proxy:
+        return place.call("dropout1", _self_attention(place, x, src_mask, src_key_padding_mask))
+
+    if place.module.norm_first:
+        x = src + attend(place.call("norm1", src))
+        return x + _feed_forward(place, place.call("norm2", x), "dropout2")
+    x = place.call("norm1", src + attend(src))
+    return place.call("norm2", x + _feed_forward(place, x, "dropout2"))
+
+
+def _decoder_layer(
+    place: Inline,
+    tgt: Proxy,
+    memory: Proxy,
+    tgt_mask: Proxy | None = None,
+    memory_mask: Proxy | None = None,
+    tgt_key_padding_mask: Proxy | None = None,
+    memory_key_padding_mask: Proxy | None = None,
+    tgt_is_causal: bool = False,
+    memory_is_causal: bool = False,
+) -> Proxy:
+    def attend(x: Proxy) -> Proxy:
+        return place.call("dropout1", _self_attention(place, x, tgt_mask, tgt_key_padding_mask))
+
+    def look_up(x: Proxy) -> Proxy:
+        cross = place.child("multihead_attn")
+        found = _multihead_attention(cross, x, memory, memory, memory_key_padding_mask, False, memory_mask)
+        return place.call("dropout2", found[0])
+
+    if place.module.norm_first:
+        x = tgt + attend(place.call("norm1", tgt))
+        x = x + look_up(place.call("norm2", x))
+        return x + _feed_forward(place, place.call("norm3", x), "dropout3")
+    x = place.call("norm1", tgt + attend(tgt))
+    x = place.call("norm2", x + look_up(x))
+    return place.call("norm3", x + _feed_forward(place, x, "dropout3"))
+
+
+def _self_attention(place: Inline, x: Proxy, mask: Proxy | None, padding: Proxy | None) -> Proxy:
+    return _multihead_attention(place.child("self_attn"), x, x, x, padding, False, mask)[0]
+
+
+def _feed_forward(place: Inline, x: Proxy, last_dropout: str) -> Proxy:
+    hidden = place.call("linear1", x)
+    activation = place.module.activation
+    hidden = place.call("activation", hidden) if isinstance(activation, nn.Module) else activation(hidden)
+    return place.call(last_dropout, place.call("linear2", place.call("dropout", hidden)))
+
+
+def _encoder(
+    place: Inline,
+    src: Proxy,
+    mask: Proxy | None = None,
+    src_key_padding_mask: Proxy | None = None,
+    is_causal: bool | None = None,
+) -> Proxy:
+    for index in range(len(place.module.layers)):
+        src = _encoder_layer(place.child(f"layers.{index}"), src, mask, src_key_padding_mask)
+    return src if place.module.norm is None else place.call("norm", src)
+
+
+def _decoder(place: Inline, tgt: Proxy, memory: Proxy, *masks: Proxy | None, **others: Any) -> Proxy:
+    for index in range(len(place.module.layers)):
+        tgt = _decoder_layer(place.child(f"layers.{index}"), tgt, memory, *masks, **others)
+    return tgt if place.module.norm is None else place.call("norm", tgt)
+
+
+def _transformer(
+    place: Inline,
+    src: Proxy,
+    tgt: Proxy,
+    src_mask: Proxy | None = None,
+    tgt_mask: Proxy | None = None,
+    memory_mask: Proxy | None = None,
+    src_key_padding_mask: Proxy | None = None,
+    tgt_key_padding_mask: Proxy | None = None,
+    memory_key_padding_mask: Proxy | None = None,
+    **hints: Any,
+) -> Proxy:
+    memory = _encoder(place.child("encoder"), src, src_mask, src_key_padding_mask)
+    masks = (tgt_mask, memory_mask, tgt_key_padding_mask, memory_key_padding_mask)
+    return _decoder(place.child("decoder"), tgt, memory, *masks)
+
+
+# Classes by identity: a subclass may have blocks of its own.
+_FORMULAS: dict[type, Callable[..., Any]] = {
+    nn.TransformerEncoderLayer: _encoder_layer,
+    nn.TransformerDecoderLayer: _decoder_layer,
+    nn.TransformerEncoder: _encoder,
+    nn.TransformerDecoder: _decoder,
+    nn.Transformer: _transformer,
+}
+
+
+def _formula(root: GraphModule, node: Node) -> Callable[..., Any] | None:
+    if node.op == "call_function" and node.target is F.scaled_dot_product_attention:
+        return _scaled_dot_product_attention
+    if node.op != "call_module":
+        return None
+    return _formula_of(root.get_submodule(str(node.target)))
+
+
+def _formula_of(module: nn.Module) -> Callable[..., Any] | None:
+    return _multihead_attention if is_attention(module) else _FORMULAS.get(type(module))
+
+
+def _arguments(root: GraphModule, node: Node) -> dict[str, Any] | None:
+    """Returns the arguments of the call by name, those given only; None if the module does not take them."""
+    if node.op == "call_function":
+        names = list(inspect.signature(_scaled_dot_product_attention).parameters)[1:]
+        return dict(zip(names, node.args, strict=False)) | node.kwargs
+    forward = root.get_submodule(str(node.target)).forward
+    try:
+        return dict(inspect.signature(forward).bind(*node.args, **node.kwargs).arguments)
+    except TypeError:
+        return None
+
+
+def _obstacle(root: GraphModule, node: Node, arguments: dict[str, Any]) -> str | None:
+    """Returns why the formulas here do not give what the node does."""
+    traced = [name for name in (*_SETTINGS, "dropout_p", "enable_gqa") if isinstance(arguments.get(name), Node)]
+    if traced:
+        return f"its argument '{traced[0]}' depends on the data"
+    if node.op == "call_function":
+        return "grouped queries (enable_gqa) have no formula here" if arguments.get("enable_gqa") else None
+    return _module_obstacle(root.get_submodule(str(node.target)))
+
+
+def _module_obstacle(module: nn.Module) -> str | None:
+    parts = [one for one in module.modules() if isinstance(one, nn.MultiheadAttention)]
+    if not all(is_attention(one) for one in parts):
+        return "the attention inside it has a forward of its own"
+    if any(one.bias_k is not None or one.add_zero_attn for one in parts):
+        return "attention with add_bias_kv or add_zero_attn has no formula here"
+    stacks = (nn.TransformerEncoder, nn.TransformerDecoder, nn.Transformer)
+    layers = [layer for one in module.modules() if isinstance(one, stacks[:2]) for layer in one.layers]
+    if any(type(layer) not in _FORMULAS for layer in layers):
+        return "it is made of layers which are not torch's"
+    if isinstance(module, nn.Transformer) and not {type(module.encoder), type(module.decoder)} <= _FORMULAS.keys():
+        return "its encoder or decoder is not torch's"
+    return None
+
+
+def _reads_weights(node: Node) -> bool:
+    """Whether anything reads the second result of an attention; picking the first one is no reason to compute it."""
+    readers = [user for user in node.users if user.users or user.op == "output"]
+    return any(not is_pick(user) or user.args[1] != 0 for user in readers)
+
+
+def _softmax(scores: Proxy, masks: list[Any], **kwargs: Any) -> Proxy:
+    """``masks`` as `masked_softmax` takes them."""
+    masks = [mask if isinstance(mask, Proxy) else mask or None for mask in masks]
+    if all(mask is None for mask in masks):
+        return scores.softmax(-1)
+    given = {name: mask for name, mask in zip(_MASKS, masks, strict=False) if mask is not None} | kwargs
+    if all(mask is None or _is_optional(mask) for mask in masks):
+        return _call(masked_scores, scores, **given).softmax(-1)
+    weights = _call(masked_softmax, scores, **given)
+    weights.node.meta[_REASON] = "a mask may put -inf among its scores, which no grid holds; it runs in float"
+    return weights
+
+
+def _is_optional(mask: Any) -> bool:
+    """Whether it is an input of the model that may be left away, and then is no mask."""
+    return (
+        isinstance(mask, Proxy)
+        and mask.node.op == "placeholder"
+        and bool(mask.node.args)
+        and (mask.node.args[0] is None or mask.node.args[0] is False)
+    )
+
+
+def _call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Proxy:
+    """Records a call of a function that does not know Proxies."""
+    first = next(one for one in args if isinstance(one, Proxy))
+    return first.tracer.create_proxy("call_function", function, args, kwargs)

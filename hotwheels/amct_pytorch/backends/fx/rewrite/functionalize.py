@@ -1,0 +1,160 @@
+"""Functionalize: in-place operations become their out-of-place form, so that a layer can be put around each of them.
+
+Spellings:
+1. a module with ``inplace=True``;
+2. ``F.relu(x, inplace=True)``;
+3. ``F.relu_``, ``torch.abs_``;
+4. ``Tensor.add_``;
+5. ``operator.iadd``.
+
+After the change ``y = op(x)``, everything behind it that reads x reads y. That is the same computation unless the
+memory of x is visible under another name: a view of x, or what x is a view of, read later; a parameter or buffer. Such
+an operation stays as it is and is not quantizable. Names and type strings of nodes do not change.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch.fx import GraphModule, Node
+
+from ....graph import Skip
+from ..read.memory import Memory
+from ..read.spelling import mark_in_place, remember_spelling
+
+_OPERATORS: dict[Any, Callable[..., Any]] = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+    operator.ifloordiv: operator.floordiv,
+    operator.imod: operator.mod,
+    operator.ipow: operator.pow,
+    operator.imatmul: operator.matmul,
+    operator.iand: operator.and_,
+    operator.ior: operator.or_,
+    operator.ixor: operator.xor,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class _OutOfPlace:
+    """What a node calls afterwards; the target is None where there is no such function."""
+
+    target: Any
+    kwargs: Mapping[str, Any]
+
+
+def functionalize(graph_module: GraphModule) -> tuple[Skip, ...]:
+    """Rewrites ``graph_module`` in place; modules with ``inplace=True`` are replaced by copies, not changed.
+
+    Returns:
+      The operations that stayed in place, with the reason.
+    """
+    skips: list[Skip] = []
+    memory = Memory(graph_module)
+    order = {node: index for index, node in enumerate(graph_module.graph.nodes)}
+    for node in graph_module.graph.nodes:
+        found = _match(node, graph_module)
+        reason = None if found is None else _obstacle(node, found, memory, order)
+        if reason is not None:
+            mark_in_place(node, reason)
+            skips.append(Skip(node.name, reason))
+        elif found is not None:
+            _rewrite(node, found, order)
+        memory.add(node, is_in_place=reason is not None)
+    _replace_modules(graph_module, {skip.name for skip in skips})
+    graph_module.graph.lint()
+    graph_module.recompile()
+    return tuple(skips)
+
+
+def is_in_place(node: Node, graph_module: GraphModule) -> bool:
+    """Whether a node of ``graph_module`` changes one of its operands."""
+    return _match(node, graph_module) is not None
+
+
+def _match(node: Node, graph_module: GraphModule) -> _OutOfPlace | None:
+    """Returns the out-of-place form of an in-place operation, None for any other node."""
+    if node.op == "call_module":
+        is_in_place = getattr(graph_module.get_submodule(str(node.target)), "inplace", False) is True
+        return _OutOfPlace(node.target, node.kwargs) if is_in_place else None
+    if node.op == "call_method":
+        return _OutOfPlace(_method(str(node.target)), node.kwargs) if _ends_in_place(str(node.target)) else None
+    if node.op != "call_function":
+        return None
+    if node.kwargs.get("inplace") is True:
+        return _OutOfPlace(node.target, {**node.kwargs, "inplace": False})
+    if node.target in _OPERATORS:
+        return _OutOfPlace(_OPERATORS[node.target], node.kwargs)
+    return _OutOfPlace(_function(node.target), node.kwargs) if _is_in_place_function(node.target) else None
+
+
+def _ends_in_place(name: str) -> bool:
+    return name.endswith("_") and not name.endswith("__")
+
+
+def _is_in_place_function(function: Any) -> bool:
+    """Whether it is one of torch's; an underscore behind the name of a user's function means nothing."""
+    home = str(getattr(function, "__module__", None) or "torch")
+    return home.partition(".")[0] == "torch" and _ends_in_place(getattr(function, "__name__", ""))
+
+
+def _method(name: str) -> str | None:
+    plain = name.removesuffix("_")
+    return plain if callable(getattr(torch.Tensor, plain, None)) else None
+
+
+def _function(function: Any) -> Any | None:
+    name = function.__name__
+    home = torch if getattr(torch, name, None) is function else F
+    return getattr(home, name.removesuffix("_"), None)
+
+
+def _obstacle(node: Node, found: _OutOfPlace, memory: Memory, order: Mapping[Node, int]) -> str | None:
+    """Returns why the operation has to stay in place, None if it need not."""
+    changed = _changed_value(node)
+    if found.target is None:
+        return f"'{node.target}' has no out-of-place form"
+    if changed is None:
+        return None
+    for other in (changed, *memory.sharing(changed)):
+        if other.op == "get_attr":
+            return f"it changes the parameter or buffer '{other.target}' in place"
+        if other is not changed and any(order[user] > order[node] for user in other.users):
+            return f"it changes '{other.name}' in place, which shares its memory and is read later"
+    return None
+
+
+def _changed_value(node: Node) -> Node | None:
+    value = node.args[0] if node.args else node.kwargs.get("input")
+    return value if isinstance(value, Node) else None
+
+
+def _rewrite(node: Node, found: _OutOfPlace, order: Mapping[Node, int]) -> None:
+    changed = _changed_value(node)
+    remember_spelling(node)
+    node.target, node.kwargs = found.target, dict(found.kwargs)
+    for user in list(changed.users) if changed is not None else ():
+        if changed is not None and order[user] > order[node]:
+            user.replace_input_with(changed, node)
+
+
+def _replace_modules(graph_module: GraphModule, kept: set[str]) -> None:
+    """Puts out-of-place copies where no call of the module has to stay in place."""
+    calls = [node for node in graph_module.graph.nodes if node.op == "call_module"]
+    kept_paths = {str(node.target) for node in calls if node.name in kept}
+    for path in {str(node.target) for node in calls} - kept_paths:
+        module = graph_module.get_submodule(path)
+        if getattr(module, "inplace", False) is True:
+            # A shallow copy: it shares parameters and hooks with the module of the user's model.
+            replacement = copy.copy(module)
+            replacement.inplace = False  # type: ignore[assignment]
+            parent, _, name = path.rpartition(".")
+            setattr(graph_module.get_submodule(parent), name, replacement)

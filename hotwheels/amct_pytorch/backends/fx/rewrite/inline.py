@@ -1,0 +1,108 @@
+"""Inline: writes calls into a finished graph in place of one of its nodes, under names of their own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+from torch.fx import Graph, Node, Proxy
+from torch.fx.node import map_arg
+from torch.fx.proxy import GraphAppendingTracer
+
+from ..trace.dropout import FOLDER
+
+
+class Inline:
+    """The place in front of a node, and the module whose forward is written there.
+
+    New nodes are called ``<name of the node>_<what they do>``. The names of all other nodes are given already, so that
+    none of them changes, nor a number in it (spec 8.2).
+
+    Attributes:
+      module: The module written here; the root for a function.
+    """
+
+    def __init__(self, root: nn.Module, graph: Graph, path: str, prefix: str) -> None:
+        """``graph`` of ``root``; ``path`` of the module in it; ``prefix`` of the names, empty for the model itself."""
+        self.module: Any = root.get_submodule(path)
+        self._root = root
+        self._graph = graph
+        self._path = path
+        self._prefix = prefix
+        self._tracer = _PrefixTracer(graph, prefix)
+
+    def proxies(self, arguments: Any) -> Any:
+        """Returns ``arguments`` with a Proxy, on which code can be run, for each node in it."""
+        return map_arg(arguments, lambda node: Proxy(node, self._tracer))
+
+    def child(self, name: str) -> Inline:
+        """Returns the place for the forward of a sub-module, which is called ``name`` (dotted)."""
+        return Inline(self._root, self._graph, self._below(name), _joined(self._prefix, name.replace(".", "_")))
+
+    def call(self, name: str, *args: Proxy) -> Proxy:
+        """Calls a sub-module as one node."""
+        return self._tracer.create_proxy("call_module", self._below(name), args, {})
+
+    def attach(self, name: str, module: nn.Module) -> None:
+        """Makes ``module`` a sub-module, unless an earlier call of the same module did."""
+        if name not in self.module._modules:
+            self.module.add_module(name, module.train(self.module.training))
+
+    def attach_function(self, name: str, module: nn.Module) -> str:
+        """Makes ``module`` a sub-module of the root that stands for a function; returns the name to call it by."""
+        path = f"{FOLDER}.{self._prefix}.{name}"
+        if FOLDER not in self._root._modules:
+            self._root.add_module(FOLDER, nn.Module())
+        folder = self._root.get_submodule(FOLDER)
+        folder.add_module(self._prefix, nn.Module())
+        folder.get_submodule(self._prefix).add_module(name, module)
+        folder.train(self._root.training)
+        return path
+
+    def _below(self, name: str) -> str:
+        return f"{self._path}.{name}" if self._path else name
+
+
+class _PrefixTracer(GraphAppendingTracer):
+    """Records what is done to Proxies, names prefixed."""
+
+    def __init__(self, graph: Graph, prefix: str) -> None:
+        super().__init__(graph)
+        self._prefix = prefix
+
+    def create_node(
+        self, kind: str, target: Any, args: Any, kwargs: Any, name: str | None = None, type_expr: Any = None
+    ) -> Node:
+        own = target.rpartition(".")[2] if isinstance(target, str) else target.__name__
+        return super().create_node(kind, target, args, kwargs, _joined(self._prefix, own.strip("_")), type_expr)
+
+
+def _joined(prefix: str, name: str) -> str:
+    return f"{prefix}_{name}".lower() if prefix else name.lower()
+
+
+def replace_node(node: Node, value: Any) -> None:
+    """Puts ``value`` - a Proxy, None, or a tuple of these - in place of ``node`` and erases it.
+
+    Calls which pick one result of the tuple become that result.
+    """
+    graph = node.graph
+    value = nodes_behind(value)
+    for user in list(node.users):
+        if isinstance(value, tuple) and is_pick(user):
+            replace_node(user, value[user.args[1]])  # type: ignore[index]
+        else:
+            user.args, user.kwargs = map_arg((user.args, user.kwargs), lambda one: value if one is node else one)
+    graph.erase_node(node)
+
+
+def nodes_behind(value: Any) -> Any:
+    """Returns ``value``, a Proxy, None, or a tuple of these, with the nodes in place of Proxies."""
+    if isinstance(value, tuple):
+        return tuple(nodes_behind(one) for one in value)
+    return value.node if isinstance(value, Proxy) else value
+
+
+def is_pick(node: Node) -> bool:
+    """Whether it only picks from the result of another node."""
+    return node.op == "call_function" and getattr(node.target, "__name__", "") == "getitem"

@@ -1,0 +1,60 @@
+"""Diagnosis: everything in a model that torch.fx cannot follow, not only the first of it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from torch import nn
+
+from ....graph import OpGraph
+from ....ops.registry import Registry
+from ..backend import FxBackend
+from .trace_errors import TraceProblem, UntraceableError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """What a trace finds in a model.
+
+    Attributes:
+      problems: The places which stop it, one per class of modules.
+      modules: For each problem the paths of all modules of that class; the model itself is ``""``.
+      backend: The trace of the rest, a module with a problem being one node; None if the rest cannot be traced.
+      graph: Its operations.
+    """
+
+    problems: tuple[TraceProblem, ...]
+    modules: tuple[tuple[str, ...], ...]
+    backend: FxBackend | None
+    graph: OpGraph | None
+
+
+def diagnose(model: nn.Module, registry: Registry) -> Diagnosis:
+    """Traces copies of ``model``, each without looking into the classes which stopped the ones before.
+
+    Raises:
+      UnsupportedModelError: The model cannot be copied, or is quantized.
+    """
+    problems: list[TraceProblem] = []
+    opaque: dict[type, tuple[str, ...]] = {}
+    backend = None
+    while backend is None:
+        try:
+            backend = FxBackend(model, registry, frozenset(opaque), copies_tensors=False)
+        except UntraceableError as error:
+            path = error.problem.module_path
+            cls = type(model.get_submodule(path))
+            if cls in opaque or not _is_of_its_own(path, opaque):
+                break
+            problems.append(error.problem)
+            opaque[cls] = tuple(name for name, module in model.named_modules() if type(module) is cls)
+            if not path:
+                break
+    graph = None if backend is None else backend.graph()
+    return Diagnosis(problems=tuple(problems), modules=tuple(opaque.values()), backend=backend, graph=graph)
+
+
+def _is_of_its_own(path: str, opaque: dict[type, tuple[str, ...]]) -> bool:
+    """Whether a problem in ``path`` may not come from the opaque result of a module inside it."""
+    inside = f"{path}." if path else ""
+    return not any(one.startswith(inside) for paths in opaque.values() for one in paths)

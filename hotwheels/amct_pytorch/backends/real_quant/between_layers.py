@@ -1,0 +1,50 @@
+"""BetweenLayers: how real_quant calls what is no quantized layer (spec 10.4); one rule for both back-ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ...nn.double_call import call_in_double, cast_floats, defer
+from ...ops.registry import Registry
+from ..no_ops import handed_on
+from .float_products import call_float_product, is_float_product
+from .known import is_known, op_of
+
+
+class BetweenLayers:
+    """Calls functions, methods and modules the way the exported file computes them.
+
+    Known ones run in float64. Values become float32 in front of what we do not know, and around weighted and CUBE
+    operations, which are not quantized here.
+    """
+
+    def __init__(self) -> None:
+        self._registry = Registry()
+
+    def call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Returns ``function(*args, **kwargs)``; a Tensor method comes as a `MethodCall`."""
+        if not is_known(function):
+            return _call_outside(function, args, kwargs)
+        same = handed_on(function, args, kwargs)
+        if same is not None:
+            return same[0]
+        op = op_of(function, self._registry)
+        if is_float_product(function, op):
+            return call_float_product(function, args, kwargs)
+        deferred = defer(function, args, kwargs, op)
+        return call_in_double(function, args, kwargs, op) if deferred is None else deferred
+
+    def gives_single(self, function: Callable[..., Any]) -> bool:
+        """Whether float32 results of ``function`` are values which the file has in float32."""
+        return not is_known(function) or is_float_product(function, op_of(function, self._registry))
+
+
+def _call_outside(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Calls what we do not know on float32; where it hands an argument back, no node of the file stands for it."""
+    given, given_by_name = cast_floats((args, kwargs), torch.float32)
+    result = function(*given, **given_by_name)
+    pairs = ((one, original) for one, original in zip(given, args, strict=True) if isinstance(one, torch.Tensor))
+    return next((original for one, original in pairs if one is result), result)

@@ -1,0 +1,34 @@
+"""What a called function is: ours and torch's, or somebody else's (spec 10.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from ...nn.call import MethodCall
+from ...ops.desc import OpDesc
+from ...ops.registry import Registry
+
+_KNOWN_PACKAGES = frozenset({"torch", "operator", "_operator", "builtins", "math", "hotwheels", "picovision"})
+_CUSTOM_OPERATORS = "torch._ops."  # behind it the namespace of ``torch.ops``
+_KNOWN_NAMESPACES = frozenset({"aten", "prim", "prims", "pico_ops"})
+
+
+def is_known(function: Callable[..., Any]) -> bool:
+    """Whether ``function`` - a function, a module or a MethodCall - is torch's, Python's or ours, not a user's."""
+    if isinstance(function, MethodCall):
+        return True
+    source = type(function) if isinstance(function, nn.Module) else function
+    module = getattr(source, "__module__", None) or "torch"  # C functions have none
+    if module.startswith(_CUSTOM_OPERATORS):
+        return module.removeprefix(_CUSTOM_OPERATORS) in _KNOWN_NAMESPACES
+    return module.partition(".")[0] in _KNOWN_PACKAGES
+
+
+def op_of(function: Callable[..., Any], registry: Registry) -> OpDesc | None:
+    """Returns what the registry knows of ``function``."""
+    if isinstance(function, MethodCall):
+        return registry.find_method(function.name)
+    return registry.find_module(type(function)) if isinstance(function, nn.Module) else registry.find_function(function)

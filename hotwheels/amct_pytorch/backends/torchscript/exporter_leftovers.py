@@ -1,0 +1,73 @@
+"""Removes what torch's TorchScript exporter leaves behind: only what is computed stays a node.
+
+    Constant() -> c               : c becomes an initializer
+    Identity(x) -> y              : readers of y read x (the exporter writes one for each duplicated parameter)
+    Cast(x) -> y to the type of x : the same
+    Transpose(initializer) -> y   : y becomes an initializer (a Linear's weight that was not folded)
+
+So whether a value is an initializer says whether it is known before the run.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import LiftConstantsToInitializersPass
+
+from ...onnx_io.initializers import add_initializer, constant_of, remove_unused_initializers
+from ...onnx_io.node_access import graph_of, operand, result
+
+
+def clean_exporter_leftovers(model: ir.Model) -> None:
+    """Applies the rules above to ``model``, in place."""
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    for node in list(model.graph):
+        if is_idle(node):
+            bypass(node)
+        elif _is_constant_transpose(node):
+            _fold_transpose(node)
+    remove_unused_initializers(model.graph)
+
+
+def is_idle(node: ir.Node) -> bool:
+    """Whether ``node`` only hands its input on: an Identity, or a Cast to the type which the input has."""
+    if node.domain != "" or node.op_type not in ("Identity", "Cast"):
+        return False
+    return node.op_type == "Identity" or operand(node, 0).dtype == node.attributes["to"].as_int()
+
+
+def bypass(node: ir.Node) -> bool:
+    """Lets the readers of the one-input ``node`` read its input and removes it; returns whether that was possible.
+
+    Not possible where the output is a graph output and the input is one, too, or no node makes the input: each needs
+    its own name, so a node must stay between them.
+    """
+    source, target = operand(node, 0), result(node)
+    is_output, name = target.is_graph_output(), target.name
+    if is_output and (source.is_graph_output() or source.producer() is None):
+        return False
+    source.type = source.type or target.type
+    source.shape = source.shape or target.shape
+    ir.convenience.replace_all_uses_with(target, source, replace_graph_outputs=True)
+    graph_of(node).remove(node, safe=True)
+    if is_output:
+        source.name = name  # the interface of the model keeps its names
+    return True
+
+
+def _is_constant_transpose(node: ir.Node) -> bool:
+    return (
+        node.domain == ""
+        and node.op_type == "Transpose"
+        and constant_of(node.inputs[0]) is not None
+        and not result(node).is_graph_output()
+    )
+
+
+def _fold_transpose(node: ir.Node) -> None:
+    array = constant_of(node.inputs[0])
+    assert array is not None
+    transposed = np.ascontiguousarray(np.transpose(array, node.attributes.get_ints("perm")))
+    folded = add_initializer(graph_of(node), str(result(node).name), transposed)
+    ir.convenience.replace_all_uses_with(result(node), folded)
+    graph_of(node).remove(node, safe=True)

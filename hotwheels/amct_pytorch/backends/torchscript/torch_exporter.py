@@ -1,0 +1,113 @@
+"""Runs torch's TorchScript-based exporter, which names ONNX nodes after the modules they come from."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.onnx.errors import UnsupportedOperatorError
+
+from ...errors import ExportError
+from ...log import get_logger
+from ...ops.desc import OpDesc
+from .symbolics import own_symbolics
+
+_log = get_logger(__name__)
+DEFAULT_OPSET = 13
+
+
+def export_onnx(module: nn.Module, inputs: tuple[Any, ...], setting: Mapping[str, Any]) -> bytes:
+    """Returns ``module``, run with ``inputs`` in its present training flag, as ONNX bytes.
+
+    ``setting`` holds keyword arguments of ``torch.onnx.export``. Without an ``opset_version`` the lowest one from 13
+    on that knows all operations is taken.
+
+    Raises:
+      ExportError: The call with ``inputs`` fails, or an operation has no ONNX form.
+    """
+    inputs = (*inputs, {})  # a dict in the last place would be taken for keyword arguments
+    opset = setting.get("opset_version", DEFAULT_OPSET)
+    while True:
+        try:
+            return _export(module, inputs, {**setting, "opset_version": opset})
+        except UnsupportedOperatorError as error:
+            needed = _needed_opset(error)
+            if "opset_version" in setting or needed is None or needed <= opset:
+                raise ExportError(f"The model cannot be exported to ONNX: {error}") from error
+            _log.debug("Opset %d is taken: %s", needed, error)
+            opset = needed
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            raise ExportError(f"The model cannot be exported to ONNX with this input_data: {error}") from error
+
+
+def refuse_divisor(layer: str, divisor: object) -> None:
+    """Raises ExportError for an average pooling with a ``divisor_override``, which the exporter silently leaves out."""
+    if divisor is not None:
+        msg = (
+            f"Layer '{layer}': an average pooling with divisor_override={divisor} cannot be exported to ONNX, whose"
+            " AveragePool has none. Leave it out and multiply the result."
+        )
+        raise ExportError(msg)
+
+
+def refuse_unbatched_pooling(layer: str, op: OpDesc, x: object) -> None:
+    """Raises ExportError for an adaptive pooling of an image without a batch axis.
+
+    The exporter makes a GlobalAveragePool or GlobalMaxPool of it, which takes its axis 0 for the batch.
+    """
+    if op.name.startswith("adaptive") and isinstance(x, Tensor) and x.dim() == 3:
+        msg = (
+            f"Layer '{layer}': an adaptive pooling of an image without a batch axis, {list(x.shape)}, cannot be"
+            " exported to ONNX, which would take its channels for images. Give the input a batch axis."
+        )
+        raise ExportError(msg)
+
+
+def _export(module: nn.Module, inputs: tuple[Any, ...], setting: dict[str, Any]) -> bytes:
+    file = io.BytesIO()
+    with warnings.catch_warnings(), torch.no_grad(), _without_fused_attention(), own_symbolics(), _silent():
+        warnings.simplefilter("ignore")  # about tracing and deprecation; they speak to the exporter's direct user
+        torch.onnx.export(module, inputs, file, dynamo=False, training=torch.onnx.TrainingMode.PRESERVE, **setting)
+    return file.getvalue()
+
+
+def _needed_opset(error: UnsupportedOperatorError) -> int | None:
+    """Returns the opset from which on the operation is known; only the exporter's text says it."""
+    found = re.search(r"was added in version (\d+)", str(error))
+    return int(found.group(1)) if found else None
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Keeps the exporter from writing its whole graph to the screen when it fails.
+
+    It asks whether that is wanted, but takes the question itself for the answer (torch 2.13, ``setup_onnx_logging``).
+    So after any export of the user's own in the same process it is on.
+    """
+    bindings: Any = torch._C
+    question = bindings._jit_is_onnx_log_enabled
+    is_on = question()
+    bindings._jit_is_onnx_log_enabled = False
+    bindings._jit_set_onnx_log_enabled(False)
+    try:
+        yield
+    finally:
+        bindings._jit_is_onnx_log_enabled = question
+        bindings._jit_set_onnx_log_enabled(is_on)
+
+
+@contextlib.contextmanager
+def _without_fused_attention() -> Iterator[None]:
+    """Without gradients nn.MultiheadAttention takes a fused kernel that ONNX has no form of."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)

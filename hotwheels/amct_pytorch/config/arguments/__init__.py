@@ -1,0 +1,1 @@
+"""Values of a configuration: their types, ranges and spellings."""

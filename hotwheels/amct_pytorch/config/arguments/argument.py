@@ -1,0 +1,92 @@
+"""Argument: name, type, default and range of one key of ``quantizer_args``."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+from interval import Interval
+
+from ...core.checks import describe
+from ...errors import ConfigError
+from ...log import get_logger
+from .coercion import as_bool, as_float, as_int, as_numbers, as_text, shown
+
+_log = get_logger(__name__)
+_READERS: dict[str, Callable[[object, str], Any]] = {
+    "bool": as_bool,
+    "int": as_int,
+    "float": as_float,
+    "floats": as_numbers,
+    "string": as_text,
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Argument:
+    """One argument of an algorithm.
+
+    Attributes:
+      name: Canonical key.
+      kind: bool, int, float, floats (one or a list) or string.
+      default: Value where the key is absent; None if there is none.
+      allowed: None for any value of the kind, an Interval, or the values themselves.
+      usual: None, or the interval outside which a value is used with a WARNING.
+      fallback: None if a value outside ``allowed`` is an error; else the value used instead, with a WARNING.
+      aliases: Other keys of the same meaning.
+      is_required: Whether the key must be there.
+    """
+
+    name: str
+    kind: str
+    default: Any = None
+    allowed: Interval | tuple[Any, ...] | None = None
+    usual: Interval | None = None
+    fallback: Any = None
+    aliases: tuple[str, ...] = ()
+    is_required: bool = False
+
+    def read(self, value: object, where: str) -> Any:
+        """Returns ``value`` in the right type, checked; ``where`` says in messages what it belongs to.
+
+        Raises:
+          ConfigError: Wrong type or outside ``allowed``.
+        """
+        where = f"{where}: {self.name}"
+        found = _READERS[self.kind](value, where)
+        wrong = [one for one in _elements(found) if not self._is_allowed(one)]
+        if wrong and self.fallback is None:
+            raise ConfigError(f"{where} is {shown(found)}; allowed: {_allowed_text(self.allowed)}.")
+        if wrong:
+            _log.warning("%s is %s; allowed: %s. %s is used.", where, found, _allowed_text(self.allowed), self.fallback)
+            return self.fallback
+        if self.usual is not None and found not in self.usual:
+            _log.warning("%s is %s, outside the usual %s.", where, found, describe(self.usual))
+        return found
+
+    def _is_allowed(self, value: object) -> bool:
+        return self.allowed is None or value in self.allowed
+
+
+def closed(low: float, high: float) -> Interval:
+    """Returns ``[low, high]``."""
+    return Interval(low, high)
+
+
+def at_least(low: float) -> Interval:
+    """Returns ``[low, inf)``."""
+    return Interval(low, math.inf)
+
+
+# The ends are float infinities: the package's own Inf does not compare on Python 3.
+NEGATIVE = Interval(-math.inf, 0, closed=False)
+
+
+def _allowed_text(allowed: Interval | tuple[Any, ...] | None) -> str:
+    return ", ".join(map(str, allowed)) if isinstance(allowed, tuple) else describe(allowed)
+
+
+def _elements(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

@@ -1,0 +1,107 @@
+"""Typed reading of values from JSON and yaml, with the coercions of spec 7.1."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from ...errors import ConfigError, nearest_names
+from ...log import get_logger
+
+_log = get_logger(__name__)
+_LONGEST_INT = 64  # bits; no argument is near it, and larger ones overflow a float
+_WORDS = {"true": True, "yes": True, "false": False, "no": False}
+
+
+def as_bool(value: object, where: str) -> bool:
+    """Returns a bool; the words true, false, yes and no are accepted as strings. Raises ConfigError."""
+    word = _WORDS.get(value.strip().lower()) if isinstance(value, str) else value
+    if not isinstance(word, bool):
+        raise ConfigError(f"{where} is {shown(value)}; allowed: true, false.")
+    return word
+
+
+def as_int(value: object, where: str) -> int:
+    """Returns an int; 8.0 and "8" are accepted. Raises ConfigError."""
+    number = _number(value)
+    if number is None or number != int(number):
+        raise ConfigError(f"{where} is {shown(value)}; a whole number is expected.")
+    return int(number)
+
+
+def as_float(value: object, where: str) -> float:
+    """Returns a finite float; "1e-10" is accepted, since yaml reads it as a string. Raises ConfigError."""
+    number = _number(value)
+    if number is None:
+        raise ConfigError(f"{where} is {shown(value)}; a number is expected.")
+    return float(number)
+
+
+def as_text(value: object, where: str) -> str:
+    """Returns a str. Raises ConfigError."""
+    if not isinstance(value, str):
+        raise ConfigError(f"{where} is {shown(value)}; a string is expected.")
+    return value
+
+
+def as_names(value: object, where: str) -> tuple[str, ...]:
+    """Returns a list of strings; one string is a list of one, None is an empty list. Raises ConfigError."""
+    if value is None:
+        return ()
+    values = value if isinstance(value, list) else [value]
+    return tuple(as_text(one, f"{where}[{index}]") for index, one in enumerate(values))
+
+
+def as_object(value: object, where: str) -> Mapping[str, Any]:
+    """Returns an object with string keys; None is an empty one. Raises ConfigError."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{where} is {shown(value)}; an object with keys is expected.")
+    return {as_text(key, f"A key of {where}"): one for key, one in value.items()}
+
+
+def as_list(value: object) -> list[Any]:
+    """Returns a list; a single value stands for a list of one, None for an empty one."""
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def as_numbers(value: object, where: str) -> float | list[float]:
+    """Returns a float, or a list of floats. Raises ConfigError."""
+    if not isinstance(value, list | tuple):
+        return as_float(value, where)
+    if not value:
+        raise ConfigError(f"{where} is an empty list; at least one number is expected.")
+    return [as_float(one, f"{where}[{index}]") for index, one in enumerate(value)]
+
+
+def report_unknown(given: Iterable[str], known: Sequence[str], where: str) -> None:
+    """Says in a WARNING which keys nobody reads."""
+    for key in given:
+        if key not in known:
+            _log.warning("%s: unknown key '%s' is ignored. %s", where, key, nearest_names(key, known))
+
+
+def shown(value: object, limit: int = 60) -> str:
+    """Returns ``value`` for a message, cut off where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python converts
+        return "a very large number"
+    return text if len(text) <= limit else f"{text[:limit]}..."
+
+
+def _number(value: object) -> int | float | None:
+    """The finite number that ``value`` is or spells, None if it is something else."""
+    if isinstance(value, bool):  # an int to Python, not to the user
+        return None
+    if isinstance(value, int):
+        return value if value.bit_length() <= _LONGEST_INT else None
+    if not isinstance(value, float | str):
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None

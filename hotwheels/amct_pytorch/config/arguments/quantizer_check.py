@@ -1,0 +1,175 @@
+"""Checks one QuantizerConfig: class, keys, types, ranges, and values that do not fit together (spec 4.2, 5, 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...core.spec import QuantSpec
+from ...errors import ConfigError, nearest_names
+from ...log import get_logger
+from ..layers.quant_config import QuantizerConfig
+from .algorithms import (
+    OBSERVERS,
+    QUANTIZERS,
+    SEARCH_RANGE,
+    Algorithm,
+    arguments_of,
+    canonical_names,
+    check_required,
+)
+from .argument import Argument
+from .coercion import as_text, shown
+
+_log = get_logger(__name__)
+
+
+def check_quantizer(config: QuantizerConfig, where: str, is_weight: bool) -> QuantizerConfig:
+    """Returns ``config`` with canonical keys and types; ``where`` says in messages what it belongs to.
+
+    A key goes to the quantizer if that knows it, else to its observer; one known to neither is dropped with a WARNING.
+    No default is filled in. A quantizer given by a dotted path passes unchecked (spec 6.6).
+
+    Raises:
+      ConfigError: Unknown class, missing argument, wrong type or out of range.
+    """
+    if is_custom(config.quantizer):
+        return config
+    where = f"{where}, {config.quantizer}"
+    algorithm = _quantizer(config.quantizer, where, is_weight)
+    observer = _observer_name(config, algorithm, where, is_weight)
+    known = _known_arguments(config.quantizer, observer, is_weight)
+    given = canonical_names(_without_search_range(config.args, known, where), known.values())
+    check_required(config.quantizer, given, known.values(), where)
+    args = {}
+    for key, value in given.items():
+        if key in known:
+            args[key] = known[key].read(value, where)
+        elif observer is not None and is_custom(observer):
+            args[key] = value  # whoever wrote the observer knows its arguments
+        else:
+            _log.warning("%s: unknown key '%s' is ignored. %s", where, key, nearest_names(key, known))
+    return QuantizerConfig(config.quantizer, _consistent(args, known, where))
+
+
+def is_custom(class_name: str) -> bool:
+    """Whether the name is a dotted path to a class outside our registry."""
+    return "." in class_name
+
+
+def num_bits_of(config: QuantizerConfig, is_weight: bool) -> int | None:
+    """Returns the width which a checked ``config`` gives its tensor, None if a custom class decides."""
+    if is_custom(config.quantizer):
+        return None
+    return int(config.args.get("num_bits", arguments_of(config.quantizer, is_weight)["num_bits"].default))
+
+
+def effective_args(config: QuantizerConfig, is_weight: bool) -> dict[str, Any]:
+    """Returns the arguments of a checked ``config`` with every default filled in, of a custom class as they are."""
+    if config.quantizer not in QUANTIZERS:
+        return dict(config.args)
+    known = _known_arguments(config.quantizer, observer_of(config), is_weight)
+    defaults = {name: argument.default for name, argument in known.items()}
+    return {**defaults, "observer": observer_of(config), **config.args}
+
+
+def observer_of(config: QuantizerConfig) -> str | None:
+    """Returns the observer's class of a ``config`` from our registry, None if there is none."""
+    name = config.args.get("observer", QUANTIZERS[config.quantizer].observer)
+    return None if name is None else str(name)
+
+
+def _quantizer(name: str, where: str, is_weight: bool) -> Algorithm:
+    tensor = "weight" if is_weight else "activation"
+    usable = [other for other, algorithm in QUANTIZERS.items() if tensor in algorithm.tensors]
+    if name not in QUANTIZERS:
+        raise ConfigError(f"{where}: there is no quantizer '{name}'. {nearest_names(name, usable)}")
+    if name not in usable:
+        raise ConfigError(f"{where}: this quantizer is not for {tensor}s; allowed: {', '.join(usable)}.")
+    return QUANTIZERS[name]
+
+
+def _observer_name(config: QuantizerConfig, algorithm: Algorithm, where: str, is_weight: bool) -> str | None:
+    given = config.args.get("observer")
+    if given is None or algorithm.observer is None:
+        return algorithm.observer
+    name, tensor = as_text(given, f"{where}: observer"), "weight" if is_weight else "activation"
+    usable = [other for other, one in OBSERVERS.items() if tensor in one.tensors]
+    if not is_custom(name) and name not in usable:
+        raise ConfigError(f"{where}: there is no observer '{name}' for {tensor}s. {nearest_names(name, usable)}")
+    return name
+
+
+def _known_arguments(quantizer: str, observer: str | None, is_weight: bool) -> dict[str, Argument]:
+    """Arguments of both; the quantizer's come last and win, except that a name is not also an alias of another."""
+    own = arguments_of(quantizer, is_weight)
+    if observer is None or is_custom(observer):
+        return dict(own)
+    spoken_for = {alias for argument in own.values() for alias in argument.aliases}
+    inherited = arguments_of(observer, is_weight)
+    return {name: one for name, one in inherited.items() if name not in spoken_for} | dict(own)
+
+
+def _without_search_range(args: Mapping[str, Any], known: Mapping[str, Argument], where: str) -> Mapping[str, Any]:
+    """Replaces ``search_range: [start, end]`` by its two keys, for observers that search."""
+    if SEARCH_RANGE not in args or "search_start" not in known:
+        return args
+    ends = args[SEARCH_RANGE]
+    if not isinstance(ends, list | tuple) or len(ends) != 2:
+        raise ConfigError(f"{where}: {SEARCH_RANGE} is {shown(ends)}; a list of two numbers is expected.")
+    rest = {key: value for key, value in args.items() if key != SEARCH_RANGE}
+    return {"search_start": ends[0], "search_end": ends[1]} | rest
+
+
+def _consistent(args: dict[str, Any], known: Mapping[str, Argument], where: str) -> dict[str, Any]:
+    _check_search(args, known, where)
+    _check_zero_point(args, known, where)
+    args = _one_symmetry(args, where)
+    return _hardware_bounds(args, known, where)
+
+
+def _value(args: Mapping[str, Any], known: Mapping[str, Argument], key: str) -> Any:
+    return args.get(key, known[key].default)
+
+
+def _check_search(args: Mapping[str, Any], known: Mapping[str, Argument], where: str) -> None:
+    if "search_start" not in known:
+        return
+    start, end = _value(args, known, "search_start"), _value(args, known, "search_end")
+    if start >= end:
+        raise ConfigError(f"{where}: search_start is {start} and search_end is {end}; the start must be smaller.")
+    # The difference of 0.7 and 1.3 is not exactly 0.6; a step as wide as the range is allowed.
+    if "search_step" in known and _value(args, known, "search_step") > (end - start) * (1 + 1e-9):
+        step = _value(args, known, "search_step")
+        raise ConfigError(f"{where}: search_step is {step}; allowed: (0, {end - start:.6g}], the width of the search.")
+
+
+def _check_zero_point(args: Mapping[str, Any], known: Mapping[str, Argument], where: str) -> None:
+    if "zero_point" not in known:
+        return
+    spec = QuantSpec(num_bits=_value(args, known, "num_bits"))
+    found = args["zero_point"]
+    if not spec.qmin <= found <= spec.qmax:
+        msg = f"{where}: zero_point is {found}; with {spec.num_bits} bits allowed: {spec.qmin} to {spec.qmax}."
+        raise ConfigError(msg)
+
+
+def _one_symmetry(args: dict[str, Any], where: str) -> dict[str, Any]:
+    """``qscheme`` and ``with_offset`` say the same thing; where they contradict, symmetric wins (spec 5.1)."""
+    scheme, with_offset = args.get("qscheme"), args.get("with_offset")
+    if scheme is None or with_offset is None or (scheme == "symmetric") != with_offset:
+        return args
+    _log.warning("%s: qscheme %s contradicts with_offset %s; symmetric is used.", where, scheme, with_offset)
+    return args | {"qscheme": "symmetric", "with_offset": False}
+
+
+def _hardware_bounds(args: dict[str, Any], known: Mapping[str, Argument], where: str) -> dict[str, Any]:
+    """Drops ``quant_min``, ``quant_max`` that are not the ends of the signed integer: the hardware has no others."""
+    if "quant_min" not in known:
+        return args
+    spec = QuantSpec(num_bits=_value(args, known, "num_bits"))
+    for key, end in (("quant_min", spec.qmin), ("quant_max", spec.qmax)):
+        if args.get(key, end) != end:
+            _log.warning("%s: %s is %s; with %s bits %s is used.", where, key, args[key], spec.num_bits, end)
+            args = {name: value for name, value in args.items() if name != key}
+    return args

@@ -1,0 +1,47 @@
+"""Section: one quantizer with its arguments as it stands in a document, before defaults and checks."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ..layers.quant_config import QuantizerConfig
+from .coercion import as_object, as_text, report_unknown
+
+_KEYS = ("quantizer", "quantizer_args")
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """One ``weight_quant_params``, or one entry of ``activation_quant_params``.
+
+    Attributes:
+      quantizer: None takes the quantizer of the next lower level.
+      args: Arguments as in the file, unchecked; empty means the algorithm's defaults.
+    """
+
+    quantizer: str | None = None
+    args: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def over(self, lower: QuantizerConfig) -> QuantizerConfig:
+        """Returns this section in place of ``lower``, which may lend its quantizer but not its arguments.
+
+        Arguments belong to the algorithm which they were written for, so they are not merged between levels.
+        """
+        return QuantizerConfig(self.quantizer or lower.quantizer, dict(self.args))
+
+
+def read_section(value: object, where: str) -> Section:
+    """Returns the section that an object in a document describes; ``where`` says in messages where it stands.
+
+    Raises:
+      ConfigError: A key has a value of the wrong type.
+    """
+    given = as_object(value, where)
+    report_unknown(given, _KEYS, where)
+    name = given.get("quantizer")
+    return Section(
+        None if name is None else as_text(name, f"{where}: quantizer"),
+        dict(as_object(given.get("quantizer_args"), f"{where}: quantizer_args")),
+    )

@@ -1,0 +1,1 @@
+"""Documents of the dynamic path: the .cfg files and both kinds of config.json."""

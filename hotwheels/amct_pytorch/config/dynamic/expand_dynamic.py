@@ -1,0 +1,93 @@
+"""Simple configuration of the dynamic path -> entries of layers, the same for both kinds of quantization (spec 9.5).
+
+By increasing priority: defaults, common_config, om.json (Add layers only), override_layer_types,
+override_layer_configs, skip_layers and skip_layer_types.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+from ...errors import nearest_names
+from ...graph import OpGraph, OpNode
+from ...log import get_logger
+from ..fx.expand import overlay, with_om_widths
+from ..fx.simple_config import Rule
+from ..layers.layer_names import why_unmatched
+from ..layers.quant_config import LayerConfig
+from .layer_document import LayerContext, bare_layer, settle
+from .simple_cfg import SimpleRetrainConfig
+
+_log = get_logger(__name__)
+_OM_TYPE = "Add"  # manual: om_config handles eltwise_add layers only
+
+
+def expand_layers(simple: SimpleRetrainConfig, context: LayerContext) -> dict[str, LayerConfig]:
+    """Returns a complete, checked entry for every quantizable layer, in graph order.
+
+    What matches nothing is said in a WARNING, an om.json layer at DEBUG.
+
+    Raises:
+      ConfigError: A value of a layer that is switched on is wrong.
+    """
+    _report_unmatched(context.graph, simple)
+    return {node.name: settle(node, _layer(node, simple, context), context) for node in context.graph.quantizable}
+
+
+def is_skipped(node: OpNode, simple: SimpleRetrainConfig) -> bool:
+    """Whether ``skip_layers`` or ``skip_layer_types`` of ``simple`` keep the layer in float."""
+    name = node.module_path or node.name
+    return node.onnx_type in simple.skip_layer_types or any(_is_inside(name, one) for one in simple.skip_layers)
+
+
+def _layer(node: OpNode, simple: SimpleRetrainConfig, context: LayerContext) -> LayerConfig:
+    where = context.where(node)
+    layer = overlay(node, bare_layer(node, context.capacity, context.dialect), simple.common, where)
+    if node.onnx_type == _OM_TYPE:
+        layer = with_om_widths(layer, simple.om_layers.get(node.name, ()))
+    for rule in _matching(node, simple):  # naming a layer means to quantize it
+        layer = dataclasses.replace(overlay(node, layer, rule, where), quant_enable=True)
+    is_enabled = layer.quant_enable and not is_skipped(node, simple)
+    return dataclasses.replace(layer, quant_enable=is_enabled)
+
+
+def _matching(node: OpNode, simple: SimpleRetrainConfig) -> list[Rule]:
+    by_type = [rule for rule in simple.types if node.onnx_type in rule.names]
+    return by_type + [rule for rule in simple.layers if node.name in rule.names]
+
+
+def _is_inside(name: str, module: str) -> bool:
+    """Whether ``name`` is that of ``module`` or of something in it."""
+    return name == module or name.startswith(f"{module}.")
+
+
+def _report_unmatched(graph: OpGraph, simple: SimpleRetrainConfig) -> None:
+    for name in simple.skip_layers:
+        is_container = any(node.name.startswith(f"{name}.") for node in graph)  # it matches, whatever is in it
+        if not is_container and name not in graph.reused:
+            _report_name(graph, name, f"skip_layers of {simple.source}")
+    for name in _names(simple.layers):
+        _report_name(graph, name, f"override_layer_configs of {simple.source}")
+    _report_types(graph, simple.skip_layer_types, f"skip_layer_types of {simple.source}")
+    _report_types(graph, _names(simple.types), f"override_layer_types of {simple.source}")
+    for name in (name for name in simple.om_layers if name not in graph.nodes):
+        _log.debug("The mapping file of %s: layer '%s' is not in the model.", simple.source, name)
+
+
+def _names(rules: Iterable[Rule]) -> list[str]:
+    return [name for rule in rules for name in rule.names]
+
+
+def _report_name(graph: OpGraph, name: str, where: str) -> None:
+    problem = why_unmatched(name, graph)
+    if problem is not None:
+        _log.warning("%s: layer '%s' %s", where, name, problem)
+
+
+def _report_types(graph: OpGraph, names: Iterable[str], where: str) -> None:
+    types = list(dict.fromkeys(node.onnx_type for node in graph.quantizable if node.onnx_type))
+    for name in names:
+        if name not in types:
+            hint = nearest_names(name, types)
+            _log.warning("%s: the model has no quantizable layer of ONNX type '%s'. %s", where, name, hint)

@@ -1,0 +1,28 @@
+"""SimpleRetrainConfig -> RetrainConfig: the settings of every layer (spec 9.3, 9.5). Pure, reads no file."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ...capacity import Capacity
+from ...graph import OpGraph
+from .expand_dynamic import expand_layers, is_skipped
+from .layer_document import OFF
+from .retrain_config import RetrainConfig, retrain_context
+from .simple_cfg import SimpleRetrainConfig
+
+
+def expand_retrain(graph: OpGraph, simple: SimpleRetrainConfig | None, capacity: Capacity) -> RetrainConfig:
+    """Returns an entry for every quantizable layer, in graph order; None for ``simple`` gives the defaults.
+
+    What matches nothing is said in a WARNING. Values are checked only where they are applied to a layer that is on.
+
+    Raises:
+      ConfigError: A value is wrong.
+    """
+    simple = simple or SimpleRetrainConfig()
+    config = RetrainConfig(batch_num=simple.batch_num)
+    context = retrain_context(config, graph, capacity, simple.source)
+    # Training refuses modules which are called several times unless the document switches them off.
+    off = {name: OFF for name, node in graph.reused.items() if is_skipped(node, simple)}
+    return dataclasses.replace(config, layers=expand_layers(simple, context) | off)

@@ -1,0 +1,1 @@
+"""Configuration files as text, tolerant JSON and om.json."""

@@ -1,0 +1,149 @@
+"""Reads JSON as people edit it - comments, trailing and missing commas - and writes it strictly (spec 7.1)."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from ...errors import ConfigError
+from ...files import PathLike
+from ...log import get_logger
+from .text_file import read_text
+
+_log = get_logger(__name__)
+_BLANK = re.compile(r"(?:[ \t\r\n]|//[^\n]*|#[^\n]*)*")
+_SCALAR = json.JSONDecoder()
+_VALUE_STARTS = frozenset('"{[-0123456789tfnNI')
+_DEEPEST = 100  # real files nest six deep; the parser recurses
+
+
+def read_json(path: PathLike, what: str = "Configuration file") -> Any:
+    """Returns the value in a JSON file; ``what`` says in messages what the file is.
+
+    Raises:
+      FileNotFoundError: There is no such file.
+      ConfigError: It is not UTF-8, or not JSON even with the tolerances of `parse_json`.
+    """
+    return parse_json(read_text(path, what), str(path))
+
+
+def parse_json(text: str, source: str) -> Any:
+    """Returns the value that ``text`` describes; ``source`` is the file's name in messages.
+
+    Strict JSON gives what the ``json`` module gives. Beyond it are accepted: comments from ``//`` or ``#`` to the end
+    of the line, a comma behind the last member or element, and, with a WARNING, no comma between two of them.
+
+    Raises:
+      ConfigError: With line and column. Also if a key stands twice in one object.
+    """
+    return _Parser(text, source).document()
+
+
+def dump_json(value: Any) -> str:
+    """Returns ``value`` as strict JSON with 4-space indent and a newline at the end."""
+    return json.dumps(value, indent=4, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+class _Parser:
+    """A recursive descent; ``position`` is the index of the next character."""
+
+    def __init__(self, text: str, source: str) -> None:
+        self._text = text
+        self._source = source
+        self._position = 0
+        self._depth = 0
+
+    def document(self) -> Any:
+        value = self._value()
+        if self._peek():
+            raise self._error("there is more text behind the end of the document")
+        return value
+
+    def _value(self) -> Any:
+        char = self._peek()
+        if char not in ("{", "["):
+            return self._scalar()
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise self._error(f"more than {_DEEPEST} levels of nesting")
+        value: Any = self._object() if char == "{" else self._array()
+        self._depth -= 1
+        return value
+
+    def _object(self) -> dict[str, Any]:
+        members: dict[str, Any] = {}
+        self._take("{")
+        while not self._ends("}"):
+            at = self._position
+            key = self._key()
+            if key in members:
+                raise self._error(f"key '{key}' stands twice in the same object", at)
+            self._take(":")
+            members[key] = self._value()
+            self._separator("}")
+        return members
+
+    def _array(self) -> list[Any]:
+        elements: list[Any] = []
+        self._take("[")
+        while not self._ends("]"):
+            elements.append(self._value())
+            self._separator("]")
+        return elements
+
+    def _key(self) -> str:
+        if self._peek() != '"':
+            raise self._error("a key in double quotes is expected")
+        return str(self._scalar())
+
+    def _scalar(self) -> Any:
+        if self._peek() not in _VALUE_STARTS:
+            raise self._error("a value is expected")
+        try:
+            value, self._position = _SCALAR.raw_decode(self._text, self._position)
+        except json.JSONDecodeError as error:
+            raise self._error(error.msg[:1].lower() + error.msg[1:], error.pos) from error
+        except ValueError as error:  # an integer of more digits than Python converts
+            raise self._error(str(error)) from error
+        return value
+
+    def _separator(self, closing: str) -> None:
+        """Reads the comma behind a member or element. It may be missing, and it may stand before ``closing``."""
+        end = self._position
+        char = self._peek()
+        if char == ",":
+            self._position += 1
+        elif char in _VALUE_STARTS and self._is_apart(end):
+            _log.warning("%s: a comma is missing; read as if it stood there.", self._place(end))
+        elif char != closing:
+            raise self._error(f"',' or '{closing}' is expected")
+
+    def _is_apart(self, end: int) -> bool:
+        """Whether the next value is clearly another one: ``1 2`` and ``{} {}`` are two values, ``1-2`` is a mistake."""
+        return self._position > end or self._text[end] in '"{['
+
+    def _ends(self, closing: str) -> bool:
+        if self._peek() != closing:
+            return False
+        self._position += 1
+        return True
+
+    def _take(self, char: str) -> None:
+        if self._peek() != char:
+            raise self._error(f"'{char}' is expected")
+        self._position += 1
+
+    def _peek(self) -> str:
+        """The next significant character, '' at the end."""
+        blank = _BLANK.match(self._text, self._position)
+        self._position = blank.end() if blank else self._position
+        return self._text[self._position : self._position + 1]
+
+    def _error(self, problem: str, at: int | None = None) -> ConfigError:
+        return ConfigError(f"{self._place(self._position if at is None else at)}: {problem}.")
+
+    def _place(self, at: int) -> str:
+        line = self._text.count("\n", 0, at) + 1
+        column = at - self._text.rfind("\n", 0, at)
+        return f"{self._source}, line {line}, column {column}"

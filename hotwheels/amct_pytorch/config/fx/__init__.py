@@ -1,0 +1,1 @@
+"""Documents of the FX path: the simple yaml and config.json."""

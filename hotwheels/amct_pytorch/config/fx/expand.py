@@ -1,0 +1,115 @@
+"""SimpleConfig -> QuantConfig: the settings of every layer, from defaults and rules (spec 8.5). Pure, reads no file.
+
+By increasing priority: defaults, common_config, om.json, override_layer_types, override_layer_configs, skip_layers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ...capacity import Capacity
+from ...errors import ConfigError
+from ...graph import OpGraph, OpNode
+from ...log import get_logger
+from ..arguments.section import Section
+from ..files.om_json import UNKNOWN_WIDTH
+from ..layers.defaults import default_layer
+from ..layers.layer_names import why_unmatched
+from ..layers.layer_rules import apply_rules
+from ..layers.quant_config import LayerConfig, QuantConfig, QuantizerConfig
+from .simple_config import Rule, SimpleConfig
+
+_log = get_logger(__name__)
+
+
+def expand(graph: OpGraph, simple: SimpleConfig | None, capacity: Capacity) -> QuantConfig:
+    """Returns an entry for every quantizable layer, in graph order; None for ``simple`` gives the defaults.
+
+    What matches nothing is said: a layer name in a WARNING, a type or an om.json layer at DEBUG. Values are checked
+    only where they are applied to a layer that is switched on.
+
+    Raises:
+      ConfigError: A value is wrong, or the number of activation entries is not that of a layer's inputs.
+    """
+    simple = simple or SimpleConfig()
+    _report_unmatched(graph, simple)
+    return QuantConfig({node.name: _layer(node, simple, capacity) for node in graph.quantizable})
+
+
+def _layer(node: OpNode, simple: SimpleConfig, capacity: Capacity) -> LayerConfig:
+    where = f"Layer '{node.name}' in {simple.source}"
+    layer = default_layer(node, capacity)
+    is_enabled = layer.quant_enable and simple.common.quant_enable is not False
+    layer = dataclasses.replace(overlay(node, layer, simple.common, where), quant_enable=is_enabled)
+    layer = with_om_widths(layer, simple.om_layers.get(node.name, ()))
+    for rule in _matching(node, simple):
+        is_enabled = rule.quant_enable is not False  # naming a layer means to quantize it
+        layer = dataclasses.replace(overlay(node, layer, rule, where), quant_enable=is_enabled)
+    if node.name in simple.skip_layers:
+        layer = dataclasses.replace(layer, quant_enable=False)
+    return apply_rules(node, layer, where)
+
+
+def _matching(node: OpNode, simple: SimpleConfig) -> list[Rule]:
+    by_type = [rule for rule in simple.types if node.type in rule.names]
+    return by_type + [rule for rule in simple.layers if node.name in rule.names]
+
+
+def overlay(node: OpNode, layer: LayerConfig, rule: Rule, where: str) -> LayerConfig:
+    """The settings with the rule's sections in place of the layer's; a section that the rule lacks stays."""
+    if rule.weight is not None and layer.weight is None:
+        _log.debug("%s: its weight_quant_params is ignored, the layer has no weight.", where)
+    return dataclasses.replace(
+        layer,
+        activations=_overlay_activations(node, layer.activations, rule.activations, where),
+        weight=layer.weight if rule.weight is None or layer.weight is None else rule.weight.over(layer.weight),
+    )
+
+
+def _overlay_activations(
+    node: OpNode, lower: tuple[QuantizerConfig, ...], sections: Section | tuple[Section, ...] | None, where: str
+) -> tuple[QuantizerConfig, ...]:
+    if sections is None:
+        return lower
+    if isinstance(sections, Section):
+        return tuple(sections.over(one) for one in lower)
+    if len(sections) != len(lower):
+        msg = (
+            f"{where}: activation_quant_params has {len(sections)} entries, but the layer of type '{node.type}' has "
+            f"{len(lower)} quantizable inputs. Give one entry for each, or one object for all."
+        )
+        raise ConfigError(msg)
+    return tuple(section.over(one) for section, one in zip(sections, lower, strict=True))
+
+
+def with_om_widths(layer: LayerConfig, widths: tuple[int | None, ...]) -> LayerConfig:
+    """The settings with the converter's widths; an operation that the converter runs in float16 is switched off.
+
+    The converter also lists weight and bias, behind the data inputs; they are not looked at.
+    """
+    told = widths[: len(layer.activations)]
+    padded = told + (UNKNOWN_WIDTH,) * (len(layer.activations) - len(told))
+    activations = tuple(
+        QuantizerConfig(one.quantizer, {**one.args, "num_bits": width}) if width in (8, 16) else one
+        for one, width in zip(layer.activations, padded, strict=True)
+    )
+    is_enabled = layer.quant_enable and None not in told
+    return dataclasses.replace(layer, activations=activations, quant_enable=is_enabled)
+
+
+def _report_unmatched(graph: OpGraph, simple: SimpleConfig) -> None:
+    for name in simple.skip_layers:
+        _report_name(graph, name, f"skip_layers of {simple.source}")
+    for name in (name for rule in simple.layers for name in rule.names):
+        _report_name(graph, name, f"override_layer_configs of {simple.source}")
+    types = {node.type for node in graph.quantizable}
+    for name in (name for rule in simple.types for name in rule.names if name not in types):
+        _log.debug("override_layer_types of %s: the model has no layer of type '%s'.", simple.source, name)
+    for name in (name for name in simple.om_layers if name not in graph.nodes):
+        _log.debug("The mapping file of %s: layer '%s' is not in the model.", simple.source, name)
+
+
+def _report_name(graph: OpGraph, name: str, where: str) -> None:
+    problem = why_unmatched(name, graph)
+    if name and problem is not None:
+        _log.warning("%s: layer '%s' %s", where, name, problem)

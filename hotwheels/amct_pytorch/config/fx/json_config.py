@@ -1,0 +1,83 @@
+"""QuantConfig <-> config.json, one entry per layer (spec 8.4)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...capacity import Capacity, read_capacity
+from ...errors import ConfigError
+from ...files import PathLike, write_text_atomic
+from ...graph import OpGraph, OpNode
+from ..arguments.coercion import as_object, report_unknown
+from ..arguments.section import read_section
+from ..files.tolerant_json import dump_json, read_json
+from ..layers.defaults import default_layer
+from ..layers.layer_entry import SWITCHES, check_known, read_activations, read_switch, read_weight
+from ..layers.layer_rules import ACTIVATION_PARAMS, WEIGHT_PARAMS, apply_rules
+from ..layers.quant_config import LayerConfig, QuantConfig, QuantizerConfig
+
+# The manual's text, kept literally (spec 13.1-1): scripts look for it.
+NO_LAYER_ENABLED = "No quant enable layer in quant config file, please check the quant config file."
+
+_LAYER_KEYS = (*SWITCHES, ACTIVATION_PARAMS, WEIGHT_PARAMS)
+
+
+def read_config(path: PathLike, graph: OpGraph, capacity: Capacity | None = None) -> QuantConfig:
+    """Returns the checked configuration in ``path`` for the model ``graph``, in graph order.
+
+    A layer without an entry has none in the result: it is not quantized. A missing section has its default, for which
+    ``capacity`` is read from the installed table where it is None. Values of a layer that is off are not checked.
+
+    Raises:
+      FileNotFoundError: There is no such file.
+      ConfigError: Not JSON, a layer that the model does not have, or a wrong value.
+    """
+    document = as_object(read_json(path), f"The document in {path}")
+    capacity = capacity or read_capacity()
+    for name in document:
+        check_known(name, graph, str(path))
+    layers = {
+        node.name: _layer(node, document[node.name], f"Layer '{node.name}' in {path}", capacity)
+        for node in graph.quantizable
+        if node.name in document
+    }
+    return QuantConfig(layers)
+
+
+def write_config(config: QuantConfig, path: PathLike) -> None:
+    """Writes strict JSON: UTF-8, 4-space indent, one key per layer in the order of ``config``."""
+    write_text_atomic(path, dump_json({name: _layer_document(layer) for name, layer in config.layers.items()}))
+
+
+def check_any_enabled(config: QuantConfig) -> None:
+    """Raises ConfigError, when a model is made, if no layer is switched on."""
+    if not any(layer.quant_enable for layer in config.layers.values()):
+        raise ConfigError(NO_LAYER_ENABLED)
+
+
+def _layer(node: OpNode, entry: object, where: str, capacity: Capacity) -> LayerConfig:
+    given = as_object(entry, where)
+    report_unknown(given, _LAYER_KEYS, where)
+    default = default_layer(node, capacity)
+    layer = LayerConfig(
+        quant_enable=read_switch(given, where),
+        activations=read_activations(
+            given.get(ACTIVATION_PARAMS), default.activations, f"{where}, {ACTIVATION_PARAMS}", read_section
+        ),
+        weight=read_weight(given.get(WEIGHT_PARAMS), default.weight, where, WEIGHT_PARAMS, read_section),
+    )
+    return apply_rules(node, layer, where)
+
+
+def _layer_document(layer: LayerConfig) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "quant_enable": layer.quant_enable,
+        ACTIVATION_PARAMS: [_quantizer_document(one) for one in layer.activations],
+    }
+    if layer.weight is not None:
+        document[WEIGHT_PARAMS] = _quantizer_document(layer.weight)
+    return document
+
+
+def _quantizer_document(config: QuantizerConfig) -> dict[str, Any]:
+    return {"quantizer": config.quantizer, "quantizer_args": dict(config.args)}

@@ -1,0 +1,123 @@
+"""Reads the simple yaml of the FX path into a SimpleConfig (spec 7.2, 8.5)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from ...errors import ConfigError
+from ...files import PathLike
+from ...log import get_logger
+from ..arguments.coercion import as_bool, as_list, as_names, as_object, as_text, report_unknown
+from ..arguments.section import Section, read_section
+from ..files.om_json import mapping_path, read_om_json
+from ..files.text_file import read_text
+from .simple_config import Rule, SimpleConfig
+
+_log = get_logger(__name__)
+_KEYS = ("skip_layers", "om_config", "common_config", "override_layer_types", "override_layer_configs")
+_SECTIONS = ("quant_enable", "weight_quant_params", "activation_quant_params")
+
+
+def read_simple_yaml(path: PathLike) -> SimpleConfig:
+    """Returns the rules in a yaml file, and the content of the om.json that it names.
+
+    Raises:
+      FileNotFoundError: There is no such file, or no such om.json.
+      ConfigError: The file is not yaml, or a key has a value of the wrong type. Arguments of algorithms are not
+        checked: the rule they stand in may be for no layer at all.
+    """
+    simple = parse_simple_yaml(read_text(path, "Simple configuration file"), str(path))
+    if simple.mapping_file is None:
+        return simple
+    return dataclasses.replace(simple, om_layers=read_om_json(mapping_path(simple.mapping_file, path)))
+
+
+def parse_simple_yaml(text: str, source: str) -> SimpleConfig:
+    """Returns the rules in ``text`` without opening the om.json; ``source`` is the file's name in messages.
+
+    Raises:
+      ConfigError: See `read_simple_yaml`.
+    """
+    document = as_object(_load(text, source), f"The document in {source}")
+    report_unknown(document, _KEYS, source)
+    return SimpleConfig(
+        source=source,
+        skip_layers=as_names(document.get("skip_layers"), f"{source}: skip_layers"),
+        mapping_file=_mapping_file(document.get("om_config"), f"{source}: om_config"),
+        common=_rule(as_object(document.get("common_config"), f"{source}: common_config"), f"{source}: common_config"),
+        types=_rules(document, "override_layer_types", "layer_type", source),
+        layers=_rules(document, "override_layer_configs", "layer_name", source),
+    )
+
+
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
+    """Knows no tags of Python objects; says when a key stands twice, which yaml itself passes over."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                line = key.start_mark.line + 1
+                _log.warning("%s, line %s: key '%s' stands twice, the last one counts.", self.name, line, key.value)
+            seen.add(str(key.value))
+        return dict(super().construct_mapping(node, deep=deep))
+
+
+def _load(text: str, source: str) -> Any:
+    try:
+        loader = _Loader(text)
+        loader.name = source  # what the marks of its errors call the text
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{source}, line {mark.line + 1}, column {mark.column + 1}" if mark else source
+        raise ConfigError(f"{where}: {error.problem or error.context}.") from error
+    except Exception as error:  # PyYAML leaks errors of many classes for odd scalars and tags
+        raise ConfigError(f"{source} is not a yaml document: {error}.") from error
+
+
+def _mapping_file(value: object, where: str) -> str | None:
+    given = as_object(value, where)
+    report_unknown(given, ("mapping_file",), where)
+    path = given.get("mapping_file")
+    return None if path in (None, "") else as_text(path, f"{where}.mapping_file")
+
+
+def _rules(document: Mapping[str, Any], key: str, name_key: str, source: str) -> tuple[Rule, ...]:
+    rules = []
+    for index, entry in enumerate(as_list(document.get(key))):
+        where = f"{source}: {key}[{index}]"
+        given = as_object(entry, where)
+        if name_key not in given:
+            _log.warning("%s has no %s, so it is for no layer.", where, name_key)
+        names = as_names(given.get(name_key), f"{where}.{name_key}")
+        rules.append(_rule(given, where, name_key, names))
+    return tuple(rules)
+
+
+def _rule(given: Mapping[str, Any], where: str, name_key: str | None = None, names: tuple[str, ...] = ()) -> Rule:
+    report_unknown(given, _SECTIONS if name_key is None else (name_key, *_SECTIONS), where)
+    quant_enable = given.get("quant_enable")
+    return Rule(
+        names=names,
+        activations=_activations(given.get("activation_quant_params"), f"{where}.activation_quant_params"),
+        weight=_section(given.get("weight_quant_params"), f"{where}.weight_quant_params"),
+        quant_enable=None if quant_enable is None else as_bool(quant_enable, f"{where}.quant_enable"),
+    )
+
+
+def _activations(value: object, where: str) -> Section | tuple[Section, ...] | None:
+    if isinstance(value, list):
+        return tuple(read_section(one, f"{where}[{index}]") for index, one in enumerate(value))
+    return _section(value, where)
+
+
+def _section(value: object, where: str) -> Section | None:
+    return None if value is None else read_section(value, where)

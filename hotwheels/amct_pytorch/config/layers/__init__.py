@@ -1,0 +1,1 @@
+"""What is configured for one layer, and what a layer's kind demands of it."""

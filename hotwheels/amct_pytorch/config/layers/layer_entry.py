@@ -1,0 +1,64 @@
+"""What every config.json says of a layer in the same way: its name, its switch, one entry per input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+from ...errors import ConfigError
+from ...graph import OpGraph
+from ...log import get_logger
+from ..arguments.coercion import as_bool
+from ..arguments.section import Section
+from .layer_names import why_unmatched
+from .quant_config import QuantizerConfig
+
+SWITCHES = ("quant_enable", "retrain_enable")  # two names of one key
+SectionReader: TypeAlias = Callable[[object, str], Section]
+
+_log = get_logger(__name__)
+
+
+def check_known(name: str, graph: OpGraph, source: str) -> None:
+    """Raises ConfigError if ``name`` is not that of a quantizable layer."""
+    problem = why_unmatched(name, graph)
+    if problem is not None:
+        raise ConfigError(f"Layer '{name}' in {source} {problem}")
+
+
+def read_switch(given: Mapping[str, Any], where: str) -> bool:
+    """Returns whether the layer is switched on, which it is if nothing is said. Raises ConfigError."""
+    found = {key: as_bool(given[key], f"{where}: {key}") for key in SWITCHES if given.get(key) is not None}
+    if len(set(found.values())) > 1:
+        raise ConfigError(f"{where}: {found}; quant_enable and retrain_enable mean the same, so they must be equal.")
+    return next(iter(found.values()), True)
+
+
+def read_activations(
+    given: object, defaults: tuple[QuantizerConfig, ...], where: str, read: SectionReader
+) -> tuple[QuantizerConfig, ...]:
+    """Returns one entry per element of the list ``given``, ``defaults`` where it is absent; one object is for all.
+
+    Raises:
+      ConfigError: An entry is not what ``read`` expects. Their number is checked by the layer's rules.
+    """
+    if given is None:
+        return defaults
+    entries = given if isinstance(given, list) else [given] * len(defaults)
+    # Entries beyond the inputs are counted and reported by the layer's rules.
+    padded = [*defaults, *defaults[:1] * len(entries)]
+    return tuple(
+        read(entry, f"{where}[{index}]").over(default)
+        for index, (entry, default) in enumerate(zip(entries, padded, strict=False))
+    )
+
+
+def read_weight(
+    given: object, default: QuantizerConfig | None, where: str, key: str, read: SectionReader
+) -> QuantizerConfig | None:
+    """Returns the weight's entry, None for a layer without weight (``default`` None). Raises ConfigError."""
+    if default is None:
+        if given is not None:
+            _log.warning("%s: %s is ignored, the layer has no weight.", where, key)
+        return None
+    return default if given is None else read(given, f"{where}, {key}").over(default)

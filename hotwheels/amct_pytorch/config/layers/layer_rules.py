@@ -1,0 +1,140 @@
+"""What a layer's kind demands of its quantizers: matmul, Linear, widths that the hardware pairs (spec 4.2, 5.4)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ...core.spec import SECOND_INPUT_BITS
+from ...errors import ConfigError
+from ...graph import OpNode
+from ...log import get_logger
+from ...ops.desc import Role
+from ..arguments.algorithms import arguments_of
+from ..arguments.quantizer_check import check_quantizer, is_custom, num_bits_of, observer_of
+from .quant_config import LayerConfig, QuantizerConfig
+
+# The sections of a layer in config.json; the retrain documents of the dynamic path name them otherwise.
+ACTIVATION_PARAMS = "activation_quant_params"
+WEIGHT_PARAMS = "weight_quant_params"
+
+_log = get_logger(__name__)
+_SYMMETRIC = {"qscheme": "symmetric", "with_offset": False}
+
+
+def apply_rules(
+    node: OpNode, layer: LayerConfig, where: str, keys: tuple[str, str] = (ACTIVATION_PARAMS, WEIGHT_PARAMS)
+) -> LayerConfig:
+    """Returns the checked and corrected settings of a layer that is switched on; one switched off is returned as it is.
+
+    ``where`` says in messages what they belong to, e.g. ``Layer 'conv1' in config.json``; ``keys`` are the names of its
+    two sections there. Applying it twice changes nothing more. What is corrected is said in a WARNING.
+
+    Raises:
+      ConfigError: See `check_quantizer`; or the number of activation entries is not that of the quantizable inputs.
+    """
+    if not layer.quant_enable:
+        return layer
+    _check_count(node, layer, f"{where}: {keys[0]}")
+    activations = tuple(
+        check_quantizer(one, f"{where}, {keys[0]}[{index}]", is_weight=False)
+        for index, one in enumerate(layer.activations)
+    )
+    weight = layer.weight and check_quantizer(layer.weight, f"{where}, {keys[1]}", is_weight=True)
+    if node.op is not None and node.op.role is Role.MATMUL:
+        activations = _for_matmul(activations, where)
+    if weight and node.op is not None and node.op.role is Role.LINEAR:
+        weight = _for_linear(weight, where)
+    checked = dataclasses.replace(layer, activations=activations, weight=weight)
+    _report_widths(node, checked, where)
+    return checked
+
+
+def _check_count(node: OpNode, layer: LayerConfig, where: str) -> None:
+    if len(layer.activations) != len(node.edges):
+        inputs = ", ".join(f"'{edge.argument}'" for edge in node.edges)
+        msg = (
+            f"{where} has {len(layer.activations)} entries, but the layer has "
+            f"{len(node.edges)} quantizable inputs ({inputs}). Give one entry for each, or one object for all."
+        )
+        raise ConfigError(msg)
+
+
+def _for_matmul(activations: tuple[QuantizerConfig, ...], where: str) -> tuple[QuantizerConfig, ...]:
+    """The converter takes matmul only without offset, and its second input like a weight, in 8 bits."""
+    fixed = [_symmetric(one, f"{where}, input {index}") for index, one in enumerate(activations)]
+    for index, one in enumerate(fixed[1:], start=1):
+        bits = num_bits_of(one, is_weight=False)
+        if bits not in (SECOND_INPUT_BITS, None):
+            _log.warning("%s: num_bits of the second matmul input is %s; only 8 is possible and used.", where, bits)
+            fixed[index] = _with(one, num_bits=SECOND_INPUT_BITS)
+    return tuple(fixed)
+
+
+def as_symmetric(config: QuantizerConfig) -> QuantizerConfig:
+    """Returns a checked ``config`` of our registry, not of a fixed grid, with offset 0."""
+    if is_symmetric(config):
+        return config
+    config = _with(config, with_offset=False)
+    if "qscheme" in config.args:
+        config = _with(config, qscheme="symmetric")
+    return _with(config, fixed_min=False) if config.args.get("fixed_min") else config
+
+
+def _symmetric(config: QuantizerConfig, where: str) -> QuantizerConfig:
+    if is_custom(config.quantizer) or is_symmetric(config):
+        return config
+    if config.quantizer == "FixedFakeQuantize":
+        found = config.args["zero_point"]
+        raise ConfigError(f"{where}: zero_point is {found}; inputs of a matmul have no offset, only 0 is allowed.")
+    _log.warning("%s: inputs of a matmul have no offset; with_offset false is used.", where)
+    return as_symmetric(config)
+
+
+def is_symmetric(config: QuantizerConfig) -> bool:
+    """Whether a checked ``config`` of our registry gives offset 0 in any case."""
+    args = config.args
+    if config.quantizer == "FixedFakeQuantize":
+        return bool(args["zero_point"] == 0)
+    if args.get("fixed_min"):
+        return False
+    scheme_default = "symmetric" if observer_of(config) == "LuqMseObserver" else None
+    return args.get("with_offset") is False or args.get("qscheme", scheme_default) == "symmetric"
+
+
+def _for_linear(weight: QuantizerConfig, where: str) -> QuantizerConfig:
+    """A Linear has no channels (spec 6.1)."""
+    if is_custom(weight.quantizer) or not _knows_channel_wise(weight):
+        return weight
+    if weight.args.get("channel_wise"):
+        _log.warning("%s: channel_wise is true, but a Linear has no channels; false is used.", where)
+    return _with(weight, channel_wise=False)
+
+
+def _knows_channel_wise(weight: QuantizerConfig) -> bool:
+    return "channel_wise" in arguments_of(weight.quantizer, is_weight=True)
+
+
+def _report_widths(node: OpNode, layer: LayerConfig, where: str) -> None:
+    """Says which pairs of widths the hardware does not compute; they are applied all the same (spec 4.2)."""
+    data_bits, weight_bits = _widths(node, layer)
+    for bits in data_bits:
+        if bits is None or weight_bits is None:
+            continue
+        needed = 8 if bits > 8 else 4 if bits == 4 else weight_bits
+        if weight_bits != needed:
+            text = "%s: activations of %s bits need weights of %s bits, found %s; the hardware may not compute it."
+            _log.warning(text, where, bits, needed, weight_bits)
+
+
+def _widths(node: OpNode, layer: LayerConfig) -> tuple[list[int | None], int | None]:
+    """Widths of the activations and of the weight, which for matmul is the second input."""
+    bits = [num_bits_of(one, is_weight=False) for one in layer.activations]
+    if layer.weight is not None:
+        return bits, num_bits_of(layer.weight, is_weight=True)
+    if node.op is not None and node.op.role is Role.MATMUL and len(bits) > 1:
+        return bits[:1], bits[1]
+    return bits, None
+
+
+def _with(config: QuantizerConfig, **args: object) -> QuantizerConfig:
+    return QuantizerConfig(config.quantizer, {**config.args, **args})

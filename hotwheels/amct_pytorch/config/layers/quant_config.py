@@ -1,0 +1,42 @@
+"""QuantConfig: one entry per layer, what config.json holds (spec 8.4)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantizerConfig:
+    """Which algorithm quantizes one tensor, and with which arguments.
+
+    Attributes:
+      quantizer: Class name in our registry, or a dotted path to any class (spec 6.6).
+      args: Arguments of the quantizer and of its observer, as in the file; ``observer`` names the observer class.
+    """
+
+    quantizer: str
+    args: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerConfig:
+    """How one layer is quantized.
+
+    Attributes:
+      quant_enable: False leaves the layer in float.
+      activations: One entry per quantizable input, in call order.
+      weight: None for a layer without weights.
+    """
+
+    quant_enable: bool = True
+    activations: tuple[QuantizerConfig, ...] = ()
+    weight: QuantizerConfig | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class QuantConfig:
+    """The configuration of every quantizable layer, by layer name, in graph order."""
+
+    layers: Mapping[str, LayerConfig]

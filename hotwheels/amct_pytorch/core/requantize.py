@@ -1,0 +1,122 @@
+"""The integer network's arithmetic in torch (spec 10): one rounding per grid, shifts, sums of poolings.
+
+Integers travel as float32 (up to 2^24, so every quantized tensor) or float64, without the offset of their grid.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .accumulator import Accumulator, Deferred, Piece, pieces_of, rows_of
+from .exact_product import Range
+from .params import QuantParams
+from .spec import QuantSpec
+
+INT32_MAX = 2**31 - 1
+
+
+def limits_of(params: QuantParams) -> Range:
+    """Returns which integers ``q - offset`` the grid has."""
+    spec, offset = QuantSpec(num_bits=params.num_bits), int(params.offset)
+    return Range(spec.qmin - offset, spec.qmax - offset)
+
+
+def to_integers(x: Tensor, params: QuantParams) -> Tensor:
+    """Returns the integers of ``x`` on the grid of ``params`` without the offset, float32 (spec 10.2, 10.3).
+
+    ``clip(rhe(x / scale) + offset, Qmin, Qmax) - offset``, divided in the type of ``x``; of an `Accumulator`
+    ``rhe(fl32(acc) * M)`` instead, ``M = fl32(s_x * s_w / s_y)`` with the quotient in float64. NaN stays NaN.
+    """
+    limits = limits_of(params)
+    if isinstance(x, Accumulator):
+        integers, factor = x.integers, multiplier(x, params)
+        return _by_pieces(lambda at: integers[at].float() * rows_of(factor, at), integers, limits)
+    if isinstance(x, Deferred):
+        scale, part = params.scale.double(), x.part
+        if x.before_relu is not None and limits.low == 0:
+            part = x.before_relu
+        return _by_pieces(lambda at: part(at) / scale, x.carrier, limits)
+    scale = params.scale.to(x.dtype)
+    return _by_pieces(lambda at: x[at] / scale, x, limits)
+
+
+def multiplier(x: Accumulator, params: QuantParams) -> Tensor:
+    """Returns ``M = fl32(s_x * s_w / s_y)``, the quotient in float64 (spec 10.3)."""
+    return (x.step / params.scale.double()).float()
+
+
+def _by_pieces(steps: Callable[[Piece], Tensor], like: Tensor, limits: Range) -> Tensor:
+    """Rounds and clips the ``steps`` of all pieces; the result has the shape and the layout of ``like``."""
+    out = torch.empty_like(like, dtype=torch.float32)
+    for at in pieces_of(like):
+        out[at] = steps(at).round_().clamp_(limits.low, limits.high)
+    return out
+
+
+def to_real(integers: Tensor, params: QuantParams) -> Tensor:
+    """Returns ``(q - offset) * scale`` in float64 (spec 10.4) of integers without offset."""
+    return integers.double().mul_(params.scale.double())
+
+
+def shift(accumulator: Tensor, shift_bit: Tensor) -> Tensor:
+    """Returns ``clip(floor(acc / 2^N), int16) * 2^N`` (spec 10.3), in the memory of ``accumulator``.
+
+    ``shift_bit`` holds N in 1..16 and broadcasts against ``accumulator``. Exact in floating point.
+    """
+    power = torch.exp2(shift_bit.to(accumulator.dtype))
+    return accumulator.div_(power).floor_().clamp_(-(2**15), 2**15 - 1).mul_(power)
+
+
+def worst_overflow(accumulator: Tensor, bound: float = math.inf) -> float | None:
+    """Returns the value furthest outside int32, or None if all fit; ``bound`` is what no magnitude can exceed.
+
+    Float32 holds nothing that large exactly.
+    """
+    if accumulator.numel() == 0 or accumulator.dtype == torch.float32 or bound <= INT32_MAX:
+        return None
+    if accumulator.dim() == 4:  # in the order of the memory: else a copy would be made
+        accumulator = accumulator.permute(0, 2, 3, 1)
+    low, high = (float(end) for end in torch.aminmax(accumulator))
+    worst = high if high >= -low else low
+    return worst if not -INT32_MAX - 1 <= worst <= INT32_MAX else None
+
+
+def avg_pool2d_sum(
+    x: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Returns (exact window sums in float64, divisor of each position) of ``F.avg_pool2d`` with the same arguments."""
+    x = x.double()
+    window: dict[str, Any] = {"kernel_size": kernel_size, "stride": stride, "padding": padding, "ceil_mode": ceil_mode}
+    sums = F.avg_pool2d(x, **window, divisor_override=1)
+    if divisor_override:
+        return sums, torch.full((), float(divisor_override), dtype=torch.float64, device=x.device)
+    ones = torch.ones((1, 1, *x.shape[-2:]), dtype=torch.float64, device=x.device)
+    count = F.avg_pool2d(ones, **window, divisor_override=1)
+    divisor = torch.round(count / F.avg_pool2d(ones, **window, count_include_pad=count_include_pad))
+    return sums, divisor.reshape(divisor.shape[-2:])
+
+
+def adaptive_avg_pool2d_sum(x: Tensor, output_size: Any) -> tuple[Tensor, Tensor]:
+    """Returns (exact window sums in float64, divisor of each position) of ``F.adaptive_avg_pool2d``."""
+    mean = F.adaptive_avg_pool2d(x.double(), output_size)
+    height, width = (_adaptive_windows(full, part, x) for full, part in zip(x.shape[-2:], mean.shape[-2:], strict=True))
+    divisor = height[:, None] * width[None, :]
+    return torch.round(mean * divisor), divisor  # the float64 mean is off by far less than half an integer
+
+
+def _adaptive_windows(full: int, parts: int, x: Tensor) -> Tensor:
+    """Sizes of the windows into which adaptive pooling cuts one axis."""
+    index = torch.arange(parts, dtype=torch.float64, device=x.device)
+    return torch.ceil((index + 1) * full / parts) - torch.floor(index * full / parts)

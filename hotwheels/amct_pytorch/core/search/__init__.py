@@ -1,0 +1,1 @@
+"""Searches for grids, codebooks and shifts: tensors or statistics in, parameters out."""

@@ -1,0 +1,1 @@
+"""What calibration remembers of a tensor over all batches, in constant memory."""

@@ -1,0 +1,220 @@
+"""Golden files: inputs and what the oracle computed from them, ``<prefix>_golden.npz``; and their verification."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ConfigError, RecordError
+from ..files import PathLike, check_input_file, write_bytes_atomic
+from .golden_tensor import GoldenTensor, first_difference
+from .interpreter import Interpreter, Result
+
+# Elements whose values a golden file holds; ResNet-50 on one image of 224 x 224 has 39 million, 52 MB when compressed.
+# Of what is beyond, the largest tensors, it holds the digests only.
+MOST_VALUES = 1 << 26
+_FORMAT, _VERSION, _INPUT = "golden.version", 2, "input:"
+_EDGES, _SUMS, _OUTPUT = "input", "accumulator", "output"  # kinds of tensors
+_PARTS = ("shape", "blocks", "values")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, order=True)
+class Place:
+    """Which tensor.
+
+    Attributes:
+      layer: Layer, or name of a graph output.
+      kind: ``input``: integers of a quantized input; ``accumulator``: sums of a CUBE operation; ``output``.
+      index: Number of the quantized input.
+    """
+
+    layer: str
+    kind: str
+    index: int = 0
+
+    def __str__(self) -> str:
+        """How a message calls it."""
+        return f"{self.kind} {self.index}" if self.kind == _EDGES else self.kind
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Golden:
+    """The content of a golden file.
+
+    Attributes:
+      inputs: Graph inputs by name.
+      tensors: What was computed from them.
+    """
+
+    inputs: Mapping[str, NDArray[Any]]
+    tensors: Mapping[Place, GoldenTensor]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LayerVerdict:
+    """Whether one layer computes what the golden file says; ``reason`` is empty where it does."""
+
+    name: str
+    is_ok: bool
+    reason: str = ""
+
+
+def tensors_of(result: Result) -> dict[Place, NDArray[Any]]:
+    """Returns all that a golden file is about: by layer its inputs and its accumulator; the outputs of the graph."""
+    found: dict[Place, NDArray[Any]] = {}
+    for name in dict.fromkeys((*result.edges, *result.sums)):
+        for index, array in enumerate(result.edges.get(name, ())):
+            found[Place(layer=name, kind=_EDGES, index=index)] = array
+        if name in result.sums:
+            found[Place(layer=name, kind=_SUMS)] = result.sums[name]
+    outputs = {name: array for name, array in result.outputs.items() if array.dtype == np.float32}
+    return found | {Place(layer=name, kind=_OUTPUT): array for name, array in outputs.items()}
+
+
+def write_golden(path: PathLike, inputs: Mapping[str, NDArray[Any]], result: Result) -> None:
+    """Writes inputs and what was computed from them, atomically."""
+    tensors = tensors_of(result)
+    kept = _kept(tensors)
+    arrays: dict[str, Any] = {_FORMAT: np.array(_VERSION)}
+    arrays |= {f"{_INPUT}{name}": np.asarray(array) for name, array in inputs.items()}
+    for place, array in tensors.items():
+        golden = GoldenTensor.of(array, keeps_values=place in kept)
+        parts = {"shape": np.array(golden.shape, dtype=np.int64), "blocks": golden.blocks, "values": golden.values}
+        arrays |= {_key(place, part): value for part, value in parts.items() if value is not None}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    write_bytes_atomic(path, buffer.getvalue())
+
+
+def make_golden(prefix: PathLike, inputs: Sequence[NDArray[Any]]) -> Path:
+    """Runs the deploy pair of ``prefix`` on ``inputs``, in the graph's order, and writes ``<prefix>_golden.npz``.
+
+    Raises:
+      ConfigError: The graph has another number of inputs.
+      CalibrationError: An accumulator exceeds int32.
+    """
+    interpreter = Interpreter(*deploy_paths(prefix))
+    names = list(interpreter.pair.graph.inputs)
+    if len(names) != len(inputs):
+        raise ConfigError(f"The deploy model has the inputs {names}; {len(inputs)} golden inputs are given.")
+    feeds = dict(zip(names, inputs, strict=True))
+    write_golden(golden_path(prefix), feeds, interpreter.run(feeds))
+    return golden_path(prefix)
+
+
+def read_golden(path: PathLike) -> Golden:
+    """Returns the content of a golden file.
+
+    Raises:
+      FileNotFoundError: There is no such file.
+      RecordError: It is no golden file.
+    """
+    path = check_input_file(path, "Golden file")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        if int(arrays.pop(_FORMAT)) != _VERSION:
+            raise ValueError("it has another version; save the model with golden_inputs again.")
+        inputs = {name.removeprefix(_INPUT): arrays.pop(name) for name in list(arrays) if name.startswith(_INPUT)}
+        return Golden(inputs=inputs, tensors=dict(_tensors(arrays)))
+    except (OSError, ValueError, AttributeError, KeyError) as error:
+        raise RecordError(f"'{path}' is not a golden file: {error}") from error
+
+
+def golden_path(prefix: PathLike) -> Path:
+    """Returns ``<prefix>_golden.npz``."""
+    return _file(prefix, "golden.npz")
+
+
+def deploy_paths(prefix: PathLike) -> tuple[Path, Path]:
+    """Returns the deploy model and the parameter file of ``prefix``; the binary form only where there is no text."""
+    text, binary = _file(prefix, "quant_param_record.txt"), _file(prefix, "quant_param_record.bin")
+    return _file(prefix, "deploy_model.onnx"), binary if binary.is_file() and not text.is_file() else text
+
+
+def verify(prefix: PathLike) -> list[LayerVerdict]:
+    """Runs the deploy pair of ``prefix`` on its golden inputs and returns a verdict on every layer, in graph order.
+
+    Where the run ends in an error - an accumulator that overflows - the verdict on what was computed before it is
+    followed by one called ``(run)`` with the error.
+
+    Raises:
+      FileNotFoundError: A file is missing.
+      RecordError: The files do not parse, or do not belong together.
+    """
+    golden = read_golden(golden_path(prefix))
+    result, error = Interpreter(*deploy_paths(prefix)).run_to_error(golden.inputs)
+    if error is None:
+        return verdicts(golden, result)
+    seen = {place.layer for place in tensors_of(result)}
+    done = [one for one in verdicts(golden, result) if one.name in seen]
+    return [*done, LayerVerdict(name="(run)", is_ok=False, reason=str(error))]
+
+
+def verdicts(golden: Golden, result: Result) -> list[LayerVerdict]:
+    """Compares what was computed with what the golden file says."""
+    found = tensors_of(result)
+    layers: dict[str, list[Place]] = {}
+    for place in dict.fromkeys((*found, *golden.tensors)):
+        layers.setdefault(place.layer, []).append(place)
+    return [_verdict(name, places, golden.tensors, found) for name, places in layers.items()]
+
+
+def _verdict(
+    name: str, places: list[Place], golden: Mapping[Place, GoldenTensor], found: Mapping[Place, NDArray[Any]]
+) -> LayerVerdict:
+    reasons = (_reason(place, golden.get(place), found.get(place)) for place in places)
+    reason = next(filter(None, reasons), "")
+    return LayerVerdict(name=name, is_ok=not reason, reason=reason)
+
+
+def _reason(place: Place, golden: GoldenTensor | None, found: NDArray[Any] | None) -> str:
+    if found is None:
+        return f"{place} is in the golden file, but not computed by the deploy pair"
+    if golden is None:
+        return f"{place} is computed by the deploy pair, but not in the golden file"
+    if found.shape != golden.shape:
+        return f"{place} has the shape {list(found.shape)}, expected {list(golden.shape)}"
+    difference = first_difference(golden, found)
+    return "" if difference is None else f"{place} {difference}"
+
+
+def _kept(tensors: Mapping[Place, NDArray[Any]]) -> set[Place]:
+    """The tensors whose values are stored: from the smallest on, until the room is used up."""
+    kept, room = set(), MOST_VALUES
+    for place, array in sorted(tensors.items(), key=lambda item: item[1].size):
+        room -= array.size
+        if room < 0:
+            break
+        kept.add(place)
+    return kept
+
+
+def _key(place: Place, part: str) -> str:
+    return f"{place.kind}/{place.index}/{part}/{place.layer}"
+
+
+def _tensors(arrays: Mapping[str, NDArray[Any]]) -> Iterator[tuple[Place, GoldenTensor]]:
+    parts: dict[Place, dict[str, NDArray[Any]]] = {}
+    for key, array in arrays.items():
+        kind, index, part, layer = key.split("/", 3)
+        parts.setdefault(Place(layer=layer, kind=kind, index=int(index)), {})[part] = array
+    for place, one in parts.items():
+        shape, blocks, values = (one.get(part) for part in _PARTS)
+        if shape is None or blocks is None:
+            raise ValueError(f"it lacks parts of {place} of '{place.layer}'.")
+        yield place, GoldenTensor(shape=tuple(map(int, shape)), blocks=blocks, values=values)
+
+
+def _file(prefix: PathLike, name: str) -> Path:
+    """spec 11.1: a prefix that ends in a path separator is a folder of bare names."""
+    text = os.fspath(prefix)
+    is_folder = not text or text.endswith(tuple(filter(None, (os.sep, os.altsep))))
+    return Path(f"{text}{name}" if is_folder else f"{text}_{name}")

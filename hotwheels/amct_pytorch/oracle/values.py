@@ -1,0 +1,111 @@
+"""What stands on an edge of the integer network, and how it comes onto the grid of a consumer (spec 10.2, 10.3)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import CalibrationError
+from .deploy_pair import Grid
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Accumulator:
+    """The exact result of a CUBE op.
+
+    Attributes:
+      sums: Integers, int32.
+      step: Real units per integer, ``s_x * s_w`` in float64; broadcasts against ``sums``.
+    """
+
+    sums: NDArray[np.int32]
+    step: NDArray[np.float64]
+
+    def real(self) -> NDArray[np.float64]:
+        """Returns ``sums * step`` in float64."""
+        return self.sums.astype(np.float64) * self.step
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Centred:
+    """A quantized tensor without its offset: ``q - offset``, and the scale.
+
+    Attributes:
+      integers: int32.
+      scale: Real units per step.
+      layer: Layer whose grid this is. Inside it, a pooling behind a padding still works on the integers.
+    """
+
+    integers: NDArray[np.int32]
+    scale: float
+    layer: str
+
+    def real(self) -> NDArray[np.float64]:
+        """Returns ``(q - offset) * scale`` in float64; exact, a float32 times at most 17 bits."""
+        return self.integers.astype(np.float64) * self.scale
+
+
+# Plain arrays: graph inputs, constants and results of unquantized CUBE ops are float32, other reals float64.
+Value: TypeAlias = "Accumulator | Centred | NDArray[Any]"
+
+
+def as_real(value: Value) -> NDArray[Any]:
+    """Returns what an operator computes with: floats as float64, integers and booleans as they are (spec 10.4)."""
+    if isinstance(value, Accumulator | Centred):
+        return value.real()
+    return value.astype(np.float64) if np.issubdtype(value.dtype, np.floating) else value
+
+
+def as_single(value: Value) -> NDArray[Any]:
+    """Returns what leaves the network or enters an unquantized CUBE op: floats as float32."""
+    real = as_real(value)
+    with np.errstate(over="ignore"):
+        return real.astype(np.float32) if real.dtype == np.float64 else real
+
+
+def quantize(value: Value, grid: Grid, layer: str) -> NDArray[np.int32]:
+    """Returns the integers of ``value`` on ``grid``, offset included.
+
+    Rounds half to even before the offset is added. Divides in the precision of ``value``; an accumulator is instead
+    multiplied by ``fl32(step / scale)`` in float32.
+
+    Raises:
+      CalibrationError: A value is NaN, or the multiplier is not a float32.
+    """
+    steps = np.rint(_steps(value, grid, layer))
+    if np.isnan(steps).any():
+        raise CalibrationError(f"Layer '{layer}': a quantized input contains NaN.")
+    # In float64 the sum is exact for all that is not clipped, and infinities survive until the clip.
+    clipped = np.clip(steps.astype(np.float64) + grid.offset, grid.qmin, grid.qmax)
+    return np.asarray(clipped).astype(np.int32)
+
+
+def centre(integers: NDArray[np.int32], grid: Grid, layer: str) -> Centred:
+    """Returns quantized integers without their offset."""
+    return Centred(integers - np.int32(grid.offset), grid.scale, layer)
+
+
+def _steps(value: Value, grid: Grid, layer: str) -> NDArray[Any]:
+    if isinstance(value, Accumulator):
+        return _requantized(value, grid, layer)
+    return _divided(as_real(value) if isinstance(value, Centred) else value, grid, layer)
+
+
+def _requantized(value: Accumulator, grid: Grid, layer: str) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):
+        multiplier = (value.step / grid.scale).astype(np.float32)
+    if not np.isfinite(multiplier).all():
+        raise CalibrationError(
+            f"Layer '{layer}': the requantization from step {value.step.max()} to scale {grid.scale} is beyond float32."
+        )
+    return np.asarray(value.sums.astype(np.float32) * multiplier)
+
+
+def _divided(array: NDArray[Any], grid: Grid, layer: str) -> NDArray[Any]:
+    if not np.issubdtype(array.dtype, np.floating):
+        raise CalibrationError(f"Layer '{layer}': a quantized input is of type {array.dtype}; only floats have a grid.")
+    with np.errstate(over="ignore"):
+        return np.asarray(array / array.dtype.type(grid.scale))

@@ -1,0 +1,1 @@
+"""Quantizer classes of users and of torch, named by a dotted path."""

@@ -1,0 +1,1 @@
+"""Gradients of fake quantization, and the memory that training keeps for them."""

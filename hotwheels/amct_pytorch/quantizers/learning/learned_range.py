@@ -1,0 +1,115 @@
+"""Fake quantization with a range whose ends are learned (spec 5.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...core import native
+from ...core.affine import fake_quantize, fake_quantize_and_look, real_ends
+from ...core.params import QuantParams
+from ...core.spec import QuantSpec
+from .owned_gradient import counts_if_owned, is_owned
+from .recompute import normalized_again, recomputing
+
+
+def learned_range(
+    x: Tensor,
+    low: Tensor,
+    high: Tensor,
+    params: QuantParams,
+    factor: float = 1.0,
+    on_nan: Callable[[Tensor], None] | None = None,
+) -> Tensor:
+    """Returns the grid points of ``x``, with gradients for ``x`` and for both ends of the range (spec 5.2).
+
+    Args:
+      x: Any floating tensor.
+      low: Lower end of the range which ``params`` was computed from, a scalar.
+      high: Upper end, a scalar.
+      params: The grid, one for the tensor.
+      factor: What the gradients of both ends are multiplied by.
+      on_nan: Called with ``x`` if it holds NaN.
+    """
+    with recomputing((x,), normalized_again):
+        return LearnedRange.apply(  # type: ignore[no-any-return, no-untyped-call]
+            x, low, high, params.scale, params.offset, params.num_bits, factor, on_nan
+        )
+
+
+class LearnedRange(torch.autograd.Function):
+    """The autograd function of `learned_range`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        low: Tensor,
+        high: Tensor,
+        scale: Tensor,
+        offset: Tensor,
+        num_bits: int,
+        factor: float,
+        on_nan: Callable[[Tensor], None] | None,
+    ) -> Tensor:
+        """Rounds; keeps ``x``, which is alive anyway."""
+        # The ends are trained in place by guards and optimizers; clones keep this graph valid until its backward.
+        ctx.save_for_backward(x, low.detach().clone(), high.detach().clone(), scale, offset)
+        ctx.num_bits, ctx.factor = num_bits, factor
+        counts_if_owned()
+        if on_nan is None:
+            return fake_quantize(x, scale, offset, num_bits)
+        result, has_nan = fake_quantize_and_look(x, scale, offset, num_bits)
+        if has_nan:
+            on_nan(x)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Returns the gradients; that of ``x`` in the memory of the incoming one, if nobody else holds this."""
+        x, low, high, scale, offset = ctx.saved_tensors
+        may_overwrite = is_owned(grads[0])  # asked alone: a second use of grads[0] in the same expression would count
+        x, grad_x = _same_layout(x, grads[0], may_overwrite)
+        ends = real_ends(scale, offset, ctx.num_bits)
+        inside, below, above = _take_inside(x, grad_x, scale, *ends)
+        # sum(e * g) of spec 5.2: outside the range e is a constant, the rounding error of the end itself.
+        moved = inside + above * _rounding_error(high, scale) + below * _rounding_error(low, scale)
+        moved /= QuantSpec(num_bits=ctx.num_bits).levels
+        grads_of_ends = ((below - moved) * ctx.factor).to(low.dtype), ((above + moved) * ctx.factor).to(high.dtype)
+        return grad_x, *grads_of_ends, None, None, None, None, None
+
+
+def _same_layout(x: Tensor, grad: Tensor, may_overwrite: bool) -> tuple[Tensor, Tensor]:
+    """Returns ``x``, dense, and ``grad`` in the same memory order, as a copy unless it may be overwritten.
+
+    A new tensor would cost as much time as all of the arithmetic.
+    """
+    x = x if native.is_dense(x) else x.contiguous()
+    if may_overwrite and grad.stride() == x.stride():
+        return x, grad
+    return x, torch.empty_like(x).copy_(grad)
+
+
+def _take_inside(x: Tensor, grad: Tensor, scale: Tensor, bottom: Tensor, top: Tensor) -> Tensor:
+    """Puts 0 into ``grad`` where ``x`` is clipped.
+
+    Returns the sums of (rhe(v) - v) * g inside the range, of g below it and of g above it, float64 [3].
+    """
+    if native.handles(x, grad):
+        return native.learned_range(x, grad, scale.item(), bottom.item(), top.item())
+    steps = x / scale.to(x.dtype)
+    error = torch.round(steps).sub_(steps)  # NaN for infinities, which are clipped
+    below, above = x < bottom, x > top
+    sums = [torch.where(where, grad, 0.0).sum(dtype=torch.float64) for where in (below, above)]
+    is_clipped = below.logical_or_(above)
+    inside = error.mul_(grad).masked_fill_(is_clipped, 0.0).sum(dtype=torch.float64)
+    grad.masked_fill_(is_clipped, 0.0)
+    return torch.stack([inside, *sums])
+
+
+def _rounding_error(end: Tensor, scale: Tensor) -> Tensor:
+    steps = end.double() / scale
+    return torch.round(steps) - steps

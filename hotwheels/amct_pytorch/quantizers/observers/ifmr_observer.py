@@ -1,0 +1,161 @@
+"""IFMRObserver: the range whose upper end loses least, searched once enough batches were seen (spec 5.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...core.affine import is_empty_range
+from ...core.search.ifmr import IfmrOptions, IfmrResult, search, search_exact
+from ...core.spec import QuantSpec
+from ...core.statistics.range_statistics import RangeStatistics
+from ...errors import CalibrationError
+from ...log import get_logger
+from .. import distributed
+from ..arguments import check_arguments
+from ..registry import register
+from .observation import RangeObserver, not_finite
+
+_LOGGER = get_logger(__name__)
+
+
+@register("IFMRObserver")
+class IFMRObserver(RangeObserver):
+    """Finds the range of an activation with the smallest quantization error over ``batch_num`` batches.
+
+    Memory does not depend on the number of batches; the statistics are dropped after the search. Under
+    torch.distributed the statistics of all processes count together. Manual: IFMRObserver.
+
+    Args:
+      object_layer: Layer named in messages.
+      num_bits: 4 or 8..16, default 8.
+      batch_num: Batches to observe, above 0, default 1; later ones are ignored.
+      with_offset: False searches a symmetric range, with zero point 0.
+      max_percentile: Share of the data below the initial upper end, (0.5, 1], default 0.999999.
+      min_percentile: Share of the data above the initial lower end, (0.5, 1], default 0.999999.
+      search_start: First factor of the upper end that is tried, default 0.7.
+      search_end: Last factor that is tried, default 1.3.
+      search_step: Distance of the factors, (0, search_end - search_start], default 0.01.
+      search_range: ``[search_start, search_end]`` in one argument.
+      qscheme: "symmetric" or "affine", synonyms of with_offset; on contradiction symmetric wins.
+      exact: Stores all data and searches on it instead of on a histogram; for tests.
+      legacy_negative_full_scale: Symmetric scale as in the open Ascend sibling (spec 4.1).
+
+    Raises:
+      ConfigError: An argument is outside its range.
+    """
+
+    def __init__(
+        self,
+        object_layer: str = "",
+        num_bits: int = 8,
+        batch_num: int = 1,
+        with_offset: bool = True,
+        max_percentile: float = 0.999999,
+        min_percentile: float = 0.999999,
+        search_start: float = 0.7,
+        search_end: float = 1.3,
+        search_step: float = 0.01,
+        search_range: Sequence[float] | None = None,
+        qscheme: str | None = None,
+        exact: bool = False,
+        legacy_negative_full_scale: bool = False,
+    ) -> None:
+        if search_range is not None:
+            search_start, search_end = search_range
+        check_arguments(IFMRObserver, False, locals())
+        super().__init__(num_bits=num_bits, object_layer=object_layer)
+        self.batch_num = batch_num
+        self.options = IfmrOptions(
+            max_percentile=max_percentile, min_percentile=min_percentile,
+            search_start=search_start, search_end=search_end, search_step=search_step,
+        )  # fmt: skip
+        self.exact = exact
+        self.legacy_negative_full_scale = legacy_negative_full_scale
+        self._is_symmetric = _is_symmetric(with_offset, qscheme, object_layer)
+        self._batches = 0
+        self._statistics: RangeStatistics | None = None
+        self._samples: list[Tensor] = []
+
+    @classmethod
+    def symmetry_args(cls, qscheme: str | None, with_offset: bool | None) -> dict[str, Any]:
+        """The argument that says how the two words for symmetry combine; with offset by default."""
+        return {"with_offset": with_offset is not False and qscheme != "symmetric"}
+
+    @property
+    def is_symmetric(self) -> bool:
+        """Whether the zero point is 0."""
+        return self._is_symmetric
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether ``batch_num`` batches were seen."""
+        return self._batches >= self.batch_num
+
+    def make_symmetric(self) -> None:
+        """Searches a symmetric range; a range already found becomes ``+-max(|min_val|, |max_val|)``."""
+        if self._is_symmetric:
+            return
+        self._is_symmetric = True
+        if self.is_complete:
+            end = torch.maximum(-self.min_val, self.max_val)
+            self._set_range(-end, end)
+
+    def update(self, samples: Tensor) -> None:
+        """Takes one batch; the last of ``batch_num`` starts the search, later ones are ignored."""
+        if self.is_complete:
+            return
+        if self.exact:
+            self._samples.append(samples.cpu().flatten().clone())
+        else:
+            self._update_statistics(samples)
+        self._batches += 1
+        if self.is_complete:
+            self._finish()
+
+    @property
+    def refuses_non_finite(self) -> bool:  # type: ignore[override]
+        """The statistics find NaN and inf on the way; the samples kept by ``exact`` are not looked at."""
+        return not self.exact
+
+    def _update_statistics(self, samples: Tensor) -> None:
+        self._statistics = self._statistics or self.options.new_statistics(self._spec)
+        try:
+            self._statistics.update(samples)
+        except CalibrationError as error:
+            raise not_finite(samples, self.object_layer) from error
+
+    def _finish(self) -> None:
+        result = self._search()
+        self._statistics, self._samples = None, []
+        self._store(result.low, result.high, result.scale, result.offset)
+        if is_empty_range(self.min_val, self.max_val, self._spec):
+            _LOGGER.warning(
+                "Layer '%s': the calibration data is (almost) all zero; scale 1 and offset %d are used.",
+                self.object_layer, int(self.zero_point),
+            )  # fmt: skip
+
+    def _search(self) -> IfmrResult:
+        if self.exact:
+            samples = torch.cat(self._samples)
+            self.extremes = float(samples.min()), float(samples.max())
+            return search_exact(samples, self._spec, self.options, self.legacy_negative_full_scale)
+        assert self._statistics is not None, "update() counts no batch without statistics"
+        merged = distributed.merge_statistics(self._statistics)
+        self.extremes = merged.minimum, merged.maximum
+        return search(merged, self._spec, self.options, self.legacy_negative_full_scale)
+
+    @property
+    def _spec(self) -> QuantSpec:
+        return QuantSpec(num_bits=self.num_bits, symmetric=self._is_symmetric)
+
+
+def _is_symmetric(with_offset: bool, qscheme: str | None, layer: str) -> bool:
+    if qscheme is None:
+        return not with_offset
+    if qscheme == "affine" and not with_offset:
+        _LOGGER.warning("Layer '%s': qscheme 'affine' contradicts with_offset false; symmetric is used.", layer)
+    return qscheme == "symmetric" or not with_offset

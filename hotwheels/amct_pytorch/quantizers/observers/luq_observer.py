@@ -1,0 +1,102 @@
+"""LuqMseObserver: per batch the range of least squared error, over batches the largest (spec 5.3)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...core.search.luq import batch_bound
+from ...core.spec import QuantSpec
+from .. import distributed
+from ..arguments import check_arguments
+from ..registry import register
+from .observation import RangeObserver
+
+
+@register("LuqMseObserver")
+class LuqMseObserver(RangeObserver):
+    """Keeps the largest of the ranges that fit each batch best; every batch counts, there is no last one.
+
+    Manual: LuqMseObserver.
+
+    Args:
+      object_layer: Layer named in messages.
+      num_bits: 8..16, default 8.
+      qscheme: "symmetric" (default), "affine", or "dynamic": affine with minimum 0 while no negative value was seen,
+        symmetric from the first one on.
+      quant_min: ``-2^(num_bits-1)``, which is the default.
+      quant_max: ``2^(num_bits-1) - 1``, which is the default.
+      search_start: Smallest factor of the range that is tried, [0.5, 1.5], default 0.5.
+      search_end: Largest factor, [0.5, 1.5], default 1.5.
+      steps: Number of factors that are tried (a count, not a length), default 100.
+
+    Raises:
+      ConfigError: An argument is outside its range.
+    """
+
+    keeps_updating = True
+
+    def __init__(
+        self,
+        object_layer: str = "",
+        num_bits: int = 8,
+        qscheme: str = "symmetric",
+        quant_min: int | None = None,
+        quant_max: int | None = None,
+        search_start: float = 0.5,
+        search_end: float = 1.5,
+        steps: int = 100,
+    ) -> None:
+        check_arguments(LuqMseObserver, False, locals())
+        super().__init__(num_bits=num_bits, object_layer=object_layer)
+        spec = QuantSpec(num_bits=num_bits)
+        self.quant_min = spec.qmin if quant_min is None else quant_min
+        self.quant_max = spec.qmax if quant_max is None else quant_max
+        self.qscheme = qscheme
+        self.search_start, self.search_end, self.steps = search_start, search_end, steps
+        self._has_negative = False
+        self._batches = 0
+
+    @classmethod
+    def symmetry_args(cls, qscheme: str | None, with_offset: bool | None) -> dict[str, Any]:
+        """The argument that says how the two words for symmetry combine; symmetric by default."""
+        if with_offset is False:
+            return {"qscheme": "symmetric"}
+        return {"qscheme": qscheme or ("affine" if with_offset else "symmetric")}
+
+    @property
+    def is_symmetric(self) -> bool:
+        """Whether the zero point is 0; with "dynamic" the data seen so far decides."""
+        return self.qscheme == "symmetric" or (self.qscheme == "dynamic" and self._has_negative)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether a batch was seen."""
+        return self._batches > 0
+
+    def make_symmetric(self) -> None:
+        """Searches symmetric ranges from now on; the one already found becomes ``+-max(|min_val|, |max_val|)``."""
+        if self.qscheme == "symmetric":
+            return
+        self.qscheme = "symmetric"
+        if self.is_complete:
+            self._widen(self.min_val, self.max_val)
+
+    def update(self, samples: Tensor) -> None:
+        """Takes one batch and widens the range to the one that fits it best."""
+        is_negative = (samples.min() < 0).to(torch.float32)
+        self._has_negative |= bool(distributed.maximum(is_negative))
+        spec = QuantSpec(num_bits=self.num_bits, symmetric=self.is_symmetric)
+        low, high = batch_bound(samples, spec, self.search_start, self.search_end, self.steps)
+        ends = distributed.maximum(torch.tensor([-low, high], dtype=torch.float32, device=self.min_val.device))
+        self._batches += 1
+        self._widen(-ends[0], ends[1])
+
+    def _widen(self, low: Tensor, high: Tensor) -> None:
+        low, high = torch.minimum(self.min_val, low), torch.maximum(self.max_val, high)
+        if self.is_symmetric:
+            high = torch.maximum(-low, high)
+            low = -high
+        self._set_range(low.clone(), high.clone())

@@ -1,0 +1,55 @@
+"""SnqObserver: 16 clusters of the normalised weights of a layer (spec 6.2, manual: SnqObserver)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ...core.params import QuantParams
+from ...core.search import codebook
+from ..arguments import check_arguments
+from ..registry import register
+from ..weight_grid import with_smallest_scale
+from .observation import WeightObserver
+
+
+@register("SnqObserver")
+class SnqObserver(WeightObserver):
+    """Clusters a weight [C_out, ...], normalised by its largest absolute value per channel or as a whole.
+
+    Deterministic. Manual: SnqObserver.
+
+    Args:
+      object_layer: Layer named in messages.
+      num_bits: 4.
+      max_iteration: Largest number of k-means rounds, [500, 2000], default 1000.
+      cali_min_distance: The clustering ends when no centroid moves further, [1e-10, 1e-3], default 1e-10.
+      channel_wise: Normalises every output channel by itself, default True.
+      init_algo: First centroids: "uniform" (default), "gaussian" or "d2sampling".
+
+    Raises:
+      ConfigError: An argument is outside its range.
+    """
+
+    def __init__(
+        self,
+        object_layer: str = "",
+        num_bits: int = 4,
+        max_iteration: int = 1000,
+        cali_min_distance: float = 1e-10,
+        channel_wise: bool = True,
+        init_algo: str = "uniform",
+    ) -> None:
+        num_bits = check_arguments(SnqObserver, True, locals())["num_bits"]
+        super().__init__(num_bits=num_bits, object_layer=object_layer)
+        self.max_iteration = max_iteration
+        self.cali_min_distance = cali_min_distance
+        self.channel_wise = channel_wise
+        self.init_algo = init_algo
+
+    def weight_params(self, weight: Tensor, bias: Tensor | None = None) -> QuantParams:
+        """Returns codebook, centroids and scale of ``weight``; a large ``bias`` raises the smallest scale. Pure."""
+        params = codebook.snq_params(
+            weight, channel_wise=self.channel_wise, max_iteration=self.max_iteration,
+            min_distance=self.cali_min_distance, init_algo=self.init_algo,
+        )  # fmt: skip
+        return with_smallest_scale(params, bias)

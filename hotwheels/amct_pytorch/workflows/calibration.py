@@ -1,0 +1,135 @@
+"""What the functions of the dynamic path do; the half that needs onnx."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..backends.dynamic.backend import DynamicBackend
+from ..backends.dynamic.read.float_model import read_settings
+from ..backends.dynamic.read.graph import Fusion
+from ..backends.dynamic.session.bn_update import BnUpdate, fold_present_state
+from ..backends.dynamic.session.calibration_session import CalibrationSession, SessionPlan
+from ..backends.dynamic.session.session_forward import attach_session, find_session
+from ..capacity import read_capacity
+from ..config.dynamic.calibration_config import (
+    CalibrationConfig,
+    read_calibration_config,
+    read_calibration_globals,
+    to_quant_config,
+    write_calibration_config,
+)
+from ..config.dynamic.expand_calibration import expand_calibration
+from ..config.dynamic.simple_cfg import SimpleCalibrationConfig
+from ..config.fx.json_config import check_any_enabled
+from ..core.host_memory import keep_freed_memory_for
+from ..export.save import write_files
+from ..files import PathLike
+from ..log import get_logger
+from ..onnx_io.model_file import load_model, save_model
+from ..plan.checks import find_violations
+from ..plan.planner import make_plan
+from ..record.text_proto import read_record
+from .dynamic_rules import (
+    WEIGHTED,
+    refuse,
+    require_complete,
+    shifted_layers,
+    weighted_layers,
+    write_update,
+)
+
+_log = get_logger(__name__)
+# In the metadata of the file: a save must know them without the configuration.
+_UPDATE_BN = "update_bn"
+
+
+def write_config(path: Path, model: nn.Module, inputs: tuple[Any, ...], simple: SimpleCalibrationConfig) -> int:
+    """Writes the configuration of ``model`` that ``simple`` describes; returns the number of its layers."""
+    capacity = read_capacity()
+    backend = DynamicBackend(model, inputs, capacity)
+    graph = backend.graph(Fusion(is_on=simple.do_fusion, skipped=simple.skip_fusion_layers))
+    write_calibration_config(expand_calibration(graph, simple, capacity), path)
+    return len(graph.quantizable)
+
+
+def quantize(
+    config_path: Path,
+    onnx_path: Path,
+    record_path: Path,
+    model: nn.Module,
+    inputs: tuple[Any, ...],
+    setting: Mapping[str, Any],
+) -> nn.Module:
+    """Returns the quantized model in its first phase, and writes the float model and the first record.
+
+    Nothing is written unless the configuration keeps all rules of the hardware. ``setting`` is that of the export.
+    """
+    keep_freed_memory_for(model)
+    capacity = read_capacity()
+    given = read_calibration_globals(config_path)
+    backend = DynamicBackend(model, inputs, capacity, setting)
+    graph = backend.graph(Fusion(is_on=given.do_fusion, skipped=given.skip_fusion_layers))
+    config = read_calibration_config(config_path, graph, capacity)
+    quantizers = to_quant_config(config, graph)
+    check_any_enabled(quantizers)
+    refuse(find_violations(graph, quantizers, capacity))
+    plan = make_plan(graph, quantizers)
+    for skip in plan.skips:
+        _log.debug("Layer '%s' is not quantized: %s.", skip.name, skip.reason)
+    folds = backend.folds(graph)
+    session_plan = SessionPlan(
+        batch_num=config.batch_num,
+        record_file=record_path,
+        shifted=shifted_layers(graph, capacity),
+        unfused=frozenset(config.skip_fusion_layers),
+        folds=folds,
+        bn_update=_bn_update(config, backend.standing_norms(folds)),
+    )
+    settings = {_UPDATE_BN: config.update_bn, WEIGHTED: weighted_layers(plan)}
+    save_model(backend.float_model(plan, session_plan.folds, settings), onnx_path)
+    quantized, layers = backend.place(plan, updates_batch_norms=config.update_bn)
+    attach_session(_in_eval(quantized), CalibrationSession(layers, session_plan))
+    return quantized
+
+
+def save(onnx_path: Path, record_path: Path, prefix: PathLike, model: nn.Module | None) -> tuple[Path, ...]:
+    """Writes the deploy pair and the fake_quant model; returns the paths. ``model`` counts with ``update_bn`` only."""
+    float_model = load_model(onnx_path)
+    settings, record = read_settings(float_model, onnx_path), read_record(record_path)
+    advice = "Run at least batch_num forwards of the model which quantize_model returned before save_model."
+    require_complete(float_model, settings, record, record_path, advice)
+    if not settings.get(_UPDATE_BN):
+        return write_files(float_model, record, prefix)
+    updated = fold_present_state(float_model, record, _needed_session(model))
+    written = write_files(float_model, updated, prefix)
+    if updated == record:
+        return written
+    return (*written, write_update(updated, record_path))
+
+
+def _bn_update(config: CalibrationConfig, standing: Mapping[str, nn.Module]) -> BnUpdate | None:
+    if not config.update_bn:
+        return None
+    return BnUpdate(momentum=config.bn_update_config.bn_momentum, standing=standing)
+
+
+def _in_eval(model: nn.Module) -> nn.Module:
+    if model.training:
+        _log.warning(
+            "The model is in training mode. The quantized model is in eval mode: BatchNorms that change while it is"
+            " calibrated would not fit the factors. Use update_bn to let them follow quantized weights."
+        )
+    return model.eval()
+
+
+def _needed_session(model: nn.Module | None) -> CalibrationSession:
+    if model is None:
+        raise TypeError(
+            "save_model: argument 'calibration_torch_model' must be the model which quantize_model returned, got None:"
+            " with update_bn the statistics of its BatchNorms are needed."
+        )
+    return find_session("save_model", model, CalibrationSession, ("quantize_model",))[1]

@@ -1,0 +1,64 @@
+"""What quantizing on the dynamic path asks of a configuration, and saving of a record, trained or not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..capacity import Capacity
+from ..errors import IncompleteRecordError, UnsupportedModelError
+from ..graph import OpGraph
+from ..onnx_io.layer_sites import read_sites
+from ..plan.checks import Violation
+from ..plan.quant_plan import QuantPlan
+from ..record import LayerRecord, Record
+from ..record.text_proto import write_record
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+WEIGHTED = "weighted_layers"  # key of the settings in the float model: names of the layers with weights
+
+
+def refuse(violations: Sequence[Violation]) -> None:
+    """Raises UnsupportedModelError for all rules of the hardware that are broken, each with its repair."""
+    if violations:
+        lines = [f"- {one.reason}\n  Repair: {one.repair}." for one in violations]
+        title = "The model cannot be quantized with this configuration, rules of the hardware are broken:"
+        raise UnsupportedModelError("\n".join([title, *lines]))
+
+
+def shifted_layers(graph: OpGraph, capacity: Capacity) -> frozenset[str]:
+    """Returns the layers whose record carries a shift bit (spec 4.6)."""
+    return frozenset(node.name for node in graph if node.type.rpartition(".")[2] in capacity.shift_n_types)
+
+
+def weighted_layers(plan: QuantPlan) -> list[str]:
+    """Returns the layers whose record needs the factors of a weight."""
+    return [name for name, layer in plan.layers.items() if layer.weight is not None]
+
+
+def require_complete(model: ir.Model, settings: Mapping[str, Any], record: Record, path: Path, advice: str) -> None:
+    """Raises IncompleteRecordError if the ``record`` in file ``path`` lacks factors which ``model`` needs.
+
+    ``advice`` is the sentence that says how to get them.
+    """
+    missing = []
+    for name, site in read_sites(model).items():
+        layer = record.layers.get(name, LayerRecord())
+        lacks_weight = layer.weight is None and name in settings.get(WEIGHTED, ())
+        if lacks_weight or not {one.index for one in layer.activations}.issuperset(site.inputs):
+            missing.append(name)
+    if missing:
+        raise IncompleteRecordError(
+            f"Calibration is not complete, '{path}' lacks factors of {len(missing)} layers: {', '.join(missing)}."
+            f" {advice}"
+        )
+
+
+def write_update(record: Record, record_path: Path) -> Path:
+    """Writes what a save made of the factors in ``record_path`` to ``<record>_update.txt`` beside it (spec 9.8)."""
+    path = record_path.with_name(f"{record_path.stem}_update.txt")
+    write_record(record, path)
+    return path

@@ -1,0 +1,56 @@
+"""``onnx_export_setting``: which keyword arguments of ``torch.onnx.export`` a user may set (spec 2.4)."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ..api.arguments import check_type
+from ..log import get_logger
+
+_log = get_logger(__name__)
+_FUNCTION = "save_quant_model_fx"
+
+# What the save decides itself: the model is a folded copy in eval mode, written by the exporter that names nodes
+# after modules.
+_IGNORED = ("model", "args", "f", "training", "export_params", "kwargs", "dynamo", "custom_opsets")
+_TYPES: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "input_names": ((list, tuple), "a list of strings"),
+    "output_names": ((list, tuple), "a list of strings"),
+    "dynamic_axes": ((dict,), "a dict {name: {axis: label}} or {name: [axes]}"),
+    "opset_version": ((int,), "an int"),
+    "do_constant_folding": ((bool,), "a bool"),
+    "keep_initializers_as_inputs": ((bool,), "a bool"),
+    "verbose": ((bool,), "a bool"),
+}
+
+
+def check_setting(setting: Mapping[str, Any] | None, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the keyword arguments for the export: ``setting`` over ``defaults``.
+
+    Raises TypeError for a wrong type or an unknown argument.
+    """
+    check_type(_FUNCTION, "onnx_export_setting", setting, (Mapping, type(None)), "a dict or None")
+    known = inspect.signature(torch.onnx.export).parameters
+    chosen = dict(defaults)
+    for name, value in (setting or {}).items():
+        if name in _IGNORED:
+            _log.warning("onnx_export_setting: '%s' is ignored, the save sets it itself.", name)
+        elif name not in known:
+            raise TypeError(f"{_FUNCTION}: onnx_export_setting['{name}'] is no argument of torch.onnx.export.")
+        elif value is not None:
+            chosen[name] = _checked(name, value)
+    return chosen
+
+
+def _checked(name: str, value: Any) -> Any:
+    if name in _TYPES:
+        expected, text = _TYPES[name]
+        check_type(_FUNCTION, f"onnx_export_setting['{name}']", value, expected, text)
+    if name in ("input_names", "output_names"):
+        for one in value:
+            check_type(_FUNCTION, f"onnx_export_setting['{name}']", one, str, "a list of strings")
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,82 @@
+"""Finds the quantized graphs inside what the user passes."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from torch import nn
+
+from ..backends.base import NO_DATA_PARALLEL
+from ..backends.dynamic.session.mode_switch import ModeSwitch, switches_inside
+from ..backends.fx.quant_graph_module import QuantGraphModule
+from ..errors import CalibrationError, ConfigError, UnsupportedModelError
+
+_Quantized = TypeVar("_Quantized", bound=nn.Module)
+
+
+def quantized_inside(
+    function: str, model: nn.Module, kinds: tuple[type[_Quantized], ...] = (QuantGraphModule,)
+) -> list[_Quantized]:
+    """Returns the quantized graphs, or what else ``kinds`` names, inside ``model``, at any depth.
+
+    Raises:
+      ConfigError: There is none.
+      UnsupportedModelError: One of them is wrapped in DataParallel.
+    """
+    modules = list(model.modules())
+    found = [module for module in modules if isinstance(module, kinds)]
+    if not found:
+        msg = (
+            f"{function}: {type(model).__name__} contains no quantized model. Pass what create_quant_model_fx returned."
+        )
+        raise ConfigError(msg)
+    for wrapper in (module for module in modules if isinstance(module, nn.DataParallel)):
+        if any(isinstance(module, kinds) for module in wrapper.modules()):
+            raise UnsupportedModelError(f"{function}: {NO_DATA_PARALLEL}")
+    return found
+
+
+def switchable_inside(function: str, model: nn.Module) -> list[QuantGraphModule | ModeSwitch]:
+    """Returns what is quantized inside ``model``, of both paths.
+
+    Raises:
+      ConfigError: There is none.
+      UnsupportedModelError: A quantized graph is wrapped in DataParallel.
+    """
+    dynamic = switches_inside(model)
+    if dynamic and not any(isinstance(module, QuantGraphModule) for module in model.modules()):
+        return dynamic
+    return [*quantized_inside(function, model), *dynamic]
+
+
+def the_quantized_graph(function: str, model: nn.Module) -> QuantGraphModule:
+    """Returns the quantized graph which ``model`` is, or which DistributedDataParallel wraps.
+
+    Raises:
+      UnsupportedModelError: It is something else.
+    """
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        model = model.module
+    if not isinstance(model, QuantGraphModule):
+        msg = (
+            f"{function}: {type(model).__name__} is not a quantized model. Pass what create_quant_model_fx returned,"
+            " not a module that contains it."
+        )
+        raise UnsupportedModelError(msg)
+    return model
+
+
+def require_calibration(quantized: QuantGraphModule) -> None:
+    """Raises CalibrationError, with the names, if layers have no grids yet."""
+    missing = uncalibrated(quantized)
+    if missing:
+        msg = (
+            f"Calibration is not complete, {len(missing)} layers have no parameters: {', '.join(missing)}. Run"
+            " enable_quantization(model, calibration=True) and at least batch_num forwards first."
+        )
+        raise CalibrationError(msg)
+
+
+def uncalibrated(quantized: QuantGraphModule) -> list[str]:
+    """Returns the names of the layers that have no grids yet."""
+    return [name for name, layer in quantized.quantized_layers.items() if not layer.is_calibrated]

@@ -1,0 +1,166 @@
+"""What the training functions of the dynamic path do; the half that needs onnx."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from ..backends.dynamic.backend import DynamicBackend
+from ..backends.dynamic.forwards import original_forwards
+from ..backends.dynamic.placer import without_layers
+from ..backends.dynamic.session.record_file import RecordFile
+from ..backends.dynamic.session.retrain_session import RetrainSession
+from ..backends.dynamic.session.session_forward import attach_session, find_session
+from ..capacity import Capacity, read_capacity
+from ..config.dynamic.expand_retrain import expand_retrain
+from ..config.dynamic.retrain_config import RetrainConfig, read_retrain_config, to_quant_config, write_retrain_config
+from ..config.dynamic.simple_cfg import SimpleRetrainConfig
+from ..config.fx.json_config import check_any_enabled
+from ..core.host_memory import keep_freed_memory_for
+from ..errors import CalibrationError, ConfigError, UnsupportedModelError
+from ..export.save import write_files
+from ..files import PathLike
+from ..graph import OpGraph
+from ..log import get_logger
+from ..plan.checks import find_violations
+from ..plan.planner import make_plan
+from ..plan.quant_plan import QuantPlan
+from ..record import LayerRecord, Record
+from ..record.text_proto import read_record
+from .checkpoint import load_checkpoint
+from .dynamic_rules import (
+    WEIGHTED,
+    refuse,
+    require_complete,
+    shifted_layers,
+    weighted_layers,
+    write_update,
+)
+
+_log = get_logger(__name__)
+_MADE_BY = ("create_quant_retrain_model", "restore_quant_retrain_model")
+_EXPORT = "Run at least batch_num forwards of the trained model in eval mode before save_quant_retrain_model."
+
+
+def write_config(path: Path, model: nn.Module, inputs: tuple[Any, ...], simple: SimpleRetrainConfig | None) -> int:
+    """Writes the configuration of ``model`` that ``simple`` describes; returns the number of its layers."""
+    capacity = read_capacity()
+    backend = DynamicBackend(model, inputs, capacity)
+    graph = backend.graph()
+    config = expand_retrain(graph, simple, capacity)
+    _refuse_reused(backend, graph, config)
+    write_retrain_config(config, path)
+    return len(graph.quantizable)
+
+
+def quantize(config_path: Path, record_path: Path, model: nn.Module, inputs: tuple[Any, ...]) -> nn.Module:
+    """Returns the quantized model, ready to be trained, and writes the first record.
+
+    Nothing is written unless the configuration keeps all rules of the hardware.
+    """
+    keep_freed_memory_for(model)
+    capacity = read_capacity()
+    backend = DynamicBackend(model, inputs, capacity)
+    graph = backend.graph()
+    config, plan = _planned(config_path, backend, graph, capacity)
+    quantized, layers = backend.place(plan)
+    record_file = RecordFile(record_path, layers)
+    session = RetrainSession(layers, record_file, config.batch_num, shifted_layers(graph, capacity))
+    attach_session(quantized, session)
+    return quantized
+
+
+def restore(model: nn.Module, checkpoint: Path, state_dict_name: str | None) -> None:
+    """Loads the state in ``checkpoint`` into ``model``, made by `quantize`, and writes the record of its weights."""
+    load_checkpoint(model, checkpoint, state_dict_name)
+    _, session = find_session("restore_quant_retrain_model", model, RetrainSession, _MADE_BY)
+    session.take_loaded_state()
+
+
+def save(
+    config_path: Path,
+    model: nn.Module,
+    record_path: Path,
+    prefix: PathLike,
+    inputs: tuple[Any, ...],
+    setting: Mapping[str, Any],
+) -> tuple[Path, ...]:
+    """Writes the deploy pair and the fake_quant model of the trained ``model``; returns the paths."""
+    quantized, session = find_session("save_quant_retrain_model", model, RetrainSession, _MADE_BY)
+    capacity, record = read_capacity(), read_record(record_path)
+    with original_forwards(quantized), without_layers(quantized), torch.no_grad():
+        backend = DynamicBackend(quantized, _on_device_of(quantized, inputs), capacity, setting)
+    graph = backend.graph()
+    _, plan = _planned(config_path, backend, graph, capacity)
+    if plan.layers.keys() != session.layers.keys():
+        names = ", ".join(sorted(plan.layers.keys() ^ session.layers.keys()))
+        raise ConfigError(
+            f"'{config_path}' is not the configuration of this model. Layers that only one of them quantizes: {names}."
+        )
+    settings = {WEIGHTED: weighted_layers(plan)}
+    float_model = backend.float_model(plan, backend.folds(graph), settings)
+    require_complete(float_model, settings, record, record_path, _EXPORT)
+    trained = _with_present_weights(record, session.known_factors(), record_path)
+    written = write_files(float_model, trained, prefix)
+    return written if trained == record else (*written, write_update(trained, record_path))
+
+
+def _planned(
+    config_path: Path, backend: DynamicBackend, graph: OpGraph, capacity: Capacity
+) -> tuple[RetrainConfig, QuantPlan]:
+    config = read_retrain_config(config_path, graph, capacity)
+    _refuse_reused(backend, graph, config)
+    quantizers = to_quant_config(config, graph)
+    check_any_enabled(quantizers)
+    refuse(find_violations(graph, quantizers, capacity))
+    plan = make_plan(graph, quantizers)
+    for skip in plan.skips:
+        _log.debug("Layer '%s' is not quantized: %s.", skip.name, skip.reason)
+    return config, plan
+
+
+def _refuse_reused(backend: DynamicBackend, graph: OpGraph, config: RetrainConfig) -> None:
+    """Raises for modules without weights that are called several times: each call would have its own range."""
+    lines = [
+        f"- Module '{path}' ({node.type}) is called {backend.calls(path)} times."
+        for path, node in graph.reused.items()
+        if path not in config.layers and node.op is not None and not node.op.has_weight
+    ]
+    if lines:
+        advice = (
+            "In training each use needs a module of its own: define as many as there are uses in __init__, such as"
+            " relu_1 and relu_2, and call each once (manual: retrain场景,重复使用的层需多次定义). To leave such a"
+            ' module in float instead, name it in skip_layers of the cfg, or give it {"retrain_enable": false} in'
+            " config.json."
+        )
+        raise UnsupportedModelError("\n".join(["Modules without weights are used several times:", *lines, advice]))
+
+
+def _with_present_weights(record: Record, present: Mapping[str, LayerRecord], path: Path) -> Record:
+    """Returns ``record``, read from ``path``, with the factors that the weights have now.
+
+    Raises:
+      CalibrationError: Ranges of data are others now: shift bits, and what was evaluated, belong to the old ones.
+    """
+    changed = [name for name, one in present.items() if one.activations != record.layers[name].activations]
+    if changed:
+        raise CalibrationError(
+            f"The ranges of {len(changed)} layers have changed since their factors were written to '{path}':"
+            f" {', '.join(changed)}. {_EXPORT}"
+        )
+    weights = {name: dataclasses.replace(record.layers[name], weight=one.weight) for name, one in present.items()}
+    return Record({**record.layers, **weights})
+
+
+def _on_device_of(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    first = next(model.parameters(), None)
+    if first is None:
+        return inputs
+    moved: tuple[Any, ...] = pytree.tree_map_only(Tensor, lambda tensor: tensor.to(first.device), inputs)
+    return moved
