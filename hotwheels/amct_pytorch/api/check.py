@@ -14,11 +14,11 @@ from ..graph import OpGraph, Skip
 from ..ops.registry import Registry
 from ..plan.advice import Advice
 from ..workflows.advice import all_advice
+from ..workflows.arguments import as_inputs
+from ..workflows.arguments import check_model as check_argument
 from ..workflows.default_copy import default_quantized_copy
 from ..workflows.model_report import CheckedLayer, ModelProblem, ModelReport
 from ..workflows.quantized import quantized_inside, require_calibration, the_quantized_graph
-from .arguments import as_inputs
-from .arguments import check_model as check_argument
 
 
 def check_model(model: nn.Module, inputs: Any = None) -> ModelReport:

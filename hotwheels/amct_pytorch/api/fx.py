@@ -27,10 +27,10 @@ from ..record import Record
 from ..report.dump import Dumper
 from ..report.picture import draw
 from ..workflows.advice import log_advice, log_calibrated_advice
+from ..workflows.arguments import as_inputs, check_aliases, check_existing, check_model, check_type
 from ..workflows.checkpoint import load_checkpoint
 from ..workflows.onnx_setting import check_setting
 from ..workflows.quantized import quantized_inside, require_calibration, switchable_inside, the_quantized_graph
-from .arguments import as_inputs, check_aliases, check_existing, check_model, check_type
 
 _log = get_logger(__name__)
 

@@ -11,7 +11,7 @@ from torch import nn
 from ..config.dynamic.simple_cfg import read_simple_retrain
 from ..files import check_path
 from ..log import get_logger
-from .arguments import (
+from ..workflows.arguments import (
     as_inputs,
     check_axes,
     check_existing,

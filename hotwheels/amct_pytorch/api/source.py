@@ -10,7 +10,7 @@ from torch import nn
 from ..backends.fx.write.source_module import load_source, write_source
 from ..files import check_path
 from ..log import get_logger
-from .arguments import check_type
+from ..workflows.arguments import check_type
 
 _log = get_logger(__name__)
 

@@ -6,8 +6,8 @@ from torch import nn
 
 from ..backends.dynamic.placer import LayerContainer
 from ..backends.fx.quant_graph_module import QuantGraphModule
+from ..workflows.arguments import check_model, check_type
 from ..workflows.quantized import quantized_inside
-from .arguments import check_model, check_type
 
 
 def freeze_batch_norm(model: nn.Module, freeze: bool = True) -> None:

@@ -157,7 +157,7 @@ def _gemm_operands(node: Node, data: NDArray[Any], second: NDArray[Any]) -> tupl
 
 
 def _bias_integers(node: Node, bias: NDArray[np.float64], step: NDArray[np.float64]) -> NDArray[np.int64]:
-    """spec 4.4, in float64."""
+    """Spec 4.4, in float64."""
     steps = np.rint(bias / step)
     worst = steps[np.argmax(np.abs(steps))]
     if not abs(worst) <= _INT32.max:

@@ -214,7 +214,7 @@ def _tensors(arrays: Mapping[str, NDArray[Any]]) -> Iterator[tuple[Place, Golden
 
 
 def _file(prefix: PathLike, name: str) -> Path:
-    """spec 11.1: a prefix that ends in a path separator is a folder of bare names."""
+    """Spec 11.1: a prefix that ends in a path separator is a folder of bare names."""
     text = os.fspath(prefix)
     is_folder = not text or text.endswith(tuple(filter(None, (os.sep, os.altsep))))
     return Path(f"{text}{name}" if is_folder else f"{text}_{name}")

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from tqdm import tqdm
 
-from ..api.arguments import as_inputs, check_model
 from ..backends.fx.interpreters import NodeResult
 from ..backends.fx.quant_graph_module import QuantGraphModule
 from ..errors import UnsupportedModelError
@@ -34,6 +33,7 @@ from ..report.analysis import (
     why_incomparable,
 )
 from ..report.html import write_reports
+from .arguments import as_inputs, check_model
 from .default_copy import default_quantized_copy
 from .kept_state import copies_of, kept_state
 from .quantized import quantized_inside

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from ..api.arguments import check_type
 from ..log import get_logger
+from .arguments import check_type
 
 _log = get_logger(__name__)
 _FUNCTION = "save_quant_model_fx"
