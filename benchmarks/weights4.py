@@ -33,7 +33,7 @@ from sample.nets.shufflenet import ShuffleNet
 NETWORKS = ("resnet50", "mobilenet_v2", "shufflenet")
 BATCH_SIZE = 64
 BATCH_NUM = 2
-BN_FORWARDS = 30  # the manual's default of bn_update_iterations
+BN_FORWARDS = 30  # the default of bn_update_iterations (spec 9.2)
 MAX_LOSS = 1.0  # points of top-1 that 4-bit weights with BN update may lose
 _COMMON = f"batch_num: {BATCH_NUM}\n"
 _W4 = "common_config : { snq_quantize : { num_bits : 4 } ifmr_quantize : { num_bits : 8 } }\n"

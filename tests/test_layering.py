@@ -1,4 +1,4 @@
-"""The packages import one way only, and heavy libraries only where DESIGN 5 has them."""
+"""The packages import one way only, and heavy libraries only where docs/architecture.md has them."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class ExportError(AmctError, RuntimeError):
 
 
 class IncompleteRecordError(CalibrationError, ExportError):
-    """A record lacks factors at export. spec 3 wants an ExportError, spec 11.1 a CalibrationError: it is both."""
+    """A record lacks factors at export. Both errors: spec 3 promises an ExportError, spec 11.1 a CalibrationError."""
 
 
 def nearest_names(name: str, known: Iterable[str], limit: int = 3) -> str:

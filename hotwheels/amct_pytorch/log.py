@@ -1,4 +1,7 @@
-"""Logging: one logger, a screen handler and a file handler made at first use (spec 1.5, manual: 日志级别控制)."""
+"""Logging: one logger, a screen handler and a file handler made at first use (spec 1.5).
+
+HiSilicon's AMCT manual, chapter "Log levels" [日志级别控制].
+"""
 
 from __future__ import annotations
 

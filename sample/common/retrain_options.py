@@ -1,4 +1,4 @@
-"""The command line of the retraining samples: the options of the manual's table."""
+"""The command line of the retraining samples: the options which HiSilicon's AMCT manual lists."""
 
 import argparse
 import dataclasses

@@ -28,7 +28,7 @@ from sample.common.training import trained
 
 @dataclasses.dataclass(frozen=True)
 class Folders:
-    """Where a run writes: beside the script, as the manual lists the files."""
+    """Where a run writes: beside the script, as HiSilicon's AMCT manual lists the files."""
 
     script: Path
     network: str

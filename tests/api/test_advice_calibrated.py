@@ -96,7 +96,7 @@ def test_vector_has_no_transpose() -> None:
 
 @pytest.mark.parametrize(("reach", "is_wide"), [(29.0, False), (31.0, True)])
 def test_without_tensors_the_range_decides(reach: float, is_wide: bool, tmp_path: Path) -> None:
-    """The manual's example reaches 30.7."""
+    """The example of HiSilicon's AMCT manual reaches 30.7."""
     a, b = torch.rand(4, 8), torch.rand(8, 4)
     b[0, 0] = reach
     quantized = quantize(Product(), tmp_path, [(a, b)])

@@ -15,7 +15,7 @@ FUNCTIONS = [(name, desc) for desc in TABLE for name in desc.functions]
 METHODS = [(name, desc) for desc in TABLE for name in desc.methods]
 MODULES = [(path, desc) for desc in TABLE for path in desc.modules]
 
-# The manual's list (支持量化的算子列表) and spec 8.3, copied out by hand.
+# HiSilicon's AMCT manual, chapter "Operators that can be quantized" [支持量化的算子列表], and spec 8.3, by hand.
 LISTED_MODULES = """
     Linear Conv2d ConvTranspose2d MaxPool2d AvgPool2d AdaptiveMaxPool2d AdaptiveAvgPool2d LayerNorm Upsample ReLU ReLU6
     Sigmoid Tanh LeakyReLU PReLU GELU Hardtanh Softmax Softmax2d LogSoftmax ELU LogSigmoid Softsign Softmin Tanhshrink

@@ -1,4 +1,4 @@
-"""Two processes agree on clip values and calibration statistics (spec 5.2, DESIGN 6)."""
+"""Two processes agree on clip values and calibration statistics (spec 5.1, 5.2)."""
 
 import json
 import os

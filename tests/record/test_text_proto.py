@@ -13,7 +13,8 @@ from hotwheels.amct_pytorch.errors import RecordError
 from hotwheels.amct_pytorch.record import ActivationRecord, LayerRecord, Record, WeightRecord
 from hotwheels.amct_pytorch.record.text_proto import from_text, read_record, to_text, write_record
 
-# The manual's sample (量化因子记录文件格式说明): a legacy layer and a non-uniform one with an abbreviated codebook.
+# The sample of HiSilicon's AMCT manual, chapter "Format of the record of quantization factors"
+# [量化因子记录文件格式说明]: a legacy layer and a non-uniform one with an abbreviated codebook.
 MANUAL = """
 record {
   key: "conv1"

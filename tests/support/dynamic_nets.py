@@ -11,7 +11,7 @@ from tests.support.nets import shake_batch_norms
 
 
 class Block(nn.Module):
-    """A residual block as the manual's sample has it."""
+    """A residual block as the sample of HiSilicon's AMCT manual has it."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

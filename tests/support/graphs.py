@@ -39,7 +39,7 @@ def graph(*nodes: OpNode) -> OpGraph:
 
 
 def small_net() -> OpGraph:
-    """The layers of the manual's config.json, and one of each kind with rules of its own."""
+    """The layers of the config.json in HiSilicon's AMCT manual, and one of each kind with rules of its own."""
     return graph(
         node("conv1", "conv"),
         node("maxpool", "max_pool"),

@@ -51,7 +51,7 @@ def graph(*nodes: OpNode) -> OpGraph:
 
 
 def residual_net() -> OpGraph:
-    """The layers which the manual's samples name, in a net like the ResNet they are from."""
+    """The layers which the samples of HiSilicon's AMCT manual name, in a net like the ResNet they are from."""
     return graph(
         module("conv1", "Conv2d", "x"),
         module("relu", "ReLU", "conv1", unquantizable="it belongs to the convolution in front of it"),

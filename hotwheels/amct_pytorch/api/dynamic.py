@@ -1,4 +1,7 @@
-"""Post-training quantization on the dynamic path (spec 3; manual: 动态图版本说明)."""
+"""Post-training quantization on the dynamic path (spec 3).
+
+HiSilicon's AMCT manual, chapter "The dynamic-graph version" [动态图版本说明].
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The FX path: configuration, quantized model, modes, saving, restoring (spec 2; manual: 接口说明)."""
+"""The FX path: configuration, quantized model, modes, saving, restoring (spec 2).
+
+HiSilicon's AMCT manual, chapter "API reference" [接口说明].
+"""
 
 from __future__ import annotations
 
@@ -108,7 +111,7 @@ def restore_quant_model_fx(
 def enable_quantization(
     model: nn.Module, calibration: bool = False, fake_quant: bool = False, real_quant: bool = False
 ) -> None:
-    """Switches every quantized graph inside ``model`` to one of the states of spec 2.1.
+    """Switches every quantized graph inside ``model`` to one of its states (spec 2.1).
 
     All False: float. ``calibration``: observers watch. ``calibration`` and ``fake_quant``: pre-calibration of training.
     ``fake_quant``: quantized and dequantized. ``real_quant``: the integers of the chip.

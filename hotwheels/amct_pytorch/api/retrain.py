@@ -1,4 +1,8 @@
-"""Quantization-aware training on the dynamic path (spec 3; manual: 动态图版本说明, 量化感知训练)."""
+"""Quantization-aware training on the dynamic path (spec 3).
+
+HiSilicon's AMCT manual, chapters "The dynamic-graph version" [动态图版本说明] and
+"Quantization-aware training" [量化感知训练].
+"""
 
 from __future__ import annotations
 

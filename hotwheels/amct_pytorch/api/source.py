@@ -1,4 +1,7 @@
-"""graph_to_dynamic_module: a static graph as Python source, to find errors in (manual: 静态图模型如何定位bug)."""
+"""graph_to_dynamic_module: a static graph as Python source, to find errors in.
+
+HiSilicon's AMCT manual, chapter "Finding errors in a static-graph model" [静态图模型如何定位bug].
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ def graph_to_dynamic_module(
     An error in a static graph stands in generated code. Put this call in front of the one that fails, go on with its
     result and run the script again: the traceback then leads to ``module.py``, where a debugger can stop as well, and
     the comment above the line is the place in your model it comes from. Remove the call when the error is found
-    (manual: 静态图模型如何定位bug)::
+    (HiSilicon's AMCT manual, chapter "Finding errors in a static-graph model" [静态图模型如何定位bug])::
 
         quant_model = amct.create_quant_model_fx(config_file, model)
         quant_model = amct.graph_to_dynamic_module(quant_model, "debug")

@@ -1,4 +1,4 @@
-"""Backend: what the api asks of a way to put quantized layers into a model (DESIGN 4)."""
+"""Backend: what the api asks of a way to put quantized layers into a model."""
 
 from __future__ import annotations
 

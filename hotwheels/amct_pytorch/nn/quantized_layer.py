@@ -1,4 +1,4 @@
-"""QuantizedLayer: one operation with its quantizers; the only class that knows the modes (DESIGN 4)."""
+"""QuantizedLayer: one operation with its quantizers; the only class that knows the modes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,8 @@ class QuantizedLayer(nn.Module):
         BatchNorm's present factor makes that of the folded one (spec 6.7, last paragraph).
       constant_inputs: Which inputs are constants; the files hold their grid points in float32 (spec 11.3).
       non_float_inputs: bool [inputs], which inputs turned out not to be floating tensors (spec 4.7).
-      shift_bit: int32 [scales of the weight], N of spec 4.6; `NO_SHIFT_YET` until it is found, None if there is none.
+      shift_bit: int32 [scales of the weight], right shift of the accumulator (spec 4.6); `NO_SHIFT_YET` until it is
+        found, None if there is none.
     """
 
     non_float_inputs: Tensor
@@ -234,7 +235,8 @@ class QuantizedLayer(nn.Module):
         _log.warning(
             "Layer '%s': input has %d dimensions, so it is exported as MatMul + Add and its data is quantized"
             " symmetrically (offset 0). To keep the offset, reshape the input to 2 dimensions around the Linear, or use"
-            " a 1x1 Conv2d (manual: 不支持输入大于两维且bias为True的linear量化).",
+            ' a 1x1 Conv2d (HiSilicon\'s AMCT manual, chapter "Linear layers on more than two dimensions"'
+            " [不支持输入大于两维且bias为True的linear量化]).",
             self.name,
             x.dim(),
         )

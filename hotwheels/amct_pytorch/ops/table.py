@@ -227,5 +227,5 @@ TABLE: tuple[OpDesc, ...] = (
 # Operations whose result is (or may be) a tuple of tensors which belong together.
 TUPLE_RESULTS = frozenset({"split", "max", "min", "max_pool2d", "adaptive_max_pool2d"})
 
-# Operations whose reducing form is supported with the reduced axis kept only (the manual's restriction of max).
+# Operations whose reducing form is supported with the reduced axis kept only: HiSilicon's AMCT manual restricts max so.
 KEEPDIM_ONLY = frozenset({"max"})

@@ -56,7 +56,7 @@ class Layer:
     Attributes:
       grids: Grid of each quantized input, by its position among all inputs of the node.
       weight_scale: Real units per weight step, float64 [1] or [C_out]; None without quantized weights.
-      shift_bit: N of spec 4.6, one value or one per channel; empty for no shift.
+      shift_bit: Right shift of the accumulator (spec 4.6), one value or one per channel; empty for no shift.
     """
 
     grids: Mapping[int, Grid]

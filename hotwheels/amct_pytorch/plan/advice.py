@@ -1,4 +1,7 @@
-"""Advice: what the tool recommends about a model, as values (manual: FAQ; docs/advice.md)."""
+"""Advice: what the tool recommends about a model, as values (docs/advice.md).
+
+The rules come from the FAQ of HiSilicon's AMCT manual.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,7 @@ class AdviceRule(enum.Enum):
 
     @property
     def source(self) -> str:
-        """Section of the manual; empty where its text has none."""
+        """Chapter of HiSilicon's AMCT manual, its Chinese title in brackets; empty if the manual has none."""
         return _SOURCES[self]
 
     @property
@@ -36,11 +39,15 @@ class AdviceRule(enum.Enum):
 
 
 _SOURCES = {
-    AdviceRule.NO_EFFECT: "避免在pytorch模型脚本中引入无效的操作导致掉点",
-    AdviceRule.OFFLINE_CONVOLUTION: "离线计算卷积量化后转om报错",
-    AdviceRule.CHUNK: "onnx算子拆分场景说明",
-    AdviceRule.SIBLINGS: "兄弟节点量化系数不一致导致atc报错",
-    AdviceRule.MATMUL_SECOND_INPUT: "mamtul第二路值域较宽导致掉点问题",
+    AdviceRule.NO_EFFECT: '"Operations without effect lose accuracy" [避免在pytorch模型脚本中引入无效的操作导致掉点]',
+    AdviceRule.OFFLINE_CONVOLUTION: '"The converter fails on offline convolutions" [离线计算卷积量化后转om报错]',
+    AdviceRule.CHUNK: '"Operators that ONNX splits" [onnx算子拆分场景说明]',
+    AdviceRule.SIBLINGS: (
+        '"The converter fails on siblings with different factors" [兄弟节点量化系数不一致导致atc报错]'
+    ),
+    AdviceRule.MATMUL_SECOND_INPUT: (
+        '"A wide second input of a matmul loses accuracy" [mamtul第二路值域较宽导致掉点问题]'
+    ),
     AdviceRule.RANGES: "",
 }
 
@@ -109,7 +116,7 @@ class Advice:
 
     @property
     def _manual(self) -> str:
-        return f" (manual: {self.rule.source})" if self.rule.source else ""
+        return f" (HiSilicon's AMCT manual, chapter {self.rule.source})" if self.rule.source else ""
 
 
 def _filled(text: str, width: int) -> str:

@@ -15,7 +15,7 @@ from .remedies import can_be_wide, left_in_float, overrides, widened, with_bits,
 from .sibling_advice import REASON
 
 WIDE_BITS = 12  # what is recommended instead of 8; the hardware also has 16
-# A second input that reaches this far is wide: the manual's example is -30.6857 to 12.2666.
+# A second input that reaches this far is wide: the example of HiSilicon's AMCT manual is -30.6857 to 12.2666.
 WIDE_SECOND_INPUT = 30.0
 LEAST_SWAP_GAIN = 6.0  # dB, one bit: a swap that gains less is not worth another model
 LARGEST_RATIO = 50.0  # of the ranges of the inputs of one layer

@@ -1,6 +1,8 @@
-"""The hardware's graph rules 2 to 4 (spec 13.1, manual: AMCT Pytorch量化约束说明). Rule 1 is checked by config.
+"""The hardware's graph rules 2 to 4 (spec 13.1). Rule 1 is checked by config.
 
-The texts are the manual's. The FX path warns of violations, the dynamic path raises them all at once.
+HiSilicon's AMCT manual, chapter "Quantization constraints of AMCT PyTorch" [AMCT Pytorch量化约束说明].
+
+The texts are those of that chapter. The FX path warns of violations, the dynamic path raises them all at once.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ class Violation:
 
     Attributes:
       name: The layer to change.
-      reason: The manual's text.
+      reason: The text of HiSilicon's AMCT manual.
       repair: What to change in config.json or in the model.
     """
 
@@ -73,7 +75,7 @@ class _Rules:
     def unquantized_cube(self) -> Iterator[Violation]:
         for node in self._graph:
             if self._is_cube(node) and not node.is_dead and self._model.layer(node.name) is None:
-                # The manual's text has one name; on the FX path it is the only one there is.
+                # The text of HiSilicon's AMCT manual has one name; on the FX path it is the only one there is.
                 name = _named(node) if node.onnx_name else node.name
                 text = f"Layer {name} must be quantized as it is an operation calculated on CUBE"
                 yield Violation(node.name, text, _enable(node))

@@ -1,4 +1,8 @@
-"""Advice on inputs which read one tensor with different settings (manual: 兄弟节点量化系数不一致导致atc报错)."""
+"""Advice on inputs which read one tensor with different settings.
+
+HiSilicon's AMCT manual, chapter "The converter fails on siblings with different factors"
+[兄弟节点量化系数不一致导致atc报错].
+"""
 
 from __future__ import annotations
 

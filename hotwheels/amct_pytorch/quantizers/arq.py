@@ -1,4 +1,7 @@
-"""ARQ: the grid follows the weight on every forward (spec 6.1, manual: ARQ权重量化算法)."""
+"""ARQ: the grid follows the weight on every forward (spec 6.1).
+
+HiSilicon's AMCT manual, chapter "ARQ weight quantization" [ARQ权重量化算法].
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Fixed: scale and zero point come from the configuration (spec 6.5, manual: Fixed量化算法)."""
+"""Fixed: scale and zero point come from the configuration (spec 6.5).
+
+HiSilicon's AMCT manual, chapter "Fixed quantization" [Fixed量化算法].
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""LNQ: 4-bit weights, clusters that follow the training, a learned bound (spec 6.4, manual: LNQ权重量化算法)."""
+"""LNQ: 4-bit weights, clusters that follow the training, a learned bound (spec 6.4).
+
+HiSilicon's AMCT manual, chapter "LNQ weight quantization" [LNQ权重量化算法].
+"""
 
 from __future__ import annotations
 

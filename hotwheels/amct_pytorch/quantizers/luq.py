@@ -1,4 +1,7 @@
-"""LUQ: one learned end of the range, for activations and for weights (spec 5.3, manual: LUQ量化算法)."""
+"""LUQ: one learned end of the range, for activations and for weights (spec 5.3).
+
+HiSilicon's AMCT manual, chapter "LUQ quantization" [LUQ量化算法].
+"""
 
 from __future__ import annotations
 

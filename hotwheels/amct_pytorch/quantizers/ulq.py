@@ -1,4 +1,7 @@
-"""ULQ: both ends of an activation's range are learned (spec 5.2, manual: ULQ数据量化算法)."""
+"""ULQ: both ends of an activation's range are learned (spec 5.2).
+
+HiSilicon's AMCT manual, chapter "ULQ data quantization" [ULQ数据量化算法].
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures of traced graphs through graphviz' ``dot`` (spec 11.9, manual: float.svg, quant.svg)."""
+"""Pictures of traced graphs through graphviz' ``dot`` (spec 11.9): float.svg and quant.svg."""
 
 from __future__ import annotations
 

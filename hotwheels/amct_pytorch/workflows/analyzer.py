@@ -1,4 +1,7 @@
-"""QuantAnalyzer: where a quantized model loses its accuracy (spec 14; manual: 误差分析功能的使用介绍)."""
+"""QuantAnalyzer: where a quantized model loses its accuracy (spec 14).
+
+HiSilicon's AMCT manual, chapter "Error analysis" [误差分析功能的使用介绍].
+"""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def write_onnx_files(
       content: Float ONNX model with markers around the layers.
       record: Parameters of the layers.
       prefix: Folder and name prefix of the files.
-      has_output_names: Whether the user has named the outputs; else they are called as spec 2.4 says.
+      has_output_names: Whether the user has named the outputs; else they are ``output`` or ``output_<i>`` (spec 2.4).
       golden_inputs: Inputs of the golden file, any nesting of tensors; None for no such file.
     """
     float_model = parse_model(content)

@@ -135,9 +135,9 @@ def _refuse_reused(backend: DynamicBackend, graph: OpGraph, config: RetrainConfi
     if lines:
         advice = (
             "In training each use needs a module of its own: define as many as there are uses in __init__, such as"
-            " relu_1 and relu_2, and call each once (manual: retrain场景,重复使用的层需多次定义). To leave such a"
-            ' module in float instead, name it in skip_layers of the cfg, or give it {"retrain_enable": false} in'
-            " config.json."
+            " relu_1 and relu_2, and call each once (HiSilicon's AMCT manual, chapter \"Layers used several times in"
+            ' training" [retrain场景,重复使用的层需多次定义]). To leave such a module in float instead, name it in'
+            ' skip_layers of the cfg, or give it {"retrain_enable": false} in config.json.'
         )
         raise UnsupportedModelError("\n".join(["Modules without weights are used several times:", *lines, advice]))
 

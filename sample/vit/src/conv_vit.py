@@ -14,7 +14,8 @@ tokens ``[N, T, C]``                NCHW: ``[N, C, 1, T]``, from the patches to 
 ==================================  ==========================================================
 
 The convolutions and matmuls are quantized as they are: no Linear of more than two dimensions is left, whose data the
-converter wants without offset (manual: 不支持输入大于两维且bias为True的linear量化), and no tokens are permuted.
+converter wants without offset (HiSilicon's AMCT manual, chapter "Linear layers on more than two dimensions"
+[不支持输入大于两维且bias为True的linear量化]), and no tokens are permuted.
 """
 
 import collections

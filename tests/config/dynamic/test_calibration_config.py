@@ -1,4 +1,4 @@
-"""config.json of calibration on the dynamic path: the manual's sample, expansion, round trips, what is wrong where."""
+"""config.json of calibration on the dynamic path: the sample of HiSilicon's AMCT manual, round trips, errors."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_what_the_manual_shows_is_written_again(capacity: Capacity, tmp_path: Pa
 
 
 def _contains(ours: object, manual: object) -> bool:
-    """Whether every value of the manual stands in ours, which may say more."""
+    """Whether every value of HiSilicon's AMCT manual stands in ours, which may say more."""
     if isinstance(manual, dict) and isinstance(ours, dict):
         return all(key in ours and _contains(ours[key], value) for key, value in manual.items())
     if isinstance(manual, list) and isinstance(ours, list):
@@ -111,7 +111,7 @@ def test_cfg_sample_of_the_manual(capacity: Capacity, log_lines) -> None:
     )
     assert config.layers["fc"] == LayerConfig(True, (QuantizerConfig("UlqFakeQuantize", narrow),), arq(False))
     assert (config.batch_num, config.update_bn, config.skip_fusion_layers) == (2, True, ("layer1.1.conv2",))
-    # spec 16-11: the pair that the hardware does not compute is said, and used.
+    # spec 16, contradiction 11: the pair that the hardware does not compute is said, and used.
     assert len(log_lines.warnings) == 4
     assert all("activations of 12 bits need weights of 8 bits, found 4" in line for line in log_lines.warnings)
 

@@ -1,4 +1,4 @@
-"""config.json of training on the dynamic path: the manual's samples, expansion, round trips, what is wrong where."""
+"""config.json of training on the dynamic path: the samples of HiSilicon's AMCT manual, round trips, errors."""
 
 from __future__ import annotations
 

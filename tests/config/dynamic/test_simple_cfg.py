@@ -1,4 +1,4 @@
-"""The simple .cfg: the manual's samples, aliases, and errors with file and line."""
+"""The simple .cfg: the samples of HiSilicon's AMCT manual, aliases, and errors with file and line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Puts the quantized layers of a plan into a model: modules keep their places, their forward is another (DESIGN 4)."""
+"""Puts the quantized layers of a plan into a model: modules keep their places, their forward is another."""
 
 from __future__ import annotations
 

@@ -43,8 +43,8 @@ class Origin:
 class QuantGraphModule(fx.GraphModule):
     """A traced model with QuantizedLayers, under ``amct_layers``, in place of the operations that are quantized.
 
-    Float, calibration and fake_quant run the generated code. real_quant interprets the graph node by node, since SPEC
-    10.4 asks for float64 between the layers; so does the one forward after ``watch_next_forward``.
+    Float, calibration and fake_quant run the generated code. real_quant interprets the graph node by node, because
+    values between the layers are float64 there (spec 10.4); so does the one forward after ``watch_next_forward``.
     """
 
     def recompile(self) -> Any:

@@ -20,7 +20,7 @@ from .layer_document import LayerContext, bare_layer, settle
 from .simple_cfg import SimpleRetrainConfig
 
 _log = get_logger(__name__)
-_OM_TYPE = "Add"  # manual: om_config handles eltwise_add layers only
+_OM_TYPE = "Add"  # HiSilicon's AMCT manual: om_config handles eltwise_add layers only
 
 
 def expand_layers(simple: SimpleRetrainConfig, context: LayerContext) -> dict[str, LayerConfig]:

@@ -236,7 +236,7 @@ def _entry_document(config: QuantizerConfig, keys: TensorKeys) -> dict[str, Any]
     name = keys.algorithm_of(config.quantizer)
     order = [key for key in keys.algorithms.get(name, ()) if key in config.args]
     spelled = _spelled({key: config.args[key] for key in order} | dict(config.args))
-    # Where there is one algorithm only, its name says nothing: the manual's samples do not have it.
+    # Where there is one algorithm only, its name says nothing: the samples of HiSilicon's AMCT manual omit it.
     return spelled if [name] == list(keys.algorithms) else {keys.algorithm: name, **spelled}
 
 

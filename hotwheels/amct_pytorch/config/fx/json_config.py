@@ -16,7 +16,7 @@ from ..layers.layer_entry import SWITCHES, check_known, read_activations, read_s
 from ..layers.layer_rules import ACTIVATION_PARAMS, WEIGHT_PARAMS, apply_rules
 from ..layers.quant_config import LayerConfig, QuantConfig, QuantizerConfig
 
-# The manual's text, kept literally (spec 13.1-1): scripts look for it.
+# The text of HiSilicon's AMCT manual, kept literally (check 1 of spec 13.1): scripts look for it.
 NO_LAYER_ENABLED = "No quant enable layer in quant config file, please check the quant config file."
 
 _LAYER_KEYS = (*SWITCHES, ACTIVATION_PARAMS, WEIGHT_PARAMS)

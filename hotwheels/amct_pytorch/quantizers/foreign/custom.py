@@ -1,4 +1,6 @@
-"""Adapters for quantizer classes of users and of torch, named by a dotted path (spec 6.6, manual: 自定义量化算法).
+"""Adapters for quantizer classes of users and of torch, named by a dotted path (spec 6.6).
+
+HiSilicon's AMCT manual, chapter "User-defined quantization algorithms" [自定义量化算法].
 
 Whatever the class computes in its forward, the values are those of our own kernel on its scale and zero point: what is
 trained is then what is exported, bit for bit. The gradients are the class's own.

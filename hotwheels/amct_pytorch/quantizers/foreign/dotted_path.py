@@ -1,4 +1,7 @@
-"""Dotted paths in a configuration become the objects they name (spec 6.6, manual: 自定义量化算法)."""
+"""Dotted paths in a configuration become the objects they name (spec 6.6).
+
+HiSilicon's AMCT manual, chapter "User-defined quantization algorithms" [自定义量化算法].
+"""
 
 from __future__ import annotations
 

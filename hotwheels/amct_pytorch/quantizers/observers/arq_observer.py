@@ -1,4 +1,7 @@
-"""ArqObserver: the largest absolute weight, per output channel or per tensor (spec 6.1, manual: ArqObserver)."""
+"""ArqObserver: the largest absolute weight, per output channel or per tensor (spec 6.1).
+
+HiSilicon's AMCT manual, chapter "ArqObserver".
+"""
 
 from __future__ import annotations
 

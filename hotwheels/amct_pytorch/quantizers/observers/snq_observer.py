@@ -1,4 +1,7 @@
-"""SnqObserver: 16 clusters of the normalised weights of a layer (spec 6.2, manual: SnqObserver)."""
+"""SnqObserver: 16 clusters of the normalised weights of a layer (spec 6.2).
+
+HiSilicon's AMCT manual, chapter "SnqObserver".
+"""
 
 from __future__ import annotations
 

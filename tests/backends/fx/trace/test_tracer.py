@@ -23,7 +23,7 @@ LEAVES = Registry().leaf_packages
 
 
 class StockTracer(torch.fx.Tracer):
-    """The manual's tracer, word for word."""
+    """The tracer of HiSilicon's AMCT manual, word for word."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         if m.__module__.startswith("torch.nn") and not isinstance(m, torch.nn.Sequential):
@@ -342,7 +342,7 @@ def test_dropout_that_is_always_on_is_off_in_eval() -> None:
     assert not torch.equal(module.train()(image()), image())
 
 
-# --- failures: the manual's chapter ---
+# --- failures: HiSilicon's AMCT manual, chapter "Failures of fx.symbolic_trace" ---
 
 
 def if_on_data(self: Any, x: Tensor) -> Any:

@@ -1,4 +1,6 @@
-"""Advice on how the model is written: operations without effect, offline convolutions, chunk (manual: FAQ).
+"""Advice on how the model is written: operations without effect, offline convolutions, chunk.
+
+HiSilicon's AMCT manual, FAQ.
 
 These rules look at the traced graph, where arguments stand which an OpGraph does not have.
 """

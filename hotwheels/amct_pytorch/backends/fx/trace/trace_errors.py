@@ -1,4 +1,7 @@
-"""Says why a model could not be traced, where, and how to rewrite it (manual: fx.symbolic_trace异常场景汇总)."""
+"""Says why a model could not be traced, where, and how to rewrite it.
+
+HiSilicon's AMCT manual, chapter "Failures of fx.symbolic_trace" [fx.symbolic_trace异常场景汇总].
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import traceback
 from ....errors import UnsupportedModelError
 from .user_code import is_user_file
 
-CHAPTER = "fx.symbolic_trace异常场景汇总"
+CHAPTER = '"Failures of fx.symbolic_trace" [fx.symbolic_trace异常场景汇总]'
 
 _WRAP = "Put these lines into a function of their own above the model and decorate it with @torch.fx.wrap"
 _DYNAMIC = (
@@ -23,7 +26,7 @@ class Cause:
     """One reason why a trace fails.
 
     Attributes:
-      name: What it is, in the manual's order.
+      name: What it is, in the order of that chapter.
       message: Pattern of the exception's text.
       code: Pattern of the user's line of code; empty matches any.
       advice: How to rewrite the line.
@@ -132,7 +135,9 @@ class UntraceableError(UnsupportedModelError):
     """The model cannot be traced; ``problem`` says it in parts."""
 
     def __init__(self, problem: TraceProblem) -> None:
-        super().__init__(f"The model cannot be traced by torch.fx. {problem}\nSee the chapter {CHAPTER} of the manual.")
+        super().__init__(
+            f"The model cannot be traced by torch.fx. {problem}\nSee HiSilicon's AMCT manual, chapter {CHAPTER}."
+        )
         self.problem = problem
 
 
