@@ -226,7 +226,7 @@ def test_record_is_that_of_the_first_eval_forwards_after_training(tmp_path: Path
     assert all(one.activations for one in record.values())
     assert record["maxpool"].shift_bit == ()
 
-    weight = layer.current_weight_params(*layer.weighted.folded())
+    weight = layer.weighted.present_params()
     unit = layer.activation[0].params().scale * weight.scale
     expected = best_shift(sum(shift_errors(output.detach(), unit.detach()) for output in seen))
     assert record["layer1.0.conv2"].shift_bit == tuple(expected.tolist())

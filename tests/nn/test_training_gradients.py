@@ -176,8 +176,8 @@ def test_siblings_and_reused_layers_add_up_their_gradients(tmp_path, algorithm):
     def conv(name: str, value: Tensor, read: Callable[[Tensor], Tensor]) -> Tensor:
         """The layer with nothing shared: its input quantized once more, its weight too."""
         layer = layers[name]
-        weight, bias = layer.weighted.folded()
-        params = layer.current_weight_params(weight.detach(), bias)
+        weight, bias = layer.weighted.op.folded()
+        params = layer.weighted.params(weight.detach(), bias)
         step = layer.activation[0].params().scale * params.scale
         rounded = straight_through(bias, torch.round(bias / step) * step)
         return F.conv2d(read(value), layer.weight.fake_quantize(weight, params), rounded, padding=1)

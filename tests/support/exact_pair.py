@@ -16,10 +16,10 @@ from torch import Tensor, nn
 import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.backends.fx.quant_graph_module import QuantGraphModule
 from hotwheels.amct_pytorch.errors import CalibrationError
-from hotwheels.amct_pytorch.nn.integer_trace import IntegerTrace, trace_integers
 from hotwheels.amct_pytorch.nn.quantized_layer import QuantizedLayer
 from hotwheels.amct_pytorch.oracle.digest import deploy_paths
 from hotwheels.amct_pytorch.oracle.interpreter import Interpreter, Result
+from tests.support.integer_trace import IntegerTrace, trace_integers
 
 
 @dataclasses.dataclass(frozen=True)

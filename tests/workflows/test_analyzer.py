@@ -91,9 +91,9 @@ def test_statistic_describes_outputs_and_folded_weights(image: Tensor, tmp_path:
     quantized = quantize(Residual().eval(), tmp_path, [(image,)])
     found = amct.QuantAnalyzer(quantized, image, tmp_path).analyze()["statistic"]
     layer = quantized.quantized_layers["stem_0"]
-    weight, bias = layer.weighted.folded()
+    weight, bias = layer.weighted.op.folded()
     assert found["stem_0"]["weight"]["before"]["maximum"] == float(weight.detach().max())
-    scales = layer.current_weight_params(weight, bias).scale.reshape(-1, 1, 1, 1)
+    scales = layer.weighted.params(weight, bias).scale.reshape(-1, 1, 1, 1)
     assert found["stem_0"]["weight"]["difference"]["max_error"] <= float(scales.max()) / 2 * (1 + 1e-6)
     assert found["head"]["output"]["before"]["mean"] == pytest.approx(float(run_float(quantized, image).mean()))
     assert found["head"]["output"]["after"]["mean"] == pytest.approx(float(run_fake(quantized, image).mean()))

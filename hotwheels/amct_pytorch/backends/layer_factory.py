@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ..nn.call import LayerCall
+from ..nn.layer_weight import LayerWeight
 from ..nn.quantized_layer import QuantizedLayer
 from ..nn.shared_input import SharedInput
 from ..nn.weighted_op import WeightedOp
@@ -25,15 +26,12 @@ class LayerFactory:
 
     def make(self, plan: LayerPlan, call: LayerCall, weighted: WeightedOp | None) -> QuantizedLayer:
         """Returns the layer, in float mode; ``weighted`` is the operation of a layer with weights."""
-        return QuantizedLayer(
-            plan.name,
-            plan.op,
-            call,
-            [self._activation_quantizer(plan, one) for one in plan.inputs],
-            [self._sharing[one.group] for one in plan.inputs],
-            weighted,
-            None if weighted is None else self._weight_quantizer(plan, weighted),
-        )
+        activation = [self._activation_quantizer(plan, one) for one in plan.inputs]
+        weight = None
+        if weighted is not None:
+            weight = LayerWeight(plan.name, weighted, self._weight_quantizer(plan, weighted), activation[0])
+        sharing = [self._sharing[one.group] for one in plan.inputs]
+        return QuantizedLayer(plan.name, plan.op, call, activation, sharing, weight)
 
     def _activation_quantizer(self, plan: LayerPlan, one: InputPlan) -> ActivationQuantizer:
         if one.group not in self._activation:

@@ -22,6 +22,11 @@ class WeightedOp:
 
     It is no nn.Module: ``module`` and ``batch_norm`` stay registered under their own paths, so that the state_dict
     keeps the names of the float model. Weights go in and out output-channels-first, [C_out, ...].
+
+    Attributes:
+      module: The convolution or Linear.
+      role: Which of these it is.
+      batch_norm: The BatchNorm behind it, None without one.
     """
 
     def __init__(
@@ -35,7 +40,7 @@ class WeightedOp:
         """``forward`` and ``normalize`` call the two modules where calling these would come back here; else None."""
         self.module = module
         self.batch_norm = batch_norm
-        self._role = role
+        self.role = role
         self._forward = forward
         self._normalize = normalize
 
@@ -47,7 +52,15 @@ class WeightedOp:
     @property
     def channel_shape(self) -> tuple[int, ...]:
         """Shape that makes a [C_out] tensor broadcast against the output."""
-        return (-1,) if self._role is Role.LINEAR else (-1, 1, 1)
+        return (-1,) if self.role is Role.LINEAR else (-1, 1, 1)
+
+    def adds_bias_in_float(self, x: Tensor) -> bool:
+        """Whether the bias of the operation on ``x`` is no part of the int32 accumulator.
+
+        A Linear of rank above 2 is MatMul and a float Add on the chip (spec 8.3); a Linear of a vector is exported
+        like that.
+        """
+        return self.role is Role.LINEAR and x.dim() != 2
 
     @property
     def trains_batch_norm(self) -> bool:
@@ -103,10 +116,10 @@ class WeightedOp:
 
     def _apply(self, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: list[int] | None) -> Tensor:
         module = self.module
-        if self._role is Role.LINEAR:
+        if self.role is Role.LINEAR:
             return F.linear(x, weight, bias)
-        weight = from_output_first(weight, module.groups, self._role is Role.CONV_TRANSPOSE)
-        if self._role is Role.CONV:
+        weight = from_output_first(weight, module.groups, self.role is Role.CONV_TRANSPOSE)
+        if self.role is Role.CONV:
             return _convolve(module, x, weight, bias)
         padding = module._output_padding(
             x, output_size, module.stride, module.padding, module.kernel_size, 2, module.dilation
@@ -120,9 +133,9 @@ class WeightedOp:
         return (self._normalize or self.batch_norm)(x)
 
     def _own_weight(self) -> Tensor:
-        if self._role is Role.LINEAR:
+        if self.role is Role.LINEAR:
             return self.module.weight
-        return to_output_first(self.module.weight, self.module.groups, self._role is Role.CONV_TRANSPOSE)
+        return to_output_first(self.module.weight, self.module.groups, self.role is Role.CONV_TRANSPOSE)
 
 
 @contextlib.contextmanager

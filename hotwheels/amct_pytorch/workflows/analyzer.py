@@ -246,10 +246,10 @@ def _layer_change(name: str, layer: QuantizedLayer, output: Change) -> LayerChan
 
 
 def _weight_change(layer: QuantizedLayer) -> Change | None:
-    if layer.weighted is None or layer.weight is None:
+    if layer.weighted is None:
         return None
-    weight, bias = layer.weighted.folded()
-    return describe_change(weight, layer.weight.fake_quantize(weight, layer.current_weight_params(weight, bias)))
+    known = layer.weighted.frozen()
+    return describe_change(known.weight, layer.weighted.quantizer.fake_quantize(known.weight, known.params))
 
 
 def _checked_outputs(outputs: Any) -> list[Tensor]:

@@ -11,7 +11,7 @@ from torch import nn
 from ..backends.dynamic.backend import DynamicBackend
 from ..backends.dynamic.read.float_model import read_settings
 from ..backends.dynamic.read.graph import Fusion
-from ..backends.dynamic.session.bn_update import BnUpdate, fold_present_state
+from ..backends.dynamic.session.bn_update import BnUpdate
 from ..backends.dynamic.session.calibration_session import CalibrationSession, SessionPlan
 from ..backends.dynamic.session.session_forward import attach_session, find_session
 from ..capacity import read_capacity
@@ -104,7 +104,7 @@ def save(onnx_path: Path, record_path: Path, prefix: PathLike, model: nn.Module 
     require_complete(float_model, settings, record, record_path, advice)
     if not settings.get(_UPDATE_BN):
         return write_files(float_model, record, prefix)
-    updated = fold_present_state(float_model, record, _needed_session(model))
+    updated = _needed_session(model).fold_present_state(float_model, record)
     written = write_files(float_model, updated, prefix)
     if updated == record:
         return written

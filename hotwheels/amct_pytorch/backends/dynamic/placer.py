@@ -90,7 +90,8 @@ def place_layers(
         if one.batch_norm is not None:
             norm = candidates[one.batch_norm].module
             replace_forward(norm, FoldedForward(OriginalForward(norm)))
-            layer.has_bare_grid = updates_batch_norms and isinstance(layer.weight, SnqWeightFakeQuantize)
+            assert layer.weighted is not None, "only layers with weights take up a BatchNorm"
+            layer.weighted.has_bare_grid = updates_batch_norms and isinstance(layer.weight, SnqWeightFakeQuantize)
         module = candidates[one.name].module
         replace_forward(module, LayerForward(layer, OriginalForward(module)))
         container.add(layer.train(model.training))

@@ -50,7 +50,7 @@ class ExportedLayer(nn.Module):
         self._layer_name, self._op = layer.name, layer.op
         self._call = layer.call
         self._is_marked = [not bool(other) for other in layer.non_float_inputs]
-        self.function = FunctionModule(layer.call.function) if layer.weighted is None else FoldedOp(layer.weighted)
+        self.function = FunctionModule(layer.call.function) if layer.weighted is None else FoldedOp(layer.weighted.op)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Computes the layer between its markers."""

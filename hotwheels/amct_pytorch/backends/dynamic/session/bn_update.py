@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 from torch import nn
@@ -13,10 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ....log import get_logger
 from ....nn.quantized_layer import QuantizedLayer
 from ....record import LayerRecord, Record
-from ..read.float_model import refold, write_normalization
-
-if TYPE_CHECKING:
-    from .calibration_session import CalibrationSession
+from ..read.float_model import Fold, refold, write_normalization
 
 _log = get_logger(__name__)
 
@@ -40,14 +36,12 @@ def switch_batch_norms(model: nn.Module, is_training: bool) -> None:
         norm.train(is_training)
 
 
-def update_batch_norms(model: nn.Module, is_training: bool, session: CalibrationSession) -> None:
+def update_batch_norms(model: nn.Module, is_training: bool, update: BnUpdate, folds: Collection[Fold]) -> None:
     """Switches those BatchNorms of ``model`` which a save writes anew; the others keep their statistics.
 
     They take the momentum of the update, and their affine parameters learn while they train.
     """
-    update = session.plan.bn_update
-    assert update is not None
-    known = {*(fold.op.batch_norm for fold in session.plan.folds), *update.standing.values()}
+    known = {*(fold.op.batch_norm for fold in folds), *update.standing.values()}
     norms = _batch_norms(model)
     for norm in norms.values():
         if norm in known:
@@ -71,19 +65,19 @@ def _report_left(names: Collection[str]) -> None:
         )
 
 
-def fold_present_state(model: ir.Model, record: Record, session: CalibrationSession) -> Record:
-    """Writes the BatchNorms as they are now into ``model``, in place, most into weights; returns the record that fits.
+def write_present_norms(model: ir.Model, update: BnUpdate | None, folds: Collection[Fold]) -> None:
+    """Writes the BatchNorms as they are now into ``model``, in place; those of ``folds`` into weights."""
+    refold(model, folds)
+    if update is not None:
+        write_normalization(model, update.standing)
 
-    ``model`` and ``record`` are what quantize_model and the calibration wrote.
-    """
-    layers = session.layers
-    refold(model, session.plan.folds)
-    if session.plan.bn_update is not None:
-        write_normalization(model, session.plan.bn_update.standing)
+
+def with_present_weights(record: Record, layers: Mapping[str, QuantizedLayer]) -> Record:
+    """Returns ``record`` with the grids of the weights that have the present BatchNorms folded into them."""
     return Record({name: _updated(one, layers.get(name)) for name, one in record.layers.items()})
 
 
 def _updated(record: LayerRecord, layer: QuantizedLayer | None) -> LayerRecord:
-    if record.weight is None or layer is None:
+    if record.weight is None or layer is None or layer.weighted is None:
         return record
-    return dataclasses.replace(record, weight=layer.folded_weight_record())
+    return dataclasses.replace(record, weight=layer.weighted.folded_record())

@@ -6,14 +6,16 @@ import dataclasses
 import enum
 from pathlib import Path
 
+import onnx_ir as ir
 from torch import nn
 
 from ....log import get_logger
 from ....nn.mode import Mode
 from ....nn.quantized_layer import QuantizedLayer
+from ....record import Record
 from ..placer import LayerContainer
 from ..read.float_model import Fold
-from .bn_update import BnUpdate, switch_batch_norms, update_batch_norms
+from .bn_update import BnUpdate, switch_batch_norms, update_batch_norms, with_present_weights, write_present_norms
 from .record_file import RecordFile
 from .shift_search import ShiftSearch
 
@@ -97,9 +99,17 @@ class CalibrationSession:
         if self.plan.bn_update is None:
             switch_batch_norms(model, is_training)
             return
-        update_batch_norms(model, is_training, self)
+        update_batch_norms(model, is_training, self.plan.bn_update, self.plan.folds)
         is_done = not is_training and self._is_complete()
         self._enter(Phase.BN_UPDATE if is_training else Phase.DONE if is_done else Phase.CALIBRATION)
+
+    def fold_present_state(self, float_model: ir.Model, record: Record) -> Record:
+        """Writes the BatchNorms as they are now into ``float_model``, in place, and returns the record that fits.
+
+        ``float_model`` and ``record`` are what quantize_model and the calibration wrote.
+        """
+        write_present_norms(float_model, self.plan.bn_update, self.plan.folds)
+        return with_present_weights(record, self.layers)
 
     def _enter(self, phase: Phase) -> None:
         self._phase = phase

@@ -29,8 +29,8 @@ class ShiftSearch:
     @torch.no_grad()
     def _search(self, layer: QuantizedLayer, output: Tensor) -> Tensor:
         output, deq = _with_unit(layer, output)
-        assert layer.weight is not None
-        if layer.has_bare_grid and not layer.weight.channel_wise:
+        assert layer.weighted is not None
+        if layer.weighted.has_bare_grid and not layer.weighted.quantizer.channel_wise:
             # The factor of a BatchNorm made one scale a vector; as long as the record has one scale it has one N.
             return best_shift(shift_errors(output, deq).sum(0))
         return search_shift(output, deq)
@@ -66,7 +66,8 @@ class ShiftErrors:
 
 def _with_unit(layer: QuantizedLayer, output: Tensor) -> tuple[Tensor, Tensor]:
     """Returns ``output`` with a batch axis, and the unit of the accumulator: [], or [C] with channel-wise scales."""
-    scale = layer.present_weight_params().scale
+    assert layer.weighted is not None
+    scale = layer.weighted.present_params().scale
     if layer.op.allows_channel_wise and output.dim() == 3:  # one image without the batch axis
         output = output.unsqueeze(0)
     return output, layer.activation[0].params().scale * scale

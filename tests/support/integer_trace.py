@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from .quantized_layer import QuantizedLayer
+from hotwheels.amct_pytorch.nn.quantized_layer import QuantizedLayer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,25 +24,21 @@ class IntegerTrace:
     sums: dict[str, Tensor] = dataclasses.field(default_factory=dict)
 
     def add_edge(self, layer: str, index: int, integers: Tensor) -> None:
-        """Notes the integers of one input."""
         self.edges.setdefault(layer, {})[index] = integers
 
     def add_sums(self, layer: str, sums: Tensor) -> None:
-        """Notes an accumulator."""
         self.sums[layer] = sums
 
 
 @contextlib.contextmanager
 def trace_integers(model: nn.Module) -> Iterator[IntegerTrace]:
     """Lets every quantized layer of ``model`` note its integers while the block runs in real_quant state."""
-    from .quantized_layer import QuantizedLayer  # which knows the type of the trace it writes to
-
     trace = IntegerTrace()
-    layers: list[QuantizedLayer] = [one for one in model.modules() if isinstance(one, QuantizedLayer)]
+    layers = [one for one in model.modules() if isinstance(one, QuantizedLayer)]
     for layer in layers:
-        layer.trace = trace
+        layer.watcher = trace
     try:
         yield trace
     finally:
         for layer in layers:
-            layer.trace = None
+            layer.watcher = None

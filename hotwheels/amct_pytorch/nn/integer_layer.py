@@ -1,0 +1,246 @@
+"""IntegerLayer: one layer in real_quant state, the integers which the chip computes (spec 10)."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..core import requantize
+from ..core.accumulator import Accumulator, Deferred, Piece
+from ..core.affine import quantize, quantize_bias
+from ..core.exact_product import matrix_product, weighted_product
+from ..core.params import QuantParams
+from ..core.search.codebook import assign
+from ..errors import CalibrationError
+from ..ops.desc import OpDesc, Role
+from ..quantizers.observers.observation import is_quantizable
+from .call import LayerCall
+from .double_call import RELU, call_in_double
+from .layer_weight import FrozenWeight
+
+
+class IntegerWatcher(Protocol):
+    """Is shown the integers of real_quant as integer-valued tensors."""
+
+    def add_edge(self, layer: str, index: int, integers: Tensor) -> None:
+        """Takes the integers of one quantized input, offset included."""
+
+    def add_sums(self, layer: str, sums: Tensor) -> None:
+        """Takes the exact accumulator of a CUBE operation, after bias and shift."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class IntegerLayer:
+    """What one real_quant forward needs to know of a layer; its parameters do not change meanwhile.
+
+    Attributes:
+      name: Layer name.
+      op: What the registry knows of the operation.
+      call: The operation, and where its quantized inputs stand in the call.
+      grids: The grids of those inputs that are floating tensors, by index.
+      weight: The folded weight and its grid; None without weights.
+      shift_bit: int32 [scales of the weight], N of spec 4.6; None if nothing is shifted, negative if N is not known.
+      constant_inputs: Which inputs are constants; the files hold their grid points in float32 (spec 11.3).
+      shared_result: ``(index, x, purpose, compute)`` -> ``compute(x)``, made once for all readers of input ``index``.
+      watcher: Is shown the integers; None if nobody watches.
+    """
+
+    name: str
+    op: OpDesc
+    call: LayerCall
+    grids: Mapping[int, QuantParams]
+    weight: FrozenWeight | None
+    shift_bit: Tensor | None
+    constant_inputs: frozenset[int]
+    shared_result: Callable[[int, Tensor, str, Callable[[Tensor], Tensor]], Tensor]
+    watcher: IntegerWatcher | None
+
+    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Computes the layer on integers; float tensors come and go as float64 or as accumulators."""
+        if len(self.grids) < len(self.call.edges):  # inputs that are no floating tensors
+            return _other(self, args, kwargs)
+        if self.weight is not None:
+            return _weighted(self, self.weight, *args, **kwargs)
+        return _KERNELS.get(self.op.role, _other)(self, args, kwargs)
+
+    def integers(self, index: int, x: Tensor) -> Tensor:
+        """Returns the integers of input ``index`` without the offset; CalibrationError if ``x`` has none."""
+        grid = self.grids[index]
+        integers = self.shared_result(index, x, "to_integers", lambda x: requantize.to_integers(x, grid))
+        may_be_nan = x.may_be_nan if isinstance(x, Deferred) else True
+        if may_be_nan and bool(torch.isnan(integers.sum())):  # everything else is clipped, so the sum is finite
+            raise CalibrationError(f"Layer '{self.name}': input {index} contains NaN, which has no integer.")
+        if isinstance(x, Accumulator) and not bool(torch.isfinite(requantize.multiplier(x, grid)).all()):
+            msg = (
+                f"Layer '{self.name}', input {index}: the requantization from step {float(x.step.max()):g} to scale"
+                f" {float(grid.scale):g} is beyond float32."
+            )
+            raise CalibrationError(msg)
+        if self.watcher is not None:
+            self.watcher.add_edge(self.name, index, integers + grid.offset)
+        return integers
+
+    def accumulated(self, sums: Tensor, step: Tensor) -> Accumulator:
+        """Returns the result of a CUBE operation: exact integers, and the real value of one of their steps."""
+        if self.watcher is not None:
+            self.watcher.add_sums(self.name, sums)
+        return Accumulator.of(sums, step)
+
+    def refuse_overflow(self, sums: Tensor, bound: float = math.inf) -> None:
+        """Raises CalibrationError if an accumulator leaves int32; ``bound`` is what no magnitude can exceed."""
+        worst = requantize.worst_overflow(sums, bound)
+        if worst is not None:
+            msg = (
+                f"Layer '{self.name}': an accumulator reaches {worst:.0f}, outside int32. Lower num_bits of its data,"
+                " or leave the layer in float (quant_enable: false)."
+            )
+            raise CalibrationError(msg)
+
+
+def integer_weight(weight: Tensor, params: QuantParams) -> Tensor:
+    """Returns the integers, in float32, of a weight [C_out, ...]; codebook values if it is non-uniform (spec 6.3)."""
+    weight = weight.float()  # as the export stores the weights of a half precision model
+    if params.codebook is not None:
+        return assign(weight, params.scale, params.codebook).float()
+    shape = (-1, *[1] * (weight.dim() - 1)) if params.scale.dim() else ()
+    return quantize(weight, params.scale.reshape(shape), params.offset.reshape(shape), params.num_bits)
+
+
+def _weighted(layer: IntegerLayer, known: FrozenWeight, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+    x = layer.integers(0, input)
+    data, params, bias = layer.grids[0], known.params, known.bias
+    is_float_bias = bias is not None and known.op.adds_bias_in_float(input)
+    sums, bound = weighted_product(
+        lambda a, b, c: known.op.apply(a, b, c, output_size),
+        x,
+        integer_weight(known.weight, params),
+        None if bias is None or is_float_bias else quantize_bias(bias, data.scale, params.scale),
+        requantize.limits_of(data),
+        axis=-1 if known.op.role is Role.LINEAR else -3,
+        groups=getattr(known.op.module, "groups", 1),
+    )
+    layer.refuse_overflow(sums, bound)
+    shift_bit = _shift_bit(layer, known.op.channel_shape)
+    if shift_bit is not None:
+        sums = requantize.shift(sums, shift_bit)
+    step = data.scale.double() * params.scale.double()
+    result = layer.accumulated(sums, step.reshape(known.op.channel_shape) if step.dim() else step)
+    return result.whole() + bias.double() if bias is not None and is_float_bias else result
+
+
+def _matmul(layer: IntegerLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    left, right = layer.grids[0], layer.grids[1]
+    operands = (layer.integers(index, x) for index, x in enumerate(layer.call.inputs(args, kwargs)))
+    sums = matrix_product(*operands, requantize.limits_of(left), requantize.limits_of(right))
+    layer.refuse_overflow(sums)
+    return layer.accumulated(sums, left.scale.double() * right.scale.double())
+
+
+def _max_pool(layer: IntegerLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    x = layer.integers(0, layer.call.inputs(args, kwargs)[0])
+    result = layer.call(*layer.call.substitute(args, kwargs, [x]))
+    step = layer.grids[0].scale.double()
+    if isinstance(result, tuple):  # (values, indices)
+        return (layer.accumulated(result[0], step), *result[1:])
+    return layer.accumulated(result, step)
+
+
+def _avg_pool(layer: IntegerLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    x = layer.integers(0, layer.call.inputs(args, kwargs)[0])
+    if layer.op.name.startswith("adaptive"):
+        output_size = _arguments(layer, args, kwargs, F.adaptive_avg_pool2d, ("output_size",))
+        sums, divisor = requantize.adaptive_avg_pool2d_sum(x, **output_size)
+    else:
+        names = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+        sums, divisor = requantize.avg_pool2d_sum(x, **_arguments(layer, args, kwargs, _avg_pool2d_signature, names))
+    layer.refuse_overflow(sums)
+    return layer.accumulated(sums, layer.grids[0].scale.double() * (1.0 / divisor))
+
+
+def _avg_pool2d_signature(
+    input: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> None:
+    """The arguments of ``F.avg_pool2d``, which is a builtin without a signature."""
+
+
+def _arguments(
+    layer: IntegerLayer,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    signature: Callable[..., Any],
+    names: tuple[str, ...],
+) -> dict[str, Any]:
+    """The pooling arguments: attributes of a module, bound arguments of a function."""
+    if layer.call.module is not None:
+        return {name: getattr(layer.call.module, name) for name in names}
+    bound = inspect.signature(signature).bind(*args, **kwargs).arguments
+    return {name: bound[name] for name in names if name in bound}
+
+
+def _other(layer: IntegerLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Everything else: float64 on the dequantized integers (spec 10.4)."""
+    grids = layer.grids
+    values = [layer.integers(at, x) if at in grids else x for at, x in enumerate(layer.call.inputs(args, kwargs))]
+
+    def reals(part: Piece) -> list[Any]:
+        return [_real(layer, at, x[part]) if at in grids else x for at, x in enumerate(values)]
+
+    def whole() -> list[Any]:  # contiguous, since the operation may look at the layout
+        return [x.contiguous() if is_quantizable(x) else x for x in reals(...)]
+
+    def compute(part: Piece) -> Any:
+        operands = whole() if part is ... else reals(part)
+        return call_in_double(layer.call.function, *layer.call.substitute(args, kwargs, operands), layer.op)
+
+    if layer.op.role in _EACH_ELEMENT and _have_one_shape(values):
+        made = Deferred.by(values[0], compute, (lambda part: reals(part)[0]) if layer.op.name == RELU else None)
+        made.may_be_nan = layer.op.name not in _FINITE or len(args) != len(values)  # a number may be infinite
+        return made
+    return compute(...)
+
+
+def _real(layer: IntegerLayer, index: int, integers: Tensor) -> Tensor:
+    real = requantize.to_real(integers, layer.grids[index])
+    return real.float() if index in layer.constant_inputs else real
+
+
+_FINITE = frozenset({RELU, "add", "sub", "mul"})  # of grid points: numbers far from the ends of float64
+_EACH_ELEMENT = frozenset({Role.ELEMENTWISE, Role.FUSED_ACTIVATION})
+
+
+def _have_one_shape(values: list[Any]) -> bool:
+    """Whether all operands are tensors of one shape, so that each part of the result needs that part of them only."""
+    shapes = {x.shape if isinstance(x, Tensor) else None for x in values}
+    return len(shapes) == 1 and None not in shapes and len(next(iter(shapes))) > 0
+
+
+_KERNELS = {Role.MATMUL: _matmul, Role.MAX_POOL: _max_pool, Role.AVG_POOL: _avg_pool}
+
+
+def _shift_bit(layer: IntegerLayer, channel_shape: tuple[int, ...]) -> Tensor | None:
+    """N, such that it broadcasts against the output; None where nothing is shifted."""
+    shift_bit = layer.shift_bit
+    if shift_bit is None:
+        return None
+    if bool((shift_bit < 0).any()):
+        msg = (
+            f"Layer '{layer.name}': its shift bit is not known yet. Run as many forwards of the quantized model as its"
+            " calibration wants; the one that completes it looks for the shift."
+        )
+        raise CalibrationError(msg)
+    if not bool(shift_bit.any()):
+        return None
+    return shift_bit.reshape(channel_shape if shift_bit.numel() > 1 else ())

@@ -1,0 +1,153 @@
+"""LayerWeight: the weight of one quantized layer, and the grid of that weight with its BatchNorm folded in."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from ..core.affine import bias_scale_floor, quantize_bias
+from ..core.params import QuantParams
+from ..core.search.codebook import rescaled
+from ..log import get_logger
+from ..quantizers.base import ActivationQuantizer, WeightQuantizer
+from ..quantizers.learning.gradients import replace_value
+from ..quantizers.weight_grid import with_smallest_scale
+from ..record import WeightRecord
+from .weighted_op import WeightedOp
+
+_log = get_logger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class FrozenWeight:
+    """A folded weight and its grid at one moment, without gradient.
+
+    Attributes:
+      op: The operation that the weight belongs to.
+      weight: [C_out, ...], the BatchNorm folded in.
+      bias: [C_out], the BatchNorm folded in; None without bias.
+      params: The grid of ``weight``.
+    """
+
+    op: WeightedOp
+    weight: Tensor
+    bias: Tensor | None
+    params: QuantParams
+
+
+class LayerWeight:
+    """Joins the operation that holds the weight, the weight's quantizer and the quantizer of the layer's input.
+
+    It is no nn.Module: all three stay registered under their own paths.
+
+    Attributes:
+      op: The operation, with the BatchNorm folded into it.
+      quantizer: The weight quantizer.
+      has_bare_grid: Whether the quantizer keeps the grid of the weight without its BatchNorm. The grid of the folded
+        weight is then the bare grid times the BatchNorm's present factor (spec 6.7, last paragraph).
+    """
+
+    def __init__(self, layer: str, op: WeightedOp, quantizer: WeightQuantizer, data: ActivationQuantizer) -> None:
+        """``layer`` is the layer's name for warnings, ``data`` the quantizer of the input that the weight meets."""
+        self.op = op
+        self.quantizer = quantizer
+        self.has_bare_grid = False
+        self._layer = layer
+        self._data = data
+
+    def params(self, weight: Tensor, bias: Tensor | None) -> QuantParams:
+        """Returns the grid of the folded ``weight`` [C_out, ...], with scales the int32 bias fits (spec 4.3, 4.4)."""
+        if self.has_bare_grid:
+            return self.present_params()
+        return self._with_room_for_bias(self.quantizer.params(weight, bias), bias)
+
+    @torch.no_grad()
+    def present_params(self) -> QuantParams:
+        """Returns ``params(*op.folded())``, which need not make the folded weight."""
+        if self.op.batch_norm is None:
+            return self.params(*self.op.folded())
+        weight, factor, _ = self.op.unfolded()
+        return self._folded_params(weight, factor, self.op.folded_bias(factor))
+
+    def frozen(self) -> FrozenWeight:
+        """Returns the folded weight as it is now, with its grid."""
+        weight, bias = (None if t is None else t.detach() for t in self.op.folded())
+        assert weight is not None
+        return FrozenWeight(self.op, weight, bias, self.params(weight, bias))
+
+    def observe(self) -> None:
+        """Lets the quantizer find what it learns from the weight; ignored if that is known."""
+        if not self.quantizer.is_calibrated:
+            weight = self.op.unfolded()[0] if self.has_bare_grid else self.op.folded()[0]
+            self.quantizer.observe(weight.detach())
+
+    @torch.no_grad()
+    def record(self) -> WeightRecord:
+        """Returns the parameters of the weight, of the bare weight if it ``has_bare_grid``.
+
+        Raises:
+          CalibrationError: They are not known yet.
+        """
+        if self.has_bare_grid:
+            return _record(self.quantizer.params(self.op.unfolded()[0]))
+        return self.folded_record()
+
+    @torch.no_grad()
+    def folded_record(self) -> WeightRecord:
+        """Returns the parameters of the weight with the present BatchNorm folded into it."""
+        return _record(self.present_params())
+
+    def fake_quant(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Returns the operation on ``x`` with the fake-quantized weight and bias, differentiable."""
+        if self.op.trains_batch_norm:
+            weight, params = self._weight_before_batch_norm()
+            return self.op.forward_training(x, weight, output_size, has_one_scale=not params.scale.dim())
+        weight, bias = self.op.folded()
+        params = self.params(weight.detach(), bias)
+        weight = self.quantizer.fake_quantize(weight, params)
+        return self.op.apply(x, weight, self._fake_quant_bias(bias, x, params), output_size)
+
+    def _weight_before_batch_norm(self) -> tuple[Tensor, QuantParams]:
+        """The weight on the grid of the folded one, divided by what the BatchNorm will multiply by (spec 6.7)."""
+        weight, factor, inverse = self.op.unfolded()
+        with torch.no_grad():
+            bias = self.op.folded_bias(factor)
+        params = self._folded_params(weight, factor, bias)
+        return self.quantizer.fake_quantize_unfolded(weight, factor, inverse, params), params
+
+    def _folded_params(self, weight: Tensor, factor: Tensor, bias: Tensor | None) -> QuantParams:
+        """The grid of ``weight * factor``, with scales the int32 bias fits."""
+        if not self.has_bare_grid:
+            return self._with_room_for_bias(self.quantizer.folded_params(weight, factor, bias), bias)
+        params = with_smallest_scale(rescaled(self.quantizer.params(weight), factor), bias)
+        return self._with_room_for_bias(params, bias)
+
+    def _with_room_for_bias(self, params: QuantParams, bias: Tensor | None) -> QuantParams:
+        if bias is None or not self._data.is_calibrated:
+            return params
+        scale = bias_scale_floor(bias.detach(), self._data.params().scale, params.scale)
+        if scale is params.scale:
+            return params
+        _log.warning("Layer '%s': weight scale enlarged, so that the bias fits into int32.", self._layer)
+        return dataclasses.replace(params, scale=scale)
+
+    def _fake_quant_bias(self, bias: Tensor | None, x: Tensor, params: QuantParams) -> Tensor | None:
+        """The int32 bias as a float."""
+        if bias is None or not self._data.is_calibrated or self.op.adds_bias_in_float(x):
+            return bias
+        step = (self._data.params().scale * params.scale).detach()
+        real = quantize_bias(bias.detach(), self._data.params().scale, params.scale).float() * step
+        real = real.to(bias.dtype)
+        return replace_value(real, bias) if bias.requires_grad else real
+
+
+def _record(params: QuantParams) -> WeightRecord:
+    return WeightRecord(
+        scale=tuple(params.scale.reshape(-1).tolist()),
+        num_bits=params.num_bits,
+        codebook=() if params.codebook is None else tuple(int(value) for value in params.codebook.tolist()),
+        centroids=() if params.centroids is None else tuple(params.centroids.tolist()),
+        clip_max=params.clip_max,
+    )
