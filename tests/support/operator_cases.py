@@ -54,6 +54,7 @@ class OpNet(nn.Module):
         self.bend_left, self.bend_right = _bend(case), _bend(case)
         self.slope = nn.Parameter(torch.full((4,), 0.3))
         self.made = case.make() if case.make else None
+        self.kernel, self.matrix = nn.Parameter(torch.randn(4, 4, 3, 3)), nn.Parameter(torch.randn(7, 144))
         self._call = case.call
 
     def forward(self, x: Tensor) -> Tensor:
@@ -118,6 +119,10 @@ _WEIGHTED = [
     _nn("ConvTranspose2d", 4, 5, 2, 2),
     _module("torch.nn.Linear", lambda: nn.Linear(144, 7), lambda net, y, z: net.made(y.flatten(1)), variant="2d"),
     _nn("Linear", 6, 7, variant="4d"),
+    Case(f"{_F}conv2d", lambda net, y, z: F.conv2d(y, net.kernel, padding=1)),
+    Case(f"{_F}conv_transpose2d", lambda net, y, z: F.conv_transpose2d(y, net.kernel, stride=2)),
+    Case(f"{_F}linear", lambda net, y, z: F.linear(y.flatten(1), net.matrix), variant="2d"),
+    Case(f"{_F}linear", lambda net, y, z: F.linear(y.transpose(1, 3), net.matrix[:, :4]), variant="4d"),
 ]
 
 _CUBE = [

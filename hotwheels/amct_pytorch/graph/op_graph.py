@@ -59,6 +59,8 @@ class OpNode:
       edges: Its quantizable tensor inputs, in call order; empty if it cannot be quantized.
       unquantizable: Why it is not quantizable, of operations and of modules which nothing is known of; None if it is.
       module_path: Path of the module it calls, None for functions and methods.
+      weight_name: Name of its weight, the same for all layers that compute with one weight; empty without a weight, and
+        on the dynamic path.
       has_bias: Whether the called module has a bias.
       onnx_type: Type of the ONNX node it becomes, e.g. ``Conv``; empty where the back-end does not know it (FX).
       is_reused: Whether it is one of several calls of a quantizable module, which the dynamic path does not quantize.
@@ -76,6 +78,7 @@ class OpNode:
     edges: tuple[Edge, ...] = ()
     unquantizable: str | None = None
     module_path: str | None = None
+    weight_name: str = ""
     has_bias: bool = False
     onnx_type: str = ""
     onnx_name: str = ""

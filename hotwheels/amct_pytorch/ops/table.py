@@ -74,9 +74,14 @@ def _fused(name: str, module: str, functions: tuple[str, ...], methods: tuple[st
 
 
 _WEIGHTED = (
-    OpDesc(name="conv2d", role=Role.CONV, modules=_nn("Conv2d")),
-    OpDesc(name="conv_transpose2d", role=Role.CONV_TRANSPOSE, modules=_nn("ConvTranspose2d")),
-    OpDesc(name="linear", role=Role.LINEAR, modules=_nn("Linear")),
+    OpDesc(name="conv2d", role=Role.CONV, modules=_nn("Conv2d"), functions=_functional("conv2d")),
+    OpDesc(
+        name="conv_transpose2d",
+        role=Role.CONV_TRANSPOSE,
+        modules=_nn("ConvTranspose2d"),
+        functions=_functional("conv_transpose2d"),
+    ),
+    OpDesc(name="linear", role=Role.LINEAR, modules=_nn("Linear"), functions=_functional("linear")),
 )
 
 _CUBE = (

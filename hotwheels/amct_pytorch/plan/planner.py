@@ -61,7 +61,7 @@ def _plan_layer(
     weight_group = ""
     if config.weight is not None:
         settings = settings_of(config.weight, is_weight=True)
-        key = (node.module_path or node.name, _frozen(config.weight.quantizer, settings))
+        key = (node.weight_name or node.module_path or node.name, _frozen(config.weight.quantizer, settings))
         weight_group = weight_groups.setdefault(key, node.name)
     return LayerPlan(
         name=node.name,

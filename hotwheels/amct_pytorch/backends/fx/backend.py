@@ -27,6 +27,7 @@ from .read.no_op_nodes import handed_on_nodes
 from .read.sharing import share_inputs
 from .rewrite.attention import decompose_attention, trace_attention
 from .rewrite.functionalize import functionalize
+from .rewrite.weighted_calls import place_weighted_calls
 from .trace.tracer import trace
 
 _log = get_logger(__name__)
@@ -55,6 +56,7 @@ class FxBackend:
         )
         decompose_attention(self._traced)
         self._in_place = functionalize(self._traced)
+        place_weighted_calls(self._traced)
         self._registry = registry
 
     def graph(self) -> OpGraph:

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ...errors import UnsupportedModelError
 from ...nn.mode import Mode
 from ...nn.quantized_layer import QuantizedLayer
+from ...nn.weighted_call import WeightedCall
 from ...plan.advice import Advice
 from ...plan.configured_graph import ConfiguredGraph
 from ..base import NO_DATA_PARALLEL
@@ -171,12 +172,15 @@ def adopt_state(target: nn.Module, source: nn.Module, memo: dict[int, Any] | Non
     """Registers in ``target`` the children, parameters and buffers of ``source`` that a GraphModule leaves behind.
 
     A GraphModule takes over only what its graph calls: not the modules inside QuantizedLayers, and not unused heads.
+    Weights of functions are looked up in ``target`` from then on.
     With a ``memo`` they are the copies which ``copy.deepcopy`` has made of them.
     """
     for kind in ("_modules", "_parameters", "_buffers"):
         for name, value in getattr(source, kind).items():
             getattr(target, kind)[name] = value if memo is None else copy.deepcopy(value, memo)
     target._non_persistent_buffers_set |= source._non_persistent_buffers_set
+    for call in (one for one in target.modules() if isinstance(one, WeightedCall)):
+        call.tree.root = target
 
 
 def _positional(module: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:

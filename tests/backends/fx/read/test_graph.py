@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import hotwheels.amct_pytorch.nn as amct_nn
 from hotwheels.amct_pytorch.backends.fx.read.graph import build_graph
 from hotwheels.amct_pytorch.backends.fx.rewrite.functionalize import functionalize
+from hotwheels.amct_pytorch.backends.fx.rewrite.weighted_calls import place_weighted_calls
 from hotwheels.amct_pytorch.backends.fx.trace.tracer import trace
 from hotwheels.amct_pytorch.capacity import read_capacity
 from hotwheels.amct_pytorch.custom_op import Cat, EltwiseAdd
@@ -44,7 +45,9 @@ class Model(nn.Module):
 
 def graph_of(forward: Callable[..., Any], registry: Registry = REGISTRY, **members: Any) -> OpGraph:
     model = type("Net", (Model,), {"forward": forward})(**members)
-    return build_graph(trace(model, registry.leaf_packages, registry.is_leaf_type), registry)
+    traced = trace(model, registry.leaf_packages, registry.is_leaf_type)
+    place_weighted_calls(traced)
+    return build_graph(traced, registry)
 
 
 def producers(node: OpNode) -> list[str]:
@@ -124,9 +127,10 @@ def only_op(graph: OpGraph, desc: OpDesc) -> OpNode:
 )
 def test_function(path: str, desc: OpDesc) -> None:
     def forward(self: Any, x: Tensor, y: Tensor) -> Any:
-        return resolve(path)(*call_arguments(desc, F.gelu(x), F.gelu(y)))
+        weights = (self.kernel if "conv" in desc.name else self.weight,) if desc.has_weight else ()
+        return resolve(path)(*call_arguments(desc, F.gelu(x), F.gelu(y)), *weights)
 
-    found = only_op(graph_of(forward), desc)
+    found = only_op(graph_of(forward, kernel=nn.Parameter(torch.randn(4, 4, 1, 1))), desc)
     assert found.type == RECORDED.get(path, path)
     assert found.unquantizable is None
     assert producers(found) == expected_inputs(desc)
@@ -478,10 +482,10 @@ def test_operation_that_stays_in_place_is_not_quantizable() -> None:
     assert "shares its memory" in str(build_graph(module, REGISTRY)["add_"].unquantizable)
 
 
-def test_function_with_a_weight_says_why_it_stays_in_float() -> None:
-    graph = graph_of(lambda self, x: F.linear(F.conv2d(x, self.weight[:, :3, None, None]), self.weight))
+def test_function_with_a_weight_of_the_data_says_why_it_stays_in_float() -> None:
+    graph = graph_of(lambda self, x: F.linear(F.conv2d(x, x.mean((0, 2, 3), keepdim=True)), x))
     reasons = {skip.name: skip.reason for skip in graph.skips}
-    reason = "its weight is an argument, not a parameter of its own; only modules with weights are quantized"
+    reason = "its weight is computed from the data, so it is no weight that a file could hold"
     assert (reasons["conv2d"], reasons["linear"]) == (reason, reason)
 
 

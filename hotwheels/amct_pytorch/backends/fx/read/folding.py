@@ -12,16 +12,17 @@ from torch.fx import GraphModule, Node
 
 from ....ops.registry import Registry
 from ...fold_pair import is_foldable_pair
+from .weight_names import weight_name
 
 
 def foldable_convolutions(graph_module: GraphModule, registry: Registry) -> dict[Node, Node]:
     """Returns for every BatchNorm node that can be folded the convolution node it is folded into."""
     modules = {node: graph_module.get_submodule(node.target) for node in graph_module.graph.nodes if _calls(node)}
-    sites = Counter(id(module) for module in modules.values())
+    sites = Counter(weight_name(node, module) for node, module in modules.items())
     found: dict[Node, Node] = {}
     for node, module in modules.items():
         conv = _sole_input(node)
-        if conv is None or conv not in modules or sites[id(modules[conv])] > 1:
+        if conv is None or conv not in modules or sites[weight_name(conv, modules[conv])] > 1:
             continue
         if is_foldable_pair(modules[conv], module, registry):
             found[node] = conv

@@ -11,19 +11,20 @@ import torch.nn.functional as F
 from torch import nn
 from torch.fx import GraphModule, Node
 
-from ....graph import Edge, OpGraph, OpNode
+from ....graph import Edge, Form, OpGraph, OpNode
 from ....ops.desc import OpDesc, Role
 from ....ops.registry import Registry
 from ....ops.table import KEEPDIM_ONLY, TUPLE_RESULTS
 from ...no_ops import NO_OP_MODULES
-from ...real_quant.float_products import WEIGHTED_FUNCTIONS
+from ...real_quant.float_products import is_float_product
 from ...real_quant.known import is_known
-from ..rewrite.attention import float_reason
+from .float_reason import float_reason
 from .folding import foldable_convolutions
 from .liveness import live_nodes
 from .operands import Given, given_operands
 from .spelling import find_op, in_place_reason, spelling_of, type_string
 from .values import Value, classify
+from .weight_names import weight_name
 
 _CONVOLUTIONS = frozenset({Role.CONV, Role.CONV_TRANSPOSE})
 
@@ -31,6 +32,7 @@ _WITHOUT_ARITHMETIC = (*NO_OP_MODULES, nn.Flatten, nn.Unflatten, nn.PixelShuffle
 
 _NORM_FUNCTIONS = frozenset({F.batch_norm, F.layer_norm, F.group_norm, F.instance_norm})
 
+_DATA_WEIGHT = "its weight is computed from the data, so it is no weight that a file could hold"
 _UNKNOWN_LIST = "the number of its inputs is not known before the model runs"
 _CONSTANT_OPERAND = "one of its operands is a parameter, a constant or not a float tensor"
 _NO_KEEPDIM = "only the form of two tensors and the one with keepdim=True are supported"
@@ -80,7 +82,8 @@ class _Reader:
             inputs=tuple(one.name for one in node.all_input_nodes),
             edges=() if reason else edges,
             unquantizable=reason,
-            module_path=str(node.target) if module is not None else None,
+            module_path=str(node.target) if spelling.form is Form.MODULE else None,
+            weight_name=weight_name(node, module) if op is not None and op.has_weight else "",
             has_bias=getattr(module, "bias", None) is not None,
             is_fold_target=node in self._folded,
             is_dead=node not in self._live,
@@ -93,6 +96,7 @@ class _Reader:
         reason = (
             (_DEAD if node not in self._live else None)
             or in_place_reason(node)
+            or _no_weight(node, op, module)
             or self._belongs_to(node, op)
             or self._wrong_operands(node, op, given, tensors)
         )
@@ -178,11 +182,18 @@ def _float_reason(node: Node, module: nn.Module | None) -> str | None:
         return f"{type(module).__name__} is not an operation that can be quantized; it runs in float as a whole"
     if node.op == "call_function" and node.target in _NORM_FUNCTIONS:
         return "it is a normalization called as a function; only modules of torch.nn are folded or quantized"
-    if node.op == "call_function" and node.target in WEIGHTED_FUNCTIONS:
-        return "its weight is an argument, not a parameter of its own; only modules with weights are quantized"
+    if node.op == "call_function" and is_float_product(node.target, None):
+        return f"{node.target.__name__} is not an operation that can be quantized; it runs in float"
     if node.op == "call_function" and not is_known(node.target):
         return "it is a function which is not looked into (torch.fx.wrap); it runs in float"
     return None
+
+
+def _no_weight(node: Node, op: OpDesc, module: nn.Module | None) -> str | None:
+    """Returns why a function is no layer: it has no weight of the model, or a pass had another reason."""
+    if op.has_weight and module is None:
+        return float_reason(node) or _DATA_WEIGHT
+    return float_reason(node)
 
 
 def _is_shape(node: OpNode) -> bool:

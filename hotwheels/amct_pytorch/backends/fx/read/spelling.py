@@ -54,7 +54,7 @@ def in_place_reason(node: Node) -> str | None:
 
 def type_string(spelling: Spelling, module_class: type | None, registry: Registry) -> str:
     """Returns the type string; empty for nodes that call nothing."""
-    if module_class is not None:
+    if spelling.form is Form.MODULE and module_class is not None:
         return registry.module_type(module_class)
     if spelling.form is Form.FUNCTION:
         return registry.function_type(spelling.target)
@@ -62,7 +62,7 @@ def type_string(spelling: Spelling, module_class: type | None, registry: Registr
 
 
 def find_op(spelling: Spelling, module_class: type | None, registry: Registry) -> OpDesc | None:
-    """Returns what the registry knows of the operation."""
+    """Returns what the registry knows of the operation; a function that became a module is what the module is."""
     if module_class is not None:
         return registry.find_module(module_class)
     if spelling.form is Form.FUNCTION:

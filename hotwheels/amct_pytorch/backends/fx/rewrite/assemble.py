@@ -16,6 +16,7 @@ def assemble(root: nn.Module, graph: Graph, class_name: str) -> GraphModule:
     ``state_dict`` has at least the entries of ``root`` (spec 2.2), and what ``root`` does not save is not saved.
     """
     module = GraphModule(root, graph, class_name)
+    _give_constants_memory(module)
     for path, value in (*_parameters(root), *_buffers(root)):
         _adopt(module, path, value)
     for path in _unsaved_buffers(root):
@@ -30,6 +31,13 @@ def copy_training(root: nn.Module, module: GraphModule) -> None:
         if type(one) is nn.Module or one is module:
             with contextlib.suppress(AttributeError):  # folders that only the graph has
                 one.training = root.get_submodule(path).training
+
+
+def _give_constants_memory(module: GraphModule) -> None:
+    """Copies tensor constants of the trace that are expanded views: a checkpoint cannot be loaded into such memory."""
+    for name, value in module._buffers.items():
+        if name.startswith("_tensor_constant") and value is not None:
+            module._buffers[name] = value.contiguous()
 
 
 def _parameters(root: nn.Module) -> list[tuple[str, torch.Tensor]]:

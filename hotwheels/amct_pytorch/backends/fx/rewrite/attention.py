@@ -23,10 +23,10 @@ from torch.fx import Graph, GraphModule, Node, Proxy
 
 from ....nn.in_projection import InProjection
 from ...masked_softmax import masked_scores, masked_softmax
+from ..read.float_reason import mark_float
 from .assemble import assemble, copy_training
 from .inline import Inline, is_pick, nodes_behind, replace_node
 
-_REASON = "amct_float_reason"
 _SETTINGS = ("need_weights", "average_attn_weights")
 _MASKS = ("attn_mask", "key_padding_mask", "is_causal")
 
@@ -42,7 +42,7 @@ def decompose_attention(graph_module: GraphModule) -> None:
             continue  # a wrong call, which will say so when it runs
         reason = _obstacle(graph_module, node, arguments)
         if reason is not None:
-            node.meta[_REASON] = reason
+            mark_float(node, reason)
             continue
         path = str(node.target) if node.op == "call_module" else ""
         place = Inline(graph_module, graph_module.graph, path, node.name)
@@ -87,11 +87,6 @@ def _placeholder(graph: Graph, parameter: inspect.Parameter) -> Node:
     if parameter.default is parameter.empty:
         return graph.placeholder(parameter.name)
     return graph.placeholder(parameter.name, default_value=parameter.default)
-
-
-def float_reason(node: Node) -> str | None:
-    """Returns why an attention stays one float node, or its softmax in float; None for any other node."""
-    return node.meta.get(_REASON)
 
 
 def is_attention(module: nn.Module) -> bool:
@@ -335,7 +330,7 @@ def _softmax(scores: Proxy, masks: list[Any], **kwargs: Any) -> Proxy:
     if all(mask is None or _is_optional(mask) for mask in masks):
         return _call(masked_scores, scores, **given).softmax(-1)
     weights = _call(masked_softmax, scores, **given)
-    weights.node.meta[_REASON] = "a mask may put -inf among its scores, which no grid holds; it runs in float"
+    mark_float(weights.node, "a mask may put -inf among its scores, which no grid holds; it runs in float")
     return weights
 
 

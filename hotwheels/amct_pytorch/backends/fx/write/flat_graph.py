@@ -15,8 +15,8 @@ from torch import Tensor, fx, nn
 from ....nn.call import MethodCall
 from ....nn.in_projection import InProjection
 from ....nn.quantized_layer import QuantizedLayer
+from ....nn.weighted_call import WeightedCall
 from ....nn.weighted_op import WeightedOp
-from ....ops.desc import Role
 from ....ops.registry import Registry
 from ....plan.planner import folded_batch_norm
 from ...real_quant.known import is_known
@@ -105,13 +105,13 @@ class _FlatGraph:
         module = self._model.get_submodule(str(node.target))
         if isinstance(module, QuantizedLayer):
             return ExportedLayer(module)
-        if isinstance(module, InProjection):  # the exporter wants parameters, not properties
-            return FoldedOp(WeightedOp(module, Role.LINEAR))
-        if node not in self._batch_norms:
+        # The exporter wants parameters, not properties.
+        if node not in self._batch_norms and not isinstance(module, (InProjection, WeightedCall)):
             return FunctionModule(module).function
         op = self._registry.find_module(type(module))
         assert op is not None, "only known convolutions are folded"
-        return FoldedOp(WeightedOp(module, op.role, self._model.get_submodule(str(self._batch_norms[node].target))))
+        norm = self._batch_norms.get(node)
+        return FoldedOp(WeightedOp(module, op.role, norm and self._model.get_submodule(str(norm.target))))
 
 
 def _is_data(node: fx.Node) -> bool:

@@ -1,0 +1,17 @@
+"""Why a pass over the graph left a node as it is, in float."""
+
+from __future__ import annotations
+
+from torch.fx import Node
+
+_REASON = "amct_float_reason"
+
+
+def mark_float(node: Node, reason: str) -> None:
+    """Notes why ``node`` runs in float."""
+    node.meta[_REASON] = reason
+
+
+def float_reason(node: Node) -> str | None:
+    """Returns why a pass left ``node`` in float, None if no pass had a reason to."""
+    return node.meta.get(_REASON)

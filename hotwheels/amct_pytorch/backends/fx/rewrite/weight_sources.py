@@ -1,0 +1,139 @@
+"""Which nodes are weights: parameters, buffers, and what is computed from these alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
+
+from ....nn.call import MethodCall
+from ....nn.computed_tensor import ComputedTensor, Ref, Step, Tree
+from ...no_ops import is_copy
+from ..read.spelling import in_place_reason
+
+_RANDOM = frozenset({"bernoulli", "normal", "multinomial", "poisson"})
+
+
+class WeightSources:
+    """The nodes of one graph whose results depend on parameters and buffers only, as ComputedTensors."""
+
+    def __init__(self, graph_module: GraphModule) -> None:
+        self.tree = Tree(graph_module)
+        self._module = graph_module
+        self._weights: dict[Node, ComputedTensor] = {}
+        self._nodes: set[Node] = set()
+        for node in graph_module.graph.nodes:
+            if self._is_source(node):
+                self._nodes.add(node)
+
+    def __contains__(self, node: object) -> bool:
+        return node in self._nodes
+
+    def tensor(self, value: Any) -> ComputedTensor | None:
+        """Returns what computes the tensor of the node ``value``; None if it is no weight. One object for one node."""
+        if value not in self._nodes:
+            return None
+        if value not in self._weights:
+            self._weights[value] = self._computed(value)
+        return self._weights[value]
+
+    def has_parameter(self, node: Node) -> bool:
+        """Whether a parameter, or a module, is among what the weight ``node`` is computed from."""
+        return any(
+            one.op == "call_module" or isinstance(self.tree.find(str(one.target)), nn.Parameter)
+            for one in self._in_order(node)
+            if one.op in ("call_module", "get_attr")
+        )
+
+    def setting(self, value: Any) -> Any:
+        """Returns a Python argument of a call, with the numbers of the nodes in it; raises LookupError if unknown."""
+        return map_arg(value, self._number)
+
+    def _number(self, node: Node) -> Any:
+        found = self.tensor(node)
+        if found is not None:
+            with torch.no_grad():
+                return found()
+        known = node.meta.get("val")
+        if isinstance(known, (int, float)) and not isinstance(known, bool):
+            return known
+        raise LookupError(node.name)
+
+    def _is_source(self, node: Node) -> bool:
+        """A constant that an operation changes in place is none: its value depends on when it is read."""
+        if node.op == "get_attr":
+            is_tensor = isinstance(self.tree.find(str(node.target)), Tensor)
+            return is_tensor and not any(in_place_reason(user) for user in node.users)
+        if in_place_reason(node) is not None:
+            return False
+        if node.op == "call_module":
+            return self._nodes.issuperset(node.all_input_nodes)
+        if not node.all_input_nodes or not node.op.startswith("call") or _is_random(node):
+            return False
+        return self._nodes.issuperset(node.all_input_nodes) or self._is_cast(node)
+
+    def _is_cast(self, node: Node) -> bool:
+        """Whether it gives a weight the type or device of the data, which changes nothing in a float32 model."""
+        if node.op != "call_method" or not node.args or node.args[0] not in self._nodes:
+            return False
+        return node.target in ("to", "type_as") and is_copy(MethodCall(str(node.target)), node.args, node.kwargs)
+
+    def _computed(self, node: Node) -> ComputedTensor:
+        steps: list[Step] = []
+        places: dict[Node, Ref] = {}
+        for one in self._in_order(node):
+            places[one] = Ref(len(steps))
+            steps.append(self._step(one, places))
+        return ComputedTensor(node.name, self.tree, tuple(steps))
+
+    def _in_order(self, node: Node) -> list[Node]:
+        """Returns ``node`` and the nodes that it is computed from, in graph order."""
+        found: set[Node] = set()
+        waiting = [node]
+        while waiting:
+            one = waiting.pop()
+            if one not in found:
+                found.add(one)
+                waiting += [*self._inputs(one)]
+        return [one for one in self._module.graph.nodes if one in found]
+
+    def _inputs(self, node: Node) -> list[Node]:
+        inputs = node.all_input_nodes
+        return inputs if self._nodes.issuperset(inputs) else inputs[:1]
+
+    def _step(self, node: Node, places: dict[Node, Ref]) -> Step:
+        if node.op == "get_attr":
+            return Step(str(node.target))
+        if not self._nodes.issuperset(node.all_input_nodes):  # a cast
+            return Step(_same, True, (places[node.all_input_nodes[0]],))
+        args, kwargs = _with_refs((node.args, node.kwargs), places)
+        target = MethodCall(str(node.target)) if node.op == "call_method" else node.target
+        return Step(target, True, args, kwargs)
+
+
+def _is_random(node: Node) -> bool:
+    """Whether each call gives another result: such a tensor is no weight that a file could hold."""
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return name.startswith("rand") or name in _RANDOM
+
+
+def _same(x: Tensor) -> Tensor:
+    return x
+
+
+def _with_refs(arguments: Any, places: dict[Node, Ref]) -> Any:
+    """Plain tuples, lists, dicts and slices, with a Ref for each node."""
+
+    def convert(value: Any) -> Any:
+        if isinstance(value, Node):
+            return places[value]
+        if isinstance(value, (tuple, list)):
+            return (tuple if type(value) is tuple else list)(map(convert, value))
+        if isinstance(value, dict):
+            return {key: convert(one) for key, one in value.items()}
+        return slice(*map(convert, (value.start, value.stop, value.step))) if isinstance(value, slice) else value
+
+    return convert(arguments)

@@ -1,0 +1,148 @@
+"""Functions called with a weight of the model become modules that have this weight.
+
+``F.conv2d(x, w, b, ...)`` with ``w`` and ``b`` computed from parameters and buffers alone becomes the call of a
+`WeightedCall` on ``x``, in the same node: its name stays, and everything that is done with a Conv2d is done with it.
+
+1. ``F.conv2d`` (``torch.conv2d``), ``F.conv_transpose2d``;
+2. ``F.linear`` with a matrix.
+
+What stays a function gets a reason. A weight that depends on the data is the one which is told without a mark.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.fx import GraphModule, Node
+
+from ....nn.weighted_call import Conv2dCall, ConvTranspose2dCall, LinearCall, WeightedCall
+from ..read.float_reason import mark_float
+from ..read.spelling import remember_spelling
+from .weight_sources import WeightSources
+
+FOLDER = "amct_weights"  # the sub-module which holds the modules by node name
+
+_DATA_BIAS = "its bias is computed from the data"
+_DATA_SETTING = "its settings, such as the padding, are computed from the data; pass input_data to make them constants"
+_WRONG_SHAPE = "its weight has {} dimensions, a layer of this kind has {}"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Match:
+    """A call that becomes a module: its data, and what makes the module."""
+
+    input: Node
+    make: Callable[[], WeightedCall]
+
+
+def place_weighted_calls(graph_module: GraphModule) -> None:
+    """Rewrites ``graph_module`` in place; the nodes that compute the weights go where nothing else reads them."""
+    sources = WeightSources(graph_module)
+    found: dict[Node, _Match] = {}
+    for node in graph_module.graph.nodes:
+        match = _match(node, sources)
+        if isinstance(match, str):
+            mark_float(node, match)
+        elif match is not None:
+            found[node] = match
+    if not found:
+        return
+    folder = nn.Module()
+    graph_module.add_module(FOLDER, folder)
+    made = {node: _make(match) for node, match in found.items()}
+    for node, module in made.items():
+        folder.add_module(node.name, module)
+        _replace(node, found[node])
+    folder.train(graph_module.training)
+    _erase_unread(graph_module, sources)
+    graph_module.graph.lint()
+    graph_module.recompile()
+
+
+def _match(node: Node, sources: WeightSources) -> _Match | str | None:
+    """Returns what the call becomes, why it stays as it is, or None for a call of anything else."""
+    kind = _KINDS.get(node.target) if node.op == "call_function" else None
+    if kind is None:
+        return None
+    given = inspect.signature(kind.signature).bind(*node.args, **node.kwargs).arguments
+    x, weight, bias = given.pop("input"), sources.tensor(given.pop("weight")), given.pop("bias", None)
+    if x in sources or not isinstance(x, Node):
+        return None  # all of it is a constant
+    if weight is None:
+        return None
+    if bias is not None and bias not in sources:
+        return _DATA_BIAS
+    try:
+        settings = {name: sources.setting(value) for name, value in given.items()}
+    except LookupError:
+        return _DATA_SETTING
+    with torch.no_grad():
+        rank = weight().dim()
+    if rank != kind.rank:
+        return _WRONG_SHAPE.format(rank, kind.rank)
+    return _Match(x, lambda: kind.module(weight, sources.tensor(bias), **settings))
+
+
+@torch.no_grad()
+def _make(match: _Match) -> WeightedCall:
+    return match.make()
+
+
+def _replace(node: Node, match: _Match) -> None:
+    remember_spelling(node)
+    node.op, node.target, node.args, node.kwargs = "call_module", f"{FOLDER}.{node.name}", (match.input,), {}
+
+
+def _erase_unread(graph_module: GraphModule, sources: WeightSources) -> None:
+    for node in reversed(graph_module.graph.nodes):
+        if node in sources and not node.users:
+            graph_module.graph.erase_node(node)
+
+
+# Signatures of the functions, which are builtins without any.
+def _conv2d(
+    input: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: Any = 1,
+) -> None: ...
+
+
+def _conv_transpose2d(
+    input: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: Any = 1,
+    dilation: Any = 1,
+) -> None: ...
+
+
+def _linear(input: Any, weight: Any, bias: Any = None) -> None: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kind:
+    """A function: its signature, the module class that takes its place, and how many dimensions its weight has."""
+
+    signature: Callable[..., None]
+    module: Callable[..., WeightedCall]
+    rank: int
+
+
+_KINDS: Mapping[Any, _Kind] = {
+    F.conv2d: _Kind(_conv2d, Conv2dCall, 4),
+    F.conv_transpose2d: _Kind(_conv_transpose2d, ConvTranspose2dCall, 4),
+    F.linear: _Kind(_linear, LinearCall, 2),
+}

@@ -1,0 +1,103 @@
+"""Convolutions and linear functions called with a weight of the model, as modules with ``weight`` and ``bias``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .computed_tensor import ComputedTensor, Tree
+
+
+class WeightedCall(nn.Module):
+    """A call of a function of torch with a weight; its subclasses are also the module class that computes the same.
+
+    ``weight`` and ``bias`` are computed from the parameters of the model each time they are read. The parameters stay
+    where the model registers them: this module has no state of its own.
+
+    Attributes:
+      weight_source: Computes the weight. Calls with one weight have the same object.
+      bias_source: Computes the bias, None without bias.
+    """
+
+    amct_leaf = True
+
+    def __init__(self, twin: nn.Module, weight: ComputedTensor, bias: ComputedTensor | None) -> None:
+        """Takes over the settings, such as strides, of ``twin``, a module that computes the same."""
+        nn.Module.__init__(self)  # that of the twin's class would make parameters
+        own = vars(self)
+        own.update({name: value for name, value in vars(twin).items() if name not in own})
+        self.weight_source = weight
+        self.bias_source = bias
+
+    @property
+    def tree(self) -> Tree:
+        """Where the parameters are looked up; all calls of one model have the same object."""
+        return self.weight_source.tree
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight, in the layout of the module class; differentiable."""
+        return self.weight_source()
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias [C_out], differentiable; None without bias."""
+        return None if self.bias_source is None else self.bias_source()
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Calls the function."""
+        return self._compute(input, self.weight, self.bias)
+
+    def in_double(self, input: Tensor) -> Tensor:
+        """Calls the function in float64, with the float32 values of weight and bias."""
+        bias = self.bias
+        return self._compute(input.double(), self.weight.double(), None if bias is None else bias.double())
+
+    def _compute(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        raise NotImplementedError
+
+
+class Conv2dCall(WeightedCall, nn.Conv2d):
+    """``F.conv2d``."""
+
+    def __init__(self, weight: ComputedTensor, bias: ComputedTensor | None = None, **settings: Any) -> None:
+        """``settings`` are stride, padding, dilation and groups, as ``F.conv2d`` takes them."""
+        outputs, inputs, *kernel = weight().shape
+        inputs *= settings.get("groups", 1)
+        super().__init__(nn.Conv2d(inputs, outputs, tuple(kernel), **settings, **_twin(bias)), weight, bias)
+
+    def _compute(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.conv2d(input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class ConvTranspose2dCall(WeightedCall, nn.ConvTranspose2d):
+    """``F.conv_transpose2d``."""
+
+    def __init__(self, weight: ComputedTensor, bias: ComputedTensor | None = None, **settings: Any) -> None:
+        """``settings``: stride, padding, output_padding, groups and dilation, as ``F.conv_transpose2d`` has them."""
+        inputs, outputs, *kernel = weight().shape
+        outputs *= settings.get("groups", 1)
+        super().__init__(nn.ConvTranspose2d(inputs, outputs, tuple(kernel), **settings, **_twin(bias)), weight, bias)
+
+    def _compute(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        settings = (self.stride, self.padding, self.output_padding, self.groups, self.dilation)
+        return F.conv_transpose2d(input, weight, bias, *settings)
+
+
+class LinearCall(WeightedCall, nn.Linear):
+    """``F.linear``, or a product with a matrix."""
+
+    def __init__(self, weight: ComputedTensor, bias: ComputedTensor | None = None) -> None:
+        outputs, inputs = weight().shape
+        super().__init__(nn.Linear(inputs, outputs, **_twin(bias)), weight, bias)
+
+    def _compute(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return F.linear(input, weight, bias)
+
+
+def _twin(bias: ComputedTensor | None) -> dict[str, Any]:
+    """Arguments of a module that is asked for its settings only."""
+    return {"bias": bias is not None, "device": torch.device("meta")}

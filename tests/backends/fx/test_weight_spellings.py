@@ -1,0 +1,205 @@
+"""A weight is a weight, however the model spells it: the same grids, integers and files as a plain module."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+from tests.support.twins import Twins, assert_restores, assert_trains, assert_twins
+
+
+def conv(weight: Tensor, bias: Tensor | None = None, **settings: Any) -> nn.Conv2d:
+    outputs, inputs, *kernel = weight.shape
+    made = nn.Conv2d(inputs * settings.get("groups", 1), outputs, tuple(kernel), bias=bias is not None, **settings)
+    return filled(made, weight, bias)
+
+
+def linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
+    return filled(nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None), weight, bias)
+
+
+def filled(module: Any, weight: Tensor, bias: Tensor | None) -> Any:
+    module.weight = nn.Parameter(weight.detach().clone())
+    if bias is not None:
+        module.bias = nn.Parameter(bias.detach().clone())
+    return module
+
+
+class Bare(nn.Module):
+    """Parameters of its own, and calls of functions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel, self.shift = nn.Parameter(torch.randn(6, 2, 3, 3)), nn.Parameter(torch.randn(6))
+        self.up = nn.Parameter(torch.randn(6, 3, 2, 2))
+        self.head = nn.Linear(3, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(F.conv2d(x, self.kernel, self.shift, stride=2, padding=1, groups=2))
+        x = F.conv_transpose2d(x, self.up, stride=2)
+        return F.linear(x.mean((2, 3)), weight=self.head.weight, bias=self.head.bias)
+
+
+class PlainBare(nn.Module):
+    def __init__(self, model: Bare) -> None:
+        super().__init__()
+        self.conv = conv(model.kernel, model.shift, stride=2, padding=1, groups=2)
+        self.up = filled(nn.ConvTranspose2d(6, 3, 2, stride=2, bias=False), model.up, None)
+        self.head = linear(model.head.weight, model.head.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.up(torch.relu(self.conv(x))).mean((2, 3)))
+
+
+class StandardizedConv2d(nn.Conv2d):
+    """Weight standardization with a gain, as in networks without normalization."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.gain = nn.Parameter(torch.rand(self.out_channels, 1, 1, 1) + 0.5)
+        self.scale = self.weight[0].numel() ** -0.5
+
+    def standardized(self) -> Tensor:
+        flat = self.weight.reshape(1, self.out_channels, -1)
+        gain = (self.gain * self.scale).view(-1)
+        return F.batch_norm(flat, None, None, weight=gain, training=True, momentum=0.0).reshape_as(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.standardized(), self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class Reparametrized(nn.Module):
+    """Two branches that are summed in the weights, and a low-rank update of a Linear."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.large, self.small = nn.Conv2d(4, 6, 3, padding=1), nn.Conv2d(4, 6, 1)
+        self.head = nn.Linear(6, 5)
+        self.down, self.up = nn.Parameter(torch.randn(2, 6)), nn.Parameter(torch.randn(5, 2))
+
+    def kernel(self) -> Tensor:
+        return self.large.weight + F.pad(self.small.weight, [1, 1, 1, 1])
+
+    def matrix(self) -> Tensor:
+        return self.head.weight + 0.5 * (self.up @ self.down)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.conv2d(x, self.kernel(), self.large.bias + self.small.bias, padding=1)
+        return F.linear(x.flatten(2).mean(-1), self.matrix(), self.head.bias)
+
+
+class PlainReparametrized(nn.Module):
+    def __init__(self, model: Reparametrized) -> None:
+        super().__init__()
+        self.conv = conv(model.kernel(), model.large.bias + model.small.bias, padding=1)
+        self.head = linear(model.matrix(), model.head.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.conv(x).flatten(2).mean(-1))
+
+
+class Buffers(nn.Module):
+    """A fixed blur whose kernel is a buffer, expanded to the channels, and a cast that depends on the data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        row = torch.tensor([1.0, 2.0, 1.0])
+        self.register_buffer("blur", row.outer(row)[None, None] / 16)
+        self.matrix = nn.Parameter(torch.randn(5, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.conv2d(x, self.blur.expand(4, -1, -1, -1), stride=2, groups=4)
+        return F.linear(x.mean((2, 3)), self.matrix.to(x.dtype))
+
+
+class PlainBuffers(nn.Module):
+    def __init__(self, model: Buffers) -> None:
+        super().__init__()
+        self.conv = conv(model.blur.expand(4, -1, -1, -1), stride=2, groups=4)
+        self.head = linear(model.matrix)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.conv(x).mean((2, 3)))
+
+
+class Normalized(nn.Module):
+    """A BatchNorm behind a function, and torch's own parametrization of a weight that a function reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.holder = parametrizations.weight_norm(nn.Conv2d(4, 6, 3))
+        self.norm = nn.BatchNorm2d(6)
+        nn.init.uniform_(self.norm.running_mean, -0.5, 0.5)
+        nn.init.uniform_(self.norm.running_var, 0.5, 1.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.norm(F.conv2d(x, self.holder.weight, self.holder.bias)))
+
+
+class PlainNormalized(nn.Module):
+    def __init__(self, model: Normalized) -> None:
+        super().__init__()
+        self.conv, self.norm = conv(model.holder.weight, model.holder.bias), model.norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.norm(self.conv(x)))
+
+
+def standardized_twin(model: StandardizedConv2d) -> nn.Module:
+    return nn.Sequential(conv(model.standardized(), model.bias, padding=1))
+
+
+CASES = {
+    "parameters": Twins(
+        Bare,
+        PlainBare,
+        {"conv2d": "conv", "conv_transpose2d": "up", "mean": "mean", "linear": "head"},
+        weight_parameters=("kernel", "shift", "up", "head.weight"),
+    ),
+    "weight standardization": Twins(
+        lambda: StandardizedConv2d(4, 6, 3, padding=1),
+        standardized_twin,
+        {"conv2d": "_0"},
+        weight_parameters=("weight", "gain", "bias"),
+    ),
+    "summed branches and a low-rank update": Twins(
+        Reparametrized,
+        PlainReparametrized,
+        {"conv2d": "conv", "flatten": "flatten", "mean": "mean", "linear": "head"},
+        weight_parameters=("large.weight", "small.weight", "up", "down"),
+    ),
+    "buffers and a cast": Twins(
+        Buffers, PlainBuffers, {"conv2d": "conv", "mean": "mean", "linear": "head"}, weight_parameters=("matrix",)
+    ),
+    "folded BatchNorm behind a parametrized weight": Twins(
+        Normalized,
+        PlainNormalized,
+        {"conv2d": "conv"},
+        weight_parameters=(
+            "holder.parametrizations.weight.original0",
+            "holder.parametrizations.weight.original1",
+            "norm.weight",
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_weight_of_a_function_is_that_of_a_module(name: str, tmp_path: Path) -> None:
+    assert_twins(CASES[name], tmp_path)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_model_restores(name: str, tmp_path: Path) -> None:
+    assert_restores(CASES[name], tmp_path)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_training_reaches_the_parameters(name: str, tmp_path: Path) -> None:
+    assert_trains(CASES[name], tmp_path)
