@@ -9,7 +9,6 @@ from hotwheels.amct_pytorch.custom_op.cat.cat import Cat
 from hotwheels.amct_pytorch.custom_op.discovery import (
     discover_custom_ops,
     register_custom_op,
-    registered_custom_ops,
 )
 from hotwheels.amct_pytorch.custom_op.eltwise.eltwise import Eltwise
 from hotwheels.amct_pytorch.custom_op.eltwise_add.eltwise_add import EltwiseAdd
@@ -34,7 +33,6 @@ __all__ = [
     "Min",
     "Split",
     "register_custom_op",
-    "registered_custom_ops",
 ]
 
 discover_custom_ops(__path__, __name__)

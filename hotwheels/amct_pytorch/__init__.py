@@ -19,20 +19,7 @@ from .api.retrain import (
 )
 from .api.source import graph_to_dynamic_module
 from .api.training import freeze_batch_norm
-from .custom_op import (
-    Cat,
-    CustomModuleBase,
-    Eltwise,
-    EltwiseAdd,
-    EltwiseDiv,
-    EltwiseMul,
-    EltwiseSub,
-    MatMul,
-    Max,
-    Min,
-    Split,
-    register_custom_op,
-)
+from .custom_op import *  # noqa: F403 - the extension modules, listed there
 from .errors import (
     AmctError,
     CalibrationError,
@@ -66,15 +53,8 @@ __all__ = [
     "ArqObserver",
     "ArqWeightFakeQuantize",
     "CalibrationError",
-    "Cat",
     "CheckedLayer",
     "ConfigError",
-    "CustomModuleBase",
-    "Eltwise",
-    "EltwiseAdd",
-    "EltwiseDiv",
-    "EltwiseMul",
-    "EltwiseSub",
     "ExportError",
     "FixedFakeQuantize",
     "IFMRObserver",
@@ -82,9 +62,6 @@ __all__ = [
     "LuqActivationFakeQuantize",
     "LuqMseObserver",
     "LuqWeightFakeQuantize",
-    "MatMul",
-    "Max",
-    "Min",
     "ModelProblem",
     "ModelReport",
     "QuantAnalyzer",
@@ -92,7 +69,6 @@ __all__ = [
     "Remedy",
     "SnqObserver",
     "SnqWeightFakeQuantize",
-    "Split",
     "UlqFakeQuantize",
     "UnsupportedModelError",
     "__version__",
@@ -109,7 +85,6 @@ __all__ = [
     "graph_to_dynamic_module",
     "nn",
     "quantize_model",
-    "register_custom_op",
     "restore_quant_model_fx",
     "restore_quant_retrain_model",
     "save_model",
@@ -117,3 +92,4 @@ __all__ = [
     "save_quant_retrain_model",
     "update_bn_status",
 ]
+__all__ += custom_op.__all__

@@ -52,12 +52,6 @@ class AmctLogger:
         _ready_logger().log(level, message, *args, extra={"amct_module": self._module})
 
 
-def check_levels() -> None:
-    """Raises ConfigError if ``AMCT_LOG_LEVEL`` or ``AMCT_LOG_FILE_LEVEL`` is not a level name."""
-    _level("AMCT_LOG_LEVEL")
-    _level("AMCT_LOG_FILE_LEVEL")
-
-
 class _ScreenHandler(logging.StreamHandler):
     """Writes to the ``sys.stderr`` of the moment, so that redirection and test capture work."""
 

@@ -287,7 +287,8 @@ def test_data_parallel_is_refused_with_the_way_out(tmp_path):
     with pytest.raises(amct.UnsupportedModelError, match=message):
         amct.enable_quantization(nn.Sequential(nn.DataParallel(model)), fake_quant=True)
     with pytest.raises(amct.UnsupportedModelError, match=message):
-        model._replicate_for_data_parallel()  # what its forward begins with where there are several devices
+        # What a forward of DataParallel begins with where there are several devices.
+        [module._replicate_for_data_parallel() for module in model.modules()]
 
 
 def test_pre_calibration_quantizes_what_is_calibrated_and_observes_the_rest(tmp_path):

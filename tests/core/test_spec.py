@@ -22,4 +22,3 @@ def test_params_know_their_axis():
     scalar = QuantParams(scale=torch.tensor(1.0), offset=torch.tensor(0))
     vector = QuantParams(scale=torch.ones(3), offset=torch.zeros(3), num_bits=4, codebook=torch.arange(16))
     assert (scalar.spec.channel_axis, vector.spec.channel_axis) == (None, 0)
-    assert (scalar.is_non_uniform, vector.is_non_uniform) == (False, True)

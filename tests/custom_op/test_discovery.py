@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from hotwheels.amct_pytorch import custom_op
-from hotwheels.amct_pytorch.custom_op import CustomModuleBase, discovery, register_custom_op, registered_custom_ops
+from hotwheels.amct_pytorch.custom_op import CustomModuleBase, discovery, register_custom_op
+from hotwheels.amct_pytorch.custom_op.discovery import registered_custom_ops
 
 GOOD = """
 import torch

@@ -99,7 +99,7 @@ def test_extension_may_be_off_by_default() -> None:
 
 def test_not_default_row_switches_every_spelling_off() -> None:
     registry = Registry(capacity_with(not_default_quant_types=("Softmax",)))
-    op = registry.find("torch.nn.functional.softmax", "function")
+    op = registry.find_function(nn.functional.softmax)
     assert op is not None
     assert not op.is_default_enabled
 

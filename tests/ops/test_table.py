@@ -66,21 +66,13 @@ def test_listed_amct_module_is_found_with_its_public_path(name: str) -> None:
 )
 def test_listed_function_is_its_own_type_string(path: str) -> None:
     registry = Registry()
-    assert registry.find(path, "function") is not None
+    assert registry.find_function(resolve(path)) is not None  # type: ignore[arg-type]
     assert registry.function_type(resolve(path)) == path  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", LISTED_METHODS)
 def test_listed_method_is_found(name: str) -> None:
-    assert Registry().find(name, "method") is not None
-
-
-def test_type_string_matches_its_own_form_only() -> None:
-    registry = Registry()
-    assert registry.find("matmul", "method") is not None
-    assert registry.find("matmul", "function") is None
-    assert registry.find("torch.matmul", "method") is None
-    assert registry.find("torch.nn.ReLU", "function") is None
+    assert Registry().find_method(name) is not None
 
 
 @pytest.mark.parametrize(("name", "desc"), FUNCTIONS, ids=[name for name, _ in FUNCTIONS])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from hotwheels.amct_pytorch.graph import Edge, Form, OpGraph, OpNode
 from hotwheels.amct_pytorch.ops.desc import OpDesc, Role
 from hotwheels.amct_pytorch.ops.registry import Registry
@@ -23,7 +25,7 @@ _ADD = OpDesc(name="EltwiseAdd", role=Role.EXTENSION, modules=("hotwheels.amct_p
 def module(name: str, kind: str, *inputs: str, unquantizable: str | None = None) -> OpNode:
     """A quantizable module of the class ``kind`` that reads the named nodes."""
     path = f"torch.nn.{kind}"
-    op = _ADD if kind == "EltwiseAdd" else _REGISTRY.find(path, "module")
+    op = _ADD if kind == "EltwiseAdd" else _REGISTRY.find_module(path)
     edges = tuple(Edge(producer, f"input{index}", index) for index, producer in enumerate(inputs))
     return OpNode(
         name=name,
@@ -40,7 +42,7 @@ def module(name: str, kind: str, *inputs: str, unquantizable: str | None = None)
 
 def matmul(name: str, *inputs: str) -> OpNode:
     """A matrix product of two tensors."""
-    op = _REGISTRY.find("torch.matmul", "function")
+    op = _REGISTRY.find_function(torch.matmul)
     edges = tuple(Edge(producer, f"input{index}", index) for index, producer in enumerate(inputs))
     return OpNode(name=name, form=Form.MODULE, op=op, inputs=inputs, edges=edges, onnx_type="MatMul")
 

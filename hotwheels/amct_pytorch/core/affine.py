@@ -61,13 +61,8 @@ def quantize(x: Tensor, scale: Tensor, offset: Tensor, num_bits: int) -> Tensor:
     return torch.round(x / scale.to(x.dtype)).add_(offset.to(x.dtype)).clamp_(spec.qmin, spec.qmax)
 
 
-def dequantize(q: Tensor, scale: Tensor, offset: Tensor) -> Tensor:
-    """Returns ``(q - offset) * scale`` in the float type of ``q``."""
-    return (q - offset.to(q.dtype)) * scale.to(q.dtype)
-
-
 def fake_quantize(x: Tensor, scale: Tensor, offset: Tensor, num_bits: int, out: Tensor | None = None) -> Tensor:
-    """Returns the nearest grid point of each element; equals dequantize(quantize(x)).
+    """Returns the nearest grid point of each element; equals ``(quantize(x) - offset) * scale``.
 
     No gradient. The result is a new tensor, or ``out``, which has the layout of ``x`` and may be ``x`` itself.
     """
@@ -97,12 +92,6 @@ def real_ends(scale: Tensor, offset: Tensor, num_bits: int) -> tuple[Tensor, Ten
     """Returns the real values of Qmin and Qmax: what lies beyond is clipped."""
     spec = QuantSpec(num_bits=num_bits)
     return (spec.qmin - offset) * scale, (spec.qmax - offset) * scale
-
-
-def inside_range(x: Tensor, scale: Tensor, offset: Tensor, num_bits: int) -> tuple[Tensor, Tensor]:
-    """Returns (above, below): the masks of what the grid clips (spec 5.2: the U and L of the gradients)."""
-    bottom, top = real_ends(scale, offset, num_bits)
-    return x > top, x < bottom
 
 
 def bias_scale_floor(bias: Tensor, data_scale: Tensor, weight_scale: Tensor) -> Tensor:

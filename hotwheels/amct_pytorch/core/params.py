@@ -33,8 +33,3 @@ class QuantParams:
     def spec(self) -> QuantSpec:
         """The width as a spec; the channel axis is 0 where there is a scale per channel."""
         return QuantSpec(num_bits=self.num_bits, channel_axis=0 if self.scale.dim() else None)
-
-    @property
-    def is_non_uniform(self) -> bool:
-        """Whether the stored integers come from a codebook."""
-        return self.codebook is not None

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import CalibrationError
+from ..errors import CalibrationError, UnsupportedModelError
 from ..log import get_logger
 from ..ops.desc import OpDesc, Role
 from ..quantizers.base import ActivationQuantizer
@@ -22,6 +22,10 @@ from .shared_input import SharedInput
 
 _log = get_logger(__name__)
 NO_SHIFT_YET = -1
+NO_DATA_PARALLEL = (
+    "Quantized models cannot run in DataParallel: its replicas throw away what quantizers learn in a forward. Use"
+    " DistributedDataParallel, one process per device."
+)
 
 
 class QuantizedLayer(nn.Module):
@@ -135,6 +139,10 @@ class QuantizedLayer(nn.Module):
     def extra_repr(self) -> str:
         """The layer's name and operation."""
         return f"name={self.name!r}, op={self.op.name}, mode={self.mode.name}"
+
+    def _replicate_for_data_parallel(self) -> QuantizedLayer:
+        """DataParallel asks for one of these per device."""
+        raise UnsupportedModelError(NO_DATA_PARALLEL)
 
     def _known_shift(self) -> tuple[int, ...]:
         bits = () if self.shift_bit is None else tuple(self.shift_bit.tolist())

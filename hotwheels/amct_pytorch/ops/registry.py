@@ -7,20 +7,15 @@ import importlib
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
+from .. import custom_op
 from .desc import OpDesc, Role
 from .table import TABLE
 
-FormName = Literal["module", "function", "method"]
-
 # Classes of the custom_op package which the shipped file lists by their bare name. Such a name means the class of
 # that package, not any class of a user's model that happens to be called Max or Split.
-_CUSTOM_OP_PACKAGE = "hotwheels.amct_pytorch.custom_op"
-_CUSTOM_OP_BASE = "CustomModuleBase"
-_SHIPPED_CUSTOM_OPS = frozenset(
-    {"EltwiseAdd", "EltwiseSub", "EltwiseMul", "EltwiseDiv", "Cat", "Split", "Max", "Min", "MatMul"}
-)
+_SHIPPED_CUSTOM_OPS = frozenset(custom_op.__all__) - {"CustomModuleBase", "register_custom_op"}
 
 _DEFAULT_LEAF_PACKAGES = ("torch.nn", "hotwheels.amct_pytorch.nn", "picovision.nn")
 
@@ -66,12 +61,6 @@ class Registry:
         self._fusable = frozenset(_fuse_names(self.descs) if capacity is None else capacity.list("FUSE_TYPES"))
         self._not_default = frozenset(() if capacity is None else capacity.list("NOT_DEFAULT_QUANT_TYPES"))
 
-    def find(self, type_string: str, form: FormName) -> OpDesc | None:
-        """Returns the operation spelled ``type_string`` in the given form; a type string matches only its own form."""
-        if form == "module":
-            return self._modules.get(type_string)
-        return (self._methods if form == "method" else self._functions).get(type_string)
-
     def find_method(self, name: str) -> OpDesc | None:
         """Returns the operation of the Tensor method ``name``."""
         return self._methods.get(name)
@@ -106,7 +95,7 @@ class Registry:
 
     def is_leaf_type(self, cls: type) -> bool:
         """Whether a tracer must not look into ``cls`` because it is an operation of its own, wherever it is defined."""
-        return self._is_custom_op(cls) or self._is_listed(cls)
+        return issubclass(cls, custom_op.CustomModuleBase) or self._is_listed(cls)
 
     def is_fusable(self, cls: type) -> bool:
         """Whether the capacity file allows to fold ``cls`` into a convolution (row ``FUSE_TYPES``)."""
@@ -114,8 +103,8 @@ class Registry:
         return match is not None and _class_name(match.type) in self._fusable
 
     def _match_extension(self, cls: type) -> ModuleMatch | None:
-        is_known = self._is_listed(cls) or (self._is_custom_op(cls) and self._is_listed_custom_op(cls))
-        if not is_known:
+        is_custom_op = issubclass(cls, custom_op.CustomModuleBase) and self._is_listed_custom_op(cls)
+        if not is_custom_op and not self._is_listed(cls):
             return None
         path = _own_path(cls)
         is_default = not self._not_default & {cls.__name__, path}
@@ -129,10 +118,6 @@ class Registry:
 
     def _is_listed_custom_op(self, cls: type) -> bool:
         return any(name in self._custom_ops for base in cls.__mro__ for name in (base.__name__, *_public_paths(base)))
-
-    def _is_custom_op(self, cls: type) -> bool:
-        path = f"{_CUSTOM_OP_PACKAGE}.{_CUSTOM_OP_BASE}"
-        return any(path in _public_paths(base) for base in cls.__mro__)
 
     @cached_property
     def _modules(self) -> Mapping[str, OpDesc]:

@@ -66,15 +66,6 @@ def build_weight(
     return quantizer
 
 
-def observer_class(name: str) -> type:
-    """Returns the registered observer ``name``.
-
-    Raises:
-      ConfigError: There is none.
-    """
-    return _named(ObserverBase, name, "observer")
-
-
 @functools.cache
 def parameter_names(cls: type) -> frozenset[str]:
     """The keyword arguments which the constructor of ``cls`` names."""

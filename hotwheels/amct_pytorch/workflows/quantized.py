@@ -6,10 +6,10 @@ from typing import TypeVar
 
 from torch import nn
 
-from ..backends.base import NO_DATA_PARALLEL
 from ..backends.dynamic.session.mode_switch import ModeSwitch, switches_inside
 from ..backends.fx.quant_graph_module import QuantGraphModule
 from ..errors import CalibrationError, ConfigError, UnsupportedModelError
+from ..nn.quantized_layer import NO_DATA_PARALLEL
 
 _Quantized = TypeVar("_Quantized", bound=nn.Module)
 

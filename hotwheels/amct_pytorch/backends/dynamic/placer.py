@@ -9,13 +9,11 @@ from typing import Any
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ...errors import UnsupportedModelError
 from ...nn.call import LayerCall
 from ...nn.quantized_layer import QuantizedLayer
 from ...nn.weighted_op import WeightedOp
 from ...plan.quant_plan import LayerPlan, QuantPlan
 from ...quantizers.snq import SnqWeightFakeQuantize
-from ..base import NO_DATA_PARALLEL
 from ..layer_factory import LayerFactory
 from .forwards import FoldedForward, LayerForward, OriginalForward, replace_forward
 from .read.candidates import Candidate
@@ -60,10 +58,6 @@ class LayerContainer(nn.Module):
     def _set_batch_norms(self, mode: bool) -> None:
         for norm in self._norms:
             norm.train(mode)
-
-    def _replicate_for_data_parallel(self) -> LayerContainer:
-        """DataParallel asks for one of these per device."""
-        raise UnsupportedModelError(NO_DATA_PARALLEL)
 
     @property
     def by_name(self) -> dict[str, QuantizedLayer]:

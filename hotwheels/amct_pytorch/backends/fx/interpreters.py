@@ -25,12 +25,10 @@ class NodeResult:
     Attributes:
       name: Layer name of the node.
       value: Its result: a tensor, or a tuple, size, ...
-      is_layer: Whether the node is a QuantizedLayer.
     """
 
     name: str
     value: Any
-    is_layer: bool
 
 
 Watcher = Callable[[NodeResult], None]
@@ -48,9 +46,7 @@ class RecordingInterpreter(fx.Interpreter):
         result = self._result(n)
         if self._watcher is not None and n.op != "output":
             value = cast_floats(result, torch.float32)
-            self._watcher(
-                NodeResult(layer_name(self.module, n), value, isinstance(_module_of(self.module, n), QuantizedLayer))
-            )
+            self._watcher(NodeResult(layer_name(self.module, n), value))
         return result
 
     def _result(self, n: fx.Node) -> Any:

@@ -13,13 +13,11 @@ import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ...errors import UnsupportedModelError
 from ...nn.mode import Mode
 from ...nn.quantized_layer import QuantizedLayer
 from ...nn.weighted_call import WeightedCall
 from ...plan.advice import Advice
 from ...plan.configured_graph import ConfiguredGraph
-from ..base import NO_DATA_PARALLEL
 from ..real_quant.real_gradient import with_gradient_of
 from .interpreters import RealQuantInterpreter, RecordingInterpreter, Watcher
 
@@ -118,10 +116,6 @@ class QuantGraphModule(fx.GraphModule):
         for module in self.modules():
             if isinstance(module, _BatchNorm):
                 module.train(mode)
-
-    def _replicate_for_data_parallel(self) -> QuantGraphModule:
-        """DataParallel asks for one of these per device."""
-        raise UnsupportedModelError(NO_DATA_PARALLEL)
 
     def watch_next_forward(self, watcher: Watcher) -> None:
         """Calls ``watcher`` with the result of every node of the next forward, once."""

@@ -6,10 +6,11 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from ...core.checks import PERCENTILE, POSITIVE
+from interval import Interval
+
 from ...core.spec import ACTIVATION_BITS, SMALLEST_SCALE, WEIGHT_BITS
 from ...errors import ConfigError, nearest_names
-from .argument import NEGATIVE, Argument, at_least, closed
+from .argument import NEGATIVE, POSITIVE, Argument, at_least, closed
 
 LUQ_MAX_VALUE_EPS = 0.00038928920371275036  # spec 5.3
 NON_UNIFORM_BITS = 4  # SNQ and LNQ: a codebook of 16 values
@@ -134,7 +135,7 @@ def _observer(default: str) -> Argument:
 
 
 def _percentile(name: str) -> Argument:
-    return Argument(name=name, kind="float", default=0.999999, allowed=PERCENTILE)
+    return Argument(name=name, kind="float", default=0.999999, allowed=Interval(0.5, 1.0, lower_closed=False))
 
 
 def _ifmr_search(name: str, default: float) -> Argument:

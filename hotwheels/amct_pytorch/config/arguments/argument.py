@@ -9,7 +9,6 @@ from typing import Any
 
 from interval import Interval
 
-from ...core.checks import describe
 from ...errors import ConfigError
 from ...log import get_logger
 from .coercion import as_bool, as_float, as_int, as_numbers, as_text, shown
@@ -81,7 +80,15 @@ def at_least(low: float) -> Interval:
 
 
 # The ends are float infinities: the package's own Inf does not compare on Python 3.
+POSITIVE = Interval(0, math.inf, lower_closed=False)
 NEGATIVE = Interval(-math.inf, 0, closed=False)
+
+
+def describe(interval: Interval) -> str:
+    """Returns the interval as in mathematics: ``[0.5, 1.0)``."""
+    left = "[" if interval.lower_closed else "("
+    right = "]" if interval.upper_closed and interval.upper_bound != math.inf else ")"
+    return f"{left}{interval.lower_bound}, {interval.upper_bound}{right}"
 
 
 def _allowed_text(allowed: Interval | tuple[Any, ...] | None) -> str:

@@ -10,8 +10,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..checks import check_in
-
 Numbers = NDArray[np.float64]
 
 _SEED = 0  # spec 6.2: k-means++ with a fixed seed
@@ -37,11 +35,7 @@ def cluster(
       num_clusters: Even if ``symmetric``.
       symmetric: Clusters ``|values|`` by half as many centroids and mirrors them.
       initial: Sorted centroids to start from, instead of ``init_algo``.
-
-    Raises:
-      ConfigError: If ``init_algo`` is unknown.
     """
-    check_in("init_algo", init_algo, tuple(_INITIALS))
     if symmetric:
         half = num_clusters // 2
         upper = None if initial is None else initial[half:]

@@ -48,11 +48,6 @@ class GridHistogram:
         """Width of a bin; 0 while the histogram is empty."""
         return 0.0 if self.exponent is None else 2.0**self.exponent
 
-    @property
-    def mass(self) -> float:
-        """Sum of all weights, atoms included."""
-        return float(self.counts.sum()) + sum(self.atoms.values())
-
     def watch(self, value: float) -> None:
         """Counts ``value`` apart from now on, unless too many values are watched."""
         if len(self.atoms) < _MOST_ATOMS:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -122,30 +121,6 @@ class RangeStatistics:
     def densities(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Returns (edges [m + 1], weight per unit of value [m]) of all values that are neither in a tail nor atoms."""
         return self.histogram.densities(-self._smallest.floor, self._largest.floor)
-
-    def state(self) -> list[Tensor]:
-        """Returns all that was seen as CPU tensors, to be sent to another process; see load_state. Shapes vary."""
-        histogram = self.histogram
-        exponent = np.nan if histogram.exponent is None else float(histogram.exponent)
-        numbers = [self.count, self.minimum, self.maximum, histogram.first, exponent]
-        atoms = torch.tensor(list(histogram.atoms.items()), dtype=torch.float64)
-        tails = [torch.from_numpy(tail.values.copy()) for tail in (self._largest, self._smallest)]
-        values = self.values()
-        remembered = torch.empty(0) if values is None else torch.from_numpy(values)
-        counts = torch.from_numpy(histogram.counts.copy())
-        return [torch.tensor(numbers, dtype=torch.float64), counts, atoms, *tails, remembered]
-
-    def load_state(self, state: list[Tensor]) -> None:
-        """Replaces all that was seen by what ``state()`` of another statistic returned."""
-        numbers = state[0].tolist()
-        self.count, self.minimum, self.maximum = int(numbers[0]), numbers[1], numbers[2]
-        self.histogram = GridHistogram(state[1].numel())
-        self.histogram.counts = state[1].numpy().copy()
-        self.histogram.atoms = {float(atom): float(weight) for atom, weight in state[2]}
-        self.histogram.first = int(numbers[3])
-        self.histogram.exponent = None if np.isnan(numbers[4]) else int(numbers[4])
-        self._largest.values, self._smallest.values = (part.numpy().copy() for part in state[3:5])
-        self._values = [state[5].numpy().copy()] if state[5].numel() == self.count else None
 
     def _remember(self, *values: Values, count: int) -> None:
         if self._values is not None:

@@ -34,7 +34,3 @@ class Tail:
         cut = max(0, pool.size - self.capacity)
         self.values = pool[cut:]
         return pool[:cut]
-
-    def kth(self, k: int) -> float:
-        """Returns the k-th largest value, k from 1 to the number of values."""
-        return float(self.values[-k])
