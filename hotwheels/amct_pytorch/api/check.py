@@ -88,7 +88,9 @@ def _advice_of_float(found: Diagnosis) -> tuple[Advice, ...]:
 
 def _layers(graph: OpGraph) -> tuple[CheckedLayer, ...]:
     return tuple(
-        CheckedLayer(node.name, node.type, node.op is not None and node.op.is_default_enabled)
+        CheckedLayer(
+            node.name, node.type, node.op is not None and node.op.is_default_enabled and node.is_default_enabled
+        )
         for node in graph.quantizable
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 
@@ -21,6 +22,8 @@ DEPLOY_KEY = "amct.deploy.v1"
 _FLOAT_INPUT = FactorParam(data_type=DataType.F16, scale=(1.0,), offset=(0.0,))
 _FLOAT_BITS = 16  # num_bits_d of an input that stays in float: the width of F16
 
+_PRODUCT = "MatMul"
+
 _Grids = Mapping[tuple[ir.Node, int], ActivationRecord]
 
 
@@ -38,10 +41,10 @@ def build_deploy(
     model = copy_model(float_model)
     layers = find_layers(model, sites, record)
     _store_integer_weights(layers)
+    grids = {(read.node, read.position): read.grid for layer in layers for read in layer.reads}
+    by_node = {layer.node: _with_constant_operand(layer) for layer in layers}
     _quantize_constants([read for layer in layers for read in layer.reads])
     finish(model)
-    grids = {(read.node, read.position): read.grid for layer in layers for read in layer.reads}
-    by_node = {layer.node: layer for layer in layers}
     model.metadata_props[DEPLOY_KEY] = json.dumps({"layers": _metadata(model.graph, grids, by_node)})
     params = (_layer_param(node, grids, by_node.get(node)) for node in model.graph if activation_positions(node))
     return model, CalibrationParam(layers=tuple(params))
@@ -69,12 +72,39 @@ def _store_integer_weights(layers: Iterable[ExportLayer]) -> None:
 
 
 def _quantize_constants(reads: Iterable[InputRead]) -> None:
-    """Replaces constants that are quantized like activations by their grid points: parameters leave them out."""
+    """Replaces constants that are quantized like activations by their grid points: parameters leave them out.
+
+    The constant of a product is a weight to the chip: it is replaced by its integers.
+    """
     for read in reads:
         array = constant_of(read.value)
         if array is not None:
             name = f"{read.node.name}.input{read.position}.quantized"
-            read.replace(add_initializer(graph_of(read.node), name, fake_quantize(array, read.grid)))
+            points = fake_quantize(array, read.grid)
+            if read.node.op_type == _PRODUCT:
+                points = np.rint(points / np.float32(read.grid.scale))
+            read.replace(add_initializer(graph_of(read.node), name, points))
+
+
+def _with_constant_operand(layer: ExportLayer) -> ExportLayer:
+    """Returns ``layer`` with the constant operand of a product, which has a grid like the data, as its weight."""
+    if layer.node.op_type != _PRODUCT or layer.weight is not None:
+        return layer
+    for read in layer.reads:
+        array = constant_of(read.value)
+        if array is not None and read.grid.offset == 0:
+            record = WeightRecord(scale=(read.grid.scale,), num_bits=read.grid.num_bits)
+            weight = WeightRead(
+                layer=layer.name,
+                array=array,
+                channel_axis=read.position,
+                groups=1,
+                record=record,
+                bias=None,
+                data_scale=None,
+            )
+            return dataclasses.replace(layer, weight=weight)
+    return layer
 
 
 # --- the parameters ---

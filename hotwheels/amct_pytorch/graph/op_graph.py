@@ -38,12 +38,14 @@ class Edge:
       argument: Keyword name of the argument; for list arguments all elements have the list's name.
       position: Position of the argument in the call.
       element: Index inside a list argument, None otherwise.
+      is_constant: Whether what it reads is computed from parameters and buffers alone.
     """
 
     producer: str
     argument: str
     position: int
     element: int | None = None
+    is_constant: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,6 +66,10 @@ class OpNode:
       has_bias: Whether the called module has a bias.
       onnx_type: Type of the ONNX node it becomes, e.g. ``Conv``; empty where the back-end does not know it (FX).
       is_reused: Whether it is one of several calls of a quantizable module, which the dynamic path does not quantize.
+      is_default_enabled: Whether a generated configuration switches it on, if it does so with the operation at all. A
+        product with a buffer must be named to be quantized.
+      has_weight_operand: Whether its weight is the second operand of a product, which documents may give an entry of
+        its own beside that of the first.
       is_dead: Whether nothing that the model returns depends on it: it stands in no exported file.
       is_fold_target: For a BatchNorm: whether it can be folded into the convolution ``inputs[0]`` (spec 6.7).
       onnx_name: Name which torch's exporter gives that node, e.g. ``/conv1/Conv``; empty on the FX path.
@@ -86,6 +92,8 @@ class OpNode:
     is_reused: bool = False
     is_fold_target: bool = False
     is_dead: bool = False
+    is_default_enabled: bool = True
+    has_weight_operand: bool = False
 
     @property
     def is_quantizable(self) -> bool:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
@@ -86,6 +87,11 @@ class ComputedTensor:
         for step in self.steps:
             results.append(self._run(step, results))
         return results[-1]
+
+    @torch.no_grad()
+    def rank(self) -> int:
+        """Returns the number of its dimensions."""
+        return int(self().dim())
 
     def then(self, function: Callable[..., Any], *args: Any) -> ComputedTensor:
         """Returns the tensor ``function(self(), *args)``."""

@@ -88,9 +88,15 @@ class ConvTranspose2dCall(WeightedCall, nn.ConvTranspose2d):
 
 
 class LinearCall(WeightedCall, nn.Linear):
-    """``F.linear``, or a product with a matrix."""
+    """``F.linear``, or a product with a matrix.
 
-    def __init__(self, weight: ComputedTensor, bias: ComputedTensor | None = None) -> None:
+    Attributes:
+      is_product: Whether it is spelled as a product, such as ``x @ w``.
+    """
+
+    def __init__(self, weight: ComputedTensor, bias: ComputedTensor | None = None, is_product: bool = False) -> None:
+        """``weight`` is [C_out, C_in]."""
+        self.is_product = is_product
         outputs, inputs = weight().shape
         super().__init__(nn.Linear(inputs, outputs, **_twin(bias)), weight, bias)
 

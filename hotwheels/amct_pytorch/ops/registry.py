@@ -9,6 +9,8 @@ from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Protocol
 
+import torch
+
 from .. import custom_op
 from .desc import OpDesc, Role
 from .table import TABLE
@@ -160,7 +162,10 @@ def _class_name(path: str) -> str:
 
 
 def _own_path(thing: Any) -> str:
-    """Returns the dotted path a class or function gives itself; ``torch`` for its C functions without a module."""
+    """Returns the dotted path of a class or function: its name in ``torch``, if it has one, else its own."""
+    name = getattr(thing, "__name__", "")
+    if callable(thing) and getattr(torch, name, None) is thing:  # its own path may be that of a private module
+        return f"torch.{name}"
     module = getattr(thing, "__module__", None) or "torch"
     module = "operator" if module == "_operator" else module
     return f"{module}.{getattr(thing, '__qualname__', type(thing).__name__)}"

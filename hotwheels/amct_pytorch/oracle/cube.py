@@ -43,10 +43,14 @@ def run_cube(node: Node, values: Sequence[Value | None], layer: Layer) -> tuple[
       CalibrationError: The accumulator or the bias exceeds int32.
       RecordError: Only one operand of the product is quantized, or the weights are no integers.
     """
-    data = _as_operand(node, values[0])
     if node.op_type in _MAX_POOLS or node.op_type in _AVERAGE_POOLS:
+        data = _as_operand(node, values[0])
         return _unquantized(node, values) if data is None else (_integer_pool(node, data),)
-    second = _weight(node, values[1], layer) if layer.weight_scale is not None else _as_operand(node, values[1])
+    weight_at = _weight_position(node, values, layer)
+    data, second = (
+        _weight(node, value, layer) if at == weight_at else _as_operand(node, value)
+        for at, value in enumerate(values[:2])
+    )
     if data is None and second is None:
         return _unquantized(node, values)
     if data is None or second is None:
@@ -62,6 +66,13 @@ def _as_operand(node: Node, value: Value | None) -> _Operand | None:
     if isinstance(value, Centred) and value.layer == node.name:
         return _Operand(value.integers, np.array([value.scale]))
     return None
+
+
+def _weight_position(node: Node, values: Sequence[Value | None], layer: Layer) -> int | None:
+    """Returns which input is the weight: input 1, but of a product the one that is a constant; None without weight."""
+    if layer.weight_scale is None:
+        return None
+    return 0 if node.op_type == "MatMul" and isinstance(values[0], np.ndarray) else 1
 
 
 def _weight(node: Node, value: Value | None, layer: Layer) -> _Operand:

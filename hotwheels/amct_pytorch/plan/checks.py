@@ -74,7 +74,12 @@ class _Rules:
 
     def unquantized_cube(self) -> Iterator[Violation]:
         for node in self._graph:
-            if self._is_cube(node) and not node.is_dead and self._model.layer(node.name) is None:
+            if (
+                self._is_cube(node)
+                and node.is_default_enabled
+                and not node.is_dead
+                and self._model.layer(node.name) is None
+            ):
                 # The text of HiSilicon's AMCT manual has one name; on the FX path it is the only one there is.
                 name = _named(node) if node.onnx_name else node.name
                 text = f"Layer {name} must be quantized as it is an operation calculated on CUBE"

@@ -151,6 +151,68 @@ class PlainNormalized(nn.Module):
         return torch.relu(self.norm(self.conv(x)))
 
 
+class Products(nn.Module):
+    """A Linear in five spellings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Parameter(torch.randn(6, 5)), nn.Parameter(torch.randn(5, 4))
+        self.third, self.fourth = nn.Parameter(torch.randn(3, 4)), nn.Parameter(torch.randn(2, 4, 3))
+        self.fifth, self.shift = nn.Parameter(torch.randn(4, 2, 3)), nn.Parameter(torch.randn(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.addmm(self.shift, x.flatten(0, 1), self.first, beta=2, alpha=0.5)
+        x = F.hardswish(x.unflatten(0, (-1, 7)) @ self.second)
+        x = F.hardswish(torch.einsum("bnc,dc->bnd", x, self.third).matmul(self.third))
+        x = torch.einsum("hcd,bnc->bnhd", self.fourth, x).flatten(2)
+        return torch.einsum("...c,chd->...hd", x[..., :4], self.fifth).sum(-1)
+
+
+class PlainProducts(nn.Module):
+    def __init__(self, model: Products) -> None:
+        super().__init__()
+        self.first = linear(model.first.t() * 0.5, model.shift * 2)
+        self.second, self.third = linear(model.second.t()), linear(model.third)
+        self.again = linear(model.third.t())
+        self.fourth = linear(model.fourth.transpose(1, 2).flatten(0, 1))
+        self.fifth = linear(model.fifth.flatten(1).t())
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x.flatten(0, 1))
+        x = F.hardswish(self.second(x.unflatten(0, (-1, 7))))
+        x = F.hardswish(self.again(self.third(x)))
+        x = self.fourth(x).unflatten(-1, (2, 3)).flatten(2)
+        return self.fifth(x[..., :4]).unflatten(-1, (2, 3)).sum(-1)
+
+
+class Attention(nn.Module):
+    """Products of two tensors of the data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.to_qkv = nn.Linear(6, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.to_qkv(x).unflatten(-1, (3, 2, 2)).unbind(2)
+        scores = torch.einsum("bnhd,bmhd->bhnm", q, k)
+        mixed = torch.einsum("bhnm,bmhd->bnhd", F.softmax(scores, -1), v).flatten(2)
+        mixed = torch.baddbmm(mixed, mixed @ mixed.transpose(1, 2), mixed, beta=0.5, alpha=0.1)
+        return mixed.select(1, 0).mm(mixed.select(1, 1).t())
+
+
+class PlainAttention(nn.Module):
+    def __init__(self, model: Attention) -> None:
+        super().__init__()
+        self.to_qkv = model.to_qkv
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.to_qkv(x).unflatten(-1, (3, 2, 2)).unbind(2)
+        scores = q.permute(0, 2, 1, 3) @ k.permute(0, 2, 3, 1)
+        mixed = (F.softmax(scores, -1) @ v.permute(0, 2, 1, 3)).permute(0, 2, 1, 3).flatten(2)
+        mixed = mixed @ mixed.transpose(1, 2) @ mixed * 0.1 + mixed * 0.5
+        return mixed.select(1, 0) @ mixed.select(1, 1).t()
+
+
 def standardized_twin(model: StandardizedConv2d) -> nn.Module:
     return nn.Sequential(conv(model.standardized(), model.bias, padding=1))
 
@@ -186,6 +248,30 @@ CASES = {
             "holder.parametrizations.weight.original1",
             "norm.weight",
         ),
+    ),
+    "products with parameters": Twins(
+        Products,
+        PlainProducts,
+        {
+            **{"flatten": "flatten", "addmm": "first", "matmul": "second", "hardswish": "hardswish"},
+            **{"einsum": "third", "matmul_1": "again", "hardswish_1": "hardswish_1", "einsum_1": "fourth"},
+            **{"einsum_2": "fifth", "sum_1": "sum_1"},
+        },
+        input_shape=(2, 7, 6),
+        weight_parameters=("first", "second", "third", "fourth", "fifth", "shift"),
+    ),
+    "products of the data": Twins(
+        Attention,
+        PlainAttention,
+        {
+            **{"to_qkv": "to_qkv", "einsum_permute": "permute", "einsum_permute_1": "permute_1", "einsum": "matmul"},
+            **{"softmax": "softmax", "einsum_1_permute": "permute_2", "einsum_1": "matmul_1"},
+            **{"einsum_1_permute_1": "permute_3", "flatten": "flatten", "transpose": "transpose", "matmul": "matmul_2"},
+            **{"baddbmm": "matmul_3", "baddbmm_mul": "mul", "baddbmm_mul_1": "mul_1", "baddbmm_add": "add"},
+            "mm": "matmul_4",
+        },
+        input_shape=(2, 7, 6),
+        weight_parameters=("to_qkv.weight",),
     ),
 }
 

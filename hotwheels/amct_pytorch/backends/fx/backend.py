@@ -20,13 +20,13 @@ from ...plan.sibling_advice import sibling_advice
 from ..layer_factory import LayerFactory
 from .quant_graph_module import LAYERS, Origin, QuantGraphModule, adopt_state
 from .read.called import callable_of
-from .read.constants import constant_nodes
 from .read.graph import build_graph
 from .read.model_advice import model_advice
 from .read.no_op_nodes import handed_on_nodes
 from .read.sharing import share_inputs
 from .rewrite.attention import decompose_attention, trace_attention
 from .rewrite.functionalize import functionalize
+from .rewrite.products import spell_products
 from .rewrite.weighted_calls import place_weighted_calls
 from .trace.tracer import trace
 
@@ -56,6 +56,7 @@ class FxBackend:
         )
         decompose_attention(self._traced)
         self._in_place = functionalize(self._traced)
+        spell_products(self._traced)
         place_weighted_calls(self._traced)
         self._registry = registry
 
@@ -96,7 +97,6 @@ class _Placer:
         self._traced = traced
         self._plan = plan
         self._nodes = {node.name: node for node in traced.graph.nodes}
-        self._constants = {node.name for node in constant_nodes(traced.graph)}
         self._factory = LayerFactory(plan, share_inputs(traced, plan, registry))
 
     def place_all(self) -> None:
@@ -114,8 +114,7 @@ class _Placer:
         if plan.weight is not None:
             weighted = WeightedOp(call.function, plan.op.role, self._batch_norm(plan))
         layer = self._factory.make(plan, call, weighted)
-        constants = (index for index, one in enumerate(plan.inputs) if one.edge.producer in self._constants)
-        layer.constant_inputs = frozenset(constants)
+        layer.constant_inputs = frozenset(one.index for one in plan.inputs if one.edge.is_constant)
         return layer
 
     def _batch_norm(self, plan: LayerPlan) -> nn.Module | None:

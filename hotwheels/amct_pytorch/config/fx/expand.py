@@ -14,6 +14,7 @@ from ...log import get_logger
 from ..arguments.section import Section
 from ..files.om_json import UNKNOWN_WIDTH
 from ..layers.defaults import default_layer
+from ..layers.layer_entry import without_weight_operand
 from ..layers.layer_names import why_unmatched
 from ..layers.layer_rules import apply_rules
 from ..layers.quant_config import LayerConfig, QuantConfig, QuantizerConfig
@@ -73,6 +74,7 @@ def _overlay_activations(
         return lower
     if isinstance(sections, Section):
         return tuple(sections.over(one) for one in lower)
+    sections = without_weight_operand(node, sections, where)
     if len(sections) != len(lower):
         msg = (
             f"{where}: activation_quant_params has {len(sections)} entries, but the layer of type '{node.type}' has "

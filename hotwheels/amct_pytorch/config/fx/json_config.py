@@ -12,7 +12,14 @@ from ..arguments.coercion import as_object, report_unknown
 from ..arguments.section import read_section
 from ..files.tolerant_json import dump_json, read_json
 from ..layers.defaults import default_layer
-from ..layers.layer_entry import SWITCHES, check_known, read_activations, read_switch, read_weight
+from ..layers.layer_entry import (
+    SWITCHES,
+    check_known,
+    read_activations,
+    read_switch,
+    read_weight,
+    without_weight_operand,
+)
 from ..layers.layer_rules import ACTIVATION_PARAMS, WEIGHT_PARAMS, apply_rules
 from ..layers.quant_config import LayerConfig, QuantConfig, QuantizerConfig
 
@@ -61,8 +68,12 @@ def _layer(node: OpNode, entry: object, where: str, capacity: Capacity) -> Layer
     default = default_layer(node, capacity)
     layer = LayerConfig(
         quant_enable=read_switch(given, where),
-        activations=read_activations(
-            given.get(ACTIVATION_PARAMS), default.activations, f"{where}, {ACTIVATION_PARAMS}", read_section
+        activations=without_weight_operand(
+            node,
+            read_activations(
+                given.get(ACTIVATION_PARAMS), default.activations, f"{where}, {ACTIVATION_PARAMS}", read_section
+            ),
+            where,
         ),
         weight=read_weight(given.get(WEIGHT_PARAMS), default.weight, where, WEIGHT_PARAMS, read_section),
     )

@@ -21,7 +21,7 @@ def default_layer(node: OpNode, capacity: Capacity) -> LayerConfig:
     """Returns the default settings of a quantizable node, with one activation entry per quantizable input."""
     assert node.op is not None, f"'{node.name}' is not quantizable"
     return LayerConfig(
-        quant_enable=node.op.is_default_enabled and not _is_default_off(node, capacity),
+        quant_enable=node.op.is_default_enabled and node.is_default_enabled and not _is_default_off(node, capacity),
         activations=tuple(_activation(node, node.op) for _ in node.edges),
         weight=_weight(node.op, capacity) if node.op.has_weight else None,
     )

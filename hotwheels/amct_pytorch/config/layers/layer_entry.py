@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias, TypeVar
 
 from ...errors import ConfigError
-from ...graph import OpGraph
+from ...graph import OpGraph, OpNode
 from ...log import get_logger
 from ..arguments.coercion import as_bool
 from ..arguments.section import Section
@@ -14,6 +14,7 @@ from .layer_names import why_unmatched
 from .quant_config import QuantizerConfig
 
 SWITCHES = ("quant_enable", "retrain_enable")  # two names of one key
+Entry = TypeVar("Entry")
 SectionReader: TypeAlias = Callable[[object, str], Section]
 
 _log = get_logger(__name__)
@@ -51,6 +52,17 @@ def read_activations(
         read(entry, f"{where}[{index}]").over(default)
         for index, (entry, default) in enumerate(zip(entries, padded, strict=False))
     )
+
+
+def without_weight_operand(node: OpNode, entries: Sequence[Entry], where: str) -> tuple[Entry, ...]:
+    """Returns the entries of a product's inputs without that of an operand which is a weight.
+
+    Documents written for products give one entry for each of the two operands; the weight has a section of its own.
+    """
+    if not node.has_weight_operand or len(entries) != len(node.edges) + 1:
+        return tuple(entries)
+    _log.info("%s: the second input is a weight of the model; weight_quant_params says how it is quantized.", where)
+    return tuple(entries[:-1])
 
 
 def read_weight(

@@ -41,7 +41,7 @@ def apply_rules(
     )
     weight = layer.weight and check_quantizer(layer.weight, f"{where}, {keys[1]}", is_weight=True)
     if node.op is not None and node.op.role is Role.MATMUL:
-        activations = _for_matmul(activations, where)
+        activations = _for_matmul(node, activations, where)
     if weight and node.op is not None and node.op.role is Role.LINEAR:
         weight = _for_linear(weight, where)
     checked = dataclasses.replace(layer, activations=activations, weight=weight)
@@ -59,13 +59,14 @@ def _check_count(node: OpNode, layer: LayerConfig, where: str) -> None:
         raise ConfigError(msg)
 
 
-def _for_matmul(activations: tuple[QuantizerConfig, ...], where: str) -> tuple[QuantizerConfig, ...]:
-    """The converter takes matmul only without offset, and its second input like a weight, in 8 bits."""
+def _for_matmul(node: OpNode, activations: tuple[QuantizerConfig, ...], where: str) -> tuple[QuantizerConfig, ...]:
+    """The converter takes matmul only without offset, and its second or its constant input like a weight, in 8 bits."""
     fixed = [_symmetric(one, f"{where}, input {index}") for index, one in enumerate(activations)]
-    for index, one in enumerate(fixed[1:], start=1):
+    for index, (one, edge) in enumerate(zip(fixed, node.edges, strict=True)):
         bits = num_bits_of(one, is_weight=False)
-        if bits not in (SECOND_INPUT_BITS, None):
-            _log.warning("%s: num_bits of the second matmul input is %s; only 8 is possible and used.", where, bits)
+        if (index or edge.is_constant) and bits not in (SECOND_INPUT_BITS, None):
+            kind = "second" if index else "constant"
+            _log.warning("%s: num_bits of the %s matmul input is %s; only 8 is possible and used.", where, kind, bits)
             fixed[index] = _with(one, num_bits=SECOND_INPUT_BITS)
     return tuple(fixed)
 

@@ -248,9 +248,15 @@ def test_constants_have_no_edge() -> None:
 
 
 @pytest.mark.parametrize("spell", [torch.matmul, operator.matmul, lambda x, y: x.matmul(y)])
-def test_matmul_with_a_constant_is_not_quantized(spell: Callable[..., Any]) -> None:
+def test_matmul_with_a_buffer_is_off_by_default(spell: Callable[..., Any]) -> None:
     graph = graph_of(lambda self, x: (spell(x, self.weight), spell(self.table, x), spell(x, x)))
-    assert quantizable(graph) == ["matmul_2"]
+    assert [(node.name, node.is_default_enabled) for node in graph.quantizable] == [
+        ("matmul", True),
+        ("matmul_1", False),
+        ("matmul_2", True),
+    ]
+    assert [edge.is_constant for edge in graph["matmul_1"].edges] == [True, False]
+    assert str(graph["matmul"].op and graph["matmul"].op.name) == "linear"
 
 
 def test_data_of_a_tensor_is_a_tensor() -> None:

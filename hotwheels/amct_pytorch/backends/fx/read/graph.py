@@ -12,12 +12,14 @@ from torch import nn
 from torch.fx import GraphModule, Node
 
 from ....graph import Edge, Form, OpGraph, OpNode
+from ....nn.weighted_call import LinearCall
 from ....ops.desc import OpDesc, Role
 from ....ops.registry import Registry
 from ....ops.table import KEEPDIM_ONLY, TUPLE_RESULTS
 from ...no_ops import NO_OP_MODULES
 from ...real_quant.float_products import is_float_product
 from ...real_quant.known import is_known
+from .constants import constant_nodes
 from .float_reason import float_reason
 from .folding import foldable_convolutions
 from .liveness import live_nodes
@@ -34,7 +36,7 @@ _NORM_FUNCTIONS = frozenset({F.batch_norm, F.layer_norm, F.group_norm, F.instanc
 
 _DATA_WEIGHT = "its weight is computed from the data, so it is no weight that a file could hold"
 _UNKNOWN_LIST = "the number of its inputs is not known before the model runs"
-_CONSTANT_OPERAND = "one of its operands is a parameter, a constant or not a float tensor"
+_CONSTANT_OPERAND = "its operands are constants, or one of them is not a float tensor"
 _NO_KEEPDIM = "only the form of two tensors and the one with keepdim=True are supported"
 _DEAD = "nothing that the model returns depends on it"
 _NO_PARTNER = "neither its producer nor a consumer is quantizable, and it only changes the shape"
@@ -58,6 +60,7 @@ class _Reader:
         self._values = classify(graph_module.graph, registry)
         self._folded = foldable_convolutions(graph_module, registry)
         self._live = live_nodes(graph_module)
+        self._constants = constant_nodes(graph_module.graph)
         self._nodes: dict[Node, OpNode] = {}
         self._fused: dict[Node, Node] = {}  # BatchNorms and activations that belong to a convolution
 
@@ -72,7 +75,7 @@ class _Reader:
         module = self._module.get_submodule(str(node.target)) if node.op == "call_module" else None
         cls = type(module) if module is not None else None
         spelling = spelling_of(node)
-        op = find_op(spelling, cls, self._registry)
+        op = find_op(node, cls, self._registry)
         edges, reason = self._edges(node, op, module) if op else ((), _float_reason(node, module))
         return OpNode(
             name=node.name,
@@ -87,12 +90,14 @@ class _Reader:
             has_bias=getattr(module, "bias", None) is not None,
             is_fold_target=node in self._folded,
             is_dead=node not in self._live,
+            is_default_enabled=not self._reads_buffer(node, op),
+            has_weight_operand=isinstance(module, LinearCall) and module.is_product,
         )
 
     def _edges(self, node: Node, op: OpDesc, module: nn.Module | None) -> tuple[tuple[Edge, ...], str | None]:
         """Returns the quantizable inputs, or why there are none."""
         given = given_operands(node, op, module)
-        tensors = [one for one in given if one.node is not None and self._values[one.node] is Value.TENSOR]
+        tensors = [one for one in given if one.node is not None and self._is_quantized_operand(one.node, op)]
         reason = (
             (_DEAD if node not in self._live else None)
             or in_place_reason(node)
@@ -100,7 +105,26 @@ class _Reader:
             or self._belongs_to(node, op)
             or self._wrong_operands(node, op, given, tensors)
         )
-        return tuple(one.edge for one in tensors), reason
+        return tuple(dataclasses.replace(one.edge, is_constant=one.node in self._constants) for one in tensors), reason
+
+    def _is_quantized_operand(self, operand: Node, op: OpDesc) -> bool:
+        """Whether it is a float tensor of the data; of a product one may be a constant too, quantized like the data."""
+        if self._values[operand] is Value.TENSOR:
+            return True
+        return op.role is Role.MATMUL and operand in self._constants
+
+    def _reads_buffer(self, node: Node, op: OpDesc | None) -> bool:
+        """Whether it is a product with a constant that no parameter is part of."""
+        if op is None or op.role is not Role.MATMUL:
+            return False
+        constants = [one for one in node.all_input_nodes if one in self._constants]
+        return bool(constants) and not any(self._has_parameter(one) for one in constants)
+
+    def _has_parameter(self, constant: Node) -> bool:
+        if constant.op != "get_attr":
+            return any(self._has_parameter(one) for one in constant.all_input_nodes)
+        path, _, name = str(constant.target).rpartition(".")
+        return name in self._module.get_submodule(path)._parameters
 
     def _belongs_to(self, node: Node, op: OpDesc) -> str | None:
         conv = self._folded.get(node)
@@ -124,7 +148,7 @@ class _Reader:
             return _UNKNOWN_LIST
         if not tensors:
             return self._no_tensor(given)
-        if op.role is Role.MATMUL and len(tensors) < len(op.operands):
+        if op.role is Role.MATMUL and (len(tensors) < len(op.operands) or self._constants.issuperset(_nodes(tensors))):
             return _CONSTANT_OPERAND
         if op.name in KEEPDIM_ONLY and len(tensors) < 2 and not _keeps_dim(node):
             return _NO_KEEPDIM
@@ -198,6 +222,10 @@ def _no_weight(node: Node, op: OpDesc, module: nn.Module | None) -> str | None:
 
 def _is_shape(node: OpNode) -> bool:
     return node.op is not None and node.op.role is Role.SHAPE
+
+
+def _nodes(given: list[Given]) -> list[Node]:
+    return [one.node for one in given if one.node is not None]
 
 
 def _picks(node: Node) -> bool:

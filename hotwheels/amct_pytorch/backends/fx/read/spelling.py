@@ -61,10 +61,10 @@ def type_string(spelling: Spelling, module_class: type | None, registry: Registr
     return str(spelling.target) if spelling.form is Form.METHOD else ""
 
 
-def find_op(spelling: Spelling, module_class: type | None, registry: Registry) -> OpDesc | None:
-    """Returns what the registry knows of the operation; a function that became a module is what the module is."""
+def find_op(node: Node, module_class: type | None, registry: Registry) -> OpDesc | None:
+    """Returns what the registry knows of what ``node`` calls now, whatever the model's spelling was."""
     if module_class is not None:
         return registry.find_module(module_class)
-    if spelling.form is Form.FUNCTION:
-        return registry.find_function(spelling.target)
-    return registry.find_method(spelling.target) if spelling.form is Form.METHOD else None
+    if node.op == "call_function":
+        return registry.find_function(node.target)  # type: ignore[arg-type]
+    return registry.find_method(str(node.target)) if node.op == "call_method" else None

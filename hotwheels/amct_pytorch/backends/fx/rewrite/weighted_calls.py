@@ -4,7 +4,9 @@
 `WeightedCall` on ``x``, in the same node: its name stays, and everything that is done with a Conv2d is done with it.
 
 1. ``F.conv2d`` (``torch.conv2d``), ``F.conv_transpose2d``;
-2. ``F.linear`` with a matrix.
+2. ``F.linear`` with a matrix;
+3. ``x @ w``, ``torch.matmul``, ``torch.addmm(b, x, w)`` and their methods, where ``w`` is a matrix computed from
+   parameters: a Linear. A product with a buffer stays a product, whose second input is a constant.
 
 What stays a function gets a reason. A weight that depends on the data is the one which is told without a mark.
 """
@@ -13,14 +15,16 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
+from ....nn.computed_tensor import ComputedTensor
 from ....nn.weighted_call import Conv2dCall, ConvTranspose2dCall, LinearCall, WeightedCall
 from ..read.float_reason import mark_float
 from ..read.spelling import remember_spelling
@@ -67,6 +71,8 @@ def place_weighted_calls(graph_module: GraphModule) -> None:
 
 def _match(node: Node, sources: WeightSources) -> _Match | str | None:
     """Returns what the call becomes, why it stays as it is, or None for a call of anything else."""
+    if is_linear(node, sources):
+        return _match_product(node, sources)
     kind = _KINDS.get(node.target) if node.op == "call_function" else None
     if kind is None:
         return None
@@ -82,11 +88,54 @@ def _match(node: Node, sources: WeightSources) -> _Match | str | None:
         settings = {name: sources.setting(value) for name, value in given.items()}
     except LookupError:
         return _DATA_SETTING
-    with torch.no_grad():
-        rank = weight().dim()
+    rank = weight.rank()
     if rank != kind.rank:
         return _WRONG_SHAPE.format(rank, kind.rank)
     return _Match(x, lambda: kind.module(weight, sources.tensor(bias), **settings))
+
+
+def is_linear(node: Node, sources: WeightSources) -> bool:
+    """Whether ``node`` is a product of the data with a matrix computed from parameters, perhaps with a bias."""
+    kind = _PRODUCTS.get(node.target) if node.op in ("call_function", "call_method") else None
+    if kind is None:
+        return False
+    given = _given(node, kind)
+    weight = sources.tensor(given["right"])
+    if weight is None or given["left"] in sources or not sources.has_parameter(given["right"]) or weight.rank() != 2:
+        return False
+    return "bias" not in given or _is_bias(sources.tensor(given["bias"]), weight)
+
+
+def _match_product(node: Node, sources: WeightSources) -> _Match:
+    given = _given(node, _PRODUCTS[node.target])
+    weight, bias = sources.tensor(given["right"]), sources.tensor(given.get("bias"))
+    alpha, beta = given.get("alpha", 1), given.get("beta", 1)
+    assert weight is not None
+    weight = weight.then(_transposed) if alpha == 1 else weight.then(_transposed).then(operator.mul, alpha)
+    if bias is not None:
+        bias = bias.then(torch.flatten) if beta == 1 else bias.then(torch.flatten).then(operator.mul, beta)
+    return _Match(given["left"], lambda: LinearCall(weight, bias, is_product=True))
+
+
+def _given(node: Node, signature: Callable[..., None]) -> dict[str, Any]:
+    """The arguments of a product by the names of ``signature``, in whatever way they are given."""
+    names = list(inspect.signature(signature).parameters)
+    aliases = {"input": names[0], "other": "right", "mat1": "left", "mat2": "right"}
+    kwargs = {aliases.get(name, name): value for name, value in node.kwargs.items()}
+    return dict(zip(names, node.args, strict=False)) | kwargs
+
+
+def _is_bias(bias: ComputedTensor | None, weight: ComputedTensor) -> bool:
+    """Whether it is one value per output."""
+    if bias is None:
+        return False
+    with torch.no_grad():
+        found, outputs = bias(), weight().shape[1]
+    return found.numel() == outputs == found.shape[-1]
+
+
+def _transposed(matrix: Tensor) -> Tensor:
+    return matrix.t()
 
 
 @torch.no_grad()
@@ -132,6 +181,12 @@ def _conv_transpose2d(
 def _linear(input: Any, weight: Any, bias: Any = None) -> None: ...
 
 
+def _matmul(left: Any, right: Any) -> None: ...
+
+
+def _addmm(bias: Any, left: Any, right: Any, *, beta: Any = 1, alpha: Any = 1) -> None: ...
+
+
 @dataclasses.dataclass(frozen=True)
 class _Kind:
     """A function: its signature, the module class that takes its place, and how many dimensions its weight has."""
@@ -145,4 +200,11 @@ _KINDS: Mapping[Any, _Kind] = {
     F.conv2d: _Kind(_conv2d, Conv2dCall, 4),
     F.conv_transpose2d: _Kind(_conv_transpose2d, ConvTranspose2dCall, 4),
     F.linear: _Kind(_linear, LinearCall, 2),
+}
+_PRODUCTS: Mapping[Any, Callable[..., None]] = {
+    operator.matmul: _matmul,
+    torch.matmul: _matmul,
+    "matmul": _matmul,
+    torch.addmm: _addmm,
+    "addmm": _addmm,
 }

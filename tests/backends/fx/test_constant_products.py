@@ -1,0 +1,105 @@
+"""Products of which one operand is a constant: what is a weight, what is an input like the data."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import hotwheels.amct_pytorch as amct
+from hotwheels.amct_pytorch.config.files.tolerant_json import read_json
+from hotwheels.amct_pytorch.errors import ConfigError
+from tests.support.exact_pair import assert_exact
+from tests.support.fx_path import calibrate, quantize
+
+_SIDE = "{quantizer: LuqActivationFakeQuantize, quantizer_args: {observer: IFMRObserver, num_bits: %d, batch_num: 1}}"
+
+
+class Fourier(nn.Module):
+    """The positional encoding of a point: a product with a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.randn(2, 16))
+        self.last = nn.Linear(16, 3)
+
+    def forward(self, points: Tensor) -> Tensor:
+        return self.last(torch.sin((2 * points - 1) @ self.table))
+
+
+class Mixing(nn.Module):
+    """A parameter in front of the data: no Linear, whose weight stands behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Parameter(torch.randn(5, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mix @ x
+
+
+class Projection(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix = nn.Parameter(torch.randn(6, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.matrix
+
+
+def test_product_with_a_buffer_is_off_and_nothing_complains(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        quantized = quantize(Fourier().eval(), tmp_path, [(torch.rand(4, 2),)])
+    assert read_json(tmp_path / "config.json")["matmul"]["quant_enable"] is False
+    assert "matmul" not in quantized.quantized_layers
+    assert "matmul" not in caplog.text
+
+
+def test_product_with_a_buffer_is_quantized_when_the_configuration_names_it(tmp_path: Path) -> None:
+    definition = tmp_path / "simple.yaml"
+    sides = f"[{_SIDE % 16}, {_SIDE % 8}]"
+    definition.write_text(
+        "common_config: {quant_enable: False}\n"
+        f"override_layer_configs: [{{layer_name: [matmul], activation_quant_params: {sides}}}]\n"
+    )
+    model = Fourier().eval()
+    amct.create_quant_config_fx(tmp_path / "config.json", model, definition)
+    quantized = amct.create_quant_model_fx(tmp_path / "config.json", model)
+    calibrate(quantized, [(torch.rand(4, 2),)])
+    record = quantized.quantized_layers["matmul"].record()
+    assert [one.num_bits for one in record.activations] == [16, 8]
+    assert_exact(quantized, tmp_path, [torch.rand(3, 2)])
+
+
+def test_parameter_in_front_of_the_data_is_an_input_of_8_bits(tmp_path: Path) -> None:
+    definition = tmp_path / "simple.yaml"
+    definition.write_text(f"common_config: {{activation_quant_params: {_SIDE % 12}}}\n")
+    model = Mixing().eval()
+    amct.create_quant_config_fx(tmp_path / "config.json", model, definition)
+    quantized = amct.create_quant_model_fx(tmp_path / "config.json", model)
+    calibrate(quantized, [(torch.randn(2, 4, 7),)])
+    assert [one.num_bits for one in quantized.quantized_layers["matmul"].record().activations] == [8, 8]
+    assert_exact(quantized, tmp_path, [torch.randn(3, 4, 7)])
+
+
+def test_entry_for_the_second_operand_is_left_out_where_that_is_a_weight(tmp_path: Path) -> None:
+    definition = tmp_path / "simple.yaml"
+    sides = f"[{_SIDE % 12}, {_SIDE % 8}]"
+    definition.write_text(
+        f"override_layer_types: [{{layer_type: operator.matmul, activation_quant_params: {sides}}}]\n"
+    )
+    amct.create_quant_config_fx(tmp_path / "config.json", Projection(), definition)
+    layer = read_json(tmp_path / "config.json")["matmul"]
+    assert [one["quantizer_args"]["num_bits"] for one in layer["activation_quant_params"]] == [12]
+    assert layer["weight_quant_params"]["quantizer"] == "ArqWeightFakeQuantize"
+
+
+def test_three_entries_are_too_many_for_a_product(tmp_path: Path) -> None:
+    definition = tmp_path / "simple.yaml"
+    sides = f"[{_SIDE % 8}, {_SIDE % 8}, {_SIDE % 8}]"
+    definition.write_text(f"override_layer_configs: [{{layer_name: matmul, activation_quant_params: {sides}}}]\n")
+    with pytest.raises(ConfigError, match="has 3 entries"):
+        amct.create_quant_config_fx(tmp_path / "config.json", Projection(), definition)
