@@ -9,6 +9,7 @@ import re
 import runpy
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 from setuptools import Command, Extension, find_namespace_packages, find_packages, setup
 from setuptools.command.build import build
@@ -32,7 +33,7 @@ class BuildProto(Command):
     """
 
     description = "generate the protobuf modules of proto/ with grpcio-tools"
-    user_options: list[tuple[str, str | None, str]] = []
+    user_options: ClassVar[list[tuple[str, str | None, str]]] = []
     editable_mode = False  # set by editable_wheel; both kinds of build generate the same files
 
     def initialize_options(self) -> None:
@@ -84,7 +85,7 @@ def kernels() -> Extension:
 class Build(build):
     """The standard build with the protobuf modules generated before Python files are collected."""
 
-    sub_commands = [("build_proto", None), *build.sub_commands]
+    sub_commands: ClassVar = [("build_proto", None), *build.sub_commands]
 
 
 def mapped_packages() -> list[str]:

@@ -51,7 +51,8 @@ def message(name: str) -> type[Message]:
     Raises:
       KeyError: None of our files defines it.
     """
-    return message_factory.GetMessageClass(_POOL.FindMessageTypeByName(name))
+    found: type[Message] = message_factory.GetMessageClass(_POOL.FindMessageTypeByName(name))
+    return found
 
 
 _POOL = _private_pool()

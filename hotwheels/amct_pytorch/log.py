@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 from pathlib import Path
+from typing import TextIO
 
 from .errors import ConfigError
 
@@ -52,18 +53,18 @@ class AmctLogger:
         _ready_logger().log(level, message, *args, extra={"amct_module": self._module})
 
 
-class _ScreenHandler(logging.StreamHandler):
+class _ScreenHandler(logging.StreamHandler[TextIO]):
     """Writes to the ``sys.stderr`` of the moment, so that redirection and test capture work."""
 
     def __init__(self) -> None:
         super().__init__(sys.stderr)
 
     @property
-    def stream(self):  # noqa: ANN201 - type of sys.stderr
+    def stream(self) -> TextIO:
         return sys.stderr
 
     @stream.setter
-    def stream(self, value: object) -> None:
+    def stream(self, value: TextIO) -> None:
         """Ignored: the stream is always the current ``sys.stderr``."""
 
 

@@ -211,7 +211,7 @@ def test_all_layers_off(tmp_path: Path) -> None:
 def test_damaged_json_names_the_file(content: str, tmp_path: Path) -> None:
     path = tmp_path / "damaged.json"
     path.write_text(content)
-    with pytest.raises(amct.ConfigError, match="damaged.json"):
+    with pytest.raises(amct.ConfigError, match=r"damaged.json"):
         amct.create_quant_model_fx(path, Net())
 
 
@@ -355,7 +355,7 @@ def test_state_of_another_model_is_refused(saved: Path) -> None:
             super().__init__()
             self.conv1 = nn.Conv2d(3, 4, 5)
 
-    with pytest.raises(amct.ConfigError, match="model.pt.*does not fit") as caught:
+    with pytest.raises(amct.ConfigError, match=r"model.pt.*does not fit") as caught:
         amct.restore_quant_model_fx(saved.with_name(CONFIG), Other(), saved, "weights")
     assert "conv1.weight" in str(caught.value)
 
@@ -364,20 +364,20 @@ def test_state_of_another_configuration_is_refused(saved: Path) -> None:
     config = read_json(saved.with_name(CONFIG))
     del config["conv2"]
     saved.with_name(CONFIG).write_text(dump_json(config))
-    with pytest.raises(amct.ConfigError, match="amct_layers.conv2"):
+    with pytest.raises(amct.ConfigError, match=r"amct_layers.conv2"):
         amct.restore_quant_model_fx(saved.with_name(CONFIG), Net(), saved, "weights")
 
 
 @pytest.mark.parametrize("content", [b"", b"no checkpoint"])
 def test_file_that_is_no_checkpoint(content: bytes, saved: Path) -> None:
     saved.write_bytes(content)
-    with pytest.raises(amct.ConfigError, match="model.pt"):
+    with pytest.raises(amct.ConfigError, match=r"model.pt"):
         amct.restore_quant_model_fx(saved.with_name(CONFIG), Net(), saved)
 
 
 def test_pickled_objects_are_not_loaded(saved: Path) -> None:
     torch.save(Net(), saved)
-    with pytest.raises(amct.ConfigError, match="model.pt.*not a checkpoint of tensors"):
+    with pytest.raises(amct.ConfigError, match=r"model.pt.*not a checkpoint of tensors"):
         amct.restore_quant_model_fx(saved.with_name(CONFIG), Net(), saved)
 
 

@@ -161,7 +161,7 @@ def test_forward_set_on_an_instance_ends_the_search() -> None:
 
 
 def test_wrong_argument() -> None:
-    with pytest.raises(TypeError, match="check_model: argument 'model' must be a torch.nn.Module"):
+    with pytest.raises(TypeError, match=r"check_model: argument 'model' must be a torch.nn.Module"):
         amct.check_model("resnet18")  # type: ignore[arg-type]
 
 

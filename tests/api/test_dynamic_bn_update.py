@@ -227,7 +227,7 @@ def test_updated_record_has_the_folded_scales(tmp_path: Path) -> None:
 
 def test_save_needs_the_model(tmp_path: Path) -> None:
     _, _, files = updated(tmp_path)
-    with pytest.raises(TypeError, match="calibration_torch_model.*update_bn"):
+    with pytest.raises(TypeError, match=r"calibration_torch_model.*update_bn"):
         files.save()
     assert not (tmp_path / "out").exists()
 

@@ -83,9 +83,9 @@ def test_wrong_batch_num(tmp_path: Path, batch_num: Any) -> None:
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="config.json"):
+    with pytest.raises(FileNotFoundError, match=r"config.json"):
         quantize(SmallResNet(), Files(tmp_path), X)
-    with pytest.raises(FileNotFoundError, match="modified.onnx"):
+    with pytest.raises(FileNotFoundError, match=r"modified.onnx"):
         Files(tmp_path).save()
 
 
@@ -128,7 +128,7 @@ def test_model_that_cannot_be_copied_is_worked_on_directly(tmp_path: Path, log_l
 def test_divisor_override_is_refused(tmp_path: Path) -> None:
     model = Branches()
     model.pool.divisor_override = 3
-    with pytest.raises(amct.ExportError, match="'pool'.*divisor_override=3"):
+    with pytest.raises(amct.ExportError, match=r"'pool'.*divisor_override=3"):
         make_config(model, tmp_path, X)
 
 
@@ -219,7 +219,7 @@ def test_repair_of_a_product_and_its_sibling_is_accepted(tmp_path: Path) -> None
 def test_weight_that_is_computed_is_said_before_calibration(tmp_path: Path) -> None:
     model = nn.Sequential(nn.utils.spectral_norm(nn.Conv2d(3, 4, 1)), nn.Conv2d(4, 4, 1)).eval()
     files = make_config(model, tmp_path, X)
-    with pytest.raises(amct.UnsupportedModelError, match="Layer 0.*must be quantized(?s:.*)its weight is computed"):
+    with pytest.raises(amct.UnsupportedModelError, match=r"Layer 0.*must be quantized(?s:.*)its weight is computed"):
         quantize(model, files, X)
 
 
@@ -233,7 +233,7 @@ def test_pooling_that_is_called_as_a_function_must_become_a_module(tmp_path: Pat
             return nn.functional.max_pool2d(self.conv(x), 2)
 
     files = make_config(Net(), tmp_path, X)
-    with pytest.raises(amct.UnsupportedModelError, match="(?s)must be quantized.*make it a module"):
+    with pytest.raises(amct.UnsupportedModelError, match=r"(?s)must be quantized.*make it a module"):
         quantize(Net(), files, X)
 
 
@@ -242,7 +242,7 @@ def test_pooling_that_is_called_as_a_function_must_become_a_module(tmp_path: Pat
 
 def test_save_before_calibration_names_the_layers(files: Files) -> None:
     quantized = quantize(SmallResNet(), files, X)
-    with pytest.raises(amct.CalibrationError, match="not complete.*conv1, maxpool"):
+    with pytest.raises(amct.CalibrationError, match=r"not complete.*conv1, maxpool"):
         files.save(quantized)
     assert not (files.folder / "out").exists()
 
@@ -252,7 +252,7 @@ def test_record_without_weight_factors_is_not_complete(tmp_path: Path) -> None:
     layers = dict(files.record.layers)
     layers["fc"] = dataclasses.replace(layers["fc"], weight=None, shift_bit=())
     write_record(Record(layers), files.record_file)
-    with pytest.raises(amct.ExportError, match="not complete.*lacks factors of 1 layers: fc"):
+    with pytest.raises(amct.ExportError, match=r"not complete.*lacks factors of 1 layers: fc"):
         files.save(quantized)
 
 
@@ -268,7 +268,7 @@ def test_onnx_file_of_another_origin(tmp_path: Path) -> None:
 def test_damaged_record(tmp_path: Path) -> None:
     _, files = calibrated(SmallResNet(), tmp_path, [(X,)])
     files.record_file.write_text("record {")
-    with pytest.raises(amct.RecordError, match="record.txt"):
+    with pytest.raises(amct.RecordError, match=r"record.txt"):
         files.save()
 
 

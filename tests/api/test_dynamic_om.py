@@ -36,5 +36,5 @@ def test_the_widths_of_an_addition_come_from_the_om_json(tmp_path: Path) -> None
 def test_a_missing_om_json_is_named(tmp_path: Path) -> None:
     (tmp_path / "quant.cfg").write_text('om_config : { mapping_file : "nowhere.om.json" }\n')
     model, x = SmallResNet().eval(), torch.randn(1, 3, 8, 8)
-    with pytest.raises(FileNotFoundError, match="nowhere.om.json"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere.om.json"):
         amct.create_quant_config(tmp_path / "config.json", model, x, config_defination=tmp_path / "quant.cfg")

@@ -376,7 +376,7 @@ def test_checkpoint_of_other_quantizers(tmp_path: Path) -> None:
 
 def test_wrong_calls(tmp_path: Path) -> None:
     model, files = retrain_model(tmp_path)
-    with pytest.raises(TypeError, match="'save_path' must be a string.*in order.*record_file, save_path, input_data"):
+    with pytest.raises(TypeError, match=r"'save_path' must be a string.*in order.*record_file, save_path, input_data"):
         amct.save_quant_retrain_model(files.config, model, files.record_file, batch(0)[0], ["input"])
     with pytest.raises(TypeError, match="arguments in order: create_quant_retrain_model"):
         amct.create_quant_retrain_model(files.config, model, record=files.record_file, input_data=batch(0)[0])
@@ -393,7 +393,9 @@ def test_wrong_calls(tmp_path: Path) -> None:
 def test_rules_of_the_hardware_are_checked_first(tmp_path: Path) -> None:
     files = configured(SmallResNet(), tmp_path)
     files.change_layers("conv1", retrain_enable=False)
-    with pytest.raises(UnsupportedModelError, match="Layer conv1.* must be quantized as it is an operation .* on CUBE"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"Layer conv1.* must be quantized as it is an operation .* on CUBE"
+    ):
         amct.create_quant_retrain_model(files.config, SmallResNet(), files.record_file, batch(0)[0])
     assert not files.record_file.exists()
 

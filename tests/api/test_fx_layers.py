@@ -121,7 +121,8 @@ def test_what_cannot_be_folded_is_a_layer(tmp_path: Path) -> None:
     for name, model in cases.items():
         quantized = quantize(model.eval(), tmp_path, [(images(),)])
         assert "norm" in quantized.quantized_layers, name
-        assert torch.equal(run_float(quantized, x := images()), model(x)), name
+        x = images()
+        assert torch.equal(run_float(quantized, x), model(x)), name
         assert_runtime_agrees(quantized, tmp_path, x)
 
 
@@ -147,7 +148,8 @@ def test_reused_module_is_a_layer_at_each_call(shared: nn.Module, tmp_path: Path
     assert {"op", "op_1"} <= set(layers)
     assert layers["op"].weight is layers["op_1"].weight
     assert layers["op"].activation[0] is not layers["op_1"].activation[0]
-    assert torch.equal(run_float(quantized, x := images()), model(x))
+    x = images()
+    assert torch.equal(run_float(quantized, x), model(x))
     assert_runtime_agrees(quantized, tmp_path, x)
     real, fake = run_real(quantized, x), run_fake(quantized, x)
     assert steps_apart(real, fake, float(layers["op_1"].activation[0].params().scale)).max() < 3
@@ -337,7 +339,8 @@ def test_paddings(name: str, tmp_path: Path) -> None:
 def test_output_size_of_a_transposed_convolution(tmp_path: Path) -> None:
     model = net_of(lambda net, x: net.op(x, output_size=[13, 14]), op=nn.ConvTranspose2d(4, 4, 3, 2)).eval()
     quantized = quantize(model, tmp_path, [(images(),)])
-    assert run_fake(quantized, x := images()).shape == (4, 4, 13, 14)
+    x = images()
+    assert run_fake(quantized, x).shape == (4, 4, 13, 14)
     assert np.allclose(run_real(quantized, x), run_fake(quantized, x), atol=1e-5)
     assert_runtime_agrees(quantized, tmp_path, x)
 

@@ -259,7 +259,7 @@ def test_function_inside_a_function_is_refused(tmp_path):
 
     graph = fx.Graph()
     graph.output(graph.call_function(local, (graph.placeholder("x"),)))
-    with pytest.raises(UnsupportedModelError, match="local.*cannot be imported.*at module level"):
+    with pytest.raises(UnsupportedModelError, match=r"local.*cannot be imported.*at module level"):
         amct.graph_to_dynamic_module(fx.GraphModule(nn.Module(), graph), tmp_path / "debug")
 
 
@@ -268,5 +268,5 @@ def test_module_of_a_local_class_is_refused(tmp_path):
         amct_leaf = True
 
     graph = quantize(nn.Sequential(nn.Conv2d(3, 4, 1), Local()).eval(), tmp_path, [(images(),)])
-    with pytest.raises(UnsupportedModelError, match="cannot be saved: .*Local.* must stand at module level"):
+    with pytest.raises(UnsupportedModelError, match=r"cannot be saved: .*Local.* must stand at module level"):
         amct.graph_to_dynamic_module(graph, tmp_path / "debug")

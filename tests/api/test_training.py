@@ -234,7 +234,7 @@ def test_nan_data_names_layer_and_quantizer(tmp_path):
     model = pre_calibrated(tmp_path)
     images, _ = digits()
     images[0, 0, 0, 0] = float("nan")
-    with pytest.raises(amct.CalibrationError, match="Layer 'conv1'.*UlqFakeQuantize holds NaN"):
+    with pytest.raises(amct.CalibrationError, match=r"Layer 'conv1'.*UlqFakeQuantize holds NaN"):
         model(images)
 
 

@@ -177,7 +177,7 @@ def test_a_class_without_onnx_type_is_refused_by_name(attributes: dict[str, obje
 
 @pytest.mark.parametrize("count", [0, -1, 1.0, True, "2"])
 def test_num_inputs_that_is_no_count_is_refused(count: object) -> None:
-    with pytest.raises(ConfigError, match="num_inputs of class '.*Odd' must be an int of at least 1"):
+    with pytest.raises(ConfigError, match=r"num_inputs of class '.*Odd' must be an int of at least 1"):
         type("Odd", (CustomModuleBase,), {"onnx_type": "Add", "num_inputs": count})
 
 

@@ -255,7 +255,7 @@ def test_trained_model_is_that_of_the_files(weights: str, tmp_path: Path) -> Non
         F.cross_entropy(trained(X), torch.arange(len(X)) % 5).backward()
         optimizer.step()
     amct.enable_quantization(trained.eval(), real_quant=True)
-    with pytest.raises(CalibrationError, match="conv1.*shift bit is not known yet"):
+    with pytest.raises(CalibrationError, match=r"conv1.*shift bit is not known yet"):
         run(trained, X)
     amct.enable_quantization(trained, calibration=True)  # back to what training does by itself
     run(trained, X)

@@ -32,7 +32,7 @@ def test_runtime_agrees_in_steps_of_the_grids(name: str, tmp_path: Path) -> None
     assert worst <= _MOST_STEPS
 
 
-def _steps_apart(layer, runtime, ours) -> np.ndarray:  # noqa: ANN001
+def _steps_apart(layer, runtime, ours) -> np.ndarray:
     """Both on the grid behind the layer; the runtime's results are there already."""
     step, left, right = runtime.steps[layer], runtime.results[layer], ours.results[layer]
     return np.abs(left - np.clip(np.rint(right / step) * step, left.min(), left.max())).reshape(-1) / step

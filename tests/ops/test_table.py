@@ -16,26 +16,135 @@ METHODS = [(name, desc) for desc in TABLE for name in desc.methods]
 MODULES = [(path, desc) for desc in TABLE for path in desc.modules]
 
 # HiSilicon's AMCT manual, chapter "Operators that can be quantized" [支持量化的算子列表], and spec 8.3, by hand.
-LISTED_MODULES = """
-    Linear Conv2d ConvTranspose2d MaxPool2d AvgPool2d AdaptiveMaxPool2d AdaptiveAvgPool2d LayerNorm Upsample ReLU ReLU6
-    Sigmoid Tanh LeakyReLU PReLU GELU Hardtanh Softmax Softmax2d LogSoftmax ELU LogSigmoid Softsign Softmin Tanhshrink
-    GLU Hardswish SiLU Mish BatchNorm2d SyncBatchNorm
-""".split()
-LISTED_AMCT_MODULES = "SpaceToDepth DepthToSpace Warp GlobalWarp GELU LayerNorm".split()
-LISTED_FUNCTIONALS = """
-    max_pool2d max_pool2d_with_indices avg_pool2d adaptive_max_pool2d adaptive_max_pool2d_with_indices
-    adaptive_avg_pool2d upsample interpolate relu relu_ relu6 sigmoid tanh leaky_relu leaky_relu_ prelu gelu hardtanh
-    hardtanh_ softmax log_softmax elu elu_ logsigmoid softsign softmin tanhshrink glu hardswish silu mish
-""".split()
-LISTED_TORCH = """
-    add sub mul div pow bmm sum matmul abs max min mean clamp permute transpose concat cat stack flatten squeeze
-    unsqueeze reshape split
-""".split()
-LISTED_OPERATORS = "add sub mul truediv pow matmul abs".split()
-LISTED_METHODS = """
-    add add_ sub sub_ mul mul_ div div_ pow pow_ matmul bmm abs abs_ max min sum mean clamp clamp_ permute transpose
-    flatten squeeze unsqueeze reshape view split relu relu_ sigmoid sigmoid_ tanh tanh_
-""".split()
+LISTED_MODULES = [
+    "Linear",
+    "Conv2d",
+    "ConvTranspose2d",
+    "MaxPool2d",
+    "AvgPool2d",
+    "AdaptiveMaxPool2d",
+    "AdaptiveAvgPool2d",
+    "LayerNorm",
+    "Upsample",
+    "ReLU",
+    "ReLU6",
+    "Sigmoid",
+    "Tanh",
+    "LeakyReLU",
+    "PReLU",
+    "GELU",
+    "Hardtanh",
+    "Softmax",
+    "Softmax2d",
+    "LogSoftmax",
+    "ELU",
+    "LogSigmoid",
+    "Softsign",
+    "Softmin",
+    "Tanhshrink",
+    "GLU",
+    "Hardswish",
+    "SiLU",
+    "Mish",
+    "BatchNorm2d",
+    "SyncBatchNorm",
+]
+LISTED_AMCT_MODULES = ["SpaceToDepth", "DepthToSpace", "Warp", "GlobalWarp", "GELU", "LayerNorm"]
+LISTED_FUNCTIONALS = [
+    "max_pool2d",
+    "max_pool2d_with_indices",
+    "avg_pool2d",
+    "adaptive_max_pool2d",
+    "adaptive_max_pool2d_with_indices",
+    "adaptive_avg_pool2d",
+    "upsample",
+    "interpolate",
+    "relu",
+    "relu_",
+    "relu6",
+    "sigmoid",
+    "tanh",
+    "leaky_relu",
+    "leaky_relu_",
+    "prelu",
+    "gelu",
+    "hardtanh",
+    "hardtanh_",
+    "softmax",
+    "log_softmax",
+    "elu",
+    "elu_",
+    "logsigmoid",
+    "softsign",
+    "softmin",
+    "tanhshrink",
+    "glu",
+    "hardswish",
+    "silu",
+    "mish",
+]
+LISTED_TORCH = [
+    "add",
+    "sub",
+    "mul",
+    "div",
+    "pow",
+    "bmm",
+    "sum",
+    "matmul",
+    "abs",
+    "max",
+    "min",
+    "mean",
+    "clamp",
+    "permute",
+    "transpose",
+    "concat",
+    "cat",
+    "stack",
+    "flatten",
+    "squeeze",
+    "unsqueeze",
+    "reshape",
+    "split",
+]
+LISTED_OPERATORS = ["add", "sub", "mul", "truediv", "pow", "matmul", "abs"]
+LISTED_METHODS = [
+    "add",
+    "add_",
+    "sub",
+    "sub_",
+    "mul",
+    "mul_",
+    "div",
+    "div_",
+    "pow",
+    "pow_",
+    "matmul",
+    "bmm",
+    "abs",
+    "abs_",
+    "max",
+    "min",
+    "sum",
+    "mean",
+    "clamp",
+    "clamp_",
+    "permute",
+    "transpose",
+    "flatten",
+    "squeeze",
+    "unsqueeze",
+    "reshape",
+    "view",
+    "split",
+    "relu",
+    "relu_",
+    "sigmoid",
+    "sigmoid_",
+    "tanh",
+    "tanh_",
+]
 
 
 def resolve(path: str) -> object:

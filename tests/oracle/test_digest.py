@@ -117,13 +117,13 @@ def test_golden_inputs_are_read_back(prefix: Path) -> None:
 
 def test_a_file_of_another_version_is_named(prefix: Path) -> None:
     np.savez(digest.golden_path(prefix), **{"input:x": X["x"], "edges:fc1": np.array("0" * 64)})
-    with pytest.raises(RecordError, match="P_golden.npz.*is not a golden file"):
+    with pytest.raises(RecordError, match=r"P_golden.npz.*is not a golden file"):
         digest.verify(prefix)
 
 
 def test_a_file_that_is_no_golden_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "P_golden.npz").write_text("nonsense")
-    with pytest.raises(RecordError, match="P_golden.npz"):
+    with pytest.raises(RecordError, match=r"P_golden.npz"):
         digest.read_golden(tmp_path / "P_golden.npz")
 
 

@@ -77,7 +77,7 @@ def test_an_accumulator_that_overflows_names_layer_and_value(deploy: Deploy, par
 
 def test_a_bias_beyond_int32_is_refused(deploy: Deploy, param: Any) -> None:
     net = deploy(CONV_RELU_FC, conv_relu_fc(param), {**CONSTANTS, "b": np.array([1e9], dtype=np.float32)})
-    with pytest.raises(CalibrationError, match="'conv'.*bias.*int32"):
+    with pytest.raises(CalibrationError, match=r"'conv'.*bias.*int32"):
         net.run({"x": np.zeros((1, 1, 2, 2), dtype=np.float32)})
 
 
@@ -195,7 +195,7 @@ def test_the_branch_of_an_if_runs(deploy: Deploy, param: Any) -> None:
 
 def test_an_unknown_operator_is_named_when_loading(deploy: Deploy, param: Any) -> None:
     graph = 'g (float[2] x) => (float[2] y) { ["odd"] y = custom_domain.Odd(x) }'
-    with pytest.raises(UnsupportedModelError, match="'odd'.*custom_domain::Odd"):
+    with pytest.raises(UnsupportedModelError, match=r"'odd'.*custom_domain::Odd"):
         deploy(graph, {"odd": param.float_input})
 
 
@@ -216,7 +216,7 @@ def test_wrong_inputs_are_named(deploy: Deploy, param: Any) -> None:
 def test_half_quantized_products_are_refused(deploy: Deploy, param: Any) -> None:
     graph = 'g (float[2, 2] a, float[2, 2] b) => (float[2, 2] y) { ["m"] y = MatMul(a, b) }'
     net = deploy(graph, {"m": param.input(0.5) + param.float_input})
-    with pytest.raises(RecordError, match="'m'.*input 1 is not quantized"):
+    with pytest.raises(RecordError, match=r"'m'.*input 1 is not quantized"):
         net.run({"a": np.zeros((2, 2)), "b": np.zeros((2, 2))})
 
 
@@ -224,5 +224,5 @@ def test_half_quantized_products_are_refused(deploy: Deploy, param: Any) -> None
 def test_weights_must_be_small_integers(deploy: Deploy, param: Any, weight: float) -> None:
     graph = 'g (float[1, 1] x) => (float[1, 1] y) { ["fc"] y = Gemm(x, w) }'
     net = deploy(graph, {"fc": param.input(1.0) + param.weight(1.0)}, {"w": np.array([[weight]], dtype=np.float32)})
-    with pytest.raises(RecordError, match="'fc'.*not integers"):
+    with pytest.raises(RecordError, match=r"'fc'.*not integers"):
         net.run({"x": np.zeros((1, 1))})

@@ -43,13 +43,13 @@ def test_an_accumulator_is_multiplied_once_in_float32() -> None:
 
 
 def test_nan_is_refused_by_name() -> None:
-    with pytest.raises(CalibrationError, match="'conv7'.*NaN"):
+    with pytest.raises(CalibrationError, match=r"'conv7'.*NaN"):
         quantize(np.array([np.nan], dtype=np.float32), Grid(scale=1.0, offset=0, num_bits=8), "conv7")
 
 
 def test_a_multiplier_beyond_float32_is_refused() -> None:
     sums = Accumulator(np.array([1], dtype=np.int32), np.array([1e30]))
-    with pytest.raises(CalibrationError, match="'conv7'.*beyond float32"):
+    with pytest.raises(CalibrationError, match=r"'conv7'.*beyond float32"):
         quantize(sums, Grid(scale=1e-30, offset=0, num_bits=8), "conv7")
 
 

@@ -118,9 +118,9 @@ def test_uncalibrated_quantizer_and_bad_data_name_the_layer(name):
     made = build_activation(ACTIVATIONS[name], "conv1")
     made.layer_name = "conv7"
     for call in (made.params, lambda: made.fake_quantize(torch.zeros(2))):
-        with pytest.raises(CalibrationError, match="Layer 'conv7'.*not calibrated"):
+        with pytest.raises(CalibrationError, match=r"Layer 'conv7'.*not calibrated"):
             call()
-    with pytest.raises(CalibrationError, match="Layer 'conv7'.*NaN or inf"):
+    with pytest.raises(CalibrationError, match=r"Layer 'conv7'.*NaN or inf"):
         made.observe(torch.tensor([float("nan")]))
     assert made.scale.tolist() == [1.0] and made.zero_point.tolist() == [0]
 

@@ -143,7 +143,7 @@ def test_a_range_that_became_nan_names_layer_and_quantizer_and_is_not_remembered
     with torch.no_grad():
         getattr(made, name).fill_(float("nan"))
     for x in (torch.zeros(2), torch.zeros(2, requires_grad=True)):
-        with pytest.raises(CalibrationError, match="Layer 'conv1'.*UlqFakeQuantize is NaN"):
+        with pytest.raises(CalibrationError, match=r"Layer 'conv1'.*UlqFakeQuantize is NaN"):
             made.fake_quantize(x)
     assert (made.previous_max.item(), made.previous_min.item()) == (2.0, -1.0)
 
@@ -162,7 +162,7 @@ def test_grid_follows_the_observer_after_calibration():
     made = UlqFakeQuantize(observer=IFMRObserver, batch_num=2, object_layer="conv1")
     made.observe(torch.randn(500))
     assert not made.is_calibrated
-    with pytest.raises(CalibrationError, match="Layer 'conv1'.*UlqFakeQuantize is not calibrated"):
+    with pytest.raises(CalibrationError, match=r"Layer 'conv1'.*UlqFakeQuantize is not calibrated"):
         made.fake_quantize(torch.zeros(3))
     made.observe(torch.randn(500))
     params = made.params()

@@ -197,7 +197,7 @@ def test_fixed_scales_per_channel_and_their_length():
     assert out.tolist() == [[1.0, 63.5], [0.5, -32.0]]  # 0.75 / 0.5 = 1.5 is a tie: 2
     out.sum().backward()
     assert weight.grad.tolist() == [[1.0, 0.0], [1.0, 0.0]]
-    with pytest.raises(ConfigError, match="Layer 'conv1' has 3 output channels.*2 values"):
+    with pytest.raises(ConfigError, match=r"Layer 'conv1' has 3 output channels.*2 values"):
         FixedWeightFakeQuantize(scale=[0.5, 0.25], channels=3, object_layer="conv1")
     with pytest.raises(ConfigError, match="has no channels"):
         FixedWeightFakeQuantize(scale=[0.5, 0.25], channels=2, allows_channel_wise=False)
@@ -225,5 +225,5 @@ def test_argument_outside_its_range_is_named(made, args):
 def test_weight_with_nan_names_the_layer():
     weight = random_weight()
     weight[0, 0, 0, 0] = float("nan")
-    with pytest.raises(CalibrationError, match="Layer 'conv1'.*NaN or inf"):
+    with pytest.raises(CalibrationError, match=r"Layer 'conv1'.*NaN or inf"):
         LnqFakeQuantize(object_layer="conv1").observe(weight)

@@ -178,7 +178,7 @@ def test_nodes_stand_worst_first(pages: dict[str, Page]) -> None:
 def test_rows_of_the_statistic_choose_a_histogram(pages: dict[str, Page]) -> None:
     page = pages[NAMES[2]]
     _, *rows = page.rows
-    assert [row[1:4] for row in rows][0] == ["conv", "conv2d", "weight"]
+    assert rows[0][1:4] == ["conv", "conv2d", "weight"]
     choices = [value for tag, attribute, value in page.attributes if (tag, attribute) == ("tr", "data-choice")]
     assert choices == [row[1] for row in rows]
     assert set(choices) == set(page.report)

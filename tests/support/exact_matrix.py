@@ -73,7 +73,7 @@ WEIGHTS: Mapping[str, Mapping[str, Any]] = {
     "per tensor": {
         "quantizer": "ArqWeightFakeQuantize",
         "quantizer_args": {"observer": "ArqObserver", "num_bits": 8, "channel_wise": False},
-    },  # noqa: E501
+    },
     "SNQ": {"quantizer": "SnqWeightFakeQuantize", "quantizer_args": {"observer": "SnqObserver", "num_bits": 4}},
     "LNQ": {"quantizer": "LnqFakeQuantize", "quantizer_args": {"observer": "SnqObserver", "num_bits": 4}},
 }

@@ -18,7 +18,7 @@ from sample.vit.src.vit import VitSize
 
 def _conv(
     inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1, act: type | None = nn.ReLU
-) -> nn.Sequential:  # noqa: E501
+) -> nn.Sequential:
     layers = [
         nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
         nn.BatchNorm2d(outputs),
@@ -69,7 +69,7 @@ class DenseNet(nn.Module):
         self.layers = nn.ModuleList(
             nn.Sequential(nn.BatchNorm2d(8 + 4 * i), nn.ReLU(), nn.Conv2d(8 + 4 * i, 4, 3, padding=1, bias=False))
             for i in range(3)
-        )  # noqa: E501
+        )
         self.down = nn.Sequential(nn.BatchNorm2d(20), nn.ReLU(), nn.Conv2d(20, 10, 1, bias=False), nn.AvgPool2d(2, 2))
         self.fc = nn.Linear(10, 5)
 
@@ -201,12 +201,12 @@ class Yolo(nn.Module):
             _conv(3, 8, 3, 2, act=nn.SiLU),
             _conv(8, 8, 3, 2, act=nn.SiLU),
             _conv(8, 12, 3, 2, act=nn.SiLU),
-        )  # noqa: E501
+        )
         self.split, self.inner, self.join = (
             _conv(8, 8, 1, act=nn.SiLU),
             _conv(4, 4, 3, act=nn.SiLU),
             _conv(12, 8, 1, act=nn.SiLU),
-        )  # noqa: E501
+        )
         self.pool, self.fuse, self.up = (
             nn.MaxPool2d(5, 1, 2),
             _conv(36, 12, 1, act=nn.SiLU),
@@ -238,7 +238,7 @@ def _conv_next() -> nn.Module:
         nn.Flatten(1),
         nn.LayerNorm(8),
         nn.Linear(8, 5),
-    )  # noqa: E501
+    )
 
 
 def _conv_vit() -> nn.Module:

@@ -7,7 +7,7 @@ from torch import nn
 from ..backends.dynamic.placer import LayerContainer
 from ..backends.fx.quant_graph_module import QuantGraphModule
 from ..workflows.arguments import check_model, check_type
-from ..workflows.quantized import quantized_inside
+from ..workflows.quantized import instances_inside
 
 
 def freeze_batch_norm(model: nn.Module, freeze: bool = True) -> None:
@@ -28,5 +28,6 @@ def freeze_batch_norm(model: nn.Module, freeze: bool = True) -> None:
     function = "freeze_batch_norm"
     check_model(function, model)
     check_type(function, "freeze", freeze, bool, "a bool")
-    for quantized in quantized_inside(function, model, (QuantGraphModule, LayerContainer)):
+    kinds: tuple[type[QuantGraphModule | LayerContainer], ...] = (QuantGraphModule, LayerContainer)
+    for quantized in instances_inside(function, model, *kinds):
         quantized.freeze_batch_norm(freeze)

@@ -70,8 +70,8 @@ def changes_in_place(func: Callable[..., Any], kwargs: dict[str, Any]) -> bool:
 @contextlib.contextmanager
 def _not_tracing() -> Iterator[None]:
     state = torch._C._get_tracing_state()
-    torch._C._set_tracing_state(None)  # type: ignore[arg-type]
+    torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        torch._C._set_tracing_state(state)  # type: ignore[arg-type]
+        torch._C._set_tracing_state(state)  # type: ignore[attr-defined]

@@ -54,7 +54,7 @@ def is_unmasked(
     attn_mask: Tensor | None = None,
     key_padding_mask: Tensor | None = None,
     is_causal: bool = False,
-    marks_blocked: bool = True,
+    marks_blocked: bool = True,  # noqa: ARG001 - called with the arguments of masked_scores
 ) -> bool:
     """Whether `masked_scores` with these arguments hands its scores on as they are."""
     return attn_mask is None and key_padding_mask is None and not is_causal

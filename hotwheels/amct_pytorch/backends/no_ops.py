@@ -44,7 +44,8 @@ def handed_on(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
 def _laid_out(x: Tensor, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     if isinstance(x, Accumulator):
         return Accumulator.of(function(x.integers, *args, **kwargs), x.step)
-    return function(x, *args, **kwargs)
+    y: Tensor = function(x, *args, **kwargs)
+    return y
 
 
 def is_copy(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -52,7 +53,7 @@ def is_copy(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[st
     if isinstance(function, MethodCall):
         return function.name in _COPIES and not _makes_others(function.name, args, kwargs)
     if function is getattr:
-        return args[1] == "data"
+        return bool(args[1] == "data")
     if function is masked_scores:
         return is_unmasked(**kwargs)
     return isinstance(function, NO_OP_MODULES) or function in _FUNCTIONS
@@ -71,4 +72,4 @@ def _keeps_shape(function: Callable[..., Any], args: tuple[Any, ...], kwargs: di
     if not is_reshape and not isinstance(function, nn.Flatten):
         return False
     first = args[0].carrier if isinstance(args[0], Deferred) else args[0]
-    return as_exported(function)(first, *args[1:], **kwargs).shape == first.shape
+    return bool(as_exported(function)(first, *args[1:], **kwargs).shape == first.shape)

@@ -27,7 +27,7 @@ class QuantSpec:
     symmetric: bool = False
     channel_axis: int | None = None
 
-    def __post_init__(self) -> None:  # noqa: D105
+    def __post_init__(self) -> None:
         if not 2 <= self.num_bits <= 16:
             raise ConfigError(f"num_bits must be between 2 and 16, got {self.num_bits}.")
 

@@ -51,7 +51,7 @@ def _log_sigmoid(input: Tensor) -> Tensor:
     return torch.log(torch.sigmoid(input))
 
 
-def _softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
+def _softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:  # noqa: ARG001 - as F.softplus
     """ONNX's Softplus knows no ``threshold`` above which it would return its input."""
     return torch.logaddexp(input * beta, torch.zeros((), dtype=input.dtype, device=input.device)) / beta
 

@@ -137,8 +137,8 @@ def _weighted(layer: IntegerLayer, known: FrozenWeight, input: Tensor, output_si
 
 def _matmul(layer: IntegerLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     left, right = layer.grids[0], layer.grids[1]
-    operands = (layer.integers(index, x) for index, x in enumerate(layer.call.inputs(args, kwargs)))
-    sums = matrix_product(*operands, requantize.limits_of(left), requantize.limits_of(right))
+    first, second = (layer.integers(index, x) for index, x in enumerate(layer.call.inputs(args, kwargs)))
+    sums = matrix_product(first, second, requantize.limits_of(left), requantize.limits_of(right))
     layer.refuse_overflow(sums)
     return layer.accumulated(sums, left.scale.double() * right.scale.double())
 
@@ -223,8 +223,8 @@ _EACH_ELEMENT = frozenset({Role.ELEMENTWISE, Role.FUSED_ACTIVATION})
 
 def _have_one_shape(values: list[Any]) -> bool:
     """Whether all operands are tensors of one shape, so that each part of the result needs that part of them only."""
-    shapes = {x.shape if isinstance(x, Tensor) else None for x in values}
-    return len(shapes) == 1 and None not in shapes and len(next(iter(shapes))) > 0
+    shapes = {x.shape for x in values if isinstance(x, Tensor)}
+    return all(isinstance(x, Tensor) for x in values) and len(shapes) == 1 and len(shapes.pop()) > 0
 
 
 _KERNELS = {Role.MATMUL: _matmul, Role.MAX_POOL: _max_pool, Role.AVG_POOL: _avg_pool}

@@ -7,7 +7,7 @@ the operations inside, while ``torch.jit.trace`` and ``torch.fx`` still see one 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -106,11 +106,11 @@ _KERNELS: dict[str, Callable[..., Tensor]] = {
 
 
 def _register_kernels() -> torch.library.Library:
-    library = torch.library.Library("pico_ops", "DEF")
+    library: Any = torch.library.Library("pico_ops", "DEF")  # type: ignore[no-untyped-call]
     for schema, kernel in _KERNELS.items():
         library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
         library.impl(schema.partition("(")[0], kernel, "CompositeImplicitAutograd")
-    return library
+    return cast("torch.library.Library", library)
 
 
 _LIBRARY = _register_kernels()  # kept: the operators live as long as this object
@@ -186,7 +186,7 @@ def _image_sizes(value: Any) -> list[int | None]:
     return value.type().varyingSizes() or [None] * 4
 
 
-_SYMBOLICS = {
+_SYMBOLICS: dict[str, Callable[..., Any]] = {
     "pico_ops::LayerNorm": _layer_norm_symbolic,
     "pico_ops::Gelu": _gelu_symbolic,
     "pico_ops::SpaceToDepth": _space_to_depth_symbolic,
@@ -199,7 +199,7 @@ _SYMBOLICS = {
 def register_onnx_symbolics() -> None:
     """Teaches ``torch.onnx.export(..., dynamo=False)`` the operators; done at import, harmless to repeat."""
     for name, symbolic in _SYMBOLICS.items():
-        torch.onnx.register_custom_op_symbolic(name, symbolic, _SINCE_OPSET)
+        torch.onnx.register_custom_op_symbolic(name, symbolic, _SINCE_OPSET)  # type: ignore[attr-defined]
 
 
 register_onnx_symbolics()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +65,7 @@ class QuantizedLayer(nn.Module):
         self.weighted = weighted
         self.call = call
         self._sharing = sharing
-        self.activation = nn.ModuleList(activation)
+        self.activation: Sequence[ActivationQuantizer] = cast(Any, nn.ModuleList(activation))  # which has no item type
         self.weight = None if weighted is None else weighted.quantizer
         self.mode = Mode.FLOAT
         self.keeps_inputs = False
@@ -231,7 +231,8 @@ class QuantizedLayer(nn.Module):
         """Returns ``compute(x)`` of one input, made once for all layers which share its quantizer (spec 8.6)."""
         if x.is_inference():  # it counts no versions
             return compute(x)
-        return self._sharing[index].get(x, purpose, compute)
+        result: Tensor = self._sharing[index].get(x, purpose, compute)
+        return result
 
 
 def _activation_record(index: int, quantizer: ActivationQuantizer) -> ActivationRecord:

@@ -28,6 +28,10 @@ class SharedInput:
         """
         self._uses = uses
         self._producers = producers
+        self._source: Tensor | None
+        self._key: tuple[int, str] | None
+        self._value: Any
+        self._left: int
         self._clear()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SharedInput:
@@ -56,7 +60,7 @@ class SharedInput:
         return value
 
     def _clear(self) -> None:
-        self._source: Tensor | None = None
-        self._key: tuple[int, str] | None = None
-        self._value: Any = None
+        self._source = None
+        self._key = None
+        self._value = None
         self._left = 0

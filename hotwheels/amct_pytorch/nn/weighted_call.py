@@ -40,7 +40,8 @@ class WeightedCall(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The weight, in the layout of the module class; differentiable."""
-        return self.weight_source()
+        weight: Tensor = self.weight_source()
+        return weight
 
     @property
     def bias(self) -> Tensor | None:
@@ -49,7 +50,8 @@ class WeightedCall(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Calls the function."""
-        return self._compute(input, self.weight, self.bias)
+        result: Tensor = self._compute(input, self.weight, self.bias)
+        return result
 
     def in_double(self, input: Tensor) -> Tensor:
         """Calls the function in float64, with the float32 values of weight and bias."""
@@ -60,7 +62,7 @@ class WeightedCall(nn.Module):
         raise NotImplementedError
 
 
-class Conv2dCall(WeightedCall, nn.Conv2d):
+class Conv2dCall(WeightedCall, nn.Conv2d):  # type: ignore[override]
     """``F.conv2d``."""
 
     def __init__(self, weight: ComputedTensor, bias: ComputedTensor | None = None, **settings: Any) -> None:
@@ -73,7 +75,7 @@ class Conv2dCall(WeightedCall, nn.Conv2d):
         return F.conv2d(input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
 
-class ConvTranspose2dCall(WeightedCall, nn.ConvTranspose2d):
+class ConvTranspose2dCall(WeightedCall, nn.ConvTranspose2d):  # type: ignore[misc, override]
     """``F.conv_transpose2d``."""
 
     def __init__(self, weight: ComputedTensor, bias: ComputedTensor | None = None, **settings: Any) -> None:
@@ -83,11 +85,11 @@ class ConvTranspose2dCall(WeightedCall, nn.ConvTranspose2d):
         super().__init__(nn.ConvTranspose2d(inputs, outputs, tuple(kernel), **settings, **_twin(bias)), weight, bias)
 
     def _compute(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        settings = (self.stride, self.padding, self.output_padding, self.groups, self.dilation)
+        settings: tuple[Any, ...] = (self.stride, self.padding, self.output_padding, self.groups, self.dilation)
         return F.conv_transpose2d(input, weight, bias, *settings)
 
 
-class LinearCall(WeightedCall, nn.Linear):
+class LinearCall(WeightedCall, nn.Linear):  # type: ignore[misc, override]
     """``F.linear``, or a product with a matrix.
 
     Attributes:

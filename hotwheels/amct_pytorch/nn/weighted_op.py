@@ -31,15 +31,16 @@ class WeightedOp:
 
     def __init__(
         self,
-        module: nn.Module,
+        module: Callable[..., Any],
         role: Role,
         batch_norm: nn.Module | None = None,
         forward: Callable[..., Any] | None = None,
         normalize: Callable[..., Any] | None = None,
     ) -> None:
         """``forward`` and ``normalize`` call the two modules where calling these would come back here; else None."""
-        self.module = module
-        self.batch_norm = batch_norm
+        # Any: classes of torch, of users and ours, which have the attributes of their role under the same names.
+        self.module: Any = module
+        self.batch_norm: Any = batch_norm
         self.role = role
         self._forward = forward
         self._normalize = normalize
@@ -75,9 +76,9 @@ class WeightedOp:
         norm = self.batch_norm
         return fold(weight, self.module.bias, norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
 
-    def forward_float(self, args: tuple, kwargs: dict) -> Tensor:
+    def forward_float(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         """The operation as the float model computes it."""
-        result = (self._forward or self.module)(*args, **kwargs)
+        result: Tensor = (self._forward or self.module)(*args, **kwargs)
         return result if self.batch_norm is None else self._normalized(result)
 
     def unfolded(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -130,31 +131,34 @@ class WeightedOp:
 
     def _normalized(self, x: Tensor) -> Tensor:
         assert self.batch_norm is not None
-        return (self._normalize or self.batch_norm)(x)
+        y: Tensor = (self._normalize or self.batch_norm)(x)
+        return y
 
     def _own_weight(self) -> Tensor:
+        weight: Tensor = self.module.weight
         if self.role is Role.LINEAR:
-            return self.module.weight
-        return to_output_first(self.module.weight, self.module.groups, self.role is Role.CONV_TRANSPOSE)
+            return weight
+        return to_output_first(weight, self.module.groups, self.role is Role.CONV_TRANSPOSE)
 
 
 @contextlib.contextmanager
 def _keeping(norm: nn.Module, is_kept: Tensor) -> Iterator[None]:
     """Inside it the running statistics of the channels ``is_kept``, bool [C], do not change."""
-    statistics = {name: norm._buffers[name] for name in ("running_mean", "running_var")}
+    statistics = {name: norm.get_buffer(name) for name in ("running_mean", "running_var")}
     # The backward wants the tensors that the BatchNorm has updated as they are then: it works on copies.
     norm._buffers.update({name: value.clone() for name, value in statistics.items()})
     try:
         yield
         for name, value in statistics.items():
-            value.copy_(torch.where(is_kept, value, norm._buffers[name]))
+            value.copy_(torch.where(is_kept, value, norm.get_buffer(name)))
     finally:
         norm._buffers.update(statistics)
 
 
-def _convolve(module: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _convolve(module: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """``padding="same"`` is given in numbers if both sides have the same: ONNX's auto_pad does not go with dilation."""
     left, right, top, bottom = module._reversed_padding_repeated_twice
     if module.padding != "same" or module.padding_mode != "zeros" or left != right or top != bottom:
-        return module._conv_forward(x, weight, bias)
+        y: Tensor = module._conv_forward(x, weight, bias)
+        return y
     return F.conv2d(x, weight, bias, module.stride, (top, left), module.dilation, module.groups)

@@ -15,9 +15,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from ..errors import ExportError
 
@@ -113,10 +115,17 @@ class _Builder:
         self.opset = opset
         self.nodes: list[ir.Node] = []
         self.name = replaced.name or str(replaced.outputs[0].name)
+        assert isinstance(replaced.graph, ir.Graph), "custom nodes stand in the main graph"
         self._graph = replaced.graph
-        self._dtype = replaced.inputs[0].dtype or ir.DataType.FLOAT
+        self._dtype = self.input(0).dtype or ir.DataType.FLOAT
         self._op_counts: Counter[str] = Counter()
         self._constants: dict[str, ir.Value] = {}
+
+    def input(self, index: int) -> ir.Value:
+        """Returns an input of the replaced node, which a custom node always has."""
+        value = self.replaced.inputs[index]
+        assert value is not None
+        return value
 
     def op(self, op_type: str, *inputs: ir.Value | None, **attributes: int | str | Sequence[int]) -> ir.Value:
         """Appends a node and returns its output."""
@@ -132,7 +141,7 @@ class _Builder:
         """Returns a constant of the element type of the replaced node's input."""
         return self.constant(what, np.array(number, dtype=self._dtype.numpy()))
 
-    def constant(self, what: str, array: np.ndarray) -> ir.Value:
+    def constant(self, what: str, array: NDArray[Any]) -> ir.Value:
         """Returns ``array`` as an initializer of the graph; the same one whenever ``what`` is asked for again."""
         if what not in self._constants:
             tensor = ir.tensor(array, name=f"{self.name}/{what}")
@@ -158,18 +167,20 @@ def _replace(node: ir.Node, opset: int) -> None:
     _remove_unused_constants(inputs)
 
 
-def _remove_unused_constants(values: Sequence[ir.Value]) -> None:
+def _remove_unused_constants(values: Sequence[ir.Value | None]) -> None:
     for value in values:
-        if value.uses() or value.is_graph_output():
+        if value is None or value.uses() or value.is_graph_output():
             continue
+        producer, graph = value.producer(), value.graph
         if value.is_initializer() and not value.is_graph_input():
-            del value.graph.initializers[value.name]
-        elif value.producer() is not None and value.producer().op_type == "Constant":
-            value.producer().graph.remove(value.producer(), safe=True)
+            assert graph is not None and value.name is not None
+            del graph.initializers[value.name]
+        elif producer is not None and producer.op_type == "Constant" and producer.graph is not None:
+            producer.graph.remove(producer, safe=True)
 
 
 def _lower_layer_norm(builder: _Builder) -> None:
-    x, weight, bias = builder.replaced.inputs
+    x, weight, bias = (builder.input(index) for index in range(3))
     dim = builder.replaced.attributes["dim"].as_int()
     centred = builder.op("Sub", x, _mean(builder, x, dim))
     variance = _mean(builder, builder.op("Mul", centred, centred), dim)
@@ -203,7 +214,8 @@ def _trailing_axes(layer_norm: ir.Node) -> int:
     dim = layer_norm.attributes["dim"].as_int()
     if dim < 0:
         return -dim - 1
-    shape = layer_norm.inputs[0].shape or layer_norm.outputs[0].shape
+    x = layer_norm.inputs[0]
+    shape = layer_norm.outputs[0].shape if x is None or x.shape is None else x.shape
     if shape is None:
         raise ExportError(
             f"LayerNorm '{layer_norm.name}' has dim {dim}, but the rank of its input is unknown. Give the axis as a "
@@ -213,7 +225,7 @@ def _trailing_axes(layer_norm: ir.Node) -> int:
 
 
 def _lower_gelu(builder: _Builder) -> None:
-    x = builder.replaced.inputs[0]
+    x = builder.input(0)
     approximate = builder.replaced.attributes.get_string("approximate", "tanh")
     bent = _tanh_of_cubic(builder, x) if approximate == "tanh" else _erf_of_scaled(builder, x)
     doubled = builder.op("Mul", x, builder.op("Add", bent, builder.scalar("one", 1.0)))
@@ -232,12 +244,12 @@ def _erf_of_scaled(builder: _Builder, x: ir.Value) -> ir.Value:
 
 
 def _lower_global_warp(builder: _Builder) -> None:
-    x, grid = builder.replaced.inputs
+    x, grid = builder.input(0), builder.input(1)
     builder.op("GridSample", x, grid, mode="nearest", padding_mode="border", align_corners=1)
 
 
 def _lower_warp(builder: _Builder) -> None:
-    x, grid = builder.replaced.inputs
+    x, grid = builder.input(0), builder.input(1)
     roi = builder.replaced.attributes.get_ints("roi")
     if roi is not None:
         left, top, right, bottom = roi

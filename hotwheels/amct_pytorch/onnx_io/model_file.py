@@ -12,7 +12,7 @@ from onnx.shape_inference import InferenceError
 
 from ..errors import ExportError
 from ..files import PathLike, check_input_file, open_atomic, write_bytes_atomic
-from .wire_format import write_with_tensors
+from .wire_format import write_values, write_with_tensors
 
 # One protobuf message ends at 2 GB; a larger model keeps its tensors in a second file. The margin is for the nodes.
 _LARGEST_MESSAGE = 2**31 - 2**26
@@ -51,7 +51,7 @@ def save_model(model: ir.Model, path: PathLike) -> None:
     else:
         with open_atomic(path.with_name(location)) as file:
             for tensor in large.values():
-                tensor.tofile(file)
+                write_values(tensor, file)
         write_bytes_atomic(path, proto.SerializeToString(deterministic=True))
 
 
@@ -71,7 +71,7 @@ def _without(large: Mapping[str, ir.TensorProtocol], model: ir.Model, path: Path
     try:
         for name, tensor in large.items():
             initializers[name].const_value = ir.ExternalTensor(
-                location, offset, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape), name=name
+                location, offset, tensor.nbytes, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name
             )
             offset += tensor.nbytes
         return ir.to_proto(model)
@@ -99,7 +99,7 @@ def _with_inputs_for(large: Mapping[str, ir.TensorProtocol], proto: onnx.ModelPr
         for name, tensor in large.items()
         if name not in inputs
     )
-    return checked.SerializeToString()
+    return bytes(checked.SerializeToString())
 
 
 @contextlib.contextmanager

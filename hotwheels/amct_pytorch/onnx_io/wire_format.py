@@ -32,7 +32,15 @@ def write_with_tensors(proto: onnx.ModelProto, tensors: Mapping[str, ir.TensorPr
     file.write(_key(onnx.ModelProto.GRAPH_FIELD_NUMBER, size) + nodes)
     for piece, head in zip(pieces, heads, strict=True):
         file.write(piece)
-        tensors[head.name].tofile(file)
+        write_values(tensors[head.name], file)
+
+
+def write_values(tensor: ir.TensorProtocol, file: BinaryIO) -> None:
+    """Writes the values of ``tensor`` as little-endian bytes, without a copy where its class can (``tofile``)."""
+    if hasattr(tensor, "tofile"):
+        tensor.tofile(file)
+    else:
+        file.write(tensor.tobytes())
 
 
 def _head(reference: onnx.TensorProto) -> onnx.TensorProto:
@@ -47,7 +55,7 @@ def _head(reference: onnx.TensorProto) -> onnx.TensorProto:
 def _initializer(head: onnx.TensorProto, size: int) -> bytes:
     """What comes in front of the ``size`` bytes of values, in the graph's message."""
     inner = head.SerializeToString(deterministic=True) + _key(onnx.TensorProto.RAW_DATA_FIELD_NUMBER, size)
-    return _key(onnx.GraphProto.INITIALIZER_FIELD_NUMBER, len(inner) + size) + inner
+    return _key(onnx.GraphProto.INITIALIZER_FIELD_NUMBER, len(inner) + size) + bytes(inner)
 
 
 def _key(field: int, size: int) -> bytes:

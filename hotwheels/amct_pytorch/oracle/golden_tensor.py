@@ -89,7 +89,7 @@ def _place(position: int, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _digests(array: NDArray[Any]) -> NDArray[np.uint8]:
     """The first bytes of the SHA-256 of each block, as little-endian 4-byte elements."""
-    content = memoryview(np.ascontiguousarray(array).reshape(-1).astype(array.dtype.newbyteorder("<")).view(np.uint8))
+    content = np.ascontiguousarray(array).reshape(-1).astype(array.dtype.newbyteorder("<")).view(np.uint8).data
     step = BLOCK * array.itemsize
     digests = [hashlib.sha256(content[at : at + step]).digest()[:_DIGEST_BYTES] for at in range(0, len(content), step)]
     return np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, _DIGEST_BYTES)

@@ -140,7 +140,8 @@ class UlqFakeQuantize(ActivationQuantizer):
         if key is None or key != self._last_grid[0]:
             scale, offset = affine_params(low, high, spec)
             self._last_grid = key, QuantParams(scale=scale, offset=offset, num_bits=self.num_bits)
-        return self._last_grid[1]
+        grid: QuantParams = self._last_grid[1]
+        return grid
 
     def _round(self, x: Tensor) -> Tensor:
         if not torch.is_grad_enabled():

@@ -77,9 +77,9 @@ def find_cause(a: Array, b: Array, step: float | None) -> str:
     return "wrong parameters: probably the weights, or the grid of an input"
 
 
-def _is_fusion(a: Array, b: Array, step: float | None) -> bool:
+def _is_fusion(a: Array, b: Array, _step: float | None) -> bool:
     """An activation is applied on one side only."""
-    slack = _slack(a, step)
+    slack = _slack(a)
     return any(
         np.abs(one - other).max() <= slack
         for one, other in ((np.maximum(a, 0), b), (a, np.maximum(b, 0)), (np.clip(a, 0, 6), b), (a, np.clip(b, 0, 6)))
@@ -89,29 +89,29 @@ def _is_fusion(a: Array, b: Array, step: float | None) -> bool:
 def _is_tie(a: Array, b: Array, step: float | None) -> bool:
     if step is None:
         return False
-    differs = np.abs(a - b) > _slack(a, None)
+    differs = np.abs(a - b) > _slack(a)
     return bool(np.abs(a - b).max() <= step * 1.01 and differs.mean() <= _FEW)
 
 
-def _is_saturation(a: Array, b: Array, step: float | None) -> bool:
+def _is_saturation(a: Array, b: Array, _step: float | None) -> bool:
     """What differs stands at an end of the range of one side."""
-    differs = np.abs(a - b) > _slack(a, None)
+    differs = np.abs(a - b) > _slack(a)
     for one, other in ((a, b), (b, a)):
         clipped = np.clip(other, one.min(), one.max())
         is_at_end = (one == one.min()) | (one == one.max())
-        if np.abs(clipped - one).max() <= _slack(a, None) and is_at_end[differs].all():
+        if np.abs(clipped - one).max() <= _slack(a) and is_at_end[differs].all():
             return True
     return False
 
 
-def _is_scale(a: Array, b: Array, step: float | None) -> bool:
+def _is_scale(a: Array, b: Array, _step: float | None) -> bool:
     """One factor for each channel."""
     a, b = _by_channel(a), _by_channel(b)
     factor = (a * b).sum(1, keepdims=True) / np.maximum((a * a).sum(1, keepdims=True), np.finfo(np.float64).tiny)
     return bool(np.abs(a * factor - b).max() <= 1e-5 * np.abs(b).max(initial=1e-30))
 
 
-def _is_shift(a: Array, b: Array, step: float | None) -> bool:
+def _is_shift(a: Array, b: Array, _step: float | None) -> bool:
     """One difference for each channel."""
     difference = _by_channel(b - a)
     return bool(np.ptp(difference, axis=1).max() <= 1e-5 * np.abs(a).max(initial=1e-30))
@@ -188,5 +188,5 @@ def _by_channel(x: Array) -> Array:
     return np.moveaxis(x, axis, 0).reshape(x.shape[axis], -1)
 
 
-def _slack(a: Array, step: float | None) -> float:
+def _slack(a: Array) -> float:
     return float(_SINGLE * np.abs(a).max(initial=0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from torch import fx
 from torch.fx.passes.graph_drawer import FxGraphDrawer
@@ -19,7 +20,7 @@ def draw(graph_module: fx.GraphModule, path: Path) -> None:
     if shutil.which("dot") is None:
         _log.warning("'%s' is not drawn: [Errno 2] No such file or directory: 'dot'. Install graphviz to get it.", path)
         return
-    dot = FxGraphDrawer(graph_module, path.stem, ignore_getattr=True).get_dot_graph()
+    dot: Any = FxGraphDrawer(graph_module, path.stem, ignore_getattr=True).get_dot_graph()
     try:
         write_bytes_atomic(path, dot.create(format="svg"))
     except AssertionError as error:  # pydot's way to say that dot ended with a failure

@@ -66,7 +66,7 @@ def _calibrated_inputs(quantized: QuantGraphModule) -> dict[LayerInput, Calibrat
 
 def _quantizers(layer: QuantizedLayer) -> list[tuple[int, ActivationQuantizer]]:
     absent = layer.non_float_inputs.tolist()
-    return [(index, one) for index, one in enumerate(layer.activation) if not absent[index]]  # type: ignore[misc]
+    return [(index, one) for index, one in enumerate(layer.activation) if not absent[index]]
 
 
 def _calibrated_input(quantizer: ActivationQuantizer) -> CalibratedInput:

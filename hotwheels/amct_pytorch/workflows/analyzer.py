@@ -161,7 +161,7 @@ class _Comparison:
     def _float_results(self, names: set[str]) -> dict[str, Tensor]:
         floats: dict[str, Tensor] = {}
 
-        def keep(node: str, name: str, value: Tensor) -> None:
+        def keep(_node: str, name: str, value: Tensor) -> None:
             if name in names:
                 floats[name] = value.detach().to("cpu", copy=True)  # a later operation may work in place
 

@@ -14,10 +14,13 @@ from ..nn.quantized_layer import NO_DATA_PARALLEL
 _Quantized = TypeVar("_Quantized", bound=nn.Module)
 
 
-def quantized_inside(
-    function: str, model: nn.Module, kinds: tuple[type[_Quantized], ...] = (QuantGraphModule,)
-) -> list[_Quantized]:
-    """Returns the quantized graphs, or what else ``kinds`` names, inside ``model``, at any depth.
+def quantized_inside(function: str, model: nn.Module) -> list[QuantGraphModule]:
+    """Returns the quantized graphs inside ``model``, at any depth; raises as `instances_inside`."""
+    return instances_inside(function, model, QuantGraphModule)
+
+
+def instances_inside(function: str, model: nn.Module, *kinds: type[_Quantized]) -> list[_Quantized]:
+    """Returns the modules of the classes ``kinds``, which are quantized models, inside ``model``, at any depth.
 
     Raises:
       ConfigError: There is none.
@@ -45,7 +48,7 @@ def switchable_inside(function: str, model: nn.Module) -> list[QuantGraphModule 
     """
     dynamic = switches_inside(model)
     if dynamic and not any(isinstance(module, QuantGraphModule) for module in model.modules()):
-        return dynamic
+        return [*dynamic]
     return [*quantized_inside(function, model), *dynamic]
 
 

@@ -81,14 +81,14 @@ def test_state_dict_restores_the_grid_without_calibration(kind):
 
 
 def test_unsigned_is_refused():
-    with pytest.raises(ConfigError, match="Layer 'conv1'.*quantizes to torch.quint8; only signed types"):
+    with pytest.raises(ConfigError, match=r"Layer 'conv1'.*quantizes to torch.quint8; only signed types"):
         activation(quant_min=0, quant_max=255, dtype="torch.quint8")
     with pytest.raises(ConfigError, match=r"Layer 'conv1'.*\[0, 255\]; unsigned integers are not supported"):
         build_activation(QuantizerConfig(f"{__name__}.Unsigned", {}), "conv1")
 
 
 def test_per_channel_is_for_weights_only():
-    with pytest.raises(ConfigError, match="Layer 'conv1'.*per channel"):
+    with pytest.raises(ConfigError, match=r"Layer 'conv1'.*per channel"):
         activation("torch.quantization.PerChannelMinMaxObserver", qscheme="torch.per_channel_symmetric")
     with pytest.raises(ConfigError, match="Layer 'conv1' has no channels"):
         weight_quantizer(allows_channel_wise=False)
@@ -98,7 +98,7 @@ def test_per_channel_is_for_weights_only():
 
 def test_weights_must_be_symmetric():
     made = weight_quantizer(qscheme="torch.per_channel_affine")
-    with pytest.raises(ConfigError, match="Layer 'conv1'.*weights must be symmetric"):
+    with pytest.raises(ConfigError, match=r"Layer 'conv1'.*weights must be symmetric"):
         made.observe(torch.rand(6, 5))
 
 
@@ -156,7 +156,7 @@ def test_learned_scale_is_read_anew_and_keeps_its_own_gradient():
 def test_a_class_that_is_no_quantizer_is_named():
     with pytest.raises(ConfigError, match="no attribute scale and zero_point"):
         build_activation(QuantizerConfig(f"{__name__}.Nothing", {}), "conv1")
-    with pytest.raises(ConfigError, match="Layer 'conv1': 'nowhere.Class' must be the full path"):
+    with pytest.raises(ConfigError, match=r"Layer 'conv1': 'nowhere.Class' must be the full path"):
         build_activation(QuantizerConfig("nowhere.Class", {}), "conv1")
     with pytest.raises(ConfigError, match="cannot be built"):
         activation(unknown_argument=3)

@@ -62,7 +62,7 @@ def test_too_few_batches_is_an_error():
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_nan_and_inf_name_the_layer(bad):
-    with pytest.raises(CalibrationError, match="Layer 'conv1'.*NaN or inf"):
+    with pytest.raises(CalibrationError, match=r"Layer 'conv1'.*NaN or inf"):
         IFMRObserver(object_layer="conv1")(torch.tensor([1.0, bad]))
 
 

@@ -96,7 +96,7 @@ class DynamicBackend:
         return Fold(conv=conv, norm=norm, op=op, role=role)
 
 
-def _make_out_of_place(module: nn.Module) -> None:
+def _make_out_of_place(module: Any) -> None:
     """An operation on a quantized input must not change it: its siblings read it, too."""
     if getattr(module, "inplace", False):
         module.inplace = False

@@ -94,7 +94,7 @@ class RealQuantInterpreter(RecordingInterpreter):
         return getattr(fx.Interpreter, n.op)(self, n.target, args, kwargs)
 
 
-def layer_name(module: fx.GraphModule, node: fx.Node) -> str:
+def layer_name(module: nn.Module, node: fx.Node) -> str:
     """Returns the layer's own name for a QuantizedLayer, else the node's."""
     called = _module_of(module, node)
     return called.name if isinstance(called, QuantizedLayer) else node.name

@@ -7,7 +7,7 @@ import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import fx, nn
@@ -65,11 +65,11 @@ class QuantGraphModule(fx.GraphModule):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> QuantGraphModule:
         """Copies the graph and all of the state, also what the graph does not call."""
-        copied = super().__deepcopy__(memo)
+        copied: Any = super().__deepcopy__(memo)
         adopt_state(copied, self, memo)
         copied.__dict__["_freezes_batch_norm"] = self.freezes_batch_norm
         copied.__dict__["_origin"] = self.origin
-        return copied
+        return cast("QuantGraphModule", copied)
 
     @property
     def quantized_layers(self) -> dict[str, QuantizedLayer]:

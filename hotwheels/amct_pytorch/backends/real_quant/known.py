@@ -16,7 +16,7 @@ _CUSTOM_OPERATORS = "torch._ops."  # behind it the namespace of ``torch.ops``
 _KNOWN_NAMESPACES = frozenset({"aten", "prim", "prims", "pico_ops"})
 
 
-def is_known(function: Callable[..., Any]) -> bool:
+def is_known(function: object) -> bool:
     """Whether ``function`` - a function, a module or a MethodCall - is torch's, Python's or ours, not a user's."""
     if isinstance(function, MethodCall):
         return True

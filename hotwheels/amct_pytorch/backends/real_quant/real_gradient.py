@@ -17,16 +17,16 @@ def with_gradient_of(real: Any, fake: Any) -> Any:
 def _straight_through(real: Any, fake: Any) -> Any:
     if not (isinstance(fake, Tensor) and fake.requires_grad):
         return real
-    return _ValueOf.apply(fake, real)
+    return _ValueOf.apply(fake, real)  # type: ignore[no-untyped-call]
 
 
 class _ValueOf(torch.autograd.Function):
     """Identity gradient, another value: ``fake + (real - fake)`` would round."""
 
     @staticmethod
-    def forward(ctx: Any, fake: Tensor, real: Tensor) -> Tensor:
+    def forward(_ctx: Any, _fake: Tensor, real: Tensor) -> Tensor:
         return real.clone()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return gradient, None
+    def backward(_ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0], None

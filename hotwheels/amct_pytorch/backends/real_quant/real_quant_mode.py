@@ -69,7 +69,7 @@ def run_opaque(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict
     """
     try:
         return pytree.tree_map(_exact, run_in_double(function, args, kwargs))
-    except Exception as error:  # noqa: BLE001 - it is not ours; what is wrong with the call itself is raised below
+    except Exception as error:
         result = BetweenLayers().call(function, args, kwargs)
         _tell_single(_name(function) or type(function).__name__, " ".join(str(error).split()))
         return result

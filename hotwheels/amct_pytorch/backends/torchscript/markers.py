@@ -12,32 +12,32 @@ _DOMAIN = "amct_marker"
 
 class _MarkInput(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, layer: str, index: int) -> Tensor:  # noqa: ANN001
+    def forward(_ctx: Any, x: Tensor, _layer: str, _index: int) -> Tensor:
         return x.view_as(x)
 
     @staticmethod
-    def symbolic(g, x, layer: str, index: int):  # noqa: ANN001, ANN205
+    def symbolic(g: Any, x: Any, layer: str, index: int) -> Any:
         return g.op(f"{_DOMAIN}::Input", x, layer_s=layer, index_i=index).setType(x.type())
 
 
 class _MarkOutput(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, layer: str) -> Tensor:  # noqa: ANN001
+    def forward(_ctx: Any, x: Tensor, _layer: str) -> Tensor:
         return x.view_as(x)
 
     @staticmethod
-    def symbolic(g, x, layer: str):  # noqa: ANN001, ANN205
+    def symbolic(g: Any, x: Any, layer: str) -> Any:
         return g.op(f"{_DOMAIN}::Output", x, layer_s=layer).setType(x.type())
 
 
 def mark_input(x: Tensor, layer: str, index: int) -> Tensor:
     """Returns ``x``; in ONNX a node ``amct_marker::Input`` in front of quantizable input ``index`` of ``layer``."""
-    return _MarkInput.apply(x, layer, index)
+    return _MarkInput.apply(x, layer, index)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def mark_output(x: Tensor, layer: str) -> Tensor:
     """Returns ``x``; in ONNX a node ``amct_marker::Output`` behind ``layer``."""
-    return _MarkOutput.apply(x, layer)
+    return _MarkOutput.apply(x, layer)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def mark_result(result: Any, layer: str) -> Any:

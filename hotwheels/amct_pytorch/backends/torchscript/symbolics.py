@@ -15,11 +15,11 @@ _COL2IM, _COL2IM_OPSET = "aten::col2im", 18
 @contextlib.contextmanager
 def own_symbolics() -> Iterator[None]:
     """Lets the exporter use the functions of this module inside the block."""
-    torch.onnx.register_custom_op_symbolic(_COL2IM, _col2im, _COL2IM_OPSET)
+    torch.onnx.register_custom_op_symbolic(_COL2IM, _col2im, _COL2IM_OPSET)  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        torch.onnx.unregister_custom_op_symbolic(_COL2IM, _COL2IM_OPSET)
+        torch.onnx.unregister_custom_op_symbolic(_COL2IM, _COL2IM_OPSET)  # type: ignore[attr-defined]
 
 
 @symbolic_helper.parse_args("v", "v", "v", "is", "is", "is")

@@ -70,11 +70,11 @@ def refuse_unbatched_pooling(layer: str, op: OpDesc, x: object) -> None:
 
 
 def _export(module: nn.Module, inputs: tuple[Any, ...], setting: dict[str, Any]) -> bytes:
-    file = io.BytesIO()
+    file: Any = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad(), _without_fused_attention(), own_symbolics(), _silent():
         warnings.simplefilter("ignore")  # about tracing and deprecation; they speak to the exporter's direct user
         torch.onnx.export(module, inputs, file, dynamo=False, training=torch.onnx.TrainingMode.PRESERVE, **setting)
-    return file.getvalue()
+    return bytes(file.getvalue())
 
 
 def _needed_opset(error: UnsupportedOperatorError) -> int | None:

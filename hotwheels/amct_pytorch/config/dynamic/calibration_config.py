@@ -73,7 +73,7 @@ class CalibrationConfig:
     do_fusion: bool = True
     skip_fusion_layers: tuple[str, ...] = ()
     update_bn: bool = False
-    bn_update_config: BnUpdateConfig = BnUpdateConfig()
+    bn_update_config: BnUpdateConfig = dataclasses.field(default_factory=BnUpdateConfig)
     layers: Mapping[str, LayerConfig] = dataclasses.field(default_factory=dict)
 
 

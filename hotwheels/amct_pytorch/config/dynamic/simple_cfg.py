@@ -52,7 +52,7 @@ class SimpleRetrainConfig:
     batch_num: int = 1
     skip_layers: tuple[str, ...] = ()
     skip_layer_types: tuple[str, ...] = ()
-    common: Rule = Rule()
+    common: Rule = dataclasses.field(default_factory=Rule)
     types: tuple[Rule, ...] = ()
     layers: tuple[Rule, ...] = ()
     mapping_file: str | None = None
@@ -75,7 +75,7 @@ class SimpleCalibrationConfig(SimpleRetrainConfig):
     do_fusion: bool = True
     skip_fusion_layers: tuple[str, ...] = ()
     update_bn: bool = False
-    bn_update_config: BnUpdateConfig = BnUpdateConfig()
+    bn_update_config: BnUpdateConfig = dataclasses.field(default_factory=BnUpdateConfig)
 
 
 _Simple = TypeVar("_Simple", bound=SimpleRetrainConfig)

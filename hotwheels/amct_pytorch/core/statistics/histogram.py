@@ -37,7 +37,7 @@ class GridHistogram:
       exponent: log2 of the bin width; None while the histogram is empty.
     """
 
-    def __init__(self, bins: int = BINS) -> None:  # noqa: D107 - described by the class
+    def __init__(self, bins: int = BINS) -> None:
         self.counts: Counts = np.zeros(bins)
         self.atoms = {0.0: 0.0}
         self.first = 0

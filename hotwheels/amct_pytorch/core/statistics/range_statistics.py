@@ -41,13 +41,13 @@ class RangeStatistics:
       histogram: All values that are in neither tail.
     """
 
-    def __init__(  # noqa: D107 - described by the class
+    def __init__(
         self,
         max_percentile: float = 0.999999,
         min_percentile: float = 0.999999,
         tail_start: float = 0.65,
         symmetric: bool = False,
-    ) -> None:  # noqa: D107 - described by the class
+    ) -> None:
         self.max_percentile = max_percentile
         self.min_percentile = min_percentile
         self.tail_start = tail_start

@@ -19,7 +19,7 @@ class Tail:
       capacity: How many are kept.
     """
 
-    def __init__(self, capacity: int = CAPACITY) -> None:  # noqa: D107 - described by the class
+    def __init__(self, capacity: int = CAPACITY) -> None:
         self.values: Values = np.empty(0, dtype=np.float32)
         self.capacity = capacity
 

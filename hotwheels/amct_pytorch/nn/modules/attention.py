@@ -54,7 +54,8 @@ class MultiheadConvAttention(LinearWeightsMixin):
         if mask is not None:
             scores = scores + mask.float() * _MASK_SCORE
         attended = values @ scores.softmax(dim=-2)
-        return self.out_proj(attended.reshape(attended.shape[0], self.embed_dim, 1, -1))
+        y: Tensor = self.out_proj(attended.reshape(attended.shape[0], self.embed_dim, 1, -1))
+        return y
 
     def _split_heads(self, x: Tensor) -> Tensor:
         """Returns ``x`` (B, C, 1, N) as (B, n_heads, C / n_heads, N)."""

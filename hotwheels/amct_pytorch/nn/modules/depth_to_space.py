@@ -26,7 +26,8 @@ class DepthToSpace(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the rearranged copy of ``x``."""
-        return OPS.DepthToSpaceDCR(x, self.block_size)
+        y: Tensor = OPS.DepthToSpaceDCR(x, self.block_size)
+        return y
 
     def extra_repr(self) -> str:
         """Shows the block size."""

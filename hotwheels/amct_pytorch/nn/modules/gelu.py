@@ -26,7 +26,8 @@ class GELU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the activation of ``x``, of its shape."""
-        return OPS.Gelu(x, self.approximate)
+        y: Tensor = OPS.Gelu(x, self.approximate)
+        return y
 
     def extra_repr(self) -> str:
         """Shows the formula."""

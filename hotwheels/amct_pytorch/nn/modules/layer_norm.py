@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ class LayerNorm(nn.Module):
         ConfigError: ``normalized_shape`` has more than one axis, or a given bias has another shape than (C,).
     """
 
-    __constants__ = ["normalized_shape", "eps", "elementwise_affine", "axis"]
+    __constants__: ClassVar[list[str]] = ["normalized_shape", "eps", "elementwise_affine", "axis"]
     weight: nn.Parameter | None
     bias: nn.Parameter | None
 
@@ -71,7 +71,8 @@ class LayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns ``x`` normalised along ``axis``, of the same shape."""
-        return OPS.LayerNorm(x, self.weight, self.bias, self.axis, self.eps)
+        y: Tensor = OPS.LayerNorm(x, self.weight, self.bias, self.axis, self.eps)
+        return y
 
     def extra_repr(self) -> str:
         """Shows shape, eps, affinity and axis."""

@@ -46,4 +46,5 @@ class Mlp(LinearWeightsMixin):
     def forward(self, x: Tensor) -> Tensor:
         """Returns (N, out_features, H, W) of ``x`` (N, in_features, H, W)."""
         x = self.drop(self.act(self.fc1(x)))
-        return self.drop(self.fc2(x))
+        y: Tensor = self.drop(self.fc2(x))
+        return y

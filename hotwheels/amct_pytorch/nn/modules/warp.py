@@ -19,7 +19,8 @@ class GlobalWarp(nn.Module):
 
     def forward(self, x: Tensor, grid: Tensor) -> Tensor:
         """Returns (N, C, H_out, W_out) of image (N, C, H, W) and ``grid`` (N, H_out, W_out, 2), last axis (x, y)."""
-        return OPS.GlobalWarp(x, grid)
+        y: Tensor = OPS.GlobalWarp(x, grid)
+        return y
 
 
 class Warp(nn.Module):
@@ -43,7 +44,8 @@ class Warp(nn.Module):
 
     def forward(self, x: Tensor, grid: Tensor) -> Tensor:
         """Returns (N, C, H_out, W_out) of image (N, C, H, W) and ``grid`` (N, H_out, W_out, 2), last axis (x, y)."""
-        return OPS.Warp(x, grid, self.roi)
+        y: Tensor = OPS.Warp(x, grid, self.roi)
+        return y
 
     def extra_repr(self) -> str:
         """Shows the region."""

@@ -115,7 +115,7 @@ def _cast(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
 
 
 @register("CastLike")
-def _cast_like(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
+def _cast_like(_node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
     return (_converted(inputs[0], inputs[1].dtype),)
 
 

@@ -12,7 +12,7 @@ from .registry import Array, register
 
 
 @register("Slice", is_movement=True)
-def _slice(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
+def _slice(_node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
     x, starts, ends = inputs[0], inputs[1], inputs[2]
     axes = inputs[3] if len(inputs) > 3 and inputs[3] is not None else range(len(starts))
     steps = inputs[4] if len(inputs) > 4 and inputs[4] is not None else [1] * len(starts)

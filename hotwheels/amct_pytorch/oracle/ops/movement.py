@@ -12,7 +12,7 @@ from .registry import Array, register
 
 
 @register("Identity", "Dropout", is_movement=True)
-def _identity(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
+def _identity(_node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
     return (inputs[0],)
 
 
@@ -54,13 +54,13 @@ def _concat(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
 
 
 @register("Expand", is_movement=True)
-def _expand(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
+def _expand(_node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
     x, shape = inputs[0], tuple(int(size) for size in inputs[1])
     return (np.broadcast_to(x, np.broadcast_shapes(x.shape, shape)),)
 
 
 @register("Tile", is_movement=True)
-def _tile(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
+def _tile(_node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
     return (np.tile(inputs[0], [int(count) for count in inputs[1]]),)
 
 

@@ -22,4 +22,4 @@ def _col2im(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
     for position in np.ndindex(*kernel):
         places.tap(image, position)[...] += columns[(slice(None), slice(None), *position)]
     inside = (slice(begin, begin + extent) for begin, extent in zip(places.begin, size, strict=True))
-    return (image[(..., *inside)],)
+    return (image[(slice(None), slice(None), *inside)],)

@@ -17,11 +17,11 @@ _Step = Callable[[Array, Array, tuple[Array, ...]], tuple[Array, ...]]
 
 @register("RNN")
 def _rnn(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
-    functions = {"Tanh": np.tanh, "Relu": lambda x: np.maximum(x, 0.0)}
+    functions: dict[str, Callable[[Array], Array]] = {"Tanh": np.tanh, "Relu": lambda x: np.maximum(x, 0.0)}
     activations = {functions[name] for name in node.get("activations", ("Tanh",))}
     (activation,) = activations
 
-    def step(x: Array, h: Array, states: tuple[Array, ...]) -> tuple[Array, ...]:
+    def step(x: Array, h: Array, _states: tuple[Array, ...]) -> tuple[Array, ...]:
         return (activation(x + h),)
 
     return _run(node, inputs, step, gates=1, initial=inputs[5:6])

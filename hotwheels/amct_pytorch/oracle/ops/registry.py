@@ -37,7 +37,7 @@ def register(*op_types: str, domain: str = "", is_movement: bool = False) -> Cal
 
 def register_simple(op_type: str, function: SimpleKernel) -> None:
     """Registers a function of the inputs alone, with one output."""
-    _add(op_type, "", lambda node, inputs: (function(*inputs),))
+    _add(op_type, "", lambda _node, inputs: (function(*inputs),))
 
 
 def find_kernel(node: Node) -> Kernel | None:

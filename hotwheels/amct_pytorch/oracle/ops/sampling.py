@@ -24,7 +24,7 @@ def _grid_sample(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
 
 
 @register("GlobalWarp", domain=CUSTOM_DOMAIN)
-def _global_warp(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
+def _global_warp(_node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
     return (grid_sample(inputs[0], inputs[1], "nearest", "border", True),)
 
 

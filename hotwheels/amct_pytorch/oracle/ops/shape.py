@@ -22,7 +22,7 @@ def _shape(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
 
 
 @register("Constant")
-def _constant(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
+def _constant(node: Node, _inputs: Sequence[Any]) -> Sequence[Array]:
     if "value" in node.attributes:
         return (_float64(node.get("value")),)
     name = next((one for one in _SCALARS if one in node.attributes), None)

@@ -51,13 +51,19 @@ def quantized_again(value: Tensor) -> Callable[[], Tensor] | None:
 
     It keeps the tensor in front of the quantizer alive, not ``value``. The same for `identity_gradient_unfolded`.
     """
-    made_by = value.grad_fn
-    if isinstance(made_by, _Unfolded._backward_cls):  # type: ignore[attr-defined]
-        return functools.partial(_unfolded, *(x.detach() for x in made_by.saved_tensors), made_by.num_bits)
-    if not isinstance(made_by, (LearnedRange._backward_cls, _StraightThrough._backward_cls)):  # type: ignore[attr-defined]
+    made_by: Any = value.grad_fn
+    if _made(made_by, _Unfolded):
+        weight, factor, inverse, scale = (x.detach() for x in made_by.saved_tensors)
+        return functools.partial(_unfolded, weight, factor, inverse, scale, made_by.num_bits)
+    if not _made(made_by, LearnedRange, _StraightThrough):
         return None
     x, *_, scale, offset = made_by.saved_tensors
     return functools.partial(fake_quantize, x.detach(), scale, offset, made_by.num_bits)
+
+
+def _made(node: object, *functions: type[torch.autograd.Function]) -> bool:
+    """Whether the autograd node ``node`` is of one of ``functions``."""
+    return isinstance(node, tuple(function._backward_cls for function in functions))
 
 
 def clipped_weight(weight: Tensor, value: Tensor, clip_max: Tensor, sigma: Tensor) -> Tensor:
@@ -71,11 +77,11 @@ def clipped_weight(weight: Tensor, value: Tensor, clip_max: Tensor, sigma: Tenso
 
 class _IdentityGradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, offset: Tensor, num_bits: int) -> Tensor:
+    def forward(_ctx: Any, x: Tensor, scale: Tensor, offset: Tensor, num_bits: int) -> Tensor:
         return fake_quantize(x, scale, offset, num_bits)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(_ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         return grads[0], None, None, None
 
 
@@ -99,11 +105,11 @@ class _Unfolded(torch.autograd.Function):
 
 class _ReplaceValue(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, value: Tensor, source: Tensor) -> Tensor:
+    def forward(_ctx: Any, value: Tensor, _source: Tensor) -> Tensor:
         return value.clone()  # not a view: in-place operations on the result stay legal
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor]:
+    def backward(_ctx: Any, *grads: Tensor) -> tuple[None, Tensor]:
         return None, grads[0]
 
 
@@ -154,4 +160,5 @@ def _row_dots(grad: Tensor, weight: Tensor, factor: Tensor, inverse: Tensor, sca
     if native.handles(grad, weight) and weight.is_contiguous():
         return native.unfold_backward(grad, weight, factor, inverse, scale, QuantSpec(num_bits=num_bits).qmax)
     error = weight - _unfolded(weight, factor, inverse, scale, num_bits)
-    return torch.linalg.vecdot(grad.flatten(1), error.flatten(1))
+    dots: Tensor = torch.linalg.vecdot(grad.flatten(1), error.flatten(1))
+    return dots

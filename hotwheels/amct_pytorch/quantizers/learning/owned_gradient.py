@@ -32,10 +32,11 @@ def counts_if_owned() -> Counts | None:
 
     Call it first outside of a backward: it runs a small one.
     """
+    seen: list[Counts | None] = []
     with torch.enable_grad():
         x = torch.zeros(2, requires_grad=True)
-        _Probe.apply(x, seen := []).mul(2).sum().backward()  # type: ignore[no-untyped-call]
-    return seen[0]  # type: ignore[no-any-return]
+        _Probe.apply(x, seen).mul(2).sum().backward()  # type: ignore[no-untyped-call]
+    return seen[0]
 
 
 class _Probe(torch.autograd.Function):
@@ -58,6 +59,6 @@ def _seen_by_a_backward(grad: Tensor) -> Counts | None:
 def _counts(grad: Tensor) -> Counts | None:
     try:
         storage = torch._C._storage_Use_Count(grad.untyped_storage()._cdata)
-        return grad._use_count(), storage, sys.getrefcount(grad)
+        return grad._use_count(), storage, sys.getrefcount(grad)  # type: ignore[attr-defined]
     except AttributeError:  # not public; without them every gradient counts as shared
         return None

@@ -53,5 +53,5 @@ def test_folded_weights(make, tmp_path: Path) -> None:
 
 def test_file_of_another_origin(tmp_path: Path) -> None:
     torch.onnx.export(nn.ReLU(), (torch.ones(1),), tmp_path / "m.onnx", dynamo=False)
-    with pytest.raises(ExportError, match="m.onnx.*not made by quantize_model"):
+    with pytest.raises(ExportError, match=r"m.onnx.*not made by quantize_model"):
         read_settings(load_model(tmp_path / "m.onnx"), tmp_path / "m.onnx")

@@ -141,7 +141,7 @@ def test_attention_may_be_the_whole_model(name: str, tmp_path: Path) -> None:
 
 def test_mask_in_calibration_names_the_softmax_to_skip(tmp_path: Path) -> None:
     batch = (sequences(), torch.ones(QUERIES, QUERIES, dtype=torch.bool).triu(1))
-    with pytest.raises(amct.CalibrationError, match="Layer 'attn_softmax': the observed tensor .* holds NaN or inf"):
+    with pytest.raises(amct.CalibrationError, match=r"Layer 'attn_softmax': the observed tensor .* holds NaN or inf"):
         quantize(Optional().eval(), tmp_path, [batch])
     quantize(Optional().eval(), tmp_path, [batch], {"attn_softmax": {"quant_enable": False}})
 

@@ -42,7 +42,8 @@ class Fold:
     @property
     def module(self) -> nn.Module:
         """The convolution."""
-        return self.op.module
+        module: nn.Module = self.op.module
+        return module
 
 
 def finish_float_model(

@@ -206,8 +206,9 @@ def _float_reason(node: Node, module: nn.Module | None) -> str | None:
         return f"{type(module).__name__} is not an operation that can be quantized; it runs in float as a whole"
     if node.op == "call_function" and node.target in _NORM_FUNCTIONS:
         return "it is a normalization called as a function; only modules of torch.nn are folded or quantized"
-    if node.op == "call_function" and is_float_product(node.target, None):
-        return f"{node.target.__name__} is not an operation that can be quantized; it runs in float"
+    function: Any = node.target
+    if node.op == "call_function" and is_float_product(function, None):
+        return f"{function.__name__} is not an operation that can be quantized; it runs in float"
     if node.op == "call_function" and not is_known(node.target):
         return "it is a function which is not looked into (torch.fx.wrap); it runs in float"
     return None

@@ -18,14 +18,16 @@ from collections.abc import Callable
 from typing import Any
 
 import torch.nn.functional as F
-from torch import nn
-from torch.fx import Graph, GraphModule, Node, Proxy
+from torch import fx, nn
+from torch.fx import Graph, GraphModule, Node
 
 from ....nn.in_projection import InProjection
 from ...masked_softmax import masked_scores, masked_softmax
 from ..read.float_reason import mark_float
 from .assemble import assemble, copy_training
 from .inline import Inline, is_pick, nodes_behind, replace_node
+
+Proxy = Any  # a torch.fx.Proxy: it has the operators of a tensor when the program runs, but does not declare them
 
 _SETTINGS = ("need_weights", "average_attn_weights")
 _MASKS = ("attn_mask", "key_padding_mask", "is_causal")
@@ -233,7 +235,7 @@ def _encoder(
     return src if place.module.norm is None else place.call("norm", src)
 
 
-def _decoder(place: Inline, tgt: Proxy, memory: Proxy, *masks: Proxy | None, **others: Any) -> Proxy:
+def _decoder(place: Inline, tgt: Proxy, memory: Proxy, *masks: Any, **others: Any) -> Proxy:
     for index in range(len(place.module.layers)):
         tgt = _decoder_layer(place.child(f"layers.{index}"), tgt, memory, *masks, **others)
     return tgt if place.module.norm is None else place.call("norm", tgt)
@@ -323,7 +325,7 @@ def _reads_weights(node: Node) -> bool:
 
 def _softmax(scores: Proxy, masks: list[Any], **kwargs: Any) -> Proxy:
     """``masks`` as `masked_softmax` takes them."""
-    masks = [mask if isinstance(mask, Proxy) else mask or None for mask in masks]
+    masks = [mask if isinstance(mask, fx.Proxy) else mask or None for mask in masks]
     if all(mask is None for mask in masks):
         return scores.softmax(-1)
     given = {name: mask for name, mask in zip(_MASKS, masks, strict=False) if mask is not None} | kwargs
@@ -337,7 +339,7 @@ def _softmax(scores: Proxy, masks: list[Any], **kwargs: Any) -> Proxy:
 def _is_optional(mask: Any) -> bool:
     """Whether it is an input of the model that may be left away, and then is no mask."""
     return (
-        isinstance(mask, Proxy)
+        isinstance(mask, fx.Proxy)
         and mask.node.op == "placeholder"
         and bool(mask.node.args)
         and (mask.node.args[0] is None or mask.node.args[0] is False)
@@ -346,5 +348,5 @@ def _is_optional(mask: Any) -> bool:
 
 def _call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Proxy:
     """Records a call of a function that does not know Proxies."""
-    first = next(one for one in args if isinstance(one, Proxy))
+    first = next(one for one in args if isinstance(one, fx.Proxy))
     return first.tracer.create_proxy("call_function", function, args, kwargs)

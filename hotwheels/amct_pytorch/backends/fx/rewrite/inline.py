@@ -33,7 +33,11 @@ class Inline:
 
     def proxies(self, arguments: Any) -> Any:
         """Returns ``arguments`` with a Proxy, on which code can be run, for each node in it."""
-        return map_arg(arguments, lambda node: Proxy(node, self._tracer))
+
+        def proxy(node: Node) -> Any:
+            return Proxy(node, self._tracer)
+
+        return map_arg(arguments, proxy)
 
     def child(self, name: str) -> Inline:
         """Returns the place for the forward of a sub-module, which is called ``name`` (dotted)."""

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import nn
-from torch.fx import Proxy
+from torch.fx import Proxy, Tracer
 from torch.fx.proxy import Attribute
 
 
@@ -19,7 +17,7 @@ class DeviceProxy(Proxy):
     def __getattr__(self, name: str) -> Any:
         """Returns an attribute of the tensor."""
         if name == "is_cuda":
-            return _device_of(self.tracer.root).type == "cuda"
+            return _device_of(self) == "cuda"
         if name == "device":
             return _Device(self, name)
         return super().__getattr__(name)
@@ -30,9 +28,11 @@ class _Device(Attribute):
 
     @property
     def type(self) -> str:
-        return _device_of(self.tracer.root).type
+        return _device_of(self)
 
 
-def _device_of(model: nn.Module) -> torch.device:
-    first = next(model.parameters(), None)
-    return torch.device("cpu") if first is None else first.device
+def _device_of(proxy: Proxy) -> str:
+    """Returns the type of the device of the model that is being traced."""
+    assert isinstance(proxy.tracer, Tracer)
+    first = next(proxy.tracer.root.parameters(), None)
+    return "cpu" if first is None else first.device.type

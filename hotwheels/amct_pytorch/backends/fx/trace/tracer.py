@@ -28,7 +28,7 @@ LeafRule = Callable[[type], bool]
 _REGISTRIES = ("_parameters", "_buffers", "_modules")
 
 
-def trace(model: nn.Module, leaf_packages: Sequence[str], is_leaf_type: LeafRule = lambda cls: False) -> GraphModule:
+def trace(model: nn.Module, leaf_packages: Sequence[str], is_leaf_type: LeafRule = lambda _cls: False) -> GraphModule:
     """Returns the static graph of ``model``; it shares modules, parameters and buffers with ``model``.
 
     Node names are those of a stock trace with the same leaf rule (spec 8.2). Dropout functions become modules which
@@ -70,7 +70,7 @@ class AmctTracer(torch.fx.Tracer):
     def __init__(
         self,
         leaf_packages: Sequence[str] = (),
-        is_leaf_type: LeafRule = lambda cls: False,
+        is_leaf_type: LeafRule = lambda _cls: False,
         are_buffers_proxies: bool = True,
         is_device_known: bool = True,
     ) -> None:

@@ -54,9 +54,7 @@ class _FlatGraph:
 
     def build(self) -> fx.GraphModule:
         for node in self._model.graph.nodes:
-            if node in self._batch_norms.values():
-                self._copies[node] = self._copies[node.args[0]]
-            elif _is_data(node):
+            if node in self._batch_norms.values() or _is_data(node):
                 self._copies[node] = self._copies[node.args[0]]
             elif node.op == "placeholder" and node.target in self._constants:
                 self._copies[node] = self._constants[node.target]

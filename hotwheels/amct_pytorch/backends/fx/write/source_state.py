@@ -82,9 +82,9 @@ class _Pickler(pickle.Pickler):
 
     def reducer_override(self, value: Any) -> Any:
         """Replaces a function by the name under which its module has it."""
-        if isinstance(value, types.FunctionType) and "<locals>" in value.__qualname__:
-            if look_up(value.__module__, value.__name__) is value:
-                return look_up, (value.__module__, value.__name__)
+        is_misnamed = isinstance(value, types.FunctionType) and "<locals>" in value.__qualname__
+        if is_misnamed and look_up(value.__module__, value.__name__) is value:
+            return look_up, (value.__module__, value.__name__)
         return NotImplemented
 
 
