@@ -66,10 +66,10 @@ class LayerWeight:
     @torch.no_grad()
     def present_params(self) -> QuantParams:
         """Returns ``params(*op.folded())``, which need not make the folded weight."""
-        if self.op.batch_norm is None:
+        if not self.op.is_folded:
             return self.params(*self.op.folded())
         weight, factor, _ = self.op.unfolded()
-        return self._folded_params(weight, factor, self.op.folded_bias(factor))
+        return self._folded_params(weight, factor, self.op.folded_bias())
 
     def frozen(self) -> FrozenWeight:
         """Returns the folded weight as it is now, with its grid."""
@@ -113,7 +113,7 @@ class LayerWeight:
         """The weight on the grid of the folded one, divided by what the BatchNorm will multiply by (spec 6.7)."""
         weight, factor, inverse = self.op.unfolded()
         with torch.no_grad():
-            bias = self.op.folded_bias(factor)
+            bias = self.op.folded_bias()
         params = self._folded_params(weight, factor, bias)
         return self.quantizer.fake_quantize_unfolded(weight, factor, inverse, params), params
 

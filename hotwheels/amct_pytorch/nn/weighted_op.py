@@ -1,49 +1,58 @@
-"""WeightedOp: a convolution or Linear, together with the BatchNorm folded into it (spec 6.7)."""
+"""WeightedOp: a convolution or Linear, together with the normalizations folded into it (spec 6.7)."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core.batch_norm import channel_factor, fold, fold_bias, inverse_factor, is_lost
+from ..core.batch_norm import is_lost
 from ..core.channels import from_output_first, to_output_first
 from ..ops.desc import Role
 from ..quantizers.learning.gradients import quantized_again
 from ..quantizers.learning.recompute import recomputing
+from .norm_chain import NormChain, Stage, times_outputs
 
 
 class WeightedOp:
-    """Computes the operation of ``module`` with any weight and bias, and folds ``batch_norm`` into its own.
+    """Computes the operation of ``module`` with any weight and bias, and folds the norms beside it into its own.
 
-    It is no nn.Module: ``module`` and ``batch_norm`` stay registered under their own paths, so that the state_dict
-    keeps the names of the float model. Weights go in and out output-channels-first, [C_out, ...].
+    It is no nn.Module: ``module`` and the norms stay registered under their own paths, so that the state_dict keeps
+    the names of the float model. Weights go in and out output-channels-first, [C_out, ...].
 
     Attributes:
       module: The convolution or Linear.
       role: Which of these it is.
-      batch_norm: The BatchNorm behind it, None without one.
+      behind: The normalizations behind it, None without any.
+      front: The normalizations in front of it, which are folded too; None without any.
     """
 
     def __init__(
         self,
-        module: Callable[..., Any],
+        module: nn.Module,
         role: Role,
-        batch_norm: nn.Module | None = None,
+        behind: Sequence[Stage] = (),
+        front: Sequence[Stage] = (),
         forward: Callable[..., Any] | None = None,
-        normalize: Callable[..., Any] | None = None,
     ) -> None:
-        """``forward`` and ``normalize`` call the two modules where calling these would come back here; else None."""
-        # Any: classes of torch, of users and ours, which have the attributes of their role under the same names.
-        self.module: Any = module
-        self.batch_norm: Any = batch_norm
+        """Joins the operation with the members of the two chains.
+
+        Args:
+          module: The convolution or Linear.
+          role: Which of these it is.
+          behind: What is behind it, in the order of the data.
+          front: What is in front of it, in the order of the data.
+          forward: Calls ``module`` where calling it would come back here; else None.
+        """
+        self.module = module
         self.role = role
         self._forward = forward
-        self._normalize = normalize
+        is_last = role is Role.LINEAR
+        self.behind = NormChain(behind, self.out_channels, is_last) if behind else None
+        self.front = NormChain(front, self._in_channels, is_last) if front else None
 
     @property
     def out_channels(self) -> int:
@@ -55,6 +64,11 @@ class WeightedOp:
         """Shape that makes a [C_out] tensor broadcast against the output."""
         return (-1,) if self.role is Role.LINEAR else (-1, 1, 1)
 
+    @property
+    def is_folded(self) -> bool:
+        """Whether a normalization is folded into the weight."""
+        return self.behind is not None or self.front is not None
+
     def adds_bias_in_float(self, x: Tensor) -> bool:
         """Whether the bias of the operation on ``x`` is no part of the int32 accumulator.
 
@@ -65,50 +79,61 @@ class WeightedOp:
 
     @property
     def trains_batch_norm(self) -> bool:
-        """Whether the BatchNorm works on batch statistics now."""
-        return self.batch_norm is not None and self.batch_norm.training
+        """Whether a normalization works on batch statistics now."""
+        return any(chain is not None and chain.is_training for chain in (self.front, self.behind))
 
     def folded(self) -> tuple[Tensor, Tensor | None]:
-        """Returns weight [C_out, ...] and bias [C_out] or None, with the running statistics folded in."""
-        weight = self._own_weight()
-        if self.batch_norm is None:
-            return weight, self.module.bias
-        norm = self.batch_norm
-        return fold(weight, self.module.bias, norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps)
+        """Returns weight [C_out, ...] and bias [C_out] or None, with constant statistics folded in."""
+        weight, bias = self._behind_front()
+        if self.behind is None:
+            return weight, bias
+        return times_outputs(weight, self.behind.factor()), self.behind.shifted(bias)
 
-    def forward_float(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    def forward_float(self, args: tuple, kwargs: dict) -> Tensor:
         """The operation as the float model computes it."""
-        result: Tensor = (self._forward or self.module)(*args, **kwargs)
-        return result if self.batch_norm is None else self._normalized(result)
+        if self.front is not None:
+            args, kwargs = _with_input(args, kwargs, self.front.run)
+        result = (self._forward or self.module)(*args, **kwargs)
+        return result if self.behind is None else self.behind.run(result)
 
     def unfolded(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns weight [C_out, ...] as it is, the factor [C_out] which folding multiplies it by, and its inverse."""
-        norm = self.batch_norm
-        assert norm is not None
-        factor = channel_factor(norm.running_var, norm.weight, norm.eps)
-        return self._own_weight(), factor, inverse_factor(norm.running_var, norm.weight, norm.eps)
+        """Returns weight, factor and inverse of what stands behind it: folding multiplies the weight by the factor.
 
-    def folded_bias(self, factor: Tensor) -> Tensor:
-        """Returns the bias [C_out] with the running statistics folded in; ``factor`` as `unfolded` returns it."""
-        norm = self.batch_norm
-        assert norm is not None
-        return fold_bias(self.module.bias, norm.running_mean, factor, norm.bias)
+        The weight is [C_out, ...] with what stands in front of it folded in; the factor and its inverse are [C_out].
+        """
+        weight = self._behind_front(with_bias=False)[0]
+        factor = None if self.behind is None else self.behind.factor()
+        if self.behind is None or factor is None:
+            ones = weight.new_ones(len(weight))
+            return weight, ones, ones
+        inverse = self.behind.inverse()
+        assert inverse is not None
+        return weight, factor, inverse
+
+    def folded_bias(self) -> Tensor | None:
+        """Returns the bias [C_out] with constant statistics folded in; None if there is none."""
+        bias = self.module.bias if self.front is None else self._behind_front()[1]
+        return bias if self.behind is None else self.behind.shifted(bias)
 
     def forward_training(
         self, x: Tensor, weight: Tensor, output_size: list[int] | None = None, has_one_scale: bool = False
     ) -> Tensor:
-        """Returns ``bn(conv(x, weight))``, on the statistics of the batch; ``weight`` is rounded and not folded.
+        """Returns the operation on ``x`` with the normalizations beside it, on the statistics of the batch.
 
-        Where the whole weight ``has_one_scale``, channels that are lost in rounding keep their running statistics.
+        ``weight`` is that of `unfolded`, rounded. Where the whole weight ``has_one_scale``, channels that are lost in
+        rounding keep their running statistics.
         """
-        assert self.batch_norm is not None
+        if self.front is not None:
+            x, weight = self.front.run(x), self._along_inputs(weight, self.front.inverse())
         result = self.apply(x, weight, self.module.bias, output_size)
+        if self.behind is None:
+            return result
         if not has_one_scale:
-            return self._normalized(result)
+            return self.behind.run(result)
         with torch.no_grad():
             is_kept = is_lost(self._own_weight(), weight)
-        with _keeping(self.batch_norm, is_kept):
-            return self._normalized(result)
+        with self.behind.keeping(is_kept):
+            return self.behind.run(result)
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: list[int] | None = None) -> Tensor:
         """Returns the operation on ``x`` with this ``weight`` [C_out, ...] and ``bias`` instead of the module's own."""
@@ -129,10 +154,28 @@ class WeightedOp:
             x, weight, bias, module.stride, module.padding, padding, module.groups, module.dilation
         )
 
-    def _normalized(self, x: Tensor) -> Tensor:
-        assert self.batch_norm is not None
-        y: Tensor = (self._normalize or self.batch_norm)(x)
-        return y
+    def _behind_front(self, with_bias: bool = True) -> tuple[Tensor, Tensor | None]:
+        """Returns weight and bias with what stands in front of them folded in; the bias only if it is asked for."""
+        weight, bias = self._own_weight(), self.module.bias if with_bias else None
+        if self.front is None:
+            return weight, bias
+        shift = self.front.shifted(None) if with_bias else None
+        if shift is not None:
+            added = self._along_inputs(weight, shift).flatten(1).sum(1)
+            bias = added if bias is None else bias + added
+        return self._along_inputs(weight, self.front.factor()), bias
+
+    def _along_inputs(self, weight: Tensor, values: Tensor | None) -> Tensor:
+        """Returns ``weight`` [C_out, C_in / groups, ...] times ``values`` [C_in]; None for 1."""
+        if values is None:
+            return weight
+        groups = getattr(self.module, "groups", 1)
+        by_group = weight.unflatten(0, (groups, -1))
+        return (by_group * values.reshape(groups, 1, -1, *[1] * (weight.dim() - 2))).flatten(0, 1)
+
+    @property
+    def _in_channels(self) -> int:
+        return self._own_weight().shape[1] * getattr(self.module, "groups", 1)
 
     def _own_weight(self) -> Tensor:
         weight: Tensor = self.module.weight
@@ -141,18 +184,10 @@ class WeightedOp:
         return to_output_first(weight, self.module.groups, self.role is Role.CONV_TRANSPOSE)
 
 
-@contextlib.contextmanager
-def _keeping(norm: nn.Module, is_kept: Tensor) -> Iterator[None]:
-    """Inside it the running statistics of the channels ``is_kept``, bool [C], do not change."""
-    statistics = {name: norm.get_buffer(name) for name in ("running_mean", "running_var")}
-    # The backward wants the tensors that the BatchNorm has updated as they are then: it works on copies.
-    norm._buffers.update({name: value.clone() for name, value in statistics.items()})
-    try:
-        yield
-        for name, value in statistics.items():
-            value.copy_(torch.where(is_kept, value, norm.get_buffer(name)))
-    finally:
-        norm._buffers.update(statistics)
+def _with_input(args: tuple, kwargs: dict, change: Callable[[Tensor], Tensor]) -> tuple[tuple, dict]:
+    if "input" in kwargs:
+        return args, {**kwargs, "input": change(kwargs["input"])}
+    return (change(args[0]), *args[1:]), kwargs
 
 
 def _convolve(module: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -13,6 +13,7 @@ from ...capacity import Capacity
 from ...errors import UnsupportedModelError
 from ...graph import OpGraph
 from ...log import get_logger
+from ...nn.norm_chain import BatchNormStage
 from ...nn.quantized_layer import QuantizedLayer
 from ...nn.weighted_op import WeightedOp
 from ...ops.registry import Registry
@@ -92,8 +93,8 @@ class DynamicBackend:
     def _fold(self, conv: str, norm: str) -> Fold:
         candidate = self._candidates[conv]
         role = candidate.op.role
-        op = WeightedOp(candidate.module, role, self._candidates[norm].module)
-        return Fold(conv=conv, norm=norm, op=op, role=role)
+        op = WeightedOp(candidate.module, role, (BatchNormStage(self._candidates[norm].module),))
+        return Fold(conv=conv, norm=norm, op=op, role=role, batch_norm=self._candidates[norm].module)
 
 
 def _make_out_of_place(module: Any) -> None:

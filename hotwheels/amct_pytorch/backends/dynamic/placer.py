@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...nn.call import LayerCall
+from ...nn.norm_chain import BatchNormStage
 from ...nn.quantized_layer import QuantizedLayer
 from ...nn.weighted_op import WeightedOp
 from ...plan.quant_plan import LayerPlan, QuantPlan
@@ -110,5 +111,5 @@ def _make(plan: LayerPlan, candidates: Mapping[str, Candidate], factory: LayerFa
     if plan.weight is None:
         return factory.make(plan, call, None)
     norm = None if plan.batch_norm is None else candidates[plan.batch_norm].module
-    normalize = None if norm is None else OriginalForward(norm)
-    return factory.make(plan, call, WeightedOp(module, plan.op.role, norm, forward, normalize))
+    behind = () if norm is None else (BatchNormStage(norm, OriginalForward(norm)),)
+    return factory.make(plan, call, WeightedOp(module, plan.op.role, behind, forward=forward))

@@ -11,6 +11,7 @@ from ...errors import UnsupportedModelError
 from ...graph import OpGraph
 from ...log import get_logger
 from ...nn.call import LayerCall
+from ...nn.norm_chain import BatchNormStage
 from ...nn.quantized_layer import QuantizedLayer
 from ...nn.weighted_op import WeightedOp
 from ...ops.registry import Registry
@@ -112,7 +113,8 @@ class _Placer:
         call = LayerCall(callable_of(self._traced, node), tuple(one.edge for one in plan.inputs))
         weighted = None
         if plan.weight is not None:
-            weighted = WeightedOp(call.function, plan.op.role, self._batch_norm(plan))
+            norm = self._batch_norm(plan)
+            weighted = WeightedOp(call.function, plan.op.role, () if norm is None else (BatchNormStage(norm),))
         layer = self._factory.make(plan, call, weighted)
         layer.constant_inputs = frozenset(one.index for one in plan.inputs if one.edge.is_constant)
         return layer

@@ -32,12 +32,14 @@ class Fold:
       norm: Layer name of the BatchNorm.
       op: Both as modules.
       role: Which convolution it is.
+      batch_norm: The BatchNorm.
     """
 
     conv: str
     norm: str
     op: WeightedOp
     role: Role
+    batch_norm: nn.Module
 
     @property
     def module(self) -> nn.Module:

@@ -41,7 +41,7 @@ def update_batch_norms(model: nn.Module, is_training: bool, update: BnUpdate, fo
 
     They take the momentum of the update, and their affine parameters learn while they train.
     """
-    known = {*(fold.op.batch_norm for fold in folds), *update.standing.values()}
+    known = {*(fold.batch_norm for fold in folds), *update.standing.values()}
     norms = _batch_norms(model)
     for norm in norms.values():
         if norm in known:

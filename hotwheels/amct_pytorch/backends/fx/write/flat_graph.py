@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 
 from ....nn.call import MethodCall
 from ....nn.in_projection import InProjection
+from ....nn.norm_chain import BatchNormStage
 from ....nn.quantized_layer import QuantizedLayer
 from ....nn.weighted_call import WeightedCall
 from ....nn.weighted_op import WeightedOp
@@ -109,7 +110,8 @@ class _FlatGraph:
         op = self._registry.find_module(type(module))
         assert op is not None, "only known convolutions are folded"
         norm = self._batch_norms.get(node)
-        return FoldedOp(WeightedOp(module, op.role, norm and self._model.get_submodule(str(norm.target))))
+        behind = () if norm is None else (BatchNormStage(self._model.get_submodule(str(norm.target))),)
+        return FoldedOp(WeightedOp(module, op.role, behind))
 
 
 def _is_data(node: fx.Node) -> bool:

@@ -1,0 +1,241 @@
+"""NormChain: the normalizations and factors per channel on one side of a weight, which are folded into it (spec 6.7).
+
+With constant statistics each of them is ``y = x * factor + shift`` for each channel, and so is their chain.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..core.batch_norm import channel_factor, fold_bias, inverse_factor
+from ..core.channels import per_channel
+from .computed_tensor import ComputedTensor
+
+
+class Stage(Protocol):
+    """One member of a chain."""
+
+    @property
+    def is_training(self) -> bool:
+        """Whether its result depends on more than ``factor`` and ``shift`` now: statistics of the batch, dropping."""
+
+    def factor(self) -> Tensor | None:
+        """Returns what each channel is multiplied by, [C] or [1], differentiable; None for 1."""
+
+    def inverse(self) -> Tensor | None:
+        """Returns ``1 / factor``, 0 where the factor is 0; None for 1."""
+
+    def shifted(self, bias: Tensor | None) -> Tensor | None:
+        """Returns ``bias * factor + shift``, [C], for a bias [C] or None; None stays None without a shift."""
+
+    def run(self, x: Tensor, channel_shape: tuple[int, ...]) -> Tensor:
+        """Returns the result for ``x``; values per channel in ``channel_shape`` broadcast against ``x``."""
+
+
+class BatchNormStage:
+    """A BatchNorm, of any class that has the attributes of torch's."""
+
+    def __init__(self, module: nn.Module, forward: Callable[[Tensor], Tensor] | None = None) -> None:
+        """``forward`` calls ``module`` where calling it would come back to the layer it is folded into; else None."""
+        self.module: Any = module
+        self._forward = forward
+
+    @property
+    def is_training(self) -> bool:
+        """Whether it works on the statistics of the batch now."""
+        return bool(self.module.training)
+
+    def factor(self) -> Tensor:
+        """Returns ``gamma / sqrt(var + eps)``, [C]."""
+        return channel_factor(self.module.running_var, self._gamma(), self.module.eps)
+
+    def inverse(self) -> Tensor:
+        """Returns ``sqrt(var + eps) / gamma``, [C], 0 where gamma is 0."""
+        return inverse_factor(self.module.running_var, self._gamma(), self.module.eps)
+
+    def shifted(self, bias: Tensor | None) -> Tensor:
+        """Returns ``(bias - mean) * factor + beta``, [C]."""
+        norm = self.module
+        beta = torch.zeros_like(norm.running_mean) if norm.bias is None else norm.bias
+        return fold_bias(bias, norm.running_mean, self.factor(), beta)
+
+    def run(self, x: Tensor, channel_shape: tuple[int, ...]) -> Tensor:
+        """Returns the BatchNorm of ``x``, whose channels are the last axis if ``channel_shape`` is (-1,)."""
+        normalize = self._forward or self.module
+        if len(channel_shape) > 1 or x.dim() == 2:
+            return normalize(x)
+        return normalize(x.flatten(0, -2)).reshape(x.shape)
+
+    @contextlib.contextmanager
+    def keeping(self, is_kept: Tensor) -> Iterator[None]:
+        """Inside it the running statistics of the channels ``is_kept``, bool [C], do not change."""
+        norm = self.module
+        statistics = {name: norm._buffers[name] for name in ("running_mean", "running_var")}
+        # The backward wants the tensors that the BatchNorm has updated as they are then: it works on copies.
+        norm._buffers.update({name: value.clone() for name, value in statistics.items()})
+        try:
+            yield
+            for name, value in statistics.items():
+                value.copy_(torch.where(is_kept, value, norm._buffers[name]))
+        finally:
+            norm._buffers.update(statistics)
+
+    def _gamma(self) -> Tensor:
+        gamma = self.module.weight
+        return torch.ones_like(self.module.running_var) if gamma is None else gamma
+
+
+class FactorStage:
+    """A product with, or a quotient by, a constant per channel."""
+
+    is_training = False
+
+    def __init__(self, values: ComputedTensor, is_quotient: bool = False) -> None:
+        """``values`` has one element, or one for each channel."""
+        self._values = values
+        self._is_quotient = is_quotient
+
+    def factor(self) -> Tensor:
+        """Returns the factor, [C] or [1]."""
+        values = self._values().flatten()
+        return 1 / values if self._is_quotient else values
+
+    def inverse(self) -> Tensor:
+        """Returns the inverse of the factor, 0 where that is 0."""
+        factor = self.factor()
+        return torch.where(factor == 0, 0.0, 1 / torch.where(factor == 0, 1.0, factor))
+
+    def shifted(self, bias: Tensor | None) -> Tensor | None:
+        """Returns ``bias * factor``."""
+        return None if bias is None else bias * self.factor()
+
+    def run(self, x: Tensor, channel_shape: tuple[int, ...]) -> Tensor:
+        """Returns the product."""
+        values = self._values().reshape(channel_shape)
+        return x / values if self._is_quotient else x * values
+
+
+class ShiftStage:
+    """A sum with, or a difference from, a constant per channel; also ``constant - x``."""
+
+    is_training = False
+
+    def __init__(
+        self, values: ComputedTensor, channels: int, is_subtracted: bool = False, negates: bool = False
+    ) -> None:
+        """``values`` has one element, or one for each channel; it ``is_subtracted``, or the data is (``negates``)."""
+        self._values = values
+        self._channels = channels
+        self._is_subtracted = is_subtracted
+        self._negates = negates
+
+    def factor(self) -> Tensor | None:
+        """Returns -1 if the data is subtracted, else None."""
+        return -torch.ones_like(self._values().flatten()[:1]) if self._negates else None
+
+    def inverse(self) -> Tensor | None:
+        """Returns -1 if the data is subtracted, else None."""
+        return self.factor()
+
+    def shifted(self, bias: Tensor | None) -> Tensor:
+        """Returns the bias with the constant, [C]."""
+        shift = self._values().flatten().expand(self._channels)
+        shift = -shift if self._is_subtracted else shift
+        if bias is None:
+            return shift
+        return shift - bias if self._negates else bias + shift
+
+    def run(self, x: Tensor, channel_shape: tuple[int, ...]) -> Tensor:
+        """Returns the sum."""
+        values = self._values().reshape(channel_shape)
+        if self._negates:
+            return values - x
+        return x - values if self._is_subtracted else x + values
+
+
+class PassStage:
+    """A call that changes nothing in evaluation: an Identity, a copy, a dropout."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        """``function`` is called while another member of the chain, or itself, trains."""
+        self._function = function
+
+    @property
+    def is_training(self) -> bool:
+        """Whether it drops something now."""
+        return bool(getattr(self._function, "training", False) and getattr(self._function, "p", 0))
+
+    def factor(self) -> None:
+        """Returns None."""
+
+    def inverse(self) -> None:
+        """Returns None."""
+
+    def shifted(self, bias: Tensor | None) -> Tensor | None:
+        """Returns ``bias``."""
+        return bias
+
+    def run(self, x: Tensor, channel_shape: tuple[int, ...]) -> Tensor:
+        """Calls the function."""
+        return self._function(x)
+
+
+class NormChain:
+    """The members of a chain, in the order of the data."""
+
+    def __init__(self, stages: Sequence[Stage], channels: int, is_channel_last: bool) -> None:
+        """``channels`` is C, on the last axis of the data or else on axis -3."""
+        self.stages = tuple(stages)
+        self._channels = channels
+        self._channel_shape = (-1,) if is_channel_last else (-1, 1, 1)
+
+    @property
+    def is_training(self) -> bool:
+        """Whether the result for a batch is not ``x * factor + shift`` now."""
+        return any(stage.is_training for stage in self.stages)
+
+    def factor(self) -> Tensor | None:
+        """Returns what the chain multiplies each channel by, [C], differentiable; None for 1."""
+        return self._product([stage.factor() for stage in self.stages])
+
+    def inverse(self) -> Tensor | None:
+        """Returns ``1 / factor``, 0 where the factor is 0; None for 1."""
+        return self._product([stage.inverse() for stage in self.stages])
+
+    def shifted(self, bias: Tensor | None) -> Tensor | None:
+        """Returns ``bias * factor + shift``, [C]; None if there is neither a bias nor a shift."""
+        for stage in self.stages:
+            bias = stage.shifted(bias)
+        return bias
+
+    def run(self, x: Tensor) -> Tensor:
+        """Returns the result for ``x``, on the statistics of the batch where a member trains."""
+        for stage in self.stages:
+            x = stage.run(x, self._channel_shape)
+        return x
+
+    @contextlib.contextmanager
+    def keeping(self, is_kept: Tensor) -> Iterator[None]:
+        """Inside it the running statistics of the channels ``is_kept``, bool [C], do not change."""
+        with contextlib.ExitStack() as stack:
+            for stage in self.stages:
+                if isinstance(stage, BatchNormStage):
+                    stack.enter_context(stage.keeping(is_kept))
+            yield
+
+    def _product(self, factors: list[Tensor | None]) -> Tensor | None:
+        total: Tensor | None = None
+        for factor in factors:
+            if factor is not None:
+                total = factor if total is None else total * factor
+        return None if total is None else total.expand(self._channels)
+
+
+def times_outputs(weight: Tensor, factor: Tensor | None) -> Tensor:
+    """Returns ``weight`` [C_out, ...] times ``factor`` [C_out], or itself without a factor."""
+    return weight if factor is None else weight * per_channel(factor, weight)
