@@ -111,12 +111,17 @@ def load_deploy_pair(model_path: PathLike, param_path: PathLike) -> DeployPair:
       RecordError: The parameter file does not parse, or the files do not belong together.
     """
     model = onnx.load(str(check_input_file(model_path, "Deploy model")))
-    if model.functions:
-        model = onnx.inliner.inline_local_functions(model)
     params = _read_params(check_input_file(param_path, "Quantization parameter file"))
     metadata = {entry.key: entry.value for entry in model.metadata_props}.get(METADATA_KEY, '{"layers": {}}')
-    graph = _graph(model.graph, {one.domain: one.version for one in model.opset_import})
+    graph = read_graph(model)
     return DeployPair(graph=graph, layers=_layers(graph, params, json.loads(metadata)["layers"]))
+
+
+def read_graph(model: onnx.ModelProto) -> Graph:
+    """Returns the nodes and constants of ``model``, local functions inlined."""
+    if model.functions:
+        model = onnx.inliner.inline_local_functions(model)
+    return _graph(model.graph, {one.domain: one.version for one in model.opset_import})
 
 
 def _read_params(path: Path) -> dict[str, LayerParam]:

@@ -61,8 +61,18 @@ class Interpreter:
           RecordError: The parameter file does not parse, or the files do not belong together.
           UnsupportedModelError: There is no kernel for an operator.
         """
-        self.pair: DeployPair = load_deploy_pair(model_path, param_path)
-        _check_operators(self.pair.graph)
+        self._take(load_deploy_pair(model_path, param_path))
+
+    @classmethod
+    def of(cls, pair: DeployPair) -> Interpreter:
+        """Returns the interpreter of a pair that is in memory; UnsupportedModelError as `__init__`."""
+        interpreter = cls.__new__(cls)
+        interpreter._take(pair)
+        return interpreter
+
+    def _take(self, pair: DeployPair) -> None:
+        self.pair = pair
+        _check_operators(pair.graph)
 
     def run(self, inputs: Mapping[str, NDArray[Any]], *, keep_values: bool = False) -> Result:
         """Returns every integer tensor of the network for ``inputs``, by the names of the graph inputs.

@@ -30,6 +30,7 @@ from ..export.save import write_files
 from ..files import PathLike
 from ..log import get_logger
 from ..onnx_io.model_file import load_model, save_model
+from ..oracle.float_check import check_float_model
 from ..plan.checks import find_violations
 from ..plan.planner import make_plan
 from ..record.text_proto import read_record
@@ -90,7 +91,10 @@ def quantize(
         bn_update=_bn_update(config, backend.standing_norms(folds)),
     )
     settings = {_UPDATE_BN: config.update_bn, WEIGHTED: weighted_layers(plan)}
-    save_model(backend.float_model(plan, session_plan.folds, settings), onnx_path)
+    float_model = backend.float_model(plan, folds, settings)
+    reference = backend.float_forward(folds)
+    check_float_model(float_model, reference.tensors(), reference)
+    save_model(float_model, onnx_path)
     quantized, layers = backend.place(plan, updates_batch_norms=config.update_bn)
     attach_session(_in_eval(quantized), CalibrationSession(layers, session_plan))
     return quantized

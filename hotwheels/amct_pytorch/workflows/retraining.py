@@ -28,6 +28,7 @@ from ..export.save import write_files
 from ..files import PathLike
 from ..graph import OpGraph
 from ..log import get_logger
+from ..oracle.float_check import check_float_model
 from ..plan.checks import find_violations
 from ..plan.planner import make_plan
 from ..plan.quant_plan import QuantPlan
@@ -104,7 +105,10 @@ def save(
             f"'{config_path}' is not the configuration of this model. Layers that only one of them quantizes: {names}."
         )
     settings = {WEIGHTED: weighted_layers(plan)}
-    float_model = backend.float_model(plan, backend.folds(graph), settings)
+    folds = backend.folds(graph)
+    float_model = backend.float_model(plan, folds, settings)
+    reference = backend.float_forward(folds)
+    check_float_model(float_model, reference.tensors(), reference)
     require_complete(float_model, settings, record, record_path, _EXPORT)
     trained = _with_present_weights(record, session.known_factors(), record_path)
     written = write_files(float_model, trained, prefix)

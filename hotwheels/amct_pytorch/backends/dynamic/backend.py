@@ -22,6 +22,7 @@ from ...plan.quant_plan import QuantPlan
 from .placer import LayerContainer, place_layers
 from .read.candidates import find_candidates
 from .read.export import export_marked
+from .read.float_forward import FloatForward
 from .read.float_model import Fold, finish_float_model
 from .read.graph import Fusion, build_graph
 from .read.model_copy import copy_model
@@ -51,6 +52,7 @@ class DynamicBackend:
         if any(isinstance(module, QuantizedLayer) for module in model.modules()):
             raise UnsupportedModelError("The model is quantized already. Pass the float model.")
         self._registry = Registry(capacity)
+        self._inputs = inputs
         self._model = copy_model(model)
         self._candidates = find_candidates(self._model, self._registry, capacity)
         for candidate in self._candidates.values():
@@ -89,6 +91,11 @@ class DynamicBackend:
         """Returns the float model as ONNX with BatchNorms folded, and the sites of the planned layers. Uses it up."""
         finish_float_model(self._export.model, folds, plan.layers.keys(), settings or {})
         return self._export.model
+
+    def float_forward(self, folds: tuple[Fold, ...]) -> FloatForward:
+        """Returns what the model of `float_model`, with these ``folds``, has to compute. Only before `place`."""
+        modules = {path: one.module for path, one in self._candidates.items()}
+        return FloatForward(self._model, self._inputs, self._export, modules, folds)
 
     def _fold(self, conv: str, norm: str) -> Fold:
         candidate = self._candidates[conv]

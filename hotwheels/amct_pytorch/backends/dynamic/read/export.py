@@ -23,6 +23,7 @@ from ...torchscript.marker_sites import INPUT_MARKER, MARKER_DOMAIN, resolve_mar
 from ...torchscript.torch_exporter import export_onnx, refuse_divisor
 from ..forwards import MarkedForward, OriginalForward, call_name, replace_forward
 from .candidates import Candidate
+from .kept_state import kept_state
 
 _SUFFIXES = {"Pad": "_pad", "Transpose": "_transpose"}  # spec 9.1
 
@@ -71,11 +72,12 @@ def export_marked(
     given = {key: value for key, value in setting.items() if value is not None}
     setting = {"input_names": _input_names(model, inputs), **given}
     with (
-        _in_eval(model),
+        kept_state(model),
         _marked(candidates) as forwards,
         _counting_anew(model, forwards),
         _entered_with_tensors(model, inputs) as tensors,
     ):
+        model.eval()
         onnx_model = parse_model(export_onnx(model, tensors, setting))
     if "output_names" not in setting:
         name_outputs(onnx_model)
@@ -83,17 +85,6 @@ def export_marked(
 
 
 # --- running ---
-
-
-@contextlib.contextmanager
-def _in_eval(model: nn.Module) -> Iterator[None]:
-    flags = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, flag in flags.items():
-            module.training = flag
 
 
 @contextlib.contextmanager

@@ -1,0 +1,133 @@
+"""FloatForward: what the user's float model computes on its example, which the exported model must compute, too."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from ....nn.call import LayerCall
+from .export import MarkedExport, call_name
+from .float_model import Fold
+from .kept_state import kept_state
+
+_InnerValue: TypeAlias = "tuple[str, str, NDArray[Any]]"  # name in the ONNX model, what it is, what it should be
+_LAST_BITS = 2.0**-21  # four steps of float32, relative
+
+
+class FloatForward:
+    """Runs ``model``, which is left as it was, in eval mode on the positional ``inputs``."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: tuple[Any, ...],
+        export: MarkedExport,
+        modules: Mapping[str, nn.Module],
+        folds: Collection[Fold],
+    ) -> None:
+        """Runs nothing yet.
+
+        Args:
+          model: The float model.
+          inputs: Its positional arguments.
+          export: Where the calls of ``modules`` stand in the ONNX model.
+          modules: Modules that are single operations, by path.
+          folds: The BatchNorms which that model has folded into convolutions.
+        """
+        self._model = model
+        self._inputs = inputs
+        self._export = export
+        self._modules = modules
+        self._folded = {fold.norm: fold.conv for fold in folds}
+
+    def tensors(self) -> list[NDArray[Any]]:
+        """Returns the tensors of the example in the order of the ONNX model's inputs."""
+        return [_array(leaf) for leaf in pytree.tree_leaves(self._inputs) if isinstance(leaf, Tensor)]
+
+    def outputs(self) -> list[NDArray[Any]]:
+        """Returns the outputs in the order of the ONNX model's."""
+        return self._run(_same)
+
+    def rounding(self) -> list[NDArray[Any]]:
+        """Returns the outputs on inputs whose last bits are others."""
+        return self._run(_shaken)
+
+    def inner(self) -> list[_InnerValue]:
+        """Returns inputs and results of the candidates' calls, in the order of the calls."""
+        found: list[_InnerValue] = []
+        with _watched(self._modules, lambda path, number, *call: found.extend(self._named(path, number, *call))):
+            self._run(_same)
+        return found
+
+    def _run(self, change: Callable[[Tensor], Tensor]) -> list[NDArray[Any]]:
+        inputs = pytree.tree_map_only(Tensor, change, self._inputs)
+        with kept_state(self._model), torch.no_grad():
+            result = self._model.eval()(*inputs)
+        tensors, _ = torch._C._jit_flatten(result)  # as the exporter does
+        return [_array(one) for one in tensors]
+
+    def _named(
+        self, path: str, number: int, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
+    ) -> Iterator[_InnerValue]:
+        """Yields the inputs and the first result of one call."""
+        nodes = {str(node.name): node for node in self._export.model.graph}
+        name = call_name(path, number)
+        site = self._export.sites.get(name)
+        if site is None:
+            return
+        values = LayerCall(self._modules[path], self._export.edges[name]).inputs(args, kwargs)
+        for index, value in enumerate(values):
+            for node, at in site.inputs.get(index, ())[:1]:
+                if node in nodes:
+                    name_there = str(nodes[node].inputs[at].name)
+                    yield name_there, f"input {index} of layer '{name}'", _array(value)
+        first = result[0] if isinstance(result, (list, tuple)) and result else result
+        last = self._folded.get(name, site.nodes[-1])  # the convolution's node gives the result of its BatchNorm
+        if isinstance(first, Tensor) and last in nodes and name not in self._folded.values():
+            name_there = str(nodes[last].outputs[0].name)
+            yield name_there, f"the result of layer '{name}'", _array(first)
+
+
+def _array(x: Tensor) -> NDArray[Any]:
+    x = x.detach().cpu()
+    return np.array((x.float() if x.is_floating_point() else x).numpy())
+
+
+def _same(x: Tensor) -> Tensor:
+    return x.clone()
+
+
+def _shaken(x: Tensor) -> Tensor:
+    if not x.is_floating_point():
+        return x.clone()
+    signs = torch.randint(0, 2, x.shape, generator=torch.Generator().manual_seed(0)).to(x.device, x.dtype)
+    return x * (1 + _LAST_BITS * (2 * signs - 1))
+
+
+@contextlib.contextmanager
+def _watched(modules: Mapping[str, nn.Module], see: Callable[..., None]) -> Iterator[None]:
+    """Calls ``see(path, number, args, kwargs, result)`` for each call of a module, with what it was called with."""
+    given: dict[str, list[Any]] = {path: [] for path in modules}
+    handles = []
+    for path, module in modules.items():
+
+        def before(_: nn.Module, args: Any, kwargs: Any, path: str = path) -> None:
+            given[path].append(pytree.tree_map_only(Tensor, _same, (args, kwargs)))
+
+        def after(_: nn.Module, args: Any, kwargs: Any, result: Any, path: str = path) -> None:
+            see(path, len(given[path]) - 1, *given[path][-1], result)
+
+        handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+        handles.append(module.register_forward_hook(after, with_kwargs=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

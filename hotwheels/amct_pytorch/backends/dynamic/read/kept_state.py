@@ -1,0 +1,58 @@
+"""Lets a model be run without a trace in it: what a forward changes is taken back (spec 1.6)."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+_CONTAINERS = (list, dict, set)
+
+
+@contextlib.contextmanager
+def kept_state(model: nn.Module) -> Iterator[None]:
+    """Gives ``model`` its buffers, training flags, plain attributes and the random generator back.
+
+    Containers among the attributes get their elements back; what is inside the elements is not looked at.
+    """
+    buffers = [(one, one.detach().clone()) for one in model.buffers()]
+    attributes = [(module, _snapshot(vars(module))) for module in model.modules()]
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            for module, before in attributes:
+                _restore(module, before)
+            with torch.no_grad():
+                for buffer, value in buffers:
+                    buffer.copy_(value)
+
+
+def _snapshot(attributes: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Returns each attribute with a copy of its elements, None for what is no container."""
+    return {
+        name: (value, copy.copy(value) if isinstance(value, _CONTAINERS) else None)
+        for name, value in attributes.items()
+    }
+
+
+def _restore(module: nn.Module, before: dict[str, tuple[Any, Any]]) -> None:
+    own = vars(module)
+    for name in [name for name in own if name not in before]:
+        del own[name]
+    for name, (value, elements) in before.items():
+        own[name] = value
+        if elements is not None and value != elements:
+            _refill(value, elements)
+
+
+def _refill(container: Any, elements: Any) -> None:
+    container.clear()
+    if isinstance(container, list):
+        container.extend(elements)
+    else:
+        container.update(elements)

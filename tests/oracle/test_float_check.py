@@ -1,0 +1,116 @@
+"""An exported float model is compared with the user's own forward (spec 2.4): what is a difference, what is named."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from numpy.typing import NDArray
+
+from hotwheels.amct_pytorch.errors import ExportError
+from hotwheels.amct_pytorch.oracle import float_run
+from hotwheels.amct_pytorch.oracle.float_check import TOLERANCE, check_float_model
+from tests.support.log_lines import LogLines
+
+X = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
+
+
+def parsed(body: str) -> ir.Model:
+    text = f'<ir_version: 8, opset_import: ["" : 13]> net (float[N, 4] x) => (float[N, 4] y) {{ {body} }}'
+    model = onnx.parser.parse_model(text)
+    for node in model.graph.node:
+        node.name = f"{node.op_type.lower()}_of_{node.input[0]}"
+    return ir.from_proto(model)
+
+
+@dataclasses.dataclass
+class Reference:
+    """A model given as what it computes."""
+
+    result: NDArray[Any]
+    shaken: NDArray[Any] | None = None
+    values: tuple[tuple[str, str, NDArray[Any]], ...] = ()
+
+    def outputs(self) -> Sequence[NDArray[Any]]:
+        return [self.result]
+
+    def rounding(self) -> Sequence[NDArray[Any]]:
+        return [self.result if self.shaken is None else self.shaken]
+
+    def inner(self) -> Sequence[tuple[str, str, NDArray[Any]]]:
+        return self.values
+
+
+TWO_NODES = "h = Relu(x) y = Neg(h)"
+
+
+@pytest.fixture(params=["onnxruntime", "oracle"])
+def runner(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Runs each test in both runtimes."""
+    if request.param == "oracle":
+        monkeypatch.setattr(float_run.importlib.util, "find_spec", lambda name: None)
+    else:
+        pytest.importorskip("onnxruntime")
+    return request.param
+
+
+@pytest.mark.usefixtures("runner")
+class TestComparison:
+    """What counts as a difference."""
+
+    def test_equal_model_passes(self) -> None:
+        check_float_model(parsed(TWO_NODES), [X], Reference(-np.maximum(X, 0)))
+
+    def test_first_wrong_node_is_named(self) -> None:
+        values = (("h", "the result of layer 'act'", np.abs(X)), ("y", "the result of layer 'neg'", X))
+        with pytest.raises(
+            ExportError, match="(?s)output 'y' differs by up to .* the result of layer 'act', .*'relu_of_x'"
+        ):
+            check_float_model(parsed(TWO_NODES), [X], Reference(-np.abs(X), values=values))
+
+    def test_rounding_is_no_difference(self) -> None:
+        right = -np.maximum(X, 0)
+        check_float_model(parsed(TWO_NODES), [X], Reference(right + 0.9 * TOLERANCE * np.abs(right).max()))
+        with pytest.raises(ExportError, match="'neg_of_h'"):
+            check_float_model(parsed(TWO_NODES), [X], Reference(right + 1.1 * TOLERANCE * np.abs(right).max()))
+
+    def test_what_rounding_does_to_this_network_is_no_difference(self) -> None:
+        right = -np.maximum(X, 0)
+        wrong = right.copy()
+        wrong[0, 0] -= 1.0
+        with pytest.raises(ExportError, match="differs by up to 1"):
+            check_float_model(parsed(TWO_NODES), [X], Reference(wrong))
+        check_float_model(parsed(TWO_NODES), [X], Reference(wrong, shaken=right))
+
+    def test_not_a_number_at_the_same_place_is_equal(self) -> None:
+        x = np.array([[-1.0, 4.0, 0.0, 1.0]], dtype=np.float32)
+        with np.errstate(invalid="ignore"):
+            check_float_model(parsed("y = Sqrt(x)"), [x], Reference(np.sqrt(x)))
+        with pytest.raises(ExportError, match="not finite where it should be"):
+            check_float_model(parsed("y = Sqrt(x)"), [x], Reference(np.sqrt(np.abs(x))))
+
+    def test_another_shape_is_a_difference(self) -> None:
+        with pytest.raises(ExportError, match="has another shape"):
+            check_float_model(parsed(TWO_NODES), [X], Reference(-np.maximum(X, 0)[:2]))
+
+    def test_operators_of_the_chip_are_run(self) -> None:
+        model = ir.from_proto(
+            onnx.parser.parse_model(
+                '<ir_version: 8, opset_import: ["" : 13, "custom_domain" : 1]> net (float[N, 4] x) => (float[N, 4] y)'
+                ' { y = custom_domain.Gelu <approximate = "tanh"> (x) }'
+            )
+        )
+        expected = 0.5 * X * (1 + np.tanh(np.sqrt(2 / np.pi) * (X + 0.044715 * X**3)))
+        check_float_model(model, [X], Reference(expected))
+        with pytest.raises(ExportError, match="output 'y' differs"):
+            check_float_model(model, [X], Reference(np.maximum(X, 0)))
+
+
+def test_what_nobody_can_run_is_said(log_lines: LogLines) -> None:
+    check_float_model(parsed("y = NoSuchOperator(x)"), [X], Reference(X))
+    assert any("is not compared with the model in PyTorch" in line for line in log_lines.warnings)
