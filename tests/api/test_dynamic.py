@@ -10,15 +10,19 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.config.files.tolerant_json import read_json
 from hotwheels.amct_pytorch.onnx_io.model_file import load_model
 from hotwheels.amct_pytorch.oracle.interpreter import Interpreter
+from hotwheels.amct_pytorch.quantizers.observers.ifmr_observer import IFMRObserver
 from tests.support import fx_path
 from tests.support.dynamic_nets import Branches, Decides, ManyTensors, Reuses, SmallResNet, images
-from tests.support.dynamic_path import calibrated, make_config, quantize, run, same_tensors
+from tests.support.dynamic_path import Files, calibrated, make_config, quantize, run, same_tensors
 from tests.support.log_lines import LogLines
+from tests.support.nets import shake_batch_norms
 
 BATCH_AXES = {"input": {0: "batch"}, "output": [0]}
 
@@ -190,6 +194,79 @@ def test_state_is_a_superset_of_the_float_model_and_restores(tmp_path: Path) -> 
     assert torch.equal(run(fresh, *batches[1]), run(quantized, *batches[1]))
 
 
+# --- what changes its input in place ---
+
+
+class ResidualUnit(nn.Module):
+    """As in MiDaS: the sum reads what the in-place activation has left in its input."""
+
+    def __init__(self, act: nn.Module, has_conv: bool) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 3, padding=1) if has_conv else nn.AvgPool2d(1)
+        channels = 6 if has_conv else 3
+        self.act, self.body = act, nn.Conv2d(channels, channels, 3, padding=1)
+        self.last = nn.Conv2d(channels, 4, 1)
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stem(x)
+        return self.last(self.body(self.act(y)) + y)
+
+
+class ViewedUnit(ResidualUnit):
+    """Half of a tensor is changed, and all of it read."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stem(x)
+        self.act(y[:, :2])
+        return self.last(self.body(y))
+
+
+IN_PLACE = [nn.ReLU(inplace=True), nn.ReLU6(inplace=True), nn.LeakyReLU(0.1, inplace=True), nn.ELU(inplace=True)]
+
+
+@pytest.mark.parametrize("kind", [ResidualUnit, ViewedUnit])
+@pytest.mark.parametrize("has_conv", [True, False], ids=["behind a convolution", "a layer"])
+@pytest.mark.parametrize("act", IN_PLACE, ids=lambda act: type(act).__name__)
+def test_module_whose_input_is_read_again_stays_in_place(
+    act: nn.Module, has_conv: bool, kind: type[ResidualUnit], tmp_path: Path
+) -> None:
+    model, batch = kind(act, has_conv), images(3)[0]
+    expected = run(model, *batch)
+    files = make_config(model, tmp_path, batch)
+    quantized = quantize(model, files, batch, **ONE_INPUT)
+    assert torch.equal(run(quantized, *batch), expected)
+    is_layer = not has_conv or kind is ViewedUnit or act.__class__ is nn.ELU
+    assert ("act" in files.record.layers) == is_layer
+    files.save(quantized)
+    other = images(5)[0]
+    found = fx_path.run_onnx(files.fake_quant, *other)[0]
+    step = min(one.scale for layer in files.record.layers.values() for one in layer.activations)
+    assert fx_path.steps_apart(found, run(quantized, *other), step).max() <= 1
+    error = (run(quantized, *batch) - expected).square().mean().sqrt()
+    assert error < 0.02 * expected.abs().max()  # 8 bits; 3 dB if the sum reads the old input
+    amct.enable_quantization(quantized, real_quant=True)
+    oracle = Interpreter(*files.deploy_pair)
+    real = oracle.run(dict(zip(oracle.pair.graph.inputs, (other[0].numpy(),), strict=True))).outputs
+    assert torch.equal(run(quantized, *other), torch.from_numpy(next(iter(real.values()))))
+
+
+@pytest.mark.parametrize("act", IN_PLACE, ids=lambda act: type(act).__name__)
+def test_layer_that_overwrites_its_input_has_gradients(act: nn.Module, tmp_path: Path) -> None:
+    model, (x,) = ResidualUnit(act, has_conv=False), images(3)[0]
+    quantized, _ = calibrated(model, tmp_path, [(x,)])
+    found, expected = x.clone().requires_grad_(), x.clone().requires_grad_()
+    quantized(found).square().sum().backward()
+    model(expected * 1).square().sum().backward()
+    cosine = F.cosine_similarity(found.grad.flatten(), expected.grad.flatten(), dim=0)
+    assert cosine > 0.99
+
+
+def test_module_whose_input_is_read_no_more_works_out_of_place(tmp_path: Path) -> None:
+    quantized, _ = calibrated(SmallResNet(), tmp_path, images(2))
+    assert not quantized.layer1[0].relu2.inplace
+
+
 # --- what is a layer ---
 
 
@@ -201,10 +278,94 @@ def test_extension_modules_are_layers_with_a_grid_per_input(tmp_path: Path) -> N
     assert (nodes["add"], nodes["matmul"]) == ("Add", "MatMul")
 
 
-def test_reused_module_is_not_quantized(tmp_path: Path, log_lines: LogLines) -> None:
-    files = make_config(Reuses(), tmp_path, images(2)[0])
-    assert "sigmoid" not in files.document
-    assert any("'sigmoid' is called 2 times" in line for line in log_lines.warnings)
+class LeNet(nn.Module):
+    """One pooling for two tensors of different size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.conv2, self.pool = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 8, 2), nn.MaxPool2d(2)
+        self.relu1, self.relu2, self.fc = nn.ReLU(), nn.ReLU(), nn.Linear(8, 5)
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(self.relu1(self.conv1(x)))
+        x = 3 * self.pool(self.relu2(self.conv2(x)))
+        return self.fc(torch.flatten(x, 1))
+
+
+class Siamese(nn.Module):
+    """One convolution with its BatchNorm for two tensors of different range and size; a block of one shared ReLU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn, self.relu = nn.Conv2d(3, 3, 3, padding=1, bias=False), nn.BatchNorm2d(3), nn.ReLU(True)
+        self.pool, self.head = nn.AdaptiveAvgPool2d(2), nn.Conv2d(3, 4, 1)
+        shake_batch_norms(self)
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        near = self.relu(self.bn(self.conv(x)))
+        far = self.bn(self.conv(7 * x[:, :, ::2]))
+        far += 1
+        return self.head(self.pool(self.relu(far)) + self.pool(near))
+
+
+def test_grid_of_a_layer_covers_all_its_uses(tmp_path: Path) -> None:
+    model, batches = LeNet(), images(4, 4)
+    seen: list[Tensor] = []
+    hook = model.pool.register_forward_pre_hook(lambda module, args: seen.append(args[0].flatten()))
+    for batch in batches:
+        run(model, *batch)
+    hook.remove()
+    _, files = calibrated(model, tmp_path, batches)
+    assert list(files.record.layers) == ["conv1", "pool", "conv2", "fc"]
+    observer = IFMRObserver(batch_num=2)
+    observer(torch.cat(seen[:2]))
+    observer(torch.cat(seen[2:]))
+    (grid,) = files.record.layers["pool"].activations
+    scale, offset = observer.calculate_qparams()
+    assert (grid.scale, grid.offset) == (scale.item(), offset.item())
+
+
+@pytest.mark.parametrize(("kind", "uses"), [(LeNet, {"pool", "pool:1"}), (Siamese, {"conv", "conv:1", "relu:1"})])
+def test_every_node_of_a_layer_is_quantized(kind: type[nn.Module], uses: set[str], tmp_path: Path) -> None:
+    quantized, files = calibrated(kind(), tmp_path, images(4), **ONE_INPUT)
+    files.save(quantized)
+    layers = Interpreter(*files.deploy_pair).pair.layers
+    assert uses <= {name for name, layer in layers.items() if layer.grids}
+    assert len({layers[name].grids[0] for name in uses if name.startswith("pool")}) <= 1
+    node_types = [node.op_type for node in load_model(files.deploy_pair[0]).graph]
+    assert "BatchNormalization" not in node_types
+    assert node_types.count("Relu") == 2
+
+
+def test_weight_of_a_layer_stands_once_in_the_files(tmp_path: Path) -> None:
+    quantized, files = calibrated(Siamese(), tmp_path, images(4))
+    files.save(quantized)
+    for path in (files.onnx, files.deploy_pair[0]):
+        nodes = {node.name: node for node in load_model(path).graph}
+        assert nodes["conv"].inputs[1] is nodes["conv:1"].inputs[1]
+
+
+def test_layer_with_several_uses_can_be_skipped(tmp_path: Path, log_lines: LogLines) -> None:
+    model = Siamese()
+    files = make_config(model, tmp_path, images(2)[0], skip_layers=["relu"])
+    assert not files.document["relu"]["quant_enable"]
+    quantized = quantize(model, files, images(2)[0])
+    run(quantized, *images(2)[0])
+    assert "relu" not in files.record.layers
+    assert not [line for line in log_lines.warnings if "relu" in line]
+
+
+def test_forward_that_fails_is_no_part_of_the_batch(tmp_path: Path) -> None:
+    model, batch = LeNet(), images(4)[0]
+    _, expected = calibrated(model, tmp_path / "a", [batch])
+    quantized = quantize(model, make_config(model, tmp_path / "b", batch), batch)
+    wrong = 100 * torch.ones(2, 3, 9, 40)
+    with pytest.raises(RuntimeError):
+        run(quantized, wrong)
+    run(quantized, *batch)
+    assert Files(tmp_path / "b").record.layers["pool"] == expected.record.layers["pool"]
 
 
 def test_container_in_skip_layers_skips_all_inside(tmp_path: Path, log_lines: LogLines) -> None:

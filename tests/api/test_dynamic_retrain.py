@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,15 +13,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.backends.dynamic.placer import LAYERS
 from hotwheels.amct_pytorch.core.search.shift_bit import best_shift, shift_errors
 from hotwheels.amct_pytorch.errors import AmctError, CalibrationError, ConfigError, UnsupportedModelError
 from hotwheels.amct_pytorch.nn.quantized_layer import QuantizedLayer
+from hotwheels.amct_pytorch.oracle.interpreter import Interpreter
 from hotwheels.amct_pytorch.record.text_proto import read_record
 from tests.support import fx_path
-from tests.support.dynamic_nets import Decides, Reuses, SmallResNet
+from tests.support.dynamic_nets import Decides, SmallResNet
 from tests.support.dynamic_path import Files, run, same_tensors
 from tests.support.log_lines import LogLines
 
@@ -273,26 +274,62 @@ def test_frozen_batch_norms_stay_in_eval_mode(tmp_path: Path) -> None:
     assert not torch.equal(statistics, model.bn1.running_mean)
 
 
+# --- layers with several uses ---
+
+
+class SharedBlocks(nn.Module):
+    """As torchvision's ResNet: one in-place ReLU per block, and here one convolution with its BatchNorm, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn, self.relu = nn.Conv2d(3, 3, 3, padding=1, bias=False), nn.BatchNorm2d(3), nn.ReLU(True)
+        self.fc = nn.Linear(3, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn(self.conv(x)))
+        out = self.bn(self.conv(out))
+        out += x
+        return self.fc(self.relu(out).mean((2, 3)))
+
+
+@pytest.mark.parametrize("cfg", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
+def test_shared_modules_train_and_are_saved(cfg: str | None, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    trained, files = retrain_model(tmp_path, cfg, SharedBlocks().train())
+    assert [name for name in files.document if name not in ("version", "batch_num")] == ["conv", "relu", "fc"]
+    losses = train(trained, optimizer_of(trained), range(40))
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+    save(evaluated(trained), files)
+    assert list(files.record.layers) == ["conv", "relu", "fc"]
+    grids = Interpreter(*files.deploy_pair).pair.layers
+    assert {"conv", "conv:1", "relu:1"} <= {name for name, layer in grids.items() if layer.grids}
+    assert not grids["relu"].grids
+    x = batch(1)[0]
+    found = torch.from_numpy(fx_path.run_onnx(files.fake_quant, x)[0])
+    torch.testing.assert_close(found, run(trained, x), rtol=1e-4, atol=1e-4)
+
+
+def test_gradient_checkpoints_do_not_change_what_a_layer_is(tmp_path: Path) -> None:
+    """The backward runs a part of the model once more: calls cannot be counted."""
+
+    class Checkpointed(SharedBlocks):
+        def forward(self, x: Tensor) -> Tensor:
+            return checkpoint(super().forward, x, use_reentrant=False)
+
+    gradients = []
+    for kind in (SharedBlocks, Checkpointed):
+        torch.manual_seed(0)
+        model = kind()
+        trained, _ = retrain_model(tmp_path / kind.__name__, None, model.train())
+        amct.freeze_batch_norm(trained, True)  # a second forward would move its statistics
+        with torch.no_grad():
+            trained(batch(0)[0])
+        trained(batch(1)[0]).square().sum().backward()
+        gradients.append(trained.conv.weight.grad)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-5, atol=1e-6)
+
+
 # --- what is refused ---
-
-
-def test_module_used_twice_is_refused_with_the_manuals_advice(tmp_path: Path) -> None:
-    model = Reuses()
-    with pytest.raises(UnsupportedModelError) as error:
-        configured(model, tmp_path)
-    assert "'sigmoid' (torch.nn.Sigmoid) is called 2 times" in str(error.value)
-    assert "define as many as there are uses in __init__" in str(error.value)
-    assert not (tmp_path / "config.json").exists()
-
-    files = configured(model, tmp_path, 'skip_layers: "sigmoid"')
-    assert files.document["sigmoid"] == {"retrain_enable": False, "retrain_data_config": []}
-    amct.create_quant_retrain_model(files.config, model, files.record_file, batch(0)[0])
-    document = files.document
-    del document["sigmoid"]
-    files.config.write_text(json.dumps(document))
-    with pytest.raises(UnsupportedModelError, match="'sigmoid'"):
-        amct.create_quant_retrain_model(files.config, model, tmp_path / "other.txt", batch(0)[0])
-    assert not (tmp_path / "other.txt").exists()
 
 
 def test_reused_activation_behind_convolutions_only_is_no_layer(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ class TestComparison:
     def test_first_wrong_node_is_named(self) -> None:
         values = (("h", "the result of layer 'act'", np.abs(X)), ("y", "the result of layer 'neg'", X))
         with pytest.raises(
-            ExportError, match="(?s)output 'y' differs by up to .* the result of layer 'act', .*'relu_of_x'"
+            ExportError, match=r"(?s)output 'y' differs by up to .* the result of layer 'act', .*'relu_of_x'"
         ):
             check_float_model(parsed(TWO_NODES), [X], Reference(-np.abs(X), values=values))
 

@@ -49,25 +49,6 @@ class _UNet(UNet):
         return self.out(self.join1(torch.cat([self.up1(c), a], 1)))
 
 
-class _Yolo(Yolo):
-    def __init__(self) -> None:
-        super().__init__()
-        self.pool = _InTurn(nn.MaxPool2d(5, 1, 2), nn.MaxPool2d(5, 1, 2))
-
-
-class _InTurn(nn.Module):
-    """Calls one module after the other, so that none is called twice in a forward."""
-
-    def __init__(self, *modules: nn.Module) -> None:
-        super().__init__()
-        self.turns, self._next = nn.ModuleList(modules), 0
-
-    def forward(self, x: Tensor) -> Tensor:
-        module = self.turns[self._next]
-        self._next = (self._next + 1) % len(self.turns)
-        return module(x)
-
-
 class Free(nn.Module):
     """What no graph shows: decisions on values, lists, changes in place, item assignment, constants."""
 
@@ -113,6 +94,6 @@ DYNAMIC_NETS: Mapping[str, Callable[[], nn.Module]] = {
     "mobilenet_v2": _MobileNetV2,
     "densenet": _DenseNet,
     "unet": _UNet,
-    "yolo": _Yolo,
+    "yolo": Yolo,
     "free": Free,
 }

@@ -71,7 +71,8 @@ def compare(layers: Mapping[str, QuantizedLayer], trace: IntegerTrace, result: R
     edges = sums = elements = 0
     for name, found in trace.edges.items():
         oracle = result.edges_of(name)
-        constants = layers[name].constant_inputs  # in the file they are no inputs
+        layer = layers.get(name) or layers[name.rpartition(":")[0]]  # a further use of it
+        constants = layer.constant_inputs  # in the file they are no inputs
         ours = {index: x.numpy() for index, x in found.items() if index not in constants}
         edges += len(ours)
         elements += sum(x.size for x in ours.values())

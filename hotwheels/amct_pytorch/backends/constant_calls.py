@@ -17,6 +17,11 @@ from torch.utils import _pytree as pytree
 
 from .real_quant.known import is_known
 
+_IN_PLACE_OPERATORS = frozenset(
+    {"__setitem__", "__iadd__", "__isub__", "__imul__", "__imatmul__", "__itruediv__", "__ifloordiv__", "__imod__"}
+    | {"__ipow__", "__iand__", "__ior__", "__ixor__", "__ilshift__", "__irshift__"}
+)
+
 
 class Constants:
     """The constant tensors of one forward of ``model``."""
@@ -52,7 +57,7 @@ class ConstantsBeforehand(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Runs ``func``."""
-        with _not_tracing():
+        with not_tracing():
             constant = self._constants.evaluate(func, args, kwargs or {})
         return func(*args, **(kwargs or {})) if constant is None else constant[0]
 
@@ -61,14 +66,15 @@ def changes_in_place(func: Callable[..., Any], kwargs: dict[str, Any]) -> bool:
     """Whether ``func``, of torch, changes its first argument, or one that it is given for its result."""
     name = getattr(func, "__name__", "")
     return (
-        name == "__setitem__"
+        name in _IN_PLACE_OPERATORS
         or (name.endswith("_") and not name.endswith("__"))
         or bool(kwargs.get("inplace") or kwargs.get("out") is not None)
     )
 
 
 @contextlib.contextmanager
-def _not_tracing() -> Iterator[None]:
+def not_tracing() -> Iterator[None]:
+    """Inside it what is called leaves nothing in a trace."""
     state = torch._C._get_tracing_state()
     torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
     try:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 from ..nn.call import LayerCall
 from ..nn.layer_weight import LayerWeight
 from ..nn.quantized_layer import QuantizedLayer
-from ..nn.shared_input import SharedInput
+from ..nn.shared_input import SharedInput, SharedInputs
 from ..nn.weighted_op import WeightedOp
 from ..plan.quant_plan import InputPlan, LayerPlan, QuantPlan
 from ..quantizers.base import ActivationQuantizer, WeightQuantizer
@@ -21,8 +22,7 @@ class LayerFactory:
         """Starts the layers of ``plan``; ``sharing`` per group, by default such that nothing is overwritten."""
         self._activation: dict[str, ActivationQuantizer] = {}
         self._weight: dict[str, WeightQuantizer] = {}
-        uses = [one.group for layer in plan.layers.values() for one in layer.inputs]
-        self._sharing = sharing or {group: SharedInput(uses.count(group)) for group in uses}
+        self._sharing = sharing or _sharing(plan)
 
     def make(self, plan: LayerPlan, call: LayerCall, weighted: WeightedOp | None) -> QuantizedLayer:
         """Returns the layer, in float mode; ``weighted`` is the operation of a layer with weights."""
@@ -45,3 +45,14 @@ class LayerFactory:
                 plan.weight, plan.name, weighted.out_channels, plan.op.allows_channel_wise
             )
         return self._weight[plan.weight_group]
+
+
+def _sharing(plan: QuantPlan) -> dict[str, SharedInput]:
+    """Returns one object for each group, such that nothing is overwritten."""
+    readers: dict[str, Counter[str]] = {}
+    for one in (one for layer in plan.layers.values() for one in layer.inputs):
+        readers.setdefault(one.group, Counter()).update(one.tensors)
+    return {
+        group: (SharedInput if len(counts) == 1 else SharedInputs)(max(counts.values()))
+        for group, counts in readers.items()
+    }

@@ -65,7 +65,8 @@ class OpNode:
         on the dynamic path.
       has_bias: Whether the called module has a bias.
       onnx_type: Type of the ONNX node it becomes, e.g. ``Conv``; empty where the back-end does not know it (FX).
-      is_reused: Whether it is one of several calls of a quantizable module, which the dynamic path does not quantize.
+      use_of: Name of the layer of which it is a further use: on the dynamic path a module that is called several times
+        is one layer. Empty for the node that has the layer's name.
       is_default_enabled: Whether a generated configuration switches it on, if it does so with the operation at all. A
         product with a buffer must be named to be quantized.
       has_weight_operand: Whether its weight is the second operand of a product, which documents may give an entry of
@@ -89,15 +90,20 @@ class OpNode:
     onnx_type: str = ""
     onnx_name: str = ""
     is_pick: bool = False
-    is_reused: bool = False
+    use_of: str = ""
     is_fold_target: bool = False
     is_dead: bool = False
     is_default_enabled: bool = True
     has_weight_operand: bool = False
 
     @property
+    def layer(self) -> str:
+        """The name under which configuration and record know it."""
+        return self.use_of or self.name
+
+    @property
     def is_quantizable(self) -> bool:
-        """Whether the configuration may name it as a layer."""
+        """Whether the configuration may have an entry for its layer."""
         return self.op is not None and self.unquantizable is None and bool(self.edges)
 
 
@@ -115,7 +121,7 @@ class OpGraph:
 
     @cached_property
     def quantizable(self) -> tuple[OpNode, ...]:
-        """The nodes which a configuration has an entry for, in order."""
+        """The nodes that can be quantized, in order: every use of every layer."""
         return tuple(node for node in self if node.is_quantizable)
 
     @cached_property
@@ -128,9 +134,17 @@ class OpGraph:
         return {name: tuple(readers) for name, readers in found.items()}
 
     @cached_property
-    def reused(self) -> Mapping[str, OpNode]:
-        """The quantizable modules which are not quantized because they are called several times, with one such call."""
-        return {node.module_path: node for node in self if node.is_reused and node.module_path is not None}
+    def uses(self) -> Mapping[str, tuple[OpNode, ...]]:
+        """The quantizable nodes of each layer by its name, both in order."""
+        found: dict[str, list[OpNode]] = {}
+        for node in self.quantizable:
+            found.setdefault(node.layer, []).append(node)
+        return {layer: tuple(nodes) for layer, nodes in found.items()}
+
+    @cached_property
+    def layers(self) -> Mapping[str, OpNode]:
+        """What a configuration has entries for, in order: each layer with its first use."""
+        return {layer: nodes[0] for layer, nodes in self.uses.items()}
 
     @cached_property
     def skips(self) -> tuple[Skip, ...]:

@@ -38,6 +38,8 @@ class QuantizedLayer(nn.Module):
       activation: One quantizer per quantized input; siblings hold the same object.
       weighted: The weight with its folded BatchNorm and its grid, None without weights.
       weight: The weight quantizer, None without weights.
+      use: Name of the node that the present call is: that of the layer, or of a further use (dynamic path).
+      calls: How often its module was called in the present forward of the model (dynamic path).
       mode: What forward does; set by ``enable_quantization``.
       keeps_inputs: Whether somebody watches the tensors between the layers, which must then not be overwritten.
       watcher: Is shown the integers of real_quant; None if nobody watches.
@@ -67,6 +69,8 @@ class QuantizedLayer(nn.Module):
         self._sharing = sharing
         self.activation: Sequence[ActivationQuantizer] = cast(Any, nn.ModuleList(activation))  # which has no item type
         self.weight = None if weighted is None else weighted.quantizer
+        self.use = name
+        self.calls = 0
         self.mode = Mode.FLOAT
         self.keeps_inputs = False
         self.watcher: IntegerWatcher | None = None
@@ -101,6 +105,16 @@ class QuantizedLayer(nn.Module):
         if self.mode is Mode.FAKE_QUANT:
             return self._fake_quant(args, kwargs)
         return self._on_integers(args, kwargs).run(args, kwargs)
+
+    @property
+    def has_several_uses(self) -> bool:
+        """Whether one forward of the model shows a quantizer of this layer several tensors: they are one batch."""
+        return any(shared.has_several_tensors for shared in self._sharing)
+
+    def end_forward(self, *, is_complete: bool) -> None:
+        """Ends the batch of a layer with several uses; drops it if not ``is_complete``: an error ended the forward."""
+        for quantizer, shared in zip(self.activation, self._sharing, strict=True):
+            shared.end_forward(quantizer, is_complete=is_complete)
 
     def observe_weight(self) -> None:
         """Lets the weight quantizer find what it learns from the weight; ignored without one, and if that is known."""
@@ -165,7 +179,7 @@ class QuantizedLayer(nn.Module):
             self.non_float_inputs[index] = not is_quantizable(x)
             if is_quantizable(x):
                 self._prepare_linear(x, quantizer)
-                shared.get(x, "observe", quantizer.observe)
+                shared.observe(x, quantizer)
         self.observe_weight()
 
     def _prepare_linear(self, x: Tensor, quantizer: ActivationQuantizer) -> None:
@@ -216,7 +230,7 @@ class QuantizedLayer(nn.Module):
         """The layer as one real_quant forward with these arguments sees it."""
         inputs = zip(self.call.inputs(args, kwargs), self.activation, strict=True)
         return IntegerLayer(
-            name=self.name,
+            name=self.use,
             op=self.op,
             call=self.call,
             grids={index: quantizer.params() for index, (x, quantizer) in enumerate(inputs) if is_quantizable(x)},

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _global_forward_hooks
 
+from ..quantizers.base import ActivationQuantizer
+
 
 class SharedInput:
     """Keeps the result of the first of ``uses`` consumers until the last one has fetched it.
@@ -36,10 +38,10 @@ class SharedInput:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SharedInput:
         """A copy never carries a result along: it may belong to an autograd graph."""
-        return SharedInput(self._uses, copy.deepcopy(self._producers, memo))
+        return type(self)(self._uses, copy.deepcopy(self._producers, memo))
 
     def __reduce__(self) -> tuple[type[SharedInput], tuple[int, tuple[nn.Module, ...] | None]]:
-        return SharedInput, (self._uses, self._producers)
+        return type(self), (self._uses, self._producers)
 
     @property
     def may_overwrite(self) -> bool:
@@ -47,6 +49,18 @@ class SharedInput:
         if self._producers is None or torch.is_grad_enabled() or _global_forward_hooks:
             return False
         return not any(module._forward_hooks for module in self._producers)
+
+    @property
+    def has_several_tensors(self) -> bool:
+        """Whether one forward of the model brings several tensors, which are one batch together."""
+        return False
+
+    def observe(self, x: Tensor, quantizer: ActivationQuantizer) -> None:
+        """Shows ``quantizer`` the batch ``x``, once for all consumers."""
+        self.get(x, "observe", quantizer.observe)
+
+    def end_forward(self, quantizer: ActivationQuantizer, *, is_complete: bool) -> None:
+        """Is called behind each forward of a model in which layers have several uses."""
 
     def get(self, x: Tensor, purpose: str, compute: Callable[[Tensor], Any]) -> Any:
         """Returns ``compute(x)``, made once for all consumers of this very tensor and ``purpose``."""
@@ -64,3 +78,30 @@ class SharedInput:
         self._key = None
         self._value = None
         self._left = 0
+
+
+class SharedInputs(SharedInput):
+    """The same for a layer that is called several times: the tensors of one forward are one batch of its quantizer.
+
+    ``uses`` is the largest number of consumers which one of the tensors has.
+    """
+
+    def __init__(self, uses: int, producers: tuple[nn.Module, ...] | None = None) -> None:
+        super().__init__(uses, producers)
+        self._parts: list[Tensor] = []
+
+    @property
+    def has_several_tensors(self) -> bool:
+        """True."""
+        return True
+
+    def observe(self, x: Tensor, quantizer: ActivationQuantizer) -> None:
+        """Keeps a copy of ``x``, once for all its consumers, until the forward ends: ``x`` may change until then."""
+        self.get(x, "observe", lambda tensor: self._parts.append(tensor.detach().flatten().clone()))
+
+    def end_forward(self, quantizer: ActivationQuantizer, *, is_complete: bool) -> None:
+        """Shows ``quantizer`` the tensors of this forward; drops them where an error has ended it."""
+        parts, self._parts = self._parts, []
+        self._clear()
+        if parts and is_complete:
+            quantizer.observe(torch.cat(parts))

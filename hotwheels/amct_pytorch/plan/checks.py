@@ -64,7 +64,7 @@ class _Rules:
                         f"Outputs {self._named(first)} and {self._named(other)} of layer"
                         f" {_named(self._graph[producer])} should have consistent {setting}"
                     )
-                    yield Violation(other.layer, text, self._adapt(other, first, setting))
+                    yield Violation(self._graph[other.layer].layer, text, self._adapt(other, first, setting))
 
     def no_command_conflicts(self) -> Iterator[Violation]:
         for node in self._graph.quantizable:
@@ -83,7 +83,7 @@ class _Rules:
                 # The text of HiSilicon's AMCT manual has one name; on the FX path it is the only one there is.
                 name = _named(node) if node.onnx_name else node.name
                 text = f"Layer {name} must be quantized as it is an operation calculated on CUBE"
-                yield Violation(node.name, text, _enable(node))
+                yield Violation(node.layer, text, _enable(node))
 
     def _conflict(self, node: OpNode, behind: LayerInput) -> Iterator[Violation]:
         for own in inputs_of(node):
@@ -93,7 +93,7 @@ class _Rules:
                 names = (_named(one) if one.onnx_name else one.name for one in (consumer, node))
                 text = "Layer {} should have consistent {} with no command layer {}"
                 first, second = names
-                yield Violation(consumer.name, text.format(first, setting, second), self._adapt(own, behind, setting))
+                yield Violation(consumer.layer, text.format(first, setting, second), self._adapt(own, behind, setting))
                 return
 
     def _is_cube(self, node: OpNode) -> bool:
@@ -119,14 +119,14 @@ class _Rules:
         value = None if given is None else _value(given, setting)
         wanted = "as it is" if value is None else f"{_json(value)}, as it is"
         return (
-            f'in config.json give "{wrong.layer}" in "activation_quant_params"[{wrong.index}]'
-            f' the "{setting}" {wanted} in "{model.layer}"[{model.index}]'
+            f'in config.json give "{self._graph[wrong.layer].layer}" in "activation_quant_params"[{wrong.index}]'
+            f' the "{setting}" {wanted} in "{self._graph[model.layer].layer}"[{model.index}]'
         )
 
 
 def _enable(node: OpNode) -> str:
     if node.is_quantizable:
-        return f'in config.json set "{node.name}": {{"quant_enable": true, ...}}, in a cfg take it out of skip_layers'
+        return f'in config.json set "{node.layer}": {{"quant_enable": true, ...}}, in a cfg take it out of skip_layers'
     if node.op is None:
         return "it is called as a function: make it a module of the model, so that it has a name"
     return f"it cannot be quantized: {node.unquantizable}"

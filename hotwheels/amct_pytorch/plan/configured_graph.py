@@ -19,7 +19,7 @@ class LayerInput:
     """One quantizable input of a layer, whether it is quantized or not.
 
     Attributes:
-      layer: Layer name.
+      layer: Name of the node; of a layer with several uses: of one of them.
       index: Position among the layer's quantizable inputs.
     """
 
@@ -49,8 +49,8 @@ class ConfiguredGraph:
         return self.graph[one.layer].edges[one.index]
 
     def layer(self, name: str) -> LayerConfig | None:
-        """Returns the settings of a layer, None if it stays in float."""
-        layer = self.config.layers.get(name)
+        """Returns the settings of the layer which the node ``name`` is, None if it stays in float."""
+        layer = self.config.layers.get(self.graph[name].layer)
         return layer if layer is not None and layer.quant_enable and self.graph[name].is_quantizable else None
 
     def settings(self, one: LayerInput) -> QuantizerConfig | None:
@@ -83,7 +83,7 @@ class ConfiguredGraph:
 
     @cached_property
     def _links(self) -> Mapping[LayerInput, frozenset[LayerInput]]:
-        groups = list(self.readers.values())
+        groups = [*self.readers.values(), *self._uses()]
         for node in self.graph.quantizable:
             if self.is_no_command(node):
                 groups += [(own, one) for own in inputs_of(node) for one in self.behind(node)]
@@ -92,6 +92,11 @@ class ConfiguredGraph:
             for one in group:
                 links.setdefault(one, set()).update(group)
         return {one: frozenset(others) for one, others in links.items()}
+
+    def _uses(self) -> Iterator[tuple[LayerInput, ...]]:
+        """Yields the inputs at which one layer takes its tensors in its several uses."""
+        for nodes in self.graph.uses.values():
+            yield from zip(*map(inputs_of, nodes), strict=True)
 
     def one_grid(self, *inputs: LayerInput) -> tuple[LayerInput, ...]:
         """Returns ``inputs`` and all that rules 2 and 3 of spec 13.1 tie to them, over any number of steps."""

@@ -21,13 +21,10 @@ def make_plan(graph: OpGraph, config: QuantConfig) -> QuantPlan:
 
     ``config`` has been checked against ``graph``: its layers exist and have one quantizer per edge.
     """
-    groups: dict[_GroupKey, str] = {}
+    enabled = {name: layer for name in graph.layers if (layer := config.layers.get(name)) and layer.quant_enable}
+    groups = _groups(graph, enabled)
     weight_groups: dict[tuple[str, str], str] = {}
-    layers = {}
-    for node in graph.quantizable:
-        layer = config.layers.get(node.name)
-        if layer is not None and layer.quant_enable:
-            layers[node.name] = _plan_layer(graph, node, layer, groups, weight_groups)
+    layers = {name: _plan_layer(graph, name, layer, groups, weight_groups) for name, layer in enabled.items()}
     return QuantPlan(layers, _skips(graph, config))
 
 
@@ -48,29 +45,64 @@ def folded_batch_norm(graph: OpGraph, node: OpNode) -> str | None:
 
 def _plan_layer(
     graph: OpGraph,
-    node: OpNode,
+    name: str,
     config: LayerConfig,
-    groups: dict[_GroupKey, str],
+    groups: Mapping[str, str],
     weight_groups: dict[tuple[str, str], str],
 ) -> LayerPlan:
-    assert node.op is not None
-    inputs = []
-    for index, (edge, quantizer) in enumerate(zip(node.edges, config.activations, strict=True)):
-        group = groups.setdefault(_group_key(node, edge, quantizer), f"{node.name}:{index}")
-        inputs.append(InputPlan(index=index, edge=edge, quantizer=quantizer, group=group))
-    weight_group = ""
+    uses = graph.uses[name]
+    first = uses[0]
+    assert first.op is not None
+    weight_group, norm = "", folded_batch_norm(graph, first)
     if config.weight is not None:
         settings = settings_of(config.weight, is_weight=True)
-        key = (node.weight_name or node.module_path or node.name, _frozen(config.weight.quantizer, settings))
-        weight_group = weight_groups.setdefault(key, node.name)
+        key = (first.weight_name or first.module_path or name, _frozen(config.weight.quantizer, settings))
+        weight_group = weight_groups.setdefault(key, name)
     return LayerPlan(
-        name=node.name,
-        op=node.op,
-        inputs=tuple(inputs),
+        name=name,
+        uses=tuple(node.name for node in uses),
+        op=first.op,
+        inputs=tuple(
+            InputPlan(
+                index=index,
+                edge=first.edges[index],
+                tensors=tuple(node.edges[index].producer for node in uses),
+                quantizer=quantizer,
+                group=groups[_slot(name, index)],
+            )
+            for index, quantizer in enumerate(config.activations)
+        ),
         weight=config.weight,
         weight_group=weight_group,
-        batch_norm=folded_batch_norm(graph, node),
+        batch_norm=None if norm is None else graph[norm].layer,
     )
+
+
+def _groups(graph: OpGraph, layers: Mapping[str, LayerConfig]) -> dict[str, str]:
+    """Returns the group of every input of ``layers``, called as one of the inputs in it.
+
+    Inputs that read one tensor with equal settings are one group; so are the tensors that come in at one input of a
+    layer with several uses, and with them everything else that reads these.
+    """
+    first_readers: dict[_GroupKey, str] = {}
+    groups: dict[str, str] = {}
+    for node in graph.quantizable:
+        for index, (edge, quantizer) in enumerate(zip(node.edges, _activations(layers, node), strict=False)):
+            slot = _slot(node.layer, index)
+            reader = first_readers.setdefault(_group_key(node, edge, quantizer), slot)
+            kept = groups.setdefault(reader, reader)
+            given_up = groups.setdefault(slot, kept)
+            if given_up != kept:
+                groups.update({one: kept for one, group in groups.items() if group == given_up})
+    return groups
+
+
+def _activations(layers: Mapping[str, LayerConfig], node: OpNode) -> tuple[QuantizerConfig, ...]:
+    return layers[node.layer].activations if node.layer in layers else ()
+
+
+def _slot(layer: str, index: int) -> str:
+    return f"{layer}:{index}"
 
 
 def _group_key(node: OpNode, edge: Edge, quantizer: QuantizerConfig) -> _GroupKey:
@@ -91,8 +123,8 @@ def _frozen(quantizer: str, args: Mapping[str, Any]) -> str:
 
 def _skips(graph: OpGraph, config: QuantConfig) -> tuple[Skip, ...]:
     off = [
-        Skip(node.name, "quant_enable is false" if node.name in config.layers else "not in the configuration")
-        for node in graph.quantizable
-        if node.name not in config.layers or not config.layers[node.name].quant_enable
+        Skip(name, "quant_enable is false" if name in config.layers else "not in the configuration")
+        for name in graph.layers
+        if name not in config.layers or not config.layers[name].quant_enable
     ]
     return (*graph.skips, *off)

@@ -16,13 +16,15 @@ class InputPlan:
 
     Attributes:
       index: Position among the layer's quantizable inputs; the ``index`` of the record.
-      edge: Where the tensor comes in.
+      edge: Where the tensor comes in, in the layer's first use.
+      tensors: The nodes which make the tensors that come in there, one for each use of the layer.
       quantizer: Algorithm and arguments.
       group: Inputs of equal group share one quantizer object (spec 8.6); ``layer:index`` of the first of them.
     """
 
     index: int
     edge: Edge
+    tensors: tuple[str, ...]
     quantizer: QuantizerConfig
     group: str
 
@@ -33,14 +35,16 @@ class LayerPlan:
 
     Attributes:
       name: Layer name.
+      uses: The nodes which are this layer, in order.
       op: What the layer is.
       inputs: Its quantized inputs.
       weight: Algorithm of the weight, None without weights.
       weight_group: Layers of equal group share one weight quantizer: the name of the first call site of the module.
-      batch_norm: Name of the BatchNorm node folded into the layer, or None.
+      batch_norm: Name of the BatchNorm layer folded into the layer, or None.
     """
 
     name: str
+    uses: tuple[str, ...]
     op: OpDesc
     inputs: tuple[InputPlan, ...]
     weight: QuantizerConfig | None = None

@@ -35,7 +35,10 @@ from ..plan.checks import find_violations
 from ..plan.planner import make_plan
 from ..record.text_proto import read_record
 from .dynamic_rules import (
+    USES,
     WEIGHTED,
+    for_each_use,
+    further_uses,
     refuse,
     require_complete,
     shifted_layers,
@@ -90,7 +93,7 @@ def quantize(
         folds=folds,
         bn_update=_bn_update(config, backend.standing_norms(folds)),
     )
-    settings = {_UPDATE_BN: config.update_bn, WEIGHTED: weighted_layers(plan)}
+    settings = {_UPDATE_BN: config.update_bn, WEIGHTED: weighted_layers(plan), USES: further_uses(plan)}
     float_model = backend.float_model(plan, folds, settings)
     reference = backend.float_forward(folds)
     check_float_model(float_model, reference.tensors(), reference)
@@ -107,9 +110,9 @@ def save(onnx_path: Path, record_path: Path, prefix: PathLike, model: nn.Module 
     advice = "Run at least batch_num forwards of the model which quantize_model returned before save_model."
     require_complete(float_model, settings, record, record_path, advice)
     if not settings.get(_UPDATE_BN):
-        return write_files(float_model, record, prefix)
+        return write_files(float_model, for_each_use(record, float_model, settings), prefix)
     updated = _needed_session(model).fold_present_state(float_model, record)
-    written = write_files(float_model, updated, prefix)
+    written = write_files(float_model, for_each_use(updated, float_model, settings), prefix)
     if updated == record:
         return written
     return (*written, write_update(updated, record_path))

@@ -18,7 +18,9 @@ from ..record.text_proto import write_record
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-WEIGHTED = "weighted_layers"  # key of the settings in the float model: names of the layers with weights
+# Keys of the settings in the float model.
+WEIGHTED = "weighted_layers"  # names of the layers with weights
+USES = "uses"  # for the further uses of layers: name of the use to name of the layer
 
 
 def refuse(violations: Sequence[Violation]) -> None:
@@ -31,12 +33,25 @@ def refuse(violations: Sequence[Violation]) -> None:
 
 def shifted_layers(graph: OpGraph, capacity: Capacity) -> frozenset[str]:
     """Returns the layers whose record carries a shift bit (spec 4.6)."""
-    return frozenset(node.name for node in graph if node.type.rpartition(".")[2] in capacity.shift_n_types)
+    return frozenset(node.layer for node in graph if node.type.rpartition(".")[2] in capacity.shift_n_types)
 
 
 def weighted_layers(plan: QuantPlan) -> list[str]:
     """Returns the layers whose record needs the factors of a weight."""
     return [name for name, layer in plan.layers.items() if layer.weight is not None]
+
+
+def further_uses(plan: QuantPlan) -> dict[str, str]:
+    """Returns the names of the nodes which are further uses of a layer, each with the name of the layer."""
+    return {use: name for name, layer in plan.layers.items() for use in layer.uses if use != name}
+
+
+def for_each_use(record: Record, model: ir.Model, settings: Mapping[str, Any]) -> Record:
+    """Returns a record for the nodes of ``model``: every use of a layer has the factors of the layer."""
+    layer_of = {use: settings.get(USES, {}).get(use, use) for use in read_sites(model)}
+    unused = {name: layer for name, layer in record.layers.items() if name not in layer_of.values()}
+    uses = {use: record.layers[name] for use, name in layer_of.items() if name in record.layers}
+    return Record({**uses, **unused})
 
 
 def require_complete(model: ir.Model, settings: Mapping[str, Any], record: Record, path: Path, advice: str) -> None:
@@ -45,11 +60,13 @@ def require_complete(model: ir.Model, settings: Mapping[str, Any], record: Recor
     ``advice`` is the sentence that says how to get them.
     """
     missing = []
-    for name, site in read_sites(model).items():
+    for use, site in read_sites(model).items():
+        name = settings.get(USES, {}).get(use, use)
         layer = record.layers.get(name, LayerRecord())
         lacks_weight = layer.weight is None and name in settings.get(WEIGHTED, ())
         if lacks_weight or not {one.index for one in layer.activations}.issuperset(site.inputs):
             missing.append(name)
+    missing = list(dict.fromkeys(missing))
     if missing:
         raise IncompleteRecordError(
             f"Calibration is not complete, '{path}' lacks factors of {len(missing)} layers: {', '.join(missing)}."

@@ -23,7 +23,7 @@ from ..config.dynamic.retrain_config import RetrainConfig, read_retrain_config, 
 from ..config.dynamic.simple_cfg import SimpleRetrainConfig
 from ..config.fx.json_config import check_any_enabled
 from ..core.host_memory import keep_freed_memory_for
-from ..errors import CalibrationError, ConfigError, UnsupportedModelError
+from ..errors import CalibrationError, ConfigError
 from ..export.save import write_files
 from ..files import PathLike
 from ..graph import OpGraph
@@ -36,7 +36,10 @@ from ..record import LayerRecord, Record
 from ..record.text_proto import read_record
 from .checkpoint import load_checkpoint
 from .dynamic_rules import (
+    USES,
     WEIGHTED,
+    for_each_use,
+    further_uses,
     refuse,
     require_complete,
     shifted_layers,
@@ -55,7 +58,6 @@ def write_config(path: Path, model: nn.Module, inputs: tuple[Any, ...], simple: 
     backend = DynamicBackend(model, inputs, capacity)
     graph = backend.graph()
     config = expand_retrain(graph, simple, capacity)
-    _refuse_reused(backend, graph, config)
     write_retrain_config(config, path)
     return len(graph.quantizable)
 
@@ -69,7 +71,7 @@ def quantize(config_path: Path, record_path: Path, model: nn.Module, inputs: tup
     capacity = read_capacity()
     backend = DynamicBackend(model, inputs, capacity)
     graph = backend.graph()
-    config, plan = _planned(config_path, backend, graph, capacity)
+    config, plan = _planned(config_path, graph, capacity)
     quantized, layers = backend.place(plan)
     record_file = RecordFile(record_path, layers)
     session = RetrainSession(layers, record_file, config.batch_num, shifted_layers(graph, capacity))
@@ -98,28 +100,25 @@ def save(
     with original_forwards(quantized), without_layers(quantized), torch.no_grad():
         backend = DynamicBackend(quantized, _on_device_of(quantized, inputs), capacity, setting)
     graph = backend.graph()
-    _, plan = _planned(config_path, backend, graph, capacity)
+    _, plan = _planned(config_path, graph, capacity)
     if plan.layers.keys() != session.layers.keys():
         names = ", ".join(sorted(plan.layers.keys() ^ session.layers.keys()))
         raise ConfigError(
             f"'{config_path}' is not the configuration of this model. Layers that only one of them quantizes: {names}."
         )
-    settings = {WEIGHTED: weighted_layers(plan)}
+    settings = {WEIGHTED: weighted_layers(plan), USES: further_uses(plan)}
     folds = backend.folds(graph)
     float_model = backend.float_model(plan, folds, settings)
     reference = backend.float_forward(folds)
     check_float_model(float_model, reference.tensors(), reference)
     require_complete(float_model, settings, record, record_path, _EXPORT)
     trained = _with_present_weights(record, session.known_factors(), record_path)
-    written = write_files(float_model, trained, prefix)
+    written = write_files(float_model, for_each_use(trained, float_model, settings), prefix)
     return written if trained == record else (*written, write_update(trained, record_path))
 
 
-def _planned(
-    config_path: Path, backend: DynamicBackend, graph: OpGraph, capacity: Capacity
-) -> tuple[RetrainConfig, QuantPlan]:
+def _planned(config_path: Path, graph: OpGraph, capacity: Capacity) -> tuple[RetrainConfig, QuantPlan]:
     config = read_retrain_config(config_path, graph, capacity)
-    _refuse_reused(backend, graph, config)
     quantizers = to_quant_config(config, graph)
     check_any_enabled(quantizers)
     refuse(find_violations(graph, quantizers, capacity))
@@ -127,23 +126,6 @@ def _planned(
     for skip in plan.skips:
         _log.debug("Layer '%s' is not quantized: %s.", skip.name, skip.reason)
     return config, plan
-
-
-def _refuse_reused(backend: DynamicBackend, graph: OpGraph, config: RetrainConfig) -> None:
-    """Raises for modules without weights that are called several times: each call would have its own range."""
-    lines = [
-        f"- Module '{path}' ({node.type}) is called {backend.calls(path)} times."
-        for path, node in graph.reused.items()
-        if path not in config.layers and node.op is not None and not node.op.has_weight
-    ]
-    if lines:
-        advice = (
-            "In training each use needs a module of its own: define as many as there are uses in __init__, such as"
-            " relu_1 and relu_2, and call each once (HiSilicon's AMCT manual, chapter \"Layers used several times in"
-            ' training" [retrain场景,重复使用的层需多次定义]). To leave such a module in float instead, name it in'
-            ' skip_layers of the cfg, or give it {"retrain_enable": false} in config.json.'
-        )
-        raise UnsupportedModelError("\n".join(["Modules without weights are used several times:", *lines, advice]))
 
 
 def _with_present_weights(record: Record, present: Mapping[str, LayerRecord], path: Path) -> Record:

@@ -6,28 +6,28 @@ from collections.abc import Mapping
 from typing import Any
 
 import onnx_ir as ir
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils import _pytree as pytree
 
 from ...capacity import Capacity
 from ...errors import UnsupportedModelError
 from ...graph import OpGraph
-from ...log import get_logger
 from ...nn.norm_chain import BatchNormStage
 from ...nn.quantized_layer import QuantizedLayer
 from ...nn.weighted_op import WeightedOp
 from ...ops.registry import Registry
 from ...plan.planner import folded_batch_norm
-from ...plan.quant_plan import QuantPlan
+from ...plan.quant_plan import LayerPlan, QuantPlan
+from .forwards import works_in_place
 from .placer import LayerContainer, place_layers
 from .read.candidates import find_candidates
 from .read.export import export_marked
 from .read.float_forward import FloatForward
 from .read.float_model import Fold, finish_float_model
 from .read.graph import Fusion, build_graph
+from .read.in_place import find_read_again
 from .read.model_copy import copy_model
-
-_log = get_logger(__name__)
 
 
 class DynamicBackend:
@@ -49,20 +49,18 @@ class DynamicBackend:
           UnsupportedModelError: The model is quantized already, or ``inputs`` holds no tensor.
           ExportError: It cannot be exported to ONNX.
         """
+        if not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(inputs)):
+            raise UnsupportedModelError("input_data holds no tensor, so the ONNX model would have no input.")
         if any(isinstance(module, QuantizedLayer) for module in model.modules()):
             raise UnsupportedModelError("The model is quantized already. Pass the float model.")
         self._registry = Registry(capacity)
         self._inputs = inputs
         self._model = copy_model(model)
         self._candidates = find_candidates(self._model, self._registry, capacity)
-        for candidate in self._candidates.values():
-            _make_out_of_place(candidate.module)
+        in_place = {path: one.module for path, one in self._candidates.items() if works_in_place(one.module)}
+        for path in in_place.keys() - find_read_again(self._model, inputs, in_place):
+            in_place[path].inplace = False  # type: ignore[assignment]
         self._export = export_marked(self._model, self._candidates, inputs, export_setting or {})
-        _report_reused(self._export.calls)
-
-    def calls(self, path: str) -> int:
-        """Returns how often the model calls the module at ``path``."""
-        return self._export.calls[path]
 
     def graph(self, fusion: Fusion | None = None) -> OpGraph:
         """Returns the operations of the model; which BatchNorms are layers depends on ``fusion``."""
@@ -70,17 +68,22 @@ class DynamicBackend:
 
     def place(self, plan: QuantPlan, *, updates_batch_norms: bool = False) -> tuple[nn.Module, LayerContainer]:
         """Returns the quantized model and its layers; see `place_layers`. Uses up the copy."""
-        layers = place_layers(self._model, plan, self._candidates, updates_batch_norms=updates_batch_norms)
+        owners = {name: self._owners(layer) for name, layer in plan.layers.items()}
+        layers = place_layers(self._model, plan, self._candidates, owners, updates_batch_norms=updates_batch_norms)
         return self._model, layers
 
     def folds(self, graph: OpGraph) -> tuple[Fold, ...]:
         """Returns the convolutions of ``graph``, quantized or not, with the BatchNorms folded into them."""
-        pairs = ((node, folded_batch_norm(graph, node)) for node in graph)
-        return tuple(self._fold(node.name, norm) for node, norm in pairs if norm is not None)
+        calls: dict[str, list[tuple[str, str]]] = {}
+        for node in graph:
+            norm = folded_batch_norm(graph, node)
+            if norm is not None:
+                calls.setdefault(node.layer, []).append((node.name, norm))
+        return tuple(self._fold(conv, tuple(pairs)) for conv, pairs in calls.items())
 
     def standing_norms(self, folds: tuple[Fold, ...]) -> dict[str, nn.Module]:
         """Returns the BatchNorms which are not in ``folds``, by the names of their nodes: one for each call."""
-        folded = {fold.norm for fold in folds}
+        folded = {norm for fold in folds for _, norm in fold.calls}
         paths = {name: path for name, path in self._export.paths.items() if name in self._export.sites}
         modules = {name: self._candidates[path].module for name, path in paths.items()}
         return {name: one for name, one in modules.items() if isinstance(one, _BatchNorm) and name not in folded}
@@ -89,7 +92,8 @@ class DynamicBackend:
         self, plan: QuantPlan, folds: tuple[Fold, ...], settings: Mapping[str, object] | None = None
     ) -> ir.Model:
         """Returns the float model as ONNX with BatchNorms folded, and the sites of the planned layers. Uses it up."""
-        finish_float_model(self._export.model, folds, plan.layers.keys(), settings or {})
+        uses = {use for layer in plan.layers.values() for use in layer.uses}
+        finish_float_model(self._export.model, folds, uses, settings or {})
         return self._export.model
 
     def float_forward(self, folds: tuple[Fold, ...]) -> FloatForward:
@@ -97,22 +101,13 @@ class DynamicBackend:
         modules = {path: one.module for path, one in self._candidates.items()}
         return FloatForward(self._model, self._inputs, self._export, modules, folds)
 
-    def _fold(self, conv: str, norm: str) -> Fold:
-        candidate = self._candidates[conv]
+    def _owners(self, layer: LayerPlan) -> frozenset[str]:
+        """The paths of the modules to which those calls of the layer's module belong that are no uses of it."""
+        calls = {name for name, path in self._export.paths.items() if path == layer.name and name in self._export.sites}
+        return frozenset(self._export.makers[call] for call in calls if call not in layer.uses)
+
+    def _fold(self, conv: str, calls: tuple[tuple[str, str], ...]) -> Fold:
+        candidate, norm = self._candidates[conv], self._candidates[self._export.paths[calls[0][1]]]
         role = candidate.op.role
-        op = WeightedOp(candidate.module, role, (BatchNormStage(self._candidates[norm].module),))
-        return Fold(conv=conv, norm=norm, op=op, role=role, batch_norm=self._candidates[norm].module)
-
-
-def _make_out_of_place(module: Any) -> None:
-    """An operation on a quantized input must not change it: its siblings read it, too."""
-    if getattr(module, "inplace", False):
-        module.inplace = False
-
-
-def _report_reused(calls: Mapping[str, int]) -> None:
-    for path, count in calls.items():
-        if count > 1:
-            _log.warning(
-                "Module '%s' is called %d times and is not quantized. Define one module for each use.", path, count
-            )
+        op = WeightedOp(candidate.module, role, (BatchNormStage(norm.module),))
+        return Fold(conv=conv, calls=calls, op=op, role=role, batch_norm=norm.module)

@@ -6,7 +6,8 @@ All are small classes, not closures, so that ``copy.deepcopy`` and ``pickle`` of
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from ...ops.desc import OpDesc
 from ..real_quant.real_quant_mode import call_layer, run_in_double
 from ..torchscript.markers import mark_input, mark_result
 from ..torchscript.torch_exporter import refuse_unbatched_pooling
+from .maker import made_by, maker_of
 from .read.operands import float_edges
 
 FORWARD = "forward"
@@ -55,31 +57,59 @@ class OriginalForward:
             self.module.__dict__[FORWARD] = self._own
 
 
+class OutOfPlaceCall(OriginalForward):
+    """Runs the original forward of a module that works in place on a copy of its first argument."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs it; the argument stays as it is."""
+        args, kwargs = _with_copy(args, kwargs)
+        return super().__call__(*args, **kwargs)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MarkedCall:
+    """What an export notes of one call of a module.
+
+    Attributes:
+      edges: Its quantizable inputs, without producers, in the order of the markers' indices.
+      maker: Path of the module whose result its first argument is, untouched; None if no marked module has made it.
+    """
+
+    edges: tuple[Edge, ...]
+    maker: str | None
+
+
 class MarkedForward:
     """Runs the module between markers, and remembers where its float tensors came in.
 
     Attributes:
-      calls: For each call the edges, without producers, in the order of the markers' indices.
+      calls: What was noted of each call.
     """
 
     def __init__(self, name: str, op: OpDesc, original: OriginalForward) -> None:
         self._name = name
         self._op = op
         self.original = original
-        self.calls: list[tuple[Edge, ...]] = []
+        self.calls: list[MarkedCall] = []
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the module once, between markers of a name for this call."""
         layer = call_name(self._name, len(self.calls))
         refuse_unbatched_pooling(layer, self._op, args[0] if args else None)
         edges = float_edges(self.original.module, self._op, args, kwargs)
-        self.calls.append(edges)
+        first = _first(args, kwargs)
+        self.calls.append(MarkedCall(edges=edges, maker=maker_of(first)))
         call = LayerCall(self.original, edges)
         marked = [mark_input(x, layer, index) for index, x in enumerate(call.inputs(args, kwargs))]
         args, kwargs = call.substitute(args, kwargs, marked)
         with torch._C.DisableTorchFunction():  # a weight that is computed must be seen to be
+            if works_in_place(self.original.module):
+                args, kwargs = _with_copy(args, kwargs)
             result = self.original(*args, **kwargs)
-        return mark_result(result, layer) if edges else result
+        result = mark_result(result, layer) if edges else result
+        if works_in_place(self.original.module):  # the markers stand between the module and what it was given
+            result = first.copy_(result)
+        return made_by(self._name, result)
 
 
 class Replacement:
@@ -94,17 +124,51 @@ class Replacement:
 
 
 class LayerForward(Replacement):
-    """Runs the QuantizedLayer of the module, whose call comes back to the module's original forward."""
+    """Runs the QuantizedLayer of the module, whose call comes back to the module's original forward.
 
-    def __init__(self, layer: QuantizedLayer, original: OriginalForward) -> None:
+    A call on the untouched result of one of the modules ``owners`` is no use of the layer but belongs to that module,
+    which computes it on the chip: it stays in float. A module that works in place, since its input is read again,
+    leaves the result of its layer there.
+    """
+
+    def __init__(self, layer: QuantizedLayer, original: OriginalForward, owners: Collection[str] = frozenset()) -> None:
         super().__init__(original)
         self.layer = layer
+        self._owners = frozenset(owners)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the layer in its mode."""
+        self.layer.use = call_name(self.layer.name, self.layer.calls)
+        self.layer.calls += 1
+        first = _first(args, kwargs)
+        if self._owners and maker_of(first) in self._owners:
+            return self.original(*args, **kwargs)
+        if not works_in_place(self.original.module):
+            return self._run(args, kwargs)
+        if torch.is_grad_enabled() and self.layer.mode not in (Mode.FLOAT, Mode.CALIBRATION):
+            args, kwargs = _with_copy(args, kwargs)  # the quantizer's backward needs what it was given
+        result = self._run(args, kwargs)
+        with torch._C.DisableTorchFunction():
+            return first.copy_(result)
+
+    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.layer.mode is Mode.REAL_QUANT:
             return call_layer(self.layer, args, kwargs)
         return self.layer(*args, **kwargs)
+
+
+class MakingForward(Replacement):
+    """Leaves on what the module returns that it comes from there; see `maker`."""
+
+    def __init__(self, path: str, original: OriginalForward, forward: Callable[..., Any]) -> None:
+        """``forward`` is what stands in for ``original`` so far, or ``original`` itself."""
+        super().__init__(original)
+        self._path = path
+        self._forward = forward
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the module as before."""
+        return made_by(self._path, self._forward(*args, **kwargs))
 
 
 class FoldedForward(Replacement):
@@ -113,6 +177,11 @@ class FoldedForward(Replacement):
     def __call__(self, x: Tensor) -> Tensor:
         """Returns ``x``."""
         return x
+
+
+def works_in_place(module: nn.Module) -> bool:
+    """Whether ``module`` changes its first argument, as ReLU(inplace=True) does."""
+    return bool(getattr(module, "inplace", False))
 
 
 def call_name(path: str, number: int) -> str:
@@ -140,3 +209,16 @@ def original_forwards(model: nn.Module) -> Iterator[None]:
 def replace_forward(module: nn.Module, forward: Any) -> None:
     """Sets ``forward`` on the instance; as an entry of its dict, since some modules forbid or watch assignments."""
     module.__dict__[FORWARD] = forward
+
+
+def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The first argument of a call, None if there is none."""
+    return next(iter((*args, *kwargs.values())), None)
+
+
+def _with_copy(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments of a call with a copy of the first one, a tensor."""
+    if args:
+        return (args[0].clone(), *args[1:]), kwargs
+    name, x = next(iter(kwargs.items()))
+    return args, {**kwargs, name: x.clone()}

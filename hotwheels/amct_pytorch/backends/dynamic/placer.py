@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from torch import nn
@@ -16,7 +16,17 @@ from ...nn.weighted_op import WeightedOp
 from ...plan.quant_plan import LayerPlan, QuantPlan
 from ...quantizers.snq import SnqWeightFakeQuantize
 from ..layer_factory import LayerFactory
-from .forwards import FoldedForward, LayerForward, OriginalForward, replace_forward
+from .forwards import (
+    FORWARD,
+    FoldedForward,
+    LayerForward,
+    MakingForward,
+    OriginalForward,
+    OutOfPlaceCall,
+    Replacement,
+    replace_forward,
+    works_in_place,
+)
 from .read.candidates import Candidate
 
 LAYERS = "amct_layers"  # the sub-module which holds the QuantizedLayers
@@ -72,12 +82,18 @@ def key_of(layer: str) -> str:
 
 
 def place_layers(
-    model: nn.Module, plan: QuantPlan, candidates: Mapping[str, Candidate], *, updates_batch_norms: bool = False
+    model: nn.Module,
+    plan: QuantPlan,
+    candidates: Mapping[str, Candidate],
+    owners: Mapping[str, Collection[str]],
+    *,
+    updates_batch_norms: bool = False,
 ) -> LayerContainer:
     """Replaces, in place, the forward of every planned module, and of the BatchNorms folded into them.
 
     With ``updates_batch_norms`` the codebook of non-uniform weights is that of the bare weight: it is found before the
-    BatchNorm is updated (spec 6.7, last paragraph).
+    BatchNorm is updated (spec 6.7, last paragraph). ``owners`` are, by layer, the paths of the modules to which some
+    calls of the layer's module belong (see `LayerForward`).
     """
     container, factory = LayerContainer(model), LayerFactory(plan)
     for one in plan.layers.values():
@@ -88,8 +104,10 @@ def place_layers(
             assert layer.weighted is not None, "only layers with weights take up a BatchNorm"
             layer.weighted.has_bare_grid = updates_batch_norms and isinstance(layer.weight, SnqWeightFakeQuantize)
         module = candidates[one.name].module
-        replace_forward(module, LayerForward(layer, OriginalForward(module)))
+        replace_forward(module, LayerForward(layer, OriginalForward(module), owners.get(one.name, ())))
         container.add(layer.train(model.training))
+    for path in sorted({path for paths in owners.values() for path in paths}):
+        _note_results(path, candidates[path].module)
     model.add_module(LAYERS, container)
     return container
 
@@ -104,9 +122,16 @@ def without_layers(model: nn.Module) -> Iterator[None]:
         model._modules[LAYERS] = layers
 
 
+def _note_results(path: str, module: nn.Module) -> None:
+    forward = module.__dict__.get(FORWARD)
+    original = forward.original if isinstance(forward, Replacement) else OriginalForward(module)
+    present: Any = forward if isinstance(forward, Replacement) else original
+    replace_forward(module, MakingForward(path, original, present))
+
+
 def _make(plan: LayerPlan, candidates: Mapping[str, Candidate], factory: LayerFactory) -> QuantizedLayer:
     module = candidates[plan.name].module
-    forward = OriginalForward(module)
+    forward = OutOfPlaceCall(module) if works_in_place(module) else OriginalForward(module)
     call = LayerCall(forward, tuple(one.edge for one in plan.inputs))
     if plan.weight is None:
         return factory.make(plan, call, None)

@@ -32,12 +32,14 @@ class _MarkOutput(torch.autograd.Function):
 
 def mark_input(x: Tensor, layer: str, index: int) -> Tensor:
     """Returns ``x``; in ONNX a node ``amct_marker::Input`` in front of quantizable input ``index`` of ``layer``."""
-    return _MarkInput.apply(x, layer, index)  # type: ignore[no-any-return, no-untyped-call]
+    with torch._C.DisableTorchFunction():  # who follows views is not to see that of a marker
+        return _MarkInput.apply(x, layer, index)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def mark_output(x: Tensor, layer: str) -> Tensor:
     """Returns ``x``; in ONNX a node ``amct_marker::Output`` behind ``layer``."""
-    return _MarkOutput.apply(x, layer)  # type: ignore[no-any-return, no-untyped-call]
+    with torch._C.DisableTorchFunction():
+        return _MarkOutput.apply(x, layer)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def mark_result(result: Any, layer: str) -> Any:

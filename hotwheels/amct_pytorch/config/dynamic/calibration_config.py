@@ -134,8 +134,8 @@ def calibration_context(config: CalibrationConfig, graph: OpGraph, capacity: Cap
 def report_unknown_fusion_layers(names: tuple[str, ...], graph: OpGraph, source: str) -> None:
     """Says in a WARNING which of ``skip_fusion_layers`` the model does not have."""
     for name in names:
-        if name not in graph.nodes:
-            hint = nearest_names(name, [node.name for node in graph.quantizable])
+        if name not in graph.nodes and name not in graph.layers:
+            hint = nearest_names(name, list(graph.layers))
             _log.warning("skip_fusion_layers of %s: layer '%s' is not in the model. %s", source, name, hint)
 
 

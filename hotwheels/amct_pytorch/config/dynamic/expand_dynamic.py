@@ -32,20 +32,19 @@ def expand_layers(simple: SimpleRetrainConfig, context: LayerContext) -> dict[st
       ConfigError: A value of a layer that is switched on is wrong.
     """
     _report_unmatched(context.graph, simple)
-    return {node.name: settle(node, _layer(node, simple, context), context) for node in context.graph.quantizable}
+    return {name: settle(node, _layer(node, simple, context), context) for name, node in context.graph.layers.items()}
 
 
 def is_skipped(node: OpNode, simple: SimpleRetrainConfig) -> bool:
     """Whether ``skip_layers`` or ``skip_layer_types`` of ``simple`` keep the layer in float."""
-    name = node.module_path or node.name
-    return node.onnx_type in simple.skip_layer_types or any(_is_inside(name, one) for one in simple.skip_layers)
+    return node.onnx_type in simple.skip_layer_types or any(_is_inside(node.layer, one) for one in simple.skip_layers)
 
 
 def _layer(node: OpNode, simple: SimpleRetrainConfig, context: LayerContext) -> LayerConfig:
     where = context.where(node)
     layer = overlay(node, bare_layer(node, context.capacity, context.dialect), simple.common, where)
     if node.onnx_type == _OM_TYPE:
-        layer = with_om_widths(layer, simple.om_layers.get(node.name, ()))
+        layer = with_om_widths(layer, simple.om_layers.get(node.layer, ()))
     for rule in _matching(node, simple):  # naming a layer means to quantize it
         layer = dataclasses.replace(overlay(node, layer, rule, where), quant_enable=True)
     is_enabled = layer.quant_enable and not is_skipped(node, simple)
@@ -54,7 +53,7 @@ def _layer(node: OpNode, simple: SimpleRetrainConfig, context: LayerContext) -> 
 
 def _matching(node: OpNode, simple: SimpleRetrainConfig) -> list[Rule]:
     by_type = [rule for rule in simple.types if node.onnx_type in rule.names]
-    return by_type + [rule for rule in simple.layers if node.name in rule.names]
+    return by_type + [rule for rule in simple.layers if node.layer in rule.names]
 
 
 def _is_inside(name: str, module: str) -> bool:
@@ -65,7 +64,7 @@ def _is_inside(name: str, module: str) -> bool:
 def _report_unmatched(graph: OpGraph, simple: SimpleRetrainConfig) -> None:
     for name in simple.skip_layers:
         is_container = any(node.name.startswith(f"{name}.") for node in graph)  # it matches, whatever is in it
-        if not is_container and name not in graph.reused:
+        if not is_container:
             _report_name(graph, name, f"skip_layers of {simple.source}")
     for name in _names(simple.layers):
         _report_name(graph, name, f"override_layer_configs of {simple.source}")

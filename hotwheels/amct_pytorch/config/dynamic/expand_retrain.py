@@ -6,8 +6,7 @@ import dataclasses
 
 from ...capacity import Capacity
 from ...graph import OpGraph
-from .expand_dynamic import expand_layers, is_skipped
-from .layer_document import OFF
+from .expand_dynamic import expand_layers
 from .retrain_config import RetrainConfig, retrain_context
 from .simple_cfg import SimpleRetrainConfig
 
@@ -23,6 +22,4 @@ def expand_retrain(graph: OpGraph, simple: SimpleRetrainConfig | None, capacity:
     simple = simple or SimpleRetrainConfig()
     config = RetrainConfig(batch_num=simple.batch_num)
     context = retrain_context(config, graph, capacity, simple.source)
-    # Training refuses modules which are called several times unless the document switches them off.
-    off = {name: OFF for name, node in graph.reused.items() if is_skipped(node, simple)}
-    return dataclasses.replace(config, layers=expand_layers(simple, context) | off)
+    return dataclasses.replace(config, layers=expand_layers(simple, context))

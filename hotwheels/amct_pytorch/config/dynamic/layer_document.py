@@ -34,7 +34,6 @@ _TRANSLATED = ("observer", "batch_num", "qscheme", "with_offset")  # what a Tran
 _NOT_IN_ENTRIES = ("observer", "batch_num", "qscheme", "object_layer")
 _SPELLINGS = {"cali_min_distance": "min_distance", "zero_point": "offset"}
 _RELUS = ("relu", "relu6")
-OFF = LayerConfig(quant_enable=False)  # of a module that is called several times, so nothing is known of its inputs
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,27 +56,22 @@ class LayerContext:
 
     def where(self, node: OpNode) -> str:
         """The beginning of messages about a layer."""
-        return f"Layer '{node.name}' in {self.source}"
+        return f"Layer '{node.layer}' in {self.source}"
 
 
 def read_layers(document: Mapping[str, Any], context: LayerContext) -> dict[str, LayerConfig]:
     """Returns the checked and completed entries of ``document``, by layer name, in graph order.
 
-    A module that is called several times may have one that switches it off.
-
     Raises:
       ConfigError: A layer that the model does not have, or a wrong value of one that is switched on.
     """
-    off = {name: OFF for name, entry in document.items() if _is_reused_and_off(name, entry, context)}
     for name in document:
-        if name not in off:
-            check_known(name, context.graph, context.source)
-    layers = {
-        node.name: settle(node, _read_layer(node, document[node.name], context), context)
-        for node in context.graph.quantizable
-        if node.name in document
+        check_known(name, context.graph, context.source)
+    return {
+        name: settle(node, _read_layer(node, document[name], context), context)
+        for name, node in context.graph.layers.items()
+        if name in document
     }
-    return layers | off
 
 
 def bare_layer(node: OpNode, capacity: Capacity, dialect: Dialect) -> LayerConfig:
@@ -108,7 +102,7 @@ def settle(node: OpNode, layer: LayerConfig, context: LayerContext) -> LayerConf
 
 def to_quantizers(layers: Mapping[str, LayerConfig], graph: OpGraph, translation: Translation) -> QuantConfig:
     """Returns the settings of all quantizers for the entries of a checked document."""
-    return QuantConfig({name: translate(graph[name], layer, translation) for name, layer in layers.items()})
+    return QuantConfig({name: translate(graph.layers[name], layer, translation) for name, layer in layers.items()})
 
 
 def translate(node: OpNode, layer: LayerConfig, translation: Translation) -> LayerConfig:
@@ -150,12 +144,6 @@ def _read_layer(node: OpNode, entry: object, context: LayerContext) -> LayerConf
         ),
         weight=read_weight(given.get(weight.section), default.weight, where, weight.section, read_weights),
     )
-
-
-def _is_reused_and_off(name: str, entry: object, context: LayerContext) -> bool:
-    """Whether the entry says of a module without inputs of its own that it is not quantized."""
-    where = f"Layer '{name}' in {context.source}"
-    return name in context.graph.reused and not read_switch(as_object(entry, where), where)
 
 
 def _read_section(value: object, where: str, *, keys: TensorKeys, is_enabled: bool) -> Section:
@@ -215,8 +203,9 @@ def _under_our_names(args: Mapping[str, Any], names: tuple[str, ...]) -> dict[st
 
 
 def _data_facts(node: OpNode, index: int, context: LayerContext) -> dict[str, Any]:
-    edge = node.edges[index] if index < len(node.edges) else None  # a wrong number is reported by the rules
-    is_positive = edge is not None and _is_behind_relu(edge, context.graph) and not is_matmul(node)
+    # A wrong number of entries is reported by the rules.
+    edges = [use.edges[index] for use in context.graph.uses[node.layer] if index < len(use.edges)]
+    is_positive = bool(edges) and all(_is_behind_relu(edge, context.graph) for edge in edges) and not is_matmul(node)
     return {"zero_point": 0, "fixed_min": is_positive}
 
 

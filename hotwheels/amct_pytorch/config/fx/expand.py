@@ -34,7 +34,7 @@ def expand(graph: OpGraph, simple: SimpleConfig | None, capacity: Capacity) -> Q
     """
     simple = simple or SimpleConfig()
     _report_unmatched(graph, simple)
-    return QuantConfig({node.name: _layer(node, simple, capacity) for node in graph.quantizable})
+    return QuantConfig({name: _layer(node, simple, capacity) for name, node in graph.layers.items()})
 
 
 def _layer(node: OpNode, simple: SimpleConfig, capacity: Capacity) -> LayerConfig:

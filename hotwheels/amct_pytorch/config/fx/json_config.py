@@ -44,9 +44,9 @@ def read_config(path: PathLike, graph: OpGraph, capacity: Capacity | None = None
     for name in document:
         check_known(name, graph, str(path))
     layers = {
-        node.name: _layer(node, document[node.name], f"Layer '{node.name}' in {path}", capacity)
-        for node in graph.quantizable
-        if node.name in document
+        name: _layer(node, document[name], f"Layer '{name}' in {path}", capacity)
+        for name, node in graph.layers.items()
+        if name in document
     }
     return QuantConfig(layers)
 

@@ -44,10 +44,10 @@ def _activation(node: OpNode, op: OpDesc) -> QuantizerConfig:
             "batch_num": 1,
             "qscheme": "symmetric",
             "with_offset": False,
-            "object_layer": node.name,
+            "object_layer": node.layer,
         }
         return QuantizerConfig("LuqActivationFakeQuantize", args)
-    args = {"num_bits": 8, "fixed_min": False, "observer": "IFMRObserver", "batch_num": 1, "object_layer": node.name}
+    args = {"num_bits": 8, "fixed_min": False, "observer": "IFMRObserver", "batch_num": 1, "object_layer": node.layer}
     return QuantizerConfig("UlqFakeQuantize", args)
 
 

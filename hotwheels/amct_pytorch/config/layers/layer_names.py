@@ -8,9 +8,9 @@ from ...graph import OpGraph
 
 def why_unmatched(name: str, graph: OpGraph) -> str | None:
     """Returns the end of a sentence that begins with ``Layer 'x'``, None if ``name`` is a quantizable layer."""
-    if name not in graph.nodes:
-        return f"is not in the model. {nearest_names(name, [node.name for node in graph.quantizable])}"
-    if graph[name].is_quantizable:
+    if name in graph.layers:
         return None
+    if name not in graph.nodes:
+        return f"is not in the model. {nearest_names(name, list(graph.layers))}"
     reason = graph[name].unquantizable or "its operation is not in the list of quantizable ones"
     return f"cannot be quantized: {reason}."

@@ -145,11 +145,62 @@ def test_padding_belongs_to_the_layer() -> None:
     assert {"0", "0_pad"} <= {str(node.name) for node in backend._export.model.graph}
 
 
-def test_calls_of_one_module_are_counted(log_lines: Any) -> None:
-    relu = nn.ELU()
-    graph = read(nn.Sequential(relu, nn.Conv2d(3, 3, 1), relu))
-    assert layers(graph) == ["1"]
-    assert len(log_lines.warnings) == 1 and "'0' is called 2 times" in log_lines.warnings[0]
+def test_calls_of_one_module_are_uses_of_one_layer() -> None:
+    elu = nn.ELU()
+    graph = read(nn.Sequential(elu, nn.Conv2d(3, 3, 1), elu))
+    assert layers(graph) == ["0", "1", "0:1"]
+    assert list(graph.layers) == ["0", "1"]
+    assert [node.name for node in graph.uses["0"]] == ["0", "0:1"]
+    assert [node.edges[0].producer for node in graph.uses["0"]] == ["input", "1"]
+
+
+class Blocks(nn.Module):
+    """One ReLU behind a convolution, which it then belongs to, and behind a sum in the same tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn, self.last = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu(self.bn(self.conv(x)))
+        y = self.bn(self.conv(y))
+        y += x
+        return self.last(self.relu(y))
+
+
+def test_call_behind_a_convolution_is_no_use_of_the_layer() -> None:
+    graph = read(Blocks())
+    assert list(graph.layers) == ["conv", "relu", "last"]
+    assert [node.name for node in graph.uses["conv"]] == ["conv", "conv:1"]
+    assert [node.name for node in graph.uses["relu"]] == ["relu:1"]
+    assert "convolution 'conv'" in str(graph["relu"].unquantizable)
+    assert graph["bn"].is_fold_target and graph["bn:1"].is_fold_target
+
+
+def test_batch_norm_behind_one_of_two_calls_is_not_folded() -> None:
+    class Net(Blocks):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.bn(self.conv(x)) + self.conv(x))
+
+    graph = read(Net())
+    assert list(graph.layers) == ["conv", "bn", "last"]
+    assert not graph["bn"].is_fold_target
+
+
+def test_calls_with_different_inputs_are_no_layer(log_lines: Any) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cat, self.conv = amct.Cat(1), nn.Conv2d(9, 3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(self.cat(x, x, x))
+            return self.cat(x, y)
+
+    assert layers(read(Net())) == ["conv"]
+    assert len(log_lines.warnings) == 1
+    assert "'cat' is not quantized: its module is called several times, with 2 and with 3" in log_lines.warnings[0]
 
 
 def test_values_of_an_inner_graph_are_read_from_outside() -> None:

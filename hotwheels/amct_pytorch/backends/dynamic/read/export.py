@@ -12,12 +12,12 @@ import onnx_ir as ir
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ....errors import UnsupportedModelError
 from ....graph import Edge
 from ....onnx_io.layer_sites import LayerSite
 from ....onnx_io.model_file import name_outputs, parse_model
 from ....onnx_io.node_access import operand
 from ...constant_calls import ConstantsBeforehand
+from ...torchscript.aliases import FollowedAliases
 from ...torchscript.exporter_leftovers import bypass, clean_exporter_leftovers
 from ...torchscript.marker_sites import INPUT_MARKER, MARKER_DOMAIN, resolve_markers
 from ...torchscript.torch_exporter import export_onnx, refuse_divisor
@@ -37,6 +37,7 @@ class MarkedExport:
       sites: Where each call of a candidate stands in it, by layer name.
       edges: The quantizable inputs of each call, in the order of the site's indices, without producers.
       calls: How often each candidate was called, by path.
+      makers: The candidate, by path, which made the first argument of a call that nobody has changed since, by call.
       exporter_names: For each node the name which torch's exporter had given it.
       own_forwards: Paths of the candidates whose forward was set on the instance.
     """
@@ -45,6 +46,7 @@ class MarkedExport:
     sites: Mapping[str, LayerSite]
     edges: Mapping[str, tuple[Edge, ...]]
     calls: Mapping[str, int]
+    makers: Mapping[str, str]
     exporter_names: Mapping[ir.Node, str]
     own_forwards: frozenset[str]
 
@@ -63,8 +65,7 @@ def export_marked(
     gave them; else inputs are called as the arguments of ``forward``, outputs ``output`` or ``output_<i>``.
 
     Raises:
-      ExportError: The call with ``inputs`` fails, or an operation has no ONNX form.
-      UnsupportedModelError: ``inputs`` holds no tensor.
+      ExportError: The call with ``inputs``, which hold a tensor, fails, or an operation has no ONNX form.
     """
     for path, one in model.named_modules():
         if isinstance(one, nn.AvgPool2d):
@@ -131,15 +132,13 @@ class _EntryForward:
         """Runs the model; what is no tensor is a constant."""
         given = iter(tensors)
         leaves = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in self._leaves]
-        with ConstantsBeforehand(self.original.module):
+        with ConstantsBeforehand(self.original.module), FollowedAliases():
             return self.original(*pytree.tree_unflatten(leaves, self._layout))
 
 
 @contextlib.contextmanager
 def _entered_with_tensors(model: nn.Module, inputs: tuple[Any, ...]) -> Iterator[tuple[Tensor, ...]]:
     tensors = tuple(leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor))
-    if not tensors:
-        raise UnsupportedModelError("input_data holds no tensor, so the ONNX model would have no input.")
     forward = _EntryForward(OriginalForward(model), inputs)
     try:
         replace_forward(model, forward)
@@ -168,9 +167,10 @@ def _argument_names(model: nn.Module, count: int) -> list[str]:
 
 
 def _read(model: ir.Model, forwards: Mapping[str, MarkedForward]) -> MarkedExport:
-    edges = {
+    calls = {
         call_name(path, number): call for path, forward in forwards.items() for number, call in enumerate(forward.calls)
     }
+    edges = {name: call.edges for name, call in calls.items()}
     clean_exporter_leftovers(model)
     kept = _settle_indices(model, edges)
     names = {node: str(node.name) for node in model.graph}
@@ -180,6 +180,7 @@ def _read(model: ir.Model, forwards: Mapping[str, MarkedForward]) -> MarkedExpor
         sites=sites,
         edges={layer: kept[layer] for layer in sites},
         calls={path: len(forward.calls) for path, forward in forwards.items()},
+        makers={name: call.maker for name, call in calls.items() if call.maker is not None},
         exporter_names={node: names.get(node, str(node.name)) for node in model.graph},
         own_forwards=frozenset(path for path, forward in forwards.items() if forward.original.is_own),
     )

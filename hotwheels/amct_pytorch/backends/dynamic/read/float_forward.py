@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ....nn.call import LayerCall
-from .export import MarkedExport, call_name
+from ....onnx_io.node_access import operand
+from ..forwards import call_name
+from .export import MarkedExport
 from .float_model import Fold
 from .kept_state import kept_state
 
@@ -45,7 +47,7 @@ class FloatForward:
         self._inputs = inputs
         self._export = export
         self._modules = modules
-        self._folded = {fold.norm: fold.conv for fold in folds}
+        self._folded = {norm: conv for fold in folds for conv, norm in fold.calls}
 
     def tensors(self) -> list[NDArray[Any]]:
         """Returns the tensors of the example in the order of the ONNX model's inputs."""
@@ -86,7 +88,7 @@ class FloatForward:
         for index, value in enumerate(values):
             for node, at in site.inputs.get(index, ())[:1]:
                 if node in nodes:
-                    name_there = str(nodes[node].inputs[at].name)
+                    name_there = str(operand(nodes[node], at).name)
                     yield name_there, f"input {index} of layer '{name}'", _array(value)
         first = result[0] if isinstance(result, (list, tuple)) and result else result
         last = self._folded.get(name, site.nodes[-1])  # the convolution's node gives the result of its BatchNorm
@@ -121,11 +123,11 @@ def _watched(modules: Mapping[str, nn.Module], see: Callable[..., None]) -> Iter
         def before(_: nn.Module, args: Any, kwargs: Any, path: str = path) -> None:
             given[path].append(pytree.tree_map_only(Tensor, _same, (args, kwargs)))
 
-        def after(_: nn.Module, args: Any, kwargs: Any, result: Any, path: str = path) -> None:
+        def after(_: nn.Module, __: Any, result: Any, path: str = path) -> None:
             see(path, len(given[path]) - 1, *given[path][-1], result)
 
         handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
-        handles.append(module.register_forward_hook(after, with_kwargs=True))
+        handles.append(module.register_forward_hook(after))
     try:
         yield
     finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -29,14 +29,14 @@ class Fold:
 
     Attributes:
       conv: Layer name of the convolution.
-      norm: Layer name of the BatchNorm.
+      calls: For each call of the two modules the names of both nodes, convolution first.
       op: Both as modules.
       role: Which convolution it is.
       batch_norm: The BatchNorm.
     """
 
     conv: str
-    norm: str
+    calls: tuple[tuple[str, str], ...]
     op: WeightedOp
     role: Role
     batch_norm: nn.Module
@@ -49,15 +49,16 @@ class Fold:
 
 
 def finish_float_model(
-    model: ir.Model, folds: Collection[Fold], layers: Collection[str], settings: Mapping[str, object]
+    model: ir.Model, folds: Collection[Fold], uses: Collection[str], settings: Mapping[str, object]
 ) -> None:
-    """Folds the BatchNorms of ``model``, keeps the sites of ``layers`` and stores ``settings``, in place."""
+    """Folds the BatchNorms of ``model``, keeps the sites called ``uses`` and stores ``settings``, in place."""
     nodes = {str(node.name): node for node in model.graph}
     for fold in folds:
-        write_folded(nodes[fold.conv], *fold.op.folded(), fold)
-        bypass(nodes[fold.norm])
+        write_folded([nodes[conv] for conv, _ in fold.calls], *fold.op.folded(), fold)
+        for _, norm in fold.calls:
+            bypass(nodes[norm])
     remove_unused_initializers(model.graph)
-    write_sites(model, {layer: site for layer, site in read_sites(model).items() if layer in layers})
+    write_sites(model, {name: site for name, site in read_sites(model).items() if name in uses})
     model.metadata_props[SETTINGS_KEY] = json.dumps(dict(settings))
 
 
@@ -77,9 +78,10 @@ def refold(model: ir.Model, folds: Collection[Fold]) -> None:
     """Folds the present BatchNorm statistics into ``model``, in place, whose nodes were folded before."""
     nodes = {str(node.name): node for node in model.graph}
     for fold in folds:
-        if fold.conv not in nodes:
-            raise ExportError(f"Layer '{fold.conv}': its node is not in the ONNX model.")
-        write_folded(nodes[fold.conv], *fold.op.folded(), fold)
+        lost = next((conv for conv, _ in fold.calls if conv not in nodes), None)
+        if lost is not None:
+            raise ExportError(f"Layer '{lost}': its node is not in the ONNX model.")
+        write_folded([nodes[conv] for conv, _ in fold.calls], *fold.op.folded(), fold)
     remove_unused_initializers(model.graph)
 
 
@@ -98,17 +100,18 @@ def write_normalization(model: ir.Model, norms: Mapping[str, nn.Module]) -> None
     remove_unused_initializers(model.graph)
 
 
-def write_folded(node: ir.Node, weight: Tensor, bias: Tensor | None, fold: Fold) -> None:
-    """Gives ``node`` these values; ``weight`` is [C_out, ...]. Other nodes keep the initializers it had."""
+def write_folded(nodes: Sequence[ir.Node], weight: Tensor, bias: Tensor | None, fold: Fold) -> None:
+    """Gives all ``nodes`` these values; ``weight`` is [C_out, ...]. Other nodes keep the initializers they had."""
     groups = int(getattr(fold.module, "groups", 1))
     weight = from_output_first(weight, groups, fold.role is Role.CONV_TRANSPOSE)
-    graph = graph_of(node)
+    graph = graph_of(nodes[0])
     assert bias is not None, "a folded BatchNorm always leaves a bias"
-    node.replace_input_with(1, add_initializer(graph, f"{fold.conv}.folded.weight", _array(weight)))
-    value = add_initializer(graph, f"{fold.conv}.folded.bias", _array(bias))
-    if len(node.inputs) < 3:
+    folded_weight = add_initializer(graph, f"{fold.conv}.folded.weight", _array(weight))
+    folded_bias = add_initializer(graph, f"{fold.conv}.folded.bias", _array(bias))
+    for node in nodes:
         node.resize_inputs(3)
-    node.replace_input_with(2, value)
+        node.replace_input_with(1, folded_weight)
+        node.replace_input_with(2, folded_bias)
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from ...fold_pair import is_foldable_pair
 from .candidates import Candidate
 from .export import MarkedExport
 from .layer_body import why_no_single_operation
+from .uses import settle_uses
 
 _CONVOLUTIONS = frozenset({Role.CONV, Role.CONV_TRANSPOSE})
 
@@ -77,7 +78,8 @@ class _Reader:
                 nodes.append(self._layer(name) if name in self._export.sites else self._other(node))
                 nodes += picks.get(name, [])
         nodes.append(self._output(graph))
-        nodes += [self._absent(path) for path in self._candidates if path not in self._export.sites]
+        called = {self._paths[name] for name in self._export.sites}
+        nodes += [self._absent(path) for path in self._candidates if path not in called]
         return self._with_folding(OpGraph({node.name: node for node in nodes}))
 
     # --- values ---
@@ -132,7 +134,8 @@ class _Reader:
         )
 
     def _layer(self, name: str) -> OpNode:
-        candidate, main = self._candidates[self._paths[name]], self._onnx[name]
+        path, main = self._paths[name], self._onnx[name]
+        candidate = self._candidates[path]
         body = [self._onnx[inner] for inner in self._export.sites[name].nodes]
         edges = tuple(self._edge(name, index, edge) for index, edge in enumerate(self._export.edges[name]))
         reason = self._why_not(candidate, body, edges)
@@ -141,7 +144,7 @@ class _Reader:
             inputs=self._producers((value for node in body for value in _reads(node)), owner=name),
             edges=() if reason else edges,
             unquantizable=reason,
-            is_reused=candidate.is_listed and self._export.calls[candidate.path] > 1,
+            use_of="" if path == name else path,
             onnx_type=main.op_type,
             onnx_name=self._export.exporter_names[main],
         )
@@ -155,9 +158,6 @@ class _Reader:
         return dataclasses.replace(edge, producer=next(iter(self._producers(values)), ""))
 
     def _why_not(self, candidate: Candidate, body: list[ir.Node], edges: tuple[Edge, ...]) -> str | None:
-        calls = self._export.calls[candidate.path]
-        if calls > 1:
-            return f"module '{candidate.path}' is called {calls} times; define one module for each use"
         if not candidate.is_listed:
             return _NOT_LISTED
         if not all(edge.producer for edge in edges):  # the layer does not read it, or it is not the result of a node
@@ -169,34 +169,50 @@ class _Reader:
     # --- what belongs to a convolution ---
 
     def _with_folding(self, graph: OpGraph) -> OpGraph:
-        folded = dict(self._folded_norms(graph))
+        folded = self._folded_norms(graph)
         fused = dict(self._fused_activations(graph, folded))
+        owned = {**folded, **fused}
         nodes = {node.name: node for node in graph}
-        for name, conv in {**folded, **fused}.items():
-            reason = f"it belongs to the convolution '{conv}' in front of it"
+        for name, conv in owned.items():
+            reason = f"it belongs to the convolution '{graph[conv].layer}' in front of it"
             nodes[name] = dataclasses.replace(
-                nodes[name], edges=(), unquantizable=reason, is_reused=False, is_fold_target=name in folded
+                nodes[name], edges=(), unquantizable=reason, is_fold_target=name in folded
             )
-        return OpGraph(nodes)
+        return settle_uses(OpGraph(nodes), owned)
 
-    def _folded_norms(self, graph: OpGraph) -> Iterator[tuple[str, str]]:
-        for norm in graph:
-            conv = self._convolution_before(graph, norm)
-            if conv is None or graph.consumers[conv] != (norm.name,) or self._is_reused(conv, norm.name):
-                continue
-            pair = (self._candidates[conv].module, self._candidates[norm.name].module)
-            if self._fusion.allows(conv, norm.name) and is_foldable_pair(*pair, self._registry):
-                yield norm.name, conv
+    def _folded_norms(self, graph: OpGraph) -> dict[str, str]:
+        """The BatchNorms which are folded, with their convolutions. All calls of both modules are, or none."""
+        pairs = {norm.name: conv for norm in graph if (conv := self._foldable(graph, norm)) is not None}
+        calls: dict[str, set[str]] = {}
+        for node in graph:
+            calls.setdefault(node.layer, set()).add(node.name)
+        return {
+            norm: conv
+            for norm, conv in pairs.items()
+            if {pairs.get(one) for one in calls[graph[norm].layer]} == calls[graph[conv].layer]
+        }
 
-    def _is_reused(self, *layers: str) -> bool:
-        return any(self._export.calls[self._paths[layer]] > 1 for layer in layers)
+    def _foldable(self, graph: OpGraph, norm: OpNode) -> str | None:
+        """The convolution in front of ``norm`` which can take it up, going by these two calls."""
+        conv = self._convolution_before(graph, norm)
+        if conv is None or graph.consumers[conv] != (norm.name,):
+            return None
+        layer = graph[conv].layer
+        pair = (self._candidates[layer].module, self._candidates[norm.layer].module)
+        is_allowed = self._fusion.allows(layer, norm.layer) and is_foldable_pair(*pair, self._registry)
+        return conv if is_allowed else None
 
     def _fused_activations(self, graph: OpGraph, folded: Mapping[str, str]) -> Iterator[tuple[str, str]]:
         for node in graph:
             if node.op is not None and node.op.role is Role.FUSED_ACTIVATION and node.inputs:
-                conv = folded.get(node.inputs[0]) or self._convolution_before(graph, node)
-                if conv is not None:
+                before = node.inputs[0]
+                conv = folded.get(before) or self._convolution_before(graph, node)
+                if conv is not None and self._is_seen(node, graph[before].layer):
                     yield node.name, conv
+
+    def _is_seen(self, node: OpNode, maker: str) -> bool:
+        """Whether a call which ``maker`` stands in front of can be told from the other calls of its module."""
+        return self._export.calls[node.layer] == 1 or self._export.makers.get(node.name) == maker
 
     def _convolution_before(self, graph: OpGraph, node: OpNode) -> str | None:
         """The convolution which the layer ``node`` reads, if it reads nothing else."""

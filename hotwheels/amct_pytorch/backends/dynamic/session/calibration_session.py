@@ -81,11 +81,15 @@ class CalibrationSession:
         """Is called before each forward."""
         if self._phase is Phase.CALIBRATION and not self._batches and self._is_complete():
             self._enter(Phase.DONE)  # the state was loaded from a checkpoint
+        for search in self._shifts.values():
+            search.begin_forward()
 
     def end(self) -> None:
         """Is called after each forward."""
         if self._phase is not Phase.CALIBRATION:
             return
+        for name, search in self._shifts.items():
+            search.end_forward(self.layers[name])
         self._batches += 1
         if self._batches < self.plan.batch_num:
             return

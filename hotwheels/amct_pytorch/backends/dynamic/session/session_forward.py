@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
 from torch import nn
@@ -45,12 +46,30 @@ class SessionForward(Replacement):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the model as one batch of the session, or in the mode which the user has asked for."""
+        layers = self.session.layers.values()
         if self.switch.mode is not None:
-            return self.switch.run(self.session.layers.values(), self.original, args, kwargs)
+            with _one_batch(layers):
+                return self.switch.run(layers, self.original, args, kwargs)
         self.session.begin()
-        result = self.original(*args, **kwargs)
+        with _one_batch(layers):
+            result = self.original(*args, **kwargs)
         self.session.end()
         return result
+
+
+@contextlib.contextmanager
+def _one_batch(layers: Collection[QuantizedLayer]) -> Iterator[None]:
+    """One forward: what the layers with several uses see is one batch, or nothing if it ends in an error."""
+    several = [layer for layer in layers if layer.has_several_uses]
+    for layer in layers:
+        layer.calls = 0
+    is_complete = False
+    try:
+        yield
+        is_complete = True
+    finally:
+        for layer in several:
+            layer.end_forward(is_complete=is_complete)
 
 
 def attach_session(model: nn.Module, session: Session) -> None:

@@ -14,26 +14,42 @@ from ....nn.quantized_layer import QuantizedLayer
 class ShiftSearch:
     """A forward hook of a QuantizedLayer with weights; looks at outputs until its grids are known.
 
+    The grids of a layer with several uses are known behind the forward: its outputs are kept until then.
+
     Attributes:
       bits: One N, or one per output channel where ``scale_w`` is a vector; empty until it is found.
     """
 
     def __init__(self) -> None:
         self.bits: tuple[int, ...] = ()
+        self._outputs: list[Tensor] = []
 
     def __call__(self, layer: QuantizedLayer, args: tuple[Any, ...], output: Tensor) -> None:
         """Searches on ``output`` if it belongs to the batch that completes the calibration."""
-        if not self.bits and layer.mode.observes and layer.is_calibrated and layer.is_quantized:
+        if self.bits or not layer.mode.observes:
+            return
+        if layer.has_several_uses:
+            self._outputs.append(output.detach().clone())  # which may change until the forward ends
+        elif layer.is_calibrated and layer.is_quantized:
             self.bits = tuple(self._search(layer, output).reshape(-1).tolist())
+
+    @torch.no_grad()
+    def end_forward(self, layer: QuantizedLayer) -> None:
+        """Searches on the outputs of all uses, if that forward has completed the calibration."""
+        outputs, self._outputs = self._outputs, []
+        if outputs and layer.is_calibrated and layer.is_quantized:
+            errors = torch.stack([shift_errors(*_with_unit(layer, one)) for one in outputs]).sum(0)
+            errors = errors.sum(0) if _has_made_scales(layer) else errors
+            self.bits = tuple(best_shift(errors).reshape(-1).tolist())
+
+    def begin_forward(self) -> None:
+        """Forgets the outputs of a forward that an error has ended."""
+        self._outputs.clear()
 
     @torch.no_grad()
     def _search(self, layer: QuantizedLayer, output: Tensor) -> Tensor:
         output, deq = _with_unit(layer, output)
-        assert layer.weighted is not None
-        if layer.weighted.has_bare_grid and not layer.weighted.quantizer.channel_wise:
-            # The factor of a BatchNorm made one scale a vector; as long as the record has one scale it has one N.
-            return best_shift(shift_errors(output, deq).sum(0))
-        return search_shift(output, deq)
+        return best_shift(shift_errors(output, deq).sum(0)) if _has_made_scales(layer) else search_shift(output, deq)
 
 
 class ShiftErrors:
@@ -62,6 +78,12 @@ class ShiftErrors:
         if self.is_on and layer.is_calibrated and layer.is_quantized:
             errors = shift_errors(*_with_unit(layer, output))
             self._total = errors if self._total is None else self._total + errors
+
+
+def _has_made_scales(layer: QuantizedLayer) -> bool:
+    """Whether the factor of a BatchNorm made one scale a vector; as long as the record has one scale it has one N."""
+    assert layer.weighted is not None
+    return layer.weighted.has_bare_grid and not layer.weighted.quantizer.channel_wise
 
 
 def _with_unit(layer: QuantizedLayer, output: Tensor) -> tuple[Tensor, Tensor]:

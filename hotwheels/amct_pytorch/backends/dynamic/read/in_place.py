@@ -1,0 +1,121 @@
+"""Which modules that change their input in place must go on doing so: somebody reads that input again.
+
+A quantized layer works on a quantized copy, so a module that no longer works in place costs nothing, and is the same
+where its input is not read again. The residual units of MiDaS do read it: ``conv(relu(y)) + y`` adds what the ReLU has
+left in ``y``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from ....errors import ExportError
+from ..forwards import OriginalForward, replace_forward
+from .kept_state import kept_state
+
+_PROPERTY = "__get__"
+# They tell of a tensor what no change in place changes.
+_FACTS = frozenset(
+    {"shape", "size", "dim", "ndim", "ndimension", "dtype", "device", "numel", "nelement", "layout", "is_cuda"}
+    | {"is_floating_point", "is_contiguous", "stride", "requires_grad", "element_size", "get_device", "__len__"}
+)
+
+
+def find_read_again(model: nn.Module, inputs: tuple[Any, ...], modules: Mapping[str, nn.Module]) -> frozenset[str]:
+    """Returns those of ``modules``, by path, whose input is read again behind them when ``model(*inputs)`` runs.
+
+    All of them work in place. The model is left as it was.
+
+    Raises:
+      ExportError: The model cannot be called with ``inputs``.
+    """
+    if not modules:
+        return frozenset()
+    watch = _Watch()
+    with kept_state(model), torch.no_grad(), _out_of_place(modules, watch), watch:
+        copies = pytree.tree_map_only(Tensor, torch.clone, inputs)
+        try:
+            result = model.eval()(*copies)
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            raise ExportError(f"The model cannot be called with this input_data: {error}") from error
+    watch.see(result)
+    return frozenset(watch.read_again)
+
+
+class _Watch(TorchFunctionMode):
+    """Notes which inputs of modules are read behind the modules.
+
+    Attributes:
+      read_again: The paths of these modules.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read_again: set[str] = set()
+        self._inputs: dict[int, list[str]] = {}  # by the memory
+        self._kept: list[Tensor] = []  # so that no other tensor gets that memory
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Runs ``func``."""
+        if _name(func) not in _FACTS:
+            self.see((args, kwargs))
+        return func(*args, **(kwargs or {}))
+
+    def add(self, path: str, x: Tensor) -> None:
+        """Takes the input of the module ``path``, which has run."""
+        self._inputs.setdefault(_memory(x), []).append(path)
+        self._kept.append(x)
+
+    def see(self, tree: Any) -> None:
+        """Takes tensors that are read."""
+        for leaf in pytree.tree_leaves(tree):
+            if isinstance(leaf, Tensor):
+                self.read_again.update(self._inputs.get(_memory(leaf), ()))
+
+
+class _OutOfPlace:
+    """Runs a module on a copy of its input."""
+
+    def __init__(self, path: str, original: OriginalForward, watch: _Watch) -> None:
+        self._path = path
+        self._original = original
+        self._watch = watch
+
+    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Runs it."""
+        with torch._C.DisableTorchFunction():
+            copy = x.clone()
+        result = self._original(copy, *args, **kwargs)
+        self._watch.add(self._path, x)
+        return result
+
+
+@contextlib.contextmanager
+def _out_of_place(modules: Mapping[str, nn.Module], watch: _Watch) -> Iterator[None]:
+    originals = {path: OriginalForward(module) for path, module in modules.items()}
+    try:
+        for path, module in modules.items():
+            replace_forward(module, _OutOfPlace(path, originals[path], watch))
+        yield
+    finally:
+        for original in originals.values():
+            original.restore()
+
+
+def _name(func: Any) -> str:
+    name = getattr(func, "__name__", "")
+    return getattr(getattr(func, "__self__", None), "__name__", "") if name == _PROPERTY else name
+
+
+def _memory(x: Tensor) -> int:
+    with torch._C.DisableTorchFunction():
+        return int(x.untyped_storage()._cdata) if x.layout is torch.strided and x.numel() else -1
