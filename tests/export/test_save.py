@@ -9,11 +9,15 @@ from torch import nn
 
 import hotwheels.amct_pytorch.nn as amct_nn
 from hotwheels.amct_pytorch.errors import ExportError
-from hotwheels.amct_pytorch.export.save import output_path, write_files
+from hotwheels.amct_pytorch.export.save import write_files
+from hotwheels.amct_pytorch.files import output_path
+from hotwheels.amct_pytorch.files.seal import sealed_set
 from hotwheels.amct_pytorch.onnx_io.model_file import load_model
 from hotwheels.amct_pytorch.record import ActivationRecord, LayerRecord, Record, calibration_param, text_proto
 
-ALWAYS = {"deploy_model.onnx", "fake_quant_model.onnx", "quant_param_record.bin", "quant_param_record.txt"}
+ALWAYS = {
+    "deploy_model.onnx", "fake_quant_model.onnx", "quant_param_record.bin", "quant_param_record.txt", "manifest.json"
+}  # fmt: skip
 RECORD = Record({"norm": LayerRecord(activations=(ActivationRecord(index=0, scale=0.5, offset=3),))})
 
 
@@ -23,13 +27,20 @@ def float_model(marked, export_marked):
     return export_marked(net, [torch.rand(2, 4, 3, 3)])[0]
 
 
+def save(float_model, record, prefix, **options):
+    """Writes the files of one save."""
+    with sealed_set(prefix) as files:
+        write_files(files, float_model, record, prefix, **options)
+    return files.paths
+
+
 def test_names(float_model, tmp_path):
-    written = write_files(float_model, RECORD, tmp_path / "out" / "net")
+    written = save(float_model, RECORD, tmp_path / "out" / "net")
     assert {path.name for path in written} == {f"net_{name}" for name in ALWAYS} == set(os.listdir(tmp_path / "out"))
 
 
 def test_folder_prefix_gives_the_bare_names(float_model, tmp_path):
-    write_files(float_model, RECORD, f"{tmp_path}{os.sep}", with_float_model=True, with_record=True)
+    save(float_model, RECORD, f"{tmp_path}{os.sep}", with_float_model=True, with_record=True)
     assert set(os.listdir(tmp_path)) == ALWAYS | {"float_model.onnx", "scale_offset_record.txt"}
 
 
@@ -39,7 +50,7 @@ def test_output_path(prefix, path):
 
 
 def test_files_can_be_read_back(float_model, tmp_path, run):
-    write_files(float_model, RECORD, tmp_path / "net", with_float_model=True, with_record=True)
+    save(float_model, RECORD, tmp_path / "net", with_float_model=True, with_record=True)
     assert text_proto.read_record(tmp_path / "net_scale_offset_record.txt") == RECORD
     text = calibration_param.from_text((tmp_path / "net_quant_param_record.txt").read_text(), "text")
     assert text == calibration_param.from_binary((tmp_path / "net_quant_param_record.bin").read_bytes(), "binary")
@@ -51,9 +62,9 @@ def test_files_can_be_read_back(float_model, tmp_path, run):
 
 
 def test_record_that_does_not_fit_leaves_old_files(float_model, tmp_path):
-    write_files(float_model, RECORD, tmp_path / "net")
+    save(float_model, RECORD, tmp_path / "net")
     before = {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)}
     wrong = Record({"norm": LayerRecord(activations=(ActivationRecord(index=1, scale=0.5, offset=3),))})
     with pytest.raises(ExportError, match="input 1"):
-        write_files(float_model, wrong, tmp_path / "net")
+        save(float_model, wrong, tmp_path / "net")
     assert before == {name: (tmp_path / name).read_bytes() for name in os.listdir(tmp_path)}

@@ -10,6 +10,7 @@ import onnx
 import pytest
 
 from hotwheels.amct_pytorch.errors import RecordError
+from hotwheels.amct_pytorch.files import FileSet
 from hotwheels.amct_pytorch.oracle import digest
 from hotwheels.amct_pytorch.oracle.digest import LayerVerdict
 from hotwheels.amct_pytorch.oracle.interpreter import Interpreter
@@ -30,7 +31,8 @@ def prefix(pair: Callable[..., Path], param: Any) -> Path:
 
 def write(prefix: Path) -> None:
     result = Interpreter(*digest.deploy_paths(prefix)).run(X)
-    digest.write_golden(digest.golden_path(prefix), X, result)
+    with FileSet() as files:
+        digest.write_golden(digest.golden_path(prefix), X, result, files)
 
 
 def test_an_unchanged_pair_is_verified(prefix: Path) -> None:
@@ -91,7 +93,9 @@ def test_what_was_computed_before_an_overflow_has_its_verdict(prefix: Path) -> N
 
 def test_layers_on_one_side_only_are_said(prefix: Path) -> None:
     result = Interpreter(*digest.deploy_paths(prefix)).run(X)
-    digest.write_golden(digest.golden_path(prefix), X, dataclasses.replace(result, sums={"other": result.sums["fc1"]}))
+    with FileSet() as files:
+        other = dataclasses.replace(result, sums={"other": result.sums["fc1"]})
+        digest.write_golden(digest.golden_path(prefix), X, other, files)
     reasons = {one.name: one.reason for one in digest.verify(prefix)}
     assert reasons["fc1"] == "accumulator is computed by the deploy pair, but not in the golden file"
     assert reasons["other"] == "accumulator is in the golden file, but not computed by the deploy pair"

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import onnx_ir as ir
 
-from ..files import PathLike, write_bytes_atomic, write_text_atomic
+from ..files import FileSet, PathLike, output_path
+from ..files.seal import (
+    DEPLOY_MODEL,
+    FAKE_QUANT_MODEL,
+    FLOAT_MODEL,
+    PARAMETERS_BINARY,
+    PARAMETERS_TEXT,
+    RECORD,
+)
 from ..onnx_io.custom_domain import lower_custom_domain
 from ..onnx_io.layer_sites import read_sites
 from ..onnx_io.model_file import save_model
@@ -20,18 +25,18 @@ from .layers import copy_model, finish
 
 
 def write_files(
+    files: FileSet,
     float_model: ir.Model,
     record: Record,
     prefix: PathLike,
     *,
     with_float_model: bool = False,
     with_record: bool = False,
-) -> tuple[Path, ...]:
-    """Writes the deploy pair and the fake-quant model and returns the paths written.
-
-    The models are built before the first file is written: a record that does not fit leaves older files as they were.
+) -> None:
+    """Adds the deploy pair and the fake-quant model to ``files``.
 
     Args:
+        files: The files of the save.
         float_model: Float model whose markers are resolved; not changed.
         record: Quantization parameters.
         prefix: Start of the file names, ``<prefix>_deploy_model.onnx``; with a path separator at its end, the folder of
@@ -44,24 +49,14 @@ def write_files(
     """
     sites = read_sites(float_model)
     deploy, params = build_deploy(float_model, sites, record)
-    models = {"deploy_model": deploy, "fake_quant_model": build_fake_quant(float_model, sites, record)}
+    save_model(deploy, output_path(prefix, DEPLOY_MODEL), files)
+    save_model(build_fake_quant(float_model, sites, record), output_path(prefix, FAKE_QUANT_MODEL), files)
     if with_float_model:
-        models["float_model"] = build_float(float_model)
-    paths = {name: output_path(prefix, f"{name}.onnx") for name in models}
-    for name, model in models.items():
-        save_model(model, paths[name])
-    text, binary = output_path(prefix, "quant_param_record.txt"), output_path(prefix, "quant_param_record.bin")
-    write_text_atomic(text, calibration_param.to_text(params))
-    write_bytes_atomic(binary, calibration_param.to_binary(params))
-    written = (*paths.values(), text, binary)
-    return (*written, _write_record(record, prefix)) if with_record else written
-
-
-def output_path(prefix: PathLike, name: str) -> Path:
-    """Returns ``<prefix>_<name>``, or ``<prefix><name>`` where ``prefix`` ends in a path separator (spec 11.1)."""
-    text = os.fspath(prefix)
-    is_folder = not text or text.endswith(tuple(filter(None, (os.sep, os.altsep))))
-    return Path(f"{text}{name}" if is_folder else f"{text}_{name}")
+        save_model(build_float(float_model), output_path(prefix, FLOAT_MODEL), files)
+    files.write_text(output_path(prefix, PARAMETERS_TEXT), calibration_param.to_text(params))
+    files.write_bytes(output_path(prefix, PARAMETERS_BINARY), calibration_param.to_binary(params))
+    if with_record:
+        write_record(record, output_path(prefix, RECORD), files)
 
 
 def build_float(float_model: ir.Model) -> ir.Model:
@@ -69,9 +64,3 @@ def build_float(float_model: ir.Model) -> ir.Model:
     model = copy_model(float_model)
     lower_custom_domain(model)
     return finish(model)
-
-
-def _write_record(record: Record, prefix: PathLike) -> Path:
-    path = output_path(prefix, "scale_offset_record.txt")
-    write_record(record, path)
-    return path

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnx.shape_inference import InferenceError
 
 from ..errors import ExportError
-from ..files import PathLike, check_input_file, open_atomic, write_bytes_atomic
+from ..files import FileSet, PathLike, check_input_file, part_of
 from .wire_format import write_values, write_with_tensors
 
 # One protobuf message ends at 2 GB; a larger model keeps its tensors in a second file. The margin is for the nodes.
@@ -33,8 +33,10 @@ def load_model(path: PathLike) -> ir.Model:
         raise ExportError(f"'{path}' is not an ONNX model that can be read: {error}") from error
 
 
-def save_model(model: ir.Model, path: PathLike) -> None:
-    """Checks ``model`` and writes it to ``path`` in one step; above 2 GB the tensors go into ``<path>.data``.
+def save_model(model: ir.Model, path: PathLike, files: FileSet | None = None) -> None:
+    """Checks ``model`` and adds it to ``files`` as ``path``; above 2 GB the tensors go into ``<path>.data``.
+
+    Without ``files`` it is written at once.
 
     Raises:
         ExportError: ONNX's checker refuses the model; the message names the file and the node.
@@ -45,14 +47,15 @@ def save_model(model: ir.Model, path: PathLike) -> None:
     proto = _without(large, model, path, location)
     with _named(path):
         onnx.checker.check_model(_with_inputs_for(large, proto), full_check=True)
-    if sum(tensor.nbytes for tensor in large.values()) < _LARGEST_MESSAGE:
-        with open_atomic(path) as file:
-            write_with_tensors(proto, large, file)
-    else:
-        with open_atomic(path.with_name(location)) as file:
+    with part_of(files) as written:
+        if sum(tensor.nbytes for tensor in large.values()) < _LARGEST_MESSAGE:
+            with written.open(path) as file:
+                write_with_tensors(proto, large, file)
+            return
+        with written.open(path.with_name(location)) as file:
             for tensor in large.values():
                 write_values(tensor, file)
-        write_bytes_atomic(path, proto.SerializeToString(deterministic=True))
+        written.write_bytes(path, proto.SerializeToString(deterministic=True))
 
 
 def _large_tensors(model: ir.Model) -> dict[str, ir.TensorProtocol]:

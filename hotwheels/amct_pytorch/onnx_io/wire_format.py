@@ -8,7 +8,7 @@ from typing import BinaryIO
 import onnx
 import onnx_ir as ir
 
-_LENGTH_DELIMITED = 2  # wire type of messages and bytes
+from ..files.marks import field_start
 
 
 def write_with_tensors(proto: onnx.ModelProto, tensors: Mapping[str, ir.TensorProtocol], file: BinaryIO) -> None:
@@ -29,7 +29,7 @@ def write_with_tensors(proto: onnx.ModelProto, tensors: Mapping[str, ir.TensorPr
     pieces = [_initializer(head, tensors[head.name].nbytes) for head in heads]
     size = len(nodes) + sum(len(piece) + tensors[head.name].nbytes for piece, head in zip(pieces, heads, strict=True))
     file.write(rest.SerializeToString(deterministic=True))
-    file.write(_key(onnx.ModelProto.GRAPH_FIELD_NUMBER, size) + nodes)
+    file.write(field_start(onnx.ModelProto.GRAPH_FIELD_NUMBER, size) + nodes)
     for piece, head in zip(pieces, heads, strict=True):
         file.write(piece)
         write_values(tensors[head.name], file)
@@ -54,19 +54,5 @@ def _head(reference: onnx.TensorProto) -> onnx.TensorProto:
 
 def _initializer(head: onnx.TensorProto, size: int) -> bytes:
     """What comes in front of the ``size`` bytes of values, in the graph's message."""
-    inner = head.SerializeToString(deterministic=True) + _key(onnx.TensorProto.RAW_DATA_FIELD_NUMBER, size)
-    return _key(onnx.GraphProto.INITIALIZER_FIELD_NUMBER, len(inner) + size) + bytes(inner)
-
-
-def _key(field: int, size: int) -> bytes:
-    """The beginning of a length-delimited field."""
-    return _varint(field << 3 | _LENGTH_DELIMITED) + _varint(size)
-
-
-def _varint(number: int) -> bytes:
-    """Seven bits to a byte, the lowest first; the eighth says that more follow."""
-    groups = bytearray()
-    while number > 0x7F:
-        groups.append(number & 0x7F | 0x80)
-        number >>= 7
-    return bytes((*groups, number))
+    inner = head.SerializeToString(deterministic=True) + field_start(onnx.TensorProto.RAW_DATA_FIELD_NUMBER, size)
+    return field_start(onnx.GraphProto.INITIALIZER_FIELD_NUMBER, len(inner) + size) + bytes(inner)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ..errors import RecordError
 from ..files import PathLike, check_input_file
+from ..files.seal import DEPLOY_MODEL, PARAMETERS_BINARY, PARAMETERS_TEXT, check_together
 from ..record import calibration_param
 from ..record.calibration_param import DataType, FactorParam, LayerParam
 
@@ -110,8 +111,12 @@ def load_deploy_pair(model_path: PathLike, param_path: PathLike) -> DeployPair:
       FileNotFoundError: A file is missing.
       RecordError: The parameter file does not parse, or the files do not belong together.
     """
-    model = onnx.load(str(check_input_file(model_path, "Deploy model")))
-    params = _read_params(check_input_file(param_path, "Quantization parameter file"))
+    model_path = check_input_file(model_path, "Deploy model")
+    param_path = check_input_file(param_path, "Quantization parameter file")
+    is_binary = param_path.suffix == ".bin"
+    check_together({DEPLOY_MODEL: model_path, PARAMETERS_BINARY if is_binary else PARAMETERS_TEXT: param_path})
+    model = onnx.load(str(model_path))
+    params = _read_params(param_path)
     metadata = {entry.key: entry.value for entry in model.metadata_props}.get(METADATA_KEY, '{"layers": {}}')
     graph = read_graph(model)
     return DeployPair(graph=graph, layers=_layers(graph, params, json.loads(metadata)["layers"]))

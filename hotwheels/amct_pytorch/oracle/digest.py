@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, RecordError
-from ..files import PathLike, check_input_file, write_bytes_atomic
+from ..files import FileSet, PathLike, check_input_file, output_path
+from ..files.seal import DEPLOY_MODEL, GOLDEN, PARAMETERS_BINARY, PARAMETERS_TEXT, check_prefix
 from .golden_tensor import GoldenTensor, first_difference
 from .interpreter import Interpreter, Result
 
@@ -78,8 +78,8 @@ def tensors_of(result: Result) -> dict[Place, NDArray[Any]]:
     return found | {Place(layer=name, kind=_OUTPUT): array for name, array in outputs.items()}
 
 
-def write_golden(path: PathLike, inputs: Mapping[str, NDArray[Any]], result: Result) -> None:
-    """Writes inputs and what was computed from them, atomically."""
+def write_golden(path: PathLike, inputs: Mapping[str, NDArray[Any]], result: Result, files: FileSet) -> None:
+    """Adds a file with inputs and what was computed from them to ``files``."""
     tensors = tensors_of(result)
     kept = _kept(tensors)
     arrays: dict[str, Any] = {_FORMAT: np.array(_VERSION)}
@@ -90,23 +90,23 @@ def write_golden(path: PathLike, inputs: Mapping[str, NDArray[Any]], result: Res
         arrays |= {_key(place, part): value for part, value in parts.items() if value is not None}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
-    write_bytes_atomic(path, buffer.getvalue())
+    files.write_bytes(path, buffer.getvalue())
 
 
-def make_golden(prefix: PathLike, inputs: Sequence[NDArray[Any]]) -> Path:
-    """Runs the deploy pair of ``prefix`` on ``inputs``, in the graph's order, and writes ``<prefix>_golden.npz``.
+def make_golden(prefix: PathLike, inputs: Sequence[NDArray[Any]], files: FileSet) -> None:
+    """Runs the deploy pair of ``prefix`` in ``files`` on ``inputs``, in the graph's order, and adds the golden file.
 
     Raises:
       ConfigError: The graph has another number of inputs.
       CalibrationError: An accumulator exceeds int32.
     """
-    interpreter = Interpreter(*deploy_paths(prefix))
+    model, parameters = (output_path(prefix, name) for name in (DEPLOY_MODEL, PARAMETERS_TEXT))
+    interpreter = Interpreter(files.staged(model), files.staged(parameters))
     names = list(interpreter.pair.graph.inputs)
     if len(names) != len(inputs):
         raise ConfigError(f"The deploy model has the inputs {names}; {len(inputs)} golden inputs are given.")
     feeds = dict(zip(names, inputs, strict=True))
-    write_golden(golden_path(prefix), feeds, interpreter.run(feeds))
-    return golden_path(prefix)
+    write_golden(golden_path(prefix), feeds, interpreter.run(feeds), files)
 
 
 def read_golden(path: PathLike) -> Golden:
@@ -130,13 +130,13 @@ def read_golden(path: PathLike) -> Golden:
 
 def golden_path(prefix: PathLike) -> Path:
     """Returns ``<prefix>_golden.npz``."""
-    return _file(prefix, "golden.npz")
+    return output_path(prefix, GOLDEN)
 
 
 def deploy_paths(prefix: PathLike) -> tuple[Path, Path]:
     """Returns the deploy model and the parameter file of ``prefix``; the binary form only where there is no text."""
-    text, binary = _file(prefix, "quant_param_record.txt"), _file(prefix, "quant_param_record.bin")
-    return _file(prefix, "deploy_model.onnx"), binary if binary.is_file() and not text.is_file() else text
+    text, binary = output_path(prefix, PARAMETERS_TEXT), output_path(prefix, PARAMETERS_BINARY)
+    return output_path(prefix, DEPLOY_MODEL), binary if binary.is_file() and not text.is_file() else text
 
 
 def verify(prefix: PathLike) -> list[LayerVerdict]:
@@ -150,6 +150,7 @@ def verify(prefix: PathLike) -> list[LayerVerdict]:
       RecordError: The files do not parse, or do not belong together.
     """
     golden = read_golden(golden_path(prefix))
+    check_prefix(prefix)
     result, error = Interpreter(*deploy_paths(prefix)).run_to_error(golden.inputs)
     if error is None:
         return verdicts(golden, result)
@@ -211,10 +212,3 @@ def _tensors(arrays: Mapping[str, NDArray[Any]]) -> Iterator[tuple[Place, Golden
         if shape is None or blocks is None:
             raise ValueError(f"it lacks parts of {place} of '{place.layer}'.")
         yield place, GoldenTensor(shape=tuple(map(int, shape)), blocks=blocks, values=values)
-
-
-def _file(prefix: PathLike, name: str) -> Path:
-    """Spec 11.1: a prefix that ends in a path separator is a folder of bare names."""
-    text = os.fspath(prefix)
-    is_folder = not text or text.endswith(tuple(filter(None, (os.sep, os.altsep))))
-    return Path(f"{text}{name}" if is_folder else f"{text}_{name}")

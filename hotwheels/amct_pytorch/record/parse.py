@@ -7,6 +7,7 @@ from typing import Any
 from google.protobuf import text_format
 
 from ..errors import AmctError, RecordError
+from ..files.marks import without_mark
 from .plain_text import merge_plain_text
 
 
@@ -17,7 +18,7 @@ def parse_message(kind: Any, text: str, source: str, error_class: type[AmctError
       AmctError: (``error_class``) The text does not parse, or a required field is missing.
     """
     message = kind()
-    if merge_plain_text(text, message) and message.IsInitialized():
+    if merge_plain_text(without_mark(text), message) and message.IsInitialized():
         return message
     message = kind()
     try:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from ..errors import RecordError
-from ..files import PathLike, check_input_file, write_text_atomic
+from ..files import FileSet, PathLike, check_input_file, part_of
+from ..files.marks import comment_of
 from ..log import get_logger
 from ..proto import ScaleOffsetRecord
 from .check import check_layer
@@ -31,13 +33,19 @@ def read_record(path: PathLike) -> Record:
         raise RecordError(f"Record file '{path}' is not a UTF-8 text: {error}.") from error
 
 
-def write_record(record: Record, path: PathLike) -> None:
-    """Writes the record in the new layout, atomically.
+def write_record(
+    record: Record, path: PathLike, files: FileSet | None = None, partners: Mapping[str, str] | None = None
+) -> None:
+    """Adds the record in the new layout to ``files``, with the digests of ``partners`` in a comment.
+
+    Without ``files`` it is written at once.
 
     Raises:
       RecordError: A value is impossible.
     """
-    write_text_atomic(path, to_text(record))
+    content = to_text(record).encode("utf-8") + (comment_of(partners) if partners else b"")
+    with part_of(files) as written:
+        written.write_bytes(path, content)
 
 
 def to_text(record: Record) -> str:

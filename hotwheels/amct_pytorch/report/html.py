@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 from plotly.offline import get_plotlyjs
 
-from ..files import write_text_atomic
+from ..files import FileSet
 from ..version import __version__
 from .analysis import (
     Analysis,
@@ -59,14 +59,12 @@ class Table:
 
 def write_reports(analysis: Analysis, folder: Path) -> list[Path]:
     """Writes the reports into ``folder``, which is made, and returns their paths."""
-    written = []
-    for name, view in _VIEWS.items():
-        path = folder / f"{name}_analysis_report.html"
-        template = _environment().get_template(f"{name}.html.j2")
-        page = template.render(analysis=analysis, version=__version__, plotly_js=get_plotlyjs(), **view(analysis))
-        write_text_atomic(path, page)
-        written.append(path)
-    return written
+    with FileSet() as files:
+        for name, view in _VIEWS.items():
+            template = _environment().get_template(f"{name}.html.j2")
+            page = template.render(analysis=analysis, version=__version__, plotly_js=get_plotlyjs(), **view(analysis))
+            files.write_text(folder / f"{name}_analysis_report.html", page)
+    return list(files.paths)
 
 
 @functools.cache

@@ -9,7 +9,7 @@ from typing import Any
 from torch import fx
 from torch.fx.passes.graph_drawer import FxGraphDrawer
 
-from ..files import write_bytes_atomic
+from ..files import FileSet
 from ..log import get_logger
 
 _log = get_logger(__name__)
@@ -22,6 +22,9 @@ def draw(graph_module: fx.GraphModule, path: Path) -> None:
         return
     dot: Any = FxGraphDrawer(graph_module, path.stem, ignore_getattr=True).get_dot_graph()
     try:
-        write_bytes_atomic(path, dot.create(format="svg"))
+        picture = dot.create(format="svg")
     except AssertionError as error:  # pydot's way to say that dot ended with a failure
         _log.warning("'%s' is not drawn: dot failed (%s).", path, error)
+        return
+    with FileSet() as files:
+        files.write_bytes(path, picture)

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError
-from ..export.save import output_path
-from ..files import PathLike
+from ..files import PathLike, output_path
+from ..files.seal import FAKE_QUANT_MODEL, FLOAT_MODEL, check_prefix
 from ..onnx_io.exposed import expose_results, layer_of, zero_points
 from ..oracle.digest import deploy_paths
 from ..oracle.interpreter import Interpreter
@@ -56,6 +56,7 @@ def load_tensors(source: str, prefix: PathLike | None, inputs: Sequence[NDArray[
         raise ConfigError(f"'{source}' needs the prefix of the saved files: {kind}:out/net, or --prefix out/net.")
     if not inputs:
         raise ConfigError(f"'{source}' has to be run: give --input FILE.npy, once for each input of the model.")
+    check_prefix(where)
     return _RUNS[kind](where, inputs)
 
 
@@ -102,11 +103,11 @@ def _run_oracle(prefix: PathLike, inputs: Sequence[NDArray[Any]]) -> LayerTensor
 
 
 def _run_float(prefix: PathLike, inputs: Sequence[NDArray[Any]]) -> LayerTensors:
-    return _run_onnx(output_path(prefix, "float_model.onnx"), inputs, "float")
+    return _run_onnx(output_path(prefix, FLOAT_MODEL), inputs, "float")
 
 
 def _run_fake_quant(prefix: PathLike, inputs: Sequence[NDArray[Any]]) -> LayerTensors:
-    return _run_onnx(output_path(prefix, "fake_quant_model.onnx"), inputs, "fake_quant")
+    return _run_onnx(output_path(prefix, FAKE_QUANT_MODEL), inputs, "fake_quant")
 
 
 def _run_onnx(path: Path, inputs: Sequence[NDArray[Any]], title: str) -> LayerTensors:
@@ -118,7 +119,7 @@ def _run_onnx(path: Path, inputs: Sequence[NDArray[Any]], title: str) -> LayerTe
 
 def _run_optimized(prefix: PathLike, inputs: Sequence[NDArray[Any]]) -> LayerTensors:
     """The fake-quant model with the runtime's own choice of kernels; what can be seen are the integers between them."""
-    path = output_path(prefix, "fake_quant_model.onnx")
+    path = output_path(prefix, FAKE_QUANT_MODEL)
     exposed, offsets = expose_results(path, only_quantized=True), zero_points(path)
     values = _run_session(exposed.content, list(exposed.results.values()), inputs, is_optimized=True)
     results = {

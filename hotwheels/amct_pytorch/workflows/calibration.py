@@ -27,7 +27,8 @@ from ..config.dynamic.simple_cfg import SimpleCalibrationConfig
 from ..config.fx.json_config import check_any_enabled
 from ..core.host_memory import keep_freed_memory_for
 from ..export.save import write_files
-from ..files import PathLike
+from ..files import FileSet, PathLike
+from ..files.seal import check_record_partners, record_partners, sealed_set
 from ..log import get_logger
 from ..onnx_io.model_file import load_model, save_model
 from ..oracle.float_check import check_float_model
@@ -85,37 +86,42 @@ def quantize(
     for skip in plan.skips:
         _log.debug("Layer '%s' is not quantized: %s.", skip.name, skip.reason)
     folds = backend.folds(graph)
-    session_plan = SessionPlan(
-        batch_num=config.batch_num,
-        record_file=record_path,
-        shifted=shifted_layers(graph, capacity),
-        unfused=frozenset(config.skip_fusion_layers),
-        folds=folds,
-        bn_update=_bn_update(config, backend.standing_norms(folds)),
-    )
     settings = {_UPDATE_BN: config.update_bn, WEIGHTED: weighted_layers(plan), USES: further_uses(plan)}
     float_model = backend.float_model(plan, folds, settings)
     reference = backend.float_forward(folds)
     check_float_model(float_model, reference.tensors(), reference)
-    save_model(float_model, onnx_path)
-    quantized, layers = backend.place(plan, updates_batch_norms=config.update_bn)
-    attach_session(_in_eval(quantized), CalibrationSession(layers, session_plan))
+    with FileSet() as files:
+        save_model(float_model, onnx_path, files)
+        session_plan = SessionPlan(
+            batch_num=config.batch_num,
+            record_file=record_path,
+            partners=record_partners(files, onnx_path),
+            shifted=shifted_layers(graph, capacity),
+            unfused=frozenset(config.skip_fusion_layers),
+            folds=folds,
+            bn_update=_bn_update(config, backend.standing_norms(folds)),
+        )
+        quantized, layers = backend.place(plan, updates_batch_norms=config.update_bn)
+        session = CalibrationSession(layers, session_plan, files)
+    attach_session(_in_eval(quantized), session)
     return quantized
 
 
 def save(onnx_path: Path, record_path: Path, prefix: PathLike, model: nn.Module | None) -> tuple[Path, ...]:
     """Writes the deploy pair and the fake_quant model; returns the paths. ``model`` counts with ``update_bn`` only."""
+    check_record_partners(record_path, onnx_path)
     float_model = load_model(onnx_path)
     settings, record = read_settings(float_model, onnx_path), read_record(record_path)
     advice = "Run at least batch_num forwards of the model which quantize_model returned before save_model."
     require_complete(float_model, settings, record, record_path, advice)
-    if not settings.get(_UPDATE_BN):
-        return write_files(float_model, for_each_use(record, float_model, settings), prefix)
-    updated = _needed_session(model).fold_present_state(float_model, record)
-    written = write_files(float_model, for_each_use(updated, float_model, settings), prefix)
-    if updated == record:
-        return written
-    return (*written, write_update(updated, record_path))
+    updated = record
+    if settings.get(_UPDATE_BN):
+        updated = _needed_session(model).fold_present_state(float_model, record)
+    with sealed_set(prefix) as files:
+        write_files(files, float_model, for_each_use(updated, float_model, settings), prefix)
+        if updated != record:
+            write_update(updated, record_path, files)
+    return files.paths
 
 
 def _bn_update(config: CalibrationConfig, standing: Mapping[str, nn.Module]) -> BnUpdate | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..capacity import Capacity
 from ..errors import IncompleteRecordError, UnsupportedModelError
+from ..files import FileSet
 from ..graph import OpGraph
 from ..onnx_io.layer_sites import read_sites
 from ..plan.checks import Violation
@@ -74,8 +75,6 @@ def require_complete(model: ir.Model, settings: Mapping[str, Any], record: Recor
         )
 
 
-def write_update(record: Record, record_path: Path) -> Path:
-    """Writes what a save made of the factors in ``record_path`` to ``<record>_update.txt`` beside it (spec 9.8)."""
-    path = record_path.with_name(f"{record_path.stem}_update.txt")
-    write_record(record, path)
-    return path
+def write_update(record: Record, record_path: Path, files: FileSet) -> None:
+    """Adds what a save made of the factors in ``record_path`` as ``<record>_update.txt`` beside it (spec 9.8)."""
+    write_record(record, record_path.with_name(f"{record_path.stem}_update.txt"), files)

@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 from ..backends.torchscript.marker_sites import resolve_markers
 from ..export.save import write_files
 from ..files import PathLike
+from ..files.seal import sealed_set
 from ..onnx_io.model_file import name_outputs, parse_model
 from ..oracle.digest import make_golden
 from ..record import Record
@@ -31,7 +32,8 @@ def write_onnx_files(
     if not has_output_names:
         name_outputs(float_model)
     resolve_markers(float_model)
-    written = write_files(float_model, record, prefix, with_float_model=True, with_record=True)
-    if golden_inputs is None:
-        return written
-    return (*written, make_golden(prefix, [x.numpy() for x in pytree.tree_leaves(golden_inputs)]))
+    with sealed_set(prefix) as files:
+        write_files(files, float_model, record, prefix, with_float_model=True, with_record=True)
+        if golden_inputs is not None:
+            make_golden(prefix, [x.numpy() for x in pytree.tree_leaves(golden_inputs)], files)
+    return files.paths

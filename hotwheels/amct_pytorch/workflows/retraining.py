@@ -26,6 +26,7 @@ from ..core.host_memory import keep_freed_memory_for
 from ..errors import CalibrationError, ConfigError
 from ..export.save import write_files
 from ..files import PathLike
+from ..files.seal import sealed_set
 from ..graph import OpGraph
 from ..log import get_logger
 from ..oracle.float_check import check_float_model
@@ -113,8 +114,11 @@ def save(
     check_float_model(float_model, reference.tensors(), reference)
     require_complete(float_model, settings, record, record_path, _EXPORT)
     trained = _with_present_weights(record, session.known_factors(), record_path)
-    written = write_files(float_model, for_each_use(trained, float_model, settings), prefix)
-    return written if trained == record else (*written, write_update(trained, record_path))
+    with sealed_set(prefix) as files:
+        write_files(files, float_model, for_each_use(trained, float_model, settings), prefix)
+        if trained != record:
+            write_update(trained, record_path, files)
+    return files.paths
 
 
 def _planned(config_path: Path, graph: OpGraph, capacity: Capacity) -> tuple[RetrainConfig, QuantPlan]:

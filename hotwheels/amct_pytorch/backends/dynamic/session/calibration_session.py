@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx_ir as ir
 from torch import nn
 
+from ....files import FileSet
 from ....log import get_logger
 from ....nn.mode import Mode
 from ....nn.quantized_layer import QuantizedLayer
@@ -37,6 +39,7 @@ class SessionPlan:
     Attributes:
       batch_num: Number of calibration forwards.
       record_file: Where the quantization factors go.
+      partners: Digests of the files which the record belongs to, by name.
       shifted: Layers whose record carries a shift bit.
       unfused: Layers whose record says ``skip_fusion``.
       folds: The BatchNorms that are folded at save.
@@ -45,6 +48,7 @@ class SessionPlan:
 
     batch_num: int
     record_file: Path
+    partners: Mapping[str, str] = dataclasses.field(default_factory=dict)
     shifted: frozenset[str] = frozenset()
     unfused: frozenset[str] = frozenset()
     folds: tuple[Fold, ...] = ()
@@ -59,16 +63,16 @@ class CalibrationSession:
       layers: The quantized layers by name.
     """
 
-    def __init__(self, container: LayerContainer, plan: SessionPlan) -> None:
-        """Finds what is known of the weights, and writes the record with it (spec 3)."""
+    def __init__(self, container: LayerContainer, plan: SessionPlan, files: FileSet) -> None:
+        """Finds what is known of the weights, and adds the record with it to ``files`` (spec 3)."""
         self.plan = plan
         self._container = container
         self._batches = 0
         self._has_warned = False
-        self._record_file = RecordFile(plan.record_file, container, plan.unfused)
+        self._record_file = RecordFile(plan.record_file, container, plan.unfused, plan.partners)
         self._shifts = self._watch_outputs()
         self._enter(Phase.CALIBRATION)
-        weights = self._record_file.write_weights().layers
+        weights = self._record_file.write_weights(files).layers
         for name in self._shifts:
             self.layers[name].expect_shift(weights[name])
 

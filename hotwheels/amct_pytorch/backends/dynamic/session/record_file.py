@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+from ....files import FileSet
 from ....record import LayerRecord, Record
 from ....record.text_proto import write_record
 from ..placer import LayerContainer
@@ -18,30 +19,40 @@ class RecordFile:
       path: The file.
     """
 
-    def __init__(self, path: Path, container: LayerContainer, unfused: Collection[str] = ()) -> None:
-        """``unfused`` are the layers whose record says ``skip_fusion``."""
+    def __init__(
+        self,
+        path: Path,
+        container: LayerContainer,
+        unfused: Collection[str] = (),
+        partners: Mapping[str, str] | None = None,
+    ) -> None:
+        """``unfused`` are the layers whose record says ``skip_fusion``, ``partners`` digests of files it belongs to."""
         self.path = path
         self._container = container
         self._unfused = frozenset(unfused)
+        self._partners = partners
 
-    def write_weights(self) -> Record:
-        """Finds what is to be known of the weights, writes the record with it alone, and returns that."""
+    def write_weights(self, files: FileSet | None = None) -> Record:
+        """Finds what is to be known of the weights, adds the record with it alone to ``files``, and returns that.
+
+        Without ``files`` it is written at once.
+        """
         for layer in self._container.by_name.values():
             layer.observe_weight()
         layers = self._container.by_name.items()
-        return self._write({name: LayerRecord(weight=one.weight_record()) for name, one in layers})
+        return self._write({name: LayerRecord(weight=one.weight_record()) for name, one in layers}, files)
 
     def write(self) -> Record:
         """Writes all factors of the layers which turned out to be quantized, and returns them."""
-        return self._write(self.known_factors())
+        return self._write(self.known_factors(), None)
 
     def known_factors(self) -> dict[str, LayerRecord]:
         """Returns the present factors of the layers which turned out to be quantized."""
         return {name: layer.record() for name, layer in self._container.by_name.items() if layer.is_quantized}
 
-    def _write(self, records: Mapping[str, LayerRecord]) -> Record:
+    def _write(self, records: Mapping[str, LayerRecord], files: FileSet | None) -> Record:
         record = Record(
             {name: dataclasses.replace(one, skip_fusion=name in self._unfused) for name, one in records.items()}
         )
-        write_record(record, self.path)
+        write_record(record, self.path, files, self._partners)
         return record

@@ -26,7 +26,7 @@ from torch import fx, nn
 from torch.fx.graph import _custom_builtins
 
 from ....errors import ConfigError, UnsupportedModelError
-from ....files import write_bytes_atomic, write_text_atomic
+from ....files import FileSet
 from ..quant_graph_module import QuantGraphModule, adopt_state
 from .source_state import dump_state, look_up, read_state, restore
 
@@ -87,9 +87,10 @@ def write_source(graph_module: fx.GraphModule, folder: Path, class_name: str) ->
         imports="\n".join(imports),
         forward=code.src.strip(),
     )
-    write_bytes_atomic(folder / _STATE, dump_state(graph_module))
-    write_text_atomic(folder / "__init__.py", f"from .module import {class_name} as {class_name}\n")
-    write_text_atomic(folder / _SOURCE, source)
+    with FileSet() as files:
+        files.write_bytes(folder / _STATE, dump_state(graph_module))
+        files.write_text(folder / "__init__.py", f"from .module import {class_name} as {class_name}\n")
+        files.write_text(folder / _SOURCE, source)
     return folder / _SOURCE
 
 

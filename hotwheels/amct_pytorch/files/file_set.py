@@ -1,0 +1,176 @@
+"""FileSet: files that reach their places together, or not at all (spec 1.6)."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import os
+import stat
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from .paths import PathLike
+from .staging import Staging, locked
+
+
+def write_text_atomic(path: PathLike, text: str) -> None:
+    """Writes ``text`` as UTF-8: readers see the old or the new file; see `FileSet`."""
+    with FileSet() as files:
+        files.write_text(path, text)
+
+
+def part_of(files: FileSet | None) -> contextlib.AbstractContextManager[FileSet]:
+    """Gives ``files``, whose owner puts them in place; or a new set, which is put in place at the end of the block."""
+    return FileSet() if files is None else contextlib.nullcontext(files)
+
+
+class FileSet:
+    """The files of one piece of work, written beside their targets and renamed when all of them are complete.
+
+    Leaving the ``with`` block puts every file in its place, synced to the disk; an error in it leaves all older files
+    as they were, and nothing else. Missing folders are made. A target that is a symbolic link stays one: what it points
+    to is replaced. An existing file keeps its mode and, where that is allowed, its owner. Of two processes that end
+    with the same targets at the same time the files of one, all of them, are what remains.
+
+    A process that dies in the block leaves a hidden folder, which the next save into the same folder removes. If it
+    dies between two renames the targets are of two runs; `files.seal` makes readers notice.
+    """
+
+    def __init__(self) -> None:
+        """Has no files yet."""
+        self._files: dict[Path, _Target] = {}
+        self._stagings: dict[Path, Staging] = {}
+
+    def __enter__(self) -> FileSet:
+        """Returns the set itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
+    ) -> None:
+        """Puts the files in their places unless there was an error."""
+        try:
+            if kind is None:
+                self._commit()
+        finally:
+            for staging in self._stagings.values():
+                staging.remove()
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The targets, as they were given, in the order in which they were opened."""
+        return tuple(self._files)
+
+    def staged(self, path: PathLike) -> Path:
+        """Returns where the content of ``path``, written already, is until the end of the block."""
+        return self._files[Path(path)].staged
+
+    @contextlib.contextmanager
+    def open(self, path: PathLike) -> Iterator[BinaryIO]:
+        """Opens the new content of ``path`` for writing.
+
+        Raises:
+          OSError: The target cannot be written, or is a folder, a device or a pipe; the error names ``path``, not the
+            temporary file.
+        """
+        path = Path(path)
+        with _errors_of(path):
+            target = self._add(path)
+            with target.staged.open("wb") as file:
+                yield file
+
+    def write_bytes(self, path: PathLike, data: bytes) -> None:
+        """Writes ``data``; see `open`."""
+        with self.open(path) as file:
+            file.write(data)
+
+    def write_text(self, path: PathLike, text: str) -> None:
+        """Writes ``text`` as UTF-8; see `open`."""
+        self.write_bytes(path, text.encode("utf-8"))
+
+    def append(self, path: PathLike, data: bytes) -> None:
+        """Writes ``data`` behind what was written to ``path``."""
+        with _errors_of(Path(path)), self.staged(path).open("ab") as file:
+            file.write(data)
+
+    def _add(self, path: Path) -> _Target:
+        real = Path(os.path.realpath(path))
+        _check_replaceable(real)
+        if any(one.real == real and other != path for other, one in self._files.items()):
+            raise FileExistsError(errno.EEXIST, "Two files of one save have the same path", str(real))
+        real.parent.mkdir(parents=True, exist_ok=True)
+        if real.parent not in self._stagings:
+            self._stagings[real.parent] = Staging(real.parent)
+        # The name of the target: an ONNX file names the file of its tensors, which is in the same folder.
+        target = _Target(real=real, staged=self._stagings[real.parent].path / real.name)
+        self._files[path] = target
+        return target
+
+    def _commit(self) -> None:
+        for path, target in self._files.items():
+            with _errors_of(path):
+                _sync(target.staged)
+        with locked(self._stagings):
+            for path, target in self._files.items():
+                with _errors_of(path):
+                    _check_replaceable(target.real)
+                    _keep_mode(target)
+            for path, target in self._files.items():
+                with _errors_of(path):
+                    os.replace(target.staged, target.real)
+            for folder in self._stagings:
+                with contextlib.suppress(OSError):  # not every file system can sync a folder
+                    _sync(folder)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Target:
+    """One file: ``real`` is where links lead, ``staged`` where the new content is until then."""
+
+    real: Path
+    staged: Path
+
+
+def _check_replaceable(real: Path) -> None:
+    """Raises OSError if there is something that is no file, or a file that may not be written."""
+    try:
+        mode = os.stat(real).st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(real))
+    if not stat.S_ISREG(mode):
+        raise FileExistsError(errno.EEXIST, "A device or pipe is not replaced by a file", str(real))
+    if not os.access(real, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(real))
+
+
+def _keep_mode(target: _Target) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        old = os.stat(target.real)
+        with contextlib.suppress(PermissionError):  # only root gives files away
+            os.chown(target.staged, old.st_uid, old.st_gid)
+        os.chmod(target.staged, stat.S_IMODE(old.st_mode))
+
+
+def _sync(path: Path) -> None:
+    """Waits until the file or folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _errors_of(path: Path) -> Iterator[None]:
+    """Makes errors of the operating system name ``path``, which the user asked for."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:  # numpy says how much was written, but neither which file nor why it ended
+            raise OSError(f"'{path}' cannot be written: {error}") from error
+        raise OSError(error.errno, error.strerror, str(path)) from error

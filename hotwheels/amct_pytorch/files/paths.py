@@ -1,0 +1,42 @@
+"""Paths that users give: checked, and the names of the files of a save."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TypeAlias
+
+PathLike: TypeAlias = "str | os.PathLike[str]"
+
+
+def check_path(function: str, argument: str, value: object) -> Path:
+    """Returns the path which a caller gave to a public function.
+
+    Raises:
+      TypeError: ``value`` is neither a str nor a ``PathLike`` of str.
+    """
+    path = value if isinstance(value, str) else os.fspath(value) if isinstance(value, os.PathLike) else None
+    if not isinstance(path, str):
+        found = type(value).__name__
+        raise TypeError(f"{function}(): argument '{argument}' must be a path (str or os.PathLike), not {found}.")
+    return Path(path)
+
+
+def check_input_file(path: PathLike, what: str) -> Path:
+    """Returns ``path`` if it is an existing file; ``what`` says in messages what is expected there.
+
+    Raises:
+      FileNotFoundError: There is no such file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        found = "is a folder" if path.is_dir() else "is no regular file" if path.exists() else "does not exist"
+        raise FileNotFoundError(f"{what} '{path}' {found}.")
+    return path
+
+
+def output_path(prefix: PathLike, name: str) -> Path:
+    """Returns ``<prefix>_<name>``, or ``<prefix><name>`` where ``prefix`` ends in a path separator (spec 11.1)."""
+    text = os.fspath(prefix)
+    is_folder = not text or text.endswith(tuple(filter(None, (os.sep, os.altsep))))
+    return Path(f"{text}{name}" if is_folder else f"{text}_{name}")
