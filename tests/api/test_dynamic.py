@@ -128,7 +128,7 @@ def test_save_needs_the_two_files_only(tmp_path: Path) -> None:
     calibrated(SmallResNet(), tmp_path, images(2), **ONE_INPUT)[1].save()
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "model_deploy_model.onnx", "model_fake_quant_model.onnx", "model_quant_param_record.bin",
-        "model_quant_param_record.txt",
+        "model_quant_param_record.txt", "model_manifest.json",
     }  # fmt: skip
 
 

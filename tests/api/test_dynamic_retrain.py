@@ -117,7 +117,10 @@ def test_the_whole_path_from_float_model_to_files(cfg: str | None, tmp_path: Pat
     expected = run(model, x)
     (found,) = fx_path.run_onnx(files.fake_quant, x)
     torch.testing.assert_close(torch.from_numpy(found), expected, rtol=0, atol=1e-4)
-    made = {"deploy_model.onnx", "fake_quant_model.onnx", "quant_param_record.txt", "quant_param_record.bin"}
+    made = {
+        "deploy_model.onnx", "fake_quant_model.onnx", "quant_param_record.txt", "quant_param_record.bin",
+        "manifest.json",
+    }  # fmt: skip
     assert {path.name for path in (tmp_path / "out").iterdir()} == {f"model_{name}" for name in made}
     assert same_tensors(before, model.state_dict())
     train(model, optimizer_of(model), range(60, 62))  # a save leaves a model that can be trained on

@@ -23,7 +23,7 @@ from tests.support.nets import Residual, Tokens
 _FILES = {
     "deploy_model.onnx", "fake_quant_model.onnx", "float_model.onnx",
     "quant_param_record.txt", "quant_param_record.bin",
-    "scale_offset_record.txt",
+    "scale_offset_record.txt", "manifest.json",
 }  # fmt: skip
 
 

@@ -101,7 +101,13 @@ def test_sample_prints_its_accuracies_and_leaves_its_files(case: Case, tmp_path,
     update = {"scale_offset_record_update.txt"} if case.updates_batch_norms else set()
     made = {"config.json", "modified_model.onnx", "scale_offset_record.txt"} | update
     assert {file.name for file in temporary.iterdir()} == made
-    endings = ("fake_quant_model.onnx", "deploy_model.onnx", "quant_param_record.txt", "quant_param_record.bin")
+    endings = (
+        "fake_quant_model.onnx",
+        "deploy_model.onnx",
+        "quant_param_record.txt",
+        "quant_param_record.bin",
+        "manifest.json",
+    )
     assert {file.name for file in results.iterdir()} == {f"resnet50_calibration_{ending}" for ending in endings}
 
     printed = capsys.readouterr().out.splitlines()

@@ -83,7 +83,13 @@ def test_dynamic_path_leaves_its_files_and_goes_on_from_a_checkpoint(tmp_path, m
     run(monkeypatch, retraining.main, sample, *SHORT, path=path)
     results, temporary = tmp_path / "checkpoints" / "retrain", tmp_path / "tmp" / "retrain"
     assert {file.name for file in temporary.iterdir()} == {"config.json", "scale_offset_record.txt", "results.csv"}
-    endings = ("fake_quant_model.onnx", "deploy_model.onnx", "quant_param_record.txt", "quant_param_record.bin")
+    endings = (
+        "fake_quant_model.onnx",
+        "deploy_model.onnx",
+        "quant_param_record.txt",
+        "quant_param_record.bin",
+        "manifest.json",
+    )
     assert {file.name for file in results.iterdir()} == {
         "resnet50_retrain_best.pt",
         "resnet50_retrain_last.pt",

@@ -143,7 +143,7 @@ def test_sample_prints_its_accuracies_and_leaves_its_files(tmp_path, monkeypatch
         assert bits == [num_bits, 8]  # the second input counts as weight
         endings = (
             ".pt", "_float_model.onnx", "_fake_quant_model.onnx", "_deploy_model.onnx", "_quant_param_record.txt",
-            "_quant_param_record.bin", "_scale_offset_record.txt",
+            "_quant_param_record.bin", "_scale_offset_record.txt", "_manifest.json",
         )  # fmt: skip
         written = {file.name for file in (tmp_path / "checkpoints" / name).iterdir()}
         assert written == {f"vit_b_16_calibration{ending}" for ending in endings}

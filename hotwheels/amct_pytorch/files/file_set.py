@@ -1,4 +1,4 @@
-"""FileSet: files that reach their places together, or not at all (spec 1.6)."""
+"""FileSet: files that reach their places together, or not at all (spec 1.6, 11.12)."""
 
 from __future__ import annotations
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from torch import Tensor
 
 from ..errors import ConfigError
+from ..files import FileSet
 
 
 class Dumper:
@@ -31,25 +32,25 @@ class Dumper:
                 self._write_tensor(name, index, output.detach().cpu().numpy())
 
     def _write_tensor(self, name: str, index: int, array: np.ndarray) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
         shape = "_".join(str(size) for size in array.shape)
         stem = f"{name}_output{index}_{shape}_pytorch" if shape else f"{name}_output{index}_pytorch"
-        _WRITERS[self._extension](self._folder / f"{stem}{self._extension}", array)
+        with FileSet() as files, files.open(self._folder / f"{stem}{self._extension}") as file:
+            _WRITERS[self._extension](file, array)
 
 
-def _write_npy(path: Path, array: np.ndarray) -> None:
-    np.save(path, array)
+def _write_npy(file: BinaryIO, array: np.ndarray) -> None:
+    np.save(file, array)
 
 
-def _write_float(path: Path, array: np.ndarray) -> None:
-    np.savetxt(path, array.reshape(-1), fmt="%.9g")
+def _write_float(file: BinaryIO, array: np.ndarray) -> None:
+    np.savetxt(file, array.reshape(-1), fmt="%.9g")
 
 
-def _write_txt(path: Path, array: np.ndarray) -> None:
-    np.savetxt(path, array.reshape(-1), fmt="%.9g", header=" ".join(str(size) for size in array.shape), comments="")
+def _write_txt(file: BinaryIO, array: np.ndarray) -> None:
+    np.savetxt(file, array.reshape(-1), fmt="%.9g", header=" ".join(str(size) for size in array.shape), comments="")
 
 
-_WRITERS: dict[str, Callable[[Path, np.ndarray], None]] = {
+_WRITERS: dict[str, Callable[[BinaryIO, np.ndarray], None]] = {
     ".npy": _write_npy,
     ".float": _write_float,
     ".txt": _write_txt,

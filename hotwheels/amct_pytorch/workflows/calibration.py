@@ -109,9 +109,9 @@ def quantize(
 
 def save(onnx_path: Path, record_path: Path, prefix: PathLike, model: nn.Module | None) -> tuple[Path, ...]:
     """Writes the deploy pair and the fake_quant model; returns the paths. ``model`` counts with ``update_bn`` only."""
-    check_record_partners(record_path, onnx_path)
     float_model = load_model(onnx_path)
     settings, record = read_settings(float_model, onnx_path), read_record(record_path)
+    check_record_partners(record_path, onnx_path)
     advice = "Run at least batch_num forwards of the model which quantize_model returned before save_model."
     require_complete(float_model, settings, record, record_path, advice)
     updated = record
