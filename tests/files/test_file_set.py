@@ -132,9 +132,9 @@ def test_a_full_disk_names_the_file_that_was_asked_for(tmp_path: Path, monkeypat
 
 
 def test_numpys_error_for_a_full_disk_names_the_file(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match=rf"'{tmp_path / 'a'}' cannot be written: 8 requested and 4 written"):
-        with FileSet() as files, files.open(tmp_path / "a"):
-            raise OSError("8 requested and 4 written")
+    message = rf"'{tmp_path / 'a'}' cannot be written: 8 requested and 4 written"
+    with pytest.raises(OSError, match=message), FileSet() as files, files.open(tmp_path / "a"):
+        raise OSError("8 requested and 4 written")
 
 
 def test_a_folder_that_cannot_be_made_names_the_file(tmp_path: Path) -> None:
