@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ....graph import Edge
+from ....log import get_logger
 from ....onnx_io.layer_sites import LayerSite
 from ....onnx_io.model_file import name_outputs, parse_model
 from ....onnx_io.node_access import operand
 from ...constant_calls import ConstantsBeforehand
 from ...torchscript.aliases import FollowedAliases
+from ...torchscript.baked_values import BakedValues
 from ...torchscript.exporter_leftovers import bypass, clean_exporter_leftovers
 from ...torchscript.marker_sites import INPUT_MARKER, MARKER_DOMAIN, resolve_markers
 from ...torchscript.torch_exporter import export_onnx, refuse_divisor
@@ -25,6 +27,7 @@ from ..forwards import MarkedForward, OriginalForward, call_name, replace_forwar
 from .candidates import Candidate
 from .kept_state import kept_state
 
+_log = get_logger(__name__)
 _SUFFIXES = {"Pad": "_pad", "Transpose": "_transpose"}  # spec 9.1
 
 
@@ -76,10 +79,11 @@ def export_marked(
         kept_state(model),
         _marked(candidates) as forwards,
         _counting_anew(model, forwards),
-        _entered_with_tensors(model, inputs) as tensors,
+        _entered_with_tensors(model, inputs) as (tensors, baked),
     ):
         model.eval()
         onnx_model = parse_model(export_onnx(model, tensors, setting))
+    _report_baked(baked)
     if "output_names" not in setting:
         name_outputs(onnx_model)
     return _read(onnx_model, forwards)
@@ -127,24 +131,35 @@ class _EntryForward:
     def __init__(self, original: OriginalForward, inputs: tuple[Any, ...]) -> None:
         self.original = original
         self._leaves, self._layout = pytree.tree_flatten(inputs)
+        self.baked = BakedValues(sum(isinstance(leaf, Tensor) for leaf in self._leaves))
 
     def __call__(self, *tensors: Tensor) -> Any:
         """Runs the model; what is no tensor is a constant."""
         given = iter(tensors)
         leaves = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in self._leaves]
-        with ConstantsBeforehand(self.original.module), FollowedAliases():
+        with ConstantsBeforehand(self.original.module), FollowedAliases(), self.baked:
             return self.original(*pytree.tree_unflatten(leaves, self._layout))
 
 
 @contextlib.contextmanager
-def _entered_with_tensors(model: nn.Module, inputs: tuple[Any, ...]) -> Iterator[tuple[Tensor, ...]]:
+def _entered_with_tensors(
+    model: nn.Module, inputs: tuple[Any, ...]
+) -> Iterator[tuple[tuple[Tensor, ...], BakedValues]]:
     tensors = tuple(leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor))
     forward = _EntryForward(OriginalForward(model), inputs)
     try:
         replace_forward(model, forward)
-        yield tensors
+        yield tensors, forward.baked
     finally:
         forward.original.restore()
+
+
+def _report_baked(values: BakedValues) -> None:
+    for line in values.lines:
+        _log.warning(
+            "The exported files hold a value of input_data as a constant, or a branch that it decides, since the model"
+            " reads it in Python: %s. On other inputs they differ from the model in PyTorch.", line,
+        )  # fmt: skip
 
 
 def _input_names(model: nn.Module, inputs: tuple[Any, ...]) -> list[str]:

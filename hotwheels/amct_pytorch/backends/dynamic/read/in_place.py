@@ -17,15 +17,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from ....errors import ExportError
+from ...tensor_facts import is_fact
 from ..forwards import OriginalForward, replace_forward
 from .kept_state import kept_state
-
-_PROPERTY = "__get__"
-# They tell of a tensor what no change in place changes.
-_FACTS = frozenset(
-    {"shape", "size", "dim", "ndim", "ndimension", "dtype", "device", "numel", "nelement", "layout", "is_cuda"}
-    | {"is_floating_point", "is_contiguous", "stride", "requires_grad", "element_size", "get_device", "__len__"}
-)
 
 
 def find_read_again(model: nn.Module, inputs: tuple[Any, ...], modules: Mapping[str, nn.Module]) -> frozenset[str]:
@@ -66,7 +60,7 @@ class _Watch(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Runs ``func``."""
-        if _name(func) not in _FACTS:
+        if not is_fact(func):
             self.see((args, kwargs))
         return func(*args, **(kwargs or {}))
 
@@ -109,11 +103,6 @@ def _out_of_place(modules: Mapping[str, nn.Module], watch: _Watch) -> Iterator[N
     finally:
         for original in originals.values():
             original.restore()
-
-
-def _name(func: Any) -> str:
-    name = getattr(func, "__name__", "")
-    return getattr(getattr(func, "__self__", None), "__name__", "") if name == _PROPERTY else name
 
 
 def _memory(x: Tensor) -> int:

@@ -1,0 +1,92 @@
+"""Finds the lines of a user's model that read values of tensors in Python while torch's exporter traces it.
+
+``float(h.max())``, ``h.tolist()``, ``if h.mean() > 0`` work in torch on every input. In the file the value, or the
+branch, is that of the example. Sizes are no values: a file is made for one size of image anyway.
+"""
+
+from __future__ import annotations
+
+import linecache
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from ..tensor_facts import is_fact
+
+_BINDINGS: Any = torch._C
+_OWN_FOLDERS = (Path(torch.__file__).parent, Path(__file__).parents[2])
+# What they return depends on the shape of their arguments alone.
+_SHAPES = frozenset(
+    {"aten::size", "aten::numel", "aten::dim", "aten::len", "prim::shape", "aten::zeros_like", "aten::ones_like"}
+    | {"aten::full_like", "aten::new_zeros", "aten::new_ones", "aten::new_full", "aten::empty_like", "aten::new_empty"}
+)
+
+
+class BakedValues(TorchFunctionMode):
+    """While it is on, it notes where values that depend on the inputs become numbers, lists or arrays.
+
+    Attributes:
+      lines: The user's lines, ``file:number: source``, each once, in the order in which they were met.
+    """
+
+    def __init__(self, input_count: int) -> None:
+        """``input_count``: number of the trace's inputs in front of the parameters."""
+        super().__init__()
+        self.lines: dict[str, None] = {}
+        self._input_count = input_count
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Runs ``func``."""
+        result = func(*args, **(kwargs or {}))
+        if torch._C._is_tracing() and _is_value(func, result):
+            tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+            if any(self._depends_on_inputs(one) for one in tensors):
+                self.lines.setdefault(_user_line())
+        return result
+
+    def _depends_on_inputs(self, x: Tensor) -> bool:
+        """Whether the trace computes ``x`` from values of the inputs, not from their sizes and parameters alone."""
+        waiting, seen = [_BINDINGS._get_value_trace(x)], set()
+        while waiting:
+            value = waiting.pop()
+            node = value.node()
+            if node.kind() == "prim::Param":
+                names = [one.debugName() for one in node.outputs()]
+                if names.index(value.debugName()) < self._input_count:
+                    return True
+            elif node.kind() not in _SHAPES and value.debugName() not in seen:
+                seen.add(value.debugName())
+                waiting += list(node.inputs())
+        return False
+
+
+def _is_value(func: Callable[..., Any], result: Any) -> bool:
+    """Whether ``result`` is no tensor, nor a fact about one that no value decides."""
+    if result is None or is_fact(func):
+        return False
+    if getattr(func, "__name__", "") == "tensor":  # torch.tensor(x) is a copy that the tracer knows nothing of
+        return True
+    return not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(result))
+
+
+def _user_line() -> str:
+    frame: types.FrameType | None = sys._getframe(1)
+    while frame is not None and not _is_user_file(frame.f_code.co_filename):
+        frame = frame.f_back
+    if frame is None:
+        return "a line of Python"
+    name = frame.f_code.co_filename
+    return f"{name}:{frame.f_lineno}: {linecache.getline(name, frame.f_lineno).strip()}"
+
+
+def _is_user_file(name: str) -> bool:
+    return not name.startswith("<") and not any(folder in Path(name).parents for folder in _OWN_FOLDERS)

@@ -1,0 +1,144 @@
+"""What the exporter would get wrong or leave out on the dynamic path: it is right in the files, or it is said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.onnx._internal.torchscript_exporter.registration import registry
+
+import hotwheels.amct_pytorch as amct
+from tests.support import fx_path
+from tests.support.dynamic_nets import SmallResNet, images
+from tests.support.dynamic_path import Files, calibrated, make_config, quantize, run
+from tests.support.log_lines import LogLines
+
+X = images(2)[0][0]
+
+
+class Between(nn.Module):
+    """A function between two convolutions."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.a, self.b, self.function = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 1), function
+        self.register_buffer("gain", torch.tensor(2.0))
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.function(self.a(x)))
+
+
+def assert_file_follows(model: nn.Module, folder: Path, *other: Tensor, **setting: Any) -> Files:
+    """Demands that the fake_quant file computes what the quantized model does, on another input, too."""
+    quantized, files = calibrated(model, folder, [(X,)], **setting)
+    files.save(quantized)
+    step = min(one.scale for layer in files.record.layers.values() for one in layer.activations)
+    for x in (X, *other):
+        expected = run(quantized, x)
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        for left, right in zip(fx_path.run_onnx(files.fake_quant, x), expected, strict=True):
+            assert fx_path.steps_apart(left, right, step).max() <= 1
+    return files
+
+
+# --- values that become constants ---
+
+
+def best(h: Tensor) -> Tensor:
+    at = h.mean((0, 2, 3)).topk(4).indices.tolist()
+    return torch.cat([h[:, at], h[:, at]], 1)
+
+
+BAKED: dict[str, Callable[[Tensor], Tensor]] = {
+    "float": lambda h: h / float(h.abs().max()),
+    "item": lambda h: h / h.abs().max().item(),
+    "numpy": lambda h: h - torch.from_numpy(h.numpy().mean(axis=(2, 3), keepdims=True)),
+    "tolist": best,
+    "branch": lambda h: -h if h.mean() > 0 else h,
+    "copy": lambda h: h * torch.tensor(h.mean()),
+    "comparison": lambda h: h if torch.equal(h, h + 1) else -h,
+}
+
+
+@pytest.mark.parametrize("function", BAKED.values(), ids=BAKED)
+@pytest.mark.filterwarnings("ignore:To copy construct")
+def test_value_read_in_python_is_said_with_its_line(
+    function: Callable[[Tensor], Tensor], tmp_path: Path, log_lines: LogLines
+) -> None:
+    make_config(Between(function), tmp_path, X)
+    (warning,) = [line for line in log_lines.warnings if "as a constant" in line]
+    number = function.__code__.co_firstlineno + (1 if function is best else 0)
+    assert f"test_dynamic_export.py:{number}: " in warning
+
+
+def sizes(h: Tensor) -> Tensor:
+    batch, channels, height, width = h.shape
+    if height % 2 == 0 and int(width) > 1 and len(h):
+        h = h.reshape(batch, channels, -1).reshape(h.shape)
+    return h + torch.zeros(channels).max().item() + torch.zeros_like(h).sum()
+
+
+def test_sizes_are_no_values(tmp_path: Path, log_lines: LogLines) -> None:
+    make_config(Between(sizes), tmp_path, X)
+    assert log_lines.warnings == []
+
+
+def test_parameters_are_no_values_of_the_input(tmp_path: Path, log_lines: LogLines) -> None:
+    class Net(Between):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x)
+            return self.b(x * float(self.gain) if self.gain > 1 else x)
+
+    assert_file_follows(Net(lambda h: h), tmp_path, -X)
+    assert not [line for line in log_lines.warnings if "constant" in line]
+
+
+# --- what the exporter does not see ---
+
+UNSEEN: dict[str, Callable[[Tensor], Tensor]] = {
+    "data": lambda h: h.data * h,
+    "change of a view": lambda h: (h.permute(0, 2, 3, 1).add_(1), h)[1],
+    "change of a chunk": lambda h: (h.chunk(2, 1)[0].sigmoid_(), h)[1],
+}
+
+
+@pytest.mark.parametrize("function", UNSEEN.values(), ids=UNSEEN)
+def test_file_computes_what_the_model_does(function: Callable[[Tensor], Tensor], tmp_path: Path) -> None:
+    assert_file_follows(Between(function), tmp_path, -3 * X)
+
+
+def test_wrong_translation_is_an_error_that_names_the_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = make_config(model := Between(torch.neg), tmp_path, X)
+    monkeypatch.setattr(registry._registry["aten::neg"], "get", lambda version: lambda g, x: g.op("Abs", x))
+    with pytest.raises(
+        amct.ExportError, match=r"output 'output' differs by .* input 0 of layer 'b', made by .*\(Abs\)"
+    ):
+        quantize(model, files, X)
+    assert not files.onnx.exists()
+
+
+def test_forward_of_the_example_leaves_nothing_in_the_copy(tmp_path: Path) -> None:
+    class Counts(SmallResNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("count", torch.zeros(()))
+            self.seen: list[int] = []
+
+        def forward(self, image: Tensor) -> Tensor:
+            self.count += 1
+            self.seen.append(len(self.seen))
+            return super().forward(image)
+
+    model = Counts()
+    state = torch.random.get_rng_state()
+    quantized = quantize(model, make_config(model, tmp_path, X), X)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert float(quantized.count) == 0 and quantized.seen == []
+    run(quantized, X)
+    assert float(quantized.count) == 1 and quantized.seen == [0]
+    assert float(model.count) == 0 and model.seen == []
