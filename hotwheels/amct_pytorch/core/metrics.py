@@ -11,8 +11,11 @@ from torch import Tensor
 def sqnr_db(reference: Tensor, test: Tensor) -> float:
     """Returns ``10 log10(sum reference^2 / sum (reference - test)^2)`` in dB; inf if equal, -inf if only noise."""
     wanted, got = reference.detach().double(), test.detach().double()
-    noise = float((wanted - got).square().sum())
-    signal = float(wanted.square().sum())
+    return ratio_db(float(wanted.square().sum()), float((wanted - got).square().sum()))
+
+
+def ratio_db(signal: float, noise: float) -> float:
+    """Returns ``10 log10(signal / noise)`` of two sums of squares in dB; inf without noise, -inf without signal."""
     if noise == 0.0:
         return math.inf
     return 10.0 * math.log10(signal / noise) if signal > 0.0 else -math.inf

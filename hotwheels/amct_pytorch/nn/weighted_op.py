@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.batch_norm import is_lost
-from ..core.channels import from_output_first, to_output_first
+from ..core.channels import from_output_first, per_channel, to_output_first
 from ..ops.desc import Role
 from ..quantizers.learning.gradients import quantized_again
 from ..quantizers.learning.recompute import recomputing
@@ -114,6 +114,50 @@ class WeightedOp:
         """Returns the bias [C_out] with constant statistics folded in; None if there is none."""
         bias = self.module.bias if self.front is None else self._behind_front()[1]
         return bias if self.behind is None else self.behind.shifted(bias)
+
+    @property
+    def stored_weight(self) -> nn.Parameter | None:
+        """The parameter that is the weight; None if the weight is computed, or something in front is folded into it."""
+        weight = self.module.weight
+        return weight if isinstance(weight, nn.Parameter) and self.front is None else None
+
+    @torch.no_grad()
+    def set_folded(self, weight: Tensor) -> None:
+        """Changes `stored_weight` such that `folded` returns ``weight`` [C_out, ...], up to float32 rounding.
+
+        The weight of a channel that is multiplied by 0 stays as it is.
+        """
+        stored = self.stored_weight
+        assert stored is not None
+        inverse = None if self.behind is None else self.behind.inverse()
+        if inverse is not None:
+            by_channel = per_channel(inverse, weight)
+            weight = torch.where(by_channel == 0, self._own_weight(), weight * by_channel)
+        groups = getattr(self.module, "groups", 1)
+        stored.copy_(from_output_first(weight.to(stored.dtype), groups, self.role is Role.CONV_TRANSPOSE))
+
+    def stored_bias(self) -> tuple[nn.Parameter, Tensor | None] | None:
+        """Returns a parameter that adds to the output, and the inverse of what is multiplied behind it (None for 1).
+
+        Returns None if there is no such parameter.
+        """
+        stages = () if self.behind is None else self.behind.stages
+        for index in reversed(range(len(stages))):
+            bias = stages[index].module.bias if isinstance(stages[index], BatchNormStage) else None
+            if isinstance(bias, nn.Parameter):
+                return bias, NormChain(stages[index + 1 :], self.out_channels, False).inverse()
+        bias = self.module.bias
+        if not isinstance(bias, nn.Parameter):
+            return None
+        return bias, None if self.behind is None else self.behind.inverse()
+
+    @torch.no_grad()
+    def add_to_bias(self, change: Tensor) -> None:
+        """Adds ``change`` [C_out] to the output, in the parameter that `stored_bias` finds."""
+        found = self.stored_bias()
+        assert found is not None
+        bias, inverse = found
+        bias.add_((change if inverse is None else change * inverse).to(bias.dtype))
 
     def forward_training(
         self, x: Tensor, weight: Tensor, output_size: list[int] | None = None, has_one_scale: bool = False

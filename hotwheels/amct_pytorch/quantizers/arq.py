@@ -17,6 +17,7 @@ from .learning import gradients
 from .observers.arq_observer import ArqObserver
 from .observers.observation import as_float
 from .registry import register
+from .weight_grid import GridOrigin
 
 
 @register("ArqWeightFakeQuantize")
@@ -53,6 +54,11 @@ class ArqWeightFakeQuantize(WeightQuantizer):
         super().__init__(num_bits=num_bits, layer_name=object_layer, is_calibrated=True)
         self.channel_wise = channel_wise
         self.observer = source
+
+    @property
+    def grid_origin(self) -> GridOrigin:  # type: ignore[override]
+        """The largest weights, unless the two ends of the grid count differently."""
+        return GridOrigin.OTHER if self.observer.legacy_negative_full_scale else GridOrigin.WEIGHT
 
     def _take(self, samples: Tensor) -> bool:
         return True

@@ -19,6 +19,7 @@ from ..core.params import QuantParams
 from ..errors import CalibrationError, ConfigError
 from .foreign.torch_base import FakeQuantizeBase
 from .observers.observation import as_float, finite_samples, float_samples, is_quantizable
+from .weight_grid import GridOrigin
 
 _AFTER_A_BAD_STEP = (
     "A loss that is not finite has reached the optimizer: lower the learning rate, or skip such steps, and continue"
@@ -287,9 +288,11 @@ class WeightQuantizer(Quantizer):
 
     Attributes:
       channel_wise: Whether there is one scale per output channel.
+      grid_origin: Where the grid comes from.
     """
 
     channel_wise = False
+    grid_origin = GridOrigin.OTHER
     _quantizes, _after_nan = "weight", _AFTER_A_BAD_STEP
 
     def observe(self, weight: Tensor) -> None:
@@ -327,6 +330,10 @@ class WeightQuantizer(Quantizer):
         params = self.params(weight) if params is None else params
         self._look_for_nan(weight)
         return self._round(as_float(weight), params).to(weight.dtype)
+
+    def adopt(self, params: QuantParams) -> None:
+        """Takes ``params`` as the grid from now on; only where ``grid_origin`` is STATE."""
+        raise NotImplementedError(f"{type(self).__name__} keeps no grid of its own.")
 
     def folded_params(self, weight: Tensor, factor: Tensor, bias: Tensor | None) -> QuantParams:
         """Returns ``params(weight * factor, bias)``, where ``factor`` [C_out] is what a BatchNorm multiplies by."""

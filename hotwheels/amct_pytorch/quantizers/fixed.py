@@ -18,6 +18,7 @@ from .arguments import check_arguments
 from .base import ActivationQuantizer, WeightQuantizer
 from .learning import gradients
 from .registry import register
+from .weight_grid import GridOrigin
 
 
 @register("FixedFakeQuantize")
@@ -77,6 +78,8 @@ class FixedWeightFakeQuantize(WeightQuantizer):
 
     is_fixed = True
     fixed_scale: Tensor
+
+    grid_origin = GridOrigin.GIVEN
 
     def __init__(
         self,

@@ -23,7 +23,7 @@ from .learning.learned_range import learned_range
 from .observers.luq_observer import LuqMseObserver
 from .observers.observation import RangeObserver
 from .registry import register
-from .weight_grid import with_smallest_scale
+from .weight_grid import GridOrigin, with_smallest_scale
 
 _LOGGER = get_logger(__name__)
 
@@ -129,6 +129,7 @@ class LuqWeightFakeQuantize(WeightQuantizer):
     """
 
     finds_nan = True
+    grid_origin = GridOrigin.GIVEN
     observer: RangeObserver
 
     def __init__(

@@ -13,7 +13,7 @@ from .base import WeightQuantizer
 from .learning import gradients
 from .observers.snq_observer import SnqObserver
 from .registry import register
-from .weight_grid import nearest_in_codebook, with_smallest_scale
+from .weight_grid import GridOrigin, nearest_in_codebook, with_smallest_scale
 
 
 @register("SnqWeightFakeQuantize")
@@ -35,6 +35,7 @@ class SnqWeightFakeQuantize(WeightQuantizer):
     codebook: Tensor
     centroids: Tensor
     known_scale: Tensor
+    grid_origin = GridOrigin.STATE
 
     def __init__(
         self,
@@ -56,14 +57,18 @@ class SnqWeightFakeQuantize(WeightQuantizer):
         self.register_buffer("known_scale", torch.ones(channels or 1) if channel_wise else torch.ones(()))
 
     def _take(self, samples: Tensor) -> bool:
-        params = self.observer.weight_params(samples)
+        self.adopt(self.observer.weight_params(samples))
+        return True
+
+    @torch.no_grad()
+    def adopt(self, params: QuantParams) -> None:
+        """Takes codebook, centroids and scale of ``params`` as the grid from now on."""
         assert params.codebook is not None and params.centroids is not None, "SNQ always has both"
         self.codebook.copy_(params.codebook)
         self.centroids.copy_(params.centroids)
         if self.known_scale.shape != params.scale.shape:  # stand-alone use without ``channels``
             self.known_scale = torch.ones_like(params.scale, device=self.known_scale.device)
         self.known_scale.copy_(params.scale)
-        return True
 
     def _grid(self, weight: Tensor, bias: Tensor | None) -> QuantParams:
         params = QuantParams(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 
 import torch
 from torch import Tensor
@@ -13,6 +14,15 @@ from ..core.params import QuantParams
 from ..core.search.arq import at_least, eps_for_bias
 from ..core.search.codebook import assign
 from ..core.spec import SMALLEST_SCALE
+
+
+class GridOrigin(enum.Enum):
+    """Where the grid of a weight comes from, which says how rounding on that grid may go."""
+
+    WEIGHT = "the largest weights: the grid stays if these do"
+    STATE = "state of the quantizer, which `adopt` replaces"
+    GIVEN = "the configuration or a learned value: the grid stays whatever the weights are"
+    OTHER = "all weights together: a changed weight has another grid"
 
 
 def with_smallest_scale(params: QuantParams, bias: Tensor | None, eps: float = SMALLEST_SCALE) -> QuantParams:

@@ -1,0 +1,83 @@
+"""BatchStore: the values of several batches of two networks; what memory should not hold goes to temporary files."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+BYTES_IN_MEMORY = 1 << 30
+
+
+@dataclasses.dataclass(frozen=True)
+class _OnDisk:
+    path: Path
+
+
+class BatchStore:
+    """Keeps named values per batch and network, in memory up to a limit of bytes and in a temporary folder beyond it.
+
+    A context manager: the folder goes when the block ends.
+    """
+
+    def __init__(self, batches: int, limit: int = BYTES_IN_MEMORY) -> None:
+        self.batches = batches
+        self._limit = limit
+        self._kept: dict[tuple[int, bool, str], Any] = {}
+        self._sizes: dict[tuple[int, bool, str], int] = {}
+        self._used = 0
+        self._count = 0
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def __enter__(self) -> BatchStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._kept.clear()
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    def put(self, batch: int, is_quantized: bool, name: str, value: Any) -> None:
+        """Keeps ``value``; on the disk if it holds tensors and memory is full."""
+        key, size = (batch, is_quantized, name), _size(value)
+        if self._used + size > self._limit and size:
+            self._kept[key] = self._write(value)
+            return
+        self._kept[key], self._sizes[key] = value, size
+        self._used += size
+
+    def get(self, batch: int, is_quantized: bool, name: str) -> Any:
+        """Returns one value."""
+        value = self._kept[batch, is_quantized, name]
+        return torch.load(value.path, weights_only=False) if isinstance(value, _OnDisk) else value
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Forgets the values of these names, of all batches and both networks."""
+        for name in names:
+            for batch in range(self.batches):
+                for is_quantized in (False, True):
+                    value = self._kept.pop((batch, is_quantized, name), None)
+                    self._used -= self._sizes.pop((batch, is_quantized, name), 0)
+                    if isinstance(value, _OnDisk):
+                        value.path.unlink()
+
+    def _write(self, value: Any) -> _OnDisk:
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="amct_refine_")
+        self._count += 1
+        file = _OnDisk(Path(self._folder.name) / f"{self._count}.pt")
+        torch.save(value, file.path)
+        return file
+
+
+def _size(value: Any) -> int:
+    return sum(leaf.nbytes for leaf in pytree.tree_leaves(value) if isinstance(leaf, Tensor))

@@ -1,0 +1,40 @@
+"""LayerStep: one weighted layer of a quantized network, with what reaches the layer on every batch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch import Tensor
+
+from ..nn.quantized_layer import QuantizedLayer
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerStep:
+    """A layer at the moment when everything in front of it is final.
+
+    Attributes:
+      layer: The layer of the quantized network.
+      reference: The same layer of the float network.
+      calls: Gives, for each batch, the arguments of the layer's call in the float and in the quantized network.
+    """
+
+    layer: QuantizedLayer
+    reference: QuantizedLayer
+    calls: Callable[[], Iterator[tuple[Call, Call]]]
+
+    def inputs(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Gives, for each batch, the input in the float network, and on the input's grid in the quantized one."""
+        for (args, kwargs), (quantized_args, quantized_kwargs) in self.calls():
+            exact = self.reference.call.inputs(args, kwargs)[0]
+            rounded = self.layer.call.inputs(quantized_args, quantized_kwargs)[0]
+            yield exact, self.layer.activation[0].fake_quantize(rounded)
+
+    def outputs(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Gives, for each batch, the layer's output in the float network and in the quantized one as it is now."""
+        for (args, kwargs), (quantized_args, quantized_kwargs) in self.calls():
+            yield self.reference(*args, **kwargs), self.layer(*quantized_args, **quantized_kwargs)

@@ -1,0 +1,39 @@
+"""RowGrid: the values that the weights of each row may take."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class RowGrid:
+    """``levels * scale`` for every row; the levels are the integers of [-largest, largest], or a codebook.
+
+    Attributes:
+      scale: Real value of one unit, float64 [groups, rows].
+      largest: Largest integer of a uniform grid.
+      codebook: 16 sorted values of a non-uniform grid, float64; None for a uniform one.
+    """
+
+    scale: Tensor
+    largest: int = 127
+    codebook: Tensor | None = None
+
+    def levels(self, weight: Tensor) -> Tensor:
+        """Returns the nearest level of ``weight`` [groups, rows, ...], float64; index it by `codebook` no more."""
+        units = weight / self.scale.reshape(*self.scale.shape, *[1] * (weight.dim() - 2))
+        if self.codebook is None:
+            return units.round().clamp(-self.largest, self.largest)
+        return self.codebook[self.indices(units)]
+
+    def indices(self, units: Tensor) -> Tensor:
+        """Returns which value of the codebook is nearest to ``units``."""
+        assert self.codebook is not None
+        return torch.bucketize(units.contiguous(), (self.codebook[1:] + self.codebook[:-1]) / 2)
+
+    def nearest(self, weight: Tensor) -> Tensor:
+        """Returns the nearest real values of ``weight`` [groups, rows, ...], float64."""
+        return self.levels(weight) * self.scale.reshape(*self.scale.shape, *[1] * (weight.dim() - 2))

@@ -1,0 +1,66 @@
+"""Moments: second moments of the columns a layer reads, in the float network and in the quantized one."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+TARGET_DAMPING = 0.01
+
+
+@dataclasses.dataclass(frozen=True)
+class Moments:
+    """Centred or plain second moments of columns, float64, summed over the columns.
+
+    Attributes:
+      quantized: ``sum q q^T``, [groups, K, K], of the columns of the quantized network.
+      crossed: ``sum f q^T``, [groups, K, K], the columns of the float network against them.
+    """
+
+    quantized: Tensor
+    crossed: Tensor
+
+
+class MomentsSum:
+    """Adds up the moments of one layer over batches, in constant memory."""
+
+    def __init__(self) -> None:
+        self.count = torch.zeros((), dtype=torch.float64)
+        self._sums: list[Tensor] = []
+
+    def add(self, float_columns: Tensor, quantized_columns: Tensor) -> None:
+        """Takes the columns [groups, positions, K] of one batch, at the same positions of both networks."""
+        f, q = float_columns, quantized_columns
+        parts = [q.transpose(1, 2) @ q, f.transpose(1, 2) @ q, f.sum(1), q.sum(1)]
+        parts = [one.double() for one in parts]  # float32 within a batch, float64 over batches
+        self._sums = [a + b for a, b in zip(self._sums, parts, strict=True)] if self._sums else parts
+        self.count = self.count + f.shape[1]
+
+    def tensors(self) -> list[Tensor]:
+        """The sums, to be added up over processes in place."""
+        return [self.count, *self._sums]
+
+    def result(self, is_centred: bool) -> Moments:
+        """Returns the moments; centred ones are for a layer whose bias takes up the means."""
+        quantized, crossed, f, q = self._sums
+        if not is_centred:
+            return Moments(quantized, crossed)
+        return Moments(
+            quantized - q.unsqueeze(2) * q.unsqueeze(1) / self.count,
+            crossed - f.unsqueeze(2) * q.unsqueeze(1) / self.count,
+        )
+
+
+def shifted_target(weight: Tensor, moments: Moments, damping: float = TARGET_DAMPING) -> Tensor:
+    """Returns the weight [groups, rows, K] whose product with the quantized columns is nearest to the float one's.
+
+    ``W* = (W C + l W) (H + l)^-1`` with H = ``moments.quantized``, C = ``moments.crossed`` and l = ``damping`` times
+    the mean of H's diagonal: what reaches a layer is not what the float weight was made for.
+    """
+    weight = weight.double()
+    ridge = damping * moments.quantized.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-12)
+    system = moments.quantized + torch.diag_embed(ridge.unsqueeze(1).expand(-1, weight.shape[2]))
+    right = weight @ moments.crossed + ridge.reshape(-1, 1, 1) * weight
+    return torch.linalg.solve(system, right.transpose(1, 2)).transpose(1, 2)

@@ -1,0 +1,233 @@
+"""Refinement: weights and biases of a calibrated model chosen by what its layers put out, without training.
+
+The layers are visited in the order of execution. Each gets the inputs that the quantized network really gives, after
+all layers in front of it were refined, and has the output of the float network as its aim. What changes is the layer's
+weight, its codebook and its bias, so a refined model is saved, restored, trained and verified like any other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..backends.layer_step import LayerStep
+from ..core.params import QuantParams
+from ..core.affine import canonical_scale
+from ..core.refine.columns import Geometry, as_rows, columns
+from ..core.refine.compensation import compensated, descended
+from ..core.refine.grid import RowGrid
+from ..core.refine.grid_search import fitted_codebook, scale_by_output
+from ..core.refine.moments import Moments, MomentsSum, shifted_target
+from ..core.spec import QuantSpec
+from ..nn.layer_weight import LayerWeight
+from ..nn.weighted_op import WeightedOp
+from ..ops.desc import Role
+from ..quantizers.weight_grid import GridOrigin
+
+COMPENSATED_ROUNDING = "compensated_rounding"
+BIAS_CORRECTION = "bias_correction"
+METHODS = (COMPENSATED_ROUNDING, BIAS_CORRECTION)
+COLUMNS_PER_ELEMENT, FEWEST_COLUMNS, MOST_COLUMNS = 16, 1024, 16384  # per layer, over all batches
+HELD_OUT = 4  # every fourth column judges and is not learned from
+
+
+@dataclasses.dataclass(frozen=True)
+class RefinedLayer:
+    """What refinement did to one layer.
+
+    Attributes:
+      name: The layer.
+      methods: The methods that were kept.
+      skipped: Method and reason of what was not done or not kept.
+    """
+
+    name: str
+    methods: tuple[str, ...]
+    skipped: tuple[tuple[str, str], ...]
+
+
+class LayerRefiner:
+    """Refines the layers that it is shown."""
+
+    def __init__(self, wanted: Callable[[str, str], bool], seed: int = 0) -> None:
+        """``wanted`` says whether a layer (first argument) gets a method; ``seed`` draws the positions looked at."""
+        self._wanted = wanted
+        self._seed = seed
+        self.results: list[RefinedLayer] = []
+
+    def __call__(self, step: LayerStep) -> None:
+        """Refines the layer of ``step``, in place."""
+        name = step.layer.name
+        done: list[str] = []
+        skipped: list[tuple[str, str]] = []
+        for method, change in ((COMPENSATED_ROUNDING, self._round), (BIAS_CORRECTION, self._correct_bias)):
+            if self._wanted(name, method):
+                reason = change(step)
+                done.append(method) if reason is None else skipped.append((method, reason))
+        self.results.append(RefinedLayer(name, tuple(done), tuple(skipped)))
+
+    def _correct_bias(self, step: LayerStep) -> str | None:
+        """Adds what the mean of every output channel is off to the bias; returns why not, None if that was done."""
+        op = step.layer.weighted.op
+        if not op.has_bias:
+            return "the layer has no bias"
+        total, count = 0.0, 0
+        for exact, quantized in step.outputs():
+            axis = exact.dim() - 1 if op.role is Role.LINEAR else exact.dim() - 3
+            axes = [one for one in range(exact.dim()) if one != axis]
+            total = total + (exact - quantized).sum(axes, dtype=torch.float64)
+            count += exact.numel() // exact.shape[axis]
+        op.add_to_bias(total / count)
+        return None
+
+    def _round(self, step: LayerStep) -> str | None:
+        weight = step.layer.weighted
+        reason = _why_not_rounded(weight)
+        if reason is not None:
+            return reason
+        learned, judged = self._moments(step)
+        op = weight.op
+        folded, bias = op.folded()
+        params = weight.params(folded, bias)
+        found = _rounded(folded, params, weight.quantizer.grid_origin, learned, _groups(op), bias is not None)
+        before = _error(weight.quantizer.fake_quantize(folded, params), folded, judged, op)
+        if _error(found.weight, folded, judged, op) >= before:
+            return "the output of held-out data did not come nearer to the float one"
+        op.set_folded(found.weight)
+        if found.params is not None:
+            weight.quantizer.adopt(found.params)
+        return None
+
+    def _count(self, step: LayerStep) -> int:
+        """Columns to look at: some for every element of a column, since a matrix of its size is learned from them."""
+        weight = step.layer.weighted.op.folded()[0]
+        return min(max(COLUMNS_PER_ELEMENT * weight[0].numel(), FEWEST_COLUMNS), MOST_COLUMNS)
+
+    def _moments(self, step: LayerStep) -> tuple[Moments, Moments]:
+        """Second moments to learn from and to judge by."""
+        geometry = geometry_of(step.layer.weighted.op)
+        learned, judged = MomentsSum(), MomentsSum()
+        batches = sum(1 for _ in step.calls())
+        for index, (exact, quantized) in enumerate(step.inputs()):
+            generator = torch.Generator().manual_seed(_seed_of(self._seed, step.layer.name, index))
+            taken = columns(geometry, [exact, quantized], -(-self._count(step) // batches), generator)
+            is_held = torch.arange(taken[0].shape[1]) % HELD_OUT == HELD_OUT - 1
+            learned.add(*(one[:, ~is_held] for one in taken))
+            judged.add(*(one[:, is_held] for one in taken))
+        has_bias = step.layer.weighted.op.has_bias
+        return learned.result(has_bias), judged.result(has_bias)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rounded:
+    """Weights on their grid, [C_out, ...] float64, and the grid where the quantizer has to adopt it."""
+
+    weight: Tensor
+    params: QuantParams | None
+
+
+def _rounded(
+    folded: Tensor, params: QuantParams, origin: GridOrigin, moments: Moments, groups: int, is_shifted: bool
+) -> _Rounded:
+    rows = as_rows(folded.detach().double(), groups)
+    target = shifted_target(rows, moments)
+    scale = as_rows(params.scale.double().expand(folded.shape[0]).unsqueeze(1), groups).squeeze(2)
+    if params.codebook is not None:
+        return _on_codebook(folded, params, RowGrid(scale, codebook=params.codebook.double()), target, moments)
+    largest = QuantSpec(num_bits=params.num_bits).qmax
+    pinned = None
+    if origin is GridOrigin.WEIGHT:
+        has_one_scale = not params.scale.dim()
+        is_floored = scale > 1.001 * _covering(rows, largest, has_one_scale)
+        covering = torch.where(is_floored, scale, _covering(target, largest, has_one_scale))
+        if params.num_bits < 8:
+            covering = scale_by_output(target, moments.quantized, covering, largest, has_one_scale)
+        scale = torch.where(is_floored, scale, covering)
+        pinned, target = _pin(target, scale, largest, ~is_floored, has_one_scale)
+    grid = RowGrid(scale, largest)
+    weight = compensated(target, moments.quantized, grid, pinned)
+    if params.num_bits < 8:
+        weight = descended(target, weight, moments.quantized, grid, pinned)
+    return _Rounded(weight.reshape(folded.shape), None)
+
+
+def _on_codebook(
+    folded: Tensor, params: QuantParams, grid: RowGrid, target: Tensor, moments: Moments
+) -> _Rounded:
+    weight, grid = fitted_codebook(target, moments.quantized, grid, has_one_scale=not params.scale.dim())
+    scale = canonical_scale(grid.scale.reshape(-1) if params.scale.dim() else grid.scale.flatten()[0])
+    codebook = grid.codebook
+    assert codebook is not None
+    adopted = dataclasses.replace(
+        params, scale=scale, codebook=codebook.to(torch.int32), centroids=(codebook / codebook.abs().max()).float()
+    )
+    return _Rounded(weight.reshape(folded.shape), adopted)
+
+
+def _covering(rows: Tensor, largest: int, has_one_scale: bool) -> Tensor:
+    """The scale, [groups, rows], whose grid ends at the largest weight of each row, or of all rows."""
+    ends = rows.abs().amax(2) / largest
+    return ends.max().expand(ends.shape) if has_one_scale else ends
+
+
+def _pin(
+    target: Tensor, scale: Tensor, largest: int, may_pin: Tensor, has_one_scale: bool
+) -> tuple[Tensor, Tensor]:
+    """Returns which weights stay at the end of their grid, one per row or one in all, and the target with them there.
+
+    The grid of the weight is computed from its largest element; so the rounded weight has the grid it was rounded to.
+    """
+    units = (target / scale.unsqueeze(2)).abs()
+    pinned = torch.zeros_like(units, dtype=torch.bool)
+    if has_one_scale:
+        pinned.view(-1)[units.argmax()] = True
+    else:
+        pinned.scatter_(2, units.argmax(2, keepdim=True), True)
+    pinned &= may_pin.unsqueeze(2)
+    end = torch.where(target < 0, -1.0, 1.0) * largest * scale.unsqueeze(2)
+    return pinned, torch.where(pinned, end, target)
+
+
+def _error(weight: Tensor, folded: Tensor, moments: Moments, op: WeightedOp) -> float:
+    """Squared error of the output of ``weight`` on the quantized inputs against the float one, up to a constant."""
+    rounded, exact = (as_rows(one.detach().double(), _groups(op)) for one in (weight, folded))
+    own = ((rounded @ moments.quantized) * rounded).sum()
+    return float(own - 2 * ((exact @ moments.crossed) * rounded).sum())
+
+
+def _why_not_rounded(weight: LayerWeight) -> str | None:
+    if weight.has_bare_grid:
+        return "its BatchNorm is still to be updated"
+    if weight.quantizer.grid_origin is GridOrigin.OTHER:
+        return f"the grid of {type(weight.quantizer).__name__} changes with every weight"
+    return None
+
+
+def _groups(op: WeightedOp) -> int:
+    return int(getattr(op.module, "groups", 1))
+
+
+def geometry_of(op: WeightedOp) -> Geometry:
+    """Returns how the operation reads its input."""
+    if op.role is Role.LINEAR:
+        return Geometry()
+    module = op.module
+    if op.role is Role.CONV_TRANSPOSE:
+        raise NotImplementedError
+    return Geometry(
+        kernel=module.kernel_size,
+        stride=module.stride,
+        dilation=module.dilation,
+        padding=tuple(module._reversed_padding_repeated_twice),
+        groups=module.groups,
+        mode="constant" if module.padding_mode == "zeros" else module.padding_mode,
+    )
+
+
+def _seed_of(seed: int, layer: str, batch: int) -> int:
+    digest = hashlib.sha256(f"{seed} {layer} {batch}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
