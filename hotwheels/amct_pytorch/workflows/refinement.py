@@ -32,7 +32,8 @@ COMPENSATED_ROUNDING = "compensated_rounding"
 BIAS_CORRECTION = "bias_correction"
 METHODS = (COMPENSATED_ROUNDING, BIAS_CORRECTION)
 COLUMNS_PER_ELEMENT, FEWEST_COLUMNS, MOST_COLUMNS = 16, 1024, 16384  # per layer, over all batches
-HELD_OUT = 4  # every fourth column judges and is not learned from
+HELD_OUT = 4  # every fourth picture judges and is not learned from
+SHIFT_DAMPINGS = (0.03, 0.1, 0.3, 1.0, 3.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +94,8 @@ class LayerRefiner:
         op = weight.op
         folded, bias = op.folded()
         params = weight.params(folded, bias)
-        found = _rounded(folded, params, weight.quantizer.grid_origin, learned, _groups(op), bias is not None)
+        target = _target(folded, learned, judged, op)
+        found = _rounded(folded, target, params, weight.quantizer.grid_origin, learned)
         before = _error(weight.quantizer.fake_quantize(folded, params), folded, judged, op)
         if _error(found.weight, folded, judged, op) >= before:
             return "the output of held-out data did not come nearer to the float one"
@@ -114,12 +116,22 @@ class LayerRefiner:
         batches = sum(1 for _ in step.calls())
         for index, (exact, quantized) in enumerate(step.inputs()):
             generator = torch.Generator().manual_seed(_seed_of(self._seed, step.layer.name, index))
-            taken = columns(geometry, [exact, quantized], -(-self._count(step) // batches), generator)
-            is_held = torch.arange(taken[0].shape[1]) % HELD_OUT == HELD_OUT - 1
-            learned.add(*(one[:, ~is_held] for one in taken))
-            judged.add(*(one[:, is_held] for one in taken))
+            count = -(-self._count(step) // batches)
+            for moments, part in zip((learned, judged), _split(exact.shape[0], index), strict=True):
+                if part.stop > part.start:
+                    share = -(-count * (part.stop - part.start) // exact.shape[0])
+                    moments.add(*columns(geometry, [exact[part], quantized[part]], share, generator))
         has_bias = step.layer.weighted.op.has_bias
         return learned.result(has_bias), judged.result(has_bias)
+
+
+def _split(images: int, batch: int) -> tuple[slice, slice]:
+    """Which images of a batch teach, and which judge: the last quarter, or every fourth batch of single images."""
+    if images < HELD_OUT:
+        teaches = batch % HELD_OUT != HELD_OUT - 1
+        return (slice(0, images), slice(0, 0)) if teaches else (slice(0, 0), slice(0, images))
+    held = images // HELD_OUT
+    return slice(0, images - held), slice(images - held, images)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,11 +142,18 @@ class _Rounded:
     params: QuantParams | None
 
 
+def _target(folded: Tensor, learned: Moments, judged: Moments, op: WeightedOp) -> Tensor:
+    """Returns the weight [groups, rows, K] to round: the float one, or shifted for the inputs that really come."""
+    rows = as_rows(folded.detach().double(), _groups(op))
+    shifted = [shifted_target(rows, learned, damping) for damping in SHIFT_DAMPINGS]
+    return min((rows, *shifted), key=lambda one: _error(one.reshape(folded.shape), folded, judged, op))
+
+
 def _rounded(
-    folded: Tensor, params: QuantParams, origin: GridOrigin, moments: Moments, groups: int, is_shifted: bool
+    folded: Tensor, target: Tensor, params: QuantParams, origin: GridOrigin, moments: Moments
 ) -> _Rounded:
+    groups = target.shape[0]
     rows = as_rows(folded.detach().double(), groups)
-    target = shifted_target(rows, moments)
     scale = as_rows(params.scale.double().expand(folded.shape[0]).unsqueeze(1), groups).squeeze(2)
     if params.codebook is not None:
         return _on_codebook(folded, params, RowGrid(scale, codebook=params.codebook.double()), target, moments)
