@@ -11,6 +11,7 @@ from .api.fx import (
     restore_quant_model_fx,
     save_quant_model_fx,
 )
+from .api.refine import refine
 from .api.retrain import (
     create_quant_retrain_config,
     create_quant_retrain_model,
@@ -85,6 +86,7 @@ __all__ = [
     "graph_to_dynamic_module",
     "nn",
     "quantize_model",
+    "refine",
     "restore_quant_model_fx",
     "restore_quant_retrain_model",
     "save_model",

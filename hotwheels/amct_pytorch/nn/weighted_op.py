@@ -14,7 +14,7 @@ from ..core.channels import from_output_first, per_channel, to_output_first
 from ..ops.desc import Role
 from ..quantizers.learning.gradients import quantized_again
 from ..quantizers.learning.recompute import recomputing
-from .norm_chain import NormChain, Stage, times_outputs
+from .norm_chain import BatchNormStage, NormChain, Stage, times_outputs
 
 
 class WeightedOp:

@@ -20,6 +20,11 @@ def process_count() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def process_rank() -> int:
+    """Number of this process among those that train together, from 0."""
+    return dist.get_rank() if is_distributed() else 0
+
+
 def merge_statistics(statistics: RangeStatistics) -> RangeStatistics:
     """Returns the statistics of all processes together, equal on each; every process must call it."""
     if not is_distributed():
@@ -35,6 +40,11 @@ def merge_statistics(statistics: RangeStatistics) -> RangeStatistics:
 def average(values: Tensor) -> Tensor:
     """Returns the mean over all processes in a new tensor; every process must call it."""
     return _reduce(values, dist.ReduceOp.SUM) / dist.get_world_size() if is_distributed() else values
+
+
+def total(values: Tensor) -> Tensor:
+    """Returns the sum over all processes in a new tensor; every process must call it."""
+    return _reduce(values, dist.ReduceOp.SUM) if is_distributed() else values
 
 
 def maximum(values: Tensor) -> Tensor:

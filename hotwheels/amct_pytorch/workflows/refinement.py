@@ -10,13 +10,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..backends.layer_step import LayerStep
-from ..core.params import QuantParams
 from ..core.affine import canonical_scale
+from ..core.params import QuantParams
 from ..core.refine.columns import Geometry, as_rows, columns
 from ..core.refine.compensation import compensated, descended
 from ..core.refine.grid import RowGrid
@@ -26,6 +27,7 @@ from ..core.spec import QuantSpec
 from ..nn.layer_weight import LayerWeight
 from ..nn.weighted_op import WeightedOp
 from ..ops.desc import Role
+from ..quantizers.distributed import process_count, process_rank, total
 from ..quantizers.weight_grid import GridOrigin
 
 COMPENSATED_ROUNDING = "compensated_rounding"
@@ -42,7 +44,7 @@ class RefinedLayer:
 
     Attributes:
       name: The layer.
-      methods: The methods that were kept.
+      methods: The methods that changed the layer.
       skipped: Method and reason of what was not done or not kept.
     """
 
@@ -52,37 +54,48 @@ class RefinedLayer:
 
 
 class LayerRefiner:
-    """Refines the layers that it is shown."""
+    """Refines the layers that it is shown, the same on every process of a distributed run."""
 
-    def __init__(self, wanted: Callable[[str, str], bool], seed: int = 0) -> None:
-        """``wanted`` says whether a layer (first argument) gets a method; ``seed`` draws the positions looked at."""
+    def __init__(self, wanted: Callable[[str, str], bool | str], seed: int = 0) -> None:
+        """Makes a refiner.
+
+        Args:
+          wanted: Called with a layer's name and a method: True to apply the method, False if the user does not want it,
+            else the reason why the method cannot be applied.
+          seed: Draws the positions that are looked at.
+        """
         self._wanted = wanted
         self._seed = seed
-        self.results: list[RefinedLayer] = []
 
-    def __call__(self, step: LayerStep) -> None:
+    def refine(self, step: LayerStep) -> RefinedLayer:
         """Refines the layer of ``step``, in place."""
         name = step.layer.name
         done: list[str] = []
         skipped: list[tuple[str, str]] = []
         for method, change in ((COMPENSATED_ROUNDING, self._round), (BIAS_CORRECTION, self._correct_bias)):
-            if self._wanted(name, method):
-                reason = change(step)
-                done.append(method) if reason is None else skipped.append((method, reason))
-        self.results.append(RefinedLayer(name, tuple(done), tuple(skipped)))
+            is_wanted = self._wanted(name, method)
+            if is_wanted is False:
+                continue
+            reason = change(step) if is_wanted is True else is_wanted
+            if reason is None:
+                done.append(method)
+            else:
+                skipped.append((method, reason))
+        return RefinedLayer(name, tuple(done), tuple(skipped))
 
     def _correct_bias(self, step: LayerStep) -> str | None:
         """Adds what the mean of every output channel is off to the bias; returns why not, None if that was done."""
         op = step.layer.weighted.op
-        if not op.has_bias:
-            return "the layer has no bias"
-        total, count = 0.0, 0
+        if op.stored_bias() is None:
+            return "the layer has no bias that could take the correction"
+        sums = torch.zeros(op.out_channels + 1, dtype=torch.float64)
         for exact, quantized in step.outputs():
             axis = exact.dim() - 1 if op.role is Role.LINEAR else exact.dim() - 3
             axes = [one for one in range(exact.dim()) if one != axis]
-            total = total + (exact - quantized).sum(axes, dtype=torch.float64)
-            count += exact.numel() // exact.shape[axis]
-        op.add_to_bias(total / count)
+            sums[:-1] += (exact - quantized).sum(axes, dtype=torch.float64).cpu()
+            sums[-1] += exact.numel() // exact.shape[axis]
+        sums = total(sums)
+        op.add_to_bias((sums[:-1] / sums[-1]).to(step.layer.non_float_inputs.device))
         return None
 
     def _round(self, step: LayerStep) -> str | None:
@@ -115,14 +128,17 @@ class LayerRefiner:
         learned, judged = MomentsSum(), MomentsSum()
         batches = sum(1 for _ in step.calls())
         for index, (exact, quantized) in enumerate(step.inputs()):
-            generator = torch.Generator().manual_seed(_seed_of(self._seed, step.layer.name, index))
+            drawn = _seed_of(self._seed, step.layer.name, index * process_count() + process_rank())
+            generator = torch.Generator().manual_seed(drawn)
             count = -(-self._count(step) // batches)
             for moments, part in zip((learned, judged), _split(exact.shape[0], index), strict=True):
                 if part.stop > part.start:
                     share = -(-count * (part.stop - part.start) // exact.shape[0])
                     moments.add(*columns(geometry, [exact[part], quantized[part]], share, generator))
-        has_bias = step.layer.weighted.op.has_bias
-        return learned.result(has_bias), judged.result(has_bias)
+        for moments in (learned, judged):
+            moments.merge(total)
+        is_centred = step.layer.weighted.op.stored_bias() is not None
+        return learned.result(is_centred), judged.result(is_centred)
 
 
 def _split(images: int, batch: int) -> tuple[slice, slice]:
@@ -149,9 +165,7 @@ def _target(folded: Tensor, learned: Moments, judged: Moments, op: WeightedOp) -
     return min((rows, *shifted), key=lambda one: _error(one.reshape(folded.shape), folded, judged, op))
 
 
-def _rounded(
-    folded: Tensor, target: Tensor, params: QuantParams, origin: GridOrigin, moments: Moments
-) -> _Rounded:
+def _rounded(folded: Tensor, target: Tensor, params: QuantParams, origin: GridOrigin, moments: Moments) -> _Rounded:
     groups = target.shape[0]
     rows = as_rows(folded.detach().double(), groups)
     scale = as_rows(params.scale.double().expand(folded.shape[0]).unsqueeze(1), groups).squeeze(2)
@@ -174,9 +188,7 @@ def _rounded(
     return _Rounded(weight.reshape(folded.shape), None)
 
 
-def _on_codebook(
-    folded: Tensor, params: QuantParams, grid: RowGrid, target: Tensor, moments: Moments
-) -> _Rounded:
+def _on_codebook(folded: Tensor, params: QuantParams, grid: RowGrid, target: Tensor, moments: Moments) -> _Rounded:
     weight, grid = fitted_codebook(target, moments.quantized, grid, has_one_scale=not params.scale.dim())
     scale = canonical_scale(grid.scale.reshape(-1) if params.scale.dim() else grid.scale.flatten()[0])
     codebook = grid.codebook
@@ -193,9 +205,7 @@ def _covering(rows: Tensor, largest: int, has_one_scale: bool) -> Tensor:
     return ends.max().expand(ends.shape) if has_one_scale else ends
 
 
-def _pin(
-    target: Tensor, scale: Tensor, largest: int, may_pin: Tensor, has_one_scale: bool
-) -> tuple[Tensor, Tensor]:
+def _pin(target: Tensor, scale: Tensor, largest: int, may_pin: Tensor, has_one_scale: bool) -> tuple[Tensor, Tensor]:
     """Returns which weights stay at the end of their grid, one per row or one in all, and the target with them there.
 
     The grid of the weight is computed from its largest element; so the rounded weight has the grid it was rounded to.
@@ -219,6 +229,8 @@ def _error(weight: Tensor, folded: Tensor, moments: Moments, op: WeightedOp) -> 
 
 
 def _why_not_rounded(weight: LayerWeight) -> str | None:
+    if weight.op.stored_weight is None:
+        return "its weight is computed, or a normalization in front of it is folded into it"
     if weight.has_bare_grid:
         return "its BatchNorm is still to be updated"
     if weight.quantizer.grid_origin is GridOrigin.OTHER:
@@ -236,7 +248,7 @@ def geometry_of(op: WeightedOp) -> Geometry:
         return Geometry()
     module = op.module
     if op.role is Role.CONV_TRANSPOSE:
-        raise NotImplementedError
+        return _geometry_of_transposed(module)
     return Geometry(
         kernel=module.kernel_size,
         stride=module.stride,
@@ -244,6 +256,21 @@ def geometry_of(op: WeightedOp) -> Geometry:
         padding=tuple(module._reversed_padding_repeated_twice),
         groups=module.groups,
         mode="constant" if module.padding_mode == "zeros" else module.padding_mode,
+    )
+
+
+def _geometry_of_transposed(module: Any) -> Geometry:
+    """A transposed convolution is a convolution of spread inputs by the reversed kernel."""
+    reach = [dilation * (size - 1) for dilation, size in zip(module.dilation, module.kernel_size, strict=True)]
+    height, width = (one - padding for one, padding in zip(reach, module.padding, strict=True))
+    extra_height, extra_width = module.output_padding
+    return Geometry(
+        kernel=module.kernel_size,
+        dilation=module.dilation,
+        padding=(width, width + extra_width, height, height + extra_height),
+        upsampling=module.stride,
+        groups=module.groups,
+        is_reversed=True,
     )
 
 

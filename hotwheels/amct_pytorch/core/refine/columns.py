@@ -25,6 +25,7 @@ class Geometry:
       upsampling: Zeros are put between the inputs so that these are this far apart (transposed convolutions), else 1.
       groups: Number of groups of channels.
       mode: Padding mode of `torch.nn.functional.pad`.
+      is_reversed: Whether the kernel meets its window in reverse order (transposed convolutions).
     """
 
     kernel: tuple[int, int] | None = None
@@ -34,6 +35,7 @@ class Geometry:
     upsampling: tuple[int, int] = (1, 1)
     groups: int = 1
     mode: str = "constant"
+    is_reversed: bool = False
 
 
 def as_rows(weight: Tensor, groups: int) -> Tensor:
@@ -59,6 +61,8 @@ def columns(geometry: Geometry, inputs: list[Tensor], count: int, generator: tor
     drawn = _draw(n * height * width, count, generator, inputs[0].device)
     image, place = drawn // (height * width), drawn % (height * width)
     taken = [view[image, :, place // width, place % width] for view in views]  # [P, C, kh, kw]
+    if geometry.is_reversed:
+        taken = [one.flip(2, 3) for one in taken]
     return [one.reshape(len(drawn), geometry.groups, -1).transpose(0, 1).contiguous() for one in taken]
 
 

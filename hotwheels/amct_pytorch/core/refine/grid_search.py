@@ -16,9 +16,7 @@ _ROWS_AT_ONCE = 32  # of one-hot members in memory
 _INT8_MAX = 127
 
 
-def scale_by_output(
-    target: Tensor, hessian: Tensor, covering: Tensor, largest: int, has_one_scale: bool
-) -> Tensor:
+def scale_by_output(target: Tensor, hessian: Tensor, covering: Tensor, largest: int, has_one_scale: bool) -> Tensor:
     """Returns for every row the scale whose nearest rounding gives the least output error, [groups, rows].
 
     Args:
@@ -89,9 +87,7 @@ def _refitted_values(target: Tensor, hessian: Tensor, grid: RowGrid, weight: Ten
     return dataclasses.replace(grid, codebook=values)
 
 
-def _refitted_scales(
-    target: Tensor, hessian: Tensor, grid: RowGrid, weight: Tensor, has_one_scale: bool
-) -> RowGrid:
+def _refitted_scales(target: Tensor, hessian: Tensor, grid: RowGrid, weight: Tensor, has_one_scale: bool) -> RowGrid:
     """Least squares for the scale of every row, the levels given."""
     levels = grid.levels(weight)
     product = levels @ hessian

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -38,9 +39,10 @@ class MomentsSum:
         self._sums = [a + b for a, b in zip(self._sums, parts, strict=True)] if self._sums else parts
         self.count = self.count + f.shape[1]
 
-    def tensors(self) -> list[Tensor]:
-        """The sums, to be added up over processes in place."""
-        return [self.count, *self._sums]
+    def merge(self, total: Callable[[Tensor], Tensor]) -> None:
+        """Replaces each sum by ``total`` of it, the sum over several processes."""
+        self.count = total(self.count)
+        self._sums = [total(one) for one in self._sums]
 
     def result(self, is_centred: bool) -> Moments:
         """Returns the moments; centred ones are for a layer whose bias takes up the means."""

@@ -1,0 +1,70 @@
+"""refine: accuracy that calibration alone cannot reach, without training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..backends.fx.quant_graph_module import QuantGraphModule
+from ..files import check_path
+from ..log import get_logger
+from ..workflows.arguments import as_inputs, check_model, check_type
+from ..workflows.quantized import require_calibration, the_quantized_graph
+from ..workflows.refine_model import Methods, Refinement, refine_graph, require_batches
+from ..workflows.refinement import METHODS
+
+_log = get_logger(__name__)
+
+
+def refine(
+    model: nn.Module,
+    data: Iterable[Any],
+    methods: Methods = METHODS,
+    *,
+    seed: int = 0,
+    progress: bool = True,
+    resume_dir: str | Path | None = None,
+) -> Refinement:
+    """Chooses weights and biases anew by what the layers put out; after calibration, before saving. In place.
+
+    The layers are visited in the order of execution, on the inputs which the quantized network gives. The result is in
+    the weights, codebooks and biases of ``model``: its state_dict, its record and its files hold it, and the float
+    state of ``model`` is the refined network. The user's own float model is not touched.
+
+    Methods:
+      ``compensated_rounding``: each weight's rounding error is made up for by the weights that are rounded after it
+        (GPTQ, Frantar et al. 2022), on uniform grids of 8 and 4 bits and on codebooks, whose entries are fitted anew.
+        Kept for a layer only where the layer's output comes nearer to the float one on pictures held back from it.
+      ``bias_correction``: the mean of every output channel becomes that of the float network (Nagel et al. 2019).
+
+    Args:
+      model: What create_quant_model_fx returned, calibrated; on any device.
+      data: Batches as in calibration: tensors, or tuples of the arguments of forward; a single tensor is one batch. 32
+        pictures do; a quarter of them judges. Of the values between layers 1 GiB stays in memory, the rest goes to a
+        temporary folder.
+      methods: Names of methods; or a dict from each name to the layers or layer types it is for, None for all.
+      seed: Draws the positions of the feature maps that are looked at.
+      progress: Whether a progress bar is shown.
+      resume_dir: Folder in which every finished layer is saved; a call after an interruption goes on from there.
+
+    Returns:
+      What was done to each layer, and why not.
+
+    Raises:
+      CalibrationError: The model is not calibrated, or there is no data.
+      ConfigError: A method is unknown, or ``resume_dir`` belongs to another call.
+      UnsupportedModelError: The model was not made by create_quant_model_fx.
+    """
+    graph: QuantGraphModule = the_quantized_graph("refine", check_model("refine", model))
+    check_type("refine", "seed", seed, int, "an int")
+    require_calibration(graph)
+    batches = [as_inputs(batch) for batch in ([data] if isinstance(data, Tensor) else data)]
+    require_batches(batches)
+    folder = None if resume_dir is None else check_path("refine", "resume_dir", resume_dir)
+    result = refine_graph(graph, batches, methods, seed=seed, progress=progress, resume_dir=folder)
+    changed = sum(1 for one in result.layers if one.methods)
+    _log.info("Refined %d of %d weighted layers.", changed, len(result.layers))
+    return result

@@ -1,0 +1,185 @@
+"""refine on the FX path: nearer to the user's float model, still exact, saved, restored and resumed like any model."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import hotwheels.amct_pytorch as amct
+from hotwheels.amct_pytorch.backends import batch_store
+from tests.support.exact_pair import assert_exact
+from tests.support.fx_path import quantize, run_fake, run_onnx
+from tests.support.nets import shake_batch_norms
+
+SNQ = {"quantizer": "SnqWeightFakeQuantize", "quantizer_args": {"num_bits": 4, "observer": "SnqObserver"}}
+ARQ4 = {"quantizer": "ArqWeightFakeQuantize", "quantizer_args": {"num_bits": 4, "observer": "ArqObserver"}}
+WEIGHTS = {"8 bits": None, "4 bits": ARQ4, "codebook": SNQ}
+WEIGHTED = ("stem", "depthwise", "point", "up", "head")
+
+
+class Net(nn.Module):
+    """Every kind of weighted layer: with a BatchNorm, grouped, transposed, without bias, Linear."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 16, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(16)
+        self.depthwise, self.norm2 = nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.BatchNorm2d(16)
+        self.point = nn.Conv2d(16, 24, 1, bias=False)
+        self.up = nn.ConvTranspose2d(24, 12, 2, stride=2)
+        self.head = nn.Linear(12, 10)
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.stem(x)))
+        x = torch.relu(self.norm2(self.depthwise(x)))
+        x = torch.relu(self.up(self.point(x)))
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    model = Net().eval()
+    shake_batch_norms(model)
+    return model
+
+
+def pictures(seed, count=24):
+    coarse = torch.rand(count, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+    return nn.functional.interpolate(coarse, (16, 16), mode="bilinear")
+
+
+def calibrated(net, folder, weights=None, layers=WEIGHTED):
+    changes = {} if weights is None else {name: {"weight_quant_params": weights} for name in layers}
+    return quantize(net, folder, [(pictures(1),)], changes)
+
+
+def error(model, net):
+    x = pictures(2)
+    with torch.no_grad():
+        wanted = net(x)
+    return float((run_fake(model, x) - wanted).square().sum() / wanted.square().sum())
+
+
+@pytest.mark.parametrize("weights", WEIGHTS.values(), ids=WEIGHTS)
+def test_new_pictures_come_nearer_to_the_float_model(net, tmp_path, weights):
+    model = calibrated(net, tmp_path, weights)
+    before = error(model, net)
+    result = amct.refine(model, [pictures(1)], progress=False)
+    assert error(model, net) < 0.6 * before
+    assert [one.name for one in result.layers] == list(WEIGHTED)
+    assert "point: compensated_rounding; no bias_correction: the layer has no bias" in str(result)
+
+
+@pytest.mark.parametrize("weights", WEIGHTS.values(), ids=WEIGHTS)
+def test_real_quant_is_what_the_files_compute(net, tmp_path, weights):
+    model = calibrated(net, tmp_path, weights)
+    amct.refine(model, [pictures(1)], progress=False)
+    assert_exact(model, tmp_path, [pictures(2)])
+    wanted = run_fake(model, pictures(2))
+    amct.save_quant_model_fx(model, tmp_path / "net", pictures(2))
+    # float32 sums of another order; a tie may move one input by one step of its grid
+    (found,) = run_onnx(tmp_path / "net_fake_quant_model.onnx", pictures(2))
+    assert (found - wanted).abs().max() < 0.02 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("weights", WEIGHTS.values(), ids=WEIGHTS)
+def test_the_result_is_part_of_the_state_dict(net, tmp_path, weights):
+    model = calibrated(net, tmp_path, weights)
+    amct.refine(model, [pictures(1)], progress=False)
+    torch.save(model.state_dict(), tmp_path / "net.pt")
+    restored = amct.restore_quant_model_fx(tmp_path / "config.json", net, tmp_path / "net.pt")
+    assert torch.equal(run_fake(restored, pictures(2)), run_fake(model, pictures(2)))
+
+
+def test_the_user_s_model_and_the_mode_stay(net, tmp_path):
+    before = copy.deepcopy(net.state_dict())
+    model = calibrated(net, tmp_path)
+    amct.enable_quantization(model, fake_quant=True)
+    mode, model.training = model.mode, True
+    model.train()
+    amct.refine(model, [pictures(1)], progress=False)
+    assert model.mode is mode
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_a_run_is_repeatable_and_goes_on_after_an_interruption(net, tmp_path, monkeypatch):
+    whole, broken = (calibrated(net, tmp_path, SNQ) for _ in range(2))
+    batches = [(part,) for part in pictures(1).split(8)]
+    amct.refine(whole, batches, progress=False)
+    add_to_bias, calls = type(whole.quantized_layers["up"].weighted.op).add_to_bias, []
+
+    def stops(self, change):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        add_to_bias(self, change)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(whole.quantized_layers["up"].weighted.op), "add_to_bias", stops)
+        with pytest.raises(KeyboardInterrupt):
+            amct.refine(broken, batches, progress=False, resume_dir=tmp_path / "part")
+    fresh = calibrated(net, tmp_path, SNQ)
+    amct.refine(fresh, batches, progress=False, resume_dir=tmp_path / "part")
+    assert torch.equal(run_fake(fresh, pictures(2)), run_fake(whole, pictures(2)))
+    with pytest.raises(amct.ConfigError, match="other methods or another seed"):
+        amct.refine(calibrated(net, tmp_path, SNQ), batches, seed=1, progress=False, resume_dir=tmp_path / "part")
+
+
+def test_values_on_the_disk_are_values_in_memory(net, tmp_path, monkeypatch):
+    models = [calibrated(net, tmp_path) for _ in range(2)]
+    batches = pictures(1).split(8)
+    amct.refine(models[0], batches, progress=False)
+    monkeypatch.setattr(batch_store, "BYTES_IN_MEMORY", 100_000)
+    amct.refine(models[1], batches, progress=False)
+    assert torch.equal(run_fake(models[0], pictures(2)), run_fake(models[1], pictures(2)))
+
+
+def test_methods_are_for_the_layers_and_types_they_name(net, tmp_path):
+    model = calibrated(net, tmp_path)
+    result = amct.refine(
+        model, [pictures(1)], {"bias_correction": ["Linear"], "compensated_rounding": ["stem"]}, progress=False
+    )
+    assert {one.name: one.methods for one in result.layers if one.methods} == {
+        "stem": ("compensated_rounding",),
+        "head": ("bias_correction",),
+    }
+
+
+def test_a_shared_weight_is_left_alone(tmp_path):
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+        def forward(self, x):
+            return self.conv(torch.relu(self.conv(x)))
+
+    model = quantize(Twice().eval(), tmp_path, [(pictures(1),)])
+    result = amct.refine(model, [pictures(1)], progress=False)
+    assert not any(one.methods for one in result.layers)
+    assert "shared with layer 'conv_1'" in str(result)
+
+
+def test_what_cannot_be_refined_says_so(net, tmp_path):
+    model = calibrated(net, tmp_path)
+    with pytest.raises(amct.ConfigError, match="unknown method 'gptq'"):
+        amct.refine(model, [pictures(1)], ["gptq"])
+    with pytest.raises(amct.CalibrationError, match="has no batch"):
+        amct.refine(model, [])
+    fresh = amct.create_quant_model_fx(tmp_path / "config.json", net)
+    with pytest.raises(amct.CalibrationError, match="Calibration is not complete"):
+        amct.refine(fresh, [pictures(1)])
+    with pytest.raises(amct.UnsupportedModelError):
+        amct.refine(net, [pictures(1)])
+
+
+def test_trained_codebooks_are_left_to_training(net, tmp_path):
+    weights = {"quantizer": "LnqFakeQuantize", "quantizer_args": {"num_bits": 4, "observer": "SnqObserver"}}
+    model = calibrated(net, tmp_path, weights, ["stem"])
+    stem = amct.refine(model, [pictures(1)], progress=False).layers[0]
+    assert stem.methods == ("bias_correction",)
+    assert stem.skipped == (("compensated_rounding", "the grid of LnqFakeQuantize changes with every weight"),)
