@@ -12,7 +12,7 @@ PACKAGE = ROOT / "hotwheels" / "amct_pytorch"
 NAME = "hotwheels.amct_pytorch"
 # Lowest first. Packages of one line may import each other's types only through the lines above.
 ORDER = [
-    {"errors", "version"},
+    {"errors", "version", "log_file"},
     {"log", "files", "proto", "capacity"},
     {"core", "custom_op"},
     {"ops", "onnx_io"},

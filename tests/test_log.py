@@ -7,6 +7,7 @@ import re
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ WRITE = (
     ALONE
     + "from hotwheels.amct_pytorch.log import get_logger; log = get_logger('hotwheels.amct_pytorch.config.fx.expand');"
 )
+LOG = "amct_log/hotwheels.amct_pytorch.log"
 FOUR = WRITE + "log.debug('d'); log.info('i %d', 7); log.warning('w'); log.error('e')"
 
 
@@ -56,11 +58,89 @@ def test_the_file_its_modes_and_its_link(tmp_path: Path) -> None:
     assert (log.parent / "amct_pytorch.log").resolve() == log.resolve()
 
 
-def test_each_process_starts_the_file_anew(tmp_path: Path) -> None:
-    run(FOUR, tmp_path)
+def messages(folder: Path, name: str = LOG) -> list[str]:
+    return [line.rpartition(": ")[2] for line in (folder / name).read_text().splitlines()]
+
+
+def test_each_process_appends(tmp_path: Path) -> None:
+    run(WRITE + "log.info('first')", tmp_path)
     run(WRITE + "log.info('second')", tmp_path)
-    lines = (tmp_path / "amct_log" / "hotwheels.amct_pytorch.log").read_text().splitlines()
-    assert [line.rpartition(": ")[2] for line in lines] == ["second"]
+    run(WRITE + "log.debug('says nothing')", tmp_path)
+    assert messages(tmp_path) == ["first", "second"]
+    assert "process" not in (tmp_path / LOG).read_text()
+
+
+def test_lines_of_processes_at_the_same_time_are_whole_and_carry_the_process(tmp_path: Path) -> None:
+    wait = "import time, os; log.info('ready'); open(f'{os.getpid()}.ready', 'w');"
+    wait += "[time.sleep(0.01) for _ in range(1000) if len(__import__('glob').glob('*.ready')) < 3];"
+    code = WRITE + wait + "[log.info('%s %d', 'x' * 2000, k) for k in range(50)]; time.sleep(0.5)"
+    variables = {**os.environ, "AMCT_LOG_LEVEL": "ERROR"}
+    children = [subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=variables) for _ in range(3)]
+    assert [child.wait() for child in children] == [0, 0, 0]
+    lines = [line for line in (tmp_path / LOG).read_text().splitlines() if "ready" not in line]
+    found = [
+        re.fullmatch(r"[\d ,:-]+ - INFO - process (\d+) - \[AMCT\]:\[expand\]: x{2000} (\d+)", line) for line in lines
+    ]
+    assert sorted((int(one[1]), int(one[2])) for one in found if one) == sorted(
+        (child.pid, number) for child in children for number in range(50)
+    )
+
+
+def test_a_forked_process_is_another_one(tmp_path: Path) -> None:
+    run(WRITE + "import os; log.info('a'); pid = os.fork(); log.info('b'); pid and os.wait(); log.info('c')", tmp_path)
+    assert sorted(messages(tmp_path)) == ["a", "b", "b", "c", "c"]
+
+
+def test_the_file_is_rotated_and_three_old_ones_are_kept(tmp_path: Path) -> None:
+    for number in range(5):
+        run(
+            WRITE + f"import hotwheels.amct_pytorch.log_file as f; f.LARGEST = 100; log.info('{number}' * 60)", tmp_path
+        )
+    names = [LOG, *(f"{LOG}.{number}" for number in (1, 2, 3))]
+    assert [messages(tmp_path, name)[0][0] for name in names] == ["4", "3", "2", "1"]
+    assert len(list((tmp_path / "amct_log").iterdir())) == 5  # and the link
+    assert stat.S_IMODE((tmp_path / LOG).stat().st_mode) == 0o640
+
+
+def test_processes_that_rotate_at_the_same_time_lose_no_line(tmp_path: Path) -> None:
+    code = WRITE + "import hotwheels.amct_pytorch.log_file as f; f.LARGEST = 20_000; f.KEPT = 40;"
+    code += "[log.info('%s %d %d', 'x' * 1000, __import__('os').getpid(), k) for k in range(100)]"
+    variables = {**os.environ, "AMCT_LOG_LEVEL": "ERROR"}
+    children = [subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=variables) for _ in range(3)]
+    assert [child.wait() for child in children] == [0, 0, 0]
+    files = [one for one in (tmp_path / "amct_log").iterdir() if not one.is_symlink()]
+    lines = {line.partition("x ")[2] for one in files for line in one.read_text().splitlines()}
+    assert lines == {f"{child.pid} {number}" for child in children for number in range(100)}
+    assert all(one.stat().st_size <= 22_000 for one in files)
+
+
+def test_the_folder_of_the_first_line_stays_the_folder(tmp_path: Path) -> None:
+    run(WRITE + "import os; log.info('a'); os.mkdir('b'); os.chdir('b'); log.info('b')", tmp_path)
+    assert messages(tmp_path) == ["a", "b"]
+
+
+def link_elsewhere(path: Path) -> None:
+    path.symlink_to("../victim")
+
+
+@pytest.mark.parametrize("make", [link_elsewhere, Path.mkdir, os.mkfifo], ids=["link", "folder", "pipe"])
+def test_what_is_no_file_is_not_written_to(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    (tmp_path / "amct_log").mkdir()
+    make(tmp_path / LOG)
+    done = run(FOUR, tmp_path)
+    assert done.returncode == 0
+    assert "The log file cannot be written in 'amct_log'" in done.stderr
+    assert len(done.stderr.splitlines()) == 4
+    assert not (tmp_path / "victim").exists()
+
+
+def test_a_log_that_can_no_longer_be_written_is_one_warning(tmp_path: Path) -> None:
+    done = run(
+        WRITE + "import shutil; log.info('a'); shutil.rmtree('amct_log'); log.info('b'); log.info('c')", tmp_path
+    )
+    assert [line.partition("]: ")[2][:30] for line in done.stderr.splitlines()] == [
+        "a", "b", "The log file cannot be written", "c"
+    ]  # fmt: skip
 
 
 def test_screen_and_file_have_levels_of_their_own_in_any_case(tmp_path: Path) -> None:

@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import TextIO
 
 from .errors import ConfigError
+from .log_file import LogFile
 
 _ROOT = "hotwheels.amct_pytorch"
 _FOLDER = Path("amct_log")
 _FILE = "hotwheels.amct_pytorch.log"
 _LINK = "amct_pytorch.log"
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
-_FORMAT = "%(asctime)s - %(levelname)s - [AMCT]:[%(amct_module)s]: %(message)s"
+_LINE = "%(asctime)s - %(levelname)s - [AMCT]:[%(amct_module)s]: %(message)s"
+_LINE_OF_FILE = "%(asctime)s - %(levelname)s%(amct_process)s - [AMCT]:[%(amct_module)s]: %(message)s"
 
 
 def get_logger(module: str) -> AmctLogger:
@@ -75,37 +77,37 @@ def _ready_logger() -> logging.Logger:
     screen_level, file_level = _level("AMCT_LOG_LEVEL"), _level("AMCT_LOG_FILE_LEVEL")
     logger.propagate = False
     logger.setLevel(min(screen_level, file_level))
-    _add_handler(logger, _ScreenHandler(), screen_level)
+    _add_handler(logger, _ScreenHandler(), screen_level, _LINE)
     try:
-        handler = _open_log_file()
+        _add_handler(logger, _open_log_file(), file_level, _LINE_OF_FILE)
     except OSError as error:
-        logger.warning(
-            "The log file cannot be written in '%s' (%s); messages go to the screen only.",
-            _FOLDER,
-            error,
-            extra={"amct_module": "log"},
-        )
-        return logger
-    _add_handler(logger, handler, file_level)
+        _warn_of_no_file(error)
     return logger
 
 
-def _add_handler(logger: logging.Logger, handler: logging.Handler, level: int) -> None:
+def _warn_of_no_file(error: OSError) -> None:
+    logging.getLogger(_ROOT).warning(
+        "The log file cannot be written in '%s' (%s); messages go to the screen only.",
+        _FOLDER,
+        error,
+        extra={"amct_module": "log"},
+    )
+
+
+def _add_handler(logger: logging.Logger, handler: logging.Handler, level: int, line: str) -> None:
     handler.setLevel(level)
-    handler.setFormatter(logging.Formatter(_FORMAT))
+    handler.setFormatter(logging.Formatter(line))
     logger.addHandler(handler)
 
 
-def _open_log_file() -> logging.FileHandler:
+def _open_log_file() -> LogFile:
     _FOLDER.mkdir(mode=0o750, exist_ok=True)
-    path = _FOLDER / _FILE
-    handler = logging.FileHandler(path, mode="w", encoding="utf-8")
-    with contextlib.suppress(OSError):  # chmod and links are a convenience; some file systems have neither
-        os.chmod(path, 0o640)
+    file = LogFile(_FOLDER / _FILE, _warn_of_no_file)
+    with contextlib.suppress(OSError):  # a convenience; some file systems have no links
         link = _FOLDER / _LINK
         if not link.is_symlink() and not link.exists():
             link.symlink_to(_FILE)
-    return handler
+    return file
 
 
 def _level(variable: str) -> int:
