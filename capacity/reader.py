@@ -25,8 +25,9 @@ class Capacity:
     Attributes:
       quantizable_types: Torch classes with weight and data quantization; the ONNX row says the same of nodes.
       channel_wise_types: Classes whose weights may have one scale per output channel.
-      no_weight_quant_types: Torch classes with data quantization only; ``pairs`` joins them to their ONNX types.
-      not_default_quant_types: Classes which generated configs switch off.
+      no_weight_quant_types: Torch classes with data quantization only; the ONNX row says the same of nodes.
+      fx_quant_types: Operations with data quantization on the FX path only, by class or by their name in `ops.table`.
+      not_default_quant_types: Classes that generated configs switch off.
       fused_activation_types: Activations that belong to the convolution in front of them.
       fuse_types: Normalisations that can be folded into a convolution.
       cube_onnx_types: Nodes that the chip's matrix unit computes.
@@ -43,6 +44,7 @@ class Capacity:
     channel_wise_onnx_types: tuple[str, ...]
     no_weight_quant_types: tuple[str, ...]
     no_weight_quant_onnx_types: tuple[str, ...]
+    fx_quant_types: tuple[str, ...]
     not_default_quant_types: tuple[str, ...]
     fused_activation_types: tuple[str, ...]
     fuse_types: tuple[str, ...]
@@ -53,23 +55,13 @@ class Capacity:
     source: str = dataclasses.field(default="", compare=False)
     extra: Mapping[str, Value] = dataclasses.field(default_factory=dict)
 
-    @property
-    def pairs(self) -> tuple[tuple[str, str], ...]:
-        """The (torch type, ONNX type) pairs of the two ``NO_WEIGHT_*`` rows."""
-        return tuple(zip(self.no_weight_quant_types, self.no_weight_quant_onnx_types, strict=True))
-
-    def list(self, row: str) -> tuple[str, ...]:
-        """Returns the values of a ``list`` row by its name in the file, e.g. ``FUSE_TYPES``.
-
-        Raises:
-          ConfigError: There is no such row, or its type is not ``list``.
-        """
-        value = getattr(self, row.lower()) if row in _ROWS else self.extra.get(row)
-        if not isinstance(value, tuple):
-            raise ConfigError(f"{self.source} has no list row '{row}'. {nearest_names(row, (*_ROWS, *self.extra))}")
-        return value
+    def pairs(self, row: str) -> tuple[tuple[str, str], ...]:
+        """Returns the (torch type, ONNX type) pairs of the rows ``<row>_TYPES`` and ``<row>_ONNX_TYPES``."""
+        torch_types, onnx_types = (getattr(self, f"{row.lower()}_{kind}") for kind in ("types", "onnx_types"))
+        return tuple(zip(torch_types, onnx_types, strict=True))
 
 
+PAIRED_ROWS = ("QUANTIZABLE", "CHANNEL_WISE", "NO_WEIGHT_QUANT")
 _ROWS = tuple(field.name.upper() for field in dataclasses.fields(Capacity) if field.name not in ("source", "extra"))
 
 
@@ -78,7 +70,7 @@ def read_capacity(path: str | os.PathLike[str] | None = None) -> Capacity:
 
     Raises:
       FileNotFoundError: ``path`` does not exist.
-      ConfigError: A row is malformed, missing, there twice, or the two ``NO_WEIGHT_*`` rows differ in length.
+      ConfigError: A row is malformed, missing, there twice, or two paired rows differ in length.
     """
     file = resources.files(__package__).joinpath(_FILE) if path is None else Path(path)
     try:
@@ -126,20 +118,22 @@ def _capacity(rows: Mapping[str, Value], source: str) -> Capacity:
     lists = {row.lower(): _list_row(rows, row, source) for row in _ROWS}
     extra = {name: value for name, value in rows.items() if name not in _ROWS}
     capacity = Capacity(**lists, source=source, extra=extra)
-    torch_types, onnx_types = capacity.no_weight_quant_types, capacity.no_weight_quant_onnx_types
-    if len(torch_types) != len(onnx_types):
-        msg = (
-            f"{source}: NO_WEIGHT_QUANT_TYPES has {len(torch_types)} values and NO_WEIGHT_QUANT_ONNX_TYPES has "
-            f"{len(onnx_types)}. The same position in both is one pair, so append to both."
-        )
-        raise ConfigError(msg)
+    for row in PAIRED_ROWS:
+        torch_types, onnx_types = lists[f"{row.lower()}_types"], lists[f"{row.lower()}_onnx_types"]
+        if len(torch_types) != len(onnx_types):
+            msg = (
+                f"{source}: {row}_TYPES has {len(torch_types)} values and {row}_ONNX_TYPES has {len(onnx_types)}. The"
+                " same position in both is one pair, so append to both."
+            )
+            raise ConfigError(msg)
     return capacity
 
 
 def _list_row(rows: Mapping[str, Value], row: str, source: str) -> tuple[str, ...]:
     value = rows.get(row)
     if value is None:
-        raise ConfigError(f"{source}: row '{row}' is missing. {nearest_names(row, rows)}")
+        msg = f"{source}: row '{row}' is missing. {nearest_names(row, rows)} Copy the row from the shipped file."
+        raise ConfigError(msg)
     if not isinstance(value, tuple):
         raise ConfigError(f"{source}: row '{row}' must have the type 'list'.")
     return value

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import dataclasses
 
+import pytest
 import torch
 from torch import nn
 
+from hotwheels.amct_pytorch import custom_op
 from hotwheels.amct_pytorch.capacity import Capacity, read_capacity
 from hotwheels.amct_pytorch.custom_op import CustomModuleBase, EltwiseAdd
-from hotwheels.amct_pytorch.ops.desc import Role
+from hotwheels.amct_pytorch.ops.desc import OpDesc, Role
 from hotwheels.amct_pytorch.ops.registry import Registry
 from hotwheels.amct_pytorch.ops.table import TABLE
 
@@ -35,18 +37,43 @@ class Conv(nn.Conv2d):
 def capacity_with(**rows: tuple[str, ...]) -> Capacity:
     """The shipped file with values appended to rows."""
     shipped = read_capacity()
+    if "no_weight_quant_types" in rows:  # each value has a partner in the row of ONNX types
+        rows["no_weight_quant_onnx_types"] = tuple("OnnxType" for _ in rows["no_weight_quant_types"])
     changed = {name: (*getattr(shipped, name), *values) for name, values in rows.items()}
     return dataclasses.replace(shipped, **changed)
 
 
-def test_the_shipped_file_says_what_the_table_says() -> None:
-    shipped, built_in = Registry(read_capacity()), Registry()
-    assert shipped.descs == TABLE
-    assert shipped.leaf_packages == built_in.leaf_packages
-    for registry in (shipped, built_in):
-        assert registry.is_fusable(nn.BatchNorm2d)
-        assert registry.is_fusable(nn.SyncBatchNorm)
-        assert not registry.is_fusable(nn.LayerNorm)
+@pytest.mark.parametrize("desc", TABLE, ids=[desc.name for desc in TABLE])
+def test_every_operation_has_a_row_in_the_shipped_file(desc: OpDesc) -> None:
+    """A new operation needs a pair in NO_WEIGHT_QUANT_TYPES, or a name in FX_QUANT_TYPES if only FX has it."""
+    registry = Registry()
+    (found,) = [one for one in registry.descs if one.name == desc.name]
+    assert found.is_listed
+    for path in desc.modules:
+        assert registry.find_module(path).is_listed  # type: ignore[union-attr]
+
+
+def test_every_name_of_the_rows_is_an_operation() -> None:
+    shipped = read_capacity()
+    names = {name for desc in TABLE for name in desc.capacity_names} | set(custom_op.__all__)
+    listed = (shipped.quantizable_types, shipped.no_weight_quant_types, shipped.fx_quant_types)
+    switched = (shipped.not_default_quant_types, shipped.fused_activation_types, shipped.fuse_types)
+    for row in (*listed, *switched, shipped.channel_wise_types, shipped.shift_n_types):
+        assert set(row) <= names
+    all_listed = [name for row in listed for name in row]
+    assert len(all_listed) == len(set(all_listed))
+
+
+def test_the_dynamic_path_does_not_read_the_row_of_the_fx_path() -> None:
+    assert Registry().find_module(nn.GELU).is_listed  # type: ignore[union-attr]
+    assert not Registry(with_fx_row=False).find_module(nn.GELU).is_listed  # type: ignore[union-attr]
+
+
+def test_normalizations_that_may_be_folded() -> None:
+    registry = Registry()
+    assert registry.is_fusable(nn.BatchNorm2d)
+    assert registry.is_fusable(nn.SyncBatchNorm)
+    assert not registry.is_fusable(nn.LayerNorm)
 
 
 def test_class_name_in_the_row_makes_an_extension() -> None:

@@ -9,7 +9,6 @@ from torch import nn
 
 from hotwheels.amct_pytorch.backends.fx.read.graph import build_graph
 from hotwheels.amct_pytorch.backends.fx.trace.tracer import trace
-from hotwheels.amct_pytorch.capacity import read_capacity
 from hotwheels.amct_pytorch.config.fx.expand import expand
 from hotwheels.amct_pytorch.config.layers.quant_config import LayerConfig, QuantConfig, QuantizerConfig
 from hotwheels.amct_pytorch.graph import OpGraph
@@ -34,9 +33,9 @@ class Siblings(nn.Module):
 
 
 def planned_graph(model: nn.Module) -> tuple[OpGraph, QuantConfig]:
-    registry = Registry(read_capacity())
+    registry = Registry()
     graph = build_graph(trace(model.eval(), registry.leaf_packages), registry)
-    return graph, expand(graph, None, read_capacity())
+    return graph, expand(graph, None)
 
 
 def changed(config: QuantConfig, layer: str, **values: object) -> QuantConfig:

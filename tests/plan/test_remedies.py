@@ -11,7 +11,6 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from hotwheels.amct_pytorch.capacity import read_capacity
 from hotwheels.amct_pytorch.config.fx.expand import expand
 from hotwheels.amct_pytorch.config.fx.simple_yaml import parse_simple_yaml
 from hotwheels.amct_pytorch.config.layers.quant_config import QuantConfig, QuantizerConfig
@@ -42,7 +41,7 @@ def applied(graph: OpGraph, settings: Mapping[str, Any] | None) -> QuantConfig:
     assert settings is not None
     text = Remedy("", settings).yaml
     assert text is not None and "&" not in text, "no anchors"
-    return expand(graph, parse_simple_yaml(text, "advice"), read_capacity())
+    return expand(graph, parse_simple_yaml(text, "advice"))
 
 
 def widths(config: QuantConfig) -> dict[str, list[int]]:
@@ -157,7 +156,7 @@ def test_a_layer_that_is_switched_on_brings_its_other_inputs_along() -> None:
     assert settings is not None
     assert [one["layer_name"] for one in settings["override_layer_configs"]] == [["mul", "tanh"]]
     definition = yaml.safe_dump({"common_config": {"quant_enable": False}, **settings})
-    config = expand(model.graph, parse_simple_yaml(definition, "advice"), read_capacity())
+    config = expand(model.graph, parse_simple_yaml(definition, "advice"))
     assert [name for name, layer in config.layers.items() if layer.quant_enable] == ["mul", "tanh"]
 
 

@@ -11,7 +11,6 @@ from torch import nn
 
 import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.backends.fx.backend import FxBackend
-from hotwheels.amct_pytorch.capacity import read_capacity
 from hotwheels.amct_pytorch.config.files.tolerant_json import read_json
 from hotwheels.amct_pytorch.config.fx.json_config import read_config
 from hotwheels.amct_pytorch.ops.registry import Registry
@@ -53,7 +52,7 @@ def bits_of(path: Path, layer: str) -> list[int]:
 
 def broken_rules(model: nn.Module, path: Path) -> set[str]:
     """What rules 2 and 3 of spec 13.1 say of a configuration; that everything of the CUBE is quantized is left out."""
-    graph = FxBackend(model, Registry(read_capacity())).graph()
+    graph = FxBackend(model, Registry()).graph()
     found = find_violations(graph, read_config(path, graph))
     return {one.reason for one in found if "must be quantized" not in one.reason}
 

@@ -26,7 +26,12 @@ def node(name: str, kind: str, inputs: int = 1, *, type: str = "", unquantizable
         name=name,
         form=Form.MODULE,
         type=type or default_type,
-        op=OpDesc(name=kind, role=role, is_default_enabled=kind != "softsign"),
+        op=OpDesc(
+            name=kind,
+            role=role,
+            is_default_enabled=kind != "softsign",
+            allows_channel_wise=role in (Role.CONV, Role.CONV_TRANSPOSE),
+        ),
         inputs=("x",),
         edges=() if unquantizable else tuple(Edge("x", f"input{index}", index) for index in range(inputs)),
         unquantizable=unquantizable,

@@ -8,7 +8,6 @@ from torch import nn
 
 from ..backends.fx.quant_graph_module import QuantGraphModule
 from ..backends.fx.trace.diagnosis import Diagnosis, diagnose
-from ..capacity import read_capacity
 from ..config.fx.expand import expand
 from ..graph import OpGraph, Skip
 from ..ops.registry import Registry
@@ -43,7 +42,7 @@ def check_model(model: nn.Module, inputs: Any = None) -> ModelReport:
     if any(isinstance(module, QuantGraphModule) for module in model.modules()):
         quantized_inside(function, model)  # refuses DataParallel
         return _report_of_quantized(the_quantized_graph(function, model), given)
-    found = diagnose(model, Registry(read_capacity()))
+    found = diagnose(model, Registry())
     problems = tuple(
         ModelProblem(modules=paths, error=one.error, place=one.place, reason=one.reason, rewrite=one.rewrite)
         for one, paths in zip(found.problems, found.modules, strict=True)
@@ -82,7 +81,7 @@ def _measured_advice(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Advice,
 def _advice_of_float(found: Diagnosis) -> tuple[Advice, ...]:
     if found.backend is None or found.graph is None:
         return ()
-    config = expand(found.graph, None, read_capacity())
+    config = expand(found.graph, None)
     return found.backend.origin(found.graph, config).advice
 
 

@@ -15,7 +15,6 @@ from ..backends.fx.backend import FxBackend
 from ..backends.fx.quant_graph_module import QuantGraphModule
 from ..backends.fx.write.example_call import make_example_call
 from ..backends.fx.write.export import export_float, output_names
-from ..capacity import read_capacity
 from ..config.fx.expand import expand
 from ..config.fx.json_config import check_any_enabled, read_config, write_config
 from ..config.fx.simple_yaml import read_simple_yaml
@@ -61,11 +60,10 @@ def create_quant_config_fx(
     path, model = check_path(function, "config_file", config_file), check_model(function, model)
     definition = check_aliases(function, "config_definition", config_definition, "config_defination", config_defination)
     simple = None if definition is None else read_simple_yaml(check_existing(function, "config_definition", definition))
-    capacity = read_capacity()
-    graph = FxBackend(model, Registry(capacity), copies_tensors=False).graph()
+    graph = FxBackend(model, Registry(), copies_tensors=False).graph()
     if path.exists():
         _log.warning("The configuration '%s' exists and is replaced.", path)
-    write_config(expand(graph, simple, capacity), path)
+    write_config(expand(graph, simple), path)
     _log.info("Wrote the configuration of %d layers to '%s'.", len(graph.quantizable), path)
 
 
@@ -193,7 +191,7 @@ def save_quant_model_fx(
             {name: layer.record() for name, layer in quantized.quantized_layers.items() if layer.is_quantized}
         )
     golden = None if golden_inputs is None else make_example_call(quantized, as_inputs(golden_inputs)).inputs
-    content = export_float(quantized, example, setting, Registry(read_capacity()))
+    content = export_float(quantized, example, setting, Registry())
     has_names = bool((onnx_export_setting or {}).get("output_names"))
     written = write_onnx_files(content, record, save_path, has_output_names=has_names, golden_inputs=golden)
     _log.info("Wrote %s.", ", ".join(f"'{path}'" for path in written))
@@ -201,7 +199,7 @@ def save_quant_model_fx(
 
 def _quantize(config_file: Path, model: nn.Module) -> QuantGraphModule:
     keep_freed_memory_for(model)
-    backend = FxBackend(model, Registry(read_capacity()))
+    backend = FxBackend(model, Registry())
     graph = backend.graph()
     config = read_config(config_file, graph)
     check_any_enabled(config)

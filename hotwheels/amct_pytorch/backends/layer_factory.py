@@ -14,6 +14,8 @@ from ..plan.quant_plan import InputPlan, LayerPlan, QuantPlan
 from ..quantizers.base import ActivationQuantizer, WeightQuantizer
 from ..quantizers.registry import build_activation, build_weight
 
+NOT_LISTED = "the capacity file does not list its type as quantizable"
+
 
 class LayerFactory:
     """Remembers the quantizers it has made, by group."""

@@ -64,7 +64,10 @@ class OpNode:
       weight_name: Name of its weight, the same for all layers that compute with one weight; empty without a weight, and
         on the dynamic path.
       has_bias: Whether the called module has a bias.
-      onnx_type: Type of the ONNX node it becomes, e.g. ``Conv``; empty where the back-end does not know it (FX).
+      onnx_type: Type of the ONNX node it becomes, e.g. ``Conv``; on the FX path the usual one of its operation, empty
+        where that is not always one node.
+      is_cube: Whether the chip's matrix unit computes that node, so that it must be quantized (rule 4 of spec 13.1).
+      is_no_command: Whether the chip executes nothing for that node, so that it takes the grid of what reads it.
       use_of: Name of the layer of which it is a further use: on the dynamic path a module that is called several times
         is one layer. Empty for the node that has the layer's name.
       is_default_enabled: Whether a generated configuration switches it on, if it does so with the operation at all. A
@@ -88,6 +91,8 @@ class OpNode:
     weight_name: str = ""
     has_bias: bool = False
     onnx_type: str = ""
+    is_cube: bool = False
+    is_no_command: bool = False
     onnx_name: str = ""
     is_pick: bool = False
     use_of: str = ""

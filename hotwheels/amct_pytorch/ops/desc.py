@@ -69,7 +69,12 @@ class OpDesc:
       operands: Quantizable tensor arguments of a function or method call, in call order; a module takes its
         positional arguments in the same order.
       module_operands: The same of the module's forward where it differs; None if it does not.
+      listed_as: The name the capacity file has for it where it has no module class; empty: its own name.
+      onnx_types: Types of the ONNX node that it is exported as, the usual one first; empty if it may be several nodes.
+      is_listed: Whether the capacity file lists it as quantizable. This field and those below are set by the registry.
       is_default_enabled: Whether generated configs switch it on.
+      allows_channel_wise: Whether its weight may have a scale per output channel; a Linear never (spec 6.1).
+      has_shift: Whether records of the dynamic path carry a shift bit for it (spec 4.6).
     """
 
     name: str
@@ -79,17 +84,22 @@ class OpDesc:
     methods: tuple[str, ...] = ()
     operands: tuple[Operand, ...] = (Operand(name="input", position=0),)
     module_operands: tuple[Operand, ...] | None = None
+    listed_as: str = ""
+    onnx_types: tuple[str, ...] = ()
+    is_listed: bool = True
     is_default_enabled: bool = True
+    allows_channel_wise: bool = False
+    has_shift: bool = False
+
+    @property
+    def capacity_names(self) -> tuple[str, ...]:
+        """The names under which the capacity file speaks of all its spellings: those of its module classes."""
+        return tuple(path.rpartition(".")[2] for path in self.modules) or (self.listed_as or self.name,)
 
     @property
     def has_weight(self) -> bool:
         """Whether its weight is quantized."""
         return self.role in WEIGHTED
-
-    @property
-    def allows_channel_wise(self) -> bool:
-        """Whether its weight may have a scale per output channel; Linear has no channels (spec 6.1)."""
-        return self.role in (Role.CONV, Role.CONV_TRANSPOSE)
 
     @property
     def makes_new_tensor(self) -> bool:

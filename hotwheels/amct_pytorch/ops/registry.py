@@ -4,29 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 from .. import custom_op
+from ..capacity import Capacity, read_capacity
 from .desc import OpDesc, Role
 from .table import TABLE
 
 # Classes of the custom_op package which the shipped file lists by their bare name. Such a name means the class of
 # that package, not any class of a user's model that happens to be called Max or Split.
 _SHIPPED_CUSTOM_OPS = frozenset(custom_op.__all__) - {"CustomModuleBase", "register_custom_op"}
-
-_DEFAULT_LEAF_PACKAGES = ("torch.nn", "hotwheels.amct_pytorch.nn", "picovision.nn")
-
-
-class CapacityRows(Protocol):
-    """What the registry needs of the capacity file."""
-
-    def list(self, row: str) -> tuple[str, ...]:
-        """Returns the values of the row of that name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,25 +35,35 @@ class ModuleMatch:
 
 
 class Registry:
-    """All known operations. Immutable; make a new one when the capacity file may have changed.
+    """All known operations, as the capacity file has them. Immutable; make a new one when the file may have changed.
+
+    Nothing else reads the rows of the file: what they say of an operation stands in its `OpDesc`, what they say of ONNX
+    nodes is asked here. So a row means the same on both paths.
 
     An extension (``Role.EXTENSION``, or ``Role.MATMUL`` if its ONNX type is MatMul) has no declared operands: every
     tensor argument of its call is an input.
 
     Args:
-      capacity: The rows of the capacity file; None for the table as it is shipped.
+      capacity: The rows of the capacity file; None reads the installed file.
+      with_fx_row: Whether the row FX_QUANT_TYPES counts; it does not on the dynamic path.
     """
 
-    def __init__(self, capacity: CapacityRows | None = None) -> None:
-        """Applies the rows of ``capacity`` to the shipped table."""
-        self.descs = TABLE if capacity is None else tuple(_with_rows(desc, capacity) for desc in TABLE)
-        self.leaf_packages = _DEFAULT_LEAF_PACKAGES if capacity is None else capacity.list("LEAF_MODULE_PACKAGES")
-        listed = () if capacity is None else capacity.list("NO_WEIGHT_QUANT_TYPES")
-        known = {_class_name(path) for desc in self.descs for path in desc.modules}
-        self._custom_ops = _SHIPPED_CUSTOM_OPS if capacity is None else frozenset(listed)
-        self._extensions = frozenset(listed) - known - _SHIPPED_CUSTOM_OPS
-        self._fusable = frozenset(_fuse_names(self.descs) if capacity is None else capacity.list("FUSE_TYPES"))
-        self._not_default = frozenset(() if capacity is None else capacity.list("NOT_DEFAULT_QUANT_TYPES"))
+    def __init__(self, capacity: Capacity | None = None, *, with_fx_row: bool = True) -> None:
+        """Applies the rows of ``capacity`` to the table."""
+        self._capacity = capacity = read_capacity() if capacity is None else capacity
+        self._fx_names = frozenset(capacity.fx_quant_types if with_fx_row else ())
+        self.descs = tuple(self._with_rows(desc, {*desc.capacity_names, *desc.modules}) for desc in TABLE)
+        self.leaf_packages = capacity.leaf_module_packages
+        known = {_class_name(path) for desc in TABLE for path in desc.modules}
+        self._extensions = frozenset(capacity.no_weight_quant_types) - known - _SHIPPED_CUSTOM_OPS
+
+    def is_cube(self, onnx_type: str) -> bool:
+        """Whether the chip's matrix unit computes ONNX nodes of this type, so that they must be quantized."""
+        return onnx_type in self._capacity.cube_onnx_types
+
+    def is_no_command(self, onnx_type: str) -> bool:
+        """Whether the chip executes nothing for ONNX nodes of this type."""
+        return onnx_type in self._capacity.no_command_onnx_types
 
     def find_method(self, name: str) -> OpDesc | None:
         """Returns the operation of the Tensor method ``name``."""
@@ -102,28 +104,53 @@ class Registry:
     def is_fusable(self, cls: type) -> bool:
         """Whether the capacity file allows to fold ``cls`` into a convolution (row ``FUSE_TYPES``)."""
         match = self.match_module(cls)
-        return match is not None and _class_name(match.type) in self._fusable
+        return match is not None and _class_name(match.type) in self._capacity.fuse_types
 
     def _match_extension(self, cls: type) -> ModuleMatch | None:
         is_custom_op = issubclass(cls, custom_op.CustomModuleBase) and self._is_listed_custom_op(cls)
         if not is_custom_op and not self._is_listed(cls):
             return None
         path = _own_path(cls)
-        is_default = not self._not_default & {cls.__name__, path}
+        names = {cls.__name__, path}
         # The chip's rules for a product of two tensors (spec 5.4) hold however it is spelled.
         role = Role.MATMUL if getattr(cls, "onnx_type", None) == "MatMul" else Role.EXTENSION
-        op = OpDesc(name=cls.__name__, role=role, modules=(path,), operands=(), is_default_enabled=is_default)
-        return ModuleMatch(path, op)
+        op = OpDesc(name=cls.__name__, role=role, modules=(path,), operands=())
+        return ModuleMatch(path, dataclasses.replace(self._with_rows(op, names), is_listed=True))
 
     def _is_listed(self, cls: type) -> bool:
         return any(name in self._extensions for name in (cls.__name__, *_public_paths(cls)))
 
     def _is_listed_custom_op(self, cls: type) -> bool:
-        return any(name in self._custom_ops for base in cls.__mro__ for name in (base.__name__, *_public_paths(base)))
+        return any(
+            name in self._capacity.no_weight_quant_types
+            for base in cls.__mro__
+            for name in (base.__name__, *_public_paths(base))
+        )
+
+    def _with_rows(self, desc: OpDesc, names: set[str]) -> OpDesc:
+        """Returns ``desc`` as the rows have it that name it by one of ``names``."""
+        rows = self._capacity
+        role = desc.role
+        if role in (Role.ACTIVATION, Role.FUSED_ACTIVATION):
+            role = Role.FUSED_ACTIVATION if names.intersection(rows.fused_activation_types) else Role.ACTIVATION
+        pairs = rows.pairs("QUANTIZABLE" if desc.has_weight else "NO_WEIGHT_QUANT")
+        paired = tuple(onnx_type for torch_type, onnx_type in pairs if torch_type in names)
+        return dataclasses.replace(
+            desc,
+            role=role,
+            onnx_types=desc.onnx_types or paired,
+            is_listed=bool(names & self._fx_names) or _has_one(desc, paired),
+            is_default_enabled=not names.intersection(rows.not_default_quant_types),
+            allows_channel_wise=desc.role in (Role.CONV, Role.CONV_TRANSPOSE)
+            and _has_one(desc, tuple(onnx for torch_type, onnx in rows.pairs("CHANNEL_WISE") if torch_type in names)),
+            has_shift=bool(names.intersection(rows.shift_n_types)),
+        )
 
     @cached_property
     def _modules(self) -> Mapping[str, OpDesc]:
-        return _index((path, desc) for desc in self.descs for path in desc.modules)
+        """By path of the class: one class of an operation may be listed and another one not."""
+        pairs = ((path, desc) for desc in self.descs for path in desc.modules)
+        return _index((path, self._with_rows(desc, {path, _class_name(path)})) for path, desc in pairs)
 
     @cached_property
     def _functions(self) -> Mapping[str, OpDesc]:
@@ -134,19 +161,9 @@ class Registry:
         return _index((name, desc) for desc in self.descs for name in desc.methods)
 
 
-def _with_rows(desc: OpDesc, capacity: CapacityRows) -> OpDesc:
-    """Returns ``desc`` as the capacity file wants it; rows name module classes, and mean all spellings of the op."""
-    names = {_class_name(path) for path in desc.modules} | set(desc.modules)
-    role = desc.role
-    if role in (Role.ACTIVATION, Role.FUSED_ACTIVATION):
-        is_fused = bool(names & set(capacity.list("FUSED_ACTIVATION_TYPES")))
-        role = Role.FUSED_ACTIVATION if is_fused else Role.ACTIVATION
-    is_default = not names & set(capacity.list("NOT_DEFAULT_QUANT_TYPES"))
-    return dataclasses.replace(desc, role=role, is_default_enabled=is_default)
-
-
-def _fuse_names(descs: Iterable[OpDesc]) -> set[str]:
-    return {_class_name(path) for desc in descs if desc.role is Role.BATCH_NORM for path in desc.modules}
+def _has_one(desc: OpDesc, onnx_types: Sequence[str]) -> bool:
+    """Whether ``desc`` is exported as one of ``onnx_types``, as far as the table knows what it is exported as."""
+    return any(not desc.onnx_types or one in desc.onnx_types for one in onnx_types)
 
 
 def _index(pairs: Iterable[tuple[str, OpDesc]]) -> Mapping[str, OpDesc]:

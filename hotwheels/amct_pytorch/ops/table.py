@@ -40,7 +40,14 @@ def _amct(*names: str) -> tuple[str, ...]:
     return tuple(_AMCT + name for name in names)
 
 
-def _arithmetic(name: str, operators: tuple[str, ...], aliases: tuple[str, ...], operand: Operand = _OTHER) -> OpDesc:
+def _arithmetic(
+    name: str,
+    onnx_type: str,
+    operators: tuple[str, ...],
+    aliases: tuple[str, ...],
+    listed_as: str = "",
+    operand: Operand = _OTHER,
+) -> OpDesc:
     """One of the four rules, or a power: operators, torch functions, methods and their in-place forms."""
     in_place = tuple(f"{alias}_" for alias in aliases)
     return OpDesc(
@@ -48,6 +55,8 @@ def _arithmetic(name: str, operators: tuple[str, ...], aliases: tuple[str, ...],
         role=Role.ELEMENTWISE,
         functions=tuple(f"operator.{one}" for one in operators) + _torch(*aliases),
         methods=aliases + in_place,
+        listed_as=listed_as,
+        onnx_types=(onnx_type,),
         operands=(_INPUT, operand),
     )
 
@@ -57,31 +66,40 @@ def _activation(
     modules: tuple[str, ...],
     functions: tuple[str, ...] = (),
     methods: tuple[str, ...] = (),
-    is_default: bool = True,
+    onnx_types: tuple[str, ...] = (),
 ) -> OpDesc:
     return OpDesc(
-        name=name,
-        role=Role.ACTIVATION,
-        modules=modules,
-        functions=functions,
-        methods=methods,
-        is_default_enabled=is_default,
+        name=name, role=Role.ACTIVATION, modules=modules, functions=functions, methods=methods, onnx_types=onnx_types
     )
 
 
-def _fused(name: str, module: str, functions: tuple[str, ...], methods: tuple[str, ...] = ()) -> OpDesc:
-    return OpDesc(name=name, role=Role.FUSED_ACTIVATION, modules=_nn(module), functions=functions, methods=methods)
+def _fused(name: str, module: str, onnx_type: str, functions: tuple[str, ...], methods: tuple[str, ...] = ()) -> OpDesc:
+    return OpDesc(
+        name=name,
+        role=Role.FUSED_ACTIVATION,
+        modules=_nn(module),
+        functions=functions,
+        methods=methods,
+        onnx_types=(onnx_type,),
+    )
 
 
 _WEIGHTED = (
-    OpDesc(name="conv2d", role=Role.CONV, modules=_nn("Conv2d"), functions=_functional("conv2d")),
+    OpDesc(name="conv2d", role=Role.CONV, modules=_nn("Conv2d"), onnx_types=("Conv",), functions=_functional("conv2d")),
     OpDesc(
         name="conv_transpose2d",
         role=Role.CONV_TRANSPOSE,
         modules=_nn("ConvTranspose2d"),
+        onnx_types=("ConvTranspose",),
         functions=_functional("conv_transpose2d"),
     ),
-    OpDesc(name="linear", role=Role.LINEAR, modules=_nn("Linear"), functions=_functional("linear")),
+    OpDesc(
+        name="linear",
+        role=Role.LINEAR,
+        modules=_nn("Linear"),
+        onnx_types=("Gemm", "MatMul"),
+        functions=_functional("linear"),
+    ),
 )
 
 _CUBE = (
@@ -89,19 +107,28 @@ _CUBE = (
         name="max_pool2d",
         role=Role.MAX_POOL,
         modules=_nn("MaxPool2d"),
+        onnx_types=("MaxPool", "GlobalMaxPool"),
         functions=(*_functional("max_pool2d", "max_pool2d_with_indices"), *_torch("max_pool2d")),
     ),
-    OpDesc(name="avg_pool2d", role=Role.AVG_POOL, modules=_nn("AvgPool2d"), functions=_functional("avg_pool2d")),
+    OpDesc(
+        name="avg_pool2d",
+        role=Role.AVG_POOL,
+        modules=_nn("AvgPool2d"),
+        onnx_types=("AveragePool", "GlobalAveragePool"),
+        functions=_functional("avg_pool2d"),
+    ),
     OpDesc(
         name="adaptive_max_pool2d",
         role=Role.MAX_POOL,
         modules=_nn("AdaptiveMaxPool2d"),
+        onnx_types=("MaxPool", "GlobalMaxPool"),
         functions=_functional("adaptive_max_pool2d", "adaptive_max_pool2d_with_indices"),
     ),
     OpDesc(
         name="adaptive_avg_pool2d",
         role=Role.AVG_POOL,
         modules=_nn("AdaptiveAvgPool2d"),
+        onnx_types=("AveragePool", "GlobalAveragePool"),
         functions=_functional("adaptive_avg_pool2d"),
     ),
     OpDesc(
@@ -109,6 +136,8 @@ _CUBE = (
         role=Role.MATMUL,
         functions=("operator.matmul", "operator.imatmul", *_torch("matmul")),
         methods=("matmul",),
+        listed_as="MatMul",
+        onnx_types=("MatMul",),
         operands=(_INPUT, _OTHER),
     ),
     OpDesc(
@@ -116,52 +145,84 @@ _CUBE = (
         role=Role.MATMUL,
         functions=_torch("bmm"),
         methods=("bmm",),
+        listed_as="MatMul",
+        onnx_types=("MatMul",),
         operands=(_INPUT, Operand(name="mat2", position=1)),
     ),
 )
 
 _ELEMENTWISE = (
-    _arithmetic("add", ("add", "iadd"), ("add",)),
-    _arithmetic("sub", ("sub", "isub"), ("sub", "subtract")),
-    _arithmetic("mul", ("mul", "imul"), ("mul", "multiply")),
-    _arithmetic("div", ("truediv", "itruediv"), ("div", "divide", "true_divide")),
-    _arithmetic("pow", ("pow", "ipow"), ("pow",), Operand(name="exponent", position=1)),
+    _arithmetic("add", "Add", ("add", "iadd"), ("add",), "EltwiseAdd"),
+    _arithmetic("sub", "Sub", ("sub", "isub"), ("sub", "subtract"), "EltwiseSub"),
+    _arithmetic("mul", "Mul", ("mul", "imul"), ("mul", "multiply"), "EltwiseMul"),
+    _arithmetic("div", "Div", ("truediv", "itruediv"), ("div", "divide", "true_divide"), "EltwiseDiv"),
+    _arithmetic("pow", "Pow", ("pow", "ipow"), ("pow",), operand=Operand(name="exponent", position=1)),
     OpDesc(
         name="abs",
         role=Role.ELEMENTWISE,
         functions=("operator.abs", *_torch("abs", "absolute", "abs_")),
         methods=("abs", "absolute", "abs_", "absolute_"),
+        onnx_types=("Abs",),
     ),
     OpDesc(
         name="clamp",
         role=Role.ELEMENTWISE,
         functions=_torch("clamp", "clip", "clamp_", "clip_"),
         methods=("clamp", "clip", "clamp_", "clip_"),
+        onnx_types=("Clip",),
     ),
 )
 
 _REDUCTIONS = (
-    OpDesc(name="sum", role=Role.REDUCTION, functions=_torch("sum"), methods=("sum",)),
-    OpDesc(name="mean", role=Role.REDUCTION, functions=_torch("mean"), methods=("mean",)),
-    OpDesc(name="max", role=Role.REDUCTION, functions=_torch("max"), methods=("max",), operands=(_INPUT, _OTHER)),
-    OpDesc(name="min", role=Role.REDUCTION, functions=_torch("min"), methods=("min",), operands=(_INPUT, _OTHER)),
+    OpDesc(name="sum", role=Role.REDUCTION, functions=_torch("sum"), methods=("sum",), onnx_types=("ReduceSum",)),
+    OpDesc(name="mean", role=Role.REDUCTION, functions=_torch("mean"), methods=("mean",), onnx_types=("ReduceMean",)),
+    OpDesc(
+        name="max",
+        role=Role.REDUCTION,
+        functions=_torch("max"),
+        methods=("max",),
+        operands=(_INPUT, _OTHER),
+        listed_as="Max",
+        onnx_types=("ReduceMax", "Max"),
+    ),
+    OpDesc(
+        name="min",
+        role=Role.REDUCTION,
+        functions=_torch("min"),
+        methods=("min",),
+        operands=(_INPUT, _OTHER),
+        listed_as="Min",
+        onnx_types=("ReduceMin", "Min"),
+    ),
 )
 
 _MOVEMENT = (
-    OpDesc(name="permute", role=Role.MOVEMENT, functions=_torch("permute"), methods=("permute",)),
+    OpDesc(
+        name="permute", role=Role.MOVEMENT, functions=_torch("permute"), methods=("permute",), onnx_types=("Transpose",)
+    ),
     OpDesc(
         name="transpose",
         role=Role.MOVEMENT,
         functions=_torch("transpose", "swapaxes", "swapdims"),
         methods=("transpose", "swapaxes", "swapdims", "transpose_", "swapaxes_", "swapdims_"),
+        onnx_types=("Transpose",),
     ),
-    OpDesc(name="cat", role=Role.MOVEMENT, functions=_torch("cat", "concat", "concatenate"), operands=(_TENSORS,)),
-    OpDesc(name="stack", role=Role.MOVEMENT, functions=_torch("stack"), operands=(_TENSORS,)),
+    OpDesc(
+        name="cat",
+        role=Role.MOVEMENT,
+        functions=_torch("cat", "concat", "concatenate"),
+        operands=(_TENSORS,),
+        listed_as="Cat",
+        onnx_types=("Concat",),
+    ),
+    OpDesc(name="stack", role=Role.MOVEMENT, functions=_torch("stack"), operands=(_TENSORS,), onnx_types=("Concat",)),
     OpDesc(
         name="split",
         role=Role.MOVEMENT,
         functions=_torch("split"),
         methods=("split",),
+        listed_as="Split",
+        onnx_types=("Split",),
         operands=(Operand(name="tensor", position=0),),
     ),
     OpDesc(
@@ -169,52 +230,98 @@ _MOVEMENT = (
         role=Role.MOVEMENT,
         modules=_nn("Upsample"),
         functions=_functional("interpolate", "upsample"),
+        onnx_types=("Resize",),
     ),
-    OpDesc(name="space_to_depth", role=Role.MOVEMENT, modules=_amct("SpaceToDepth"), module_operands=_IMAGE),
-    OpDesc(name="depth_to_space", role=Role.MOVEMENT, modules=_amct("DepthToSpace"), module_operands=_IMAGE),
+    OpDesc(
+        name="space_to_depth",
+        role=Role.MOVEMENT,
+        modules=_amct("SpaceToDepth"),
+        module_operands=_IMAGE,
+        onnx_types=("SpaceToDepth",),
+    ),
+    OpDesc(
+        name="depth_to_space",
+        role=Role.MOVEMENT,
+        modules=_amct("DepthToSpace"),
+        module_operands=_IMAGE,
+        onnx_types=("DepthToSpace",),
+    ),
     OpDesc(name="warp", role=Role.MOVEMENT, modules=_amct("Warp"), module_operands=_IMAGE),
     OpDesc(name="global_warp", role=Role.MOVEMENT, modules=_amct("GlobalWarp"), module_operands=_IMAGE),
 )
 
 _SHAPE = (
-    OpDesc(name="flatten", role=Role.SHAPE, functions=_torch("flatten"), methods=("flatten",)),
-    OpDesc(name="squeeze", role=Role.SHAPE, functions=_torch("squeeze"), methods=("squeeze", "squeeze_")),
-    OpDesc(name="unsqueeze", role=Role.SHAPE, functions=_torch("unsqueeze"), methods=("unsqueeze", "unsqueeze_")),
-    OpDesc(name="reshape", role=Role.SHAPE, functions=_torch("reshape"), methods=("reshape",)),
-    OpDesc(name="view", role=Role.SHAPE, methods=("view",)),
+    OpDesc(
+        name="flatten",
+        role=Role.SHAPE,
+        functions=_torch("flatten"),
+        methods=("flatten",),
+        onnx_types=("Flatten", "Reshape"),
+    ),
+    OpDesc(
+        name="squeeze",
+        role=Role.SHAPE,
+        functions=_torch("squeeze"),
+        methods=("squeeze", "squeeze_"),
+        onnx_types=("Squeeze",),
+    ),
+    OpDesc(
+        name="unsqueeze",
+        role=Role.SHAPE,
+        functions=_torch("unsqueeze"),
+        methods=("unsqueeze", "unsqueeze_"),
+        onnx_types=("Unsqueeze",),
+    ),
+    OpDesc(name="reshape", role=Role.SHAPE, functions=_torch("reshape"), methods=("reshape",), onnx_types=("Reshape",)),
+    OpDesc(name="view", role=Role.SHAPE, methods=("view",), onnx_types=("Reshape",)),
 )
 
 _FUSED_ACTIVATIONS = (
-    _fused("relu", "ReLU", (*_functional("relu", "relu_"), *_torch("relu", "relu_")), ("relu", "relu_")),
-    _fused("relu6", "ReLU6", _functional("relu6")),
-    _fused("sigmoid", "Sigmoid", (*_functional("sigmoid"), *_torch("sigmoid", "sigmoid_")), ("sigmoid", "sigmoid_")),
-    _fused("tanh", "Tanh", (*_functional("tanh"), *_torch("tanh", "tanh_")), ("tanh", "tanh_")),
-    _fused("leaky_relu", "LeakyReLU", _functional("leaky_relu", "leaky_relu_")),
-    _fused("prelu", "PReLU", (*_functional("prelu"), *_torch("prelu")), ("prelu",)),
+    _fused("relu", "ReLU", "Relu", (*_functional("relu", "relu_"), *_torch("relu", "relu_")), ("relu", "relu_")),
+    _fused("relu6", "ReLU6", "Clip", _functional("relu6")),
+    _fused(
+        "sigmoid",
+        "Sigmoid",
+        "Sigmoid",
+        (*_functional("sigmoid"), *_torch("sigmoid", "sigmoid_")),
+        ("sigmoid", "sigmoid_"),
+    ),
+    _fused("tanh", "Tanh", "Tanh", (*_functional("tanh"), *_torch("tanh", "tanh_")), ("tanh", "tanh_")),
+    _fused("leaky_relu", "LeakyReLU", "LeakyRelu", _functional("leaky_relu", "leaky_relu_")),
+    _fused("prelu", "PReLU", "PRelu", (*_functional("prelu"), *_torch("prelu")), ("prelu",)),
 )
 
 _ACTIVATIONS = (
     _activation("gelu", (*_nn("GELU"), *_amct("GELU")), _functional("gelu")),
-    _activation("softmax", _nn("Softmax"), (*_functional("softmax"), *_torch("softmax")), ("softmax",)),
+    _activation("softmax", _nn("Softmax"), (*_functional("softmax"), *_torch("softmax")), ("softmax",), ("Softmax",)),
     _activation("softmax2d", _nn("Softmax2d")),
     _activation(
-        "log_softmax", _nn("LogSoftmax"), (*_functional("log_softmax"), *_torch("log_softmax")), ("log_softmax",)
+        "log_softmax",
+        _nn("LogSoftmax"),
+        (*_functional("log_softmax"), *_torch("log_softmax")),
+        ("log_softmax",),
+        ("LogSoftmax",),
     ),
-    _activation("elu", _nn("ELU"), _functional("elu", "elu_")),
+    _activation("elu", _nn("ELU"), _functional("elu", "elu_"), onnx_types=("Elu",)),
     _activation("log_sigmoid", _nn("LogSigmoid"), _functional("logsigmoid")),
     _activation("softmin", _nn("Softmin"), _functional("softmin")),
     _activation("tanhshrink", _nn("Tanhshrink"), _functional("tanhshrink")),
     _activation("glu", _nn("GLU"), _functional("glu")),
-    _activation("hardswish", _nn("Hardswish"), _functional("hardswish")),
+    _activation("hardswish", _nn("Hardswish"), _functional("hardswish"), onnx_types=("HardSwish",)),
     _activation("silu", _nn("SiLU"), _functional("silu")),
     _activation("mish", _nn("Mish"), _functional("mish")),
-    _activation("hardtanh", _nn("Hardtanh"), _functional("hardtanh", "hardtanh_"), is_default=False),
-    _activation("softsign", _nn("Softsign"), _functional("softsign"), is_default=False),
+    _activation("hardtanh", _nn("Hardtanh"), _functional("hardtanh", "hardtanh_"), onnx_types=("Clip",)),
+    _activation("softsign", _nn("Softsign"), _functional("softsign"), onnx_types=("Softsign",)),
 )
 
 _NORMS = (
     OpDesc(name="layer_norm", role=Role.NORM, modules=(*_nn("LayerNorm"), *_amct("LayerNorm"))),
-    OpDesc(name="batch_norm", role=Role.BATCH_NORM, modules=_nn("BatchNorm2d", "SyncBatchNorm")),
+    OpDesc(
+        name="batch_norm",
+        role=Role.BATCH_NORM,
+        modules=_nn("BatchNorm2d", "SyncBatchNorm"),
+        onnx_types=("BatchNormalization",),
+    ),
 )
 
 TABLE: tuple[OpDesc, ...] = (
@@ -231,6 +338,9 @@ TABLE: tuple[OpDesc, ...] = (
 
 # Operations whose result is (or may be) a tuple of tensors which belong together.
 TUPLE_RESULTS = frozenset({"split", "max", "min", "max_pool2d", "adaptive_max_pool2d"})
+
+# Poolings whose window follows from the size of the result; the exporter writes ``Global...`` where that is 1 x 1.
+ADAPTIVE = frozenset({"adaptive_max_pool2d", "adaptive_avg_pool2d"})
 
 # Operations whose reducing form is supported with the reduced axis kept only: HiSilicon's AMCT manual restricts max so.
 KEEPDIM_ONLY = frozenset({"max"})

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from ..capacity import Capacity
 from ..config.layers.quant_config import QuantConfig, QuantizerConfig
 from ..graph import OpGraph, OpNode
 from ..ops.desc import Role
@@ -36,13 +35,9 @@ class Violation:
     repair: str
 
 
-def find_violations(graph: OpGraph, config: QuantConfig, capacity: Capacity | None = None) -> list[Violation]:
-    """Returns each violated rule, once, in graph order, siblings first.
-
-    With ``capacity`` the rows CUBE_ONNX_TYPES and NO_COMMAND_ONNX_TYPES say which ONNX nodes rules 3 and 4 are about;
-    without, the operations of the table.
-    """
-    rules = _Rules(graph, config, capacity)
+def find_violations(graph: OpGraph, config: QuantConfig) -> list[Violation]:
+    """Returns each violated rule, once, in graph order, siblings first."""
+    rules = _Rules(graph, config)
     found = (rules.sibling_conflicts(), rules.no_command_conflicts(), rules.unquantized_cube())
     return list(dict.fromkeys(one for violations in found for one in violations))
 
@@ -50,10 +45,9 @@ def find_violations(graph: OpGraph, config: QuantConfig, capacity: Capacity | No
 class _Rules:
     """The rules on one model and its configuration."""
 
-    def __init__(self, graph: OpGraph, config: QuantConfig, capacity: Capacity | None) -> None:
-        self._model = ConfiguredGraph(graph, config, capacity)
+    def __init__(self, graph: OpGraph, config: QuantConfig) -> None:
+        self._model = ConfiguredGraph(graph, config)
         self._graph = graph
-        self._capacity = capacity
 
     def sibling_conflicts(self) -> Iterator[Violation]:
         for producer, (first, *others) in self._model.readers.items():
@@ -68,18 +62,13 @@ class _Rules:
 
     def no_command_conflicts(self) -> Iterator[Violation]:
         for node in self._graph.quantizable:
-            if self._model.is_no_command(node):
+            if node.is_no_command:
                 for behind in self._model.behind(node):
                     yield from self._conflict(node, behind)
 
     def unquantized_cube(self) -> Iterator[Violation]:
         for node in self._graph:
-            if (
-                self._is_cube(node)
-                and node.is_default_enabled
-                and not node.is_dead
-                and self._model.layer(node.name) is None
-            ):
+            if node.is_cube and node.is_default_enabled and not node.is_dead and self._model.layer(node.name) is None:
                 # The text of HiSilicon's AMCT manual has one name; on the FX path it is the only one there is.
                 name = _named(node) if node.onnx_name else node.name
                 text = f"Layer {name} must be quantized as it is an operation calculated on CUBE"
@@ -95,11 +84,6 @@ class _Rules:
                 first, second = names
                 yield Violation(consumer.layer, text.format(first, setting, second), self._adapt(own, behind, setting))
                 return
-
-    def _is_cube(self, node: OpNode) -> bool:
-        if self._capacity is not None:
-            return node.onnx_type in self._capacity.cube_onnx_types
-        return node.op is not None and node.op.is_cube
 
     def _named(self, one: LayerInput) -> str:
         return _named(self._graph[one.layer])

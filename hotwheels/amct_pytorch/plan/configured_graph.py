@@ -6,12 +6,8 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 
-from ..capacity import Capacity
 from ..config.layers.quant_config import LayerConfig, QuantConfig, QuantizerConfig
 from ..graph import Edge, OpGraph, OpNode
-from ..ops.desc import Role
-
-_NO_COMMAND_ROLES = (Role.MOVEMENT, Role.SHAPE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,14 +30,12 @@ class ConfiguredGraph:
     Attributes:
       graph: The operations.
       config: The settings of the quantizable ones.
-      capacity: If given, the row NO_COMMAND_ONNX_TYPES says which ONNX nodes are no-command ops; else the table does.
       handed_on: Nodes of which no exported file has a node, since they hand a tensor on as it is (``x.float()``), and
         the node whose tensor it is. The FX path knows.
     """
 
     graph: OpGraph
     config: QuantConfig
-    capacity: Capacity | None = None
     handed_on: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def edge(self, one: LayerInput) -> Edge:
@@ -57,12 +51,6 @@ class ConfiguredGraph:
         """Returns how an input is quantized, None if it stays in float."""
         layer = self.layer(one.layer)
         return None if layer is None else layer.activations[one.index]
-
-    def is_no_command(self, node: OpNode) -> bool:
-        """Whether the chip executes nothing for ``node``, so that it takes the grid of what reads it."""
-        if self.capacity is not None:
-            return node.onnx_type in self.capacity.no_command_onnx_types
-        return node.op is not None and node.op.role in _NO_COMMAND_ROLES
 
     @cached_property
     def readers(self) -> Mapping[str, tuple[LayerInput, ...]]:
@@ -85,7 +73,7 @@ class ConfiguredGraph:
     def _links(self) -> Mapping[LayerInput, frozenset[LayerInput]]:
         groups = [*self.readers.values(), *self._uses()]
         for node in self.graph.quantizable:
-            if self.is_no_command(node):
+            if node.is_no_command:
                 groups += [(own, one) for own in inputs_of(node) for one in self.behind(node)]
         links: dict[LayerInput, set[LayerInput]] = {}
         for group in groups:

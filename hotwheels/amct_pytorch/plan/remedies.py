@@ -32,8 +32,7 @@ def left_in_float(model: ConfiguredGraph, layers: Iterable[str]) -> Document | N
         new = [one.layer for one in tied if one.layer not in found and model.layer(one.layer) is not None]
         found.update(dict.fromkeys(new))
         todo += dict.fromkeys(new)
-    ops = (model.graph[name].op for name in found)
-    if any(op is not None and op.is_cube for op in ops):
+    if any(model.graph[name].is_cube for name in found):
         return None
     return skipping(name for name in model.graph.nodes if name in found)
 

@@ -14,7 +14,6 @@ from ..backends.dynamic.read.graph import Fusion
 from ..backends.dynamic.session.bn_update import BnUpdate
 from ..backends.dynamic.session.calibration_session import CalibrationSession, SessionPlan
 from ..backends.dynamic.session.session_forward import attach_session, find_session
-from ..capacity import read_capacity
 from ..config.dynamic.calibration_config import (
     CalibrationConfig,
     read_calibration_config,
@@ -54,10 +53,9 @@ _UPDATE_BN = "update_bn"
 
 def write_config(path: Path, model: nn.Module, inputs: tuple[Any, ...], simple: SimpleCalibrationConfig) -> int:
     """Writes the configuration of ``model`` that ``simple`` describes; returns the number of its layers."""
-    capacity = read_capacity()
-    backend = DynamicBackend(model, inputs, capacity)
+    backend = DynamicBackend(model, inputs)
     graph = backend.graph(Fusion(is_on=simple.do_fusion, skipped=simple.skip_fusion_layers))
-    write_calibration_config(expand_calibration(graph, simple, capacity), path)
+    write_calibration_config(expand_calibration(graph, simple), path)
     return len(graph.quantizable)
 
 
@@ -74,14 +72,13 @@ def quantize(
     Nothing is written unless the configuration keeps all rules of the hardware. ``setting`` is that of the export.
     """
     keep_freed_memory_for(model)
-    capacity = read_capacity()
     given = read_calibration_globals(config_path)
-    backend = DynamicBackend(model, inputs, capacity, setting)
+    backend = DynamicBackend(model, inputs, export_setting=setting)
     graph = backend.graph(Fusion(is_on=given.do_fusion, skipped=given.skip_fusion_layers))
-    config = read_calibration_config(config_path, graph, capacity)
+    config = read_calibration_config(config_path, graph)
     quantizers = to_quant_config(config, graph)
     check_any_enabled(quantizers)
-    refuse(find_violations(graph, quantizers, capacity))
+    refuse(find_violations(graph, quantizers))
     plan = make_plan(graph, quantizers)
     for skip in plan.skips:
         _log.debug("Layer '%s' is not quantized: %s.", skip.name, skip.reason)
@@ -96,7 +93,7 @@ def quantize(
             batch_num=config.batch_num,
             record_file=record_path,
             partners=record_partners(files, onnx_path),
-            shifted=shifted_layers(graph, capacity),
+            shifted=shifted_layers(graph),
             unfused=frozenset(config.skip_fusion_layers),
             folds=folds,
             bn_update=_bn_update(config, backend.standing_norms(folds)),

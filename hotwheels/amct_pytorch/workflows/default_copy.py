@@ -9,7 +9,6 @@ from torch import nn
 
 from ..backends.fx.backend import FxBackend
 from ..backends.fx.quant_graph_module import QuantGraphModule
-from ..capacity import read_capacity
 from ..config.fx.expand import expand
 from ..config.fx.json_config import check_any_enabled
 from ..nn.mode import Mode
@@ -21,10 +20,9 @@ from .kept_state import copies_of
 @torch.no_grad()
 def default_quantized_copy(model: nn.Module, inputs: tuple[Any, ...]) -> QuantGraphModule:
     """Returns ``model`` with its default configuration, whose observers are content with one batch: ``inputs``."""
-    capacity = read_capacity()
-    backend = FxBackend(model, Registry(capacity))
+    backend = FxBackend(model, Registry())
     graph = backend.graph()
-    config = expand(graph, None, capacity)
+    config = expand(graph, None)
     check_any_enabled(config)
     quantized = backend.place(make_plan(graph, config), backend.origin(graph, config)).eval()
     quantized.mode = Mode.CALIBRATION

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..capacity import Capacity
 from ..errors import IncompleteRecordError, UnsupportedModelError
 from ..files import FileSet
 from ..graph import OpGraph
@@ -32,9 +31,9 @@ def refuse(violations: Sequence[Violation]) -> None:
         raise UnsupportedModelError("\n".join([title, *lines]))
 
 
-def shifted_layers(graph: OpGraph, capacity: Capacity) -> frozenset[str]:
+def shifted_layers(graph: OpGraph) -> frozenset[str]:
     """Returns the layers whose record carries a shift bit (spec 4.6)."""
-    return frozenset(node.layer for node in graph if node.type.rpartition(".")[2] in capacity.shift_n_types)
+    return frozenset(node.layer for node in graph if node.op is not None and node.op.has_shift)
 
 
 def weighted_layers(plan: QuantPlan) -> list[str]:

@@ -17,7 +17,6 @@ from ..backends.dynamic.placer import without_layers
 from ..backends.dynamic.session.record_file import RecordFile
 from ..backends.dynamic.session.retrain_session import RetrainSession
 from ..backends.dynamic.session.session_forward import attach_session, find_session
-from ..capacity import Capacity, read_capacity
 from ..config.dynamic.expand_retrain import expand_retrain
 from ..config.dynamic.retrain_config import RetrainConfig, read_retrain_config, to_quant_config, write_retrain_config
 from ..config.dynamic.simple_cfg import SimpleRetrainConfig
@@ -55,10 +54,9 @@ _EXPORT = "Run at least batch_num forwards of the trained model in eval mode bef
 
 def write_config(path: Path, model: nn.Module, inputs: tuple[Any, ...], simple: SimpleRetrainConfig | None) -> int:
     """Writes the configuration of ``model`` that ``simple`` describes; returns the number of its layers."""
-    capacity = read_capacity()
-    backend = DynamicBackend(model, inputs, capacity)
+    backend = DynamicBackend(model, inputs)
     graph = backend.graph()
-    config = expand_retrain(graph, simple, capacity)
+    config = expand_retrain(graph, simple)
     write_retrain_config(config, path)
     return len(graph.quantizable)
 
@@ -69,13 +67,12 @@ def quantize(config_path: Path, record_path: Path, model: nn.Module, inputs: tup
     Nothing is written unless the configuration keeps all rules of the hardware.
     """
     keep_freed_memory_for(model)
-    capacity = read_capacity()
-    backend = DynamicBackend(model, inputs, capacity)
+    backend = DynamicBackend(model, inputs)
     graph = backend.graph()
-    config, plan = _planned(config_path, graph, capacity)
+    config, plan = _planned(config_path, graph)
     quantized, layers = backend.place(plan)
     record_file = RecordFile(record_path, layers)
-    session = RetrainSession(layers, record_file, config.batch_num, shifted_layers(graph, capacity))
+    session = RetrainSession(layers, record_file, config.batch_num, shifted_layers(graph))
     attach_session(quantized, session)
     return quantized
 
@@ -97,11 +94,11 @@ def save(
 ) -> tuple[Path, ...]:
     """Writes the deploy pair and the fake_quant model of the trained ``model``; returns the paths."""
     quantized, session = find_session("save_quant_retrain_model", model, RetrainSession, _MADE_BY)
-    capacity, record = read_capacity(), read_record(record_path)
+    record = read_record(record_path)
     with original_forwards(quantized), without_layers(quantized), torch.no_grad():
-        backend = DynamicBackend(quantized, _on_device_of(quantized, inputs), capacity, setting)
+        backend = DynamicBackend(quantized, _on_device_of(quantized, inputs), export_setting=setting)
     graph = backend.graph()
-    _, plan = _planned(config_path, graph, capacity)
+    _, plan = _planned(config_path, graph)
     if plan.layers.keys() != session.layers.keys():
         names = ", ".join(sorted(plan.layers.keys() ^ session.layers.keys()))
         raise ConfigError(
@@ -121,11 +118,11 @@ def save(
     return files.paths
 
 
-def _planned(config_path: Path, graph: OpGraph, capacity: Capacity) -> tuple[RetrainConfig, QuantPlan]:
-    config = read_retrain_config(config_path, graph, capacity)
+def _planned(config_path: Path, graph: OpGraph) -> tuple[RetrainConfig, QuantPlan]:
+    config = read_retrain_config(config_path, graph)
     quantizers = to_quant_config(config, graph)
     check_any_enabled(quantizers)
-    refuse(find_violations(graph, quantizers, capacity))
+    refuse(find_violations(graph, quantizers))
     plan = make_plan(graph, quantizers)
     for skip in plan.skips:
         _log.debug("Layer '%s' is not quantized: %s.", skip.name, skip.reason)

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hotwheels.amct_pytorch.capacity import Capacity, read_capacity
 from hotwheels.amct_pytorch.config.dynamic.calibration_config import (
     CalibrationConfig,
     read_calibration_config,
@@ -48,12 +47,12 @@ def written(folder: Path, document: object) -> Path:
     return path
 
 
-def expanded(text: str, capacity: Capacity) -> CalibrationConfig:
-    return expand_calibration(residual_net(), parse_simple_calibration(text, "a.cfg"), capacity)
+def expanded(text: str) -> CalibrationConfig:
+    return expand_calibration(residual_net(), parse_simple_calibration(text, "a.cfg"))
 
 
-def test_sample_of_the_manual(capacity: Capacity, log_lines) -> None:
-    config = read_calibration_config(DATA / "manual_calibration_config.json", residual_net(), capacity)
+def test_sample_of_the_manual(log_lines) -> None:
+    config = read_calibration_config(DATA / "manual_calibration_config.json", residual_net())
     assert config == CalibrationConfig(
         batch_num=2,
         layers={
@@ -64,9 +63,9 @@ def test_sample_of_the_manual(capacity: Capacity, log_lines) -> None:
     assert not log_lines.warnings
 
 
-def test_what_the_manual_shows_is_written_again(capacity: Capacity, tmp_path: Path) -> None:
+def test_what_the_manual_shows_is_written_again(tmp_path: Path) -> None:
     sample = DATA / "manual_calibration_config.json"
-    write_calibration_config(read_calibration_config(sample, residual_net(), capacity), tmp_path / "a" / "c.json")
+    write_calibration_config(read_calibration_config(sample, residual_net()), tmp_path / "a" / "c.json")
     manual, ours = json.loads(sample.read_text()), json.loads((tmp_path / "a" / "c.json").read_text())
     assert _contains(ours, manual)
     assert list(ours) == [*list(manual)[:5], "update_bn", "conv1", "layer1.0.conv1"]
@@ -83,8 +82,8 @@ def _contains(ours: object, manual: object) -> bool:
     return ours == manual
 
 
-def test_default_layers(capacity: Capacity, log_lines) -> None:
-    layers = expand_calibration(residual_net(), None, capacity).layers
+def test_default_layers(log_lines) -> None:
+    layers = expand_calibration(residual_net(), None).layers
     assert list(layers) == [
         "conv1", "maxpool", "layer1.0.conv1", "layer1.0.conv2", "layer1.0.eltwise_add", "layer1.1.conv2",
         "layer1.2.conv2", "softsign", "fc",
@@ -96,9 +95,9 @@ def test_default_layers(capacity: Capacity, log_lines) -> None:
     assert not log_lines.warnings
 
 
-def test_cfg_sample_of_the_manual(capacity: Capacity, log_lines) -> None:
+def test_cfg_sample_of_the_manual(log_lines) -> None:
     text = (DATA / "manual_calibration.cfg").read_text(encoding="utf-8")
-    config = expanded(text, capacity)
+    config = expanded(text)
     narrow = {**IFMR, "num_bits": 12, "search_start": 0.8, "search_end": 1.2, "search_step": 0.02}
     snq = {"num_bits": 4, "channel_wise": True, "max_iteration": 1000, "cali_min_distance": 1e-10}
     assert config.layers["conv1"] == LayerConfig(
@@ -116,10 +115,10 @@ def test_cfg_sample_of_the_manual(capacity: Capacity, log_lines) -> None:
     assert all("activations of 12 bits need weights of 8 bits, found 4" in line for line in log_lines.warnings)
 
 
-def test_written_cfg_sample_is_read_back_equal(capacity: Capacity, tmp_path: Path) -> None:
-    config = expanded((DATA / "manual_calibration.cfg").read_text(encoding="utf-8"), capacity)
+def test_written_cfg_sample_is_read_back_equal(tmp_path: Path) -> None:
+    config = expanded((DATA / "manual_calibration.cfg").read_text(encoding="utf-8"))
     write_calibration_config(config, tmp_path / "c.json")
-    assert read_calibration_config(tmp_path / "c.json", residual_net(), capacity) == config
+    assert read_calibration_config(tmp_path / "c.json", residual_net()) == config
     document = json.loads((tmp_path / "c.json").read_text())
     assert document["bn_update_config"] == {"bn_momentum": 0.1, "bn_update_iterations": 30}
     assert document["conv1"]["weight_quant_params"] == {
@@ -132,32 +131,32 @@ def test_written_cfg_sample_is_read_back_equal(capacity: Capacity, tmp_path: Pat
     }
 
 
-def test_quantizers_have_the_global_settings(capacity: Capacity) -> None:
-    config = expanded("batch_num: 3 activation_offset: false", capacity)
+def test_quantizers_have_the_global_settings() -> None:
+    config = expanded("batch_num: 3 activation_offset: false")
     layer = to_quant_config(config, residual_net()).layers["conv1"]
     assert layer.activations[0].args == {**IFMR, "observer": "IFMRObserver", "batch_num": 3, "with_offset": False}
     assert layer.weight == arq(True)
 
 
-def test_offset_of_a_layer_beats_the_global_one(capacity: Capacity) -> None:
-    config = expanded("activation_offset: false common_config { ifmr_quantize { with_offset: true } }", capacity)
+def test_offset_of_a_layer_beats_the_global_one() -> None:
+    config = expanded("activation_offset: false common_config { ifmr_quantize { with_offset: true } }")
     assert config.layers["conv1"].activations[0].args["with_offset"] is True
     assert to_quant_config(config, residual_net()).layers["conv1"].activations[0].args["with_offset"] is True
 
 
-def test_matmul_has_no_offset_and_the_quantizer_of_other_layers(capacity: Capacity, log_lines) -> None:
+def test_matmul_has_no_offset_and_the_quantizer_of_other_layers(log_lines) -> None:
     model = graph(matmul("attention.matmul", "x", "x"))
-    config = expand_calibration(model, None, capacity)
+    config = expand_calibration(model, None)
     inputs = to_quant_config(config, model).layers["attention.matmul"].activations
     # Not LUQ as on the FX path: with another class it could never agree with a convolution that reads the same tensor.
     assert inputs == (QuantizerConfig("UlqFakeQuantize", {**IFMR, **ADDED, "with_offset": False}),) * 2
     assert not log_lines.warnings
 
 
-def test_matmul_with_offset_is_corrected_once(capacity: Capacity, tmp_path: Path, log_lines) -> None:
+def test_matmul_with_offset_is_corrected_once(tmp_path: Path, log_lines) -> None:
     model = graph(matmul("matmul", "x", "x"))
     path = written(tmp_path, {"matmul": {"activation_quant_params": {"with_offset": True, "num_bits": 16}}})
-    config = read_calibration_config(path, model, capacity)
+    config = read_calibration_config(path, model)
     assert [one.args["num_bits"] for one in config.layers["matmul"].activations] == [16, 8]
     assert [one.args["with_offset"] for one in config.layers["matmul"].activations] == [False, False]
     assert len(log_lines.warnings) == 3
@@ -165,8 +164,8 @@ def test_matmul_with_offset_is_corrected_once(capacity: Capacity, tmp_path: Path
     assert len(log_lines.warnings) == 3
 
 
-def test_every_quantizer_can_be_built(capacity: Capacity, log_lines) -> None:
-    config = expanded((DATA / "manual_calibration.cfg").read_text(encoding="utf-8"), capacity)
+def test_every_quantizer_can_be_built(log_lines) -> None:
+    config = expanded((DATA / "manual_calibration.cfg").read_text(encoding="utf-8"))
     before = len(log_lines.warnings)
     for name, layer in to_quant_config(config, residual_net()).layers.items():
         for one in layer.activations if layer.quant_enable else ():
@@ -210,25 +209,25 @@ PRIORITIES = {
 
 
 @pytest.mark.parametrize(("text", "bits", "is_enabled"), PRIORITIES.values(), ids=PRIORITIES)
-def test_priorities(text: str, bits: int, is_enabled: bool, capacity: Capacity) -> None:
-    layer = expanded(text, capacity).layers["layer1.0.conv1"]
+def test_priorities(text: str, bits: int, is_enabled: bool) -> None:
+    layer = expanded(text).layers["layer1.0.conv1"]
     assert (layer.activations[0].args["num_bits"], layer.quant_enable) == (bits, is_enabled)
 
 
-def test_container_skips_all_that_is_in_it(capacity: Capacity, log_lines) -> None:
-    layers = expanded('skip_layers: "layer1"', capacity).layers
+def test_container_skips_all_that_is_in_it(log_lines) -> None:
+    layers = expanded('skip_layers: "layer1"').layers
     assert [name for name, one in layers.items() if one.quant_enable] == ["conv1", "maxpool", "fc"]
     assert not log_lines.warnings
 
 
-def test_naming_a_layer_that_is_off_by_default_quantizes_it(capacity: Capacity) -> None:
+def test_naming_a_layer_that_is_off_by_default_quantizes_it() -> None:
     override = 'override_layer_configs { layer_name: "softsign" calibration_config { } }'
-    assert expanded(override, capacity).layers["softsign"].quant_enable
+    assert expanded(override).layers["softsign"].quant_enable
     by_type = 'override_layer_types { layer_type: "Softsign" calibration_config { } }'
-    assert expanded(by_type, capacity).layers["softsign"].quant_enable
+    assert expanded(by_type).layers["softsign"].quant_enable
 
 
-def test_what_matches_nothing_is_said(capacity: Capacity, log_lines) -> None:
+def test_what_matches_nothing_is_said(log_lines) -> None:
     text = """
         skip_layers: ["layer9", "layer1.0.conv11", "layer1.0.relu"]
         skip_layer_types: "Conv2d"
@@ -236,7 +235,7 @@ def test_what_matches_nothing_is_said(capacity: Capacity, log_lines) -> None:
         override_layer_types { layer_type: "Relu" calibration_config { } }
         override_layer_configs { layer_name: "Conv" calibration_config { } }
     """
-    expanded(text, capacity)
+    expanded(text)
     known = "Known names: 'Conv', 'MaxPool', 'Add', 'Softsign', 'Gemm'."
     starts = [
         "skip_fusion_layers of a.cfg: layer 'conv11' is not in the model. Did you mean 'conv1'",
@@ -252,62 +251,62 @@ def test_what_matches_nothing_is_said(capacity: Capacity, log_lines) -> None:
         assert line.startswith(start)
 
 
-def test_om_json_sets_the_widths_of_additions_only(capacity: Capacity, log_lines) -> None:
+def test_om_json_sets_the_widths_of_additions_only(log_lines) -> None:
     widths = {"layer1.0.eltwise_add": (16, 8), "conv1": (16,), "gone": (8,)}
-    config = expand_calibration(residual_net(), SimpleCalibrationConfig(om_layers=widths), capacity)
+    config = expand_calibration(residual_net(), SimpleCalibrationConfig(om_layers=widths))
     assert [one.args["num_bits"] for one in config.layers["layer1.0.eltwise_add"].activations] == [16, 8]
     assert config.layers["conv1"].activations[0].args["num_bits"] == 8
     assert any("layer 'gone' is not in the model" in line for line in log_lines.of("DEBUG"))
 
 
-def test_addition_in_float16_is_off_unless_it_is_named(capacity: Capacity) -> None:
+def test_addition_in_float16_is_off_unless_it_is_named() -> None:
     om = {"layer1.0.eltwise_add": (None, None)}
     simple = SimpleCalibrationConfig(om_layers=om)
-    assert not expand_calibration(residual_net(), simple, capacity).layers["layer1.0.eltwise_add"].quant_enable
+    assert not expand_calibration(residual_net(), simple).layers["layer1.0.eltwise_add"].quant_enable
     text = 'override_layer_types { layer_type: "Add" calibration_config { ifmr_quantize { } } }'
     named = SimpleCalibrationConfig(om_layers=om, types=parse_simple_calibration(text, "a.cfg").types)
-    assert expand_calibration(residual_net(), named, capacity).layers["layer1.0.eltwise_add"].quant_enable
+    assert expand_calibration(residual_net(), named).layers["layer1.0.eltwise_add"].quant_enable
 
 
-def test_impossible_weight_width_is_8_with_a_warning(capacity: Capacity, log_lines) -> None:
-    config = expanded("common_config { arq_quantize { num_bits: 5 } }", capacity)
+def test_impossible_weight_width_is_8_with_a_warning(log_lines) -> None:
+    config = expanded("common_config { arq_quantize { num_bits: 5 } }")
     assert config.layers["conv1"].weight == arq(True)
     assert "num_bits is 5; allowed: 4, 8. 8 is used." in log_lines.warnings[0]
 
 
-def test_impossible_data_width_is_an_error_with_the_layer(capacity: Capacity) -> None:
+def test_impossible_data_width_is_an_error_with_the_layer() -> None:
     with pytest.raises(ConfigError) as raised:
-        expanded("common_config { ifmr_quantize { num_bits: 7 } }", capacity)
+        expanded("common_config { ifmr_quantize { num_bits: 7 } }")
     where = "Layer 'conv1' in a.cfg, activation_quant_params[0], UlqFakeQuantize"
     assert str(raised.value).startswith(f"{where}: num_bits is 7; allowed: 4, 8")
 
 
-def test_linear_has_no_channels(capacity: Capacity, log_lines) -> None:
-    config = expanded("common_config { arq_quantize { channel_wise: true } }", capacity)
+def test_linear_has_no_channels(log_lines) -> None:
+    config = expanded("common_config { arq_quantize { channel_wise: true } }")
     assert config.layers["fc"].weight == arq(False)
     assert log_lines.warnings == [
         "Layer 'fc' in a.cfg: channel_wise is true, but a Linear has no channels; false is used."
     ]
 
 
-def test_values_of_a_layer_that_is_off_are_not_checked_and_kept(capacity: Capacity, tmp_path: Path) -> None:
+def test_values_of_a_layer_that_is_off_are_not_checked_and_kept(tmp_path: Path) -> None:
     entry = {"act_algo": "old", "num_bits": 3}
     path = written(tmp_path, {"fc": {"quant_enable": False, "activation_quant_params": [entry]}})
-    config = read_calibration_config(path, residual_net(), capacity)
+    config = read_calibration_config(path, residual_net())
     assert config.layers["fc"].activations == (QuantizerConfig("old", {"num_bits": 3}),)
     write_calibration_config(config, path)
     assert json.loads(path.read_text())["fc"]["activation_quant_params"] == [entry]
     assert to_quant_config(config, residual_net()).layers["fc"] == config.layers["fc"]
 
 
-def test_globals_are_read_tolerantly(capacity: Capacity, tmp_path: Path) -> None:
+def test_globals_are_read_tolerantly(tmp_path: Path) -> None:
     path = tmp_path / "c.json"
     path.write_text(
         '{"batch_num": 4.0, // two\n "activation_offset": "no", "skip_fusion_layers": "conv1", "update_bn": "yes",'
         '\n "bn_update_config": {"bn_moving_average_fraction": 0.5,},}',
         encoding="utf-8",
     )
-    assert read_calibration_config(path, residual_net(), capacity) == CalibrationConfig(
+    assert read_calibration_config(path, residual_net()) == CalibrationConfig(
         batch_num=4,
         activation_offset=False,
         skip_fusion_layers=("conv1",),
@@ -316,15 +315,15 @@ def test_globals_are_read_tolerantly(capacity: Capacity, tmp_path: Path) -> None
     )
 
 
-def test_other_version_is_said(capacity: Capacity, tmp_path: Path, log_lines) -> None:
+def test_other_version_is_said(tmp_path: Path, log_lines) -> None:
     path = written(tmp_path, {"version": 2})
-    assert read_calibration_config(path, residual_net(), capacity).version == 1
+    assert read_calibration_config(path, residual_net()).version == 1
     assert log_lines.warnings == [f"{path}: version is 2; allowed: 1. 1 is used."]
 
 
-def test_settings_that_follow_from_others_are_ignored(capacity: Capacity, tmp_path: Path, log_lines) -> None:
+def test_settings_that_follow_from_others_are_ignored(tmp_path: Path, log_lines) -> None:
     path = written(tmp_path, {"conv1": {"activation_quant_params": [{"batch_num": 5, "num_bit": 4}]}})
-    layer = read_calibration_config(path, residual_net(), capacity).layers["conv1"]
+    layer = read_calibration_config(path, residual_net()).layers["conv1"]
     assert layer.activations == (DATA_ENTRY,)
     assert "activation_quant_params[0]: key 'batch_num' is ignored" in log_lines.warnings[0]
     assert "unknown key 'num_bit' is ignored. Did you mean 'num_bits'" in log_lines.warnings[1]
@@ -359,12 +358,10 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("document", "message"), WRONG.values(), ids=WRONG)
-def test_error_names_file_layer_key_and_value(
-    document: object, message: str, capacity: Capacity, tmp_path: Path
-) -> None:
+def test_error_names_file_layer_key_and_value(document: object, message: str, tmp_path: Path) -> None:
     path = written(tmp_path, document)
     with pytest.raises(ConfigError) as raised:
-        read_calibration_config(path, residual_net(), capacity)
+        read_calibration_config(path, residual_net())
     assert str(raised.value).startswith(message.format(path=path))
 
 
@@ -402,7 +399,6 @@ layer_entries = st.fixed_dictionaries(
     },
 )
 NET = graph(module("conv", "Conv2d", "x"), module("a.fc", "Linear", "conv"), matmul("a.matmul", "a.fc", "conv"))
-CAPACITY = read_capacity()
 documents = st.fixed_dictionaries(
     {},
     optional={
@@ -421,8 +417,8 @@ documents = st.fixed_dictionaries(
 @settings(max_examples=150, deadline=None)
 def test_any_document_is_settled_when_read(tmp_path_factory: pytest.TempPathFactory, document: object) -> None:
     folder = tmp_path_factory.mktemp("config")
-    config = read_calibration_config(written(folder, document), NET, CAPACITY)
+    config = read_calibration_config(written(folder, document), NET)
     write_calibration_config(config, folder / "again.json")
-    assert read_calibration_config(folder / "again.json", NET, CAPACITY) == config
+    assert read_calibration_config(folder / "again.json", NET) == config
     for name, layer in to_quant_config(config, NET).layers.items():
         assert apply_rules(NET[name], layer, name) == layer

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hotwheels.amct_pytorch.capacity import Capacity, read_capacity
 from hotwheels.amct_pytorch.config.dynamic.expand_retrain import expand_retrain
 from hotwheels.amct_pytorch.config.dynamic.retrain_config import (
     RetrainConfig,
@@ -40,13 +39,13 @@ def written(folder: Path, document: object) -> Path:
     return path
 
 
-def expanded(text: str, capacity: Capacity) -> RetrainConfig:
-    return expand_retrain(residual_net(), parse_simple_retrain(text, "a.cfg"), capacity)
+def expanded(text: str) -> RetrainConfig:
+    return expand_retrain(residual_net(), parse_simple_retrain(text, "a.cfg"))
 
 
-def test_sample_of_the_manual_is_read_and_written_as_it_stands(capacity: Capacity, tmp_path: Path, log_lines) -> None:
+def test_sample_of_the_manual_is_read_and_written_as_it_stands(tmp_path: Path, log_lines) -> None:
     sample = DATA / "manual_retrain_config.json"
-    config = read_retrain_config(sample, residual_net(), capacity)
+    config = read_retrain_config(sample, residual_net())
     assert config == RetrainConfig(
         layers={
             "conv1": LayerConfig(True, (LUQ,), arq(True)),
@@ -62,8 +61,8 @@ def test_sample_of_the_manual_is_read_and_written_as_it_stands(capacity: Capacit
     assert not log_lines.warnings
 
 
-def test_cfg_sample_of_the_manual(capacity: Capacity, log_lines) -> None:
-    config = expanded((DATA / "manual_retrain.cfg").read_text(encoding="utf-8"), capacity)
+def test_cfg_sample_of_the_manual(log_lines) -> None:
+    config = expanded((DATA / "manual_retrain.cfg").read_text(encoding="utf-8"))
     assert config.layers["conv1"] == LayerConfig(True, (LUQ,), arq(True))
     assert config.layers["fc"] == LayerConfig(True, (LUQ,), QuantizerConfig("LnqFakeQuantize", {"num_bits": 4, **LNQ}))
     # A type stands where a layer's name is expected (spec 9.5).
@@ -71,8 +70,8 @@ def test_cfg_sample_of_the_manual(capacity: Capacity, log_lines) -> None:
     assert len(log_lines.warnings) == 1
 
 
-def test_default_layers(capacity: Capacity, log_lines) -> None:
-    config = expand_retrain(residual_net(), None, capacity)
+def test_default_layers(log_lines) -> None:
+    config = expand_retrain(residual_net(), None)
     assert config.layers["layer1.0.conv1"] == LayerConfig(True, (LUQ,), arq(True))
     assert config.layers["fc"] == LayerConfig(True, (LUQ,), arq(False))
     assert config.layers["layer1.0.eltwise_add"] == LayerConfig(True, (LUQ, LUQ), None)
@@ -80,8 +79,8 @@ def test_default_layers(capacity: Capacity, log_lines) -> None:
     assert not log_lines.warnings
 
 
-def test_luq_is_dynamic_and_has_no_batch_count(capacity: Capacity) -> None:
-    config = expanded("batch_num: 3", capacity)
+def test_luq_is_dynamic_and_has_no_batch_count() -> None:
+    config = expanded("batch_num: 3")
     assert config.batch_num == 3
     layer = to_quant_config(config, residual_net()).layers["conv1"]
     assert layer.activations == (QuantizerConfig("LuqActivationFakeQuantize", {"num_bits": 8, "qscheme": "dynamic"}),)
@@ -91,8 +90,8 @@ def test_luq_is_dynamic_and_has_no_batch_count(capacity: Capacity) -> None:
 ULQ = "retrain_data_quant_config { ulq_retrain { num_bits: 10 } }"
 
 
-def test_lower_end_is_fixed_directly_behind_relu_only(capacity: Capacity) -> None:
-    layers = expanded(ULQ, capacity).layers
+def test_lower_end_is_fixed_directly_behind_relu_only() -> None:
+    layers = expanded(ULQ).layers
     behind = {name: [one.args["fixed_min"] for one in layer.activations] for name, layer in layers.items()}
     assert behind["maxpool"] == [True]  # ReLU
     assert behind["layer1.0.conv2"] == [True]  # ReLU6
@@ -100,22 +99,22 @@ def test_lower_end_is_fixed_directly_behind_relu_only(capacity: Capacity) -> Non
     assert behind["conv1"] == [False]
 
 
-def test_relu_that_is_no_module_is_known_by_its_onnx_type(capacity: Capacity) -> None:
+def test_relu_that_is_no_module_is_known_by_its_onnx_type() -> None:
     model = graph(
         OpNode(name="Relu_3", form=Form.FUNCTION, inputs=("x",), onnx_type="Relu"), module("fc", "Linear", "Relu_3")
     )
-    config = expand_retrain(model, parse_simple_retrain(ULQ, "a.cfg"), capacity)
+    config = expand_retrain(model, parse_simple_retrain(ULQ, "a.cfg"))
     assert config.layers["fc"].activations[0].args["fixed_min"]
 
 
-def test_lower_end_is_as_the_user_says(capacity: Capacity) -> None:
+def test_lower_end_is_as_the_user_says() -> None:
     text = "retrain_data_quant_config { ulq_retrain { fixed_min: false } }"
-    assert expanded(text, capacity).layers["maxpool"].activations[0].args == {"num_bits": 8, "fixed_min": False}
+    assert expanded(text).layers["maxpool"].activations[0].args == {"num_bits": 8, "fixed_min": False}
 
 
-def test_ulq_is_seeded_by_ifmr_over_the_batches(capacity: Capacity) -> None:
+def test_ulq_is_seeded_by_ifmr_over_the_batches() -> None:
     text = "batch_num: 2 retrain_data_quant_config { ulq_quantize { clip_max_min { clip_max: 3 clip_min: -3 } } }"
-    config = expanded(text, capacity)
+    config = expanded(text)
     own = {"num_bits": 8, "fixed_min": False, "clip_max": 3.0, "clip_min": -3.0}
     assert config.layers["conv1"].activations == (QuantizerConfig("UlqFakeQuantize", own),)
     assert to_quant_config(config, residual_net()).layers["conv1"].activations[0].args == {
@@ -125,9 +124,9 @@ def test_ulq_is_seeded_by_ifmr_over_the_batches(capacity: Capacity) -> None:
     }
 
 
-def test_fixed_data_has_offset_0_unless_it_is_given(capacity: Capacity, tmp_path: Path) -> None:
+def test_fixed_data_has_offset_0_unless_it_is_given(tmp_path: Path) -> None:
     text = "retrain_data_quant_config { fixed_quant_param_retrain { scale: 0.1 } }"
-    config = expanded(text, capacity)
+    config = expanded(text)
     assert config.layers["fc"].activations[0].args == {"num_bits": 8, "zero_point": 0, "scale": 0.1}
     write_retrain_config(config, tmp_path / "c.json")
     assert json.loads((tmp_path / "c.json").read_text())["fc"]["retrain_data_config"] == [
@@ -135,35 +134,35 @@ def test_fixed_data_has_offset_0_unless_it_is_given(capacity: Capacity, tmp_path
     ]
     for field in ("offset: -128", "zero_point: -128"):
         text = f"retrain_data_quant_config {{ fixed_quant_param_retrain {{ scale: 0.1 {field} }} }}"
-        entry = expanded(text, capacity).layers["fc"].activations[0]
+        entry = expanded(text).layers["fc"].activations[0]
         assert entry.args["zero_point"] == -128
         assert "offset" not in entry.args
 
 
-def test_fixed_data_needs_a_scale(capacity: Capacity) -> None:
+def test_fixed_data_needs_a_scale() -> None:
     with pytest.raises(ConfigError, match=r"'conv1' in a\.cfg, retrain_data_config\[0\].*needs the argument 'scale'"):
-        expanded("retrain_data_quant_config { fixed_quant_param_retrain { } }", capacity)
+        expanded("retrain_data_quant_config { fixed_quant_param_retrain { } }")
 
 
-def test_matmul_has_no_offset_with_any_algorithm(capacity: Capacity, log_lines) -> None:
+def test_matmul_has_no_offset_with_any_algorithm(log_lines) -> None:
     model = graph(module("relu", "ReLU", "x"), matmul("matmul", "relu", "relu"))
     for text, added in (("", {"qscheme": "symmetric"}), (ULQ, {"with_offset": False, "fixed_min": False})):
-        config = expand_retrain(model, parse_simple_retrain(text, "a.cfg"), capacity)
+        config = expand_retrain(model, parse_simple_retrain(text, "a.cfg"))
         for one in to_quant_config(config, model).layers["matmul"].activations:
             assert added.items() <= one.args.items()
     assert [line for line in log_lines.warnings if "no offset" in line] == []
 
 
-def test_channels_of_lnq_have_no_effect(capacity: Capacity, log_lines) -> None:
+def test_channels_of_lnq_have_no_effect(log_lines) -> None:
     text = "retrain_weight_quant_config { lnq_retrain { channel_wise: true } }"
-    assert expanded(text, capacity).layers["conv1"].weight.args["channel_wise"] is False
+    assert expanded(text).layers["conv1"].weight.args["channel_wise"] is False
     assert "channel_wise is True; allowed: False. False is used." in log_lines.warnings[0]
-    assert expanded(text, capacity).layers["conv1"].weight.args["cluster_freq"] == 400
+    assert expanded(text).layers["conv1"].weight.args["cluster_freq"] == 400
 
 
-def test_every_quantizer_can_be_built(capacity: Capacity) -> None:
+def test_every_quantizer_can_be_built() -> None:
     for text in ("", ULQ, "retrain_weight_quant_config { lnq_retrain { } }"):
-        for name, layer in to_quant_config(expanded(text, capacity), residual_net()).layers.items():
+        for name, layer in to_quant_config(expanded(text), residual_net()).layers.items():
             for one in layer.activations if layer.quant_enable else ():
                 build_activation(one, name)
             if layer.weight is not None:
@@ -195,15 +194,15 @@ PRIORITIES = {
 
 
 @pytest.mark.parametrize(("text", "bits", "is_enabled"), PRIORITIES.values(), ids=PRIORITIES)
-def test_priorities(text: str, bits: int, is_enabled: bool, capacity: Capacity) -> None:
-    layer = expanded(text, capacity).layers["conv1"]
+def test_priorities(text: str, bits: int, is_enabled: bool) -> None:
+    layer = expanded(text).layers["conv1"]
     assert (layer.activations[0].args["num_bits"], layer.quant_enable) == (bits, is_enabled)
 
 
 @pytest.mark.parametrize("switch", ["retrain_enable", "quant_enable"])
-def test_both_names_of_the_switch(switch: str, capacity: Capacity, tmp_path: Path) -> None:
+def test_both_names_of_the_switch(switch: str, tmp_path: Path) -> None:
     path = written(tmp_path, {"fc": {switch: False}})
-    config = read_retrain_config(path, residual_net(), capacity)
+    config = read_retrain_config(path, residual_net())
     assert config.layers["fc"] == LayerConfig(False, (LUQ,), arq(False))
     write_retrain_config(config, path)
     assert json.loads(path.read_text())["fc"]["retrain_enable"] is False
@@ -217,7 +216,7 @@ ALIASES = {
 
 
 @pytest.mark.parametrize("alias", ALIASES)
-def test_aliases_of_algorithms_mean_the_same(alias: str, capacity: Capacity, tmp_path: Path) -> None:
+def test_aliases_of_algorithms_mean_the_same(alias: str, tmp_path: Path) -> None:
     name, args = ALIASES[alias]
     read = [
         read_retrain_config(written(tmp_path, {"fc": {"retrain_data_config": {"algo": one, **args}}}), residual_net())
@@ -252,12 +251,10 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("document", "message"), WRONG.values(), ids=WRONG)
-def test_error_names_file_layer_key_and_value(
-    document: object, message: str, capacity: Capacity, tmp_path: Path
-) -> None:
+def test_error_names_file_layer_key_and_value(document: object, message: str, tmp_path: Path) -> None:
     path = written(tmp_path, document)
     with pytest.raises(ConfigError) as raised:
-        read_retrain_config(path, residual_net(), capacity)
+        read_retrain_config(path, residual_net())
     assert str(raised.value).startswith(message.format(path=path))
 
 
@@ -291,7 +288,6 @@ NET = graph(
     module("a.fc", "Linear", "relu"),
     matmul("a.matmul", "a.fc", "relu"),
 )
-CAPACITY = read_capacity()
 documents = st.fixed_dictionaries(
     {},
     optional={"batch_num": st.integers(1, 9), **dict.fromkeys(("conv", "a.fc", "a.matmul", "relu"), layer_entries)},
@@ -302,8 +298,8 @@ documents = st.fixed_dictionaries(
 @settings(max_examples=150, deadline=None)
 def test_any_document_is_settled_when_read(tmp_path_factory: pytest.TempPathFactory, document: object) -> None:
     folder = tmp_path_factory.mktemp("config")
-    config = read_retrain_config(written(folder, document), NET, CAPACITY)
+    config = read_retrain_config(written(folder, document), NET)
     write_retrain_config(config, folder / "again.json")
-    assert read_retrain_config(folder / "again.json", NET, CAPACITY) == config
+    assert read_retrain_config(folder / "again.json", NET) == config
     for name, layer in to_quant_config(config, NET).layers.items():
         assert apply_rules(NET[name], layer, name) == layer

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from hotwheels.amct_pytorch.capacity import Capacity
 from hotwheels.amct_pytorch.config.fx.expand import expand
 from hotwheels.amct_pytorch.config.fx.simple_yaml import parse_simple_yaml
 from hotwheels.amct_pytorch.config.layers.quant_config import LayerConfig, QuantConfig, QuantizerConfig
@@ -19,10 +18,10 @@ DATA = Path(__file__).parents[1] / "data"
 
 
 @pytest.fixture
-def expanded(capacity: Capacity):
+def expanded():
     def of(text: str, model: OpGraph | None = None, **more: object) -> QuantConfig:
         simple = dataclasses.replace(parse_simple_yaml(text, "quant.yaml"), **more)
-        return expand(model or small_net(), simple, capacity)
+        return expand(model or small_net(), simple)
 
     return of
 
@@ -35,8 +34,8 @@ def ulq(**args: object) -> QuantizerConfig:
     return QuantizerConfig("UlqFakeQuantize", args)
 
 
-def test_defaults(capacity: Capacity, log_lines) -> None:
-    config = expand(small_net(), None, capacity)
+def test_defaults(log_lines) -> None:
+    config = expand(small_net(), None)
     assert enabled(config) == ["conv1", "maxpool", "add", "matmul", "fc"]
     assert config.layers["conv1"].weight.args == {"observer": "ArqObserver", "num_bits": 8, "channel_wise": True}
     assert config.layers["fc"].weight.args == {"observer": "ArqObserver", "num_bits": 8, "channel_wise": False}
@@ -50,8 +49,8 @@ def test_defaults(capacity: Capacity, log_lines) -> None:
     assert not log_lines.warnings
 
 
-def test_transposed_convolution_is_channel_wise(capacity: Capacity) -> None:
-    config = expand(graph(node("up", "conv_transpose")), None, capacity)
+def test_transposed_convolution_is_channel_wise() -> None:
+    config = expand(graph(node("up", "conv_transpose")), None)
     assert config.layers["up"].weight.args["channel_wise"] is True
 
 
@@ -158,7 +157,7 @@ def test_weight_section_of_a_layer_without_weight_is_ignored(expanded, log_lines
     ]
 
 
-def test_what_matches_nothing_is_said_and_never_raises(expanded, capacity: Capacity, log_lines) -> None:
+def test_what_matches_nothing_is_said_and_never_raises(expanded, log_lines) -> None:
     wrong = "activation_quant_params: {quantizer: None, quantizer_args: {num_bits: 99}}"
     text = f"""
 skip_layers: [con1]
@@ -169,7 +168,7 @@ override_layer_configs:
 - {{layer_name: [], {wrong}}}
 - {{layer_name: [cnv1, view], {wrong}}}
 """
-    assert expanded(text, om_layers={"conv9": (8,)}) == expand(small_net(), None, capacity)
+    assert expanded(text, om_layers={"conv9": (8,)}) == expand(small_net(), None)
     assert log_lines.warnings == [
         "skip_layers of quant.yaml: layer 'con1' is not in the model. Did you mean 'conv1'?",
         "override_layer_configs of quant.yaml: layer 'cnv1' is not in the model. Did you mean 'conv1'?",

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from hotwheels.amct_pytorch.capacity import Capacity
 from hotwheels.amct_pytorch.config.fx.expand import expand
 from hotwheels.amct_pytorch.config.fx.json_config import check_any_enabled, read_config, write_config
 from hotwheels.amct_pytorch.config.layers.quant_config import LayerConfig, QuantConfig, QuantizerConfig
@@ -25,26 +24,26 @@ def written(folder: Path, document: object) -> Path:
     return path
 
 
-def test_default_config_is_that_of_the_manual(capacity: Capacity, tmp_path: Path) -> None:
+def test_default_config_is_that_of_the_manual(tmp_path: Path) -> None:
     model = graph(node("add", "add", 2), node("conv1", "conv"), node("fc", "linear"))
-    sample = read_config(DATA / "manual_config.json", model, capacity)
-    assert expand(model, None, capacity) == sample
+    sample = read_config(DATA / "manual_config.json", model)
+    assert expand(model, None) == sample
     write_config(sample, tmp_path / "deep" / "config.json")
     manual = json.loads("".join((DATA / "manual_config.json").read_text().split()).replace(",}", "}"))
     assert json.loads((tmp_path / "deep" / "config.json").read_text()) == manual
 
 
-def test_written_config_is_read_back_equal(capacity: Capacity, tmp_path: Path, log_lines) -> None:
-    config = expand(small_net(), None, capacity)
+def test_written_config_is_read_back_equal(tmp_path: Path, log_lines) -> None:
+    config = expand(small_net(), None)
     write_config(config, tmp_path / "c.json")
-    assert read_config(tmp_path / "c.json", small_net(), capacity) == config
+    assert read_config(tmp_path / "c.json", small_net()) == config
     assert list(config.layers) == ["conv1", "maxpool", "add", "matmul", "softsign", "fc"]
     assert not log_lines.warnings
 
 
-def test_fixed_sample_of_the_manual(capacity: Capacity, log_lines) -> None:
+def test_fixed_sample_of_the_manual(log_lines) -> None:
     model = graph(node("conv1", "conv"), node("maxpool", "max_pool"))
-    layers = read_config(DATA / "manual_fixed.json", model, capacity).layers
+    layers = read_config(DATA / "manual_fixed.json", model).layers
     assert list(layers) == ["conv1", "maxpool"]  # graph order, not the file's
     assert layers["maxpool"].activations[0].args == {"scale": 0.0118393, "zero_point": -128, "num_bits": 8}
     assert layers["conv1"].weight == QuantizerConfig(
@@ -53,49 +52,49 @@ def test_fixed_sample_of_the_manual(capacity: Capacity, log_lines) -> None:
     assert not log_lines.warnings
 
 
-def test_custom_sample_of_the_manual_with_its_missing_comma(capacity: Capacity, log_lines) -> None:
-    layers = read_config(DATA / "manual_custom.json", graph(node("conv1", "add", 2)), capacity).layers
+def test_custom_sample_of_the_manual_with_its_missing_comma(log_lines) -> None:
+    layers = read_config(DATA / "manual_custom.json", graph(node("conv1", "add", 2))).layers
     assert [one.quantizer for one in layers["conv1"].activations] == ["torch.quantization.FakeQuantize"] * 2
     assert layers["conv1"].activations[0].args["ch_axis"] == 0
     assert len(log_lines.warnings) == 1
     assert "a comma is missing" in log_lines.warnings[0]
 
 
-def test_deleted_layer_is_absent(capacity: Capacity, tmp_path: Path) -> None:
+def test_deleted_layer_is_absent(tmp_path: Path) -> None:
     path = written(tmp_path, {"fc": {"quant_enable": True}})
-    assert list(read_config(path, small_net(), capacity).layers) == ["fc"]
+    assert list(read_config(path, small_net()).layers) == ["fc"]
 
 
-def test_one_object_stands_for_all_inputs(capacity: Capacity, tmp_path: Path) -> None:
+def test_one_object_stands_for_all_inputs(tmp_path: Path) -> None:
     path = written(tmp_path, {"add": {"activation_quant_params": ULQ}})
-    layer = read_config(path, small_net(), capacity).layers["add"]
+    layer = read_config(path, small_net()).layers["add"]
     assert layer.activations == (QuantizerConfig("UlqFakeQuantize", {"num_bits": 8}),) * 2
 
 
-def test_missing_sections_have_defaults(capacity: Capacity, tmp_path: Path) -> None:
-    layer = read_config(written(tmp_path, {"conv1": {}}), small_net(), capacity).layers["conv1"]
-    assert layer == expand(small_net(), None, capacity).layers["conv1"]
+def test_missing_sections_have_defaults(tmp_path: Path) -> None:
+    layer = read_config(written(tmp_path, {"conv1": {}}), small_net()).layers["conv1"]
+    assert layer == expand(small_net(), None).layers["conv1"]
 
 
 @pytest.mark.parametrize("value", [False, "false", "no"])
 @pytest.mark.parametrize("key", ["quant_enable", "retrain_enable"])
-def test_both_names_of_the_switch(key: str, value: object, capacity: Capacity, tmp_path: Path) -> None:
-    config = read_config(written(tmp_path, {"fc": {key: value}}), small_net(), capacity)
+def test_both_names_of_the_switch(key: str, value: object, tmp_path: Path) -> None:
+    config = read_config(written(tmp_path, {"fc": {key: value}}), small_net())
     assert not config.layers["fc"].quant_enable
 
 
-def test_values_of_a_layer_that_is_off_are_not_checked(capacity: Capacity, tmp_path: Path) -> None:
+def test_values_of_a_layer_that_is_off_are_not_checked(tmp_path: Path) -> None:
     entry = {
         "quant_enable": False,
         "activation_quant_params": [{"quantizer": "Old", "quantizer_args": {"num_bits": 3}}],
     }
-    config = read_config(written(tmp_path, {"fc": entry}), small_net(), capacity)
+    config = read_config(written(tmp_path, {"fc": entry}), small_net())
     assert config.layers["fc"].activations == (QuantizerConfig("Old", {"num_bits": 3}),)
 
 
-def test_weight_of_a_layer_without_weight_is_ignored(capacity: Capacity, tmp_path: Path, log_lines) -> None:
+def test_weight_of_a_layer_without_weight_is_ignored(tmp_path: Path, log_lines) -> None:
     path = written(tmp_path, {"maxpool": {"weight_quant_params": {"quantizer": "ArqWeightFakeQuantize"}}})
-    assert read_config(path, small_net(), capacity).layers["maxpool"].weight is None
+    assert read_config(path, small_net()).layers["maxpool"].weight is None
     assert "weight_quant_params is ignored, the layer has no weight" in log_lines.warnings[0]
 
 
@@ -137,20 +136,18 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("document", "message"), WRONG.values(), ids=WRONG)
-def test_error_names_file_layer_key_and_value(
-    document: object, message: str, capacity: Capacity, tmp_path: Path
-) -> None:
+def test_error_names_file_layer_key_and_value(document: object, message: str, tmp_path: Path) -> None:
     path = written(tmp_path, document)
     with pytest.raises(ConfigError) as raised:
-        read_config(path, small_net(), capacity)
+        read_config(path, small_net())
     assert str(raised.value).startswith(message.format(path=path))
 
 
-def test_duplicate_layer_is_refused(capacity: Capacity, tmp_path: Path) -> None:
+def test_duplicate_layer_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "c.json"
     path.write_text('{"fc": {},\n "fc": {}}', encoding="utf-8")
     with pytest.raises(ConfigError, match=r"c\.json, line 2, column 2: key 'fc' stands twice"):
-        read_config(path, small_net(), capacity)
+        read_config(path, small_net())
 
 
 def test_missing_file(tmp_path: Path) -> None:

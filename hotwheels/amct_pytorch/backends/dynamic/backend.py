@@ -37,13 +37,13 @@ class DynamicBackend:
         self,
         model: nn.Module,
         inputs: tuple[Any, ...],
-        capacity: Capacity,
+        capacity: Capacity | None = None,
         export_setting: Mapping[str, Any] | None = None,
     ) -> None:
         """Copies and exports ``model``, called with the positional ``inputs``.
 
-        ``export_setting`` holds ``input_names``, ``output_names`` and ``dynamic_axes``, None where the user says
-        nothing.
+        ``capacity`` are the rows of the capacity file, None for those of the installed one. ``export_setting`` holds
+        ``input_names``, ``output_names`` and ``dynamic_axes``, None where the user says nothing.
 
         Raises:
           UnsupportedModelError: The model is quantized already, or ``inputs`` holds no tensor.
@@ -53,10 +53,10 @@ class DynamicBackend:
             raise UnsupportedModelError("input_data holds no tensor, so the ONNX model would have no input.")
         if any(isinstance(module, QuantizedLayer) for module in model.modules()):
             raise UnsupportedModelError("The model is quantized already. Pass the float model.")
-        self._registry = Registry(capacity)
+        self._registry = registry = Registry(capacity, with_fx_row=False)
         self._inputs = inputs
         self._model = copy_model(model)
-        self._candidates = find_candidates(self._model, self._registry, capacity)
+        self._candidates = find_candidates(self._model, registry)
         in_place = {path: one.module for path, one in self._candidates.items() if works_in_place(one.module)}
         for path in in_place.keys() - find_read_again(self._model, inputs, in_place):
             in_place[path].inplace = False  # type: ignore[assignment]

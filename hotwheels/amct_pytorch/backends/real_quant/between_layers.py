@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,15 +15,18 @@ from .float_products import call_float_product, is_float_product
 from .known import is_known, op_of
 
 
+@functools.cache
+def _registry() -> Registry:
+    """What the operations are does not depend on rows that users change."""
+    return Registry()
+
+
 class BetweenLayers:
     """Calls functions, methods and modules the way the exported file computes them.
 
     Known ones run in float64. Values become float32 in front of what we do not know, and around weighted and CUBE
     operations, which are not quantized here.
     """
-
-    def __init__(self) -> None:
-        self._registry = Registry()
 
     def call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Returns ``function(*args, **kwargs)``; a Tensor method comes as a `MethodCall`."""
@@ -31,7 +35,7 @@ class BetweenLayers:
         same = handed_on(function, args, kwargs)
         if same is not None:
             return same[0]
-        op = op_of(function, self._registry)
+        op = op_of(function, _registry())
         if is_float_product(function, op):
             return call_float_product(function, args, kwargs)
         deferred = defer(function, args, kwargs, op)
@@ -39,7 +43,7 @@ class BetweenLayers:
 
     def gives_single(self, function: Callable[..., Any]) -> bool:
         """Whether float32 results of ``function`` are values which the file has in float32."""
-        return not is_known(function) or is_float_product(function, op_of(function, self._registry))
+        return not is_known(function) or is_float_product(function, op_of(function, _registry()))
 
 
 def _call_outside(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

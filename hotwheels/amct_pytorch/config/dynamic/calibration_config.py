@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from ...capacity import Capacity, read_capacity
 from ...errors import nearest_names
 from ...files import PathLike, write_text_atomic
 from ...graph import OpGraph, OpNode
@@ -80,12 +79,11 @@ class CalibrationConfig:
 _GLOBALS = tuple(field.name for field in dataclasses.fields(CalibrationConfig) if field.name != "layers")
 
 
-def read_calibration_config(path: PathLike, graph: OpGraph, capacity: Capacity | None = None) -> CalibrationConfig:
+def read_calibration_config(path: PathLike, graph: OpGraph) -> CalibrationConfig:
     """Returns the checked configuration in ``path`` for the model ``graph``, layers in graph order.
 
-    A layer without an entry has none in the result: it is not quantized. A missing section or argument has its default,
-    for which ``capacity`` is read from the installed table where it is None. Values of a layer that is off are not
-    checked.
+    A layer without an entry has none in the result: it is not quantized. A missing section or argument has its default.
+    Values of a layer that is off are not checked.
 
     Raises:
       FileNotFoundError: There is no such file.
@@ -95,7 +93,7 @@ def read_calibration_config(path: PathLike, graph: OpGraph, capacity: Capacity |
     config = _read_globals(document, source)
     report_unknown_fusion_layers(config.skip_fusion_layers, graph, source)
     entries = {name: entry for name, entry in document.items() if name not in _GLOBALS}
-    context = calibration_context(config, graph, capacity or read_capacity(), source)
+    context = calibration_context(config, graph, source)
     return dataclasses.replace(config, layers=read_layers(entries, context))
 
 
@@ -125,10 +123,10 @@ def to_quant_config(config: CalibrationConfig, graph: OpGraph) -> QuantConfig:
     return to_quantizers(config.layers, graph, partial(_translated, config=config))
 
 
-def calibration_context(config: CalibrationConfig, graph: OpGraph, capacity: Capacity, source: str) -> LayerContext:
+def calibration_context(config: CalibrationConfig, graph: OpGraph, source: str) -> LayerContext:
     """Returns what the layers of a configuration with the global settings of ``config`` are completed with."""
     translation = partial(_translated, config=config)
-    return LayerContext(graph=graph, capacity=capacity, dialect=CALIBRATION, translation=translation, source=source)
+    return LayerContext(graph=graph, dialect=CALIBRATION, translation=translation, source=source)
 
 
 def report_unknown_fusion_layers(names: tuple[str, ...], graph: OpGraph, source: str) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
-from ...capacity import Capacity
 from ...graph import OpGraph
 from .calibration_config import CalibrationConfig, calibration_context, report_unknown_fusion_layers
 from .expand_dynamic import expand_layers
 from .simple_cfg import SimpleCalibrationConfig
 
 
-def expand_calibration(graph: OpGraph, simple: SimpleCalibrationConfig | None, capacity: Capacity) -> CalibrationConfig:
+def expand_calibration(graph: OpGraph, simple: SimpleCalibrationConfig | None) -> CalibrationConfig:
     """Returns an entry for every quantizable layer, in graph order; None for ``simple`` gives the defaults.
 
     What matches nothing is said in a WARNING. Values are checked only where they are applied to a layer that is on.
@@ -29,5 +28,5 @@ def expand_calibration(graph: OpGraph, simple: SimpleCalibrationConfig | None, c
         update_bn=simple.update_bn,
         bn_update_config=simple.bn_update_config,
     )
-    context = calibration_context(config, graph, capacity, simple.source)
+    context = calibration_context(config, graph, simple.source)
     return dataclasses.replace(config, layers=expand_layers(simple, context))

@@ -42,7 +42,7 @@ def is_skipped(node: OpNode, simple: SimpleRetrainConfig) -> bool:
 
 def _layer(node: OpNode, simple: SimpleRetrainConfig, context: LayerContext) -> LayerConfig:
     where = context.where(node)
-    layer = overlay(node, bare_layer(node, context.capacity, context.dialect), simple.common, where)
+    layer = overlay(node, bare_layer(node, context.dialect), simple.common, where)
     if node.onnx_type == _OM_TYPE:
         layer = with_om_widths(layer, simple.om_layers.get(node.layer, ()))
     for rule in _matching(node, simple):  # naming a layer means to quantize it

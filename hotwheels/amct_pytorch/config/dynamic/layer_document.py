@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, TypeAlias
 
-from ...capacity import Capacity
 from ...errors import ConfigError
 from ...graph import Edge, OpGraph, OpNode
 from ...log import get_logger
@@ -20,7 +19,7 @@ from ..arguments.algorithms import SEARCH_RANGE
 from ..arguments.coercion import as_object, as_text, report_unknown
 from ..arguments.quantizer_check import effective_args
 from ..arguments.section import Section
-from ..layers.defaults import default_layer, is_channel_wise
+from ..layers.defaults import default_layer
 from ..layers.layer_entry import SWITCHES, check_known, read_activations, read_switch, read_weight
 from ..layers.layer_rules import apply_rules
 from ..layers.quant_config import LayerConfig, QuantConfig, QuantizerConfig
@@ -42,14 +41,12 @@ class LayerContext:
 
     Attributes:
       graph: The model.
-      capacity: The capacity table.
       dialect: The kind of document.
       translation: See `Translation`.
       source: Name of the document, for messages.
     """
 
     graph: OpGraph
-    capacity: Capacity
     dialect: Dialect
     translation: Translation
     source: str
@@ -74,9 +71,9 @@ def read_layers(document: Mapping[str, Any], context: LayerContext) -> dict[str,
     }
 
 
-def bare_layer(node: OpNode, capacity: Capacity, dialect: Dialect) -> LayerConfig:
+def bare_layer(node: OpNode, dialect: Dialect) -> LayerConfig:
     """Returns the default algorithms of a layer, without arguments."""
-    default = default_layer(node, capacity)
+    default = default_layer(node)
     data, weight = (Section(keys.default_quantizer) for keys in (dialect.activation, dialect.weight))
     return LayerConfig(
         quant_enable=default.quant_enable,
@@ -133,7 +130,7 @@ def _read_layer(node: OpNode, entry: object, context: LayerContext) -> LayerConf
     data, weight = dialect.activation, dialect.weight
     given = as_object(entry, where)
     report_unknown(given, (*SWITCHES, data.section, weight.section), where)
-    default = bare_layer(node, context.capacity, dialect)
+    default = bare_layer(node, dialect)
     is_enabled = read_switch(given, where)
     read_data = partial(_read_section, keys=data, is_enabled=is_enabled)
     read_weights = partial(_read_section, keys=weight, is_enabled=is_enabled)
@@ -167,7 +164,7 @@ def _complete(node: OpNode, layer: LayerConfig, context: LayerContext) -> LayerC
     dialect = context.dialect
     assert node.op is not None, f"'{node.name}' is not quantizable"
     # True is the algorithm's own default, except where it has no channels at all (LNQ).
-    facts = {} if is_channel_wise(node.op, context.capacity) else {"channel_wise": False}
+    facts = {} if node.op.allows_channel_wise else {"channel_wise": False}
     return dataclasses.replace(
         layer,
         activations=tuple(

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from ...capacity import Capacity, read_capacity
 from ...files import PathLike, write_text_atomic
 from ...graph import OpGraph, OpNode
 from ..arguments.coercion import as_object
@@ -61,7 +60,7 @@ class RetrainConfig:
 _GLOBALS = ("version", "batch_num")
 
 
-def read_retrain_config(path: PathLike, graph: OpGraph, capacity: Capacity | None = None) -> RetrainConfig:
+def read_retrain_config(path: PathLike, graph: OpGraph) -> RetrainConfig:
     """Returns the checked configuration in ``path`` for the model ``graph``, layers in graph order.
 
     Missing entries, sections and arguments are treated as in `read_calibration_config`. ``fixed_min`` of ULQ is by
@@ -76,7 +75,7 @@ def read_retrain_config(path: PathLike, graph: OpGraph, capacity: Capacity | Non
         version=read_global(VERSION, document, source), batch_num=read_global(BATCH_NUM, document, source)
     )
     entries = {name: entry for name, entry in document.items() if name not in _GLOBALS}
-    context = retrain_context(config, graph, capacity or read_capacity(), source)
+    context = retrain_context(config, graph, source)
     return dataclasses.replace(config, layers=read_layers(entries, context))
 
 
@@ -92,10 +91,10 @@ def to_quant_config(config: RetrainConfig, graph: OpGraph) -> QuantConfig:
     return to_quantizers(config.layers, graph, partial(_translated, config=config))
 
 
-def retrain_context(config: RetrainConfig, graph: OpGraph, capacity: Capacity, source: str) -> LayerContext:
+def retrain_context(config: RetrainConfig, graph: OpGraph, source: str) -> LayerContext:
     """Returns what the layers of a configuration with the global settings of ``config`` are completed with."""
     translation = partial(_translated, config=config)
-    return LayerContext(graph=graph, capacity=capacity, dialect=RETRAIN, translation=translation, source=source)
+    return LayerContext(graph=graph, dialect=RETRAIN, translation=translation, source=source)
 
 
 def _translated(node: OpNode, entry: QuantizerConfig, *, config: RetrainConfig) -> QuantizerConfig:

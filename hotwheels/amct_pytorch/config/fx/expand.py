@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 
-from ...capacity import Capacity
 from ...errors import ConfigError
 from ...graph import OpGraph, OpNode
 from ...log import get_logger
@@ -23,7 +22,7 @@ from .simple_config import Rule, SimpleConfig
 _log = get_logger(__name__)
 
 
-def expand(graph: OpGraph, simple: SimpleConfig | None, capacity: Capacity) -> QuantConfig:
+def expand(graph: OpGraph, simple: SimpleConfig | None) -> QuantConfig:
     """Returns an entry for every quantizable layer, in graph order; None for ``simple`` gives the defaults.
 
     What matches nothing is said: a layer name in a WARNING, a type or an om.json layer at DEBUG. Values are checked
@@ -34,12 +33,12 @@ def expand(graph: OpGraph, simple: SimpleConfig | None, capacity: Capacity) -> Q
     """
     simple = simple or SimpleConfig()
     _report_unmatched(graph, simple)
-    return QuantConfig({name: _layer(node, simple, capacity) for name, node in graph.layers.items()})
+    return QuantConfig({name: _layer(node, simple) for name, node in graph.layers.items()})
 
 
-def _layer(node: OpNode, simple: SimpleConfig, capacity: Capacity) -> LayerConfig:
+def _layer(node: OpNode, simple: SimpleConfig) -> LayerConfig:
     where = f"Layer '{node.name}' in {simple.source}"
-    layer = default_layer(node, capacity)
+    layer = default_layer(node)
     is_enabled = layer.quant_enable and simple.common.quant_enable is not False
     layer = dataclasses.replace(overlay(node, layer, simple.common, where), quant_enable=is_enabled)
     layer = with_om_widths(layer, simple.om_layers.get(node.name, ()))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...capacity import Capacity, read_capacity
 from ...errors import ConfigError
 from ...files import PathLike, write_text_atomic
 from ...graph import OpGraph, OpNode
@@ -29,22 +28,21 @@ NO_LAYER_ENABLED = "No quant enable layer in quant config file, please check the
 _LAYER_KEYS = (*SWITCHES, ACTIVATION_PARAMS, WEIGHT_PARAMS)
 
 
-def read_config(path: PathLike, graph: OpGraph, capacity: Capacity | None = None) -> QuantConfig:
+def read_config(path: PathLike, graph: OpGraph) -> QuantConfig:
     """Returns the checked configuration in ``path`` for the model ``graph``, in graph order.
 
-    A layer without an entry has none in the result: it is not quantized. A missing section has its default, for which
-    ``capacity`` is read from the installed table where it is None. Values of a layer that is off are not checked.
+    A layer without an entry has none in the result: it is not quantized. A missing section has its default.
+    Values of a layer that is off are not checked.
 
     Raises:
       FileNotFoundError: There is no such file.
       ConfigError: Not JSON, a layer that the model does not have, or a wrong value.
     """
     document = as_object(read_json(path), f"The document in {path}")
-    capacity = capacity or read_capacity()
     for name in document:
         check_known(name, graph, str(path))
     layers = {
-        name: _layer(node, document[name], f"Layer '{name}' in {path}", capacity)
+        name: _layer(node, document[name], f"Layer '{name}' in {path}")
         for name, node in graph.layers.items()
         if name in document
     }
@@ -62,10 +60,10 @@ def check_any_enabled(config: QuantConfig) -> None:
         raise ConfigError(NO_LAYER_ENABLED)
 
 
-def _layer(node: OpNode, entry: object, where: str, capacity: Capacity) -> LayerConfig:
+def _layer(node: OpNode, entry: object, where: str) -> LayerConfig:
     given = as_object(entry, where)
     report_unknown(given, _LAYER_KEYS, where)
-    default = default_layer(node, capacity)
+    default = default_layer(node)
     layer = LayerConfig(
         quant_enable=read_switch(given, where),
         activations=without_weight_operand(

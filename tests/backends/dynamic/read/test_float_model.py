@@ -10,7 +10,6 @@ from torch import nn
 
 from hotwheels.amct_pytorch.backends.dynamic.backend import DynamicBackend
 from hotwheels.amct_pytorch.backends.dynamic.read.float_model import read_settings
-from hotwheels.amct_pytorch.capacity import read_capacity
 from hotwheels.amct_pytorch.config.dynamic.calibration_config import to_quant_config
 from hotwheels.amct_pytorch.config.dynamic.expand_calibration import expand_calibration
 from hotwheels.amct_pytorch.errors import ExportError
@@ -30,10 +29,9 @@ NETS = {
 
 
 def export(model: nn.Module, path: Path, x: torch.Tensor) -> None:
-    capacity = read_capacity()
-    backend = DynamicBackend(model, (x,), capacity)
+    backend = DynamicBackend(model, (x,))
     graph = backend.graph()
-    config = to_quant_config(expand_calibration(graph, None, capacity), graph)
+    config = to_quant_config(expand_calibration(graph, None), graph)
     save_model(backend.float_model(make_plan(graph, config), backend.folds(graph), {"a": 1}), path)
 
 

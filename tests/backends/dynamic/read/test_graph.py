@@ -12,7 +12,6 @@ from torch import Tensor, nn
 import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.backends.dynamic.backend import DynamicBackend
 from hotwheels.amct_pytorch.backends.dynamic.read.graph import Fusion
-from hotwheels.amct_pytorch.capacity import read_capacity
 from hotwheels.amct_pytorch.graph import Form, OpGraph
 from tests.support.log_lines import log_lines
 
@@ -22,7 +21,7 @@ X = torch.linspace(-1, 1, 2 * 3 * 8 * 8).reshape(2, 3, 8, 8)
 
 
 def read(model: nn.Module, *inputs: Any, fusion: Fusion | None = None) -> OpGraph:
-    return DynamicBackend(model.eval(), inputs or (X,), read_capacity()).graph(fusion)
+    return DynamicBackend(model.eval(), inputs or (X,)).graph(fusion)
 
 
 def layers(graph: OpGraph) -> list[str]:
@@ -140,7 +139,7 @@ def test_adaptive_pooling_of_a_divisor_is_an_average_pooling() -> None:
 
 def test_padding_belongs_to_the_layer() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"))
-    backend = DynamicBackend(model.eval(), (X,), read_capacity())
+    backend = DynamicBackend(model.eval(), (X,))
     assert layers(backend.graph()) == ["0"]
     assert {"0", "0_pad"} <= {str(node.name) for node in backend._export.model.graph}
 

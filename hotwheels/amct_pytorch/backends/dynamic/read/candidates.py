@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from torch import nn
 
-from ....capacity import Capacity
 from ....custom_op import CustomModuleBase
 from ....ops.desc import OpDesc, Role
-from ....ops.registry import ModuleMatch, Registry
+from ....ops.registry import Registry
 
-# Other ONNX types which the exporter writes these operations as, depending on their arguments.
-_VARIANTS: Mapping[Role, frozenset[str]] = {
-    Role.LINEAR: frozenset({"Gemm", "MatMul"}),
-    Role.MAX_POOL: frozenset({"MaxPool", "GlobalMaxPool"}),
-    Role.AVG_POOL: frozenset({"AveragePool", "GlobalAveragePool"}),
-    Role.BATCH_NORM: frozenset({"BatchNormalization"}),
-}
+_CONVOLUTIONS = frozenset({Role.CONV, Role.CONV_TRANSPOSE})
 _METHODS = ("forward", "_conv_forward")  # what a subclass must not change to be the operation of its base
 
 
@@ -43,19 +36,22 @@ class Candidate:
     is_listed: bool
 
 
-def find_candidates(model: nn.Module, registry: Registry, capacity: Capacity) -> dict[str, Candidate]:
-    """Returns the candidates of ``model`` by path; not the model itself, and none inside of another one."""
+def find_candidates(model: nn.Module, registry: Registry) -> dict[str, Candidate]:
+    """Returns the candidates of ``model`` by path; not the model itself, and none inside of another one.
+
+    A convolution that is not listed is one all the same: BatchNorms and activations behind it belong to it.
+    """
     found: dict[str, Candidate] = {}
     for path, module in _outermost(model, registry):
         match = registry.match_module(type(module))
-        if match is not None and _is_that_operation(type(module), registry):
-            # The registry knows extension classes by the capacity file alone, also by the name of a base class.
-            is_listed = registry.is_leaf_type(type(module)) or _is_listed(match, capacity)
-            if is_listed or registry.is_fusable(type(module)):
-                found[path] = Candidate(
-                    path=path, module=module, type=match.type, op=match.op, is_listed=is_listed,
-                    onnx_types=_onnx_types(module, match, capacity),
-                )  # fmt: skip
+        if match is None or not _is_that_operation(type(module), registry):
+            continue
+        if match.op.is_listed or match.op.role in _CONVOLUTIONS or registry.is_fusable(type(module)):
+            own = {module.onnx_type} if isinstance(module, CustomModuleBase) else set()
+            found[path] = Candidate(
+                path=path, module=module, type=match.type, op=match.op, is_listed=match.op.is_listed,
+                onnx_types=frozenset(match.op.onnx_types) | own,
+            )  # fmt: skip
     return found
 
 
@@ -74,25 +70,10 @@ def _is_that_operation(cls: type, registry: Registry) -> bool:
     if registry.is_leaf_type(cls):
         return True
     homes = (_home(cls, method) for method in _METHODS)
-    return all(home is None or home.startswith(tuple(registry.leaf_packages)) for home in homes)
+    packages = tuple(f"{package}." for package in registry.leaf_packages)
+    return all(home is None or f"{home}.".startswith(packages) for home in homes)
 
 
 def _home(cls: type, method: str) -> str | None:
     """The Python module of the class which defines ``method``."""
     return next((base.__module__ for base in cls.__mro__ if method in vars(base)), None)
-
-
-def _names(match: ModuleMatch) -> frozenset[str]:
-    return frozenset({match.type, match.type.rpartition(".")[2]})
-
-
-def _is_listed(match: ModuleMatch, capacity: Capacity) -> bool:
-    return not _names(match).isdisjoint((*capacity.quantizable_types, *capacity.no_weight_quant_types))
-
-
-def _onnx_types(module: nn.Module, match: ModuleMatch, capacity: Capacity) -> frozenset[str]:
-    names = _names(match)
-    weighted = zip(capacity.quantizable_types, capacity.quantizable_onnx_types, strict=False)
-    paired = {onnx_type for torch_type, onnx_type in (*capacity.pairs, *weighted) if torch_type in names}
-    own = {module.onnx_type} if isinstance(module, CustomModuleBase) else set()
-    return frozenset(paired | own | _VARIANTS.get(match.op.role, frozenset()))

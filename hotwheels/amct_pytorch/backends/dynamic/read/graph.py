@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 import onnx_ir as ir
 
@@ -12,6 +13,7 @@ from ....onnx_io.initializers import free_name
 from ....ops.desc import Role
 from ....ops.registry import Registry
 from ...fold_pair import is_foldable_pair
+from ...layer_factory import NOT_LISTED
 from .candidates import Candidate
 from .export import MarkedExport
 from .layer_body import why_no_single_operation
@@ -20,7 +22,6 @@ from .uses import settle_uses
 _CONVOLUTIONS = frozenset({Role.CONV, Role.CONV_TRANSPOSE})
 
 _NOT_CALLED = "the model does not call it with a float tensor, or nothing uses its result"
-_NOT_LISTED = "the capacity file does not list its type as quantizable"
 _CONSTANT_OPERAND = "one of its operands is a parameter, a constant or not a float tensor"
 
 
@@ -129,9 +130,18 @@ class _Reader:
             name=str(node.name),
             form=Form.FUNCTION,
             inputs=self._producers(_reads(node)),
-            onnx_type=node.op_type,
+            **self._node_kind(node),
             onnx_name=self._export.exporter_names[node],
         )
+
+    def _node_kind(self, node: ir.Node) -> dict[str, Any]:
+        """Returns what the capacity file says of the type of an ONNX node."""
+        kind = node.op_type
+        return {
+            "onnx_type": kind,
+            "is_cube": self._registry.is_cube(kind),
+            "is_no_command": self._registry.is_no_command(kind),
+        }
 
     def _layer(self, name: str) -> OpNode:
         path, main = self._paths[name], self._onnx[name]
@@ -145,7 +155,7 @@ class _Reader:
             edges=() if reason else edges,
             unquantizable=reason,
             use_of="" if path == name else path,
-            onnx_type=main.op_type,
+            **self._node_kind(main),
             onnx_name=self._export.exporter_names[main],
         )
 
@@ -159,7 +169,7 @@ class _Reader:
 
     def _why_not(self, candidate: Candidate, body: list[ir.Node], edges: tuple[Edge, ...]) -> str | None:
         if not candidate.is_listed:
-            return _NOT_LISTED
+            return NOT_LISTED
         if not all(edge.producer for edge in edges):  # the layer does not read it, or it is not the result of a node
             return _CONSTANT_OPERAND
         if candidate.onnx_types == {"MatMul"} and len(edges) < 2:

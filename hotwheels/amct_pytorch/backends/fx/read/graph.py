@@ -15,7 +15,8 @@ from ....graph import Edge, Form, OpGraph, OpNode
 from ....nn.weighted_call import LinearCall
 from ....ops.desc import OpDesc, Role
 from ....ops.registry import Registry
-from ....ops.table import KEEPDIM_ONLY, TUPLE_RESULTS
+from ....ops.table import ADAPTIVE, KEEPDIM_ONLY, TUPLE_RESULTS
+from ...layer_factory import NOT_LISTED
 from ...no_ops import NO_OP_MODULES
 from ...real_quant.float_products import is_float_product
 from ...real_quant.known import is_known
@@ -77,6 +78,7 @@ class _Reader:
         spelling = spelling_of(node)
         op = find_op(node, cls, self._registry)
         edges, reason = self._edges(node, op, module) if op else ((), _float_reason(node, module))
+        onnx_type = "" if op is None else _onnx_type(node, op, module)
         return OpNode(
             name=node.name,
             form=spelling.form,
@@ -88,6 +90,9 @@ class _Reader:
             module_path=str(node.target) if spelling.form is Form.MODULE else None,
             weight_name=weight_name(node, module) if op is not None and op.has_weight else "",
             has_bias=getattr(module, "bias", None) is not None,
+            onnx_type=onnx_type,
+            is_cube=self._registry.is_cube(onnx_type),
+            is_no_command=self._registry.is_no_command(onnx_type),
             is_fold_target=node in self._folded,
             is_dead=node not in self._live,
             is_default_enabled=not self._reads_buffer(node, op),
@@ -103,6 +108,7 @@ class _Reader:
             or in_place_reason(node)
             or _no_weight(node, op, module)
             or self._belongs_to(node, op)
+            or (None if op.is_listed else NOT_LISTED)
             or self._wrong_operands(node, op, given, tensors)
         )
         return tuple(dataclasses.replace(one.edge, is_constant=one.node in self._constants) for one in tensors), reason
@@ -219,6 +225,21 @@ def _no_weight(node: Node, op: OpDesc, module: nn.Module | None) -> str | None:
     if op.has_weight and module is None:
         return float_reason(node) or _DATA_WEIGHT
     return float_reason(node)
+
+
+def _onnx_type(node: Node, op: OpDesc, module: nn.Module | None) -> str:
+    """Returns the type of the ONNX node which the exporter usually writes; empty if it is not always one node."""
+    if isinstance(module, LinearCall) and module.is_product:
+        return "MatMul"
+    usual = op.onnx_types[0] if op.onnx_types else ""
+    if op.name not in ADAPTIVE:
+        return usual
+    size = _argument(node, "output_size", 1) if module is None else module.output_size
+    return f"Global{usual}" if _as_pair(size) == (1, 1) else usual
+
+
+def _as_pair(size: Any) -> tuple[Any, ...]:
+    return tuple(size) if isinstance(size, (tuple, list)) else (size, size)
 
 
 def _is_shape(node: OpNode) -> bool:
