@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 from torch.onnx._internal.torchscript_exporter.registration import registry
 
 import hotwheels.amct_pytorch as amct
+from hotwheels.amct_pytorch.backends.dynamic.read.outputs import output_tensors
+from hotwheels.amct_pytorch.onnx_io.model_file import load_model
+from hotwheels.amct_pytorch.oracle.interpreter import Interpreter
 from tests.support import fx_path
 from tests.support.dynamic_nets import SmallResNet, images
 from tests.support.dynamic_path import Files, calibrated, make_config, quantize, run
@@ -142,3 +146,107 @@ def test_forward_of_the_example_leaves_nothing_in_the_copy(tmp_path: Path) -> No
     run(quantized, X)
     assert float(quantized.count) == 1 and quantized.seen == [0]
     assert float(model.count) == 0 and model.seen == []
+
+
+# --- what a model returns ---
+
+
+@dataclasses.dataclass
+class Both:
+    """A result with names, and something that is no tensor."""
+
+    first: Tensor
+    second: Tensor
+    note: str = "none"
+
+
+RESULTS: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "one tensor twice": lambda x, h: (h, h * 2, h),
+    "an input twice": lambda x, h: (x, h, x),
+    "a list in a tuple": lambda x, h: (h, [h + 1, (h,)]),
+    "a dict with a number": lambda x, h: {"b": h, "n": 3, "a": h * 2, "none": None},
+    "a dataclass": lambda x, h: Both(h, h + 1),
+}
+
+
+class Returns(Between):
+    def __init__(self, result: Callable[[Tensor, Tensor], Any]) -> None:
+        super().__init__(torch.relu)
+        self.result = result
+
+    def forward(self, x: Tensor) -> Any:
+        return self.result(x, super().forward(x))
+
+
+@pytest.mark.parametrize("is_named", [False, True])
+@pytest.mark.parametrize("result", RESULTS.values(), ids=RESULTS)
+def test_every_output_has_a_name_of_its_own(
+    result: Callable[[Tensor, Tensor], Any], is_named: bool, tmp_path: Path
+) -> None:
+    model = Returns(result)
+    count = len(output_tensors(run(model, X)))
+    names = ["left", "middle", "right"][:count] if is_named else [f"output_{index}" for index in range(count)]
+    quantized, files = calibrated(model, tmp_path, [(X,)], output_names=names if is_named else None)
+    files.save(quantized)
+    expected = output_tensors(run(quantized, X))
+    for path in (files.onnx, files.fake_quant, files.deploy_pair[0]):
+        assert [value.name for value in load_model(path).graph.outputs] == names
+    for left, right in zip(fx_path.run_onnx(files.fake_quant, X), expected, strict=True):
+        assert fx_path.steps_apart(left, right, files.record.layers["b"].activations[0].scale).max() <= 1
+    amct.enable_quantization(quantized, real_quant=True)
+    found = Interpreter(*files.deploy_pair).run({"x": X.numpy()}).outputs.values()
+    for left, right in zip(found, output_tensors(run(quantized, X)), strict=True):
+        assert torch.equal(torch.from_numpy(left), right)
+
+
+# --- paddings ---
+
+
+@pytest.mark.parametrize("kernel", [3, 4, (3, 2)])
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_paddings_stand_in_the_files_in_numbers(kernel: Any, dilation: int, padding: str, tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, kernel, padding=padding, dilation=dilation), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    files = assert_file_follows(model.eval(), tmp_path, torch.randn(2, 3, 8, 8))
+    for path in (files.onnx, files.fake_quant, files.deploy_pair[0]):
+        nodes = [node for node in load_model(path).graph if node.op_type == "Conv"]
+        assert len(nodes) == 2 and not any("auto_pad" in node.attributes for node in nodes)
+
+
+# --- recurrent modules ---
+
+
+class Recurrent(nn.Module):
+    """A recurrent module between two layers, its states among the results."""
+
+    def __init__(self, module: nn.Module, width: int) -> None:
+        super().__init__()
+        self.before, self.recurrent, self.after = nn.Conv2d(3, 6, 1), module, nn.Linear(width, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        found, states = self.recurrent(self.before(x).flatten(2).transpose(1, 2))
+        states = states[0] if isinstance(states, tuple) else states
+        return self.after(found), states * 2
+
+
+RECURRENT: dict[str, tuple[Callable[[], nn.Module], int]] = {
+    "GRU": (lambda: nn.GRU(6, 5, batch_first=True), 5),
+    "LSTM": (lambda: nn.LSTM(6, 5, batch_first=True), 5),
+    "RNN": (lambda: nn.RNN(6, 5, batch_first=True, nonlinearity="relu"), 5),
+    "two layers, both directions": (lambda: nn.LSTM(6, 5, 2, batch_first=True, bidirectional=True), 10),
+    "without a bias": (lambda: nn.GRU(6, 5, bias=False), 5),
+}
+
+
+@pytest.mark.parametrize(("make", "width"), RECURRENT.values(), ids=RECURRENT)
+def test_recurrent_modules_run_in_real_quant(make: Callable[[], nn.Module], width: int, tmp_path: Path) -> None:
+    model = Recurrent(make(), width).eval()
+    quantized, files = calibrated(model, tmp_path, [(X,)])
+    files.save(quantized)
+    amct.enable_quantization(quantized, real_quant=True)
+    found = Interpreter(*files.deploy_pair).run({"x": X.numpy()}).outputs.values()
+    for left, right in zip(found, run(quantized, X), strict=True):
+        torch.testing.assert_close(torch.from_numpy(left), right, rtol=0, atol=0)
+    amct.enable_quantization(quantized, fake_quant=True)
+    run(quantized, X)
+    assert "forward" not in vars(quantized.recurrent)

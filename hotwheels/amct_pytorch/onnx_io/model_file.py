@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import onnx
@@ -119,8 +119,28 @@ def parse_model(content: bytes) -> ir.Model:
     return ir.from_proto(onnx.load_from_string(content))
 
 
-def name_outputs(model: ir.Model) -> None:
-    """Names the graph outputs ``output``, or ``output_0``, ``output_1``, ... for several (spec 2.4), in place."""
+def name_outputs(model: ir.Model, names: Sequence[str] | None = None) -> None:
+    """Names the graph outputs, in place; a tensor that is returned several times becomes as many outputs.
+
+    ``names`` are those which the user has given. Others are called ``output``, or ``output_0``, ``output_1``, ... for
+    several (spec 2.4).
+    """
     outputs = model.graph.outputs
+    seen: set[ir.Value] = set()
     for index, value in enumerate(outputs):
-        value.name = "output" if len(outputs) == 1 else f"output_{index}"
+        if value in seen:
+            outputs[index] = _copied(model.graph, value, index)
+        seen.add(value)
+    for index, value in enumerate(outputs):
+        if names is None or index >= len(names):
+            value.name = "output" if len(outputs) == 1 else f"output_{index}"
+        else:
+            value.name = names[index]
+
+
+def _copied(graph: ir.Graph, value: ir.Value, index: int) -> ir.Value:
+    """Returns the result of a new Identity of ``value``, of the same type and shape."""
+    node = ir.node("Identity", [value], name=f"/Identity_of_output_{index}")
+    node.outputs[0].type, node.outputs[0].shape = value.type, value.shape
+    graph.append(node)
+    return node.outputs[0]

@@ -24,6 +24,7 @@ from ...nn.call import MethodCall
 from ...nn.double_call import cast_floats
 from ..constant_calls import Constants, changes_in_place
 from .between_layers import BetweenLayers
+from .recurrent import recurrent_in_double
 
 _log = get_logger(__name__)
 _ORIGIN = "_amct_origin"
@@ -43,7 +44,7 @@ class _Origin:
 def run_real_quant(model: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Returns ``forward(*args, **kwargs)`` of ``model`` in float32; its quantized layers are in the mode real_quant."""
     args, kwargs = pytree.tree_map(_from_single, (args, kwargs))
-    with _FloatBetweenLayers(Constants(model)):
+    with recurrent_in_double(model), _FloatBetweenLayers(Constants(model)):
         result = forward(*args, **kwargs)
     return pytree.tree_map(_to_single, result)
 

@@ -4,6 +4,7 @@
     Identity(x) -> y              : readers of y read x (the exporter writes one for each duplicated parameter)
     Cast(x) -> y to the type of x : the same
     Transpose(initializer) -> y   : y becomes an initializer (a Linear's weight that was not folded)
+    Conv(auto_pad = SAME_*, VALID): the pads in numbers; onnxruntime takes no auto_pad beside a dilation
 
 So whether a value is an initializer says whether it is known before the run.
 """
@@ -26,6 +27,9 @@ def clean_exporter_leftovers(model: ir.Model) -> None:
             bypass(node)
         elif _is_constant_transpose(node):
             _fold_transpose(node)
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        if node.domain == "" and node.op_type == "Conv" and "auto_pad" in node.attributes:
+            _write_pads(node)
     remove_unused_initializers(model.graph)
 
 
@@ -71,3 +75,17 @@ def _fold_transpose(node: ir.Node) -> None:
     folded = add_initializer(graph_of(node), str(result(node).name), transposed)
     ir.convenience.replace_all_uses_with(result(node), folded)
     graph_of(node).remove(node, safe=True)
+
+
+def _write_pads(node: ir.Node) -> None:
+    """Replaces ``auto_pad`` of a Conv; torch knows it with a stride of 1 only, where the image does not matter."""
+    kind = node.attributes.pop("auto_pad").as_string()
+    weight = operand(node, 1).shape
+    if kind == "NOTSET" or weight is None:
+        return
+    kernel = [int(size) for size in weight[2:]]  # type: ignore[arg-type]
+    dilations = node.attributes.get_ints("dilations", [1] * len(kernel))
+    totals = [0 if kind == "VALID" else (size - 1) * by for size, by in zip(kernel, dilations, strict=True)]
+    small, large = [total // 2 for total in totals], [total - total // 2 for total in totals]
+    pads = [*large, *small] if kind == "SAME_LOWER" else [*small, *large]
+    node.attributes["pads"] = ir.AttrInt64s("pads", pads)

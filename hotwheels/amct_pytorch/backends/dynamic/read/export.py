@@ -26,6 +26,7 @@ from ...torchscript.torch_exporter import export_onnx, refuse_divisor
 from ..forwards import MarkedForward, OriginalForward, call_name, replace_forward
 from .candidates import Candidate
 from .kept_state import kept_state
+from .outputs import output_tensors
 
 _log = get_logger(__name__)
 _SUFFIXES = {"Pad": "_pad", "Transpose": "_transpose"}  # spec 9.1
@@ -84,8 +85,7 @@ def export_marked(
         model.eval()
         onnx_model = parse_model(export_onnx(model, tensors, setting))
     _report_baked(baked)
-    if "output_names" not in setting:
-        name_outputs(onnx_model)
+    name_outputs(onnx_model, setting.get("output_names"))
     return _read(onnx_model, forwards)
 
 
@@ -133,12 +133,12 @@ class _EntryForward:
         self._leaves, self._layout = pytree.tree_flatten(inputs)
         self.baked = BakedValues(sum(isinstance(leaf, Tensor) for leaf in self._leaves))
 
-    def __call__(self, *tensors: Tensor) -> Any:
-        """Runs the model; what is no tensor is a constant."""
+    def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Runs the model and returns the tensors of its result; what is no tensor among the inputs is a constant."""
         given = iter(tensors)
         leaves = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in self._leaves]
         with ConstantsBeforehand(self.original.module), FollowedAliases(), self.baked:
-            return self.original(*pytree.tree_unflatten(leaves, self._layout))
+            return output_tensors(self.original(*pytree.tree_unflatten(leaves, self._layout)))
 
 
 @contextlib.contextmanager

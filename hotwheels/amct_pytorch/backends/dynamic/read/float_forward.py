@@ -18,6 +18,7 @@ from ..forwards import call_name
 from .export import MarkedExport
 from .float_model import Fold
 from .kept_state import kept_state
+from .outputs import output_tensors
 
 _InnerValue: TypeAlias = "tuple[str, str, NDArray[Any]]"  # name in the ONNX model, what it is, what it should be
 _LAST_BITS = 2.0**-21  # four steps of float32, relative
@@ -72,8 +73,7 @@ class FloatForward:
         inputs = pytree.tree_map_only(Tensor, change, self._inputs)
         with kept_state(self._model), torch.no_grad():
             result = self._model.eval()(*inputs)
-        tensors, _ = torch._C._jit_flatten(result)  # as the exporter does
-        return [_array(one) for one in tensors]
+        return [_array(one) for one in output_tensors(result)]
 
     def _named(
         self, path: str, number: int, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
