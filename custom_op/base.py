@@ -27,7 +27,7 @@ class CustomModuleBase(nn.Module):
     num_inputs: ClassVar[int | None] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Checks the class where it is written: later, nobody could tell an unfinished class from a finished one."""
+        """Checks the class when it is defined, so that the error points at the class and not at its first use."""
         super().__init_subclass__(**kwargs)
         if not _is_name(getattr(cls, "onnx_type", None)):
             raise ConfigError(

@@ -23,7 +23,7 @@ def graph_to_dynamic_module(
 ) -> nn.Module:
     """Writes a static graph as a Python file and returns the module made from that file.
 
-    An error in a static graph stands in generated code. Put this call in front of the one that fails, go on with its
+    An error in a static graph is raised in generated code. Put this call in front of the one that fails, go on with its
     result and run the script again: the traceback then leads to ``module.py``, where a debugger can stop as well, and
     the comment above the line is the place in your model it comes from. Remove the call when the error is found
     (HiSilicon's AMCT manual, chapter "Finding errors in a static-graph model" [静态图模型如何定位bug])::

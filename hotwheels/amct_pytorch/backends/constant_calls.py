@@ -1,7 +1,7 @@
 """What a model computes from its parameters and buffers only: a constant of every exported file.
 
 It is evaluated in float32 on both sides, before it is exported and in real_quant. The exporter by itself would fold
-some of its operations in float32, and leave others to whoever runs the file.
+some of its operations in float32, and leave others to the runtime.
 """
 
 from __future__ import annotations

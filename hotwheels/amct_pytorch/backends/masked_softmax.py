@@ -71,6 +71,6 @@ def _masked(scores: Tensor, mask: Tensor, marks_blocked: bool) -> Tensor:
 
 
 def _behind(scores: Tensor) -> Tensor:
-    """True where the key stands behind the query."""
+    """True where the key comes after the query."""
     queries, keys = (torch.arange(scores.shape[axis], device=scores.device) for axis in (-2, -1))
     return keys[None, :] > queries[:, None]

@@ -1,4 +1,4 @@
-"""Deferred: float64 values which are computed where somebody asks for them; Accumulator: those of exact integers.
+"""Deferred: float64 values computed on first use; Accumulator: the float64 values of exact integers.
 
 The consumer of most values rounds them to a grid. It does so piece by piece, and finds every piece in the cache; the
 float64 tensor as a whole, eight times as large as the integers on the chip, is never made.

@@ -103,7 +103,7 @@ def finish(model: ir.Model) -> ir.Model:
 
 
 def find_layers(model: ir.Model, sites: Mapping[str, LayerSite], record: Record) -> tuple[ExportLayer, ...]:
-    """Returns the layers of ``record`` that stand in ``model``, in graph order; a WARNING names those that do not.
+    """Returns the layers of ``record`` that ``model`` has, in graph order; a WARNING names the missing ones.
 
     Raises:
         ExportError: The record and the model do not fit: an input or a weight is missing, a node is gone.

@@ -1,7 +1,7 @@
 """Marks: what stands at the end of a file of a save and says which other files belong to it (spec 11.12).
 
 A mark is not part of the content that digests are made of, so files can hold the digests of each other. Text files have
-a comment line, ONNX models an entry of their metadata; other files have none, their digests stand in the others.
+a comment line, ONNX models an entry of their metadata; other files carry no mark, the marked files hold their digests.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def field(number: int, content: bytes) -> bytes:
 
 
 def field_start(number: int, size: int) -> bytes:
-    """Returns what stands in front of the ``size`` bytes of a length-delimited field."""
+    """Returns the tag and length that precede the ``size`` bytes of a length-delimited field."""
     return _varint(number << 3 | _LENGTH_DELIMITED) + _varint(size)
 
 

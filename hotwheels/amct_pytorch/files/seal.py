@@ -86,7 +86,7 @@ class _Member:
 
     Attributes:
       path: Where it is.
-      digest: That of its content; None for the manifest, which nobody speaks of.
+      digest: Digest of the content; None for the manifest, which no other file mentions.
       claims: The digests that it says the files of its save have; None if it says nothing.
     """
 

@@ -44,7 +44,7 @@ class Staging:
 
 @contextlib.contextmanager
 def locked(folders: Iterable[Path]) -> Iterator[None]:
-    """Makes other processes and threads that want one of ``folders`` wait; where locks are missing nobody waits."""
+    """Makes other processes and threads that want one of ``folders`` wait; without file locks they do not wait."""
     with contextlib.ExitStack() as stack:
         for folder in sorted(set(folders)) if fcntl else ():  # sorted, so that two savers never wait for each other
             with contextlib.suppress(OSError):  # some network file systems have no locks

@@ -74,7 +74,7 @@ class OpNode:
         product with a buffer must be named to be quantized.
       has_weight_operand: Whether its weight is the second operand of a product, which documents may give an entry of
         its own beside that of the first.
-      is_dead: Whether nothing that the model returns depends on it: it stands in no exported file.
+      is_dead: True if no output of the model depends on the operation; it is then left out of the files.
       is_fold_target: For a BatchNorm: whether it can be folded into the convolution ``inputs[0]`` (spec 6.7).
       onnx_name: Name which torch's exporter gives that node, e.g. ``/conv1/Conv``; empty on the FX path.
       is_pick: Whether it only picks one of several results of ``inputs[0]``; the FX path does not say so.

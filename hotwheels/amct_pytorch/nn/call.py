@@ -31,7 +31,7 @@ class LayerCall:
 
     @property
     def module(self) -> nn.Module | None:
-        """The module that is called, also where something stands in for its forward; None for a function."""
+        """The module that is called, also if its forward is replaced; None for a function."""
         module = self.function if isinstance(self.function, nn.Module) else getattr(self.function, "module", None)
         return module if isinstance(module, nn.Module) else None
 

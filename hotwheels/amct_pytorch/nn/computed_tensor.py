@@ -18,7 +18,7 @@ class Tree:
     ``load_state_dict(assign=True)``, and inside ``torch.func.functional_call``.
 
     Attributes:
-      root: The model. It is no part of the pickled state: whoever owns the model sets it again.
+      root: The model. It is not pickled: the owner of the model sets it after unpickling.
     """
 
     def __init__(self, root: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""Functions which torch evaluates otherwise than the ONNX nodes they are exported as: real_quant follows the file."""
+"""Functions which torch computes differently from the ONNX nodes they are exported as: real_quant follows the file."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tens
 
 
 def _view(input: Tensor, *shape: Any, **kwargs: Any) -> Tensor:
-    """A Reshape in the file, which no layout in memory stands against."""
+    """Exported as Reshape, so it must work on non-contiguous tensors too."""
     is_shape = not kwargs and not isinstance(shape[0], torch.dtype)
     return input.reshape(*shape) if is_shape else input.view(*shape, **kwargs)
 

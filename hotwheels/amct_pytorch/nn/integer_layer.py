@@ -38,18 +38,18 @@ class IntegerWatcher(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class IntegerLayer:
-    """What one real_quant forward needs to know of a layer; its parameters do not change meanwhile.
+    """The parameters of a layer that one real_quant forward reads; they do not change during the forward.
 
     Attributes:
       name: Layer name.
       op: What the registry knows of the operation.
-      call: The operation, and where its quantized inputs stand in the call.
+      call: The operation, and the positions of its quantized inputs in the call.
       grids: The grids of those inputs that are floating tensors, by index.
       weight: The folded weight and its grid; None without weights.
       shift_bit: int32 [scales of the weight], N of spec 4.6; None if nothing is shifted, negative if N is not known.
       constant_inputs: Which inputs are constants; the files hold their grid points in float32 (spec 11.3).
       shared_result: ``(index, x, purpose, compute)`` -> ``compute(x)``, made once for all readers of input ``index``.
-      watcher: Is shown the integers; None if nobody watches.
+      watcher: Called with the integers; None if they are not recorded.
     """
 
     name: str

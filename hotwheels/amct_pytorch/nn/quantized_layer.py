@@ -34,15 +34,16 @@ class QuantizedLayer(nn.Module):
     Attributes:
       name: Layer name.
       op: What the registry knows of the operation.
-      call: The operation, and where its quantized inputs stand in the call.
+      call: The operation, and the positions of its quantized inputs in the call.
       activation: One quantizer per quantized input; siblings hold the same object.
       weighted: The weight with its folded BatchNorm and its grid, None without weights.
       weight: The weight quantizer, None without weights.
       use: Name of the node that the present call is: that of the layer, or of a further use (dynamic path).
       calls: How often its module was called in the present forward of the model (dynamic path).
       mode: What forward does; set by ``enable_quantization``.
-      keeps_inputs: Whether somebody watches the tensors between the layers, which must then not be overwritten.
-      watcher: Is shown the integers of real_quant; None if nobody watches.
+      keeps_inputs: Whether the tensors between the layers are read elsewhere (a dump, a report), so that they must not be
+        overwritten.
+      watcher: Called with the integers of real_quant; None if they are not recorded.
       constant_inputs: Which inputs are constants; the files hold their grid points in float32 (spec 11.3).
       non_float_inputs: bool [inputs], which inputs turned out not to be floating tensors (spec 4.7).
       shift_bit: int32 [scales of the weight], right shift of the accumulator (spec 4.6); `NO_SHIFT_YET` until it is

@@ -25,7 +25,7 @@ class SharedInput:
 
         Args:
           uses: Number of inputs in the group.
-          producers: If nobody but the group reads the tensor and it is memory of its own: the modules that make it,
+          producers: If only the group reads the tensor and the tensor is no view: the modules that make it,
             none for a function. None if the tensor must be left as it is.
         """
         self._uses = uses
@@ -45,7 +45,7 @@ class SharedInput:
 
     @property
     def may_overwrite(self) -> bool:
-        """Whether the tensor may be quantized in place: nobody reads it later, no gradient, no hook that keeps it."""
+        """Whether the tensor may be quantized in place: it has no later reader, no gradient and no hook."""
         if self._producers is None or torch.is_grad_enabled() or _global_forward_hooks:
             return False
         return not any(module._forward_hooks for module in self._producers)

@@ -97,9 +97,9 @@ class WeightedOp:
         return result if self.behind is None else self.behind.run(result)
 
     def unfolded(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns weight, factor and inverse of what stands behind it: folding multiplies the weight by the factor.
+        """Returns the weight, the factor by which folding the chain behind multiplies it, and that factor's inverse.
 
-        The weight is [C_out, ...] with what stands in front of it folded in; the factor and its inverse are [C_out].
+        The weight is [C_out, ...] with the chain in front folded in; the factor and its inverse are [C_out].
         """
         weight = self._behind_front(with_bias=False)[0]
         factor = None if self.behind is None else self.behind.factor()
@@ -199,7 +199,7 @@ class WeightedOp:
         )
 
     def _behind_front(self, with_bias: bool = True) -> tuple[Tensor, Tensor | None]:
-        """Returns weight and bias with what stands in front of them folded in; the bias only if it is asked for."""
+        """Returns weight and bias with the chain in front folded in; the bias is None without ``with_bias``."""
         weight, bias = self._own_weight(), self.module.bias if with_bias else None
         if self.front is None:
             return weight, bias

@@ -66,5 +66,5 @@ def layer_of(node_name: str) -> str:
 
 
 def _is_quantization(node: onnx.NodeProto) -> bool:
-    # What stands in front of a QuantizeLinear for 9 to 15 bits, and behind the weights, is named with a dot.
+    # The Clip in front of a QuantizeLinear for 9 to 15 bits, and the nodes behind the weights, are named with a dot.
     return node.op_type in _QDQ or "." in node.name.rpartition("/")[2]

@@ -1,4 +1,4 @@
-"""Initializers of an ONNX graph: adding one under a free name, dropping those which nobody reads; free names."""
+"""Initializers of an ONNX graph: adding one under a free name, dropping unused ones, finding free names."""
 
 from __future__ import annotations
 

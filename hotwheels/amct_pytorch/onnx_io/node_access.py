@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 
 def graph_of(node: ir.Node) -> ir.Graph:
-    """Returns the graph that ``node`` stands in."""
+    """Returns the graph that contains ``node``."""
     assert isinstance(node.graph, ir.Graph)
     return node.graph
 

@@ -37,7 +37,7 @@ class ModuleMatch:
 class Registry:
     """All known operations, as the capacity file has them. Immutable; make a new one when the file may have changed.
 
-    Nothing else reads the rows of the file: what they say of an operation stands in its `OpDesc`, what they say of ONNX
+    Nothing else reads the rows of the file: what they say of an operation is in its `OpDesc`, what they say of ONNX
     nodes is asked here. So a row means the same on both paths.
 
     An extension (``Role.EXTENSION``, or ``Role.MATMUL`` if its ONNX type is MatMul) has no declared operands: every

@@ -5,7 +5,7 @@ other names of the same object (``torch.relu_`` is ``torch.nn.functional.relu_``
 which spellings occur in a graph:
 
 - ``F.sigmoid`` and ``F.tanh`` are recorded as the Tensor methods they call, ``F.upsample`` as ``F.interpolate``;
-- ``x += y`` and ``operator.iadd(x, y)`` are recorded as ``operator.add``; ``operator.iadd`` stands in graphs made by
+- ``x += y`` and ``operator.iadd(x, y)`` are recorded as ``operator.add``; ``operator.iadd`` occurs in graphs made by
   other means only, and is a type string of its own there;
 - a plain tensor on the left (``self.scale * x``) is recorded as the Tensor method (``mul``).
 """

@@ -4,7 +4,7 @@ It is the oracle for ``real_quant``: written from the specification, it reads ``
 ``<prefix>_quant_param_record.txt`` and shares no arithmetic with the torch side.
 
     deploy_pair   the two files as frozen values: nodes, constants, grids
-    values        what stands on an edge, and how it comes onto a grid
+    values        the value on an edge, and how it is put on a grid
     cube          convolutions, products and poolings of integers
     ops           kernels of the ONNX operators
     interpreter   walks the graph

@@ -62,7 +62,7 @@ def run_cube(node: Node, values: Sequence[Value | None], layer: Layer) -> tuple[
 
 
 def _as_operand(node: Node, value: Value | None) -> _Operand | None:
-    """Integers quantized for this layer; those of another layer are reals here, since every edge has its own grid."""
+    """Returns integers on this layer's grid; integers of other grids count as real numbers here."""
     if isinstance(value, Centred) and value.layer == node.name:
         return _Operand(value.integers, np.array([value.scale]))
     return None

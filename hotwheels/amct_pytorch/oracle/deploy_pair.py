@@ -78,7 +78,7 @@ class Node:
     attributes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
-        """How the node is called in messages."""
+        """Returns the name of the node for messages."""
         return f"Node '{self.name}' ({self.domain + '::' if self.domain else ''}{self.op_type})"
 
     def get(self, attribute: str, default: Any = None) -> Any:

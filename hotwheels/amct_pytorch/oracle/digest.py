@@ -40,7 +40,7 @@ class Place:
     index: int = 0
 
     def __str__(self) -> str:
-        """How a message calls it."""
+        """Returns the name of the tensor for messages."""
         return f"{self.kind} {self.index}" if self.kind == _EDGES else self.kind
 
 

@@ -54,7 +54,7 @@ class Difference:
     last: tuple[int, ...] | None = None
 
     def __str__(self) -> str:
-        """What to tell the user."""
+        """Returns the message for the user."""
         if self.last is not None:
             return (
                 f"differs between {list(self.index)} and {list(self.last)}; the golden file does not hold the values of"

@@ -229,7 +229,7 @@ def _given(values: Sequence[Value | None]) -> Value:
 
 
 def _last_readers(graph: Graph) -> dict[int, list[str]]:
-    """Returns which values nobody reads after a node, by its number; what a branch reads is kept to the end."""
+    """Returns, by node number, the values without a later reader; values that a branch reads are kept to the end."""
     last: dict[str, int] = {}
     for number, node in enumerate(graph.nodes):
         last.update(dict.fromkeys(node.inputs, number))

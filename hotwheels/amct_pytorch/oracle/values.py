@@ -1,4 +1,4 @@
-"""What stands on an edge of the integer network, and how it comes onto the grid of a consumer (spec 10.2, 10.3)."""
+"""The value on an edge of the integer network, and how it is put on the grid of a consumer (spec 10.2, 10.3)."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ class _Rules:
         return difference(self._model.settings(first), self._model.settings(second))
 
     def _adapt(self, wrong: LayerInput, model: LayerInput, setting: str) -> str:
-        """The change which makes the settings of one input those of another one."""
+        """Returns the change that gives one input the settings of the other."""
         op = self._graph[wrong.layer].op
         if op is not None and op.role is Role.MATMUL:  # what it needs is not for the user to choose
             wrong, model = model, wrong

@@ -115,7 +115,7 @@ def overrides(model: ConfiguredGraph, changes: Mapping[LayerInput, QuantizerConf
 
 
 def with_bits(settings: QuantizerConfig, num_bits: int) -> QuantizerConfig:
-    """Returns ``settings`` of another width."""
+    """Returns a copy of ``settings`` with another number of bits."""
     return dataclasses.replace(settings, args={**settings.args, "num_bits": num_bits})
 
 
@@ -153,6 +153,6 @@ def _model_of(model: ConfiguredGraph, inputs: tuple[LayerInput, ...]) -> Quantiz
 
 
 def _section(settings: QuantizerConfig) -> dict[str, Any]:
-    """The settings as they stand in a yaml; the log name would be that of another layer."""
+    """The settings as yaml, without the log name, which belongs to one layer."""
     args = {key: value for key, value in settings.args.items() if key != "object_layer"}
     return {"quantizer": settings.quantizer, "quantizer_args": args}

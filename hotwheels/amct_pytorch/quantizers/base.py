@@ -33,7 +33,7 @@ class Quantizer(FakeQuantizeBase):
     Attributes:
       num_bits: Width of the stored integer.
       is_fixed: Whether the grid comes from the configuration, and no data or training changes it.
-      finds_nan: Whether NaN in the tensor is noticed without a look for it: in the scale, or in the pass that rounds.
+      finds_nan: True if the scale or the rounding pass reports NaN by itself, so that no separate check is needed.
     """
 
     is_fixed = False

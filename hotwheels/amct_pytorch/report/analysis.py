@@ -119,7 +119,7 @@ class LayerChange:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Analysis:
-    """All numbers of one analysis; layers and nodes stand in graph order.
+    """All numbers of one analysis; layers and nodes are in graph order.
 
     Attributes:
       model: Class name of the model.

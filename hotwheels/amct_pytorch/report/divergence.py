@@ -94,7 +94,7 @@ def _is_tie(a: Array, b: Array, step: float | None) -> bool:
 
 
 def _is_saturation(a: Array, b: Array, _step: float | None) -> bool:
-    """What differs stands at an end of the range of one side."""
+    """Returns whether the differing values are at an end of one side's range."""
     differs = np.abs(a - b) > _slack(a)
     for one, other in ((a, b), (b, a)):
         clipped = np.clip(other, one.min(), one.max())

@@ -188,7 +188,7 @@ def _histogram(change: Change | None) -> dict[str, Any] | None:
 
 
 def _finite(value: float) -> float | None:
-    """What JSON can say: an exact result has no bar."""
+    """Returns the number, or None for an infinite one, which JSON cannot hold: an exact result has no bar."""
     return value if math.isfinite(value) else None
 
 

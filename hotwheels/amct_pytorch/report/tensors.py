@@ -31,7 +31,7 @@ class LayerTensors:
       results: First result of each layer, float64, in the order in which they were computed.
       steps: By layer: the step of the grid on which its result is quantized by a reader, where that is known.
       is_exact: Whether equal parameters must give equal values: real_quant and dumps.
-      is_rounded: Whether the results stand on that grid already.
+      is_rounded: Whether the results are on that grid already.
     """
 
     title: str

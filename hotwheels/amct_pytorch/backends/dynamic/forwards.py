@@ -1,4 +1,4 @@
-"""What stands in for a module's forward, set on the instance: so modules stay where they are, by name and by type.
+"""Replacements of a module's forward, set on the instance: so modules keep their names and types.
 
 All are small classes, not closures, so that ``copy.deepcopy`` and ``pickle`` of a model take them along.
 """
@@ -113,10 +113,10 @@ class MarkedForward:
 
 
 class Replacement:
-    """A forward of a quantized model that stands in for a float model's.
+    """A forward of a quantized model that replaces the float model's.
 
     Attributes:
-      original: What it stands in for.
+      original: The forward that it replaces.
     """
 
     def __init__(self, original: OriginalForward) -> None:
@@ -161,7 +161,7 @@ class MakingForward(Replacement):
     """Leaves on what the module returns that it comes from there; see `maker`."""
 
     def __init__(self, path: str, original: OriginalForward, forward: Callable[..., Any]) -> None:
-        """``forward`` is what stands in for ``original`` so far, or ``original`` itself."""
+        """``forward`` is the present replacement of ``original``, or ``original`` itself."""
         super().__init__(original)
         self._path = path
         self._forward = forward

@@ -1,4 +1,4 @@
-"""Which module made a tensor, as long as nobody has changed it.
+"""Which module made a tensor, as long as the tensor was not changed in place.
 
 An activation that is called several times may stand behind a convolution in one call, which it then belongs to, and
 behind something else in another (torchvision's ResNet has one ReLU per block). Which call it is can be told by the

@@ -57,7 +57,7 @@ class RealQuantInterpreter(RecordingInterpreter):
     """Runs the integer network (spec 10.4): float64 between the layers, float32 where the outside begins.
 
     Between the layers stands what `BetweenLayers` says. Graph outputs are float32. What is computed from constants only
-    has the float32 value which stands in the exported files.
+    has the float32 value of the exported files.
     """
 
     def __init__(self, module: fx.GraphModule, watcher: Watcher | None = None) -> None:

@@ -88,7 +88,7 @@ class QuantGraphModule(fx.GraphModule):
 
     @property
     def origin(self) -> Origin | None:
-        """What the model was made from; None if nobody has said."""
+        """What the model was made from; None if it was not recorded."""
         return self.__dict__.get("_origin")
 
     @origin.setter

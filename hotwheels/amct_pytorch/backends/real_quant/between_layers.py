@@ -17,15 +17,15 @@ from .known import is_known, op_of
 
 @functools.cache
 def _registry() -> Registry:
-    """What the operations are does not depend on rows that users change."""
+    """Returns the registry of the packaged capacity file, since users' rows do not change what an operation is."""
     return Registry()
 
 
 class BetweenLayers:
     """Calls functions, methods and modules the way the exported file computes them.
 
-    Known ones run in float64. Values become float32 in front of what we do not know, and around weighted and CUBE
-    operations, which are not quantized here.
+    Functions of torch and of this package run in float64. Values become float32 before a user's function,
+    and around weighted and CUBE operations that are not quantized.
     """
 
     def call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -47,7 +47,7 @@ class BetweenLayers:
 
 
 def _call_outside(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Calls what we do not know on float32; where it hands an argument back, no node of the file stands for it."""
+    """Calls a non-torch function in float32; returns the original argument if the function hands the argument back."""
     given, given_by_name = cast_floats((args, kwargs), torch.float32)
     result = function(*given, **given_by_name)
     pairs = ((one, original) for one, original in zip(given, args, strict=True) if isinstance(one, torch.Tensor))

@@ -1,4 +1,4 @@
-"""What a called function is: ours and torch's, or somebody else's (spec 10.4)."""
+"""Whether a called function belongs to torch or this package, or to the user (spec 10.4)."""
 
 from __future__ import annotations
 

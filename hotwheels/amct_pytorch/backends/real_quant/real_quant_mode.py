@@ -2,7 +2,8 @@
 
 Between the layers all floating tensors are plain float64 ones, so that whatever a model does with them works: views,
 changes in place, item assignment, scripted functions. Where such a tensor stands for something more exact - the
-integers of a CUBE operation, or a float32 that is divided in float32 - it carries that along until somebody changes it.
+integers of a CUBE operation, or a float32 that is divided in float32 - it carries the exact form along until a call
+changes the value.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ def run_opaque(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict
 def _tell_single(name: str, reason: str) -> None:
     _log.warning(
         "'%s' does not take float64 (%s), so real_quant calls it on float32: behind it a value next to a rounding tie"
-        " may be rounded otherwise than in the exported files.",
+        " may be rounded differently from the exported files.",
         name,
         reason,
     )
@@ -168,7 +169,7 @@ def _standing_for(exact: Tensor, double: Tensor) -> Tensor:
 
 
 def _exact(leaf: Any) -> Any:
-    """The exact form of what comes from between the layers, if it has one and nobody has changed it."""
+    """Returns the exact form of a value between the layers; None if it has none or the value was changed since."""
     origin: _Origin | None = getattr(leaf, _ORIGIN, None) if isinstance(leaf, Tensor) else None
     return origin.exact if origin is not None and origin.version == leaf._version else leaf
 

@@ -33,7 +33,7 @@ _SHAPE_OPS = frozenset({"Shape", "Size"})  # they look at the shape, quantizing 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Markers:
-    """The marker nodes of one layer; ``output`` is None where nobody reads the layer's first output."""
+    """The marker nodes of one layer; ``output`` is None if the layer's first output has no reader."""
 
     inputs: Mapping[int, ir.Node]
     output: ir.Node | None
@@ -125,7 +125,7 @@ def _find_bodies(model: ir.Model, markers: Mapping[str, _Markers], suffixes: Con
                 raise ExportError(
                     f"Layers '{owner[node]}' and '{layer}' both contain node '{node.name}'; quantize only one of them."
                 )
-        if nodes:  # else nobody reads any of its outputs and the exporter has dropped it
+        if nodes:  # else no output of the layer has a reader, and the exporter has dropped the layer
             working = [node for node in nodes if node.op_type not in suffixes] or nodes
             main = _main_node(working, found.output)
             bodies[layer] = _Body(nodes=tuple(nodes), main=main, reads=_reads(found, order))

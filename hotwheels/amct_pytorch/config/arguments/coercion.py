@@ -77,7 +77,7 @@ def as_numbers(value: object, where: str) -> float | list[float]:
 
 
 def report_unknown(given: Iterable[str], known: Sequence[str], where: str) -> None:
-    """Says in a WARNING which keys nobody reads."""
+    """Logs a WARNING that names the unknown keys."""
     for key in given:
         if key not in known:
             _log.warning("%s: unknown key '%s' is ignored. %s", where, key, nearest_names(key, known))

@@ -46,7 +46,7 @@ def check_quantizer(config: QuantizerConfig, where: str, is_weight: bool) -> Qua
         if key in known:
             args[key] = known[key].read(value, where)
         elif observer is not None and is_custom(observer):
-            args[key] = value  # whoever wrote the observer knows its arguments
+            args[key] = value  # a user's observer checks its own arguments
         else:
             _log.warning("%s: unknown key '%s' is ignored. %s", where, key, nearest_names(key, known))
     return QuantizerConfig(config.quantizer, _consistent(args, known, where))

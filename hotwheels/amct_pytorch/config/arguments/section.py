@@ -1,4 +1,4 @@
-"""Section: one quantizer with its arguments as it stands in a document, before defaults and checks."""
+"""Section: one quantizer with its arguments as written in a document, before defaults and checks."""
 
 from __future__ import annotations
 

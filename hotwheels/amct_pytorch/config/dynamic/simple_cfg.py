@@ -204,7 +204,7 @@ def _arguments(message: Any) -> dict[str, Any]:
 
 
 def _set_fields(message: Any) -> dict[str, Any]:
-    """The fields that stand in the file, by name."""
+    """Returns the fields that the file sets, by name."""
     return {field.name: _value(field, value) for field, value in message.ListFields()}
 
 

@@ -1,4 +1,4 @@
-"""What it gains to swap the inputs of a matmul, so that the second one may have more than 8 bits."""
+"""The gain of swapping the inputs of a matmul, so that the second one may have more than 8 bits."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ class CustomActivationQuantizer(ActivationQuantizer):
         return _round_like(self.module, x, self.params())
 
     def _force_symmetric(self) -> None:
-        """The class cannot be told: a grid with an offset raises, now or where it is read."""
+        """Raises now, or when the grid is read, if the offset is not 0: a foreign class cannot be made symmetric."""
         self._is_symmetric = True
         if self.is_calibrated and not self._was_loaded:
             self._read_grid()

@@ -69,7 +69,7 @@ class LearnedRange(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Returns the gradients; that of ``x`` in the memory of the incoming one, if nobody else holds this."""
+        """Returns the gradients; that of ``x`` overwrites the incoming gradient if this backward alone holds it."""
         x, low, high, scale, offset = ctx.saved_tensors
         may_overwrite = is_owned(grads[0])  # asked alone: a second use of grads[0] in the same expression would count
         x, grad_x = _same_layout(x, grads[0], may_overwrite)

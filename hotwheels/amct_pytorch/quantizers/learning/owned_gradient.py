@@ -2,8 +2,8 @@
 
 Autograd passes one tensor on to several (both inputs of an addition get the same), and hooks, ``retain_grad`` and
 callers of ``backward(gradient)`` may keep one. All of them show in three reference counts: of the tensor, of its memory
-and of its Python object. What these are for a gradient nobody else holds is measured, not assumed: another version of
-Python or torch may count otherwise.
+and of its Python object. The counts of a gradient that only the backward holds are measured, not assumed:
+another version of Python or torch may count differently.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Counts = tuple[int, int, int]
 
 
 def is_owned(grad: Tensor) -> bool:
-    """Whether nobody but the backward that calls this, as ``is_owned(grads[0])``, holds ``grad``."""
+    """Whether only the calling backward holds ``grad``; call as ``is_owned(grads[0])``."""
     if type(grad) is not Tensor or grad.device.type != "cpu" or torch.is_grad_enabled():
         return False
     counts = _counts(grad)

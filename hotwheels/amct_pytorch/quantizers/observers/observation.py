@@ -62,7 +62,7 @@ class RangeObserver(ObserverBase):
       refuses_non_finite: Whether ``update`` itself raises CalibrationError for NaN and inf, so that a pass is saved.
       min_val, max_val: float32 buffers of shape [], the range found.
       scale, zero_point: float32 and int32 buffers of shape [], the grid of that range.
-      extremes: Smallest and largest value seen in this process, once the range is known; None if nobody kept them.
+      extremes: Smallest and largest value seen in this process, once the range is known; None if not recorded.
     """
 
     keeps_updating = False

@@ -38,10 +38,10 @@ class MarkedExport:
 
     Attributes:
       model: The model, without markers.
-      sites: Where each call of a candidate stands in it, by layer name.
+      sites: The place of each call of a candidate in the model, by layer name.
       edges: The quantizable inputs of each call, in the order of the site's indices, without producers.
       calls: How often each candidate was called, by path.
-      makers: The candidate, by path, which made the first argument of a call that nobody has changed since, by call.
+      makers: The candidate, by path, which made the first argument of a call and was not changed since, by call.
       exporter_names: For each node the name which torch's exporter had given it.
       own_forwards: Paths of the candidates whose forward was set on the instance.
     """

@@ -40,7 +40,7 @@ class FloatForward:
         Args:
           model: The float model.
           inputs: Its positional arguments.
-          export: Where the calls of ``modules`` stand in the ONNX model.
+          export: The places of the calls of ``modules`` in the ONNX model.
           modules: Modules that are single operations, by path.
           folds: The BatchNorms which that model has folded into convolutions.
         """

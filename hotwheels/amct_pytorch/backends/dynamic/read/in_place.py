@@ -1,4 +1,4 @@
-"""Which modules that change their input in place must go on doing so: somebody reads that input again.
+"""Which modules that change their input in place must keep doing so, because the input is read again.
 
 A quantized layer works on a quantized copy, so a module that no longer works in place costs nothing, and is the same
 where its input is not read again. The residual units of MiDaS do read it: ``conv(relu(y)) + y`` adds what the ReLU has

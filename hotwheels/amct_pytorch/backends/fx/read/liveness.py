@@ -1,4 +1,4 @@
-"""Which nodes contribute to what the model returns; the others stand in no exported file."""
+"""Which nodes contribute to the model's outputs; the others are in no exported file."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def _reads(plan: QuantPlan, group: str) -> Mapping[str, int]:
 def _producers(
     traced: fx.GraphModule, node: fx.Node, reads: Mapping[str, int], registry: Registry
 ) -> tuple[nn.Module, ...] | None:
-    """The modules behind ``node`` if it makes memory of its own which nobody but the group reads; else None."""
+    """Returns the modules that compute ``node`` if its result is no view and only the group reads it; else None."""
     if not node.op.startswith("call") or not _is_out_of_place(traced, node):
         return None
     op = op_of(callable_of(traced, node), registry)

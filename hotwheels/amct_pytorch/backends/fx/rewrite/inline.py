@@ -108,5 +108,5 @@ def nodes_behind(value: Any) -> Any:
 
 
 def is_pick(node: Node) -> bool:
-    """Whether it only picks from the result of another node."""
+    """Whether the node only picks an element of another node's result."""
     return node.op == "call_function" and getattr(node.target, "__name__", "") == "getitem"

@@ -1,6 +1,6 @@
 """Products in other spellings become ``torch.matmul``, so that there is one product to quantize.
 
-The node keeps its name and is the product; what else the call does stands in nodes called ``<name>_<what>``.
+The node keeps its name and becomes the product; the rest of the call becomes nodes called ``<name>_<part>``.
 
 1. ``mm``;
 2. ``baddbmm(input, a, b, beta, alpha)``: ``a @ b * alpha + input * beta``;

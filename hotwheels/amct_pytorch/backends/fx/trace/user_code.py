@@ -15,7 +15,7 @@ _OWN_FOLDERS = (Path(torch.__file__).parent, Path(__file__).parent)
 
 @functools.cache
 def is_user_file(filename: str) -> bool:
-    """Whether code objects of this file name are the user's. Generated code (``<eval_with_key>``) is nobody's."""
+    """Whether code objects of this file name are the user's; generated code (``<eval_with_key>``) is not."""
     return not filename.startswith("<") and not any(folder in Path(filename).parents for folder in _OWN_FOLDERS)
 
 

@@ -75,7 +75,7 @@ class _FlatGraph:
         return new
 
     def _constant(self, name: str, value: Any) -> Any:
-        """The node of a computed constant; anything but a tensor stands in the calls themselves."""
+        """Returns the node of a computed constant; other values than tensors are written into the calls."""
         if not isinstance(value, Tensor):
             return value
         self._root.register_buffer(name := self._free_name(name), value)
