@@ -41,7 +41,7 @@ class QuantizedLayer(nn.Module):
       use: Name of the node that the present call is: that of the layer, or of a further use (dynamic path).
       calls: How often its module was called in the present forward of the model (dynamic path).
       mode: What forward does; set by ``enable_quantization``.
-      keeps_inputs: Whether the tensors between the layers are read elsewhere (a dump, a report), so that they must not be
+      keeps_inputs: Whether the tensors between the layers are read elsewhere (a dump, a report) and must not be
         overwritten.
       watcher: Called with the integers of real_quant; None if they are not recorded.
       constant_inputs: Which inputs are constants; the files hold their grid points in float32 (spec 11.3).
