@@ -102,12 +102,18 @@ class LogFile(logging.Handler):
     def _rotate(self, descriptor: int) -> None:
         """Renames the file open as ``descriptor``, unless another process just did so."""
         with _locked(self._path.parent):
-            if os.fstat(descriptor).st_ino != os.lstat(self._path).st_ino:
+            if not self._is_in_place(descriptor):
                 return
             names = [self._path, *(Path(f"{self._path}.{number}") for number in range(1, KEPT + 1))]
             for newer, older in reversed(list(itertools.pairwise(names))):
                 with contextlib.suppress(FileNotFoundError):
                     os.replace(newer, older)
+
+
+    def _is_in_place(self, descriptor: int) -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            return os.fstat(descriptor).st_ino == os.lstat(self._path).st_ino
+        return False
 
 
 @contextlib.contextmanager
