@@ -109,7 +109,6 @@ class LogFile(logging.Handler):
                 with contextlib.suppress(FileNotFoundError):
                     os.replace(newer, older)
 
-
     def _is_in_place(self, descriptor: int) -> bool:
         with contextlib.suppress(FileNotFoundError):
             return os.fstat(descriptor).st_ino == os.lstat(self._path).st_ino
