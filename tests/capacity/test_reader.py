@@ -29,8 +29,8 @@ def test_installed_file_has_the_rows_of_the_contract() -> None:
     assert capacity.quantizable_onnx_types == ("Conv", "ConvTranspose", "Gemm")
     assert capacity.channel_wise_types == ("Conv2d", "ConvTranspose2d")
     assert capacity.channel_wise_onnx_types == ("Conv", "ConvTranspose")
-    assert capacity.not_default_quant_types == ("Softsign", "Hardtanh")
-    assert capacity.fuse_types == ("BatchNorm2d", "SyncBatchNorm")
+    assert capacity.not_default_quant_types == ("Softsign", "Hardtanh", "BatchNorm1d")
+    assert capacity.fuse_types == ("BatchNorm2d", "SyncBatchNorm", "BatchNorm1d")
     assert capacity.leaf_module_packages == ("torch.nn", "hotwheels.amct_pytorch.nn", "picovision.nn")
     pairs = capacity.pairs("NO_WEIGHT_QUANT")
     assert len(pairs) == 28

@@ -264,6 +264,8 @@ _NORMS = [
     _nn("LayerNorm", 6),
     _module("hotwheels.amct_pytorch.nn.LayerNorm", lambda: amct_nn.LayerNorm(4)),
     _nn("BatchNorm2d", 4, **_FLAT),
+    Case(f"{_F}batch_norm", lambda net, y, z: F.batch_norm(y, net.matrix[0, :4], net.matrix[1, :4].square()), **_FLAT),
+    _module("torch.nn.BatchNorm1d", lambda: nn.BatchNorm1d(4), lambda net, y, z: net.made(y.flatten(2)), **_FLAT),
     _nn("SyncBatchNorm", 4, **_FLAT),
 ]
 

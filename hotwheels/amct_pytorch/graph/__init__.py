@@ -1,5 +1,5 @@
 """The neutral, read-only view of a model which config and plan work on."""
 
-from .op_graph import Edge, Form, OpGraph, OpNode, Skip
+from .op_graph import Edge, FoldedNodes, Form, OpGraph, OpNode, Skip
 
-__all__ = ["Edge", "Form", "OpGraph", "OpNode", "Skip"]
+__all__ = ["Edge", "FoldedNodes", "Form", "OpGraph", "OpNode", "Skip"]

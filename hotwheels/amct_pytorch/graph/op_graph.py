@@ -30,6 +30,19 @@ class Skip:
 
 
 @dataclasses.dataclass(frozen=True)
+class FoldedNodes:
+    """The nodes that a layer with a weight takes up, in the order of the data (spec 6.7).
+
+    Attributes:
+      front: Names of those in front of it.
+      behind: Names of those behind it.
+    """
+
+    front: tuple[str, ...] = ()
+    behind: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class Edge:
     """One quantizable tensor input of an operation.
 
@@ -76,6 +89,8 @@ class OpNode:
         its own beside that of the first.
       is_dead: True if no output of the model depends on the operation; it is then left out of the files.
       is_fold_target: For a BatchNorm: whether it can be folded into the convolution ``inputs[0]`` (spec 6.7).
+      folded: On the FX path: what a layer with a weight takes up.
+      unfolded_reason: Why a BatchNorm is not folded; None if it is, and for all other nodes.
       onnx_name: Name which torch's exporter gives that node, e.g. ``/conv1/Conv``; empty on the FX path.
       is_pick: Whether it only picks one of several results of ``inputs[0]``; the FX path does not say so.
     """
@@ -97,6 +112,8 @@ class OpNode:
     is_pick: bool = False
     use_of: str = ""
     is_fold_target: bool = False
+    folded: FoldedNodes = dataclasses.field(default_factory=FoldedNodes)
+    unfolded_reason: str | None = None
     is_dead: bool = False
     is_default_enabled: bool = True
     has_weight_operand: bool = False

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 
@@ -92,6 +92,12 @@ class ComputedTensor:
     def rank(self) -> int:
         """Returns the number of its dimensions."""
         return int(self().dim())
+
+    @torch.no_grad()
+    def is_spread(self, rule: Callable[[tuple[int, ...], int], bool], channels: int) -> bool:
+        """Whether it is a floating tensor whose shape passes ``rule(shape, channels)``."""
+        value = self()
+        return isinstance(value, Tensor) and value.is_floating_point() and rule(tuple(value.shape), channels)
 
     def then(self, function: Callable[..., Any], *args: Any) -> ComputedTensor:
         """Returns the tensor ``function(self(), *args)``."""

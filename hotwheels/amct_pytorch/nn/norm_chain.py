@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..core.batch_norm import channel_factor, fold_bias, inverse_factor
 from ..core.channels import per_channel
+from .batch_norm_call import BatchNormCall
 from .computed_tensor import ComputedTensor
 
 
@@ -67,14 +68,24 @@ class BatchNormStage:
     def run(self, x: Tensor, channel_shape: tuple[int, ...]) -> Tensor:
         """Returns the BatchNorm of ``x``, whose channels are the last axis if ``channel_shape`` is (-1,)."""
         normalize = self._forward or self.module
-        if len(channel_shape) > 1 or x.dim() == 2:
+        axis = -len(channel_shape)
+        has_ranks = {nn.BatchNorm1d: (2, 3), nn.BatchNorm2d: (4,)}
+        ranks = next((has_ranks[cls] for cls in type(self.module).__mro__ if cls in has_ranks), (x.dim(),))
+        if x.dim() + axis == 1 and (x.dim() in ranks or isinstance(self.module, BatchNormCall)):
             return normalize(x)
-        return normalize(x.flatten(0, -2)).reshape(x.shape)
+        rows = x.movedim(axis, -1)
+        channels = rows.flatten(0, -2)
+        result = normalize(channels[..., None, None] if ranks == (4,) else channels)
+        return result.reshape(rows.shape).movedim(-1, axis)
 
     @contextlib.contextmanager
     def keeping(self, is_kept: Tensor) -> Iterator[None]:
         """Inside it the running statistics of the channels ``is_kept``, bool [C], do not change."""
         norm = self.module
+        if isinstance(norm, BatchNormCall):
+            with norm.keeping(is_kept):
+                yield
+            return
         statistics = {name: norm._buffers[name] for name in ("running_mean", "running_var")}
         # The backward wants the tensors that the BatchNorm has updated as they are then: it works on copies.
         norm._buffers.update({name: value.clone() for name, value in statistics.items()})

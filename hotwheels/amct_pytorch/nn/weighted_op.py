@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..core.batch_norm import is_lost
 from ..core.channels import from_output_first, per_channel, to_output_first
+from ..core.statistics.extremes import row_extremes
 from ..ops.desc import Role
 from ..quantizers.learning.gradients import quantized_again
 from ..quantizers.learning.recompute import recomputing
@@ -52,12 +53,17 @@ class WeightedOp:
         self._forward = forward
         is_last = role is Role.LINEAR
         self.behind = NormChain(behind, self.out_channels, is_last) if behind else None
-        self.front = NormChain(front, self._in_channels, is_last) if front else None
+        self.front = NormChain(front, self.in_channels, is_last) if front else None
 
     @property
     def out_channels(self) -> int:
         """Number of output channels."""
         return self._own_weight().shape[0]
+
+    @property
+    def in_channels(self) -> int:
+        """Number of input channels."""
+        return self._own_weight().shape[1] * getattr(self.module, "groups", 1)
 
     @property
     def channel_shape(self) -> tuple[int, ...]:
@@ -88,6 +94,14 @@ class WeightedOp:
         if self.behind is None:
             return weight, bias
         return times_outputs(weight, self.behind.factor()), self.behind.shifted(bias)
+
+    def is_finite(self) -> bool:
+        """Whether the folded weight and bias are: the extremes of each channel are, so all between them are."""
+        weight, bias = self._behind_front()
+        factor = None if self.behind is None else self.behind.factor()
+        extremes = times_outputs(torch.stack(row_extremes(weight.flatten(1)), 1), factor)
+        bias = bias if self.behind is None else self.behind.shifted(bias)
+        return bool(extremes.isfinite().all()) and (bias is None or bool(bias.isfinite().all()))
 
     def forward_float(self, args: tuple, kwargs: dict) -> Tensor:
         """The operation as the float model computes it."""
@@ -168,7 +182,8 @@ class WeightedOp:
         rounding keep their running statistics.
         """
         if self.front is not None:
-            x, weight = self.front.run(x), self._along_inputs(weight, self.front.inverse())
+            # In this order: running updates the statistics that the weight was folded with.
+            weight, x = self._along_inputs(weight, self.front.inverse()), self.front.run(x)
         result = self.apply(x, weight, self.module.bias, output_size)
         if self.behind is None:
             return result
@@ -216,10 +231,6 @@ class WeightedOp:
         groups = getattr(self.module, "groups", 1)
         by_group = weight.unflatten(0, (groups, -1))
         return (by_group * values.reshape(groups, 1, -1, *[1] * (weight.dim() - 2))).flatten(0, 1)
-
-    @property
-    def _in_channels(self) -> int:
-        return self._own_weight().shape[1] * getattr(self.module, "groups", 1)
 
     def _own_weight(self) -> Tensor:
         weight: Tensor = self.module.weight

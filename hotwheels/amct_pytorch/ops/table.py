@@ -320,6 +320,13 @@ _NORMS = (
         name="batch_norm",
         role=Role.BATCH_NORM,
         modules=_nn("BatchNorm2d", "SyncBatchNorm"),
+        functions=_functional("batch_norm"),
+        onnx_types=("BatchNormalization",),
+    ),
+    OpDesc(
+        name="batch_norm1d",
+        role=Role.BATCH_NORM,
+        modules=_nn("BatchNorm1d"),
         onnx_types=("BatchNormalization",),
     ),
 )

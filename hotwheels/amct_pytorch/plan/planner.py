@@ -75,6 +75,7 @@ def _plan_layer(
         weight=config.weight,
         weight_group=weight_group,
         batch_norm=None if norm is None else graph[norm].layer,
+        folded=first.folded,
     )
 
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from ..config.layers.quant_config import QuantizerConfig
-from ..graph import Edge, Skip
+from ..graph import Edge, FoldedNodes, Skip
 from ..ops.desc import OpDesc
 
 
@@ -40,7 +40,8 @@ class LayerPlan:
       inputs: Its quantized inputs.
       weight: Algorithm of the weight, None without weights.
       weight_group: Layers of equal group share one weight quantizer: the name of the first call site of the module.
-      batch_norm: Name of the BatchNorm layer folded into the layer, or None.
+      batch_norm: On the dynamic path: name of the BatchNorm node folded into the layer, or None.
+      folded: On the FX path: the nodes that are folded into the layer.
     """
 
     name: str
@@ -50,6 +51,7 @@ class LayerPlan:
     weight: QuantizerConfig | None = None
     weight_group: str = ""
     batch_norm: str | None = None
+    folded: FoldedNodes = dataclasses.field(default_factory=FoldedNodes)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,9 +11,7 @@ from ...errors import UnsupportedModelError
 from ...graph import OpGraph
 from ...log import get_logger
 from ...nn.call import LayerCall
-from ...nn.norm_chain import BatchNormStage
 from ...nn.quantized_layer import QuantizedLayer
-from ...nn.weighted_op import WeightedOp
 from ...ops.registry import Registry
 from ...plan.configured_graph import ConfiguredGraph
 from ...plan.quant_plan import LayerPlan, QuantPlan
@@ -21,12 +19,14 @@ from ...plan.sibling_advice import sibling_advice
 from ..layer_factory import LayerFactory
 from .quant_graph_module import LAYERS, Origin, QuantGraphModule, adopt_state
 from .read.called import callable_of
+from .read.folding import find_folds, weighted_op
 from .read.graph import build_graph
 from .read.model_advice import model_advice
 from .read.no_op_nodes import handed_on_nodes
 from .read.sharing import share_inputs
 from .rewrite.attention import decompose_attention, trace_attention
 from .rewrite.functionalize import functionalize
+from .rewrite.norm_calls import place_norm_calls
 from .rewrite.products import spell_products
 from .rewrite.weighted_calls import place_weighted_calls
 from .trace.tracer import trace
@@ -59,6 +59,7 @@ class FxBackend:
         self._in_place = functionalize(self._traced)
         spell_products(self._traced)
         place_weighted_calls(self._traced)
+        place_norm_calls(self._traced)
         self._registry = registry
 
     def graph(self) -> OpGraph:
@@ -98,6 +99,7 @@ class _Placer:
         self._traced = traced
         self._plan = plan
         self._nodes = {node.name: node for node in traced.graph.nodes}
+        self._folds = find_folds(traced, registry)
         self._factory = LayerFactory(plan, share_inputs(traced, plan, registry))
 
     def place_all(self) -> None:
@@ -113,22 +115,18 @@ class _Placer:
         call = LayerCall(callable_of(self._traced, node), tuple(one.edge for one in plan.inputs))
         weighted = None
         if plan.weight is not None:
-            norm = self._batch_norm(plan)
-            weighted = WeightedOp(call.function, plan.op.role, () if norm is None else (BatchNormStage(norm),))
+            weighted = weighted_op(call.function, plan.op.role, self._folds.by_weight.get(node))
         layer = self._factory.make(plan, call, weighted)
         layer.constant_inputs = frozenset(one.index for one in plan.inputs if one.edge.is_constant)
         return layer
 
-    def _batch_norm(self, plan: LayerPlan) -> nn.Module | None:
-        return None if plan.batch_norm is None else self._traced.get_submodule(str(self._nodes[plan.batch_norm].target))
-
     def _replace(self, plan: LayerPlan) -> None:
         node = self._nodes[plan.name]
         node.op, node.target = "call_module", f"{LAYERS}.{plan.name}"
-        if plan.batch_norm is not None:
-            norm = self._nodes[plan.batch_norm]
-            norm.replace_all_uses_with(node)
-            self._traced.graph.erase_node(norm)
+        for name in reversed((*plan.folded.front, *plan.folded.behind)):
+            member = self._nodes[name]
+            member.replace_all_uses_with(self._folds.data[member])
+            self._traced.graph.erase_node(member)
 
 
 def _copy(model: nn.Module, copies_tensors: bool) -> nn.Module:

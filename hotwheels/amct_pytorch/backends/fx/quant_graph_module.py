@@ -13,6 +13,7 @@ import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ...nn.batch_norm_call import BatchNormCall
 from ...nn.mode import Mode
 from ...nn.quantized_layer import QuantizedLayer
 from ...nn.weighted_call import WeightedCall
@@ -173,7 +174,7 @@ def adopt_state(target: nn.Module, source: nn.Module, memo: dict[int, Any] | Non
         for name, value in getattr(source, kind).items():
             getattr(target, kind)[name] = value if memo is None else copy.deepcopy(value, memo)
     target._non_persistent_buffers_set |= source._non_persistent_buffers_set
-    for call in (one for one in target.modules() if isinstance(one, WeightedCall)):
+    for call in (one for one in target.modules() if isinstance(one, (WeightedCall, BatchNormCall))):
         call.tree.root = target
 
 

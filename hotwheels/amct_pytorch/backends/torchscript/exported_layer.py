@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ...nn.batch_norm_call import BatchNormCall
 from ...nn.quantized_layer import QuantizedLayer
 from ...nn.weighted_op import WeightedOp
 from .markers import mark_input, mark_result
@@ -20,6 +21,8 @@ class FunctionModule(nn.Module):
     def __init__(self, function: Callable[..., Any]) -> None:
         """Copies ``function`` if it is a module, so that its device and training flag may change."""
         super().__init__()
+        if isinstance(function, BatchNormCall):  # the exporter wants buffers, not properties
+            function = function.frozen()
         self.function = copy.deepcopy(function) if isinstance(function, nn.Module) else function
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:

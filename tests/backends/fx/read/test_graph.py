@@ -15,11 +15,12 @@ from torch import Tensor, nn
 import hotwheels.amct_pytorch.nn as amct_nn
 from hotwheels.amct_pytorch.backends.fx.read.graph import build_graph
 from hotwheels.amct_pytorch.backends.fx.rewrite.functionalize import functionalize
+from hotwheels.amct_pytorch.backends.fx.rewrite.norm_calls import place_norm_calls
 from hotwheels.amct_pytorch.backends.fx.rewrite.weighted_calls import place_weighted_calls
 from hotwheels.amct_pytorch.backends.fx.trace.tracer import trace
 from hotwheels.amct_pytorch.custom_op import Cat, EltwiseAdd
 from hotwheels.amct_pytorch.graph import Form, OpGraph, OpNode
-from hotwheels.amct_pytorch.ops.desc import OpDesc
+from hotwheels.amct_pytorch.ops.desc import OpDesc, Role
 from hotwheels.amct_pytorch.ops.registry import Registry
 from hotwheels.amct_pytorch.ops.table import TABLE
 
@@ -46,6 +47,7 @@ def graph_of(forward: Callable[..., Any], registry: Registry = REGISTRY, **membe
     model = type("Net", (Model,), {"forward": forward})(**members)
     traced = trace(model, registry.leaf_packages, registry.is_leaf_type)
     place_weighted_calls(traced)
+    place_norm_calls(traced)
     return build_graph(traced, registry)
 
 
@@ -91,6 +93,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "AdaptiveMaxPool2d": lambda: nn.AdaptiveMaxPool2d(1),
     "AdaptiveAvgPool2d": lambda: nn.AdaptiveAvgPool2d(1),
     "BatchNorm2d": lambda: nn.BatchNorm2d(4),
+    "BatchNorm1d": lambda: nn.BatchNorm1d(4),
     "SyncBatchNorm": lambda: nn.SyncBatchNorm(4),
 }
 ARGUMENTS: dict[str, tuple[Any, ...]] = {"LayerNorm": (4,), "SpaceToDepth": (2,), "DepthToSpace": (2,)}
@@ -131,6 +134,7 @@ def only_op(graph: OpGraph, desc: OpDesc) -> OpNode:
 def test_function(path: str, desc: OpDesc) -> None:
     def forward(self: Any, x: Tensor, y: Tensor) -> Any:
         weights = (self.kernel if "conv" in desc.name else self.weight,) if desc.has_weight else ()
+        weights = (self.table[0], self.table[1]) if desc.role is Role.BATCH_NORM else weights
         return resolve(path)(*call_arguments(desc, F.gelu(x), F.gelu(y)), *weights)
 
     found = only_op(graph_of(forward, kernel=nn.Parameter(torch.randn(4, 4, 1, 1))), desc)
@@ -423,8 +427,8 @@ def test_batch_norm_is_not_folded_if_the_convolution_has_other_consumers() -> No
     assert not folded(forward, **conv_and_norm())
 
 
-def test_batch_norm_without_values_is_not_folded() -> None:
-    assert not folded(in_a_row, **conv_and_norm(affine=False))
+def test_batch_norm_needs_statistics_only_to_be_folded() -> None:
+    assert folded(in_a_row, **conv_and_norm(affine=False))
     assert not folded(in_a_row, **conv_and_norm(track_running_stats=False))
 
 
@@ -500,7 +504,8 @@ def test_function_with_a_weight_of_the_data_says_why_it_stays_in_float() -> None
 
 
 def test_normalization_as_a_function_says_why_it_stays_in_float() -> None:
-    graph = graph_of(lambda self, x: F.layer_norm(F.batch_norm(self.conv(x), self.table[0], self.table[1]), (4,)))
+    graph = graph_of(lambda self, x: F.layer_norm(F.batch_norm(self.conv(x), None, None, training=True), (4,)))
     reasons = {skip.name: skip.reason for skip in graph.skips}
+    assert reasons["batch_norm"] == "it normalizes with the statistics of the batch in evaluation, too"
     reason = "it is a normalization called as a function; only modules of torch.nn are folded or quantized"
-    assert (reasons["batch_norm"], reasons["layer_norm"]) == (reason, reason)
+    assert reasons["layer_norm"] == reason

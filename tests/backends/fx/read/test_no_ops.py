@@ -44,4 +44,4 @@ class Net(nn.Module):
 
 def test_nodes_that_hand_on_lead_back_to_what_made_the_tensor() -> None:
     traced = FxBackend(Net(lambda x: x.to(dtype=torch.int64) + x.data.abs().contiguous()), Registry()).traced
-    assert handed_on_nodes(traced) == {"drop": "relu", "float_1": "relu", "getattr_1": "relu"}
+    assert handed_on_nodes(traced) == {"drop": "relu", "float_1": "relu", "getattr_1": "relu", "contiguous": "abs_1"}

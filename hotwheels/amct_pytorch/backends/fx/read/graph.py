@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.fx import GraphModule, Node
 
-from ....graph import Edge, Form, OpGraph, OpNode
+from ....graph import Edge, FoldedNodes, Form, OpGraph, OpNode
 from ....nn.weighted_call import LinearCall
 from ....ops.desc import OpDesc, Role
 from ....ops.registry import Registry
@@ -22,8 +22,9 @@ from ...real_quant.float_products import is_float_product
 from ...real_quant.known import is_known
 from .constants import constant_nodes
 from .float_reason import float_reason
-from .folding import foldable_convolutions
+from .folding import find_folds
 from .liveness import live_nodes
+from .no_op_nodes import hands_on
 from .operands import Given, given_operands
 from .spelling import find_op, in_place_reason, spelling_of, type_string
 from .values import Value, classify
@@ -33,7 +34,7 @@ _CONVOLUTIONS = frozenset({Role.CONV, Role.CONV_TRANSPOSE})
 
 _WITHOUT_ARITHMETIC = (*NO_OP_MODULES, nn.Flatten, nn.Unflatten, nn.PixelShuffle, nn.ChannelShuffle)
 
-_NORM_FUNCTIONS = frozenset({F.batch_norm, F.layer_norm, F.group_norm, F.instance_norm})
+_NORM_FUNCTIONS = frozenset({F.layer_norm, F.group_norm, F.instance_norm})
 
 _DATA_WEIGHT = "its weight is computed from the data, so it is no weight that a file could hold"
 _UNKNOWN_LIST = "the number of its inputs is not known before the model runs"
@@ -59,7 +60,9 @@ class _Reader:
         self._module = graph_module
         self._registry = registry
         self._values = classify(graph_module.graph, registry)
-        self._folded = foldable_convolutions(graph_module, registry)
+        self._folds = find_folds(graph_module, registry)
+        self._folded = self._folds.owners()
+        self._behind = {one for fold in self._folds.by_weight.values() for one, _ in fold.behind}
         self._live = live_nodes(graph_module)
         self._constants = constant_nodes(graph_module.graph)
         self._nodes: dict[Node, OpNode] = {}
@@ -77,7 +80,7 @@ class _Reader:
         cls = type(module) if module is not None else None
         spelling = spelling_of(node)
         op = find_op(node, cls, self._registry)
-        edges, reason = self._edges(node, op, module) if op else ((), _float_reason(node, module))
+        edges, reason = self._edges(node, op, module) if op else ((), self._reason(node, module))
         onnx_type = "" if op is None else _onnx_type(node, op, module)
         return OpNode(
             name=node.name,
@@ -93,11 +96,17 @@ class _Reader:
             onnx_type=onnx_type,
             is_cube=self._registry.is_cube(onnx_type),
             is_no_command=self._registry.is_no_command(onnx_type),
-            is_fold_target=node in self._folded,
+            is_fold_target=node in self._folded and op is not None and op.role is Role.BATCH_NORM,
+            folded=self._folded_names(node),
+            unfolded_reason=self._folds.reasons.get(node),
             is_dead=node not in self._live,
             is_default_enabled=not self._reads_buffer(node, op),
             has_weight_operand=isinstance(module, LinearCall) and module.is_product,
         )
+
+    def _reason(self, node: Node, module: nn.Module | None) -> str | None:
+        """Returns why an operation of which the registry knows nothing is no layer."""
+        return self._belongs_to(node, None) or _float_reason(node, module)
 
     def _edges(self, node: Node, op: OpDesc, module: nn.Module | None) -> tuple[tuple[Edge, ...], str | None]:
         """Returns the quantizable inputs, or why there are none."""
@@ -111,7 +120,15 @@ class _Reader:
             or (None if op.is_listed else NOT_LISTED)
             or self._wrong_operands(node, op, given, tensors)
         )
-        return tuple(dataclasses.replace(one.edge, is_constant=one.node in self._constants) for one in tensors), reason
+        return tuple(self._edge(one) for one in tensors), reason
+
+    def _edge(self, given: Given) -> Edge:
+        """The input that the layer has when what stands in front of it has been folded into it."""
+        producer = given.node
+        while producer in self._folded and producer not in self._behind:
+            producer = self._folds.data[producer]
+        assert producer is not None
+        return dataclasses.replace(given.edge, producer=producer.name, is_constant=given.node in self._constants)
 
     def _is_quantized_operand(self, operand: Node, op: OpDesc) -> bool:
         """Whether it is a float tensor of the data; of a product one may be a constant too, quantized like the data."""
@@ -132,22 +149,38 @@ class _Reader:
         path, _, name = str(constant.target).rpartition(".")
         return name in self._module.get_submodule(path)._parameters
 
-    def _belongs_to(self, node: Node, op: OpDesc) -> str | None:
+    def _belongs_to(self, node: Node, op: OpDesc | None) -> str | None:
         conv = self._folded.get(node)
-        if conv is None and op.role is Role.FUSED_ACTIVATION:
+        if conv is None and op is not None and op.role is Role.FUSED_ACTIVATION:
             conv = self._convolution_before(node)
         if conv is None:
             return None
         self._fused[node] = conv
-        return f"it belongs to the convolution '{conv.name}' in front of it"
+        kind = "convolution" if self._is_convolution(conv) else "layer"
+        place = "behind" if node in self._folded and node not in self._behind else "in front of"
+        return f"it belongs to the {kind} '{conv.name}' {place} it"
+
+    def _is_convolution(self, node: Node) -> bool:
+        module = self._module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        op = find_op(node, None if module is None else type(module), self._registry)
+        return op is not None and op.role in _CONVOLUTIONS
 
     def _convolution_before(self, node: Node) -> Node | None:
         producer = node.all_input_nodes[0] if node.all_input_nodes else None
-        if producer is None:
-            return None
-        producer = self._folded.get(producer, producer)
-        op = self._nodes[producer].op
-        return producer if op is not None and op.role in _CONVOLUTIONS else None
+        while producer is not None:
+            if producer in self._behind:
+                producer = self._folded[producer]
+            elif hands_on(self._module, producer):
+                producer = producer.all_input_nodes[0]
+            else:
+                return producer if self._is_convolution(producer) else None
+        return None
+
+    def _folded_names(self, node: Node) -> FoldedNodes:
+        fold = self._folds.by_weight.get(node)
+        if fold is None:
+            return FoldedNodes()
+        return FoldedNodes(*(tuple(one.name for one, _ in chain) for chain in (fold.front, fold.behind)))
 
     def _wrong_operands(self, node: Node, op: OpDesc, given: list[Given], tensors: list[Given]) -> str | None:
         if any(one.is_unknown_list for one in given):

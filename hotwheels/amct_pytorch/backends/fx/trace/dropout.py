@@ -19,6 +19,7 @@ from torch import nn
 from torch.fx import GraphModule, Node
 from torch.fx.node import Argument, map_aggregate
 
+FOLLOWS_TRAINING = "amct_follows_training"  # marks calls that got the training flag of a module
 FOLDER = "amct_dropout"  # the sub-module which holds what dropout functions became
 
 _MODULES: dict[Callable[..., Any], type[nn.Module]] = {
@@ -45,6 +46,8 @@ def follow_training_mode(module: GraphModule) -> None:
     for node in module.graph.nodes:
         if node.op == "call_function" and node.target in _MODULES:
             _replace(module, node)
+        if any(isinstance(value, TrainingFlag) for value in (*node.args, *node.kwargs.values())):
+            node.meta[FOLLOWS_TRAINING] = True
         node.args = _without_flags(node.args)
         node.kwargs = _without_flags(node.kwargs)
     module.recompile()

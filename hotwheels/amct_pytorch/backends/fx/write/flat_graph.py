@@ -5,6 +5,7 @@ The exporter names ONNX nodes after the modules they come from; in a flat model 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
@@ -14,17 +15,14 @@ from torch import Tensor, fx, nn
 
 from ....nn.call import MethodCall
 from ....nn.in_projection import InProjection
-from ....nn.norm_chain import BatchNormStage
 from ....nn.quantized_layer import QuantizedLayer
 from ....nn.weighted_call import WeightedCall
-from ....nn.weighted_op import WeightedOp
 from ....ops.registry import Registry
-from ....plan.planner import folded_batch_norm
 from ...real_quant.known import is_known
 from ...torchscript.exported_layer import ExportedLayer, FoldedOp, FunctionModule
 from ..quant_graph_module import QuantGraphModule
 from ..read.constants import constant_nodes
-from ..read.graph import build_graph
+from ..read.folding import find_folds, weighted_op
 
 # Calls with no node of their own in ONNX, which a scope name around them would only clutter.
 _SCOPELESS = frozenset({"size", "dim", "numel", "ndimension", "getattr", "getitem"})
@@ -49,13 +47,16 @@ class _FlatGraph:
         self._constants = constants
         self._registry = registry
         self._graph, self._root = fx.Graph(), nn.Module()
-        self._batch_norms = _unquantized_folds(model, registry)
+        self._folds = find_folds(model, registry)
+        self._folded = {node for fold in self._folds.by_weight.values() for node, _ in fold.behind}
         self._copies: dict[fx.Node, Any] = {}  # nodes, but values for the constants
         self._computed = _computed_constants(model)
 
     def build(self) -> fx.GraphModule:
         for node in self._model.graph.nodes:
-            if node in self._batch_norms.values() or _is_data(node):
+            if node in self._folded:
+                self._copies[node] = self._copies[self._folds.data[node]]
+            elif _is_data(node):
                 self._copies[node] = self._copies[node.args[0]]
             elif node.op == "placeholder" and node.target in self._constants:
                 self._copies[node] = self._constants[node.target]
@@ -104,14 +105,14 @@ class _FlatGraph:
         module = self._model.get_submodule(str(node.target))
         if isinstance(module, QuantizedLayer):
             return ExportedLayer(module)
+        # A float layer takes up what is behind it, in every exported file (spec 11.3).
+        fold = self._folds.by_weight.get(node)
         # The exporter wants parameters, not properties.
-        if node not in self._batch_norms and not isinstance(module, (InProjection, WeightedCall)):
+        if fold is None and not isinstance(module, (InProjection, WeightedCall)):
             return FunctionModule(module).function
         op = self._registry.find_module(type(module))
-        assert op is not None, "only known convolutions are folded"
-        norm = self._batch_norms.get(node)
-        behind = () if norm is None else (BatchNormStage(self._model.get_submodule(str(norm.target))),)
-        return FoldedOp(WeightedOp(module, op.role, behind))
+        assert op is not None, "only known operations are folded"
+        return FoldedOp(weighted_op(module, op.role, fold and dataclasses.replace(fold, front=())))
 
 
 def _is_data(node: fx.Node) -> bool:
@@ -121,14 +122,6 @@ def _is_data(node: fx.Node) -> bool:
 
 def _is_scopeless(node: fx.Node) -> bool:
     return getattr(node.target, "__name__", node.target) in _SCOPELESS
-
-
-def _unquantized_folds(model: QuantGraphModule, registry: Registry) -> dict[fx.Node, fx.Node]:
-    """Pairs of a float convolution and the BatchNorm behind it: folded in every exported file (spec 11.3)."""
-    graph = build_graph(model, registry)
-    nodes = {node.name: node for node in model.graph.nodes}
-    pairs = ((node.name, folded_batch_norm(graph, node)) for node in graph)
-    return {nodes[conv]: nodes[norm] for conv, norm in pairs if norm is not None}
 
 
 @torch.no_grad()

@@ -1,0 +1,130 @@
+"""Where the channels of a tensor are, and how many dimensions it has, as far as the graph tells."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+from torch.nn.modules.dropout import _DropoutNd
+
+from ....ops.desc import Role
+from ....ops.registry import Registry
+from .spelling import find_op
+
+_IMAGE_ROLES = frozenset({Role.CONV, Role.CONV_TRANSPOSE, Role.MAX_POOL, Role.AVG_POOL})
+_KEEPING_ROLES = frozenset({Role.LINEAR, Role.ACTIVATION, Role.FUSED_ACTIVATION, Role.NORM, Role.BATCH_NORM})
+_LIKE_ANOTHER = ("reshape_as", "view_as", "expand_as")
+_SHAPED = ("view", "reshape", "permute")
+
+
+@dataclasses.dataclass(frozen=True)
+class ChannelAxis:
+    """The axis of the channels.
+
+    Attributes:
+      index: Negative, counted from the last axis.
+      rank: Number of dimensions of the tensor, None if it is not known.
+    """
+
+    index: int
+    rank: int | None
+
+    @property
+    def is_second(self) -> bool:
+        """Whether the channels are where a BatchNorm has them; False if it is not known."""
+        return self.rank is not None and self.index == 1 - self.rank
+
+    def is_spread_by(self, shape: tuple[int, ...], channels: int) -> bool:
+        """Whether a constant of ``shape`` broadcasts to one value per channel, or to one, and adds no dimension."""
+        if len(shape) > 1 and (self.rank is None or len(shape) > self.rank):
+            return False
+        if all(size == 1 for size in shape):
+            return True
+        sizes = {index - len(shape): size for index, size in enumerate(shape) if size != 1}
+        return sizes == {self.index: channels}
+
+
+class Ranks:
+    """The number of dimensions of the tensors of one graph."""
+
+    def __init__(self, graph_module: GraphModule, registry: Registry) -> None:
+        self._module = graph_module
+        self._registry = registry
+        self._known: dict[Node, int | None] = {}
+
+    def of(self, node: Any) -> int | None:
+        """Returns the number of dimensions of the result of ``node``, None if it is not known."""
+        if not isinstance(node, Node):
+            return None
+        if node not in self._known:
+            self._known[node] = None  # for a node that would ask for itself
+            self._known[node] = self._find(node)
+        return self._known[node]
+
+    def _of_constant(self, node: Node) -> int | None:
+        if node.op != "get_attr":
+            return None
+        path, _, name = str(node.target).rpartition(".")
+        value = getattr(self._module.get_submodule(path), name)
+        return value.dim() if isinstance(value, Tensor) else None
+
+    def _find(self, node: Node) -> int | None:
+        value = node.meta.get("val")
+        if isinstance(value, Tensor):
+            return value.dim()
+        module = self._module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(module, nn.Flatten):
+            return 2 if (module.start_dim, module.end_dim) == (1, -1) else None
+        if isinstance(module, (nn.Identity, _DropoutNd)):
+            return self.of(node.args[0])
+        op = find_op(node, None if module is None else type(module), self._registry)
+        if op is None and node.target in _LIKE_ANOTHER:
+            return self.of(node.args[1])
+        if op is None or not node.args:
+            return self._of_constant(node)
+        if op.role in _IMAGE_ROLES:
+            return 4
+        if op.role in _KEEPING_ROLES or op.name == "transpose":
+            return self.of(node.args[0])
+        if op.role in (Role.ELEMENTWISE, Role.MATMUL):
+            ranks = [self.of(one) for one in node.all_input_nodes]
+            return None if None in ranks else max(rank for rank in ranks if rank is not None)
+        return _rank_of_shape(node, op.name, self.of(node.args[0]))
+
+
+def _rank_of_shape(node: Node, name: str, before: int | None) -> int | None:
+    """Returns the number of dimensions that a change of the shape makes of ``before``."""
+    if name == "flatten":
+        start = node.args[1] if len(node.args) > 1 else node.kwargs.get("start_dim", 0)
+        end = node.args[2] if len(node.args) > 2 else node.kwargs.get("end_dim", -1)
+        if before is None or not isinstance(start, int) or not isinstance(end, int):
+            return 2 if (start, end) == (1, -1) else None
+        return before - (end % before - start % before)
+    if name in _SHAPED and not node.kwargs:
+        sizes = node.args[1:]
+        return len(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else len(sizes)
+    return None
+
+
+def moved(node: Node, axis: ChannelAxis, channels: int, name: str) -> ChannelAxis | None:
+    """Returns where the channels are behind ``node``, an operation called ``name``; None if they are not kept whole."""
+    sizes = node.args[1:]
+    if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
+        sizes = tuple(sizes[0])
+    if node.kwargs or not all(isinstance(size, int) for size in sizes):
+        return None
+    if name == "permute":
+        dims = [size % len(sizes) for size in sizes]
+        return ChannelAxis(dims.index(axis.index % len(dims)) - len(dims), len(dims))
+    if name == "transpose" and len(sizes) == 2 and axis.rank is not None:
+        first, second, own = (index % axis.rank for index in (*sizes, axis.index))
+        new = second if own == first else first if own == second else own
+        return ChannelAxis(new - axis.rank, axis.rank)
+    is_last = axis.index == -1
+    if name == "flatten" and is_last and sizes in ((0, 1), (0, -2)):
+        return ChannelAxis(-1, 2 if sizes == (0, -2) or axis.rank == 3 else None)
+    if name in ("view", "reshape") and is_last and sizes == (-1, channels):
+        return ChannelAxis(-1, 2)
+    return None

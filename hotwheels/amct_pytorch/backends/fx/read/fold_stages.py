@@ -1,0 +1,129 @@
+"""Which node can be a member of a chain that is folded into a weight, and the stage it becomes."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from torch import nn
+from torch.fx import GraphModule, Node
+from torch.nn.modules.dropout import _DropoutNd
+
+from ....nn.norm_chain import BatchNormStage, FactorStage, PassStage, ShiftStage, Stage
+from ....ops.desc import OpDesc, Role
+from ....ops.registry import Registry
+from ..rewrite.weight_sources import WeightSources
+from .channel_axis import ChannelAxis
+from .operands import operand_values
+from .spelling import find_op, in_place_reason
+
+_NO_STATISTICS = "it has no running statistics"
+_NOT_ALLOWED = "the capacity row FUSE_TYPES does not name its class"
+_OTHER_AXIS = "it does not normalize the channels of '{}', or the number of dimensions there is not known"
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """One node that can be folded.
+
+    Attributes:
+      data: The node whose result it changes.
+      stage: What it does for each channel.
+      is_factor: Whether it is a mere factor, which zeros in a padding stay zero under.
+    """
+
+    data: Node
+    stage: Stage
+    is_factor: bool = False
+
+
+class StageMaker:
+    """Makes the stages of one graph."""
+
+    def __init__(self, graph_module: GraphModule, registry: Registry) -> None:
+        self._module = graph_module
+        self._registry = registry
+        self._sources = WeightSources(graph_module)
+
+    def op(self, node: Node) -> OpDesc | None:
+        """Returns what the registry knows of ``node``."""
+        module = self.called(node)
+        return find_op(node, None if module is None else type(module), self._registry)
+
+    def called(self, node: Node) -> Any:
+        """Returns the module that ``node`` calls, None if it calls none."""
+        return self._module.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+    def is_batch_norm(self, node: Node) -> bool:
+        """Whether ``node`` is a BatchNorm."""
+        op = self.op(node)
+        return op is not None and op.role is Role.BATCH_NORM and self.called(node) is not None
+
+    def dropout(self, node: Node) -> Stage | None:
+        """Returns the stage of a dropout, None for any other node."""
+        module = self.called(node)
+        return PassStage(module) if isinstance(module, _DropoutNd) else None
+
+    def data_of(self, node: Node) -> Node | None:
+        """Returns the node whose result a possible member changes, None if ``node`` is no possible member."""
+        if self.is_batch_norm(node):
+            return node.args[0] if node.args else node.kwargs.get("input")  # type: ignore[return-value]
+        operands = self._operands(node)
+        return None if operands is None else operands[0]
+
+    def member(self, node: Node, axis: ChannelAxis, channels: int) -> Member | str | None:
+        """Returns ``node`` as a member, why a BatchNorm is none, or None for an operation of another kind.
+
+        Args:
+          node: The operation.
+          axis: The axis of the channels in its data.
+          channels: Their number.
+        """
+        data = self.data_of(node)
+        if data is None or in_place_reason(node) is not None:
+            return None
+        if self.is_batch_norm(node):
+            return self._batch_norm(node, data, axis, channels)
+        _, constant, is_first = self._operands(node) or (None, None, False)
+        values = self._sources.tensor(constant)
+        if values is None or not values.is_spread(axis.is_spread_by, channels):
+            return None
+        op = self.op(node)
+        assert op is not None
+        if op.name in ("mul", "div"):
+            is_quotient = op.name == "div"
+            return None if is_quotient and is_first else Member(data, FactorStage(values, is_quotient), is_factor=True)
+        is_difference = op.name == "sub"
+        return Member(data, ShiftStage(values, channels, is_difference and not is_first, is_difference and is_first))
+
+    def _batch_norm(self, node: Node, data: Node, axis: ChannelAxis, channels: int) -> Member | str:
+        module: Any = self.called(node)
+        if not self._registry.is_fusable(type(module)):
+            return _NOT_ALLOWED
+        if module.running_mean is None or module.running_var is None:
+            return _NO_STATISTICS
+        if not axis.is_second or module.num_features != channels:
+            return _OTHER_AXIS.format(data.name)
+        return Member(data, BatchNormStage(module))
+
+    def _operands(self, node: Node) -> tuple[Node, Node, bool] | None:
+        """Returns the data and the constant of a sum or product of both, and whether the constant comes first."""
+        op = self.op(node)
+        if op is None or op.name not in ("mul", "div", "add", "sub") or node.op == "call_module":
+            return None
+        names = {operand.name for operand in op.operands}
+        values = operand_values(node, op)
+        if len(node.args) > len(values) or not names.issuperset(node.kwargs) or len(values) != 2:
+            return None
+        first, second = values
+        if not isinstance(first, Node) or not isinstance(second, Node):
+            return None
+        if (first in self._sources) is (second in self._sources):
+            return None
+        return (second, first, True) if first in self._sources else (first, second, False)
+
+
+def pads_zeros(module: nn.Module) -> bool:
+    """Whether a weighted module adds zeros to its input."""
+    padding = getattr(module, "padding", 0)
+    return padding != "valid" and any(padding) if isinstance(padding, (tuple, str)) else bool(padding)

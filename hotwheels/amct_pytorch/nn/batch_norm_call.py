@@ -1,0 +1,121 @@
+"""``F.batch_norm`` with the statistics of the model, as a BatchNorm module."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from .computed_tensor import ComputedTensor, Tree
+
+
+class BatchNormCall(nn.BatchNorm2d):
+    """A call of ``F.batch_norm``; everything that is done with a BatchNorm is done with it.
+
+    Statistics, weight and bias are those of the model, looked up each time they are read: this module has no state of
+    its own. It follows its training flag, as the function does which gets ``self.training``.
+
+    Attributes:
+      sources: Computes ``running_mean`` and ``running_var``, and ``weight`` and ``bias`` where they are given.
+      counter: Path of the number of batches that is counted in training; None if nobody counts.
+      is_frozen: Whether it works on the running statistics in training, too.
+    """
+
+    amct_leaf = True
+
+    def __init__(
+        self,
+        sources: dict[str, ComputedTensor],
+        momentum: float,
+        eps: float,
+        counter: str | None = None,
+        is_frozen: bool = False,
+    ) -> None:
+        nn.Module.__init__(self)  # that of BatchNorm2d would make parameters
+        self.sources = sources
+        self.counter = counter
+        self.is_frozen = is_frozen
+        twin = nn.BatchNorm2d(sources["running_mean"]().numel(), eps, momentum, device=torch.device("meta"))
+        vars(self).update({name: value for name, value in vars(twin).items() if name not in vars(self)})
+        self._kept: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def tree(self) -> Tree:
+        """Where the statistics are looked up."""
+        return self.sources["running_mean"].tree
+
+    @property
+    def running_mean(self) -> Tensor:  # type: ignore[override]
+        """[C]."""
+        return self.sources["running_mean"]()
+
+    @property
+    def running_var(self) -> Tensor:  # type: ignore[override]
+        """[C]."""
+        return self.sources["running_var"]()
+
+    @property
+    def weight(self) -> Tensor | None:  # type: ignore[override]
+        """[C], differentiable, None for ones."""
+        return self.sources["weight"]() if "weight" in self.sources else None
+
+    @property
+    def bias(self) -> Tensor | None:  # type: ignore[override]
+        """[C], differentiable, None for zeros."""
+        return self.sources["bias"]() if "bias" in self.sources else None
+
+    def train(self, mode: bool = True) -> BatchNormCall:
+        """Sets the training flag, which stays off if the call is frozen."""
+        super().train(mode and not self.is_frozen)
+        return self
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Calls the function."""
+        if self.training and self.counter is not None:
+            self.tree.find(self.counter).add_(1)
+        mean, var = self._kept or (self.running_mean, self.running_var)
+        return F.batch_norm(input, mean, var, self.weight, self.bias, self.training, self.momentum or 0.0, self.eps)
+
+    def in_double(self, input: Tensor) -> Tensor:
+        """Calls the function in float64, with the float32 values of statistics, weight and bias, and changes none."""
+        tensors = (self.running_mean, self.running_var, self.weight, self.bias)
+        given = [None if one is None else one.double() for one in tensors]
+        eps = torch.tensor(self.eps, dtype=torch.float32).item()  # as the exported file holds it
+        return F.batch_norm(input.double(), *given, self.training, 0.0, eps)
+
+    @contextlib.contextmanager
+    def keeping(self, is_kept: Tensor) -> Iterator[None]:
+        """Inside it the running statistics of the channels ``is_kept``, bool [C], do not change."""
+        statistics = (self.running_mean, self.running_var)
+        self._kept = tuple(one.clone() for one in statistics)
+        try:
+            yield
+            for one, changed in zip(statistics, self._kept, strict=True):
+                one.copy_(torch.where(is_kept, one, changed))
+        finally:
+            self._kept = None
+
+    def frozen(self) -> _BatchNorm:
+        """Returns a module with parameters and buffers of its own, for a file."""
+        values = {name: source().detach().clone() for name, source in self.sources.items()}
+        made = _PlainBatchNorm(self.num_features, self.eps, self.momentum, affine="weight" in values)
+        made.load_state_dict(values, strict=False)
+        return made.eval()
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        """Saves nothing: the model does."""
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Loads nothing: the model does."""
+
+
+class _PlainBatchNorm(_BatchNorm):
+    """Takes inputs of any number of dimensions, as the function does."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass
