@@ -96,7 +96,7 @@ def _with_constant_operand(layer: ExportLayer) -> ExportLayer:
             record = WeightRecord(scale=(read.grid.scale,), num_bits=read.grid.num_bits)
             weight = WeightRead(
                 layer=layer.name,
-                array=array,
+                array=array.astype(np.float32, copy=False),
                 channel_axis=read.position,
                 groups=1,
                 record=record,

@@ -90,6 +90,8 @@ class OpNode:
       is_dead: True if no output of the model depends on the operation; it is then left out of the files.
       is_fold_target: For a BatchNorm: whether it can be folded into the convolution ``inputs[0]`` (spec 6.7).
       folded: On the FX path: what a layer with a weight takes up.
+      part_of: On the FX path: name of the layer that it belongs to, as an activation or a folded operation; None for
+        all other nodes.
       unfolded_reason: Why a BatchNorm is not folded; None if it is, and for all other nodes.
       onnx_name: Name which torch's exporter gives that node, e.g. ``/conv1/Conv``; empty on the FX path.
       is_pick: Whether it only picks one of several results of ``inputs[0]``; the FX path does not say so.
@@ -113,6 +115,7 @@ class OpNode:
     use_of: str = ""
     is_fold_target: bool = False
     folded: FoldedNodes = dataclasses.field(default_factory=FoldedNodes)
+    part_of: str | None = None
     unfolded_reason: str | None = None
     is_dead: bool = False
     is_default_enabled: bool = True

@@ -83,19 +83,22 @@ class BatchNormCall(nn.BatchNorm2d):
 
     def in_double(self, input: Tensor) -> Tensor:
         """Calls the function in float64, with the float32 values of statistics, weight and bias, and changes none."""
-        tensors = (self.running_mean, self.running_var, self.weight, self.bias)
-        given = [None if one is None else one.double() for one in tensors]
+        mean, var, weight, bias = (
+            None if one is None else one.double()
+            for one in (self.running_mean, self.running_var, self.weight, self.bias)
+        )
         eps = torch.tensor(self.eps, dtype=torch.float32).item()  # as the exported file holds it
-        return F.batch_norm(input.double(), *given, self.training, 0.0, eps)
+        return F.batch_norm(input.double(), mean, var, weight, bias, self.training, 0.0, eps)
 
     @contextlib.contextmanager
     def keeping(self, is_kept: Tensor) -> Iterator[None]:
         """Inside it the running statistics of the channels ``is_kept``, bool [C], do not change."""
         statistics = (self.running_mean, self.running_var)
-        self._kept = tuple(one.clone() for one in statistics)
+        copies = (statistics[0].clone(), statistics[1].clone())
+        self._kept = copies
         try:
             yield
-            for one, changed in zip(statistics, self._kept, strict=True):
+            for one, changed in zip(statistics, copies, strict=True):
                 one.copy_(torch.where(is_kept, one, changed))
         finally:
             self._kept = None

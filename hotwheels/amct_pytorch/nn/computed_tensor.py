@@ -81,12 +81,13 @@ class ComputedTensor:
     tree: Tree
     steps: tuple[Step, ...]
 
-    def __call__(self) -> Any:
+    def __call__(self) -> Tensor:
         """Computes the tensor from the present parameters and buffers."""
         results: list[Any] = []
         for step in self.steps:
             results.append(self._run(step, results))
-        return results[-1]
+        result: Tensor = results[-1]
+        return result
 
     @torch.no_grad()
     def rank(self) -> int:

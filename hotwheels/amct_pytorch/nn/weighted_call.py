@@ -67,9 +67,9 @@ class Conv2dCall(WeightedCall, nn.Conv2d):  # type: ignore[override]
 
     def __init__(self, weight: ComputedTensor, bias: ComputedTensor | None = None, **settings: Any) -> None:
         """``settings`` are stride, padding, dilation and groups, as ``F.conv2d`` takes them."""
-        outputs, inputs, *kernel = weight().shape
+        outputs, inputs, height, width = weight().shape
         inputs *= settings.get("groups", 1)
-        super().__init__(nn.Conv2d(inputs, outputs, tuple(kernel), **settings, **_twin(bias)), weight, bias)
+        super().__init__(nn.Conv2d(inputs, outputs, (height, width), **settings, **_twin(bias)), weight, bias)
 
     def _compute(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.conv2d(input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
@@ -80,9 +80,9 @@ class ConvTranspose2dCall(WeightedCall, nn.ConvTranspose2d):  # type: ignore[mis
 
     def __init__(self, weight: ComputedTensor, bias: ComputedTensor | None = None, **settings: Any) -> None:
         """``settings``: stride, padding, output_padding, groups and dilation, as ``F.conv_transpose2d`` has them."""
-        inputs, outputs, *kernel = weight().shape
+        inputs, outputs, height, width = weight().shape
         outputs *= settings.get("groups", 1)
-        super().__init__(nn.ConvTranspose2d(inputs, outputs, tuple(kernel), **settings, **_twin(bias)), weight, bias)
+        super().__init__(nn.ConvTranspose2d(inputs, outputs, (height, width), **settings, **_twin(bias)), weight, bias)
 
     def _compute(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         settings: tuple[Any, ...] = (self.stride, self.padding, self.output_padding, self.groups, self.dilation)

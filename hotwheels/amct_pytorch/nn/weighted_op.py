@@ -48,7 +48,7 @@ class WeightedOp:
           front: What is in front of it, in the order of the data.
           forward: Calls ``module`` where calling it would come back here; else None.
         """
-        self.module = module
+        self.module: Any = module
         self.role = role
         self._forward = forward
         is_last = role is Role.LINEAR
@@ -103,7 +103,7 @@ class WeightedOp:
         bias = bias if self.behind is None else self.behind.shifted(bias)
         return bool(extremes.isfinite().all()) and (bias is None or bool(bias.isfinite().all()))
 
-    def forward_float(self, args: tuple, kwargs: dict) -> Tensor:
+    def forward_float(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         """The operation as the float model computes it."""
         if self.front is not None:
             args, kwargs = _with_input(args, kwargs, self.front.run)
@@ -157,7 +157,8 @@ class WeightedOp:
         """
         stages = () if self.behind is None else self.behind.stages
         for index in reversed(range(len(stages))):
-            bias = stages[index].module.bias if isinstance(stages[index], BatchNormStage) else None
+            stage = stages[index]
+            bias = stage.module.bias if isinstance(stage, BatchNormStage) else None
             if isinstance(bias, nn.Parameter):
                 return bias, NormChain(stages[index + 1 :], self.out_channels, False).inverse()
         bias = self.module.bias
@@ -229,7 +230,7 @@ class WeightedOp:
         if values is None:
             return weight
         groups = getattr(self.module, "groups", 1)
-        by_group = weight.unflatten(0, (groups, -1))
+        by_group = weight.reshape(groups, -1, *weight.shape[1:])
         return (by_group * values.reshape(groups, 1, -1, *[1] * (weight.dim() - 2))).flatten(0, 1)
 
     def _own_weight(self) -> Tensor:
@@ -239,7 +240,9 @@ class WeightedOp:
         return to_output_first(weight, self.module.groups, self.role is Role.CONV_TRANSPOSE)
 
 
-def _with_input(args: tuple, kwargs: dict, change: Callable[[Tensor], Tensor]) -> tuple[tuple, dict]:
+def _with_input(
+    args: tuple[Any, ...], kwargs: dict[str, Any], change: Callable[[Tensor], Tensor]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if "input" in kwargs:
         return args, {**kwargs, "input": change(kwargs["input"])}
     return (change(args[0]), *args[1:]), kwargs

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.backends.fx.backend import FxBackend
+from hotwheels.amct_pytorch.config.files.tolerant_json import dump_json, read_json
 from hotwheels.amct_pytorch.ops.registry import Registry
-from tests.support.fx_path import quantize
+from tests.support.fx_path import make_config, quantize
+from tests.support.log_lines import LogLines
 from tests.support.nets import shake_batch_norms
 from tests.support.twins import Twins, assert_restores, assert_trains, assert_twins
 
@@ -422,3 +424,14 @@ class Unfoldable(nn.Module):
 def test_batch_norm_that_is_not_folded_says_why(kind: str, reason: str) -> None:
     graph = FxBackend(Unfoldable(kind).eval(), Registry()).graph()
     assert graph["norm"].unfolded_reason == reason
+
+
+def test_entry_of_an_older_configuration_for_a_folded_node_is_left_out(tmp_path: Path, log_lines: LogLines) -> None:
+    model = Net(Affine).eval()
+    path = make_config(model, tmp_path)
+    document = read_json(path)
+    path.write_text(dump_json({**document, "mul": document["first"]}))
+    quantized = amct.create_quant_model_fx(path, model)
+    assert list(quantized.quantized_layers) == ["first", "up", "last"]
+    said = "it belongs to the convolution 'first' in front of it. Its entry is left out."
+    assert sum(said in line for line in log_lines.warnings) == 1

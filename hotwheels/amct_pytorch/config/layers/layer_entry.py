@@ -21,9 +21,14 @@ _log = get_logger(__name__)
 
 
 def check_known(name: str, graph: OpGraph, source: str) -> None:
-    """Raises ConfigError if ``name`` is not that of a quantizable layer."""
+    """Raises ConfigError if ``name`` is not that of a quantizable layer.
+
+    A document may be older than the rule that makes a node part of another layer: such an entry is a WARNING.
+    """
     problem = why_unmatched(name, graph)
-    if problem is not None:
+    if problem is not None and graph.nodes.get(name) is not None and graph[name].part_of is not None:
+        _log.warning("Layer '%s' in %s %s Its entry is left out.", name, source, problem)
+    elif problem is not None:
         raise ConfigError(f"Layer '{name}' in {source} {problem}")
 
 

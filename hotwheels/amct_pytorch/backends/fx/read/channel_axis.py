@@ -103,14 +103,14 @@ def _rank_of_shape(node: Node, name: str, before: int | None) -> int | None:
             return 2 if (start, end) == (1, -1) else None
         return before - (end % before - start % before)
     if name in _SHAPED and not node.kwargs:
-        sizes = node.args[1:]
+        sizes: Any = node.args[1:]
         return len(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else len(sizes)
     return None
 
 
 def moved(node: Node, axis: ChannelAxis, channels: int, name: str) -> ChannelAxis | None:
     """Returns where the channels are behind ``node``, an operation called ``name``; None if they are not kept whole."""
-    sizes = node.args[1:]
+    sizes: tuple[Any, ...] = node.args[1:]
     if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
         sizes = tuple(sizes[0])
     if node.kwargs or not all(isinstance(size, int) for size in sizes):

@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from typing import Any
 
 import torch
-from torch import nn
 from torch.fx import GraphModule, Node
 
 from ....nn.norm_chain import Stage
@@ -79,7 +79,7 @@ class Folds:
         return {member: fold.weighted for fold in self.by_weight.values() for member in fold.members}
 
 
-def weighted_op(module: nn.Module, role: Role, fold: Fold | None) -> WeightedOp:
+def weighted_op(module: Any, role: Role, fold: Fold | None) -> WeightedOp:
     """Returns the operation of ``module`` with what ``fold`` says is folded into it."""
     if fold is None:
         return WeightedOp(module, role)

@@ -98,6 +98,7 @@ class _Reader:
             is_no_command=self._registry.is_no_command(onnx_type),
             is_fold_target=node in self._folded and op is not None and op.role is Role.BATCH_NORM,
             folded=self._folded_names(node),
+            part_of=self._fused[node].name if node in self._fused else None,
             unfolded_reason=self._folds.reasons.get(node),
             is_dead=node not in self._live,
             is_default_enabled=not self._reads_buffer(node, op),

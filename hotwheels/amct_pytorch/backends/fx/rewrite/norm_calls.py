@@ -54,8 +54,9 @@ def _replace(graph_module: GraphModule, node: Node, sources: WeightSources) -> N
         mark_float(node, _BATCH_STATISTICS)
         return
     names = [name for name in ("running_mean", "running_var", "weight", "bias") if given[name] is not None]
-    tensors = {name: sources.tensor(given[name]) for name in names}
-    if any(one is None for one in tensors.values()):
+    found = {name: sources.tensor(given[name]) for name in names}
+    tensors = {name: one for name, one in found.items() if one is not None}
+    if len(tensors) < len(names):
         mark_float(node, _DATA)
         return
     owner = str(mean.target).rpartition(".")[0] if mean.op == "get_attr" else ""

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch.fx import GraphModule, Node, Proxy
+from torch.fx import GraphModule, Node
 
 from ..read.float_reason import mark_float
 from ..read.spelling import remember_spelling
@@ -81,7 +81,7 @@ def _call_matmul(node: Node, left: Any, right: Any) -> None:
 
 
 def _rewrite_sum(root: GraphModule, node: Node, summand: Any, left: Any, right: Any, beta: float, alpha: float) -> None:
-    def add(place: Inline, product: Proxy) -> Proxy:
+    def add(place: Inline, product: Any) -> Any:
         product = product if alpha == 1 else product * alpha
         added = place.proxies(summand)
         return product + (added if beta == 1 else added * beta)
@@ -107,7 +107,7 @@ def _rewrite_einsum(root: GraphModule, node: Node, sources: WeightSources) -> No
     _write_behind(root, node, lambda place, result: product.restored(result, *map(place.proxies, operands)))
 
 
-def _write_behind(root: GraphModule, node: Node, write: Callable[[Inline, Proxy], Proxy]) -> None:
+def _write_behind(root: GraphModule, node: Node, write: Callable[[Inline, Any], Any]) -> None:
     """Lets what read ``node`` read what ``write`` makes of its result."""
     place = Inline(root, root.graph, "", node.name)
     readers = list(node.users)

@@ -1,0 +1,5 @@
+from __future__ import annotations
+
+from tests.support.log_lines import log_lines
+
+__all__ = ["log_lines"]
