@@ -2,9 +2,21 @@
 
 import pytest
 
+from hotwheels.amct_pytorch.config.arguments.argument import Argument
+from hotwheels.amct_pytorch.config.arguments.quantizer_check import check_quantizer
 from hotwheels.amct_pytorch.config.layers.quant_config import QuantizerConfig
 from hotwheels.amct_pytorch.errors import ConfigError
-from hotwheels.amct_pytorch.quantizers import UlqFakeQuantize, build_activation, build_weight, register
+from hotwheels.amct_pytorch.quantizers import UlqFakeQuantize, register
+from hotwheels.amct_pytorch.quantizers import registry as quantizers
+
+
+def build_activation(config, layer):
+    """From a configuration on the way that a document takes: checked, then built."""
+    return quantizers.build_activation(check_quantizer(config, f"Layer '{layer}'", is_weight=False), layer)
+
+
+def build_weight(config, layer, channels):
+    return quantizers.build_weight(check_quantizer(config, f"Layer '{layer}'", is_weight=True), layer, channels)
 
 
 def test_default_configuration_of_the_manual():
@@ -26,14 +38,6 @@ def test_arguments_go_to_whoever_knows_them(capfd):
     assert made.observer.batch_num == 1
     found = capfd.readouterr().err
     assert "batch_nun" in found and "'batch_num'" in found and "conv1" in found
-
-
-def test_linear_has_no_channels(capfd):
-    made = build_weight(QuantizerConfig("ArqWeightFakeQuantize", {"channel_wise": True}), "fc", 10, False)
-    assert not made.channel_wise
-    assert "Layer 'fc' has no channels" in capfd.readouterr().err
-    build_weight(QuantizerConfig("ArqWeightFakeQuantize", {"channel_wise": False}), "fc", 10, False)
-    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
@@ -81,3 +85,16 @@ def test_search_range_of_the_dynamic_path():
     config = QuantizerConfig("UlqFakeQuantize", {"search_range": [0.8, 1.2]})
     options = build_activation(config, "conv1").observer.options
     assert (options.search_start, options.search_end) == (0.8, 1.2)
+
+
+def test_a_value_on_its_way_from_a_document_to_an_observer_is_checked_once(monkeypatch):
+    read = []
+    original = Argument.read
+    monkeypatch.setattr(
+        Argument, "read", lambda one, value, where: read.append(one.name) or original(one, value, where)
+    )
+    given = {"num_bits": "12", "fixed_min": "false", "batch_num": 2.0, "search_range": ["0.8", 1.2]}
+    made = build_activation(QuantizerConfig("UlqFakeQuantize", given), "conv1")
+    assert sorted(read) == ["batch_num", "fixed_min", "num_bits", "search_end", "search_start"]
+    assert (made.num_bits, made.observer.num_bits, made.fixed_min) == (12, 12, False)
+    assert (made.observer.batch_num, made.observer.options.search_start) == (2, 0.8)

@@ -178,7 +178,7 @@ def test_lnq_channel_wise_has_no_effect(capfd):
     made = LnqFakeQuantize(channel_wise=True, object_layer="conv1")
     made.observe(random_weight())
     assert made.params(random_weight()).scale.dim() == 0
-    assert "Layer 'conv1': channel_wise has no effect" in capfd.readouterr().err
+    assert "Layer 'conv1', LnqFakeQuantize: channel_wise is True; allowed: False." in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("value", [0.0, 1.5])

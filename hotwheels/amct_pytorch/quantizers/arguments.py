@@ -1,32 +1,49 @@
-"""What the constructors of observers and quantizers check: arguments, and the kind of observer."""
+"""What constructors of observers and quantizers take: values that were checked, once, and the kind of observer."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Mapping
 from typing import Any, TypeVar, cast
 
-from ..config.arguments import algorithms, quantizer_check
+from ..config.arguments.algorithms import OBSERVERS, QUANTIZERS, arguments_of
+from ..config.arguments.argument import Argument
+from ..config.arguments.quantizer_check import check_values, known_arguments
 from ..errors import ConfigError
 from .observers.observation import RangeObserver, WeightObserver
 from .observers.torch_observer import TorchRangeObserver
 
-_Observer = TypeVar("_Observer")
+_Object = TypeVar("_Object")
 
 
-def check_arguments(cls: type, is_weight: bool, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the checked values of a constructor's arguments; ``given`` is its ``locals()``.
+def take_checked_values(cls: type, name: str, is_weight: bool) -> None:
+    """Makes the constructor of ``cls``, known as ``name``, take what the check of its arguments returns.
 
-    A weight width that the hardware lacks is replaced with a WARNING (spec 4.2), so the values returned are to be used.
-
-    Raises:
-      ConfigError: One is outside its range.
+    The arguments that ``cls`` hands on to its observer are checked with its own. Arguments that neither knows
+    are handed on as they are.
     """
-    table = algorithms.arguments_of(cls.__name__, is_weight)
-    args = {name: value for name, value in given.items() if name in table and name != "observer"}
-    where = f"Layer '{given.get('object_layer', '')}'"
-    checked = algorithms.check_arguments(cls.__name__, is_weight, args, where)
-    quantizer_check._check_search(checked, table, where)
-    return checked
+    init = cls.__init__  # type: ignore[misc]
+    signature = inspect.signature(init)
+
+    @functools.wraps(init)
+    def checked(self: Any, *args: Any, **kwargs: Any) -> None:
+        given = _by_name(signature, self, args, kwargs)
+        observer = given.pop("observer", None)
+        layer = f"Layer '{given['object_layer']}', " if given.get("object_layer") else ""
+        values, others = check_values(name, given, _known(name, observer, is_weight), f"{layer}{name}")
+        if observer is not None:
+            others["observer"] = observer
+        init(self, **values, **others)
+
+    cls.__init__ = checked  # type: ignore[misc]
+
+
+def build(cls: type[_Object], args: Mapping[str, Any]) -> _Object:
+    """Returns ``cls(**args)`` of a class with such a constructor, without another check of ``args``."""
+    made = cls.__new__(cls)
+    getattr(cls.__init__, "__wrapped__", cls.__init__)(made, **args)
+    return made
 
 
 def is_foreign(observer: object) -> bool:
@@ -41,16 +58,39 @@ def symmetry_args(observer: Any, qscheme: str | None, with_offset: bool | None) 
     return source.symmetry_args(qscheme, with_offset)
 
 
-def make_observer(cls: type[_Observer], expected: type, layer: str, **args: Any) -> _Observer:
-    """Returns a new observer for a quantizer; ``args`` are checked by its own constructor.
+def make_observer(cls: type[_Object], expected: type, layer: str, **args: Any) -> _Object:
+    """Returns a new observer for a quantizer, from ``args`` that were checked with those of the quantizer.
 
     Raises:
       ConfigError: ``cls`` is no observer of the ``expected`` kind.
     """
     if expected is RangeObserver and is_foreign(cls):
-        return cast(_Observer, TorchRangeObserver(cls, object_layer=layer, **args))
+        return cast("_Object", TorchRangeObserver(cls, object_layer=layer, **args))
     if not (isinstance(cls, type) and issubclass(cls, expected)):
         name = getattr(cls, "__name__", repr(cls))
         msg = f"Layer '{layer}': observer {name} cannot be used here, a {expected.__name__} is expected."
         raise ConfigError(msg)
-    return cls(object_layer=layer, **args)  # type: ignore[call-arg]
+    return build(cls, {"object_layer": layer, **args})
+
+
+def _by_name(signature: inspect.Signature, *call: Any) -> dict[str, Any]:
+    """The arguments of a call by name; ``search_range`` stands for two of them (spec 5.1)."""
+    instance, args, kwargs = call
+    beside = {name: kwargs[name] for name in ("search_range",) if name in kwargs}
+    rest = {name: value for name, value in kwargs.items() if name not in beside}
+    given = signature.bind(instance, *args, **rest).arguments
+    instance_name = next(iter(signature.parameters))
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            beside |= given.pop(name, {})
+    return {**{name: value for name, value in given.items() if name != instance_name}, **beside}
+
+
+def _known(name: str, observer: Any, is_weight: bool) -> Mapping[str, Argument]:
+    """The arguments of ``name`` and of its observer; what a class from outside takes is not known."""
+    if name not in QUANTIZERS:
+        return arguments_of(name, is_weight)
+    if observer is None:
+        return known_arguments(name, QUANTIZERS[name].observer, is_weight)
+    ours = getattr(observer, "__name__", None)
+    return known_arguments(name, ours if ours in OBSERVERS and not is_foreign(observer) else None, is_weight)

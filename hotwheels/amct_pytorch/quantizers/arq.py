@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..config.arguments.algorithms import default_of
 from ..core.params import QuantParams
-from .arguments import check_arguments, make_observer
+from .arguments import make_observer
 from .base import WeightQuantizer
 from .learning import gradients
 from .observers.arq_observer import ArqObserver
@@ -41,13 +42,12 @@ class ArqWeightFakeQuantize(WeightQuantizer):
     def __init__(
         self,
         observer: type[ArqObserver] = ArqObserver,
-        num_bits: int = 8,
-        channel_wise: bool = True,
+        num_bits: int = default_of("ArqWeightFakeQuantize", "num_bits", is_weight=True),
+        channel_wise: bool = default_of("ArqWeightFakeQuantize", "channel_wise", is_weight=True),
         object_layer: str = "",
         channels: int | None = None,
         **observer_args: Any,
     ) -> None:
-        num_bits = check_arguments(ArqWeightFakeQuantize, True, locals())["num_bits"]
         source = make_observer(
             observer, ArqObserver, object_layer, num_bits=num_bits, channel_wise=channel_wise, **observer_args
         )

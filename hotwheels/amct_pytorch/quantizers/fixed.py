@@ -10,11 +10,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..config.arguments.algorithms import default_of
 from ..core.affine import canonical_scale
 from ..core.params import QuantParams
-from ..core.spec import QuantSpec
 from ..errors import ConfigError
-from .arguments import check_arguments
 from .base import ActivationQuantizer, WeightQuantizer
 from .learning import gradients
 from .registry import register
@@ -39,14 +38,16 @@ class FixedFakeQuantize(ActivationQuantizer):
     fixed_scale: Tensor
     fixed_offset: Tensor
 
-    def __init__(self, scale: float, zero_point: float, num_bits: int = 8, object_layer: str = "") -> None:
-        zero_point = check_arguments(FixedFakeQuantize, False, locals())["zero_point"]
-        _check_zero_point(zero_point, num_bits, object_layer)
-        super().__init__(
-            num_bits=num_bits, layer_name=object_layer, is_symmetric=int(zero_point) == 0, is_calibrated=True
-        )
+    def __init__(
+        self,
+        scale: float,
+        zero_point: int,
+        num_bits: int = default_of("FixedFakeQuantize", "num_bits"),
+        object_layer: str = "",
+    ) -> None:
+        super().__init__(num_bits=num_bits, layer_name=object_layer, is_symmetric=zero_point == 0, is_calibrated=True)
         self.register_buffer("fixed_scale", _canonical(scale, object_layer))
-        self.register_buffer("fixed_offset", torch.tensor(int(zero_point), dtype=torch.int32))
+        self.register_buffer("fixed_offset", torch.tensor(zero_point, dtype=torch.int32))
 
     def _take(self, samples: Tensor) -> bool:
         return True
@@ -84,12 +85,11 @@ class FixedWeightFakeQuantize(WeightQuantizer):
     def __init__(
         self,
         scale: float | Sequence[float],
-        num_bits: int = 8,
+        num_bits: int = default_of("FixedFakeQuantize", "num_bits", is_weight=True),
         object_layer: str = "",
         channels: int | None = None,
         allows_channel_wise: bool = True,
     ) -> None:
-        num_bits = check_arguments(FixedFakeQuantize, True, locals())["num_bits"]
         super().__init__(num_bits=num_bits, layer_name=object_layer, is_calibrated=True)
         values = _canonical(scale, object_layer)
         if values.numel() == 1:
@@ -117,17 +117,6 @@ def _canonical(scale: float | Sequence[float], layer: str) -> Tensor:
     if not bool((torch.isfinite(values) & (values > 0)).all()):
         raise ConfigError(f"Layer '{layer}': scale of FixedFakeQuantize must be positive and finite, got {scale!r}.")
     return values
-
-
-def _check_zero_point(zero_point: float, num_bits: int, layer: str) -> None:
-    spec = QuantSpec(num_bits=num_bits)
-    if zero_point == int(zero_point) and spec.qmin <= zero_point <= spec.qmax:
-        return
-    msg = (
-        f"Layer '{layer}': zero_point of FixedFakeQuantize must be an integer in [{spec.qmin}, {spec.qmax}] with "
-        f"{num_bits} bits, got {zero_point!r}."
-    )
-    raise ConfigError(msg)
 
 
 def _check_channels(values: Tensor, channels: int | None, allows_channel_wise: bool, layer: str) -> None:

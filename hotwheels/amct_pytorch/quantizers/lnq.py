@@ -10,18 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..config.arguments.algorithms import default_of
 from ..core.params import QuantParams
 from ..core.search.codebook import cluster, lnq_normalise, lnq_params
 from ..core.spec import SMALLEST_SCALE
-from ..log import get_logger
-from .arguments import check_arguments, make_observer
+from .arguments import make_observer
 from .base import WeightQuantizer
 from .learning import gradients
 from .observers.snq_observer import SnqObserver
 from .registry import register
 from .weight_grid import nearest_in_codebook, with_smallest_scale
-
-_LOGGER = get_logger(__name__)
 
 
 @register("LnqFakeQuantize")
@@ -56,22 +54,19 @@ class LnqFakeQuantize(WeightQuantizer):
     def __init__(
         self,
         observer: type[SnqObserver] = SnqObserver,
-        num_bits: int = 4,
-        cluster_freq: int = 400,
-        max_iteration: int = 1000,
-        min_distance: float = 1e-4,
-        clip_max: float = 3.0,
-        symmetric: bool = False,
-        channel_wise: bool = False,
+        num_bits: int = default_of("LnqFakeQuantize", "num_bits", is_weight=True),
+        cluster_freq: int = default_of("LnqFakeQuantize", "cluster_freq", is_weight=True),
+        max_iteration: int = default_of("LnqFakeQuantize", "max_iteration", is_weight=True),
+        min_distance: float = default_of("LnqFakeQuantize", "min_distance", is_weight=True),
+        clip_max: float = default_of("LnqFakeQuantize", "clip_max", is_weight=True),
+        symmetric: bool = default_of("LnqFakeQuantize", "symmetric", is_weight=True),
+        channel_wise: bool = default_of("LnqFakeQuantize", "channel_wise", is_weight=True),
         object_layer: str = "",
         channels: int | None = None,
         **observer_args: Any,
     ) -> None:
-        num_bits = check_arguments(LnqFakeQuantize, True, locals())["num_bits"]
         source = make_observer(observer, SnqObserver, object_layer, max_iteration=max_iteration, **observer_args)
         super().__init__(num_bits=num_bits, layer_name=object_layer)
-        if channel_wise:
-            _LOGGER.warning("Layer '%s': channel_wise has no effect on LnqFakeQuantize.", object_layer)
         self.cluster_freq = cluster_freq
         self.max_iteration, self.min_distance = max_iteration, min_distance
         self.is_mirrored = symmetric

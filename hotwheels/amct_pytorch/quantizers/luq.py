@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..config.arguments.algorithms import default_of
 from ..core.params import QuantParams
-from ..core.search.luq import MAX_VALUE_EPS, luq_params
+from ..core.search.luq import luq_params
 from ..core.spec import QuantSpec
 from ..log import get_logger
 from . import distributed
-from .arguments import check_arguments, make_observer, symmetry_args
+from .arguments import make_observer, symmetry_args
 from .base import ActivationQuantizer, WeightQuantizer
 from .learning import gradients
 from .learning.learned_range import learned_range
@@ -52,14 +53,13 @@ class LuqActivationFakeQuantize(ActivationQuantizer):
     def __init__(
         self,
         observer: type[RangeObserver] = LuqMseObserver,
-        num_bits: int = 8,
-        max_value_eps: float = MAX_VALUE_EPS,
+        num_bits: int = default_of("LuqActivationFakeQuantize", "num_bits"),
+        max_value_eps: float = default_of("LuqActivationFakeQuantize", "max_value_eps"),
         qscheme: str | None = None,
         with_offset: bool | None = None,
         object_layer: str = "",
         **observer_args: Any,
     ) -> None:
-        check_arguments(LuqActivationFakeQuantize, False, locals())
         observer_args |= symmetry_args(observer, qscheme, with_offset)
         source = make_observer(observer, RangeObserver, object_layer, num_bits=num_bits, **observer_args)
         super().__init__(num_bits=num_bits, layer_name=object_layer, is_symmetric=source.is_symmetric)
@@ -135,13 +135,12 @@ class LuqWeightFakeQuantize(WeightQuantizer):
     def __init__(
         self,
         observer: type[RangeObserver] = LuqMseObserver,
-        num_bits: int = 8,
-        max_value_eps: float = MAX_VALUE_EPS,
+        num_bits: int = default_of("LuqWeightFakeQuantize", "num_bits", is_weight=True),
+        max_value_eps: float = default_of("LuqWeightFakeQuantize", "max_value_eps", is_weight=True),
         object_layer: str = "",
         channels: int | None = None,
         **observer_args: Any,
     ) -> None:
-        num_bits = check_arguments(LuqWeightFakeQuantize, True, locals())["num_bits"]
         source = make_observer(observer, RangeObserver, object_layer, num_bits=num_bits, **observer_args)
         super().__init__(num_bits=num_bits, layer_name=object_layer)
         self.max_value_eps = max_value_eps

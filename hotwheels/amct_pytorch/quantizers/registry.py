@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from ..config.arguments.algorithms import OBSERVERS, QUANTIZERS, arguments_of, canonical_names
-from ..config.arguments.quantizer_check import check_quantizer, is_custom
+from ..config.arguments.quantizer_check import is_custom
 from ..config.layers.quant_config import QuantizerConfig
 from ..errors import ConfigError, nearest_names
 from ..log import get_logger
+from .arguments import build, take_checked_values
 from .base import ActivationQuantizer, Quantizer, WeightQuantizer
 from .foreign.torch_base import ObserverBase
+from .observers.observation import WeightObserver
 
 _LOGGER = get_logger(__name__)
 _Class = TypeVar("_Class", bound=type)
@@ -30,16 +31,17 @@ def register(name: str) -> Callable[[_Class], _Class]:
         if name in names:
             raise ValueError(f"'{name}' is registered already, for {names[name].__qualname__}.")
         names[name] = cls
+        take_checked_values(cls, name, is_weight=issubclass(cls, WeightQuantizer | WeightObserver))
         return cls
 
     return add
 
 
 def build_activation(config: QuantizerConfig, layer: str) -> ActivationQuantizer:
-    """Returns a new activation quantizer for ``layer``.
+    """Returns a new activation quantizer for ``layer``; ``config`` is what `check_quantizer` returned.
 
     Raises:
-      ConfigError: Unknown quantizer or observer, or an argument outside its range.
+      ConfigError: Unknown quantizer or observer.
     """
     quantizer = _build(ActivationQuantizer, config, layer, {})
     assert isinstance(quantizer, ActivationQuantizer)
@@ -51,16 +53,12 @@ def build_weight(
 ) -> WeightQuantizer:
     """Returns a new weight quantizer for ``layer``, which has ``channels`` output channels.
 
-    Without ``allows_channel_wise`` (Linear) there is one scale for the weight; a configured channel_wise is a WARNING.
+    ``config`` is what `check_quantizer` returned. ``allows_channel_wise`` says whether there may be several scales.
 
     Raises:
-      ConfigError: Unknown quantizer or observer, or an argument outside its range.
+      ConfigError: Unknown quantizer or observer, or scales of the user's own that do not fit the channels.
     """
     facts: dict[str, Any] = {"channels": channels, "allows_channel_wise": allows_channel_wise}
-    if not allows_channel_wise:
-        if config.args.get("channel_wise"):
-            _LOGGER.warning("Layer '%s' has no channels: channel_wise is set to false.", layer)
-        facts["channel_wise"] = False
     quantizer = _build(WeightQuantizer, config, layer, facts)
     assert isinstance(quantizer, WeightQuantizer)
     return quantizer
@@ -76,18 +74,11 @@ def parameter_names(cls: type) -> frozenset[str]:
 def _build(kind: type, config: QuantizerConfig, layer: str, facts: Mapping[str, Any]) -> Quantizer:
     if is_custom(config.quantizer):
         return _build_custom(kind, config, layer, facts)
-    if config.quantizer in QUANTIZERS:
-        config = check_quantizer(config, f"Layer '{layer}'", kind is WeightQuantizer)
     cls = _named(kind, config.quantizer, f"Layer '{layer}': quantizer")
-    known = parameter_names(cls)
-    args = {**config.args, **{key: value for key, value in facts.items() if key in known}, "object_layer": layer}
-    if "observer" in args:
+    args = {**config.args, **{key: value for key, value in facts.items() if key in parameter_names(cls)}}
+    if args.get("observer") is not None:
         args["observer"] = _resolve_observer(args["observer"], layer)
-    observer = args.get("observer", _default_observer(cls))
-    if observer is not None:
-        known = known | parameter_names(observer)
-        args = _canonical(args, observer, known, kind is WeightQuantizer)
-    quantizer: Quantizer = cls(**_known_only(args, known, config.quantizer, layer))
+    quantizer: Quantizer = build(cls, {**args, "object_layer": layer})
     return quantizer
 
 
@@ -105,25 +96,6 @@ def _build_custom(kind: type, config: QuantizerConfig, layer: str, facts: Mappin
     )  # fmt: skip
 
 
-def _known_only(args: Mapping[str, Any], known: Set[str], quantizer: str, layer: str) -> dict[str, Any]:
-    """The arguments which the quantizer or its observer knows; the others are a WARNING."""
-    for name in sorted(args.keys() - known):
-        _LOGGER.warning(
-            "Layer '%s': %s and its observer have no argument '%s'; it is ignored. %s",
-            layer, quantizer, name, nearest_names(name, sorted(known)),
-        )  # fmt: skip
-    return {name: value for name, value in args.items() if name in known}
-
-
-def _canonical(args: Mapping[str, Any], observer: type, known: Set[str], is_weight: bool) -> dict[str, Any]:
-    """``args`` with the other spellings of the observer's arguments renamed, unless the quantizer means them itself."""
-    if observer.__name__ not in OBSERVERS:
-        return dict(args)
-    own = {name: value for name, value in args.items() if name in known}
-    others = {name: value for name, value in args.items() if name not in known}
-    return canonical_names(others, arguments_of(observer.__name__, is_weight).values()) | own
-
-
 def _resolve_observer(observer: Any, layer: str) -> type:
     if isinstance(observer, type):
         return observer
@@ -132,11 +104,6 @@ def _resolve_observer(observer: Any, layer: str) -> type:
 
         return import_class(str(observer), layer)
     return _named(ObserverBase, str(observer), f"Layer '{layer}': observer")
-
-
-def _default_observer(cls: type) -> type | None:
-    parameter = inspect.signature(cls).parameters.get("observer")
-    return None if parameter is None else parameter.default
 
 
 def _named(kind: type, name: str, where: str) -> type:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..config.arguments.algorithms import default_of
 from ..core.params import QuantParams
 from .arguments import make_observer
 from .base import WeightQuantizer
@@ -40,8 +41,8 @@ class SnqWeightFakeQuantize(WeightQuantizer):
     def __init__(
         self,
         observer: type[SnqObserver] = SnqObserver,
-        num_bits: int = 4,
-        channel_wise: bool = True,
+        num_bits: int = default_of("SnqWeightFakeQuantize", "num_bits", is_weight=True),
+        channel_wise: bool = default_of("SnqWeightFakeQuantize", "channel_wise", is_weight=True),
         object_layer: str = "",
         channels: int | None = None,
         **observer_args: Any,

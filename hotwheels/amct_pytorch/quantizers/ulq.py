@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..config.arguments.algorithms import default_of
 from ..core.affine import affine_params
 from ..core.params import QuantParams
 from ..core.spec import SMALLEST_SCALE, QuantSpec
 from . import distributed
-from .arguments import check_arguments, make_observer
+from .arguments import make_observer
 from .base import ActivationQuantizer
 from .learning import gradients
 from .learning.learned_range import learned_range
@@ -52,14 +53,13 @@ class UlqFakeQuantize(ActivationQuantizer):
     def __init__(
         self,
         observer: type[RangeObserver] = IFMRObserver,
-        num_bits: int = 8,
-        fixed_min: bool = False,
+        num_bits: int = default_of("UlqFakeQuantize", "num_bits"),
+        fixed_min: bool = default_of("UlqFakeQuantize", "fixed_min"),
         clip_max: float | None = None,
         clip_min: float | None = None,
         object_layer: str = "",
         **observer_args: Any,
     ) -> None:
-        check_arguments(UlqFakeQuantize, False, locals())
         source = make_observer(observer, RangeObserver, object_layer, num_bits=num_bits, **observer_args)
         is_symmetric = source.is_symmetric
         # What the configuration gives needs no data: both ends, or the upper one where it decides the lower.

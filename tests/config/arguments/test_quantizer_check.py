@@ -9,9 +9,8 @@ from hotwheels.amct_pytorch.config.arguments.algorithms import (
     OBSERVERS,
     QUANTIZERS,
     arguments_of,
-    check_arguments,
 )
-from hotwheels.amct_pytorch.config.arguments.quantizer_check import check_quantizer
+from hotwheels.amct_pytorch.config.arguments.quantizer_check import check_quantizer, check_values
 from hotwheels.amct_pytorch.config.layers.quant_config import QuantizerConfig
 from hotwheels.amct_pytorch.errors import ConfigError
 
@@ -197,14 +196,14 @@ def test_fixed_weight_takes_one_scale_or_a_list() -> None:
 
 
 def test_snq_observer_knows_both_names_of_the_distance() -> None:
-    assert check_arguments("SnqObserver", True, {"min_distance": 1e-4}, "a") == {"cali_min_distance": 1e-4}
+    known = arguments_of("SnqObserver", is_weight=True)
+    assert check_values("SnqObserver", {"min_distance": 1e-4}, known, "a") == ({"cali_min_distance": 1e-4}, {})
     both = {"min_distance": 1e-4, "cali_min_distance": 1e-5}
-    assert check_arguments("SnqObserver", True, both, "a") == {"cali_min_distance": 1e-5}
+    assert check_values("SnqObserver", both, known, "a") == ({"cali_min_distance": 1e-5}, {})
 
 
-def test_check_arguments_refuses_what_the_class_does_not_know() -> None:
-    with pytest.raises(ConfigError, match=r"a: ArqObserver has no argument 'esp'\. Did you mean 'eps'\?"):
-        check_arguments("ArqObserver", True, {"esp": 1}, "a")
+def test_what_the_class_does_not_know_is_handed_back() -> None:
+    assert check_values("ArqObserver", {"esp": 1}, arguments_of("ArqObserver", is_weight=True), "a") == ({}, {"esp": 1})
     with pytest.raises(ConfigError, match="'ArqObserve' is not an algorithm of this package"):
         arguments_of("ArqObserve", is_weight=True)
 

@@ -8,11 +8,12 @@ from typing import Any
 
 from interval import Interval
 
+from ...core.search.ifmr import IfmrOptions
+from ...core.search.luq import MAX_VALUE_EPS
 from ...core.spec import ACTIVATION_BITS, SMALLEST_SCALE, WEIGHT_BITS
 from ...errors import ConfigError, nearest_names
 from .argument import NEGATIVE, POSITIVE, Argument, at_least, closed
 
-LUQ_MAX_VALUE_EPS = 0.00038928920371275036  # spec 5.3
 NON_UNIFORM_BITS = 4  # SNQ and LNQ: a codebook of 16 values
 SEARCH_RANGE = "search_range"  # spelling of search_start, search_end on the dynamic path: [start, end]
 
@@ -63,22 +64,9 @@ def arguments_of(class_name: str, is_weight: bool) -> Mapping[str, Argument]:
     return algorithm.weight if is_weight else algorithm.activation
 
 
-def check_arguments(class_name: str, is_weight: bool, args: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Returns ``args`` under their canonical names, in the right types and inside their ranges.
-
-    Keys with the value None count as absent. No default is filled in.
-
-    Raises:
-      ConfigError: The class or a key is unknown, a required key is missing, or a value is wrong.
-    """
-    arguments = arguments_of(class_name, is_weight)
-    given = canonical_names(args, arguments.values())
-    unknown = [key for key in given if key not in arguments]
-    if unknown:
-        msg = f"{where}: {class_name} has no argument '{unknown[0]}'. {nearest_names(unknown[0], arguments)}"
-        raise ConfigError(msg)
-    check_required(class_name, given, arguments.values(), where)
-    return {key: arguments[key].read(value, where) for key, value in given.items()}
+def default_of(class_name: str, argument: str, *, is_weight: bool = False) -> Any:
+    """Returns the default of one argument of a quantizer or observer; constructors take it for their signatures."""
+    return arguments_of(class_name, is_weight)[argument].default
 
 
 def canonical_names(args: Mapping[str, Any], arguments: Iterable[Argument]) -> dict[str, Any]:
@@ -126,7 +114,7 @@ _LEGACY_SCALE = _flag("legacy_negative_full_scale", default=False)
 _EPS = Argument(name="eps", kind="float", default=SMALLEST_SCALE, allowed=POSITIVE)
 _OBJECT_LAYER = Argument(name="object_layer", kind="string")
 _MAX_ITERATION = Argument(name="max_iteration", kind="int", default=1000, allowed=closed(500, 2000))
-_MAX_VALUE_EPS = Argument(name="max_value_eps", kind="float", default=LUQ_MAX_VALUE_EPS, allowed=POSITIVE)
+_MAX_VALUE_EPS = Argument(name="max_value_eps", kind="float", default=MAX_VALUE_EPS, allowed=POSITIVE)
 _LUQ_QSCHEME = _choice("qscheme", "symmetric", "symmetric", "affine", "dynamic")
 
 
@@ -135,11 +123,15 @@ def _observer(default: str) -> Argument:
 
 
 def _percentile(name: str) -> Argument:
-    return Argument(name=name, kind="float", default=0.999999, allowed=Interval(0.5, 1.0, lower_closed=False))
+    return Argument(
+        name=name, kind="float", default=getattr(IfmrOptions, name), allowed=Interval(0.5, 1.0, lower_closed=False)
+    )
 
 
-def _ifmr_search(name: str, default: float) -> Argument:
-    return Argument(name=name, kind="float", default=default, allowed=POSITIVE, usual=closed(0.7, 1.3))
+def _ifmr_search(name: str) -> Argument:
+    return Argument(
+        name=name, kind="float", default=getattr(IfmrOptions, name), allowed=POSITIVE, usual=closed(0.7, 1.3)
+    )
 
 
 def _luq_search(name: str, default: float) -> Argument:
@@ -154,9 +146,9 @@ def _ifmr(num_bits: Argument) -> Mapping[str, Argument]:
         _WITH_OFFSET,
         _percentile("max_percentile"),
         _percentile("min_percentile"),
-        _ifmr_search("search_start", 0.7),
-        _ifmr_search("search_end", 1.3),
-        Argument(name="search_step", kind="float", default=0.01, allowed=POSITIVE),
+        _ifmr_search("search_start"),
+        _ifmr_search("search_end"),
+        Argument(name="search_step", kind="float", default=IfmrOptions.search_step, allowed=POSITIVE),
         _choice("qscheme", None, "symmetric", "affine"),
         _LEGACY_SCALE,
     )

@@ -38,18 +38,30 @@ def check_quantizer(config: QuantizerConfig, where: str, is_weight: bool) -> Qua
     where = f"{where}, {config.quantizer}"
     algorithm = _quantizer(config.quantizer, where, is_weight)
     observer = _observer_name(config, algorithm, where, is_weight)
-    known = _known_arguments(config.quantizer, observer, is_weight)
-    given = canonical_names(_without_search_range(config.args, known, where), known.values())
-    check_required(config.quantizer, given, known.values(), where)
-    args = {}
-    for key, value in given.items():
-        if key in known:
-            args[key] = known[key].read(value, where)
-        elif observer is not None and is_custom(observer):
-            args[key] = value  # a user's observer checks its own arguments
-        else:
+    known = known_arguments(config.quantizer, observer, is_weight)
+    args, others = check_values(config.quantizer, config.args, known, where)
+    if observer is None or not is_custom(observer):  # a user's observer checks its own arguments
+        for key in others:
             _log.warning("%s: unknown key '%s' is ignored. %s", where, key, nearest_names(key, known))
-    return QuantizerConfig(config.quantizer, _consistent(args, known, where))
+        others = {}
+    return QuantizerConfig(config.quantizer, {**args, **others})
+
+
+def check_values(
+    class_name: str, given: Mapping[str, Any], known: Mapping[str, Argument], where: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the values of the ``known`` arguments, and what was given beside them, unchecked.
+
+    The checked values have canonical names and the right types, are inside their ranges and fit together. Keys with the
+    value None count as absent; no default is filled in.
+
+    Raises:
+      ConfigError: A required argument of ``class_name`` is missing, or a value is wrong.
+    """
+    given = canonical_names(_without_search_range(given, known, where), known.values())
+    check_required(class_name, given, known.values(), where)
+    args = {key: known[key].read(value, where) for key, value in given.items() if key in known}
+    return _consistent(args, known, where), {key: value for key, value in given.items() if key not in known}
 
 
 def is_custom(class_name: str) -> bool:
@@ -68,7 +80,7 @@ def effective_args(config: QuantizerConfig, is_weight: bool) -> dict[str, Any]:
     """Returns the arguments of a checked ``config`` with every default filled in, of a custom class as they are."""
     if config.quantizer not in QUANTIZERS:
         return dict(config.args)
-    known = _known_arguments(config.quantizer, observer_of(config), is_weight)
+    known = known_arguments(config.quantizer, observer_of(config), is_weight)
     defaults = {name: argument.default for name, argument in known.items()}
     return {**defaults, "observer": observer_of(config), **config.args}
 
@@ -100,8 +112,8 @@ def _observer_name(config: QuantizerConfig, algorithm: Algorithm, where: str, is
     return name
 
 
-def _known_arguments(quantizer: str, observer: str | None, is_weight: bool) -> dict[str, Argument]:
-    """Arguments of both; the quantizer's come last and win, except that a name is not also an alias of another."""
+def known_arguments(quantizer: str, observer: str | None, is_weight: bool) -> dict[str, Argument]:
+    """Returns the arguments of both; the quantizer's win, except that a name is not also an alias of another."""
     own = arguments_of(quantizer, is_weight)
     if observer is None or is_custom(observer):
         return dict(own)

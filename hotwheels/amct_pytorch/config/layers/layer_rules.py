@@ -8,7 +8,7 @@ from ...core.spec import SECOND_INPUT_BITS
 from ...errors import ConfigError
 from ...graph import OpNode
 from ...log import get_logger
-from ...ops.desc import Role
+from ...ops.desc import OpDesc, Role
 from ..arguments.algorithms import arguments_of
 from ..arguments.quantizer_check import check_quantizer, is_custom, num_bits_of, observer_of
 from .quant_config import LayerConfig, QuantizerConfig
@@ -42,8 +42,8 @@ def apply_rules(
     weight = layer.weight and check_quantizer(layer.weight, f"{where}, {keys[1]}", is_weight=True)
     if node.op is not None and node.op.role is Role.MATMUL:
         activations = _for_matmul(node, activations, where)
-    if weight and node.op is not None and node.op.role is Role.LINEAR:
-        weight = _for_linear(weight, where)
+    if weight and node.op is not None and not node.op.allows_channel_wise:
+        weight = _per_tensor(node.op, weight, where)
     checked = dataclasses.replace(layer, activations=activations, weight=weight)
     _report_widths(node, checked, where)
     return checked
@@ -102,12 +102,13 @@ def is_symmetric(config: QuantizerConfig) -> bool:
     return args.get("with_offset") is False or args.get("qscheme", scheme_default) == "symmetric"
 
 
-def _for_linear(weight: QuantizerConfig, where: str) -> QuantizerConfig:
-    """A Linear has no channels (spec 6.1)."""
+def _per_tensor(op: OpDesc, weight: QuantizerConfig, where: str) -> QuantizerConfig:
+    """A Linear has no channels (spec 6.1), nor what the capacity file takes out of its row CHANNEL_WISE_TYPES."""
     if is_custom(weight.quantizer) or not _knows_channel_wise(weight):
         return weight
     if weight.args.get("channel_wise"):
-        _log.warning("%s: channel_wise is true, but a Linear has no channels; false is used.", where)
+        reason = "a Linear has no channels" if op.role is Role.LINEAR else "CHANNEL_WISE_TYPES does not list the type"
+        _log.warning("%s: channel_wise is true, but %s; false is used.", where, reason)
     return _with(weight, channel_wise=False)
 
 

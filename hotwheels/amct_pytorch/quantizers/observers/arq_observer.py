@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ...config.arguments.algorithms import default_of
 from ...core.params import QuantParams
 from ...core.search.arq import eps_for_bias, weight_params
-from ...core.spec import SMALLEST_SCALE, QuantSpec
-from ..arguments import check_arguments
+from ...core.spec import QuantSpec
 from ..registry import register
 from .observation import WeightObserver
 
@@ -33,12 +33,11 @@ class ArqObserver(WeightObserver):
     def __init__(
         self,
         object_layer: str = "",
-        num_bits: int = 8,
-        channel_wise: bool = True,
-        eps: float = SMALLEST_SCALE,
-        legacy_negative_full_scale: bool = False,
+        num_bits: int = default_of("ArqObserver", "num_bits", is_weight=True),
+        channel_wise: bool = default_of("ArqObserver", "channel_wise", is_weight=True),
+        eps: float = default_of("ArqObserver", "eps", is_weight=True),
+        legacy_negative_full_scale: bool = default_of("ArqObserver", "legacy_negative_full_scale", is_weight=True),
     ) -> None:
-        num_bits = check_arguments(ArqObserver, True, locals())["num_bits"]
         super().__init__(num_bits=num_bits, object_layer=object_layer)
         self.channel_wise = channel_wise
         self.eps = eps

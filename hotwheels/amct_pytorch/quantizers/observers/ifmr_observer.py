@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...config.arguments.algorithms import default_of
 from ...core.affine import is_empty_range
 from ...core.search.ifmr import IfmrOptions, IfmrResult, search, search_exact
 from ...core.spec import QuantSpec
@@ -15,7 +15,6 @@ from ...core.statistics.range_statistics import RangeStatistics
 from ...errors import CalibrationError
 from ...log import get_logger
 from .. import distributed
-from ..arguments import check_arguments
 from ..registry import register
 from .observation import RangeObserver, not_finite
 
@@ -51,22 +50,18 @@ class IFMRObserver(RangeObserver):
     def __init__(
         self,
         object_layer: str = "",
-        num_bits: int = 8,
-        batch_num: int = 1,
-        with_offset: bool = True,
-        max_percentile: float = 0.999999,
-        min_percentile: float = 0.999999,
-        search_start: float = 0.7,
-        search_end: float = 1.3,
-        search_step: float = 0.01,
-        search_range: Sequence[float] | None = None,
+        num_bits: int = default_of("IFMRObserver", "num_bits"),
+        batch_num: int = default_of("IFMRObserver", "batch_num"),
+        with_offset: bool = default_of("IFMRObserver", "with_offset"),
+        max_percentile: float = default_of("IFMRObserver", "max_percentile"),
+        min_percentile: float = default_of("IFMRObserver", "min_percentile"),
+        search_start: float = default_of("IFMRObserver", "search_start"),
+        search_end: float = default_of("IFMRObserver", "search_end"),
+        search_step: float = default_of("IFMRObserver", "search_step"),
         qscheme: str | None = None,
         exact: bool = False,
-        legacy_negative_full_scale: bool = False,
+        legacy_negative_full_scale: bool = default_of("IFMRObserver", "legacy_negative_full_scale"),
     ) -> None:
-        if search_range is not None:
-            search_start, search_end = search_range
-        check_arguments(IFMRObserver, False, locals())
         super().__init__(num_bits=num_bits, object_layer=object_layer)
         self.batch_num = batch_num
         self.options = IfmrOptions(
@@ -75,7 +70,7 @@ class IFMRObserver(RangeObserver):
         )  # fmt: skip
         self.exact = exact
         self.legacy_negative_full_scale = legacy_negative_full_scale
-        self._is_symmetric = _is_symmetric(with_offset, qscheme, object_layer)
+        self._is_symmetric = qscheme == "symmetric" or not with_offset
         self._batches = 0
         self._statistics: RangeStatistics | None = None
         self._samples: list[Tensor] = []
@@ -151,11 +146,3 @@ class IFMRObserver(RangeObserver):
     @property
     def _spec(self) -> QuantSpec:
         return QuantSpec(num_bits=self.num_bits, symmetric=self._is_symmetric)
-
-
-def _is_symmetric(with_offset: bool, qscheme: str | None, layer: str) -> bool:
-    if qscheme is None:
-        return not with_offset
-    if qscheme == "affine" and not with_offset:
-        _LOGGER.warning("Layer '%s': qscheme 'affine' contradicts with_offset false; symmetric is used.", layer)
-    return qscheme == "symmetric" or not with_offset

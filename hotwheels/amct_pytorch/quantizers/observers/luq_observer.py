@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...config.arguments.algorithms import default_of
 from ...core.search.luq import batch_bound
 from ...core.spec import QuantSpec
 from .. import distributed
-from ..arguments import check_arguments
 from ..registry import register
 from .observation import RangeObserver
 
@@ -41,15 +41,14 @@ class LuqMseObserver(RangeObserver):
     def __init__(
         self,
         object_layer: str = "",
-        num_bits: int = 8,
-        qscheme: str = "symmetric",
+        num_bits: int = default_of("LuqMseObserver", "num_bits"),
+        qscheme: str = default_of("LuqMseObserver", "qscheme"),
         quant_min: int | None = None,
         quant_max: int | None = None,
-        search_start: float = 0.5,
-        search_end: float = 1.5,
-        steps: int = 100,
+        search_start: float = default_of("LuqMseObserver", "search_start"),
+        search_end: float = default_of("LuqMseObserver", "search_end"),
+        steps: int = default_of("LuqMseObserver", "steps"),
     ) -> None:
-        check_arguments(LuqMseObserver, False, locals())
         super().__init__(num_bits=num_bits, object_layer=object_layer)
         spec = QuantSpec(num_bits=num_bits)
         self.quant_min = spec.qmin if quant_min is None else quant_min

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ...config.arguments.algorithms import default_of
 from ...core.params import QuantParams
 from ...core.search import codebook
-from ..arguments import check_arguments
 from ..registry import register
 from ..weight_grid import with_smallest_scale
 from .observation import WeightObserver
@@ -36,13 +36,12 @@ class SnqObserver(WeightObserver):
     def __init__(
         self,
         object_layer: str = "",
-        num_bits: int = 4,
-        max_iteration: int = 1000,
-        cali_min_distance: float = 1e-10,
-        channel_wise: bool = True,
-        init_algo: str = "uniform",
+        num_bits: int = default_of("SnqObserver", "num_bits", is_weight=True),
+        max_iteration: int = default_of("SnqObserver", "max_iteration", is_weight=True),
+        cali_min_distance: float = default_of("SnqObserver", "cali_min_distance", is_weight=True),
+        channel_wise: bool = default_of("SnqObserver", "channel_wise", is_weight=True),
+        init_algo: str = default_of("SnqObserver", "init_algo", is_weight=True),
     ) -> None:
-        num_bits = check_arguments(SnqObserver, True, locals())["num_bits"]
         super().__init__(num_bits=num_bits, object_layer=object_layer)
         self.max_iteration = max_iteration
         self.cali_min_distance = cali_min_distance
