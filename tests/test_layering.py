@@ -30,8 +30,8 @@ ORDER = [
     {"__init__", "__main__"},
 ]
 LIBRARIES = {
-    "onnx": {"onnx_io", "export", "oracle", "backends/dynamic", "backends/torchscript"},
-    "onnx_ir": {"onnx_io", "export", "oracle", "backends/dynamic", "backends/torchscript"},
+    "onnx": {"onnx_io", "export", "oracle", "backends/dynamic", "backends/torchscript", "backends/fx/write"},
+    "onnx_ir": {"onnx_io", "export", "oracle", "backends/dynamic", "backends/torchscript", "backends/fx/write"},
     "google": {"proto", "record", "config"},
     "torch.fx": {"backends/fx", "report"},
     "torch.ao": {"quantizers/foreign/torch_base.py"},

@@ -168,7 +168,7 @@ def test_branch_that_leads_nowhere_is_no_layer_and_in_no_file(tmp_path: Path) ->
 
 def test_layout_which_a_kernel_chooses_stops_no_view(tmp_path: Path) -> None:
     x = torch.randn(2, 3, 32, 32)
-    quantized = quantize(Net(lambda x: x.view(2, -1).view_as(x.flatten(1))).eval(), tmp_path, [(x,)])
+    quantized = quantize(Net(lambda x: x.view(2, -1).view_as(flat := x.flatten(1)) + flat).eval(), tmp_path, [(x,)])
     assert_exact(quantized, tmp_path, [x])
     image = quantize(Net(torch.relu).eval(), tmp_path, [(x,)])
     assert run_real(image, x).is_contiguous()

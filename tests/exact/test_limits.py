@@ -102,11 +102,11 @@ def test_nan_is_refused_on_both_sides(tmp_path: Path) -> None:
         run_oracle(tmp_path / "net", [x])
 
 
-def test_adaptive_pooling_without_a_batch_axis_is_refused(tmp_path: Path) -> None:
-    model, x = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1)).eval(), torch.randn(3, 6, 7)
-    quantized = quantize(model, tmp_path, [(x,)])
-    with pytest.raises(amct.ExportError, match=r"Layer '_1'.*without a batch axis"):
-        amct.save_quant_model_fx(quantized, tmp_path / "net", x)
+@pytest.mark.parametrize("pool", [nn.AdaptiveAvgPool2d(1), nn.AdaptiveAvgPool2d(3), nn.AvgPool2d(2), nn.MaxPool2d(2)])
+def test_image_without_a_batch_axis(pool: nn.Module, tmp_path: Path) -> None:
+    """The axis that the file adds and takes away leaves the integers of the layer as they are."""
+    model, x = nn.Sequential(nn.Conv2d(3, 4, 1), pool, nn.Conv2d(4, 2, 1)).eval(), torch.randn(3, 6, 6)
+    assert_exact(quantize(model, tmp_path, [(x,)]), tmp_path, [x])
 
 
 def test_linear_on_a_vector(tmp_path: Path) -> None:

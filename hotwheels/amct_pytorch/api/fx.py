@@ -14,7 +14,6 @@ from torch import nn
 from ..backends.fx.backend import FxBackend
 from ..backends.fx.quant_graph_module import QuantGraphModule
 from ..backends.fx.write.example_call import make_example_call
-from ..backends.fx.write.export import export_float, output_names
 from ..config.fx.expand import expand
 from ..config.fx.json_config import check_any_enabled, read_config, write_config
 from ..config.fx.simple_yaml import read_simple_yaml
@@ -183,17 +182,21 @@ def save_quant_model_fx(
     require_calibration(quantized)
     log_calibrated_advice(quantized)
     example = make_example_call(quantized, as_inputs(input_data))
-    setting = check_setting(
-        onnx_export_setting, {"input_names": list(example.names), "output_names": output_names(quantized)}
-    )
+    setting = check_setting(onnx_export_setting)
     with torch.no_grad():
         record = Record(
             {name: layer.record() for name, layer in quantized.quantized_layers.items() if layer.is_quantized}
         )
     golden = None if golden_inputs is None else make_example_call(quantized, as_inputs(golden_inputs)).inputs
-    content = export_float(quantized, example, setting, Registry())
-    has_names = bool((onnx_export_setting or {}).get("output_names"))
-    written = write_onnx_files(content, record, save_path, has_output_names=has_names, golden_inputs=golden)
+    written = write_onnx_files(
+        quantized,
+        record,
+        save_path,
+        example=example,
+        setting=setting,
+        registry=Registry(),
+        golden_inputs=golden,
+    )
     _log.info("Wrote %s.", ", ".join(f"'{path}'" for path in written))
 
 

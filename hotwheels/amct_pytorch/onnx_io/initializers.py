@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterable
 
 import numpy as np
 import onnx_ir as ir
@@ -29,6 +29,29 @@ def remove_unused_initializers(graph: ir.Graph) -> None:
     for name, value in list(graph.initializers.items()):
         if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
             del graph.initializers[name]
+
+
+class NameGiver:
+    """Gives every name once: ``name``, ``name_1``, ``name_2``, ... ; the time does not grow with their number."""
+
+    def __init__(self) -> None:
+        """Starts with no name taken."""
+        self._taken: set[str] = set()
+        self._counts: dict[str, int] = {}
+
+    def reserve(self, names: Iterable[str]) -> None:
+        """Takes ``names``, so that they are not given."""
+        self._taken.update(names)
+
+    def give(self, wanted: str) -> str:
+        """Returns ``wanted``, or ``wanted_1``, ``wanted_2``, ... : the first that is free, which then is taken."""
+        name, count = wanted, self._counts.get(wanted, 0)
+        while name in self._taken:
+            count += 1
+            name = f"{wanted}_{count}"
+        self._counts[wanted] = count
+        self._taken.add(name)
+        return name
 
 
 def free_name(wanted: str, taken: Container[str]) -> str:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
 from ..errors import ExportError
+from .initializers import constant_of
 
 SITES_KEY = "amct.layers.v1"
+_WEIGHTED_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+_SHAPE_OPS = frozenset({"Shape", "Size"})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,31 @@ class LayerSite:
 
     nodes: tuple[str, ...]
     inputs: Mapping[int, tuple[tuple[str, int], ...]]
+
+
+def main_node(nodes: Sequence[ir.Node], result: ir.Value | None) -> ir.Node:
+    """Returns which of the ``nodes`` of a layer carries its name.
+
+    The node with the weight if there is one (a Linear may be MatMul + Add), else the one that makes the ``result``.
+    """
+    weighted = [node for node in nodes if _has_weight(node)]
+    if len(weighted) == 1:
+        return weighted[0]
+    last = result.producer() if result is not None else None
+    return last if last is not None and last in nodes else nodes[-1]
+
+
+def _has_weight(node: ir.Node) -> bool:
+    return node.domain == "" and node.op_type in _WEIGHTED_OPS and constant_of(node.inputs[1]) is not None
+
+
+def read_places(value: ir.Value, order: Mapping[ir.Node, int]) -> tuple[tuple[ir.Node, int], ...]:
+    """Returns the nodes that read ``value``, with the position of the input, in the ``order`` of the graph.
+
+    Those which ask for its shape only are left out: quantizing their input would change nothing.
+    """
+    uses = [use for use in value.uses() if use.node.op_type not in _SHAPE_OPS]
+    return tuple(sorted(((use.node, use.idx) for use in uses), key=lambda place: (order[place[0]], place[1])))
 
 
 def read_sites(model: ir.Model) -> dict[str, LayerSite]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
-from .initializers import free_name
+from .initializers import NameGiver
 
 
 def name_nodes(
@@ -21,17 +21,24 @@ def name_nodes(
         suffixes: Op type -> suffix of such a node's name where it is not the one that carries the layer's name.
     """
     given: dict[ir.Node, str] = {main: layer for layer, (main, _) in layers.items()}
-    taken = set(given.values())
+    taken = NameGiver()
+    taken.reserve(given.values())
     for layer, (main, nodes) in layers.items():
         for node, name in _inner_names(layer, [node for node in nodes if node is not main], suffixes):
-            given[node] = free_name(name, taken)
-            taken.add(given[node])
+            given[node] = taken.give(name)
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        if node in given:
-            node.name = given[node]
-        else:
-            node.name = free_name(node.name or node.op_type, taken)
-            taken.add(node.name)
+        node.name = given[node] if node in given else taken.give(node.name or node.op_type)
+
+
+def name_values(model: ir.Model) -> None:
+    """Names the results of the nodes of ``model`` after the nodes, in place; inputs, outputs, constants stay."""
+    kept = {*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()}
+    names = NameGiver()
+    names.reserve(str(value.name) for value in kept)
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        for index, value in enumerate(node.outputs):
+            if value not in kept and value.name != "":  # an empty one is an output that is left out
+                value.name = names.give(f"{node.name}_output_{index}")
 
 
 def _inner_names(layer: str, nodes: Sequence[ir.Node], suffixes: Mapping[str, str]) -> list[tuple[ir.Node, str]]:

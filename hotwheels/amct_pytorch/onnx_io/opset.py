@@ -4,19 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import onnx
 import onnx_ir as ir
 from onnx import version_converter
 
 from ..errors import ExportError
 
-# The IR version that each of our opsets was released with.
-_IR_VERSIONS = {13: 7, 16: 8, 21: 10}
+DEFAULT_OPSET = 13
+
 _LARGE_TENSOR = 1024  # bytes; larger ones are kept out of the converter: a serialized model ends at 2 GB
+
+
+class OpsetTooLow(Exception):
+    """A call has an ONNX form at ``opset`` only."""
+
+    def __init__(self, opset: int, reason: str) -> None:
+        super().__init__(reason)
+        self.opset = opset
 
 
 def opset_of(model: ir.Model) -> int:
     """Returns the version of the standard operators which ``model`` uses."""
     return model.opset_imports.get("", 1)
+
+
+def ir_version_of(opset: int) -> int:
+    """Returns the IR version that the standard operators of version ``opset`` were released with."""
+    return int(onnx.helper.OP_SET_ID_VERSION_MAP["ai.onnx", opset])
 
 
 def raise_opset(model: ir.Model, version: int) -> ir.Model:
@@ -32,7 +46,7 @@ def raise_opset(model: ir.Model, version: int) -> ir.Model:
     small, tensors = _without_large_tensors(model)
     converted = _convert(small, version)
     _put_back(converted.graph, tensors)
-    converted.ir_version = max(converted.ir_version, _IR_VERSIONS.get(version, 0))
+    converted.ir_version = max(converted.ir_version, ir_version_of(version))
     return converted
 
 

@@ -153,6 +153,11 @@ class _Run:
         assert kernel is not None, "checked when the files were read"
         arrays = [None if value is None else as_real(value) for value in values]
         source = values[0] if values else None
+        if isinstance(source, Accumulator) and is_movement(node) and _owner(node) == source.layer:
+            step = np.broadcast_to(source.step, source.sums.shape)
+            moved = [kernel(node, [one, *arrays[1:]])[0] for one in (source.sums, step)]
+            self.sums[source.layer] = moved[0]
+            return [Accumulator(moved[0], moved[1], source.layer)]
         if isinstance(source, Centred) and _moves_integers(node, source, arrays):
             return [Centred(one, source.scale, _owner(node)) for one in kernel(node, [source.integers, *arrays[1:]])]
         with np.errstate(all="ignore"):  # inf and nan are results as in every other implementation
@@ -168,10 +173,11 @@ class _Run:
         return [centred.get(at, value) for at, value in enumerate(values)]
 
     def _cube(self, node: Node, values: list[Value | None], layer: Layer) -> Sequence[Value]:
-        outputs = run_cube(node, values, layer)
-        if isinstance(outputs[0], Accumulator):
-            self.sums[node.name] = outputs[0].sums
-        return outputs
+        first, *others = run_cube(node, values, layer)
+        if isinstance(first, Accumulator):
+            self.sums[node.name] = first.sums
+            first = dataclasses.replace(first, layer=node.name)
+        return [first, *others]
 
     def _branch(self, node: Node, values: list[Value | None], scope: _Scope) -> Sequence[Value]:
         """Executes one branch of an If; it sees what surrounds it."""

@@ -19,10 +19,12 @@ class Accumulator:
     Attributes:
       sums: Integers, int32.
       step: Real units per integer, ``s_x * s_w`` in float64; broadcasts against ``sums``.
+      layer: Layer whose result this is. Inside it, an axis that is taken away again leaves the integers as they are.
     """
 
     sums: NDArray[np.int32]
     step: NDArray[np.float64]
+    layer: str = ""
 
     def real(self) -> NDArray[np.float64]:
         """Returns ``sums * step`` in float64."""

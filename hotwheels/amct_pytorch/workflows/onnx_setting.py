@@ -14,9 +14,7 @@ from .arguments import check_type
 _log = get_logger(__name__)
 _FUNCTION = "save_quant_model_fx"
 
-# What the save decides itself: the model is a folded copy in eval mode, written by the exporter that names nodes
-# after modules.
-_IGNORED = ("model", "args", "f", "training", "export_params", "kwargs", "dynamo", "custom_opsets")
+_USED = ("input_names", "output_names", "dynamic_axes", "opset_version")  # the save decides all others itself
 _TYPES: Mapping[str, tuple[tuple[type, ...], str]] = {
     "input_names": ((list, tuple), "a list of strings"),
     "output_names": ((list, tuple), "a list of strings"),
@@ -28,22 +26,27 @@ _TYPES: Mapping[str, tuple[tuple[type, ...], str]] = {
 }
 
 
-def check_setting(setting: Mapping[str, Any] | None, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the keyword arguments for the export: ``setting`` over ``defaults``.
+def check_setting(setting: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Returns the keyword arguments for the export that ``setting`` gives.
 
     Raises TypeError for a wrong type or an unknown argument.
     """
     check_type(_FUNCTION, "onnx_export_setting", setting, (Mapping, type(None)), "a dict or None")
     known = inspect.signature(torch.onnx.export).parameters
-    chosen = dict(defaults)
+    chosen: dict[str, Any] = {}
     for name, value in (setting or {}).items():
-        if name in _IGNORED:
-            _log.warning("onnx_export_setting: '%s' is ignored, the save sets it itself.", name)
-        elif name not in known:
+        if name not in known:
             raise TypeError(f"{_FUNCTION}: onnx_export_setting['{name}'] is no argument of torch.onnx.export.")
-        elif value is not None:
-            chosen[name] = _checked(name, value)
+        checked = _checked(name, value) if value is not None else None
+        if name in _USED and value is not None:
+            chosen[name] = checked
+        elif not _says_nothing(value, known[name].default):
+            _log.warning("onnx_export_setting: '%s' is ignored, the save sets it itself.", name)
     return chosen
+
+
+def _says_nothing(value: Any, default: Any) -> bool:
+    return value is None or value is False or (type(value) is type(default) and value == default)
 
 
 def _checked(name: str, value: Any) -> Any:

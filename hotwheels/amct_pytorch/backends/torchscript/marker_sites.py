@@ -13,13 +13,12 @@ module.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping
 
 import onnx_ir as ir
 
 from ...errors import ExportError
-from ...onnx_io.initializers import constant_of
-from ...onnx_io.layer_sites import LayerSite, write_sites
+from ...onnx_io.layer_sites import LayerSite, main_node, read_places, write_sites
 from ...onnx_io.node_access import graph_of, operand, producers, readers, result
 from ...onnx_io.node_names import name_nodes
 from .exporter_leftovers import bypass, clean_exporter_leftovers
@@ -27,8 +26,6 @@ from .exporter_leftovers import bypass, clean_exporter_leftovers
 MARKER_DOMAIN = "amct_marker"
 INPUT_MARKER = "Input"  # attributes: layer (string), index (int); one input, one output
 OUTPUT_MARKER = "Output"  # attributes: layer (string); one input, one output
-_WEIGHTED_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-_SHAPE_OPS = frozenset({"Shape", "Size"})  # they look at the shape, quantizing their input would change nothing
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,7 +124,7 @@ def _find_bodies(model: ir.Model, markers: Mapping[str, _Markers], suffixes: Con
                 )
         if nodes:  # else no output of the layer has a reader, and the exporter has dropped the layer
             working = [node for node in nodes if node.op_type not in suffixes] or nodes
-            main = _main_node(working, found.output)
+            main = main_node(working, operand(found.output, 0) if found.output else None)
             bodies[layer] = _Body(nodes=tuple(nodes), main=main, reads=_reads(found, order))
     return dict(sorted(bodies.items(), key=lambda item: order[item[1].nodes[0]]))
 
@@ -158,26 +155,8 @@ def _scope(marker: ir.Node) -> str:
     return f"{path}/" if path else ""
 
 
-def _main_node(nodes: Sequence[ir.Node], output: ir.Node | None) -> ir.Node:
-    """The node with the weight if there is one (a Linear may be MatMul + Add), else the one that makes the result."""
-    weighted = [node for node in nodes if _has_weight(node)]
-    if len(weighted) == 1:
-        return weighted[0]
-    last = operand(output, 0).producer() if output else None
-    return last if last is not None and last in nodes else nodes[-1]
-
-
-def _has_weight(node: ir.Node) -> bool:
-    return node.domain == "" and node.op_type in _WEIGHTED_OPS and constant_of(node.inputs[1]) is not None
-
-
 def _reads(found: _Markers, order: Mapping[ir.Node, int]) -> dict[int, tuple[tuple[ir.Node, int], ...]]:
-    return {index: _places(marker, order) for index, marker in found.inputs.items()}
-
-
-def _places(marker: ir.Node, order: Mapping[ir.Node, int]) -> tuple[tuple[ir.Node, int], ...]:
-    uses = [use for use in result(marker).uses() if use.node.op_type not in _SHAPE_OPS]
-    return tuple(sorted(((use.node, use.idx) for use in uses), key=lambda place: (order[place[0]], place[1])))
+    return {index: read_places(result(marker), order) for index, marker in found.inputs.items()}
 
 
 # --- changing ---

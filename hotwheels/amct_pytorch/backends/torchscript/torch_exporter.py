@@ -15,11 +15,11 @@ from torch.onnx.errors import UnsupportedOperatorError
 
 from ...errors import ExportError
 from ...log import get_logger
+from ...onnx_io.opset import DEFAULT_OPSET, OpsetTooLow
 from ...ops.desc import OpDesc
 from .symbolics import own_symbolics
 
 _log = get_logger(__name__)
-DEFAULT_OPSET = 13
 
 
 def export_onnx(module: nn.Module, inputs: tuple[Any, ...], setting: Mapping[str, Any]) -> bytes:
@@ -31,19 +31,34 @@ def export_onnx(module: nn.Module, inputs: tuple[Any, ...], setting: Mapping[str
     Raises:
       ExportError: The call with ``inputs`` fails, or an operation has no ONNX form.
     """
-    inputs = (*inputs, {})  # a dict in the last place would be taken for keyword arguments
     opset = setting.get("opset_version", DEFAULT_OPSET)
     while True:
         try:
-            return _export(module, inputs, {**setting, "opset_version": opset})
-        except UnsupportedOperatorError as error:
-            needed = _needed_opset(error)
-            if "opset_version" in setting or needed is None or needed <= opset:
+            return export_once(module, inputs, {**setting, "opset_version": opset})
+        except OpsetTooLow as error:
+            if "opset_version" in setting:
                 raise ExportError(f"The model cannot be exported to ONNX: {error}") from error
-            _log.debug("Opset %d is taken: %s", needed, error)
-            opset = needed
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:
-            raise ExportError(f"The model cannot be exported to ONNX with this input_data: {error}") from error
+            _log.debug("Opset %d is taken: %s", error.opset, error)
+            opset = error.opset
+
+
+def export_once(module: nn.Module, inputs: tuple[Any, ...], setting: Mapping[str, Any]) -> bytes:
+    """Returns what `export_onnx` does, at ``setting["opset_version"]``.
+
+    Raises:
+      ExportError: The call with ``inputs`` fails, or an operation has no ONNX form.
+      OpsetTooLow: An operation has one at a higher opset.
+    """
+    inputs = (*inputs, {})  # a dict in the last place would be taken for keyword arguments
+    try:
+        return _export(module, inputs, dict(setting))
+    except UnsupportedOperatorError as error:
+        needed = _needed_opset(error)
+        if needed is not None and needed > setting["opset_version"]:
+            raise OpsetTooLow(needed, str(error)) from error
+        raise ExportError(f"The model cannot be exported to ONNX: {error}") from error
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise ExportError(f"The model cannot be exported to ONNX with this input_data: {error}") from error
 
 
 def refuse_divisor(layer: str, divisor: object) -> None:

@@ -1,55 +1,81 @@
-"""Exports a quantized graph as a float ONNX model with marker nodes around its layers (spec 11.3, 11.6)."""
+"""Writes the float model behind a quantized graph as ONNX (spec 11.3, 11.6)."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch.nn.functional as F
-from torch import fx, nn
+import onnx_ir as ir
+import torch
+from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from ....nn.quantized_layer import QuantizedLayer
-from ....ops.registry import Registry
-from ...torchscript.torch_exporter import export_onnx, refuse_divisor
-from ..quant_graph_module import QuantGraphModule
+from ....errors import ExportError
+from ....log import get_logger
+from ....onnx_io.opset import DEFAULT_OPSET, OpsetTooLow
 from .example_call import ExampleCall
-from .flat_graph import flat_float_graph
+from .onnx.example import DynamicAxis, Example, dynamic_axes_of
+from .onnx.write_graph import GraphWalk
+
+_log = get_logger(__name__)
 
 
-def export_float(model: QuantGraphModule, example: ExampleCall, setting: dict[str, Any], registry: Registry) -> bytes:
-    """Returns the float model, BatchNorm folded, with marker nodes, as ONNX bytes.
+def write_float_model(module: fx.GraphModule, example: ExampleCall, setting: dict[str, Any]) -> ir.Model:
+    """Returns the flat float graph ``module`` as an ONNX model with the sites of its layers.
 
     ``setting`` holds keyword arguments of ``torch.onnx.export``. Without an ``opset_version`` the lowest one from 13
-    on that knows all operations is taken. ``model`` is not changed.
+    on that knows all operations is taken.
 
     Raises:
       ExportError: The example call fails, or an operation has no ONNX form.
     """
-    _refuse_divisors(model)
-    module = flat_float_graph(model, registry, example.constants)
-    return export_onnx(module, example.inputs, setting)
+    opset = setting.get("opset_version", DEFAULT_OPSET)
+    while True:
+        try:
+            return _write(module, example, setting, opset)
+        except OpsetTooLow as error:
+            if "opset_version" in setting:
+                raise ExportError(f"The model cannot be exported to ONNX: {error}") from error
+            _log.debug("Opset %d is taken: %s", error.opset, error)
+            opset = error.opset
 
 
-def _refuse_divisors(model: QuantGraphModule) -> None:
-    """The exporter leaves a ``divisor_override`` out without a word: ONNX's AveragePool has none."""
-    for node in model.graph.nodes:
-        called = model.get_submodule(str(node.target)) if node.op == "call_module" else node.target
-        called = called.call.function if isinstance(called, QuantizedLayer) else called
-        if isinstance(called, nn.AvgPool2d):
-            divisor = called.divisor_override
-        elif called is F.avg_pool2d:
-            divisor = node.kwargs.get("divisor_override", node.args[6] if len(node.args) > 6 else None)
-        else:
-            continue
-        refuse_divisor(node.name, divisor)
+def _write(module: fx.GraphModule, call: ExampleCall, setting: dict[str, Any], opset: int) -> ir.Model:
+    """Writes at ``opset``; a dynamic axis for which the files would be wrong becomes static, with a warning."""
+    tensors = [leaf for leaf in pytree.tree_leaves(call.inputs) if isinstance(leaf, Tensor)]
+    names = [*(setting.get("input_names") or ()), *call.names][: len(tensors)]
+    names += call.names[len(names) :]
+    given = dict(zip(names, tensors, strict=True))
+    axes = dynamic_axes_of(given, setting.get("dynamic_axes") or {})
+    while True:
+        walk = GraphWalk(module, _example(given, axes), opset)
+        model = _run(walk, call, setting)
+        if not walk.fixed:
+            return model
+        for fixed, place in walk.fixed.items():
+            _log.warning(
+                "Axis %d of input '%s' ('%s') is not dynamic in the files: %s decides by its size.",
+                fixed.axis.axis,
+                fixed.axis.input,
+                fixed.axis.label,
+                place,
+            )
+        labels = {fixed.axis.label for fixed in walk.fixed}
+        axes = [axis for axis in axes if axis.label not in labels]
 
 
-def output_names(model: fx.GraphModule) -> list[str]:
-    """Returns ``output``, or ``output_0``, ``output_1``, ... for what ``forward`` returns (spec 2.4).
+def _example(given: dict[str, Tensor], axes: list[DynamicAxis]) -> Example:
+    if not axes:
+        return Example(given)
+    from .onnx.symbolic_example import SymbolicExample  # here, because symbols cost three seconds of import
 
-    A call whose result is a tuple counts as one here; ``onnx_io.model_file.name_outputs`` mends that when the count
-    is known.
-    """
-    result = next(node for node in model.graph.nodes if node.op == "output").args[0]
-    count = sum(isinstance(leaf, fx.Node) for leaf in pytree.tree_leaves(result))
-    return ["output"] if count == 1 else [f"output_{index}" for index in range(count)]
+    return SymbolicExample(given, axes)
+
+
+def _run(walk: GraphWalk, call: ExampleCall, setting: dict[str, Any]) -> ir.Model:
+    try:
+        with torch.random.fork_rng(devices=()):
+            return walk.write(call.inputs, setting.get("output_names"))
+    except ExportError:
+        raise
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise ExportError(f"The model cannot be exported to ONNX with this input_data: {error}") from error

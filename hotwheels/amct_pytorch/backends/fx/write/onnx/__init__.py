@@ -1,0 +1,1 @@
+"""Writes a flat float graph as ONNX: the walk, the table of handlers, names and layer sites by construction."""

@@ -1,0 +1,33 @@
+"""The handlers by family of operations; importing the package fills the table."""
+
+from . import (
+    activation,
+    arithmetic,
+    conversion,
+    convolution,
+    creation,
+    custom,
+    indexing,
+    movement,
+    normalization,
+    pooling,
+    reduction,
+    resize,
+    shape,
+)
+
+__all__ = [
+    "activation",
+    "arithmetic",
+    "conversion",
+    "convolution",
+    "creation",
+    "custom",
+    "indexing",
+    "movement",
+    "normalization",
+    "pooling",
+    "reduction",
+    "resize",
+    "shape",
+]

@@ -1,0 +1,384 @@
+"""Arithmetic of two operands, and functions of each element."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from ..call import Call, Scalar
+from ..table import REFUSED, Written, handles, name_of
+
+Operand = Tensor | Scalar
+
+
+def _operands(call: Call, *operands: Operand) -> list[ir.Value]:
+    """The operands in the type of the result."""
+    return [call.value(one, call.result.dtype) for one in operands]
+
+
+def _promoted(call: Call, *operands: Operand) -> list[ir.Value]:
+    """The operands in the type in which torch compares them."""
+    dtype = _common_type(*operands)
+    return [call.value(one, dtype) for one in operands]
+
+
+def _common_type(*operands: Operand) -> torch.dtype:
+    first, second = (_plain(one) for one in operands)
+    return torch.result_type(first, second)
+
+
+def _plain(operand: Operand) -> Any:
+    """A number instead of a size, whose type is all that counts."""
+    if isinstance(operand, torch.SymInt):
+        return 1
+    return 1.0 if isinstance(operand, torch.SymFloat) else operand
+
+
+# --- the four rules ---
+
+
+@handles("add")
+def add(call: Call, input: Operand, other: Operand, *, alpha: Scalar = 1) -> Written:
+    """Writes Add, or Or for booleans."""
+    return _sum(call, "Add", input, other, alpha)
+
+
+@handles("sub", "subtract")
+def sub(call: Call, input: Operand, other: Operand, *, alpha: Scalar = 1) -> Written:
+    """Writes Sub."""
+    return _sum(call, "Sub", input, other, alpha)
+
+
+@handles("__rsub__", "rsub")
+def rsub(call: Call, input: Operand, other: Operand, *, alpha: Scalar = 1) -> Written:
+    """Writes Sub with the operands exchanged."""
+    return REFUSED if alpha != 1 else _sum(call, "Sub", other, input, 1)
+
+
+def _sum(call: Call, op_type: str, input: Operand, other: Operand, alpha: Scalar) -> Written:
+    if call.result.dtype is torch.bool:
+        return REFUSED
+    left, right = _operands(call, input, other)
+    if alpha != 1:
+        right = call.op("Mul", right, call.value(alpha, call.result.dtype))
+    return call.op(op_type, left, right)
+
+
+@handles("mul", "multiply")
+def mul(call: Call, input: Operand, other: Operand) -> Written:
+    """Writes Mul."""
+    return REFUSED if call.result.dtype is torch.bool else call.op("Mul", *_operands(call, input, other))
+
+
+@handles("true_divide", "__truediv__", "__div__")
+def true_divide(call: Call, input: Operand, other: Operand) -> Written:
+    """Writes Div of real numbers."""
+    return call.op("Div", *_operands(call, input, other))
+
+
+@handles("__rtruediv__")
+def rdiv(call: Call, input: Operand, other: Operand) -> Written:
+    """Writes Div with the operands exchanged; Reciprocal of a tensor below 1."""
+    if isinstance(other, (int, float)) and other == 1:
+        return call.op("Reciprocal", *_operands(call, input))
+    return call.op("Div", *_operands(call, other, input))
+
+
+@handles("div", "divide")
+def div(call: Call, input: Operand, other: Operand, *, rounding_mode: str | None = None) -> Written:
+    """Writes Div and what rounds it."""
+    if rounding_mode is None:
+        return true_divide(call, input, other)
+    if rounding_mode == "floor":
+        return floor_divide(call, input, other)
+    left, right = _operands(call, input, other)
+    quotient = call.op("Div", left, right)
+    return truncated(call, quotient) if call.result.dtype.is_floating_point else quotient
+
+
+@handles("floor_divide", "__floordiv__")
+def floor_divide(call: Call, input: Operand, other: Operand) -> Written:
+    """Writes Python's ``//``: from the remainder, since the quotient of floats may round to the next integer.
+
+    The quotient less the remainder is an integer but for its last bits. A division by 0 gives what Div gives.
+    """
+    left, right = _operands(call, input, other)
+    if not call.result.dtype.is_floating_point:
+        return call.op("Div", call.op("Sub", left, call.op("Mod", left, right)), right)
+    exact = call.op("Div", call.op("Sub", left, _remainder(call, left, right)), right)
+    result = call.op("Round", exact)
+    if call.is_constant(other):
+        return result
+    zero = call.number(0, call.result.dtype)
+    return call.op("Where", call.op("Equal", right, zero), call.op("Div", left, right), result)
+
+
+@handles("__rfloordiv__")
+def rfloor_divide(call: Call, input: Operand, other: Operand) -> Written:
+    """Writes ``//`` with the operands exchanged."""
+    return floor_divide(call, other, input)
+
+
+@handles("remainder", "__rmod__")
+def remainder(call: Call, input: Operand, other: Operand) -> Written:
+    """Writes Python's ``%``, which has the sign of the divisor."""
+    if call.function is torch.Tensor.__rmod__:
+        input, other = other, input
+    left, right = _operands(call, input, other)
+    return _remainder(call, left, right) if call.result.dtype.is_floating_point else call.op("Mod", left, right)
+
+
+def _remainder(call: Call, left: ir.Value, right: ir.Value) -> ir.Value:
+    """Mod of floats has the sign of the dividend only."""
+    zero = call.number(0, call.result.dtype)
+    rest = call.op("Mod", left, right, fmod=1)
+    is_other_sign = call.op("Less", call.op("Mul", call.op("Sign", rest), call.op("Sign", right)), zero)
+    return call.op("Where", is_other_sign, call.op("Add", rest, right), rest)
+
+
+@handles("fmod")
+def fmod(call: Call, input: Operand, other: Operand) -> Written:
+    """Writes C's remainder, which has the sign of the dividend."""
+    return call.op("Mod", *_operands(call, input, other), fmod=1)
+
+
+@handles("pow", "__pow__")
+def power(call: Call, input: Operand, exponent: Operand) -> Written:
+    """Writes Pow."""
+    return call.op("Pow", *_operands(call, input, exponent))
+
+
+@handles("__rpow__")
+def rpow(call: Call, input: Operand, other: Operand) -> Written:
+    """Writes Pow with the operands exchanged."""
+    return call.op("Pow", *_operands(call, other, input))
+
+
+@handles("addcmul")
+def addcmul(call: Call, input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Scalar = 1) -> Written:
+    """Writes ``input + value * tensor1 * tensor2``."""
+    base, left, right = _operands(call, input, tensor1, tensor2)
+    product = call.op("Mul", left, right)
+    return call.op(
+        "Add", base, product if value == 1 else call.op("Mul", product, call.value(value, call.result.dtype))
+    )
+
+
+@handles("addcdiv")
+def addcdiv(call: Call, input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: Scalar = 1) -> Written:
+    """Writes ``input + value * tensor1 / tensor2``."""
+    base, left, right = _operands(call, input, tensor1, tensor2)
+    left = left if value == 1 else call.op("Mul", left, call.value(value, call.result.dtype))
+    return call.op("Add", base, call.op("Div", left, right))
+
+
+# --- smallest and largest ---
+
+
+@handles("maximum", "minimum", "fmax", "fmin")
+def larger(call: Call, input: Tensor, other: Tensor) -> Written:
+    """Writes Max or Min of two tensors."""
+    return extreme(call, input, other)
+
+
+def extreme(call: Call, input: Tensor, other: Tensor) -> Written:
+    """Writes Max or Min, by the name of the function."""
+    if call.result.dtype is torch.bool:
+        return REFUSED
+    return call.op("Max" if "max" in call.function.__name__ else "Min", *_operands(call, input, other))
+
+
+@handles("clamp", "clip", "clamp_min", "clamp_max")
+def clamp(call: Call, input: Tensor, min: Operand | None = None, max: Operand | None = None) -> Written:
+    """Writes Clip between numbers, Max and Min with tensors."""
+    if call.function.__name__.startswith("clamp_max"):
+        min, max = max, min
+    dtype = call.result.dtype
+    x = call.value(input, dtype)
+    if all(
+        one is None or (call.is_constant(one) and not (isinstance(one, Tensor) and one.dim())) for one in (min, max)
+    ):
+        bounds = [None if one is None else call.value(one, dtype) for one in (min, max)]
+        return call.op("Clip", x, *bounds)
+    if min is not None:
+        x = call.op("Max", x, call.value(min, dtype))
+    return x if max is None else call.op("Min", x, call.value(max, dtype))
+
+
+def _is_number(call: Call, one: Operand) -> bool:
+    return call.is_constant(one) and not (isinstance(one, Tensor) and one.dim())
+
+
+# --- comparison, logic, choice ---
+
+_COMPARISONS = {"eq": "Equal", "lt": "Less", "le": "LessOrEqual", "gt": "Greater", "ge": "GreaterOrEqual"}
+
+
+@handles(*_COMPARISONS, "greater", "greater_equal", "less", "less_equal", "ne", "not_equal", "__eq__", "__ne__")
+def compare(call: Call, input: Operand, other: Operand) -> Written:
+    """Writes a comparison."""
+    name = call.function.__name__.strip("_")
+    name = {"greater": "gt", "greater_equal": "ge", "less": "lt", "less_equal": "le", "not_equal": "ne"}.get(name, name)
+    left, right = _promoted(call, input, other)
+    if name == "ne":
+        return call.op("Not", call.op("Equal", left, right))
+    if _common_type(input, other) is torch.bool and name != "eq":
+        return REFUSED
+    return call.op(_COMPARISONS[name], left, right)
+
+
+_LOGIC = {"logical_and": "And", "logical_or": "Or", "logical_xor": "Xor"}
+_BITS = {"and": "And", "or": "Or", "xor": "Xor"}
+
+
+@handles(*_LOGIC)
+def logic(call: Call, input: Tensor, other: Tensor) -> Written:
+    """Writes And, Or or Xor."""
+    left, right = (call.value(one, torch.bool) for one in (input, other))
+    return call.op(_LOGIC[call.function.__name__.rstrip("_")], left, right)
+
+
+@handles(*(f"{prefix}{name}{suffix}" for name in _BITS for prefix, suffix in (("bitwise_", ""), ("__", "__"))))
+def bits(call: Call, input: Operand, other: Operand) -> Written:
+    """Writes And, Or or Xor of booleans; of the bits of integers from opset 18 on."""
+    name = _BITS[call.function.__name__.strip("_").removeprefix("bitwise_")]
+    left, right = _operands(call, input, other)
+    if call.result.dtype is torch.bool:
+        return call.op(name, left, right)
+    call.need_opset(18, f"Bitwise{name}")
+    return call.op(f"Bitwise{name}", left, right)
+
+
+@handles("logical_not")
+def logical_not(call: Call, input: Tensor) -> Written:
+    """Writes Not."""
+    return call.op("Not", call.value(input, torch.bool))
+
+
+@handles("bitwise_not", "__invert__")
+def bitwise_not(call: Call, input: Tensor) -> Written:
+    """Writes Not of booleans; of the bits of integers from opset 18 on."""
+    if input.dtype is torch.bool:
+        return call.op("Not", call.value(input))
+    call.need_opset(18, "BitwiseNot")
+    return call.op("BitwiseNot", call.value(input))
+
+
+@handles("where")
+def where(call: Call, condition: Tensor, input: Operand | None = None, other: Operand | None = None) -> Written:
+    """Writes Where."""
+    if input is None or other is None:
+        return REFUSED
+    if call.function is torch.Tensor.where:  # x.where(condition, other)
+        condition, input = input, condition  # type: ignore[assignment]
+    return call.op("Where", call.value(condition, torch.bool), *_operands(call, input, other))
+
+
+@handles("masked_fill")
+def masked_fill(call: Call, input: Tensor, mask: Tensor, value: Operand) -> Written:
+    """Writes Where."""
+    return call.op("Where", call.value(mask, torch.bool), *_operands(call, value, input))
+
+
+# --- functions of each element ---
+
+_FUNCTIONS = {
+    **{name: name.capitalize() for name in ("exp", "log", "sqrt", "sin", "cos", "tan", "asin", "acos", "atan")},
+    **{name: name.capitalize() for name in ("sinh", "cosh", "asinh", "acosh", "atanh", "sigmoid", "tanh", "erf")},
+    **{f"arc{name}": f"A{name}" for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")},
+    "reciprocal": "Reciprocal", "special.erf": "Erf",
+    "special.expit": "Sigmoid",
+}  # fmt: skip
+_SIGNED = {
+    "abs": "Abs",
+    "absolute": "Abs",
+    "neg": "Neg",
+    "negative": "Neg",
+    "sign": "Sign",
+    "__neg__": "Neg",
+    "__abs__": "Abs",
+}
+_ROUNDINGS = {"floor": "Floor", "ceil": "Ceil", "round": "Round"}
+
+
+@handles(*_FUNCTIONS, *_SIGNED)
+def function(call: Call, input: Tensor) -> Written:
+    """Writes the operator of the same name."""
+    if call.result.dtype is torch.bool:
+        return REFUSED
+    return call.op({**_FUNCTIONS, **_SIGNED}[name_of(call.function)], *_operands(call, input))
+
+
+@handles(*_ROUNDINGS)
+def rounded(call: Call, input: Tensor, *, decimals: int = 0) -> Written:
+    """Writes Floor, Ceil or Round, which goes to the even number as in torch; integers are round."""
+    if decimals != 0:
+        return REFUSED
+    if not input.is_floating_point():
+        return call.value(input)
+    return call.op(_ROUNDINGS[call.function.__name__.rstrip("_")], call.value(input))
+
+
+@handles("trunc", "fix")
+def trunc(call: Call, input: Tensor) -> Written:
+    """Writes Floor of the magnitude, with its sign."""
+    return truncated(call, call.value(input)) if input.is_floating_point() else call.value(input)
+
+
+@handles("frac")
+def frac(call: Call, input: Tensor) -> Written:
+    """Writes what `trunc` leaves."""
+    x = call.value(input)
+    return call.op("Sub", x, truncated(call, x))
+
+
+def truncated(call: Call, x: ir.Value) -> ir.Value:
+    """Writes ``x`` without its fraction."""
+    return call.op("Mul", call.op("Sign", x), call.op("Floor", call.op("Abs", x)))
+
+
+@handles("square")
+def square(call: Call, input: Tensor) -> Written:
+    """Writes a product."""
+    (x,) = _operands(call, input)
+    return call.op("Mul", x, x)
+
+
+@handles("rsqrt")
+def rsqrt(call: Call, input: Tensor) -> Written:
+    """Writes Div of 1 by Sqrt."""
+    return call.op("Div", call.number(1, call.result.dtype), call.op("Sqrt", *_operands(call, input)))
+
+
+@handles("isnan")
+def isnan(call: Call, input: Tensor) -> Written:
+    """Writes IsNaN."""
+    return call.op("IsNaN", call.value(input)) if input.is_floating_point() else REFUSED
+
+
+@handles("isinf")
+def isinf(call: Call, input: Tensor) -> Written:
+    """Writes IsInf."""
+    return call.op("IsInf", call.value(input)) if input.is_floating_point() else REFUSED
+
+
+@handles("nan_to_num")
+def nan_to_num(
+    call: Call, input: Tensor, nan: float | None = None, posinf: float | None = None, neginf: float | None = None
+) -> Written:
+    """Writes Where for NaN, and for the infinities; these become the largest numbers where nothing else is asked."""
+    if not input.is_floating_point():
+        return call.value(input)
+    ends, x = torch.finfo(input.dtype), call.value(input)
+    replacements = (
+        (call.op("IsNaN", x), 0.0 if nan is None else nan),
+        (call.op("IsInf", x, detect_negative=0, detect_positive=1), ends.max if posinf is None else posinf),
+        (call.op("IsInf", x, detect_negative=1, detect_positive=0), ends.min if neginf is None else neginf),
+    )
+    result = x
+    for is_it, number in replacements:
+        result = call.op("Where", is_it, call.number(number, input.dtype), result)
+    return result

@@ -1,0 +1,124 @@
+"""Indexing: slices, numbers and tensors in brackets, and the functions that pick elements."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from ..call import Call
+from ..table import REFUSED, Written, handles
+from .movement import sliced
+
+_LAST = np.iinfo(np.int64).max
+_FIRST = np.iinfo(np.int64).min
+
+
+@handles("__getitem__")
+def getitem(call: Call, input: Tensor, index: Any) -> Written:
+    """Writes Slice for all slices, Gather for each number or tensor of indices, Unsqueeze for None."""
+    asked = index if isinstance(index, tuple) else (index,)
+    given = [torch.tensor(one) if isinstance(one, list) else one for one in asked]
+    if sum(isinstance(one, Tensor) for one in given) > 1 or not all(map(_is_known, given)):
+        return REFUSED
+    places = _with_axes(given, input.dim())
+    x = _slices(call, input, places)
+    axis, added = 0, []
+    for one in places:
+        if one is None:
+            added.append(axis)
+        elif isinstance(one, (int, torch.SymInt)):
+            x = call.op("Gather", x, call.scalar_int(one), axis=axis - len(added))
+            continue
+        elif isinstance(one, Tensor):
+            x = call.op("Gather", x, call.value(one, torch.int64), axis=axis - len(added))
+            axis += one.dim() - 1
+        axis += 1
+    return call.op("Unsqueeze", x, call.ints(added)) if added else x
+
+
+def _is_known(one: Any) -> bool:
+    if isinstance(one, Tensor):
+        return not one.is_floating_point() and one.dtype not in (torch.bool, torch.uint8)
+    if isinstance(one, slice):
+        return not any(isinstance(end, Tensor) for end in (one.start, one.stop, one.step))
+    return one is None or one is Ellipsis or (isinstance(one, (int, torch.SymInt)) and not isinstance(one, bool))
+
+
+def _with_axes(given: list[Any], rank: int) -> list[Any]:
+    """Writes the ellipsis out, at the end if there is none."""
+    taken = sum(one is not None and one is not Ellipsis for one in given)
+    rest = [slice(None)] * (rank - taken)
+    at = next((place for place, one in enumerate(given) if one is Ellipsis), len(given))
+    return [*given[:at], *rest, *given[at + 1 :]]
+
+
+def _slices(call: Call, input: Tensor, places: list[Any]) -> ir.Value:
+    cut = [(axis, one) for axis, one in enumerate(one for one in places if one is not None) if _cuts(one)]
+    if not cut:
+        return call.value(input)
+    starts = [0 if one.start is None else one.start for _, one in cut]
+    ends = [_LAST if one.stop is None else one.stop for _, one in cut]
+    steps = [1 if one.step is None else one.step for _, one in cut]
+    return sliced(
+        call,
+        call.value(input),
+        starts,
+        ends,
+        [axis for axis, _ in cut],
+        steps if any(one != 1 for one in steps) else None,
+    )
+
+
+def _cuts(one: Any) -> bool:
+    return isinstance(one, slice) and (one.start not in (None, 0) or one.stop is not None or one.step not in (None, 1))
+
+
+@handles("gather")
+def gather(call: Call, input: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False) -> Written:
+    """Writes GatherElements."""
+    return call.op("GatherElements", call.value(input), call.value(index), axis=dim) if input.dim() else REFUSED
+
+
+@handles("index_select")
+def index_select(call: Call, input: Tensor, dim: int, index: Tensor) -> Written:
+    """Writes Gather."""
+    return call.op("Gather", call.value(input), call.value(index), axis=dim) if index.dim() == 1 else REFUSED
+
+
+@handles("F.embedding")
+def embedding(
+    call: Call,
+    input: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Written:
+    """Writes Gather."""
+    return REFUSED if max_norm is not None else call.op("Gather", call.value(weight), call.value(input))
+
+
+@handles("topk")
+def topk(
+    call: Call, input: Tensor, k: int | torch.SymInt, dim: int = -1, largest: bool = True, sorted: bool = True
+) -> Written:
+    """Writes TopK."""
+    if not input.dim():
+        return REFUSED
+    return call.ops(
+        "TopK", call.value(input), call.ints([k]), outputs=2, axis=dim, largest=int(largest), sorted=int(sorted)
+    )
+
+
+@handles("tril", "triu")
+def triangle(call: Call, input: Tensor, diagonal: int = 0) -> Written:
+    """Writes Trilu."""
+    call.need_opset(14, "Trilu")
+    is_upper = int(call.function.__name__.startswith("triu"))
+    return call.op("Trilu", call.value(input), call.scalar_int(diagonal), upper=is_upper)

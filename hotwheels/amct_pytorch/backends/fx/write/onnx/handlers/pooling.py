@@ -1,0 +1,160 @@
+"""Poolings."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import onnx_ir as ir
+from torch import Tensor
+
+from ......errors import ExportError
+from ..call import Call
+from ..table import REFUSED, Written, handles, name_of
+from .convolution import batched, each
+from .shape import Size, stays
+
+_IMAGES = ("1d", "2d", "3d")
+
+
+@handles(
+    *(f"F.max_pool{n}" for n in _IMAGES),
+    *(f"F.max_pool{n}_with_indices" for n in _IMAGES),
+    *(f"max_pool{n}" for n in _IMAGES),
+    "max_pool1d_with_indices",
+)
+def max_pool(
+    call: Call,
+    input: Tensor,
+    kernel_size: int | Sequence[int],
+    stride: int | Sequence[int] | None = None,
+    padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Written:
+    """Writes MaxPool; its indices count through the whole tensor, torch's through each image."""
+    rank = _rank(call)
+    kernel = each(kernel_size, rank)
+    attributes: dict[str, Any] = {
+        "ceil_mode": int(ceil_mode),
+        "dilations": each(dilation, rank),
+        "kernel_shape": kernel,
+        "pads": each(padding, rank) * 2,
+        "strides": each(stride, rank) if stride else kernel,
+    }
+    if isinstance(call.result, Tensor):
+        return batched(call, input, rank + 2, lambda x: call.op("MaxPool", x, **attributes))
+    if input.dim() != rank + 2:
+        return REFUSED
+    maxima, places = call.ops("MaxPool", call.value(input), outputs=2, **attributes)
+    image = math.prod(input.shape[2:])
+    return [maxima, call.op("Mod", places, call.scalar_int(image))]
+
+
+@handles(*(f"F.avg_pool{n}" for n in _IMAGES))
+def avg_pool(
+    call: Call,
+    input: Tensor,
+    kernel_size: int | Sequence[int],
+    stride: int | Sequence[int] | None = None,
+    padding: int | Sequence[int] = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Written:
+    """Writes AveragePool; for another divisor times what that makes of the number of elements."""
+    rank = _rank(call)
+    kernel = each(kernel_size, rank)
+    if divisor_override is not None and call.layer is not None:
+        msg = (
+            f"Layer '{call.layer}': ONNX's AveragePool has no divisor_override ({divisor_override}), so the layer"
+            " cannot be quantized. Leave divisor_override out and multiply the result, or set quant_enable to false."
+        )
+        raise ExportError(msg)
+    if divisor_override is not None and ceil_mode and any(each(padding, rank)):
+        return REFUSED
+
+    def write(x: ir.Value) -> ir.Value:
+        mean = call.op(
+            "AveragePool",
+            x,
+            ceil_mode=int(ceil_mode),
+            count_include_pad=int(count_include_pad or divisor_override is not None),
+            kernel_shape=kernel,
+            pads=each(padding, rank) * 2,
+            strides=each(stride, rank) if stride else kernel,
+        )
+        if divisor_override is None:
+            return mean
+        return call.op("Mul", mean, call.number(math.prod(kernel) / divisor_override, input.dtype))
+
+    return batched(call, input, rank + 2, write)
+
+
+@handles(*(f"F.adaptive_avg_pool{n}" for n in _IMAGES))
+def adaptive_avg_pool(call: Call, input: Tensor, output_size: Size | Sequence[Size | None]) -> Written:
+    """Writes GlobalAveragePool, or AveragePool where all windows have one size and one distance."""
+    return adaptive_avg_pool_of(call, input, _rank(call))
+
+
+def adaptive_avg_pool_of(call: Call, input: Tensor, rank: int) -> Written:
+    """Writes the mean of images of ``rank`` axes over windows that lead to the shape of the result."""
+    if all(isinstance(one, int) and one == 1 for one in call.result.shape[-rank:]):
+        return batched(call, input, rank + 2, lambda x: call.op("GlobalAveragePool", x))
+    windows = _even_windows(input.shape[-rank:], call.result.shape[-rank:])
+    if windows is None:
+        return REFUSED
+    kernel, strides = windows
+    return batched(call, input, rank + 2, lambda x: call.op("AveragePool", x, kernel_shape=kernel, strides=strides))
+
+
+@handles(
+    *(f"F.adaptive_max_pool{n}" for n in _IMAGES),
+    *(f"F.adaptive_max_pool{n}_with_indices" for n in _IMAGES),
+    "adaptive_max_pool1d",
+)
+def adaptive_max_pool(
+    call: Call, input: Tensor, output_size: Size | Sequence[Size | None], return_indices: bool = False
+) -> Written:
+    """Writes MaxPool where all windows have one size and one distance."""
+    rank = _rank(call)
+    maxima = call.result if isinstance(call.result, Tensor) else call.result[0]
+    windows = _even_windows(input.shape[-rank:], maxima.shape[-rank:])
+    if windows is None or input.dim() != rank + 2:
+        is_global = all(isinstance(one, int) and one == 1 for one in maxima.shape[-rank:])
+        return call.op("GlobalMaxPool", call.value(input)) if is_global and isinstance(call.result, Tensor) else REFUSED
+    kernel, strides = windows
+    pads = [0] * (2 * rank)
+    if isinstance(call.result, Tensor):
+        return call.op("MaxPool", call.value(input), kernel_shape=kernel, pads=pads, strides=strides)
+    values, places = call.ops("MaxPool", call.value(input), outputs=2, kernel_shape=kernel, pads=pads, strides=strides)
+    return [values, call.op("Mod", places, call.scalar_int(math.prod(input.shape[2:])))]
+
+
+def _rank(call: Call) -> int:
+    """Number of axes of an image, from the name of the function."""
+    return int(name_of(call.function).partition("pool")[2][0])
+
+
+def _even_windows(before: Sequence[Size], after: Sequence[Size]) -> tuple[list[int], list[int]] | None:
+    """Returns kernel and strides of an adaptive pooling; None where its windows differ in size or distance."""
+    found = [_even_window(size, count) for size, count in zip(before, after, strict=True)]
+    known = [one for one in found if one is not None]
+    return ([size for size, _ in known], [stride for _, stride in known]) if len(known) == len(found) else None
+
+
+def _even_window(size: Size, count: Size) -> tuple[int, int] | None:
+    if stays(size, count):
+        return 1, 1
+    if not isinstance(size, int) or not isinstance(count, int) or not count:
+        return None
+    starts = [number * size // count for number in range(count)]
+    extents = {-(-(number + 1) * size // count) - start for number, start in enumerate(starts)}
+    strides = {after - before for before, after in itertools.pairwise(starts)}
+    if len(extents) > 1 or len(strides) > 1:
+        return None
+    extent = extents.pop()
+    return extent, strides.pop() if strides else extent

@@ -1,0 +1,139 @@
+"""Reductions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import Tensor
+
+from ..call import Call
+from ..table import REFUSED, Written, handles, name_of
+from .arithmetic import extreme
+
+_AXES_INPUT_OPSET = 18
+Axes = int | Sequence[int] | None
+
+
+def reduced(call: Call, op_type: str, x: ir.Value, axes: Sequence[int] | None, *, keepdim: bool) -> ir.Value:
+    """Writes a reduction; over all axes where ``axes`` is None or empty."""
+    if not axes:
+        return call.op(op_type, x, keepdims=int(keepdim))
+    if op_type == "ReduceSum" or call.opset >= _AXES_INPUT_OPSET:
+        return call.op(op_type, x, call.ints(list(axes)), keepdims=int(keepdim))
+    return call.op(op_type, x, axes=list(axes), keepdims=int(keepdim))
+
+
+def _list(dim: Axes) -> list[int] | None:
+    if dim is None:
+        return None
+    return [dim] if isinstance(dim, int) else list(dim)
+
+
+@handles("sum", "mean", "prod")
+def total(
+    call: Call,
+    input: Tensor,
+    dim: Axes = None,
+    keepdim: bool = False,
+    *,
+    dtype: torch.dtype | None = None,
+    axis: Axes = None,
+    keepdims: bool | None = None,
+) -> Written:
+    """Writes ReduceSum, ReduceMean or ReduceProd."""
+    op_type = {"sum": "ReduceSum", "mean": "ReduceMean", "prod": "ReduceProd"}[name_of(call.function)]
+    axes = _list(dim if axis is None else axis)
+    x = call.value(input, call.result.dtype)
+    return (
+        x
+        if not input.dim()
+        else reduced(call, op_type, x, axes, keepdim=bool(keepdim if keepdims is None else keepdims))
+    )
+
+
+@handles("max", "min")
+def maximum(call: Call, input: Tensor, *args: Any, **kwargs: Any) -> Written:
+    """Writes ReduceMax of all elements, ReduceMax and ArgMax along an axis, or Max of two tensors; or the minimum."""
+    if input.dtype is torch.bool or not input.dim():
+        return REFUSED
+    suffix = "Max" if call.function.__name__ == "max" else "Min"
+    if not args and not kwargs:
+        return reduced(call, f"Reduce{suffix}", call.value(input), None, keepdim=False)
+    first = (*args, *kwargs.values())[0]
+    if isinstance(first, Tensor):
+        return extreme(call, input, first)
+    dim = args[0] if args else kwargs["dim" if "dim" in kwargs else "axis"]
+    keepdim = args[1] if len(args) > 1 else kwargs.get("keepdim", kwargs.get("keepdims", False))
+    return [
+        reduced(call, f"Reduce{suffix}", call.value(input), [dim], keepdim=keepdim),
+        call.op(f"Arg{suffix}", call.value(input), axis=dim, keepdims=int(keepdim)),
+    ]
+
+
+@handles("amax", "amin")
+def amax(call: Call, input: Tensor, dim: Axes = (), keepdim: bool = False) -> Written:
+    """Writes ReduceMax or ReduceMin."""
+    if input.dtype is torch.bool or not input.dim():
+        return REFUSED
+    op_type = "ReduceMax" if call.function.__name__ == "amax" else "ReduceMin"
+    return reduced(call, op_type, call.value(input), _list(dim), keepdim=keepdim)
+
+
+@handles("argmax", "argmin")
+def argmax(call: Call, input: Tensor, dim: int | None = None, keepdim: bool = False) -> Written:
+    """Writes ArgMax or ArgMin: the first of equal elements."""
+    if dim is None or not input.dim() or input.dtype is torch.bool:
+        return REFUSED
+    op_type = "ArgMax" if call.function.__name__ == "argmax" else "ArgMin"
+    return call.op(op_type, call.value(input), axis=dim, keepdims=int(keepdim), select_last_index=0)
+
+
+@handles("logsumexp")
+def logsumexp(call: Call, input: Tensor, dim: Axes, keepdim: bool = False) -> Written:
+    """Writes ReduceLogSumExp."""
+    if not input.is_floating_point():
+        return REFUSED
+    return reduced(call, "ReduceLogSumExp", call.value(input), _list(dim), keepdim=keepdim)
+
+
+@handles("cumsum")
+def cumsum(call: Call, input: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Written:
+    """Writes CumSum."""
+    x = call.value(input, call.result.dtype)
+    return call.op("CumSum", x, call.scalar_int(dim)) if input.dim() else REFUSED
+
+
+@handles("var", "std")
+def variance(
+    call: Call,
+    input: Tensor,
+    dim: Axes | bool = None,
+    unbiased: bool = True,
+    keepdim: bool = False,
+    *,
+    correction: int | float | None = None,
+) -> Written:
+    """Writes the mean of the squared distances from the mean, and the root of it."""
+    is_flag = isinstance(dim, bool)  # x.var(unbiased)
+    unbiased = bool(dim) if is_flag else unbiased
+    axes = (None if is_flag else _list(dim)) or list(range(input.dim()))
+    sizes = [input.shape[axis] for axis in axes]
+    if not sizes or not all(isinstance(one, int) for one in sizes):
+        return REFUSED
+    count = math.prod(sizes)
+    freedom = count - (correction if correction is not None else int(unbiased))
+    if freedom <= 0:
+        return REFUSED
+    x = call.value(input)
+    centred = call.op("Sub", x, reduced(call, "ReduceMean", x, axes, keepdim=True))
+    squares = call.op("Mul", centred, centred)
+    if freedom == count:
+        result = reduced(call, "ReduceMean", squares, axes, keepdim=keepdim)
+    else:
+        summed = reduced(call, "ReduceSum", squares, axes, keepdim=keepdim)
+        result = call.op("Div", summed, call.number(freedom, input.dtype))
+    return call.op("Sqrt", result) if call.function.__name__ == "std" else result

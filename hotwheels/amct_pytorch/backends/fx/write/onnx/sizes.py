@@ -1,0 +1,154 @@
+"""SizeWriter: sizes that depend on the inputs of the graph, written from their expressions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+import sympy  # type: ignore[import-untyped]
+import torch
+from torch import Tensor
+from torch.utils._sympy import functions as torch_sympy
+
+from .graph_writer import GraphWriter
+
+
+class UnknownExpression(Exception):
+    """There is no rule for a size's expression."""
+
+
+class SizeWriter:
+    """Writes expressions in the symbols of the graph's inputs; an expression is written once.
+
+    A size is a vector of one int64 (or double, inside an expression of fractions): so sizes are put together by one
+    Concat. All arithmetic is that of Python: floor division and modulo go down, not to zero.
+    """
+
+    def __init__(self, writer: GraphWriter) -> None:
+        self._writer = writer
+        self._sources: dict[sympy.Symbol, tuple[ir.Value, int]] = {}
+        self._written: dict[sympy.Expr, ir.Value] = {}
+        self._shapes: dict[ir.Value, ir.Value] = {}
+        self._scalars: dict[sympy.Expr, ir.Value] = {}
+
+    def add_sources(self, tensor: Tensor, value: ir.Value) -> None:
+        """Says that the sizes of ``tensor`` which are symbols of their own are those of ``value``."""
+        for axis, size in enumerate(tensor.shape):
+            if isinstance(size, torch.SymInt) and isinstance(expression := size.node.expr, sympy.Symbol):
+                self._sources.setdefault(expression, (value, axis))
+
+    def scalar(self, size: torch.SymInt | torch.SymFloat) -> ir.Value:
+        """Returns ``size`` as a scalar: int64, or double where it is a fraction."""
+        expression = size.node.expr
+        if expression not in self._scalars:
+            value = self._of(expression)
+            with self._writer.in_scope(""):
+                self._scalars[expression] = self._writer.op("Squeeze", value, self._constant([0]))
+        return self._scalars[expression]
+
+    def vector(self, sizes: Sequence[int | torch.SymInt]) -> ir.Value:
+        """Returns ``sizes`` as a vector of int64."""
+        parts = [self._constant([one]) if isinstance(one, int) else self._of(one.node.expr) for one in sizes]
+        return parts[0] if len(parts) == 1 else self._writer.op("Concat", *parts, axis=0)
+
+    def _of(self, expression: sympy.Expr) -> ir.Value:
+        if expression not in self._written:
+            with self._writer.in_scope(""):
+                self._written[expression] = self._write(expression)
+        return self._written[expression]
+
+    def _write(self, expression: sympy.Expr) -> ir.Value:
+        if isinstance(expression, sympy.Integer):
+            return self._constant([int(expression)])
+        if isinstance(expression, (sympy.Float, sympy.Rational)):
+            return self._writer.constant(np.array([float(expression)], dtype=np.float64))
+        if isinstance(expression, sympy.Symbol):
+            return self._symbol(expression)
+        rule = _RULES.get(type(expression))
+        if rule is None:
+            raise UnknownExpression(str(expression))
+        operands = [self._operand(one, is_double=_is_double(expression)) for one in expression.args]
+        result = operands[0]
+        if len(operands) == 1:
+            return rule(self._writer, result)
+        for operand in operands[1:]:
+            result = rule(self._writer, result, operand)
+        return result
+
+    def _operand(self, expression: sympy.Expr, *, is_double: bool) -> ir.Value:
+        value = self._of(expression)
+        return _to_double(self._writer, value) if is_double and not _is_double(expression) else value
+
+    def _symbol(self, symbol: sympy.Symbol) -> ir.Value:
+        if symbol not in self._sources:
+            raise UnknownExpression(str(symbol))
+        value, axis = self._sources[symbol]
+        if value not in self._shapes:
+            self._shapes[value] = self._writer.op("Shape", value)
+        return self._writer.op("Gather", self._shapes[value], self._constant([axis]), axis=0)
+
+    def _constant(self, numbers: list[int]) -> ir.Value:
+        return self._writer.constant(np.array(numbers, dtype=np.int64))
+
+
+def _is_double(expression: sympy.Expr) -> bool:
+    """Whether the expression is a fraction, not an integer, in the file."""
+    if isinstance(expression, (sympy.Float, *_FRACTIONS)):
+        return True
+    if isinstance(expression, _ROUNDINGS):
+        return False
+    return any(_is_double(one) for one in expression.args)
+
+
+def _node(op_type: str) -> Callable[..., ir.Value]:
+    return lambda writer, *inputs: writer.op(op_type, *inputs)
+
+
+def _floor_div(writer: GraphWriter, a: ir.Value, b: ir.Value) -> ir.Value:
+    """ONNX's Div of integers goes to zero, its Mod goes down as Python's."""
+    return writer.op("Div", writer.op("Sub", a, writer.op("Mod", a, b)), b)
+
+
+def _ceil_div(writer: GraphWriter, a: ir.Value, b: ir.Value) -> ir.Value:
+    return writer.op("Neg", _floor_div(writer, writer.op("Neg", a), b))
+
+
+def _to_double(writer: GraphWriter, a: ir.Value) -> ir.Value:
+    return writer.op("Cast", a, to=int(ir.DataType.DOUBLE))
+
+
+def _to_int(op_type: str | None) -> Callable[..., ir.Value]:
+    def write(writer: GraphWriter, a: ir.Value) -> ir.Value:
+        rounded = a if op_type is None else writer.op(op_type, a)
+        return writer.op("Cast", rounded, to=int(ir.DataType.INT64))
+
+    return write
+
+
+def _true_div(writer: GraphWriter, a: ir.Value, b: ir.Value) -> ir.Value:
+    return writer.op("Div", a, b)  # the operands are doubles by now
+
+
+_FRACTIONS = (torch_sympy.ToFloat, torch_sympy.IntTrueDiv, torch_sympy.FloatTrueDiv)
+_ROUNDINGS = (torch_sympy.TruncToInt, torch_sympy.FloorToInt, torch_sympy.CeilToInt, torch_sympy.RoundToInt)
+_RULES: Mapping[type, Callable[..., ir.Value]] = {
+    sympy.Add: _node("Add"),
+    sympy.Mul: _node("Mul"),
+    sympy.Pow: _node("Pow"),
+    torch_sympy.PowByNatural: _node("Pow"),
+    torch_sympy.FloorDiv: _floor_div,
+    torch_sympy.CleanDiv: _floor_div,
+    torch_sympy.CeilDiv: _ceil_div,
+    torch_sympy.Mod: _node("Mod"),
+    torch_sympy.PythonMod: _node("Mod"),
+    torch_sympy.Max: _node("Max"),
+    torch_sympy.Min: _node("Min"),
+    torch_sympy.ToFloat: lambda _, a: a,  # cast as the operand of a fraction
+    torch_sympy.IntTrueDiv: _true_div,
+    torch_sympy.FloatTrueDiv: _true_div,
+    torch_sympy.TruncToInt: _to_int(None),  # a Cast to an integer cuts the fraction
+    torch_sympy.FloorToInt: _to_int("Floor"),
+    torch_sympy.CeilToInt: _to_int("Ceil"),
+    torch_sympy.RoundToInt: _to_int("Round"),
+}

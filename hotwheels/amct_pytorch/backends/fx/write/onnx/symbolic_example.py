@@ -1,0 +1,109 @@
+"""SymbolicExample: inputs without data, whose dynamic axes have symbols for sizes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import sympy  # type: ignore[import-untyped]
+import torch
+from torch import Tensor
+from torch._dispatch.python import enable_python_dispatcher
+from torch._dynamo.source import ConstantSource
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+
+from .example import DynamicAxis, Example, FixedAxis
+from .graph_writer import GraphWriter
+from .sizes import SizeWriter
+
+_SMALLEST = 2  # 0 and 1 mean something else to broadcasting; a size of 2 and more stands for all others
+
+
+class SymbolicExample(Example):
+    """Tensors without data; a size that was asked for, and decided something, is no longer free (`fixed`)."""
+
+    def __init__(self, given: Mapping[str, Tensor], axes: Sequence[DynamicAxis]) -> None:
+        """``given``: the tensors of the user by name of the input; ``axes``: those that are dynamic."""
+        sizes = _sizes(given, axes)
+        super().__init__({name: _resized(tensor, sizes[name]) for name, tensor in given.items()})
+        self._env = ShapeEnv(allow_scalar_outputs=False, allow_dynamic_output_shape_ops=False, duck_shape=False)
+        self._fakes = FakeTensorMode(shape_env=self._env, allow_non_fake_inputs=True)
+        self._axes: dict[sympy.Symbol, DynamicAxis] = {}
+        self._tensors = [self._input(name, tensor, axes) for name, tensor in self.real.items()]
+        self._unite_labels()
+
+    def tensors(self) -> list[Tensor]:
+        """Returns what stands for the inputs."""
+        return self._tensors
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Calls of torch inside the block compute shapes."""
+        # Without the dispatcher some kernels ask for the number behind a symbol.
+        with super().running(), self._fakes, enable_python_dispatcher():
+            yield
+
+    def fixed(self) -> list[FixedAxis]:
+        """Returns the dynamic axes of which the run so far is right with one size only."""
+        found = ((axis, self._env.replacements.get(symbol)) for symbol, axis in self._axes.items())
+        return [FixedAxis(axis, int(size)) for axis, size in found if isinstance(size, sympy.Integer)]
+
+    def label(self, size: Any) -> int | str | None:
+        """Returns a size as ONNX has it."""
+        expression = size if isinstance(size, int) else size.node.expr
+        if isinstance(expression, (int, sympy.Integer)):
+            return int(expression)
+        return self._axes[expression].label if expression in self._axes else None
+
+    def with_data(self, tensor: Tensor) -> Tensor:
+        """Returns zeros of the shape of ``tensor``."""
+        shape = [size if isinstance(size, int) else size.node.hint for size in tensor.shape]
+        return torch.zeros(shape, dtype=tensor.dtype)
+
+    def like(self, real: Tensor) -> Tensor:
+        """Returns a tensor without data; any of its sizes may depend on those of the inputs."""
+        return self._fake(f"result_{id(real)}", real, [size >= _SMALLEST for size in real.shape])
+
+    def sizes(self, writer: GraphWriter, inputs: Sequence[Any]) -> SizeWriter:
+        """Returns what writes the symbols of ``inputs``."""
+        sizes = SizeWriter(writer)
+        for tensor, value in zip(self._tensors, inputs, strict=True):
+            sizes.add_sources(tensor, value)
+        return sizes
+
+    def _input(self, name: str, tensor: Tensor, axes: Sequence[DynamicAxis]) -> Tensor:
+        own = {axis.axis: axis for axis in axes if axis.input == name}
+        fake = self._fake(name, tensor, [index in own for index in range(tensor.dim())])
+        self._axes |= {fake.shape[index].node.expr: axis for index, axis in own.items()}  # type: ignore[attr-defined]
+        return fake
+
+    def _fake(self, name: str, tensor: Tensor, is_dynamic: Sequence[bool]) -> Tensor:
+        kinds = [DimDynamic.DYNAMIC if one else DimDynamic.STATIC for one in is_dynamic]
+        context: StatelessSymbolicContext[Any, Any] = StatelessSymbolicContext(dynamic_sizes=kinds)
+        return self._fakes.from_tensor(tensor, source=ConstantSource(name), symbolic_context=context)
+
+    def _unite_labels(self) -> None:
+        first: dict[str, Any] = {}
+        sizes: list[Any] = [size for tensor in self._tensors for size in tensor.shape]
+        for size in (one for one in sizes if isinstance(one, torch.SymInt)):
+            axis = self._axes[size.node.expr]  # before the comparison: behind it equal sizes have one symbol
+            assert bool(first.setdefault(axis.label, size) == size), "axes of one label were given one size"
+
+
+def _sizes(given: Mapping[str, Tensor], axes: Sequence[DynamicAxis]) -> dict[str, list[int]]:
+    """Returns the sizes to run with by input: no 1 where they are dynamic, and one number for each label."""
+    sizes = {name: list(tensor.shape) for name, tensor in given.items()}
+    labels = {axis.label: max(_SMALLEST, sizes[axis.input][axis.axis]) for axis in axes}
+    for axis in axes:
+        sizes[axis.input][axis.axis] = labels[axis.label]
+    return sizes
+
+
+def _resized(tensor: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Returns ``tensor`` in ``sizes``, its content repeated."""
+    for axis, wanted in enumerate(sizes):
+        if tensor.shape[axis] != wanted and tensor.shape[axis]:
+            tensor = tensor.index_select(axis, torch.arange(wanted) % tensor.shape[axis])
+    return tensor if list(tensor.shape) == list(sizes) else tensor.new_zeros(*sizes)

@@ -1,0 +1,81 @@
+"""The table of handlers: which function writes the ONNX nodes of which call."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+import torch
+from torch.overrides import resolve_name
+
+if TYPE_CHECKING:
+    from .call import Call
+
+# What a handler returns: the value of the result, those of several tensors in the order of the result, or REFUSED where
+# it is not sure what the call computes.
+Written = ir.Value | Sequence[ir.Value] | None
+Handler = Callable[..., Written]
+REFUSED = None
+
+_HANDLERS: dict[str, tuple[Handler, inspect.Signature]] = {}
+
+
+def handles(*names: str) -> Callable[[Handler], Handler]:
+    """Makes the decorated function the handler of the functions of torch called ``names``.
+
+    ``add`` means ``torch.add``, ``Tensor.add`` and ``Tensor.add_``; ``F.relu`` a function of torch.nn.functional, also
+    ``F.relu_``; ``pico_ops.Gelu`` an operator of ``torch.ops``. The handler takes a `Call` and then what the function
+    takes, by the same names.
+    """
+
+    def decorate(handler: Handler) -> Handler:
+        for name in names:
+            assert name not in _HANDLERS, f"two handlers of {name}"
+            _HANDLERS[name] = (handler, inspect.signature(handler))
+        return handler
+
+    return decorate
+
+
+def write_by_table(call: Call) -> Written:
+    """Writes ``call`` by its handler; REFUSED where there is none, or it does not take the call."""
+    found = _HANDLERS.get(name_of(call.function))
+    if found is None:
+        return REFUSED
+    handler, signature = found
+    kwargs = {name: value for name, value in call.kwargs.items() if name != "out" or value is not None}
+    try:
+        signature.bind(call, *call.args, **kwargs)
+    except TypeError:  # an argument that the handler does not know, such as a tensor for the result
+        return REFUSED
+    return handler(call, *call.args, **kwargs)
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """Returns the name of ``function`` as the table has it; in-place forms have the name of the others."""
+    path = resolve_name(function) or _own_path(function)
+    home, _, name = path.rpartition(".")
+    if name == "__get__":
+        home, _, name = home.rpartition(".")
+    if name.endswith("_") and not name.endswith("__"):
+        name = name[:-1]
+    if home in ("torch.nn.functional", "torch._C._nn"):
+        return f"F.{name}"
+    if home in _PLAIN_HOMES:
+        return _IN_PLACE_OPERATORS.get(name, name)
+    return f"{home.removeprefix('torch.')}.{name}" if home else name
+
+
+def _own_path(function: Callable[..., Any]) -> str:
+    """Of what a user cannot override: the kernels behind torch.nn.functional, operators of ``torch.ops``."""
+    name = str(getattr(function, "__qualname__", function))
+    return f"torch._C._nn.{name}" if getattr(torch._C._nn, name, None) is function else name
+
+
+_PLAIN_HOMES = frozenset({"torch", "torch.Tensor", "torch.functional", "torch._C._VariableFunctions"})
+_IN_PLACE_OPERATORS = {
+    "__iadd__": "add", "__isub__": "sub", "__imul__": "mul", "__itruediv__": "true_divide", "__idiv__": "true_divide",
+    "__ifloordiv__": "__floordiv__", "__ipow__": "__pow__", "__imod__": "remainder",
+}  # fmt: skip

@@ -1,0 +1,159 @@
+"""Translator: sees every call of torch while a model runs, and writes the nodes of those which the inputs reach."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from .....errors import ExportError
+from .....onnx_io.opset import DEFAULT_OPSET
+from ....constant_calls import changes_in_place
+from ....leaves import leaves, map_leaves, tensors_in
+from . import handlers  # noqa: F401 - fills the table
+from .call import Call
+from .example import Example
+from .graph_writer import GraphWriter
+from .one_call import OneCallWriter
+from .table import REFUSED, Written, write_by_table
+from .tensor_values import TensorValues
+from .types import onnx_type
+
+# What turns a tensor of the run into numbers of Python, which the file then has as constants.
+_DATA_READS = frozenset(
+    {"item", "tolist", "numpy", "equal", "allclose", "is_nonzero", "__array__"}
+    | {f"__{name}__" for name in ("bool", "int", "float", "index", "complex", "contains")}
+)
+# What looks at the shape of a tensor only.
+_MAKES_BY_SHAPE = frozenset(
+    {f"{name}_like" for name in ("zeros", "ones", "full", "empty")}
+    | {f"new_{name}" for name in ("zeros", "ones", "full", "empty", "tensor")}
+)
+
+
+class Translator(TorchFunctionMode):
+    """While it is on, what torch computes from the inputs of the graph is written.
+
+    Attributes:
+      writer: Takes the nodes.
+      values: The ONNX values of the tensors.
+      inputs: The tensors that stand for the inputs of the graph.
+      layer: Name of the quantized layer that is being written; None between layers.
+    """
+
+    def __init__(
+        self,
+        writer: GraphWriter,
+        example: Example,
+        name_of_constant: Callable[[Tensor], str],
+        on_data_read: Callable[[str], None],
+    ) -> None:
+        """Adds the inputs of ``example``. ``on_data_read`` is told the name of a call which makes numbers of data."""
+        super().__init__()
+        self.writer = writer
+        self.values = TensorValues(example.label)
+        self.layer: str | None = None
+        self._example = example
+        self._name_of_constant = name_of_constant
+        self._on_data_read = on_data_read
+        self._one_calls = OneCallWriter(writer, example)
+        inputs = [self._input(name, x) for name, x in zip(example.real, example.tensors(), strict=True)]
+        self.inputs = [x for x, _ in inputs]
+        self._sizes = example.sizes(writer, [value for _, value in inputs])
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Runs ``func`` and writes what it does."""
+        kwargs = dict(kwargs or {})
+        if not self._depends_on_inputs((args, kwargs)):
+            return func(*args, **kwargs)
+        name = getattr(func, "__name__", "")
+        is_in_place = changes_in_place(func, kwargs)
+        if is_in_place:
+            self._bind_constant(args[0])
+        with self._example.running():
+            result = func(*args, **kwargs)
+        if name in _MAKES_BY_SHAPE and all(isinstance(size, int) for size in result.shape):
+            return self._constant(func, args, kwargs)
+        if name in _DATA_READS:
+            self._on_data_read(name)
+        changed = args[0] if is_in_place else None
+        if changed is None and not tensors_in(result):
+            return result
+        call = self._call(func, args, kwargs, changed if name == "__setitem__" else result)
+        self._bind(call, self._written(call), changed)
+        return result
+
+    def write_whole(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Calls ``function``, which is not looked into, and writes what it does; returns its result."""
+        with self._example.running():
+            result = function(*args, **kwargs)
+        call = self._call(function, args, kwargs, result)
+        self._bind(call, self._one_calls.write(call, is_known=False), None)
+        return result
+
+    def _input(self, name: str, tensor: Tensor) -> tuple[Tensor, ir.Value]:
+        shape = [self._example.label(size) for size in tensor.shape]
+        value = self.writer.add_input(name, onnx_type(tensor.dtype), shape)
+        self.values.bind(tensor, value)
+        return tensor, value
+
+    def _call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Call:
+        for tensor in tensors_in((args, kwargs)):
+            what = self.values.changed_by(tensor)
+            if what is not None:
+                msg = (
+                    f"'{self.writer.scope}' reads a tensor whose memory '{what}' has changed in place under another"
+                    " name, which an ONNX graph cannot express. Write that change out of place."
+                )
+                raise ExportError(msg)
+        return Call(
+            function=function,
+            args=args,
+            kwargs=kwargs,
+            result=result,
+            writer=self.writer,
+            values=self.values,
+            sizes=self._sizes,
+            layer=self.layer,
+            name_of_constant=self._name_of_constant,
+        )
+
+    def _written(self, call: Call) -> Sequence[ir.Value]:
+        written: Written = write_by_table(call) if self.writer.opset >= DEFAULT_OPSET else REFUSED
+        if written is REFUSED:
+            return self._one_calls.write(call, is_known=True)
+        return [written] if isinstance(written, ir.Value) else list(written)
+
+    def _bind(self, call: Call, written: Sequence[ir.Value], changed: Tensor | None) -> None:
+        results = tensors_in(call.result)
+        assert len(results) == len(written), f"{call.function}: {len(written)} values for {len(results)} tensors"
+        for tensor, value in zip(results, written, strict=True):
+            if tensor is changed:
+                self.values.change(tensor, value, self.writer.scope)
+            else:
+                self.values.bind(tensor, value)
+
+    def _bind_constant(self, tensor: Tensor) -> None:
+        """A constant that is about to be changed keeps its content in the file."""
+        if tensor not in self.values:
+            self.values.bind(tensor, self.writer.initializer(tensor.clone(), self._name_of_constant(tensor)))
+
+    def _constant(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Returns what ``func``, which reads no values, makes of the arguments as a tensor with data."""
+
+        def with_data(leaf: Any) -> Any:
+            return self._example.with_data(leaf) if isinstance(leaf, Tensor) and leaf in self.values else leaf
+
+        return func(*map_leaves(with_data, args), **map_leaves(with_data, kwargs))
+
+    def _depends_on_inputs(self, tree: Any) -> bool:
+        return any(
+            leaf in self.values if isinstance(leaf, Tensor) else isinstance(leaf, (torch.SymInt, torch.SymFloat))
+            for leaf in leaves(tree)
+        )

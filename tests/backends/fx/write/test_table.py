@@ -1,0 +1,31 @@
+"""The table of handlers: every call alone, over settings and opsets, against eager torch in a default session."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hotwheels.amct_pytorch.backends.fx.write.onnx import one_call
+from hotwheels.amct_pytorch.backends.leaves import tensors_in
+from tests.support.call_cases import CASES, CallCase
+from tests.support.written import assert_same, run_default, write
+
+OPSETS = (13, 17, 18, 21)
+
+
+@pytest.fixture
+def no_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(call: one_call.TemplateCall, opset: int) -> bytes:
+        raise AssertionError(f"torch's exporter was asked for {call.function}")
+
+    monkeypatch.setattr(one_call, "export_call", forbidden)
+
+
+@pytest.mark.usefixtures("no_fallback")
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_call_computes_what_eager_does(case: CallCase) -> None:
+    with torch.no_grad():
+        expected = tensors_in(case.call(*case.inputs))
+    for opset in (one for one in OPSETS if one >= case.opset):
+        model = write(case.call, case.inputs, opset)
+        assert_same(run_default(model, case.inputs), expected)
