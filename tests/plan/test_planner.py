@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from hotwheels.amct_pytorch.backends.fx.read.graph import build_graph
-from hotwheels.amct_pytorch.backends.fx.trace.tracer import trace
+from hotwheels.amct_pytorch.backends.fx.trace.capture import trace
 from hotwheels.amct_pytorch.config.fx.expand import expand
 from hotwheels.amct_pytorch.config.layers.quant_config import LayerConfig, QuantConfig, QuantizerConfig
 from hotwheels.amct_pytorch.graph import OpGraph

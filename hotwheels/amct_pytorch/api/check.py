@@ -13,14 +13,14 @@ from ..graph import OpGraph, Skip
 from ..ops.registry import Registry
 from ..plan.advice import Advice
 from ..workflows.advice import all_advice
-from ..workflows.arguments import as_inputs
+from ..workflows.arguments import as_example, as_inputs
 from ..workflows.arguments import check_model as check_argument
 from ..workflows.default_copy import default_quantized_copy
 from ..workflows.model_report import CheckedLayer, ModelProblem, ModelReport
 from ..workflows.quantized import quantized_inside, require_calibration, the_quantized_graph
 
 
-def check_model(model: nn.Module, inputs: Any = None) -> ModelReport:
+def check_model(model: nn.Module, inputs: Any = None, *, input_data: Any = None) -> ModelReport:
     """Returns what can be quantized in ``model``, what stays in float and why, what cannot be traced, and advice.
 
     ``model`` is not changed. Without ``inputs`` a float model is only looked at: nothing is quantized.
@@ -30,6 +30,7 @@ def check_model(model: nn.Module, inputs: Any = None) -> ModelReport:
       inputs: Input of the model, a tensor or the positional arguments of its forward; None if there is none. A float
         model that can be traced is copied, quantized with the default configuration and calibrated with it, so that
         there is advice on ranges too. What a swap of the inputs of a matmul gains is measured on it.
+      input_data: As in ``create_quant_config_fx``: an example which only the trace follows. ``inputs`` are one too.
 
     Raises:
       CalibrationError: The quantized model is not calibrated.
@@ -42,7 +43,7 @@ def check_model(model: nn.Module, inputs: Any = None) -> ModelReport:
     if any(isinstance(module, QuantGraphModule) for module in model.modules()):
         quantized_inside(function, model)  # refuses DataParallel
         return _report_of_quantized(the_quantized_graph(function, model), given)
-    found = diagnose(model, Registry())
+    found = diagnose(model, Registry(), as_example(input_data) or given)
     problems = tuple(
         ModelProblem(modules=paths, error=one.error, place=one.place, reason=one.reason, rewrite=one.rewrite)
         for one, paths in zip(found.problems, found.modules, strict=True)

@@ -28,7 +28,7 @@ from ..record import Record
 from ..report.dump import Dumper
 from ..report.picture import draw
 from ..workflows.advice import log_advice, log_calibrated_advice
-from ..workflows.arguments import as_inputs, check_aliases, check_existing, check_model, check_type
+from ..workflows.arguments import as_example, as_inputs, check_aliases, check_existing, check_model, check_type
 from ..workflows.checkpoint import load_checkpoint
 from ..workflows.onnx_setting import check_setting
 from ..workflows.quantized import quantized_inside, require_calibration, switchable_inside, the_quantized_graph
@@ -42,14 +42,17 @@ def create_quant_config_fx(
     config_definition: str | Path | None = None,
     *,
     config_defination: str | Path | None = None,
+    input_data: Any = None,
 ) -> None:
     """Writes ``config_file`` (JSON): one entry per quantizable layer of ``model`` (spec 8.4).
 
     Args:
       config_file: File to write; folders are made, an existing file is replaced with a warning.
-      model: Float model with its weights; it is not changed. No input data is needed.
+      model: Float model with its weights; it is not changed.
       config_definition: Simple configuration (``.yml``, ``.yaml``; spec 8.5), or None for the defaults.
       config_defination: The vendor's spelling of ``config_definition``.
+      input_data: Example input, a tensor or the positional arguments of the forward (a dict in the last place holds
+        keyword arguments), which the trace follows. None: a stock trace, which needs none.
 
     Raises:
       ConfigError: The simple configuration is wrong.
@@ -59,19 +62,20 @@ def create_quant_config_fx(
     path, model = check_path(function, "config_file", config_file), check_model(function, model)
     definition = check_aliases(function, "config_definition", config_definition, "config_defination", config_defination)
     simple = None if definition is None else read_simple_yaml(check_existing(function, "config_definition", definition))
-    graph = FxBackend(model, Registry(), copies_tensors=False).graph()
+    graph = FxBackend(model, Registry(), copies_tensors=False, inputs=as_example(input_data)).graph()
     if path.exists():
         _log.warning("The configuration '%s' exists and is replaced.", path)
     write_config(expand(graph, simple), path)
     _log.info("Wrote the configuration of %d layers to '%s'.", len(graph.quantizable), path)
 
 
-def create_quant_model_fx(config_file: str | Path, model: nn.Module) -> QuantGraphModule:
+def create_quant_model_fx(config_file: str | Path, model: nn.Module, *, input_data: Any = None) -> QuantGraphModule:
     """Returns ``model`` quantized as ``config_file`` says, in float state; draws float.svg and quant.svg beside it.
 
     Args:
       config_file: JSON made by ``create_quant_config_fx``.
       model: Float model; it is not changed.
+      input_data: As in ``create_quant_config_fx``; the float graph is compared with ``model`` on it.
 
     Raises:
       ConfigError: The configuration is wrong, does not fit the model or enables no layer.
@@ -79,11 +83,16 @@ def create_quant_model_fx(config_file: str | Path, model: nn.Module) -> QuantGra
     """
     function = "create_quant_model_fx"
     path, model = check_existing(function, "config_file", config_file), check_model(function, model)
-    return _quantize(path, model)
+    return _quantize(path, model, as_example(input_data))
 
 
 def restore_quant_model_fx(
-    config_file: str | Path, model: nn.Module, pth_file: str | Path, state_dict_name: str | None = None
+    config_file: str | Path,
+    model: nn.Module,
+    pth_file: str | Path,
+    state_dict_name: str | None = None,
+    *,
+    input_data: Any = None,
 ) -> QuantGraphModule:
     """Returns the quantized model whose state was saved in ``pth_file``, in float state (spec 2.3).
 
@@ -92,6 +101,7 @@ def restore_quant_model_fx(
       model: A fresh float model; it is not changed.
       pth_file: ``torch.save`` of the quantized model's ``state_dict()``, or of a dict that holds one.
       state_dict_name: Key of the state_dict in such a dict.
+      input_data: As in ``create_quant_config_fx``; given there, it is wanted here too.
 
     Raises:
       ConfigError: The key is missing, or the state does not fit the model and configuration.
@@ -100,7 +110,7 @@ def restore_quant_model_fx(
     path, model = check_existing(function, "config_file", config_file), check_model(function, model)
     checkpoint = check_existing(function, "pth_file", pth_file)
     check_type(function, "state_dict_name", state_dict_name, (str, type(None)), "a string or None")
-    quantized = _quantize(path, model)
+    quantized = _quantize(path, model, as_example(input_data))
     load_checkpoint(quantized, checkpoint, state_dict_name)
     return quantized
 
@@ -200,9 +210,9 @@ def save_quant_model_fx(
     _log.info("Wrote %s.", ", ".join(f"'{path}'" for path in written))
 
 
-def _quantize(config_file: Path, model: nn.Module) -> QuantGraphModule:
+def _quantize(config_file: Path, model: nn.Module, inputs: tuple[Any, ...] | None) -> QuantGraphModule:
     keep_freed_memory_for(model)
-    backend = FxBackend(model, Registry())
+    backend = FxBackend(model, Registry(), inputs=inputs)
     graph = backend.graph()
     config = read_config(config_file, graph)
     check_any_enabled(config)

@@ -46,6 +46,11 @@ def as_inputs(input_data: Any) -> tuple[Any, ...]:
     return tuple(input_data) if isinstance(input_data, (tuple, list)) else (input_data,)
 
 
+def as_example(input_data: Any) -> tuple[Any, ...] | None:
+    """Returns ``input_data`` as `as_inputs` does; None if there is none."""
+    return None if input_data is None else as_inputs(input_data)
+
+
 def check_names(function: str, argument: str, value: object) -> list[str] | None:
     """Returns ``value`` if it is None or a list of strings."""
     text = "a list of strings or None"

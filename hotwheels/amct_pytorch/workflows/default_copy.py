@@ -20,7 +20,7 @@ from .kept_state import copies_of
 @torch.no_grad()
 def default_quantized_copy(model: nn.Module, inputs: tuple[Any, ...]) -> QuantGraphModule:
     """Returns ``model`` with its default configuration, whose observers are content with one batch: ``inputs``."""
-    backend = FxBackend(model, Registry())
+    backend = FxBackend(model, Registry(), inputs=inputs)
     graph = backend.graph()
     config = expand(graph, None)
     check_any_enabled(config)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+from typing import Any
 
 from torch import fx, nn
 
@@ -16,6 +16,7 @@ from ...ops.registry import Registry
 from ...plan.configured_graph import ConfiguredGraph
 from ...plan.quant_plan import LayerPlan, QuantPlan
 from ...plan.sibling_advice import sibling_advice
+from ..float_model import copied, in_float32, needs_float32, unwrapped
 from ..layer_factory import LayerFactory
 from .quant_graph_module import LAYERS, Origin, QuantGraphModule, adopt_state
 from .read.called import callable_of
@@ -29,7 +30,7 @@ from .rewrite.functionalize import functionalize
 from .rewrite.norm_calls import place_norm_calls
 from .rewrite.products import spell_products
 from .rewrite.weighted_calls import place_weighted_calls
-from .trace.tracer import trace
+from .trace.capture import trace
 
 _log = get_logger(__name__)
 
@@ -43,17 +44,30 @@ class FxBackend:
         registry: Registry,
         opaque: frozenset[type] = frozenset(),
         copies_tensors: bool = True,
+        inputs: tuple[Any, ...] | None = None,
     ) -> None:
-        """Traces a copy of ``model``; UnsupportedModelError if it cannot be copied or traced, or is quantized.
+        """Traces a copy of ``model``.
 
-        ``opaque`` are further module classes that are not looked into. Without ``copies_tensors`` the copy shares its
-        parameters and buffers: enough to look at the graph.
+        Args:
+          model: The float model; it is not changed.
+          registry: The operations that are known.
+          opaque: Further module classes that are not looked into.
+          copies_tensors: Without it the copy shares its parameters: enough to look at the graph.
+          inputs: An example call of the model, which the trace follows; None if there is none.
+
+        Raises:
+          UnsupportedModelError: The model cannot be copied or traced, or is quantized.
         """
         if any(isinstance(module, QuantizedLayer) for module in model.modules()):
             raise UnsupportedModelError("The model is quantized already. Pass the float model.")
-        model = _copy(model, copies_tensors)
+        model = unwrapped(model)
+        self._takes_other_floats = needs_float32(model)
+        model = copied(model, copies_tensors)
         self._traced = trace_attention(model) or trace(
-            model, registry.leaf_packages, lambda cls: cls in opaque or registry.is_leaf_type(cls)
+            model,
+            registry.leaf_packages,
+            lambda cls: cls in opaque or registry.is_leaf_type(cls),
+            in_float32(inputs) if self._takes_other_floats else inputs,
         )
         decompose_attention(self._traced)
         self._in_place = functionalize(self._traced)
@@ -89,6 +103,7 @@ class FxBackend:
         quantized = QuantGraphModule(self._traced, self._traced.graph)
         adopt_state(quantized, self._traced)
         quantized.origin = origin
+        quantized.takes_other_floats = self._takes_other_floats
         return quantized
 
 
@@ -127,15 +142,3 @@ class _Placer:
             member = self._nodes[name]
             member.replace_all_uses_with(self._folds.data[member])
             self._traced.graph.erase_node(member)
-
-
-def _copy(model: nn.Module, copies_tensors: bool) -> nn.Module:
-    shared = () if copies_tensors else (*model.parameters(), *model.buffers())
-    try:
-        return copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
-    except Exception as error:
-        msg = (
-            f"The model {type(model).__name__} cannot be copied ({error}), and quantization works on a copy. Tensors"
-            " which are results of a computation and stored on the model are the usual reason: detach them."
-        )
-        raise UnsupportedModelError(msg) from error

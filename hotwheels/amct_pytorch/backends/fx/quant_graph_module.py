@@ -19,6 +19,7 @@ from ...nn.quantized_layer import QuantizedLayer
 from ...nn.weighted_call import WeightedCall
 from ...plan.advice import Advice
 from ...plan.configured_graph import ConfiguredGraph
+from ..float_model import in_float32
 from ..real_quant.real_gradient import with_gradient_of
 from .interpreters import RealQuantInterpreter, RecordingInterpreter, Watcher
 
@@ -69,6 +70,7 @@ class QuantGraphModule(fx.GraphModule):
         copied: Any = super().__deepcopy__(memo)
         adopt_state(copied, self, memo)
         copied.__dict__["_freezes_batch_norm"] = self.freezes_batch_norm
+        copied.__dict__["_takes_other_floats"] = self.takes_other_floats
         copied.__dict__["_origin"] = self.origin
         return cast("QuantGraphModule", copied)
 
@@ -95,6 +97,15 @@ class QuantGraphModule(fx.GraphModule):
     @origin.setter
     def origin(self, origin: Origin | None) -> None:
         self.__dict__["_origin"] = origin
+
+    @property
+    def takes_other_floats(self) -> bool:
+        """Whether inputs of other floating types are cast to float32, as the model was."""
+        return bool(self.__dict__.get("_takes_other_floats", False))
+
+    @takes_other_floats.setter
+    def takes_other_floats(self, takes: bool) -> None:
+        self.__dict__["_takes_other_floats"] = takes
 
     @property
     def freezes_batch_norm(self) -> bool:
@@ -124,6 +135,8 @@ class QuantGraphModule(fx.GraphModule):
 
     def _run(self, generated: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         watcher: Watcher | None = self.__dict__.pop("_watcher", None)
+        if self.takes_other_floats:
+            args, kwargs = in_float32(args), in_float32(kwargs)
         if self.mode is Mode.REAL_QUANT:
             return self._run_real_quant(generated, watcher, args, kwargs)
         if watcher is not None:

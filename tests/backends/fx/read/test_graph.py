@@ -17,7 +17,7 @@ from hotwheels.amct_pytorch.backends.fx.read.graph import build_graph
 from hotwheels.amct_pytorch.backends.fx.rewrite.functionalize import functionalize
 from hotwheels.amct_pytorch.backends.fx.rewrite.norm_calls import place_norm_calls
 from hotwheels.amct_pytorch.backends.fx.rewrite.weighted_calls import place_weighted_calls
-from hotwheels.amct_pytorch.backends.fx.trace.tracer import trace
+from hotwheels.amct_pytorch.backends.fx.trace.capture import trace
 from hotwheels.amct_pytorch.custom_op import Cat, EltwiseAdd
 from hotwheels.amct_pytorch.graph import Form, OpGraph, OpNode
 from hotwheels.amct_pytorch.ops.desc import OpDesc, Role

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hotwheels.amct_pytorch.backends.fx.rewrite.functionalize import functionalize
-from hotwheels.amct_pytorch.backends.fx.trace.tracer import trace
+from hotwheels.amct_pytorch.backends.fx.trace.capture import trace
 from hotwheels.amct_pytorch.graph import Skip
 from hotwheels.amct_pytorch.ops.registry import Registry
 

@@ -37,6 +37,11 @@ def spelling_of(node: Node) -> Spelling:
     return node.meta.get(_SPELLING) or Spelling(_FORMS[node.op], node.target)
 
 
+def spell(node: Node, spelling: Spelling) -> None:
+    """Says how the model spells ``node``, which calls something else."""
+    node.meta[_SPELLING] = spelling
+
+
 def remember_spelling(node: Node) -> None:
     """Keeps the present spelling of ``node`` through the changes that follow."""
     node.meta.setdefault(_SPELLING, spelling_of(node))

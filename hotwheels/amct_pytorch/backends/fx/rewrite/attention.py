@@ -24,6 +24,7 @@ from torch.fx import Graph, GraphModule, Node
 from ....nn.in_projection import InProjection
 from ...masked_softmax import masked_scores, masked_softmax
 from ..read.float_reason import mark_float
+from ..trace.dropout import owner_path
 from .assemble import assemble, copy_training
 from .inline import Inline, is_pick, nodes_behind, replace_node
 
@@ -47,7 +48,7 @@ def decompose_attention(graph_module: GraphModule) -> None:
             mark_float(node, reason)
             continue
         path = str(node.target) if node.op == "call_module" else ""
-        place = Inline(graph_module, graph_module.graph, path, node.name)
+        place = Inline(graph_module, graph_module.graph, path, node.name, owner_path(node))
         if formula is _multihead_attention:
             arguments["need_weights"] = arguments.get("need_weights", True) and _reads_weights(node)
         before = node.prev

@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -27,20 +26,7 @@ from torch.fx import GraphModule, Node
 from ....graph import Skip
 from ..read.memory import Memory
 from ..read.spelling import mark_in_place, remember_spelling
-
-_OPERATORS: dict[Any, Callable[..., Any]] = {
-    operator.iadd: operator.add,
-    operator.isub: operator.sub,
-    operator.imul: operator.mul,
-    operator.itruediv: operator.truediv,
-    operator.ifloordiv: operator.floordiv,
-    operator.imod: operator.mod,
-    operator.ipow: operator.pow,
-    operator.imatmul: operator.matmul,
-    operator.iand: operator.and_,
-    operator.ior: operator.or_,
-    operator.ixor: operator.xor,
-}
+from ..trace.proxies import IN_PLACE_OPERATORS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,8 +77,8 @@ def _match(node: Node, graph_module: GraphModule) -> _OutOfPlace | None:
         return None
     if node.kwargs.get("inplace") is True:
         return _OutOfPlace(node.target, {**node.kwargs, "inplace": False})
-    if node.target in _OPERATORS:
-        return _OutOfPlace(_OPERATORS[node.target], node.kwargs)
+    if node.target in IN_PLACE_OPERATORS:
+        return _OutOfPlace(IN_PLACE_OPERATORS[node.target], node.kwargs)
     return _OutOfPlace(_function(node.target), node.kwargs) if _is_in_place_function(node.target) else None
 
 

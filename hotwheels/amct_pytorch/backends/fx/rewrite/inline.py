@@ -9,7 +9,7 @@ from torch.fx import Graph, Node, Proxy
 from torch.fx.node import map_arg
 from torch.fx.proxy import GraphAppendingTracer
 
-from ..trace.dropout import FOLDER
+from ..trace.dropout import add_follower
 
 
 class Inline:
@@ -22,13 +22,22 @@ class Inline:
       module: The module written here; the root for a function.
     """
 
-    def __init__(self, root: nn.Module, graph: Graph, path: str, prefix: str) -> None:
-        """``graph`` of ``root``; ``path`` of the module in it; ``prefix`` of the names, empty for the model itself."""
+    def __init__(self, root: nn.Module, graph: Graph, path: str, prefix: str, caller: str = "") -> None:
+        """Makes the place.
+
+        Args:
+          root: The model.
+          graph: The graph of ``root``.
+          path: The module in it that is written here; empty for a function.
+          prefix: Of the names; empty for the model itself.
+          caller: The path of the module in whose forward the call stands.
+        """
         self.module: Any = root.get_submodule(path)
         self._root = root
         self._graph = graph
         self._path = path
         self._prefix = prefix
+        self._caller = caller
         self._tracer = _PrefixTracer(graph, prefix)
 
     def proxies(self, arguments: Any) -> Any:
@@ -41,7 +50,9 @@ class Inline:
 
     def child(self, name: str) -> Inline:
         """Returns the place for the forward of a sub-module, which is called ``name`` (dotted)."""
-        return Inline(self._root, self._graph, self._below(name), _joined(self._prefix, name.replace(".", "_")))
+        return Inline(
+            self._root, self._graph, self._below(name), _joined(self._prefix, name.replace(".", "_")), self._caller
+        )
 
     def call(self, name: str, *args: Proxy) -> Proxy:
         """Calls a sub-module as one node."""
@@ -53,15 +64,8 @@ class Inline:
             self.module.add_module(name, module.train(self.module.training))
 
     def attach_function(self, name: str, module: nn.Module) -> str:
-        """Makes ``module`` a sub-module of the root that stands for a function; returns the name to call it by."""
-        path = f"{FOLDER}.{self._prefix}.{name}"
-        if FOLDER not in self._root._modules:
-            self._root.add_module(FOLDER, nn.Module())
-        folder = self._root.get_submodule(FOLDER)
-        folder.add_module(self._prefix, nn.Module())
-        folder.get_submodule(self._prefix).add_module(name, module)
-        folder.train(self._root.training)
-        return path
+        """Makes ``module``, which stands for a function, one of the caller; returns the path to call it by."""
+        return add_follower(self._root, self._caller, f"{self._prefix}_{name}", module)
 
     def _below(self, name: str) -> str:
         return f"{self._path}.{name}" if self._path else name

@@ -7,8 +7,10 @@ from typing import Any
 from torch.fx import Proxy, Tracer
 from torch.fx.proxy import Attribute
 
+from .proxies import TracedProxy
 
-class DeviceProxy(Proxy):
+
+class DeviceProxy(TracedProxy):
     """Makes branches on ``x.is_cuda`` and ``x.device.type`` static, and ``torch.autocast(x.device.type)`` possible.
 
     ``x.device`` itself stays in the graph: what is made on the device of an input shall follow it.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from torch import nn
 
 from ....graph import OpGraph
 from ....ops.registry import Registry
+from ...float_model import unwrapped
 from ..backend import FxBackend
 from .trace_errors import TraceProblem, UntraceableError
 
@@ -29,18 +31,21 @@ class Diagnosis:
     graph: OpGraph | None
 
 
-def diagnose(model: nn.Module, registry: Registry) -> Diagnosis:
+def diagnose(model: nn.Module, registry: Registry, inputs: tuple[Any, ...] | None = None) -> Diagnosis:
     """Traces copies of ``model``, each without looking into the classes which stopped the ones before.
+
+    The traces follow the example call ``inputs`` if there is one.
 
     Raises:
       UnsupportedModelError: The model cannot be copied, or is quantized.
     """
+    model = unwrapped(model)
     problems: list[TraceProblem] = []
     opaque: dict[type, tuple[str, ...]] = {}
     backend = None
     while backend is None:
         try:
-            backend = FxBackend(model, registry, frozenset(opaque), copies_tensors=False)
+            backend = FxBackend(model, registry, frozenset(opaque), copies_tensors=False, inputs=inputs)
         except UntraceableError as error:
             path = error.problem.module_path
             cls = type(model.get_submodule(path))

@@ -1,9 +1,9 @@
 """Dropout functions become modules, so that they follow ``train()`` and ``eval()`` of the traced model.
 
 A trace bakes the value of ``self.training`` into the call. Three cases are told apart:
-1. ``F.dropout(x, p, self.training)`` follows the mode, whatever it was while tracing;
-2. ``F.dropout(x)`` or ``training=True`` drops in evaluation too. It follows the mode all the same, since a deployed
-   network must not drop (our choice);
+1. ``F.dropout(x, p, self.training)`` follows the mode of the module whose flag it is, whatever that was while tracing;
+2. ``F.dropout(x)`` or ``training=True`` drops in evaluation too. It follows the mode of the module it was called in all
+   the same, since a deployed network must not drop (our choice);
 3. ``training=False`` never drops and is left alone.
 """
 
@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.fx import GraphModule, Node
-from torch.fx.node import Argument, map_aggregate
+
+from .training import TrainingFlag, read_flags
 
 FOLLOWS_TRAINING = "amct_follows_training"  # marks calls that got the training flag of a module
 FOLDER = "amct_dropout"  # the sub-module which holds what dropout functions became
@@ -33,23 +34,17 @@ _MODULES: dict[Callable[..., Any], type[nn.Module]] = {
 }
 
 
-class TrainingFlag(int):
-    """The value of ``module.training`` while tracing: a bool to the model, recognisable in the graph."""
-
-    def __repr__(self) -> str:
-        """Reads as the bool it stands for, because generated code prints it."""
-        return repr(bool(self))
-
-
 def follow_training_mode(module: GraphModule) -> None:
-    """Replaces dropout functions of ``module`` by dropout modules, in place; node names stay."""
+    """Replaces dropout functions of ``module`` by dropout modules, in place; node names stay.
+
+    Other calls which take the flag of a module read it in every run.
+    """
     for node in module.graph.nodes:
         if node.op == "call_function" and node.target in _MODULES:
             _replace(module, node)
         if any(isinstance(value, TrainingFlag) for value in (*node.args, *node.kwargs.values())):
             node.meta[FOLLOWS_TRAINING] = True
-        node.args = _without_flags(node.args)
-        node.kwargs = _without_flags(node.kwargs)
+    read_flags(module)
     module.recompile()
 
 
@@ -60,10 +55,32 @@ def _replace(module: GraphModule, node: Node) -> None:
     if not isinstance(training, TrainingFlag) and not training:
         return
     dropout = _MODULES[function](float(arguments["p"]))
-    path = f"{FOLDER}.{node.name}"
-    module.add_submodule(path, dropout)
-    module.get_submodule(FOLDER).train(module.training)
+    if isinstance(training, TrainingFlag):
+        path = add_follower(module, training.path, node.name, dropout, int(training) != 0)
+    else:
+        path = add_follower(module, owner_path(node), node.name, dropout)
     node.op, node.target, node.args, node.kwargs = "call_module", path, (arguments["input"],), {}
+
+
+def add_follower(root: nn.Module, owner: str, name: str, follower: nn.Module, is_training: bool | None = None) -> str:
+    """Makes ``follower`` a module below ``owner``, in whose training mode it is from now on; returns its path.
+
+    Modules which are missing on the way, because the graph calls nothing in them, are made: in training mode if
+    ``is_training``, in that of the module around them if it is None.
+    """
+    home = root
+    for part in [*owner.split("."), FOLDER] if owner else [FOLDER]:
+        if part not in home._modules:
+            home.add_module(part, nn.Module().train(home.training if is_training is None else is_training))
+        home = home.get_submodule(part)
+    home.add_module(name, follower.train(home.training))
+    return f"{owner}.{FOLDER}.{name}" if owner else f"{FOLDER}.{name}"
+
+
+def owner_path(node: Node) -> str:
+    """Returns the path of the module in whose forward ``node`` was recorded; empty for the model itself."""
+    stack = node.meta.get("nn_module_stack")
+    return str(next(reversed(stack.values()))[0]) if stack else ""
 
 
 def _arguments(node: Node, function: Callable[..., Any]) -> dict[str, Any]:
@@ -75,10 +92,3 @@ def _arguments(node: Node, function: Callable[..., Any]) -> dict[str, Any]:
     bound = inspect.signature(function).bind(*node.args, **node.kwargs)
     bound.apply_defaults()
     return bound.arguments
-
-
-def _without_flags(arguments: Any) -> Any:
-    def plain(value: Argument) -> Argument:
-        return bool(value) if isinstance(value, TrainingFlag) else value
-
-    return map_aggregate(arguments, plain)

@@ -10,6 +10,7 @@ import re
 import traceback
 
 from ....errors import UnsupportedModelError
+from .guided.evaluation import VALUE_OF_DATA
 from .user_code import is_user_file
 
 CHAPTER = '"Failures of fx.symbolic_trace" [fx.symbolic_trace异常场景汇总]'
@@ -21,6 +22,9 @@ _DYNAMIC = (
 )
 
 
+WITH_EXAMPLE = "Pass input_data= to trace the model as it is called."
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cause:
     """One reason why a trace fails.
@@ -30,15 +34,23 @@ class Cause:
       message: Pattern of the exception's text.
       code: Pattern of the user's line of code; empty matches any.
       advice: How to rewrite the line.
+      needs_example: Whether a trace with an example knows what is missing, unless it is a value of the data.
     """
 
     name: str
     message: str
     code: str = ""
     advice: str
+    needs_example: bool = True
 
 
 _CAUSES = (
+    Cause(
+        name="control flow, a number or a size that depends on the values of the data",
+        message=VALUE_OF_DATA,
+        advice=f"Make it depend on the model's settings or on shapes only; {_WRAP}; {_DYNAMIC}.",
+        needs_example=False,
+    ),
     Cause(
         name="an assert on a traced value",
         message=r"cannot be used as inputs to control flow",
@@ -52,7 +64,7 @@ _CAUSES = (
     ),
     Cause(
         name="a loop or index that depends on the data or its shape",
-        message=r"cannot be interpreted as an integer|indices must be integers|unhashable type: 'Proxy'",
+        message=r"cannot be interpreted as an integer|indices must be integers|unhashable type: '\w*Proxy'",
         advice=f"Take the number from the model's settings; {_WRAP}; {_DYNAMIC}.",
     ),
     Cause(
@@ -63,7 +75,7 @@ _CAUSES = (
     ),
     Cause(
         name="assignment to an index or a slice",
-        message=r"'Proxy' object does not support item (assignment|deletion)",
+        message=r"'\w*Proxy' object does not support item (assignment|deletion)",
         advice=f"{_WRAP}; return the tensor.",
     ),
     Cause(
@@ -85,7 +97,8 @@ _CAUSES = (
     ),
     Cause(
         name="a traced value used as a Python number or text",
-        message=r"not 'Proxy'|, not Proxy|__\w+__ should return|must be real number|must be (int|Number|a number)",
+        message=r"not '\w*Proxy'|, not \w*Proxy|__\w+__ should return|must be real number"
+        r"|must be (int|Number|a number)",
         advice=f"Take the number from the model's settings. {_WRAP}; {_DYNAMIC}.",
     ),
     Cause(
@@ -97,6 +110,7 @@ _CAUSES = (
         name="a module or parameter that the model does not own",
         message=r"not installed as a submodule|parameter is not a member of this module",
         advice="Assign it to an attribute in __init__; keep several in nn.ModuleList or nn.ParameterList.",
+        needs_example=False,
     ),
 )
 
@@ -141,8 +155,11 @@ class UntraceableError(UnsupportedModelError):
         self.problem = problem
 
 
-def explain(error: Exception, module_path: str = "") -> UntraceableError:
-    """Returns the error to raise from ``error``, which came out of a trace of the forward of ``module_path``."""
+def explain(error: Exception, module_path: str = "", has_example: bool = False) -> UntraceableError:
+    """Returns the error to raise from ``error``, which came out of a trace of the forward of ``module_path``.
+
+    Without an example the first remedy is one, where it may help.
+    """
     place = _user_line(error)
     cause = _find_cause(str(error), place.line or "" if place else "")
     where = f'  File "{place.filename}", line {place.lineno}, in {place.name}\n    {place.line}' if place else ""
@@ -151,7 +168,7 @@ def explain(error: Exception, module_path: str = "") -> UntraceableError:
             error=f"{type(error).__name__}: {error}",
             place=where,
             reason=cause.name,
-            rewrite=cause.advice,
+            rewrite=cause.advice if has_example or not cause.needs_example else f"{WITH_EXAMPLE} Or: {cause.advice}",
             module_path=module_path,
         )
     )

@@ -2,54 +2,48 @@
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import inspect
 import math
 import sys
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node, Proxy
-from torch.fx.proxy import TraceError
-from torch.jit._trace import TracerWarning
+from torch.fx._symbolic_trace import _orig_module_call
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.overrides import TorchFunctionMode, is_tensor_method_or_property
 
-from ..rewrite.assemble import assemble, copy_training
 from ..rewrite.attention import is_attention
 from .device_proxy import DeviceProxy
-from .dropout import TrainingFlag, follow_training_mode
-from .trace_errors import explain
+from .guided.guards import GuardList
+from .proxies import TracedProxy
+from .random_calls import is_random
+from .state import record_new_values
 from .user_code import line_being_traced
 
 LeafRule = Callable[[type], bool]
 
-_REGISTRIES = ("_parameters", "_buffers", "_modules")
+_FIXED = (type(None), bool, str)  # types of defaults on which a forward branches
+_WRAPPERS = (DataParallel, DistributedDataParallel)  # they call what is inside them
 
 
-def trace(model: nn.Module, leaf_packages: Sequence[str], is_leaf_type: LeafRule = lambda _cls: False) -> GraphModule:
-    """Returns the static graph of ``model``; it shares modules, parameters and buffers with ``model``.
+@dataclasses.dataclass(frozen=True)
+class LeafRules:
+    """Which modules are not looked into.
 
-    Node names are those of a stock trace with the same leaf rule (spec 8.2). Dropout functions become modules which
-    follow ``train()``/``eval()``. ``model`` itself is left as it was.
-
-    Args:
-      model: Any module; ``forward`` methods set on instances are honoured, of the root too.
-      leaf_packages: Packages whose modules are not looked into (capacity row ``LEAF_MODULE_PACKAGES``).
-      is_leaf_type: Further module classes that are not looked into; usually ``Registry.is_leaf_type``.
-
-    Raises:
-      UnsupportedModelError: The model cannot be traced; the message shows the line and a way to rewrite it.
+    Attributes:
+      packages: Packages of such classes.
+      is_leaf_type: Further classes.
+      modules: Single modules, by path.
     """
-    tracer = AmctTracer(leaf_packages, is_leaf_type, are_buffers_proxies=False, is_device_known=False)
-    try:
-        return _trace(model, tracer)
-    except Exception as error:  # whatever the user's forward raises when it meets a Proxy
-        for are_buffers_proxies in (False, True):
-            with contextlib.suppress(Exception):
-                return _trace(model, AmctTracer(leaf_packages, is_leaf_type, are_buffers_proxies))
-        raise explain(error, tracer.path_of_failure(error)) from error
+
+    packages: tuple[str, ...] = ()
+    is_leaf_type: LeafRule = lambda _cls: False
+    modules: frozenset[str] = frozenset()
 
 
 class AmctTracer(torch.fx.Tracer):
@@ -58,33 +52,72 @@ class AmctTracer(torch.fx.Tracer):
     The arguments have defaults because ``torch.fx`` makes tracers of its own when it unpickles a GraphModule.
 
     Args:
-      leaf_packages: See ``trace``.
-      is_leaf_type: See ``trace``.
+      rules: Which modules are not looked into.
       are_buffers_proxies: Records reading a buffer instead of using its value. A stock trace cannot do
         ``self.table[:, :x.size(1)]`` or ``self.query.expand(x.size(0), -1)``; this can, but operations on buffers
         alone become nodes and shift the numbers in names. So it is the last attempt only, when no stock name exists.
       is_device_known: Takes the model's device for that of traced values, see `DeviceProxy`; also when a stock trace
         fails only.
+      takes_defaults: Gives the forward the defaults of arguments whose default is None, a bool or a text, and nothing
+        for ``*args`` and ``**kwargs``, as a caller does who leaves them out.
+      written_buffers: Names of buffers which the forward changes: reading them is recorded, so that the change is.
+
+    Attributes:
+      guards: What the user's code has read from values; nothing without an example.
     """
 
     def __init__(
         self,
-        leaf_packages: Sequence[str] = (),
-        is_leaf_type: LeafRule = lambda _cls: False,
+        rules: LeafRules = LeafRules(),
         are_buffers_proxies: bool = True,
         is_device_known: bool = True,
+        takes_defaults: bool = False,
+        written_buffers: frozenset[str] = frozenset(),
     ) -> None:
-        """Takes the leaf rule."""
+        """Takes the settings."""
         super().__init__(autowrap_modules=(math,))
-        self.leaf_packages = tuple(leaf_packages)
-        self.is_leaf_type = is_leaf_type
+        self.rules = rules
+        self.takes_defaults = takes_defaults
+        self.defaults: list[Node] = []  # the placeholders whose default was taken
         self.proxy_buffer_attributes = are_buffers_proxies
+        self.written_buffers = written_buffers
         self._is_device_known = is_device_known
         self._failure: tuple[Exception, str] | None = None
+        self._thread = threading.get_ident()
+        self.guards = GuardList()
+        self._names: dict[int, str] = {}  # of the tensors that belong to the model, by identity
+        self._constants: dict[tuple[int, int], tuple[Tensor, str]] = {}  # of the others, by identity and version
+
+    def trace(self, root: nn.Module | Callable[..., Any], concrete_args: Any = None) -> Graph:
+        """Returns the graph of ``root``."""
+        assert isinstance(root, nn.Module)
+        named = (*root.named_buffers(remove_duplicate=False), *_tensor_attributes(root))
+        for name, tensor in named:
+            self._names.setdefault(id(tensor), name)
+        with _CallMode(self):
+            return super().trace(root, concrete_args)
+
+    def record(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Records a call of torch in the form that stock gives it."""
+        name = getattr(function, "__name__", type(function).__name__)
+        if name == "__get__":  # a property
+            return self.create_proxy("call_function", getattr, (args[0], _property_name(function)), {})
+        if is_tensor_method_or_property(function):
+            return self.create_proxy("call_method", name, args, kwargs)
+        return self.create_proxy("call_function", function, args, kwargs, name=self.graph._target_to_str(name))
+
+    def on_torch_call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Runs a call of torch by the user's code, or records it if it draws random numbers."""
+        return self.record(function, args, kwargs) if is_random(function) else function(*args, **kwargs)
 
     def path_of_failure(self, error: Exception) -> str:
         """Returns the path of the innermost module whose forward raised ``error``; empty for the model itself."""
         return self._failure[1] if self._failure is not None and self._failure[0] is error else ""
+
+    def constant_name(self, tensor: Tensor) -> str | None:
+        """Returns the name under which the graph reads ``tensor``; None if it does not yet."""
+        found = self._constants.get((id(tensor), _version(tensor)))
+        return self._names.get(id(tensor)) if found is None else found[1]
 
     def create_node(self, kind: str, *args: Any, **kwargs: Any) -> torch.fx.Node:
         """Records a node, and the user's line it comes from: torch shows it where running the node fails."""
@@ -94,147 +127,173 @@ class AmctTracer(torch.fx.Tracer):
             node.stack_trace = line
         return node
 
+    def create_arg(self, a: Any) -> Any:
+        """Returns the argument of a node for ``a``.
+
+        A tensor that belongs to nobody is a constant of the graph: a copy of what it holds now, since the forward may
+        change it later.
+        """
+        if isinstance(a, Tensor) and not isinstance(a, (nn.Parameter, Proxy)):
+            return self.create_node("get_attr", self.constant_name(a) or self._add_constant(a), (), {})
+        return super().create_arg(a)
+
+    def _add_constant(self, tensor: Tensor) -> str:
+        name = self.get_fresh_qualname("_tensor_constant")
+        setattr(self.root, name, tensor.detach().clone())
+        self._constants[id(tensor), _version(tensor)] = (tensor, name)
+        return name
+
     def proxy(self, node: Node) -> Proxy:
         """Returns the Proxy for a new node."""
-        return DeviceProxy(node, self) if self._is_device_known else super().proxy(node)
+        return DeviceProxy(node, self) if self._is_device_known else TracedProxy(node, self)
+
+    def iter(self, obj: Any) -> Iterator[Any]:
+        """Returns the elements of what is iterated, where the call says how many there are."""
+        count = _count_of_parts(obj.node)
+        return super().iter(obj) if count is None else iter([obj[index] for index in range(count)])
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         """Calls or records a module, and remembers the one in which an error arises."""
+        if threading.get_ident() != self._thread:  # another model at work: torch.fx patches the class of all modules
+            return forward(*args, **kwargs)
         try:
+            if isinstance(m, _WRAPPERS):
+                return m.module(*args, **kwargs)
             return super().call_module(m, forward, args, kwargs)
         except Exception as error:
             if not self.path_of_failure(error):
                 self._failure = (error, self.path_of_module(m))
             raise
 
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Proxy]) -> Any:
+        """Returns what reading an attribute of a module gives: a Proxy of a parameter, else the attribute."""
+        if threading.get_ident() != self._thread:
+            return attr_val
+        name = self._names.get(id(attr_val)) if isinstance(attr_val, Tensor) else None
+        if name is None or name not in self.written_buffers:
+            return super().getattr(attr, attr_val, parameter_proxy_cache)
+        if name not in parameter_proxy_cache:
+            parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
+        return parameter_proxy_cache[name]
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether ``m`` is one node; a class attribute ``amct_leaf`` decides before the package does."""
-        if "forward" in vars(m):
+        if module_qualified_name in self.rules.modules:
+            return True
+        if "forward" in vars(m) or isinstance(m, _WRAPPERS):
             return False
         explicit = getattr(type(m), "amct_leaf", None)
         if explicit is not None:
             return bool(explicit)
         if is_attention(m):  # of a subclass too: torch.fx cannot follow its forward
             return True
-        return self.is_leaf_type(type(m)) or (self._is_in_leaf_package(m) and not isinstance(m, nn.Sequential))
+        return self.rules.is_leaf_type(type(m)) or (self._is_in_leaf_package(m) and not isinstance(m, nn.Sequential))
 
     def _is_in_leaf_package(self, module: nn.Module) -> bool:
         home = f"{type(module).__module__}."
-        return any(home.startswith(f"{package}.") for package in self.leaf_packages)
+        return any(home.startswith(f"{package}.") for package in self.rules.packages)
+
+    def leaves_of(self, root: nn.Module) -> set[nn.Module]:
+        """Returns the modules of ``root`` that are not looked into, those inside them included."""
+        found: set[nn.Module] = set()
+        for path, module in root.named_modules():
+            if path and module not in found and self.is_leaf_module(module, path):
+                found |= set(module.modules())
+        return found
+
+    def record_new_values(self) -> list[Node]:
+        """Records what the forward has assigned to buffers it changes; returns the nodes. After the trace."""
+        return record_new_values(self.root, self.graph, self.written_buffers)
 
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
     ) -> tuple[Callable[..., Any], list[Any]]:
         """Makes the placeholders; they are the arguments of the forward in force, not of the class's."""
-        callee = _callee_in_force(self.root)
+        callee = callee_in_force(self.root)
         if callee is None or not is_module:
-            return super().create_args_for_root(root_fn, is_module, concrete_args)
+            function, values = super().create_args_for_root(root_fn, is_module, concrete_args)
+            return function, [self.given(value) for value in values]
         home = sys.modules.get(getattr(callee, "__module__", None) or "")
         if home is not None:
             self._autowrap_search.append(home)  # as stock does with the globals of the class's forward
         return self._placeholders_of(callee)
 
+    def has_default(self, placeholder: Node) -> bool:
+        """Whether the argument has a default on which a forward branches."""
+        return bool(placeholder.args) and isinstance(placeholder.args[0], _FIXED)
+
+    def given(self, value: Any) -> Any:
+        """Returns what the forward gets for the Proxy of an argument."""
+        if not self.takes_defaults or not isinstance(value, Proxy):
+            return value
+        node = value.node
+        if str(node.target).startswith("*"):
+            self.graph.erase_node(node)
+            return {} if str(node.target).startswith("**") else ()
+        if not self.has_default(node):
+            return value
+        self.defaults.append(node)
+        return node.args[0]
+
     def _placeholders_of(self, callee: Callable[..., Any]) -> tuple[Callable[..., Any], list[Proxy]]:
         parameters = list(inspect.signature(callee).parameters.values())
         proxies = [self._placeholder(parameter) for parameter in parameters]
-        keywords = [one.name for one in parameters if one.kind is one.KEYWORD_ONLY]
-        split = len(parameters) - len(keywords)
 
         def call(*values: Any) -> Any:
-            return callee(*values[:split], **dict(zip(keywords, values[split:], strict=True)))
+            args, kwargs = [], {}
+            for parameter, value in zip(parameters, values, strict=True):
+                if parameter.kind is parameter.VAR_POSITIONAL:
+                    args += value
+                elif parameter.kind is parameter.VAR_KEYWORD:
+                    kwargs.update(value)
+                elif parameter.kind is parameter.KEYWORD_ONLY:
+                    kwargs[parameter.name] = value
+                else:
+                    args.append(value)
+            return callee(*args, **kwargs)
 
         call.__annotations__.clear()  # torch.fx would write ours into the signature of the generated forward
 
-        return call, proxies
+        return call, [self.given(value) for value in proxies]
 
     def _placeholder(self, parameter: inspect.Parameter) -> Proxy:
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            raise TraceError(f"Proxy object cannot be iterated: '{parameter}' of the forward set on the model.")
         default = () if parameter.default is parameter.empty else (parameter.default,)
-        return self.create_proxy("placeholder", parameter.name, default, {})
+        return self.create_proxy("placeholder", starred(parameter), default, {})
 
 
-def _trace(model: nn.Module, tracer: AmctTracer) -> GraphModule:
-    try:
-        return _trace_once(model, tracer, is_training_marked=True)
-    except TypeError as error:
-        # C functions (torch.dropout) take a bool and nothing that behaves like one.
-        if TrainingFlag.__name__ not in str(error):
-            raise
-        return _trace_once(model, tracer, is_training_marked=False)
+class _CallMode(TorchFunctionMode):
+    """Shows every call of torch by the user's code to the tracer, those without Proxies included."""
+
+    def __init__(self, tracer: AmctTracer) -> None:
+        super().__init__()
+        self._tracer = tracer
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return self._tracer.on_torch_call(func, args, kwargs or {})
 
 
-def _trace_once(model: nn.Module, tracer: AmctTracer, is_training_marked: bool) -> GraphModule:
-    with _unchanged(model), _tracing_state():
-        if is_training_marked:
-            _mark_training(model)
-        graph = _without_text_types(tracer.trace(model))
-        module = assemble(model, graph, type(model).__name__)
-    copy_training(model, module)
-    follow_training_mode(module)
-    return module
+def starred(parameter: inspect.Parameter) -> str:
+    """Returns the name which a graph has for ``parameter``: with the stars of ``*args`` and ``**kwargs``."""
+    if parameter.kind is parameter.VAR_POSITIONAL:
+        return f"*{parameter.name}"
+    return f"**{parameter.name}" if parameter.kind is parameter.VAR_KEYWORD else parameter.name
 
 
-def _without_text_types(graph: Graph) -> Graph:
-    """Removes annotations that are texts (``from __future__ import annotations``): torch.fx could not pickle them."""
-    for node in graph.nodes:
-        node.type = None if isinstance(node.type, str) else node.type
-    return graph
-
-
-@contextlib.contextmanager
-def _unchanged(model: nn.Module) -> Iterator[None]:
-    """Takes back all that a trace leaves on the model: tensor constants, Proxies stored in attributes, marks."""
-    saved = [(module, dict(vars(module)), _registries(module)) for module in model.modules()]
-    try:
-        yield
-    finally:
-        for module, attributes, registries in saved:
-            _restore(module, attributes, registries)
-
-
-def _mark_training(model: nn.Module) -> None:
-    """Marks ``training`` of all modules, so that the graph shows where its value went."""
-    for module in model.modules():
-        if "training" in vars(module):
-            vars(module)["training"] = TrainingFlag(module.training)
-
-
-def _registries(module: nn.Module) -> dict[str, dict[str, Any]]:
-    return {name: dict(vars(module)[name]) for name in _REGISTRIES}
-
-
-def _restore(module: nn.Module, attributes: dict[str, Any], registries: dict[str, dict[str, Any]]) -> None:
-    vars(module).clear()
-    vars(module).update(attributes)
-    for name, content in registries.items():
-        vars(module)[name].clear()
-        vars(module)[name].update(content)
-
-
-@contextlib.contextmanager
-def _tracing_state() -> Iterator[None]:
-    """Lets ``torch._C._get_tracing_state()`` be true, as models expect it which ask whether they are traced."""
-    bindings: Any = torch._C
-    original = bindings._get_tracing_state
-    bindings._get_tracing_state = lambda: True
-    try:
-        with warnings.catch_warnings():
-            # Constants are allowed to be constants here; torch would warn about each len() and iteration.
-            warnings.simplefilter("ignore", TracerWarning)
-            yield
-    finally:
-        bindings._get_tracing_state = original
-
-
-def _callee_in_force(root: nn.Module) -> Callable[..., Any] | None:
+def callee_in_force(root: nn.Module) -> Callable[..., Any] | None:
     """Returns what calling ``root`` runs where that is not the forward of its class, else None."""
+    if has_forward_hooks(root):
+        return _with_signature(lambda *args, **kwargs: _orig_module_call(root, *args, **kwargs), root.forward)
     if type(root).__call__ is nn.Module.__call__ or isinstance(root, GraphModule):
         return vars(root).get("forward")
     call = type(root).__call__.__get__(root)
     return _with_signature(call, root.forward) if _takes_anything(call) else call
+
+
+def has_forward_hooks(module: nn.Module) -> bool:
+    """Whether hooks run before or after the forward of ``module``."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _with_signature(call: Callable[..., Any], forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -250,3 +309,33 @@ def _with_signature(call: Callable[..., Any], forward: Callable[..., Any]) -> Ca
 def _takes_anything(function: Callable[..., Any]) -> bool:
     kinds = {parameter.kind for parameter in inspect.signature(function).parameters.values()}
     return bool(kinds & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD})
+
+
+def _tensor_attributes(root: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yields the tensors that are plain attributes of modules."""
+    for path, module in root.named_modules(remove_duplicate=False):
+        for name, value in vars(module).items():
+            if isinstance(value, Tensor):
+                yield f"{path}.{name}" if path else name, value
+
+
+def _property_name(function: Any) -> str:
+    return str(function.__self__.__name__)
+
+
+def _version(tensor: Tensor) -> int:
+    return -1 if tensor.is_inference() else tensor._version
+
+
+def _count_of_parts(node: Node) -> int | None:
+    """Returns how many tensors ``chunk``, ``split`` or ``unbind`` return, as far as the call says it."""
+    name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
+    if name not in ("chunk", "split", "tensor_split"):
+        return None
+    given = node.args[1] if len(node.args) > 1 else node.kwargs.get(_PARTS[str(name)])
+    if isinstance(given, (list, tuple)):
+        return len(given) + (name == "tensor_split")
+    return given if isinstance(given, int) and name != "split" else None
+
+
+_PARTS = {"chunk": "chunks", "split": "split_size", "tensor_split": "indices_or_sections"}

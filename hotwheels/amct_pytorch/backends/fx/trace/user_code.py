@@ -7,10 +7,23 @@ import linecache
 import sys
 import types
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 _OWN_FOLDERS = (Path(torch.__file__).parent, Path(__file__).parent)
+
+
+class UserFrame(NamedTuple):
+    """Where in the user's code a trace is.
+
+    Attributes:
+      place: Identity of the running frame, and of the instruction in it.
+      line: File, line and code, as in a traceback; empty if no user's code is running.
+    """
+
+    place: tuple[int, int]
+    line: str
 
 
 @functools.cache
@@ -21,11 +34,17 @@ def is_user_file(filename: str) -> bool:
 
 def line_being_traced() -> str:
     """Returns the user's line which is running inside the trace in progress, as in a traceback; else an empty text."""
+    return user_frame().line
+
+
+def user_frame() -> UserFrame:
+    """Returns the innermost frame of the user's code which is running inside the trace in progress."""
     frame: types.FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code is not torch.fx.Tracer.trace.__code__:
         code = frame.f_code
         if is_user_file(code.co_filename):
             line = linecache.getline(code.co_filename, frame.f_lineno).strip()
-            return f'File "{code.co_filename}", line {frame.f_lineno}, in {code.co_name}\n    {line}'
+            text = f'File "{code.co_filename}", line {frame.f_lineno}, in {code.co_name}\n    {line}'
+            return UserFrame((id(frame), frame.f_lasti), text)
         frame = frame.f_back
-    return ""
+    return UserFrame((0, 0), "")

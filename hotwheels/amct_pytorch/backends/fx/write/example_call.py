@@ -10,6 +10,8 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from ....errors import ExportError
+from ...float_model import in_float32
+from ..quant_graph_module import QuantGraphModule
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,8 @@ def make_example_call(model: fx.GraphModule, given: tuple[Any, ...]) -> ExampleC
     Raises:
       ExportError: ``forward`` takes another number of arguments, or there is no tensor among them.
     """
+    if isinstance(model, QuantGraphModule) and model.takes_other_floats:
+        given = in_float32(given)
     values = _bind([node for node in model.graph.nodes if node.op == "placeholder"], given)
     inputs = {name: _on_cpu(value) for name, value in values.items() if _tensors(value)}
     if not inputs:

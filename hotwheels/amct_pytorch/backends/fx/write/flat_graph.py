@@ -18,6 +18,7 @@ from ....ops.registry import Registry
 from ...folded_op import FoldedOp, cpu_copy
 from ..quant_graph_module import QuantGraphModule
 from ..read.folding import find_folds, weighted_op
+from ..read.liveness import live_nodes
 
 
 class FlatLayer(nn.Module):
@@ -73,7 +74,10 @@ class _FlatGraph:
         self._copies: dict[fx.Node, Any] = {}  # nodes, but values for the constants
 
     def build(self) -> fx.GraphModule:
+        live = live_nodes(self._model)
         for node in self._model.graph.nodes:
+            if node not in live and node.op != "placeholder":
+                continue  # checks of what is frozen, and what only they read
             if node in self._folded:
                 self._copies[node] = self._copies[self._folds.data[node]]
             elif node.op == "placeholder" and node.target in self._constants:

@@ -22,7 +22,7 @@ from ..quant_graph_module import QuantGraphModule
 
 _REGISTRIES = ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set")
 # The specs say how torch.fx takes nested arguments apart, where a graph has such.
-_ATTRIBUTES = ("training", "_in_spec", "_out_spec", "_freezes_batch_norm")
+_ATTRIBUTES = ("training", "_in_spec", "_out_spec", "_freezes_batch_norm", "_takes_other_floats")
 
 
 def dump_state(graph_module: fx.GraphModule) -> bytes:
@@ -70,10 +70,11 @@ def look_up(home: str, name: str) -> Any:
 
 
 def _portable(graph: fx.Graph) -> fx.Graph:
-    """A copy without the module it belongs to, and without the classes that calls came from: they may be local ones."""
+    """A copy without the module it belongs to, the classes that calls came from (they may be local ones) and fakes."""
     copied = copy.deepcopy(graph)
     for node in copied.nodes:
-        node.meta.pop("nn_module_stack", None)
+        for name in ("nn_module_stack", "val", "amct_writes"):
+            node.meta.pop(name, None)
     return copied
 
 

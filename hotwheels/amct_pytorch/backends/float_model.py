@@ -1,0 +1,129 @@
+"""Which model is meant by what a user passes: what is inside a wrapper, in float32, or none."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.nn.parameter import is_lazy
+from torch.utils import _pytree as pytree
+
+from ..errors import UnsupportedModelError
+from ..log import get_logger
+
+_log = get_logger(__name__)
+
+# Classes by name and package, since importing them costs seconds or is not possible.
+_COMPILED = ("OptimizedModule", "torch._dynamo")
+_SHARDED = ("FullyShardedDataParallel", "torch.distributed")
+_ADAPTED = ("PeftModel", "peft")
+_SHARDED_TENSOR = ("DTensor", "torch.distributed")
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Returns the model inside DataParallel, DistributedDataParallel or ``torch.compile``; ``model`` if it is none.
+
+    Raises:
+      UnsupportedModelError: It is of a kind whose parameters or whose code cannot be taken; the text says what to pass.
+    """
+    while True:
+        inner = inside_wrapper(model)
+        if inner is None:
+            break
+        _log.info("The model inside %s is taken.", type(model).__name__)
+        model = inner
+    _refuse_class(model)
+    _refuse_parameters(model)
+    return model
+
+
+def inside_wrapper(module: nn.Module) -> nn.Module | None:
+    """Returns the module which ``module`` only calls; None if it does something itself."""
+    inside: nn.Module | None = None
+    if isinstance(module, (DataParallel, DistributedDataParallel)):
+        inside = module.module
+    elif _is_of(type(module), _COMPILED):
+        inside = module.get_submodule("_orig_mod")
+    return inside
+
+
+def needs_float32(model: nn.Module) -> bool:
+    """Whether parameters or buffers of ``model`` are floats of another type than float32."""
+    return any(one.is_floating_point() and one.dtype != torch.float32 for one in _tensors(model))
+
+
+def cast_to_float32(model: nn.Module) -> None:
+    """Casts ``model``, a copy, in place and says so in the log; without effect on a float32 model."""
+    if not needs_float32(model):
+        return
+    types = sorted({str(one.dtype).removeprefix("torch.") for one in _tensors(model) if one.is_floating_point()})
+    _log.info("The model has parameters or buffers of %s; a copy in float32 is quantized.", ", ".join(types))
+    model.float()
+
+
+def in_float32(inputs: Any) -> Any:
+    """Returns ``inputs``, tensors in containers, with float32 in place of other floating types."""
+    return pytree.tree_map(lambda one: one.float() if _is_other_float(one) else one, inputs)
+
+
+def copied(model: nn.Module, copies_parameters: bool) -> nn.Module:
+    """Returns a copy of ``model`` in float32; without ``copies_parameters`` it shares those that need no cast.
+
+    Raises:
+      UnsupportedModelError: It cannot be copied.
+    """
+    shared: Iterable[Tensor] = () if copies_parameters or needs_float32(model) else model.parameters()
+    try:
+        result = copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
+    except Exception as error:
+        msg = (
+            f"The model {type(model).__name__} cannot be copied ({error}), and quantization works on a copy. Tensors"
+            " which are results of a computation and stored on the model are the usual reason: detach them."
+        )
+        raise UnsupportedModelError(msg) from error
+    cast_to_float32(result)
+    return result
+
+
+def _is_other_float(value: object) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.float32
+
+
+def _refuse_class(model: nn.Module) -> None:
+    name = type(model).__name__
+    if isinstance(model, torch.jit.ScriptModule):
+        msg = f"{name} is a TorchScript model, which has no Python code. Pass the module it was made from."
+        raise UnsupportedModelError(msg)
+    if any(_is_of(type(module), _SHARDED) for module in model.modules()):
+        msg = f"{name} contains FullyShardedDataParallel, whose parameters are shards. Pass the model before sharding."
+        raise UnsupportedModelError(msg)
+    if _is_of(type(model), _ADAPTED):
+        msg = f"{name} is a PEFT model. Pass the result of its merge_and_unload()."
+        raise UnsupportedModelError(msg)
+
+
+def _refuse_parameters(model: nn.Module) -> None:
+    for name, one in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(one):
+            msg = f"'{name}' is not initialized (a lazy module). Run the model once before it is quantized."
+        elif one.is_meta:
+            msg = f"'{name}' is on the device 'meta' and has no values. Load the weights before it is quantized."
+        elif _is_of(type(one), _SHARDED_TENSOR):
+            msg = f"'{name}' is a shard (DTensor). Pass the model with whole parameters."
+        else:
+            continue
+        raise UnsupportedModelError(f"{type(model).__name__}: {msg}")
+
+
+def _is_of(cls: type, described: tuple[str, str]) -> bool:
+    name, package = described
+    return any(one.__name__ == name and f"{one.__module__}.".startswith(f"{package}.") for one in cls.__mro__)
+
+
+def _tensors(model: nn.Module) -> Iterable[Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()

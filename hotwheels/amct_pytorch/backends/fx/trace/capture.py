@@ -1,0 +1,46 @@
+"""Capture: the static graph of a model, by the trace that suits it, and the model left as it was."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+from torch.fx import GraphModule
+
+from ....log import get_logger
+from .guided.capture import trace_guided
+from .guided.example import Example
+from .stock import trace_stock
+from .tracer import LeafRule, LeafRules, callee_in_force
+
+_log = get_logger(__name__)
+_TRACING = threading.RLock()  # torch.fx and the guided tracer patch classes and functions that all threads use
+
+
+def trace(
+    model: nn.Module,
+    leaf_packages: Sequence[str],
+    is_leaf_type: LeafRule = lambda _cls: False,
+    inputs: tuple[Any, ...] | None = None,
+) -> GraphModule:
+    """Returns the static graph of ``model``; it shares modules, parameters and buffers with ``model``.
+
+    Node names are those of a stock trace with the same leaf rule (spec 8.2). Dropout functions become modules which
+    follow ``train()``/``eval()``. ``model`` itself is left as it was.
+
+    Args:
+      model: Any module; ``forward`` methods set on instances are honoured, of the root too.
+      leaf_packages: Packages whose modules are not looked into (capacity row ``LEAF_MODULE_PACKAGES``).
+      is_leaf_type: Further module classes that are not looked into; usually ``Registry.is_leaf_type``.
+      inputs: An example call, which the trace follows; None if there is none.
+
+    Raises:
+      UnsupportedModelError: The model cannot be traced; the message shows the line and a way to rewrite it.
+    """
+    rules = LeafRules(tuple(leaf_packages), is_leaf_type)
+    with _TRACING:
+        if inputs is None:
+            return trace_stock(model, rules)
+        return trace_guided(model, rules, Example.of(inputs, callee_in_force(model) or model.forward))

@@ -1,0 +1,46 @@
+"""Frozen facts: what a trace has taken for fixed, checked in every call of the traced model.
+
+A check is a node of the graph which reads a number, a flag or a length, and has no result. It is in no exported file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torch.fx import Graph, Node
+
+from ....errors import UnsupportedModelError
+
+NAME = "amct_check"
+
+
+def require_value(value: Any, expected: Any, what: str) -> None:
+    """Raises UnsupportedModelError if ``value`` is not ``expected``."""
+    if isinstance(value, Tensor) or type(value) is not type(expected) or value != expected:
+        found = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else repr(value)
+        raise UnsupportedModelError(f"{what} It was {expected!r} when the model was traced and is {found} now.")
+
+
+def require_length(value: Any, expected: int, what: str) -> None:
+    """Raises UnsupportedModelError if ``value`` has not ``expected`` elements."""
+    require_value(len(value), expected, what)
+
+
+_CHECKS: tuple[Callable[..., Any], ...] = (require_value, require_length)
+
+
+def is_check(node: Node) -> bool:
+    """Whether ``node`` only checks a frozen fact."""
+    return node.op == "call_function" and node.target in _CHECKS
+
+
+def add_check(graph: Graph, node: Node, expected: Any, what: str, is_length: bool = False) -> None:
+    """Lets ``graph`` check, right behind ``node``, that its value is ``expected``; ``what`` begins the error's text."""
+    last = node
+    while last.op == "placeholder" and last.next.op == "placeholder":
+        last = last.next
+    with graph.inserting_after(last):
+        check = require_length if is_length else require_value
+        graph.create_node("call_function", check, (node, expected, what), {}, name=NAME)

@@ -1,0 +1,1 @@
+"""Traces that follow an example: every traced value carries what it is on the example."""

@@ -1,0 +1,98 @@
+"""trace_guided: the graph of a model as it runs on an example, for every batch size."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.fx import GraphModule
+
+from .....errors import UnsupportedModelError
+from .....log import get_logger
+from ..run import Trace, run
+from ..trace_errors import explain
+from ..tracer import LeafRules, callee_in_force
+from .batch import BatchError, free_batch_size
+from .example import Example, fake_arguments
+from .finish import finish
+from .tracer import GuidedTracer
+
+_log = get_logger(__name__)
+
+_SIZES = (2, 3)  # never 1: squeeze and broadcasting hide it
+_PROOF = 5
+
+
+class GuidedTraces:
+    """Traces of one model that follow one example, at several batch sizes."""
+
+    def __init__(self, model: nn.Module, rules: LeafRules, example: Example) -> None:
+        """Binds the example to the forward; UnsupportedModelError if it does not fit."""
+        self._model = model
+        self._rules = rules
+        self._arguments = example.arguments(callee_in_force(model) or model.forward)
+        self._batch_size = example.batch_size
+
+    def at(self, batch_size: int | None, records_constants: bool = False) -> Trace:
+        """Returns the trace with ``batch_size`` samples; None: with as many as the example has.
+
+        ``records_constants`` is a setting of `GuidedTracer`.
+
+        Raises:
+          UnsupportedModelError: The model cannot be traced.
+        """
+        batch = None if batch_size is None or self._batch_size is None else (self._batch_size, batch_size)
+        tracers: list[GuidedTracer] = []
+
+        def make_tracer(written_buffers: frozenset[str]) -> GuidedTracer:
+            tracers.append(
+                GuidedTracer(
+                    self._rules,
+                    lambda evaluator: fake_arguments(self._arguments, evaluator, batch),
+                    written_buffers,
+                    records_constants,
+                )
+            )
+            return tracers[-1]
+
+        try:
+            return run(self._model, make_tracer)
+        except Exception as error:  # whatever the user's forward raises
+            raise explain(error, tracers[-1].path_of_failure(error), has_example=True) from error
+
+
+def trace_guided(model: nn.Module, rules: LeafRules, example: Example) -> GraphModule:
+    """Returns the static graph of ``model`` as it runs on ``example``, whose batch size is not part of it.
+
+    Every node has ``meta["val"]``: a fake tensor, or the number or container that it is.
+
+    Raises:
+      UnsupportedModelError: The model cannot be traced, or works differently for each batch size.
+    """
+    traces = GuidedTraces(model, rules, example)
+    try:
+        first = traces.at(_SIZES[0])
+    except UnsupportedModelError as error:
+        first = traces.at(None)  # raises the error that the user's own call gives
+        _log.warning(
+            "The model is traced for batches of %s only, the size of the example, as it does not take others: %s",
+            example.batch_size,
+            str(error).splitlines()[0],
+        )
+        return finish(first)
+    return finish(_freed(first, traces) if first.tracer.guards.guards else first)
+
+
+def _freed(first: Trace, traces: GuidedTraces) -> Trace:
+    """Returns the trace with a graph for every batch size: numbers that grow with the batch are its multiples."""
+    try:
+        return _compared(first, traces, records_constants=False)
+    except BatchError:
+        try:  # a constant may have the batch size in its shape
+            return _compared(traces.at(_SIZES[0], True), traces, records_constants=True)
+        except BatchError as error:
+            raise UnsupportedModelError(str(error)) from error
+
+
+def _compared(first: Trace, traces: GuidedTraces, records_constants: bool) -> Trace:
+    if free_batch_size(first, traces.at(_SIZES[1], records_constants), _SIZES):
+        free_batch_size(first, traces.at(_PROOF, records_constants), (_SIZES[0], _PROOF), is_proof=True)
+    return first

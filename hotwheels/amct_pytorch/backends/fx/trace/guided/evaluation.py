@@ -1,0 +1,222 @@
+"""Evaluator: what a recorded call gives on the example, without computing the data.
+
+1. What depends on the inputs of the model or on parameters is a fake tensor: shape, type, device and memory, no values.
+2. What depends on sizes, buffers and constants alone is computed, because models ask for such values.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+    UnsupportedOperatorException,
+)
+from torch.fx.proxy import TraceError
+
+VALUE_OF_DATA = "a value of the data decides what the forward does"
+
+_FROM_DATA = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException)
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a call gives.
+
+    Attributes:
+      value: Its result.
+      written: The argument tensors that it changed, as they were given.
+    """
+
+    value: Any
+    written: tuple[Tensor, ...] = ()
+
+
+class Evaluator:
+    """Evaluates the calls of one trace."""
+
+    def __init__(self) -> None:
+        """Makes a fake mode of its own, in which every real tensor has one fake."""
+        self._mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self._written_memory: dict[int, Tensor] = {}  # real tensors by memory, which fake values were written to
+        self.is_running = False
+
+    def fake(self, tensor: Tensor) -> Tensor:
+        """Returns the fake of ``tensor``; the same one each time."""
+        return tensor if isinstance(tensor, FakeTensor) else self._mode.from_tensor(tensor)
+
+    def empty(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """Returns a fake tensor of its own, with the type, device and layout of ``like``."""
+        layout = torch.contiguous_format
+        if like.dim() == 4 and not like.is_contiguous() and like.is_contiguous(memory_format=torch.channels_last):
+            layout = torch.channels_last
+        with self._mode:
+            empty = torch.empty(shape, dtype=like.dtype, device=like.device)
+            return empty.to(memory_format=layout) if like.dim() == 4 else empty
+
+    def as_seen(self, value: Any) -> Any:
+        """Returns ``value``, a fake in place of a real tensor whose values the graph has changed."""
+        if isinstance(value, Tensor) and not isinstance(value, FakeTensor) and self.is_written(value):
+            return self.fake(value)
+        return value
+
+    def is_written(self, tensor: Tensor) -> bool:
+        """Whether a recorded call has changed the memory of ``tensor``, a real one, whose values are not known then."""
+        return bool(self._written_memory) and _memory(tensor) in self._written_memory
+
+    def note_written(self, tensor: Tensor) -> None:
+        """A recorded call changes ``tensor``, a real one."""
+        self._written_memory[_memory(tensor)] = tensor
+
+    def call(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], is_fake: bool = False
+    ) -> Result:
+        """Returns what ``function(*args, **kwargs)`` gives, an error of its own included.
+
+        It is a fake if an argument is one, and if it ``is_fake`` by itself.
+
+        Raises:
+          TraceError: It asks for a value of the data.
+        """
+        tensors = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        is_fake = is_fake or any(isinstance(one, FakeTensor) for one in tensors)
+        watched = [(one, self.fake(one) if is_fake else one) for one in tensors]
+        versions = [seen._version for _, seen in watched]
+        value = self._run(function, args, kwargs, is_fake)
+        written = tuple(
+            given for (given, seen), before in zip(watched, versions, strict=True) if seen._version != before
+        )
+        for one in written:
+            if is_fake and not isinstance(one, FakeTensor):
+                self.note_written(one)
+        return Result(value, written)
+
+    def call_on_stand_ins(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Result:
+        """Returns what an opaque function gives which looks at values: fakes of what it makes of random data.
+
+        Such a function runs as it is in every call. The graph around it needs the shapes of its results, and takes
+        those that other values of the same shapes give.
+        """
+        with self._running():
+            fakes = {id(one): one for one in leaves((args, kwargs)) if isinstance(one, FakeTensor)}
+            stand_ins = {key: _random_like(fake) for key, fake in fakes.items()}
+            versions = {key: one._version for key, one in stand_ins.items()}
+            values, named = map_leaves((args, kwargs), lambda one: stand_ins.get(id(one), one))
+            result = self._run_once(function, values, named, is_fake=False)
+            given = {id(one): fakes[key] for key, one in stand_ins.items()}
+            written = tuple(fakes[key] for key, one in stand_ins.items() if one._version != versions[key])
+            return Result(map_leaves(result, lambda one: given.get(id(one), self._fake_of(one))), written)
+
+    def _fake_of(self, value: Any) -> Any:
+        return self.fake(value) if isinstance(value, Tensor) else value
+
+    def _run(self, function: Callable[..., Any], args: Any, kwargs: Any, is_fake: bool) -> Any:
+        try:
+            return self._run_once(function, *self._all_fake(args, kwargs, is_fake), is_fake=is_fake)
+        except (TypeError, *_FROM_DATA) as error:
+            # A tensor without dimensions stands for a number: a size that was computed with tensors.
+            numbers = map_leaves((args, kwargs), _as_number)
+            if any(one is not other for one, other in zip(leaves(numbers), leaves((args, kwargs)), strict=True)):
+                return self._run_once(function, *self._all_fake(numbers[0], numbers[1], is_fake), is_fake=is_fake)
+            if isinstance(error, TypeError):
+                raise
+            raise TraceError(f"{VALUE_OF_DATA} ({error})") from error
+
+    def _all_fake(self, args: Any, kwargs: Any, is_fake: bool) -> tuple[Any, Any]:
+        """Returns the arguments, fakes in place of all real tensors if the call ``is_fake``: it may write to them."""
+        return (map_leaves(args, self._fake_of), map_leaves(kwargs, self._fake_of)) if is_fake else (args, kwargs)
+
+    def _run_once(self, function: Callable[..., Any], args: Any, kwargs: Any, is_fake: bool) -> Any:
+        mode = self._mode if is_fake else contextlib.nullcontext()
+        buffers = self._fake_buffers(function, is_fake) if isinstance(function, nn.Module) else contextlib.nullcontext()
+        with self._running(), torch.no_grad(), without_fast_attention(), mode, buffers:
+            return function(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def _running(self) -> Iterator[None]:
+        before, self.is_running = self.is_running, True
+        try:
+            yield
+        finally:
+            self.is_running = before
+
+    @contextlib.contextmanager
+    def _fake_buffers(self, module: nn.Module, is_fake: bool) -> Iterator[None]:
+        """Keeps ``module`` from writing its buffers: running statistics would be written even in a fake mode."""
+        saved = [(one, one._buffers) for one in module.modules() if one._buffers]
+        for one, buffers in saved:
+            copies = {name: self._stand_in(value, is_fake) for name, value in buffers.items()}
+            vars(one)["_buffers"] = copies
+        try:
+            yield
+        finally:
+            for one, buffers in saved:
+                vars(one)["_buffers"] = buffers
+
+    def _stand_in(self, buffer: Tensor | None, is_fake: bool) -> Tensor | None:
+        if buffer is None:
+            return None
+        return self.fake(buffer) if is_fake else buffer.clone()
+
+
+def leaves(value: Any) -> Iterator[Any]:
+    """Yields what ``value`` - tuples, lists, dicts and slices in each other - is made of."""
+    if isinstance(value, (tuple, list)):
+        for one in value:
+            yield from leaves(one)
+    elif isinstance(value, dict):
+        for one in value.values():
+            yield from leaves(one)
+    elif isinstance(value, slice):
+        yield from (value.start, value.stop, value.step)
+    else:
+        yield value
+
+
+def map_leaves(value: Any, function: Callable[[Any], Any]) -> Any:
+    """Returns a copy of ``value`` with ``function`` applied to what `leaves` yields; named tuples stay such."""
+    if isinstance(value, (tuple, list)):
+        parts = [map_leaves(one, function) for one in value]
+        if isinstance(value, torch.Size):
+            return tuple(parts)
+        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
+    if isinstance(value, dict):
+        return {key: map_leaves(one, function) for key, one in value.items()}
+    if isinstance(value, slice):
+        return slice(*(function(one) for one in (value.start, value.stop, value.step)))
+    return function(value)
+
+
+@contextlib.contextmanager
+def without_fast_attention() -> Iterator[None]:
+    """Without gradients nn.MultiheadAttention takes a fused kernel which fake tensors do not have."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def _as_number(value: Any) -> Any:
+    is_number = isinstance(value, Tensor) and not isinstance(value, FakeTensor) and not value.dim()
+    return value.item() if is_number else value
+
+
+def _random_like(fake: FakeTensor) -> Tensor:
+    shape = tuple(fake.shape)
+    if fake.is_floating_point() or fake.is_complex():
+        return torch.rand(shape, dtype=fake.dtype, device=fake.device)
+    return torch.ones(shape, dtype=fake.dtype, device=fake.device)
+
+
+def _memory(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)

@@ -1,0 +1,96 @@
+"""Example: the call of a model which a guided trace follows."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from .....errors import UnsupportedModelError
+from ..tracer import starred
+from .evaluation import Evaluator
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One call.
+
+    Attributes:
+      args: The positional arguments.
+      kwargs: The keyword arguments.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, inputs: tuple[Any, ...], forward: Callable[..., Any]) -> Example:
+        """Returns the call which ``inputs`` stand for.
+
+        As in ``torch.onnx.export``, a dict in the last place holds keyword arguments if its keys are names of arguments
+        of ``forward`` that are not given by position.
+        """
+        if inputs and _are_keywords(inputs, inspect.signature(forward)):
+            return cls(inputs[:-1], inputs[-1])
+        return cls(inputs)
+
+    @property
+    def batch_size(self) -> int | None:
+        """The length of axis 0 of the first tensor that has axes; None if there is none."""
+        tensors = [one for one in pytree.tree_leaves((self.args, self.kwargs)) if isinstance(one, Tensor) and one.dim()]
+        return tensors[0].shape[0] if tensors else None
+
+    def arguments(self, forward: Callable[..., Any]) -> dict[str, Any]:
+        """Returns what ``forward`` gets by name, defaults included; ``*`` and ``**`` stand in front of variadic names.
+
+        Raises:
+          UnsupportedModelError: ``forward`` cannot be called so.
+        """
+        signature = inspect.signature(forward)
+        try:
+            bound = signature.bind(*self.args, **self.kwargs)
+        except TypeError as error:
+            msg = (
+                f"The model cannot be called with this input_data: {error}. Its forward takes {signature}; pass a"
+                " tensor, or a tuple of its arguments."
+            )
+            raise UnsupportedModelError(msg) from error
+        bound.apply_defaults()
+        return {starred(signature.parameters[name]): value for name, value in bound.arguments.items()}
+
+
+def fake_arguments(arguments: Mapping[str, Any], evaluator: Evaluator, batch: tuple[int, int] | None) -> dict[str, Any]:
+    """Returns ``arguments`` with fakes in place of tensors.
+
+    ``batch`` is a pair: an axis 0 of the first length gets the second one, in all tensors.
+    """
+
+    def fake(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        if batch is None or not value.dim() or value.shape[0] != batch[0]:
+            return evaluator.fake(value.detach())
+        return evaluator.empty((batch[1], *value.shape[1:]), value)
+
+    return {name: pytree.tree_map(fake, value) for name, value in arguments.items()}
+
+
+def _are_keywords(inputs: tuple[Any, ...], signature: inspect.Signature) -> bool:
+    last = inputs[-1]
+    if not isinstance(last, dict) or not all(isinstance(key, str) for key in last):
+        return False
+    try:
+        signature.bind(*inputs[:-1], **last)
+    except TypeError:
+        return False
+    if last:
+        return True
+    try:  # an empty dict: keyword arguments, unless the forward wants it
+        signature.bind(*inputs[:-1])
+    except TypeError:
+        return False
+    return True

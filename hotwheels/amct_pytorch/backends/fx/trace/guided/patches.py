@@ -1,0 +1,111 @@
+"""What is patched in Python and torch while a guided trace runs: questions no Proxy can answer by itself.
+
+All of it is undone when the trace ends, whatever happened. Other threads which meet a patched function meanwhile get
+what the original gives, since they have no Proxy of this trace.
+"""
+
+from __future__ import annotations
+
+import builtins
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .proxies import PROXY_TYPES, proxies_in
+
+# torch's parser refuses a Proxy for dtype= or device=, and as the first of several sizes, before it asks anybody.
+_FACTORIES = (
+    *("zeros", "ones", "empty", "full", "arange", "range", "linspace", "logspace", "eye", "tensor", "as_tensor"),
+    *("rand", "randn", "randint", "randperm", "zeros_like", "ones_like", "empty_like", "full_like", "rand_like"),
+    *("randn_like", "tril_indices", "triu_indices", "scalar_tensor", "empty_strided"),
+)
+_METHODS = (
+    *("to", "type", "expand", "new_zeros", "new_ones", "new_empty", "new_full", "new_tensor", "sum", "mean", "softmax"),
+    *("prod", "cumsum", "log_softmax"),
+)
+_TYPE_INFOS = ("finfo", "iinfo")
+
+
+@contextlib.contextmanager
+def patched(tracer: Any) -> Iterator[None]:
+    """Lets ``isinstance``, tensor factories and autograd functions take the Proxies of ``tracer``."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_replaced(builtins, "isinstance", _isinstance(builtins.isinstance)))
+        for name in _FACTORIES:
+            stack.enter_context(_replaced(torch, name, _function(getattr(torch, name), tracer)))
+        for name in _TYPE_INFOS:
+            stack.enter_context(_replaced(torch, name, _type_info(getattr(torch, name))))
+        for name in _METHODS:
+            stack.enter_context(_replaced(Tensor, name, _method(getattr(Tensor, name), name, tracer)))
+        apply = torch.autograd.Function.__dict__["apply"]
+        stack.enter_context(_replaced(torch.autograd.Function, "apply", _apply(apply, tracer)))
+        yield
+
+
+@contextlib.contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    is_own = name in vars(owner)
+    original = vars(owner).get(name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        if is_own:
+            setattr(owner, name, original)
+        else:
+            delattr(owner, name)  # inherited
+
+
+def _isinstance(original: Callable[..., bool]) -> Callable[..., bool]:
+    """A Proxy is an instance of what its value is, and of Proxy."""
+
+    def isinstance(instance: Any, classes: Any) -> bool:
+        if type(instance) not in PROXY_TYPES:
+            return original(instance, classes)
+        return original(instance, classes) or original(instance.amct_value, classes)
+
+    return isinstance
+
+
+def _function(original: Callable[..., Any], tracer: Any) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def function(*args: Any, **kwargs: Any) -> Any:
+        if tracer.evaluator.is_running or not proxies_in((args, kwargs)):
+            return original(*args, **kwargs)
+        return tracer.record(original, args, kwargs)
+
+    return function
+
+
+def _method(original: Callable[..., Any], name: str, tracer: Any) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def method(self: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if tracer.evaluator.is_running or not proxies_in((args, kwargs)):
+            return original(self, *args, **kwargs)
+        return tracer.create_proxy("call_method", name, (self, *args), kwargs)
+
+    return method
+
+
+def _type_info(original: Any) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def type_info(dtype: Any = None) -> Any:
+        """The numbers of a type are the same however often the model runs: no node."""
+        if type(dtype) in PROXY_TYPES:
+            dtype = dtype.tracer.ask("argument", dtype, dtype.amct_value)
+        return original() if dtype is None else original(dtype)
+
+    return type_info
+
+
+def _apply(original: Any, tracer: Any) -> Any:
+    def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
+        if tracer.evaluator.is_running or not proxies_in((args, kwargs)):
+            return original.__get__(None, cls)(*args, **kwargs)
+        return tracer.record_autograd_function(cls, args, kwargs)
+
+    return classmethod(apply)

@@ -1,0 +1,99 @@
+"""One trace of a model: what is set up for it, and what it finds beside the graph."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+from torch.fx import Graph, GraphModule
+from torch.jit._trace import TracerWarning
+
+from ..rewrite.assemble import assemble, copy_training
+from .dropout import follow_training_mode
+from .state import buffers_take_proxies, unchanged
+from .tracer import AmctTracer
+from .training import TrainingBranch, TrainingFlag, mark_training
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trace:
+    """What one trace gives.
+
+    Attributes:
+      module: The graph with the state of the model.
+      tracer: The tracer that made it.
+      branches: Where Python code asked for ``training``.
+      has_drawn: Whether the forward has drawn random numbers that are constants of the graph.
+    """
+
+    module: GraphModule
+    tracer: AmctTracer
+    branches: tuple[TrainingBranch, ...]
+    has_drawn: bool
+
+
+def run(model: nn.Module, make_tracer: Callable[[frozenset[str]], AmctTracer]) -> Trace:
+    """Traces ``model`` and leaves it as it was; a second time if the first one shows that it changes its buffers.
+
+    Args:
+      model: The model.
+      make_tracer: Makes the tracer for given names of buffers that the forward changes.
+    """
+    found, written = _run(model, make_tracer, frozenset())
+    if written:
+        found, _ = _run(model, make_tracer, written)
+    return found
+
+
+def _run(
+    model: nn.Module, make_tracer: Callable[[frozenset[str]], AmctTracer], written: frozenset[str]
+) -> tuple[Trace, frozenset[str]]:
+    try:
+        return _run_once(model, make_tracer(written), is_training_marked=True)
+    except TypeError as error:
+        # C functions (torch.dropout) take a bool and nothing that behaves like one.
+        if TrainingFlag.__name__ not in str(error):
+            raise
+        return _run_once(model, make_tracer(written), is_training_marked=False)
+
+
+def _run_once(model: nn.Module, tracer: AmctTracer, is_training_marked: bool) -> tuple[Trace, frozenset[str]]:
+    branches: list[TrainingBranch] = []
+    with unchanged(model) as state, _tracing_state(), buffers_take_proxies():
+        if is_training_marked:
+            branches = mark_training(model, tracer.leaves_of(model))
+        graph = _without_text_types(tracer.trace(model))
+        written, has_drawn = state.written_buffers(model), state.has_drawn
+        tracer.record_new_values()
+        state.put_back_buffers()
+        module = assemble(model, graph, type(model).__name__)
+    copy_training(model, module)
+    follow_training_mode(module)
+    return Trace(module=module, tracer=tracer, branches=tuple(branches), has_drawn=has_drawn), written
+
+
+def _without_text_types(graph: Graph) -> Graph:
+    """Removes annotations that are texts (``from __future__ import annotations``): torch.fx could not pickle them."""
+    for node in graph.nodes:
+        node.type = None if isinstance(node.type, str) else node.type
+    return graph
+
+
+@contextlib.contextmanager
+def _tracing_state() -> Iterator[None]:
+    """Lets ``torch._C._get_tracing_state()`` be true, as models expect it which ask whether they are traced."""
+    bindings: Any = torch._C
+    original = bindings._get_tracing_state
+    bindings._get_tracing_state = lambda: True
+    try:
+        with warnings.catch_warnings():
+            # Constants are allowed to be constants here; torch would warn about each len() and iteration.
+            warnings.simplefilter("ignore", TracerWarning)
+            yield
+    finally:
+        bindings._get_tracing_state = original

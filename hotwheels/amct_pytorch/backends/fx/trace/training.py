@@ -1,0 +1,87 @@
+"""``module.training`` while tracing: where the graph uses its value, and which branches Python took on it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from torch import nn
+from torch.fx import GraphModule, Node
+from torch.fx.node import Argument, map_aggregate
+
+from .user_code import line_being_traced
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingBranch:
+    """A place where Python code asked whether a module is in training mode.
+
+    Attributes:
+      path: The module; empty for the model itself.
+      line: The user's line, as in a traceback.
+    """
+
+    path: str
+    line: str
+
+
+class TrainingFlag(int):
+    """The value of ``module.training`` while tracing: a bool to the model, recognisable in the graph.
+
+    Attributes:
+      path: The module.
+      branches: Where it was asked for its truth; shared by all flags of a trace.
+    """
+
+    path: str
+    branches: list[TrainingBranch]
+
+    @classmethod
+    def of(cls, is_training: bool, path: str, branches: list[TrainingBranch]) -> TrainingFlag:
+        """Returns the flag of the module ``path``."""
+        flag = cls(is_training)
+        flag.path, flag.branches = path, branches
+        return flag
+
+    def __bool__(self) -> bool:
+        """Notes the branch."""
+        line = line_being_traced()
+        if line:
+            self.branches.append(TrainingBranch(self.path, line))
+        return int(self) != 0
+
+    def __repr__(self) -> str:
+        """Reads as the bool it stands for, because generated code prints it."""
+        return repr(int(self) != 0)
+
+
+def mark_training(model: nn.Module, leaves: set[nn.Module]) -> list[TrainingBranch]:
+    """Marks ``training`` of the modules of ``model``, but for ``leaves``, which follow their own flag.
+
+    Returns:
+      The list which the branches will be noted in.
+    """
+    branches: list[TrainingBranch] = []
+    for path, module in model.named_modules():
+        if "training" in vars(module) and module not in leaves:
+            vars(module)["training"] = TrainingFlag.of(bool(module.training), path, branches)
+    return branches
+
+
+def read_flags(module: GraphModule) -> None:
+    """Lets calls which got a flag read it from the module it is of, in every run."""
+    for node in list(module.graph.nodes):
+        with module.graph.inserting_before(node):
+            node.args = _with_flags_read(node, module, node.args)
+            node.kwargs = _with_flags_read(node, module, node.kwargs)
+
+
+def _with_flags_read(node: Node, module: GraphModule, arguments: Any) -> Any:
+    def read(value: Argument) -> Argument:
+        if not isinstance(value, TrainingFlag):
+            return value
+        if node.op != "call_function" and node.op != "call_method":
+            return int(value) != 0
+        return module.graph.get_attr(f"{value.path}.training" if value.path else "training")
+
+    return map_aggregate(arguments, read)

@@ -1,0 +1,113 @@
+"""input_data of the FX functions: models which a stock trace refuses go the whole way, with names of a stock trace."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import hotwheels.amct_pytorch as amct
+
+
+class Sized(nn.Module):
+    """Asks for sizes, and for an argument that is left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+        self.register_buffer("shift", torch.randn(1, 4))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        assert x.shape[-1] % 2 == 0
+        y = self.conv(x)
+        if mask is not None:
+            y = y * mask
+        return self.fc(y.mean((2, 3)) + self.shift.expand(x.shape[0], -1))
+
+
+def image(size: int = 2) -> Tensor:
+    return torch.randn(size, 3, 8, 8, generator=torch.Generator().manual_seed(size))
+
+
+def test_model_goes_the_whole_way(tmp_path: Path) -> None:
+    model = Sized().eval()
+    config, example = tmp_path / "config.json", image()
+    amct.create_quant_config_fx(config, model, input_data=example)
+    assert list(json.loads(config.read_text())) == ["conv", "mean", "add", "fc"]
+    quantized = amct.create_quant_model_fx(config, model, input_data=example)
+    torch.testing.assert_close(quantized(image(5)), model(image(5)), rtol=0, atol=0)
+    amct.enable_quantization(quantized, calibration=True)
+    quantized(image(4))
+    amct.enable_quantization(quantized, fake_quant=True)
+    expected = quantized(image(1))
+    torch.save(quantized.state_dict(), tmp_path / "state.pt")
+    amct.save_quant_model_fx(quantized, tmp_path / "net", image(1), {"dynamic_axes": {"x": {0: "batch"}}})
+    restored = amct.restore_quant_model_fx(config, Sized().eval(), tmp_path / "state.pt", input_data=example)
+    amct.enable_quantization(restored, fake_quant=True)
+    torch.testing.assert_close(restored(image(1)), expected, rtol=0, atol=0)
+    onnxruntime = pytest.importorskip("onnxruntime")
+    session = onnxruntime.InferenceSession(tmp_path / "net_fake_quant_model.onnx")
+    found = session.run(None, {"x": image(3).numpy()})[0]
+    torch.testing.assert_close(torch.tensor(found), quantized(image(3)), rtol=0, atol=1e-5)
+
+
+def test_without_input_data_the_error_asks_for_it(tmp_path: Path) -> None:
+    with pytest.raises(amct.UnsupportedModelError, match="Pass input_data= to trace the model as it is called"):
+        amct.create_quant_config_fx(tmp_path / "config.json", Sized())
+
+
+def test_check_model_follows_the_example() -> None:
+    assert amct.check_model(Sized()).problems
+    assert not amct.check_model(Sized(), input_data=image()).problems
+    assert not amct.check_model(Sized().eval(), image()).problems
+
+
+class Wrapped(nn.Module):
+    def __init__(self, inside: nn.Module) -> None:
+        super().__init__()
+        self.inside = inside
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inside(x)
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda model: torch.compile(model, backend="eager")])
+def test_model_inside_a_wrapper_is_taken(tmp_path: Path, wrap: Any) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval()
+    amct.create_quant_config_fx(tmp_path / "config.json", wrap(model), input_data=image())
+    assert list(json.loads((tmp_path / "config.json").read_text())) == ["_0"]
+    quantized = amct.create_quant_model_fx(tmp_path / "config.json", wrap(model))
+    torch.testing.assert_close(quantized(image()), model(image()), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_float_types_are_quantized_as_a_copy_in_float32(tmp_path: Path, dtype: torch.dtype) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval().to(dtype)
+    amct.create_quant_config_fx(tmp_path / "config.json", model, input_data=image().to(dtype))
+    quantized = amct.create_quant_model_fx(tmp_path / "config.json", model)
+    assert quantized(image()).dtype == torch.float32
+    assert model[0].weight.dtype == dtype
+
+
+class PeftModel(nn.Module):
+    __module__ = "peft.peft_model"
+
+
+@pytest.mark.parametrize(
+    ("model", "remedy"),
+    [
+        (torch.jit.script(nn.Linear(2, 2)), "Pass the module it was made from"),
+        (PeftModel(), "merge_and_unload"),
+        (nn.Linear(2, 2, device="meta"), "Load the weights"),
+        (nn.LazyLinear(2), "Run the model once"),
+    ],
+)
+def test_what_cannot_be_taken_is_said_in_a_sentence(tmp_path: Path, model: nn.Module, remedy: str) -> None:
+    for call in (lambda: amct.create_quant_config_fx(tmp_path / "c.json", model), lambda: amct.check_model(model)):
+        with pytest.raises(amct.UnsupportedModelError, match=remedy):
+            call()
