@@ -115,7 +115,7 @@ def test_quantized_model_is_refused(files: Files) -> None:
 
 def test_model_that_cannot_be_copied_is_worked_on_directly(tmp_path: Path, log_lines: LogLines) -> None:
     model = SmallResNet()
-    model.cache = torch.ones(1, requires_grad=True) * 2
+    model.cache = [torch.ones(1, requires_grad=True) * 2]
     files = make_config(model, tmp_path, X)
     assert any("cannot be copied" in line for line in log_lines.warnings)
     assert "forward" not in vars(model) and "forward" not in vars(model.conv1)
@@ -216,10 +216,15 @@ def test_repair_of_a_product_and_its_sibling_is_accepted(tmp_path: Path) -> None
     assert left == right
 
 
-def test_weight_that_is_computed_is_said_before_calibration(tmp_path: Path) -> None:
-    model = nn.Sequential(nn.utils.spectral_norm(nn.Conv2d(3, 4, 1)), nn.Conv2d(4, 4, 1)).eval()
+def test_weight_that_depends_on_the_data_is_said(tmp_path: Path, log_lines: LogLines) -> None:
+    class Dynamic(nn.Conv2d):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            return nn.functional.conv2d(input, self.weight * input.mean(), self.bias)
+
+    model = nn.Sequential(Dynamic(3, 4, 1), nn.Conv2d(4, 4, 1)).eval()
     files = make_config(model, tmp_path, X)
-    with pytest.raises(amct.UnsupportedModelError, match=r"Layer 0.*must be quantized(?s:.*)its weight is computed"):
+    assert any("Layer '0' is not quantized: the weight" in line for line in log_lines.warnings)
+    with pytest.raises(amct.UnsupportedModelError, match=r"Layer /0/Conv.*must be quantized"):
         quantize(model, files, X)
 
 

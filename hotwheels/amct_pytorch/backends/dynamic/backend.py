@@ -19,7 +19,7 @@ from ...nn.weighted_op import WeightedOp
 from ...ops.registry import Registry
 from ...plan.planner import folded_batch_norm
 from ...plan.quant_plan import LayerPlan, QuantPlan
-from .forwards import works_in_place
+from .forwards import replace_forward, works_in_place
 from .placer import LayerContainer, place_layers
 from .read.candidates import find_candidates
 from .read.export import export_marked
@@ -27,6 +27,7 @@ from .read.float_forward import FloatForward
 from .read.float_model import Fold, finish_float_model
 from .read.graph import Fusion, build_graph
 from .read.in_place import find_read_again
+from .read.inner_calls import find_inner_calls
 from .read.model_copy import copy_model
 
 
@@ -56,7 +57,11 @@ class DynamicBackend:
         self._registry = registry = Registry(capacity, with_fx_row=False)
         self._inputs = inputs
         self._model = copy_model(model)
-        self._candidates = find_candidates(self._model, registry)
+        self._calling = find_inner_calls(self._model, inputs, registry)
+        for forward in self._calling.values():
+            replace_forward(forward.original.module, forward)
+        inner: dict[str, nn.Module] = {path: forward.inner for path, forward in self._calling.items()}
+        self._candidates = find_candidates(self._model, registry, inner)
         in_place = {path: one.module for path, one in self._candidates.items() if works_in_place(one.module)}
         for path in in_place.keys() - find_read_again(self._model, inputs, in_place):
             in_place[path].inplace = False  # type: ignore[assignment]
@@ -68,6 +73,8 @@ class DynamicBackend:
 
     def place(self, plan: QuantPlan, *, updates_batch_norms: bool = False) -> tuple[nn.Module, LayerContainer]:
         """Returns the quantized model and its layers; see `place_layers`. Uses up the copy."""
+        for path in self._calling.keys() - plan.layers.keys():
+            self._calling[path].original.restore()
         owners = {name: self._owners(layer) for name, layer in plan.layers.items()}
         layers = place_layers(self._model, plan, self._candidates, owners, updates_batch_norms=updates_batch_norms)
         return self._model, layers

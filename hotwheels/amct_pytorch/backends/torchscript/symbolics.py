@@ -8,18 +8,38 @@ from typing import Any
 
 import torch
 from torch.onnx import symbolic_helper
+from torch.onnx._internal.torchscript_exporter import symbolic_opset9
 
-_COL2IM, _COL2IM_OPSET = "aten::col2im", 18
+from ...errors import ExportError
 
 
 @contextlib.contextmanager
 def own_symbolics() -> Iterator[None]:
     """Lets the exporter use the functions of this module inside the block."""
-    torch.onnx.register_custom_op_symbolic(_COL2IM, _col2im, _COL2IM_OPSET)  # type: ignore[attr-defined]
+    own = (("aten::col2im", _col2im, 18), ("aten::floor_divide", _floor_divide, 13), ("aten::movedim", _movedim, 13))
+    for name, symbolic, opset in own:
+        torch.onnx.register_custom_op_symbolic(name, symbolic, opset)  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        torch.onnx.unregister_custom_op_symbolic(_COL2IM, _COL2IM_OPSET)  # type: ignore[attr-defined]
+        for name, _, opset in own:
+            torch.onnx.unregister_custom_op_symbolic(name, opset)  # type: ignore[attr-defined]
+
+
+def _floor_divide(g: Any, self: Any, other: Any) -> Any:
+    """``x // y``, also of sizes. torch's own rounds towards zero."""
+    return symbolic_opset9._floor_divide(g, self, other)
+
+
+@symbolic_helper.parse_args("v", "is", "is")
+def _movedim(g: Any, self: Any, source: list[int], destination: list[int]) -> Any:
+    """``torch.movedim``. torch's own takes negative axes for others."""
+    rank = symbolic_helper._get_tensor_rank(self)
+    if rank is None:
+        raise ExportError("torch.movedim of a tensor of unknown rank cannot be exported to ONNX; use permute.")
+    places = {to % rank: axis % rank for axis, to in zip(source, destination, strict=True)}
+    rest = iter([axis for axis in range(rank) if axis not in places.values()])
+    return g.op("Transpose", self, perm_i=[places[at] if at in places else next(rest) for at in range(rank)])
 
 
 @symbolic_helper.parse_args("v", "v", "v", "is", "is", "is")

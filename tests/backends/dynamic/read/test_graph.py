@@ -115,9 +115,20 @@ class Constant(nn.Module):
         return self.matmul(x, self.bias)
 
 
-def test_subclass_with_another_computation_is_no_layer() -> None:
+def test_subclass_with_a_forward_of_its_own_is_a_layer() -> None:
     model = nn.Sequential(OwnForward(3, 4, 1), nn.Conv2d(4, 4, 1))
-    assert layers(read(model)) == ["1"]
+    graph = read(model)
+    assert layers(graph) == ["0", "1"]
+    assert graph["1"].edges[0].producer != "0"  # what the forward does behind the convolution stands between
+
+
+def test_subclass_that_calls_its_operation_twice_is_no_layer(log_lines: Any) -> None:
+    class Twice(nn.Conv2d):
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(super().forward(input))
+
+    assert layers(read(nn.Sequential(Twice(3, 3, 1), nn.Conv2d(3, 4, 1)))) == ["1"]
+    assert "'0' is not quantized: its forward calls the operation 2 times, not once" in log_lines.warnings[0]
 
 
 def test_module_without_effect_is_said_to_be_unused() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from torch import nn
 
@@ -36,20 +36,24 @@ class Candidate:
     is_listed: bool
 
 
-def find_candidates(model: nn.Module, registry: Registry) -> dict[str, Candidate]:
+def find_candidates(
+    model: nn.Module, registry: Registry, inner: Mapping[str, nn.Module] | None = None
+) -> dict[str, Candidate]:
     """Returns the candidates of ``model`` by path; not the model itself, and none inside of another one.
 
-    A convolution that is not listed is one all the same: BatchNorms and activations behind it belong to it.
+    ``inner`` are the modules which do the operation in the forwards of others, by the paths of these. A convolution
+    that is not listed is a candidate all the same: BatchNorms and activations behind it belong to it.
     """
     found: dict[str, Candidate] = {}
     for path, module in _outermost(model, registry):
         match = registry.match_module(type(module))
-        if match is None or not _is_that_operation(type(module), registry):
+        one = (inner or {}).get(path, module)
+        if match is None or (one is module and not is_plain_class(type(module), registry)):
             continue
         if match.op.is_listed or match.op.role in _CONVOLUTIONS or registry.is_fusable(type(module)):
             own = {module.onnx_type} if isinstance(module, CustomModuleBase) else set()
             found[path] = Candidate(
-                path=path, module=module, type=match.type, op=match.op, is_listed=match.op.is_listed,
+                path=path, module=one, type=match.type, op=match.op, is_listed=match.op.is_listed,
                 onnx_types=frozenset(match.op.onnx_types) | own,
             )  # fmt: skip
     return found
@@ -65,7 +69,7 @@ def _outermost(model: nn.Module, registry: Registry) -> Iterator[tuple[str, nn.M
                 closed.append(f"{path}.")
 
 
-def _is_that_operation(cls: type, registry: Registry) -> bool:
+def is_plain_class(cls: type, registry: Registry) -> bool:
     """Whether a subclass of a known class left the computation as it is; an extension is what its class says."""
     if registry.is_leaf_type(cls):
         return True

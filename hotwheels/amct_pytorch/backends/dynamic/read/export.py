@@ -22,6 +22,7 @@ from ...torchscript.aliases import FollowedAliases
 from ...torchscript.baked_values import BakedValues
 from ...torchscript.exporter_leftovers import bypass, clean_exporter_leftovers
 from ...torchscript.marker_sites import INPUT_MARKER, MARKER_DOMAIN, resolve_markers
+from ...torchscript.size_arithmetic import fold_size_arithmetic
 from ...torchscript.torch_exporter import export_onnx, refuse_divisor
 from ..forwards import MarkedForward, OriginalForward, call_name, replace_forward
 from .candidates import Candidate
@@ -187,6 +188,7 @@ def _read(model: ir.Model, forwards: Mapping[str, MarkedForward]) -> MarkedExpor
     }
     edges = {name: call.edges for name, call in calls.items()}
     clean_exporter_leftovers(model)
+    fold_size_arithmetic(model)
     kept = _settle_indices(model, edges)
     names = {node: str(node.name) for node in model.graph}
     sites = resolve_markers(model, _SUFFIXES)

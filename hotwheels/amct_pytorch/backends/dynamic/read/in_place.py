@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from ....errors import ExportError
 from ...tensor_facts import is_fact
 from ..forwards import OriginalForward, replace_forward
-from .kept_state import kept_state
+from .kept_state import kept_state, run_example
 
 
 def find_read_again(model: nn.Module, inputs: tuple[Any, ...], modules: Mapping[str, nn.Module]) -> frozenset[str]:
@@ -33,12 +32,8 @@ def find_read_again(model: nn.Module, inputs: tuple[Any, ...], modules: Mapping[
     if not modules:
         return frozenset()
     watch = _Watch()
-    with kept_state(model), torch.no_grad(), _out_of_place(modules, watch), watch:
-        copies = pytree.tree_map_only(Tensor, torch.clone, inputs)
-        try:
-            result = model.eval()(*copies)
-        except (RuntimeError, TypeError, ValueError, IndexError) as error:
-            raise ExportError(f"The model cannot be called with this input_data: {error}") from error
+    with kept_state(model), _out_of_place(modules, watch), watch:
+        result = run_example(model, inputs)
     watch.see(result)
     return frozenset(watch.read_again)
 

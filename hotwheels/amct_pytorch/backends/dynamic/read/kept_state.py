@@ -1,4 +1,4 @@
-"""Lets a model be run without a trace in it: what a forward changes is taken back (spec 1.6)."""
+"""Lets a model be run on its example without a trace in it: what a forward changes is taken back (spec 1.6)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,26 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from ....errors import ExportError
 
 _CONTAINERS = (list, dict, set)
+
+
+def run_example(model: nn.Module, inputs: tuple[Any, ...]) -> Any:
+    """Returns what ``model`` in eval mode makes of copies of ``inputs``, without gradient.
+
+    Raises:
+      ExportError: The model cannot be called with ``inputs``.
+    """
+    copies = pytree.tree_map_only(Tensor, torch.clone, inputs)
+    try:
+        with torch.no_grad():
+            return model.eval()(*copies)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise ExportError(f"The model cannot be called with this input_data: {error}") from error
 
 
 @contextlib.contextmanager

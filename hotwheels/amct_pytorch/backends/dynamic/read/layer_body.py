@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
+from ....nn.weighted_call import WeightedCall
 from ....onnx_io.initializers import constant_of
 from .candidates import Candidate
 
@@ -22,7 +23,11 @@ def why_no_single_operation(candidate: Candidate, body: Sequence[ir.Node], has_o
         return f"the exporter writes it as {written}, not as one {expected} node"
     if has_own_forward and candidate.op.is_cube and not _is_plain(types, candidate):
         return f"a forward was set on it which computes {written}; move what is not the operation out of it"
-    if candidate.op.has_weight and any(_computes_weight(node, candidate) for node in body):
+    if (
+        candidate.op.has_weight
+        and not isinstance(candidate.module, WeightedCall)
+        and any(_computes_weight(node, candidate) for node in body)
+    ):
         return "its weight is computed in every forward; make it a parameter first, e.g. with remove_spectral_norm"
     return None
 

@@ -15,7 +15,7 @@ _log = get_logger(__name__)
 
 def copy_model(model: nn.Module) -> nn.Module:
     """Returns a deep copy of ``model``; the model itself, with a WARNING, where that is impossible (spec 3)."""
-    memo: dict[int, Any] = {}
+    memo = _detached(model)
     try:
         copied = copy.deepcopy(model, memo)
     except Exception as error:  # a user's __deepcopy__ runs here, and it may raise anything
@@ -27,6 +27,13 @@ def copy_model(model: nn.Module) -> nn.Module:
         return model
     _rebind_functions(copied, memo)
     return copied
+
+
+def _detached(model: nn.Module) -> dict[int, Any]:
+    """Copies, by id, of the results of computations stored on modules, such as the weight of a weight_norm."""
+    values = (value for module in model.modules() for value in vars(module).values())
+    results = [value for value in values if isinstance(value, Tensor) and value.grad_fn is not None]
+    return {id(value): value.detach().clone() for value in results}
 
 
 def _rebind_functions(copied: nn.Module, memo: dict[int, Any]) -> None:

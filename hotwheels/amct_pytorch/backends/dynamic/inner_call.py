@@ -1,0 +1,207 @@
+"""A layer inside the forward of a user: the one convolution or linear function which that forward calls.
+
+Subclasses of Conv2d, ConvTranspose2d and Linear with a forward of their own (a padding in front, a standardized
+weight), a forward set on an instance, and modules whose weight is computed (parametrizations, weight_norm,
+spectral_norm, pruning) all end in one call of ``F.conv2d`` or its like. `CallingForward` runs such a forward and lets a
+`WeightedCall` do that call. It has ``weight`` and ``bias``, so all that is done with a Conv2d is done with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
+from torch.utils import _pytree as pytree
+
+from ...nn.weighted_call import Conv2dCall, ConvTranspose2dCall, LinearCall, WeightedCall
+from ...ops.desc import Role
+from ..constant_calls import not_tracing
+from .forwards import OriginalForward, Replacement
+
+Take = Callable[[dict[str, Any]], Any]
+
+_FUNCTIONS: Mapping[Role, tuple[Any, type[WeightedCall], tuple[str, ...]]] = {
+    Role.CONV: (F.conv2d, Conv2dCall, ("stride", "padding", "dilation", "groups")),
+    Role.CONV_TRANSPOSE: (
+        F.conv_transpose2d,
+        ConvTranspose2dCall,
+        ("stride", "padding", "output_padding", "groups", "dilation"),
+    ),
+    Role.LINEAR: (F.linear, LinearCall, ()),
+}
+
+
+class CallOf(TorchFunctionMode):
+    """While it is on, each call of the function of ``role`` goes to ``take``, with its arguments by name."""
+
+    def __init__(self, role: Role, take: Take) -> None:
+        super().__init__()
+        self._function, _, settings = _FUNCTIONS[role]
+        self._names = ("input", "weight", "bias", *settings)
+        self._take = take
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Runs ``func``."""
+        if func is not self._function:
+            return func(*args, **(kwargs or {}))
+        return self._take({**dict(zip(self._names, args, strict=False)), **(kwargs or {})})
+
+
+def run_call(role: Role, call: Mapping[str, Any]) -> Any:
+    """Returns what the function of ``role`` computes with these arguments."""
+    return _FUNCTIONS[role][0](**call)
+
+
+class _Reached(Exception):
+    """Ends a forward at the call: only its weight and bias were asked for."""
+
+    def __init__(self, call: dict[str, Any]) -> None:
+        super().__init__()
+        self.call = call
+
+
+class CalledWith:
+    """Weight and bias with which a forward calls its operation, computed from the parameters when they are read.
+
+    Attributes:
+      original: The forward.
+      role: Which operation it calls.
+    """
+
+    def __init__(self, original: OriginalForward, role: Role, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """``args`` and ``kwargs`` are those of an example; only their shapes are kept."""
+        self.original = original
+        self.role = role
+        self._example = pytree.tree_map_only(Tensor, _shape_of, (args, kwargs))
+        self._present: dict[str, Any] | None = None
+
+    def tensors(self) -> tuple[Tensor, Tensor | None]:
+        """Returns weight and bias; inside `during` those of the call in progress."""
+        call = self._present if self._present is not None else self._computed()
+        return call["weight"], call.get("bias")
+
+    @contextlib.contextmanager
+    def during(self, call: dict[str, Any]) -> Iterator[None]:
+        """Inside it ``call`` is in progress."""
+        # In a trace the weight is a constant; real_quant may have made a float64 of it.
+        is_other = torch._C._is_tracing() or call["weight"].dtype == torch.float64
+        self._present = self._computed() if is_other else call
+        try:
+            yield
+        finally:
+            self._present = None
+
+    def _computed(self) -> dict[str, Any]:
+        parameter = next(self.original.module.parameters(), None)
+        device = torch.device("cpu") if parameter is None else parameter.device
+        args, kwargs = pytree.tree_map_only(_Shape, lambda shape: shape.zeros(device), self._example)
+        try:
+            with _outside(), _in_eval(self.original.module), CallOf(self.role, _stop):
+                _run_hooks(self.original.module, args)
+                self.original(*args, **kwargs)
+        except _Reached as reached:
+            return reached.call
+        raise AssertionError("the forward has called its operation on the example")
+
+
+class InnerSource:
+    """``weight`` or ``bias`` of `CalledWith`, as a `WeightedCall` asks for them."""
+
+    def __init__(self, called: CalledWith, name: str) -> None:
+        self.called = called
+        self._name = name
+
+    def __call__(self) -> Tensor | None:
+        """Computes it."""
+        weight, bias = self.called.tensors()
+        return weight if self._name == "weight" else bias
+
+
+class CallingForward(Replacement):
+    """Runs the original forward, whose call of the operation is done by a module of its own.
+
+    Attributes:
+      inner: That module, a `WeightedCall`.
+    """
+
+    def __init__(self, inner: WeightedCall, called: CalledWith) -> None:
+        super().__init__(called.original)
+        self.inner = inner
+        self._called = called
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs it."""
+        with CallOf(self._called.role, self._take):
+            return self.original(*args, **kwargs)
+
+    def _take(self, call: dict[str, Any]) -> Any:
+        with self._called.during(call):
+            return self.inner(call["input"])
+
+
+def make_inner(called: CalledWith, call: Mapping[str, Any]) -> WeightedCall:
+    """Returns the module that does ``call``, one of those of the forward."""
+    _, kind, settings = _FUNCTIONS[called.role]
+    given = {name: call[name] for name in settings if name in call}
+    weight: Any = InnerSource(called, "weight")
+    bias: Any = None if call.get("bias") is None else InnerSource(called, "bias")
+    return kind(weight, bias, **given)
+
+
+class _Shape:
+    """The shape and type of a tensor of an example."""
+
+    def __init__(self, x: Tensor) -> None:
+        self._shape, self._dtype = tuple(x.shape), x.dtype
+
+    def zeros(self, device: torch.device) -> Tensor:
+        """Returns zeros of that shape which take the memory of one."""
+        return torch.zeros((), dtype=self._dtype, device=device).expand(self._shape)
+
+
+def _shape_of(x: Tensor) -> _Shape:
+    with not_tracing():
+        return _Shape(x)
+
+
+def _stop(call: dict[str, Any]) -> Any:
+    raise _Reached(call)
+
+
+@contextlib.contextmanager
+def _outside() -> Iterator[None]:
+    """Inside it nothing that watches the model sees what is computed, neither a trace nor real_quant."""
+    modes = [_pop_mode() for _ in range(torch._C._len_torch_function_stack())]
+    try:
+        with not_tracing(), torch._C._EnableTorchFunction():
+            yield
+    finally:
+        for mode in reversed(modes):
+            _push_mode(mode)
+
+
+@contextlib.contextmanager
+def _in_eval(module: nn.Module) -> Iterator[None]:
+    """Inside it reading a weight moves no estimate that it depends on, such as that of a spectral norm."""
+    flags = [(one, one.training) for one in module.modules()]
+    for one, _ in flags:
+        one.training = False
+    try:
+        yield
+    finally:
+        for one, flag in flags:
+            one.training = flag
+
+
+def _run_hooks(module: nn.Module, args: tuple[Any, ...]) -> None:
+    """Runs the hooks of torch which compute the weight in front of a forward: weight_norm, spectral_norm, pruning."""
+    for hook in module._forward_pre_hooks.values():
+        if type(hook).__module__.startswith("torch.nn.utils."):
+            hook(module, args)

@@ -1,0 +1,130 @@
+"""Finds the modules whose forward calls one convolution or linear function, and makes layers of these calls."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ....log import get_logger
+from ....ops.desc import Role
+from ....ops.registry import Registry
+from ..forwards import FORWARD, OriginalForward, replace_forward
+from ..inner_call import CalledWith, CallingForward, CallOf, make_inner, run_call
+from .candidates import is_plain_class
+from .kept_state import kept_state, run_example
+
+_log = get_logger(__name__)
+_ROLES = frozenset({Role.CONV, Role.CONV_TRANSPOSE, Role.LINEAR})
+
+
+def find_inner_calls(model: nn.Module, inputs: tuple[Any, ...], registry: Registry) -> dict[str, CallingForward]:
+    """Returns a forward with a layer in it for each module of ``model`` that needs one, by path; changes nothing.
+
+    A module stays out, with a WARNING, if its forward does not call its operation once, or with a weight that depends
+    on the data.
+    """
+    modules = {path: module for path, module in model.named_modules() if path and _needs_one(module, registry)}
+    if not modules:
+        return {}
+    seen = _run(model, inputs, {path: _Seen(module, _role(module, registry)) for path, module in modules.items()})
+    found = {}
+    for path, one in seen.items():
+        reason = one.why_not()
+        if reason is None:
+            called = one.called()
+            found[path] = CallingForward(make_inner(called, one.forwards[0][0]), called)
+        elif one.forwards:
+            _log.warning("Layer '%s' is not quantized: %s.", path, reason)
+    return found
+
+
+class _Seen:
+    """A forward that notes with which arguments it calls its operation.
+
+    Attributes:
+      forwards: The calls of each run of the forward.
+    """
+
+    def __init__(self, module: nn.Module, role: Role) -> None:
+        self.original = OriginalForward(module)
+        self.forwards: list[list[dict[str, Any]]] = []
+        self._role = role
+        self._example: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the forward."""
+        calls: list[dict[str, Any]] = []
+        self.forwards.append(calls)
+        self._example = args, kwargs
+
+        def take(call: dict[str, Any]) -> Any:
+            calls.append({name: value for name, value in call.items() if name != "input"})
+            return run_call(self._role, call)
+
+        with CallOf(self._role, take):
+            return self.original(*args, **kwargs)
+
+    def called(self) -> CalledWith:
+        """Returns the weight and bias of the call."""
+        return CalledWith(self.original, self._role, *self._example)
+
+    @torch.no_grad()
+    def why_not(self) -> str | None:
+        """Returns why no layer can be made of the call, None if one can."""
+        counts = {len(calls) for calls in self.forwards}
+        if counts != {1}:
+            return f"its forward calls the operation {' or '.join(map(str, sorted(counts)))} times, not once"
+        first, *others = (calls[0] for calls in self.forwards)
+        if any(_settings(one) != _settings(first) for one in others):
+            return "its forward calls the operation with settings that depend on the data"
+        try:
+            weight, bias = self.called().tensors()
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            return f"its forward cannot be run on zeros, to get the weight that it computes: {error}"
+        if not all(_is_same(one["weight"], weight) and _is_same(one.get("bias"), bias) for one in (first, *others)):
+            return "the weight with which its forward calls the operation depends on the data"
+        return None
+
+
+def _settings(call: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in call.items() if name not in ("weight", "bias")}
+
+
+def _is_same(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is other or (one is not None and other is not None and torch.equal(one, other))
+
+
+def _needs_one(module: nn.Module, registry: Registry) -> bool:
+    """Whether ``module`` is a convolution or a Linear that does not simply compute it with a stored weight."""
+    match = registry.match_module(type(module))
+    if match is None or match.op.role not in _ROLES or registry.is_leaf_type(type(module)):
+        return False
+    has_own_forward = FORWARD in vars(module) or not is_plain_class(type(module), registry)
+    return has_own_forward or "weight" not in module._parameters
+
+
+def _role(module: nn.Module, registry: Registry) -> Role:
+    match = registry.match_module(type(module))
+    assert match is not None
+    return match.op.role
+
+
+def _run(model: nn.Module, inputs: tuple[Any, ...], seen: Mapping[str, _Seen]) -> Mapping[str, _Seen]:
+    with kept_state(model), _seeing(seen):
+        run_example(model, inputs)
+    return seen
+
+
+@contextlib.contextmanager
+def _seeing(seen: Mapping[str, _Seen]) -> Iterator[None]:
+    try:
+        for one in seen.values():
+            replace_forward(one.original.module, one)
+        yield
+    finally:
+        for one in seen.values():
+            one.original.restore()

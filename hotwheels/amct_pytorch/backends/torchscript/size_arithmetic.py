@@ -1,0 +1,72 @@
+"""Computes what an exported model computes from sizes that are known: it becomes a constant of the file.
+
+    Shape(x) -> s, the shape of x being known : s becomes an initializer
+    Op(initializers) -> y, few elements       : y becomes an initializer
+
+A padding computed from the size of the image (``-(-h // stride)``) leaves dozens of such nodes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
+
+from ...onnx_io.initializers import add_initializer, constant_of
+from ...onnx_io.node_access import graph_of, operand, result
+
+_MOST = 64  # elements of what is computed, and of what it is computed from
+_NOT_PURE = frozenset(
+    {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
+)
+
+
+def fold_size_arithmetic(model: ir.Model) -> None:
+    """Applies the rules above to the nodes of ``model``, in place."""
+    for node in list(model.graph):
+        if node.domain != "" or len(node.outputs) != 1 or result(node).is_graph_output() or node.op_type in _NOT_PURE:
+            continue
+        array = _known_shape(node) if node.op_type == "Shape" else _computed(node, model)
+        if array is not None and array.size <= _MOST:
+            constant = add_initializer(graph_of(node), str(result(node).name), array)
+            ir.convenience.replace_all_uses_with(result(node), constant)
+            graph_of(node).remove(node, safe=True)
+
+
+def _known_shape(node: ir.Node) -> NDArray[Any] | None:
+    shape = operand(node, 0).shape
+    if shape is None or not all(isinstance(size, int) for size in shape) or node.attributes:
+        return None
+    return np.array([int(size) for size in shape], dtype=np.int64)  # type: ignore[arg-type]
+
+
+def _computed(node: ir.Node, model: ir.Model) -> NDArray[Any] | None:
+    """The result of a node of few constants; None for any other node."""
+    if not node.inputs or any(one.type == ir.AttributeType.GRAPH for one in node.attributes.values()):
+        return None
+    arrays = [None if value is None else constant_of(value) for value in node.inputs]
+    given = [array for array in arrays if array is not None]
+    if len(given) < sum(value is not None for value in node.inputs) or any(array.size > _MOST for array in given):
+        return None
+    names = ["" if array is None else f"input_{at}" for at, array in enumerate(arrays)]
+    attributes = {name: _value(one) for name, one in node.attributes.items()}
+    proto = onnx.helper.make_node(node.op_type, names, ["output"], **attributes)
+    values = [onnx.helper.make_empty_tensor_value_info(name) for name in (*filter(None, names), "output")]
+    graph = onnx.helper.make_graph([proto], node.op_type, values[:-1], values[-1:])
+    opset = onnx.helper.make_opsetid("", model.opset_imports[""])
+    try:
+        feeds = {name: array for name, array in zip(names, arrays, strict=True) if name}
+        (found,) = ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=[opset])).run(None, feeds)
+    except (NotImplementedError, RuntimeError, TypeError, ValueError):  # the reference does not know the operation
+        return None
+    return np.asarray(found)
+
+
+def _value(attribute: ir.Attr) -> Any:
+    if attribute.type == ir.AttributeType.TENSOR:
+        return ir.to_proto(attribute.as_tensor())
+    return attribute.value
