@@ -43,6 +43,7 @@ from .quantizers import (
     SnqWeightFakeQuantize,
     UlqFakeQuantize,
 )
+from .quantizers.foreign.trusted import allow_quantizers
 from .version import __version__
 from .workflows.analyzer import QuantAnalyzer
 from .workflows.model_report import CheckedLayer, ModelProblem, ModelReport
@@ -73,6 +74,7 @@ __all__ = [
     "UlqFakeQuantize",
     "UnsupportedModelError",
     "__version__",
+    "allow_quantizers",
     "check_model",
     "create_quant_config",
     "create_quant_config_fx",

@@ -100,9 +100,9 @@ def _resolve_observer(observer: Any, layer: str) -> type:
     if isinstance(observer, type):
         return observer
     if is_custom(str(observer)):
-        from .foreign.dotted_path import import_class
+        from .foreign.dotted_path import import_observer
 
-        return import_class(str(observer), layer)
+        return import_observer(str(observer), layer)
     return _named(ObserverBase, str(observer), f"Layer '{layer}': observer")
 
 

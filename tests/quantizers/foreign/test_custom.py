@@ -8,7 +8,7 @@ from hotwheels.amct_pytorch.config.layers.quant_config import QuantizerConfig
 from hotwheels.amct_pytorch.core.affine import canonical_scale, fake_quantize
 from hotwheels.amct_pytorch.errors import ConfigError
 from hotwheels.amct_pytorch.quantizers import build_activation, build_weight
-from hotwheels.amct_pytorch.quantizers.foreign.dotted_path import import_class, resolve_arguments
+from hotwheels.amct_pytorch.quantizers.foreign.dotted_path import import_observer, resolve_arguments
 
 SIGNED = {"quant_min": -128, "quant_max": 127, "dtype": "torch.qint8", "reduce_range": False}
 
@@ -102,14 +102,15 @@ def test_weights_must_be_symmetric():
         made.observe(torch.rand(6, 5))
 
 
-class Simple:
-    """No module, no switches, no calculate_qparams."""
+class Simple(nn.Module):
+    """No switches, no calculate_qparams."""
 
     def __init__(self, scale=0.25, bits=8):
+        super().__init__()
         self.scale, self.zero_point = scale, 0
         self.quant_min, self.quant_max = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
 
-    def __call__(self, x):
+    def forward(self, x):
         return torch.fake_quantize_per_tensor_affine(x, self.scale, 0, self.quant_min, self.quant_max)
 
 
@@ -129,7 +130,7 @@ class Learned(nn.Module):
         return torch.clamp(x / self.scale, -128, 127) * self.scale * 2
 
 
-class Nothing:
+class Nothing(nn.Module):
     pass
 
 
@@ -164,8 +165,8 @@ def test_a_class_that_is_no_quantizer_is_named():
 
 def test_dotted_strings_resolve_where_they_can():
     args = {"dtype": "torch.qint8", "text": "no.such.thing", "number": "0.5", "plain": "symmetric", "n": 3}
-    assert resolve_arguments(args) == {**args, "dtype": torch.qint8}
-    assert import_class("torch.quantization.MinMaxObserver", "") is torch.ao.quantization.MinMaxObserver
+    assert resolve_arguments(args, "torch.quantization.FakeQuantize", "conv1") == {**args, "dtype": torch.qint8}
+    assert import_observer("torch.quantization.MinMaxObserver", "") is torch.ao.quantization.MinMaxObserver
 
 
 def test_make_symmetric_refuses_a_class_with_an_offset():

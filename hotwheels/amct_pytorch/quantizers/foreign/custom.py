@@ -22,7 +22,7 @@ from ...errors import ConfigError
 from ...log import get_logger
 from ..base import ActivationQuantizer, WeightQuantizer
 from ..learning import gradients
-from .dotted_path import import_class, resolve_arguments
+from .dotted_path import import_quantizer, resolve_arguments
 
 _LOGGER = get_logger(__name__)
 _UNSIGNED = (torch.quint8, torch.quint4x2, torch.quint2x4, torch.uint8, torch.uint16)
@@ -159,9 +159,10 @@ class CustomWeightQuantizer(WeightQuantizer):
 
 
 def _construct(path: str, args: Mapping[str, Any], layer: str) -> Any:
-    cls = import_class(path, layer)
+    cls = import_quantizer(path, layer)
+    arguments = resolve_arguments(args, path, layer)
     try:
-        module: Any = cls(**resolve_arguments(args))
+        module: Any = cls(**arguments)
     except Exception as error:  # whatever a class from outside raises
         raise ConfigError(f"Layer '{layer}': {path}({_shown(args)}) cannot be built: {error}") from error
     missing = [name for name in ("scale", "zero_point") if not hasattr(module, name)]

@@ -1,56 +1,198 @@
-"""Dotted paths in a configuration become the objects they name (spec 6.6).
+"""Dotted paths in a configuration become the classes and values they name, and nothing else (spec 6.6).
 
-HiSilicon's AMCT manual, chapter "User-defined quantization algorithms" [自定义量化算法].
+HiSilicon's AMCT manual, chapter "User-defined quantization algorithms" [自定义量化算法]. docs/security.md says why.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+import types
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from ...errors import ConfigError
+import torch
+from torch import nn
 
+from ...errors import ConfigError
+from ...log import get_logger
+from .trusted import VARIABLE, is_named, is_trusted
+
+_LOGGER = get_logger(__name__)
 # torch is moving its quantization classes; configurations in use spell the old place.
 _MOVED = {"torch.quantization.": "torch.ao.quantization."}
+_VALUES = (torch.dtype, torch.qscheme, torch.layout, torch.memory_format, torch.device, bool, int, float)
+_GRID = ("scale", "zero_point")
+_OBSERVER = "observer"  # the argument that a fake quantizer calls
 
 
-def import_class(path: str, layer: str) -> type:
-    """Returns the class at ``path``.
+def import_quantizer(path: str, layer: str) -> type[nn.Module]:
+    """Returns the class at ``path``: a ``torch.nn.Module`` with ``scale`` and ``zero_point``.
 
     Raises:
-      ConfigError: Nothing can be imported from there, or it is no class.
+      ConfigError: It is something else, its package is not allowed, or cannot be imported.
     """
-    found = _resolve(path)
-    if not isinstance(found, type):
-        what = "nothing can be imported from there" if found is None else f"found {found!r}, which is no class"
-        msg = f"Layer '{layer}': '{path}' must be the full path of a class (package.module.Class): {what}."
-        raise ConfigError(msg)
+    cls = _import_module_class(path, layer)
+    missing = [name for name in _GRID if not _has_member(cls, name)]
+    if missing:
+        raise ConfigError(
+            f"Layer '{layer}': {path} has no attribute {' and '.join(missing)}; derive the class from"
+            " torch.quantization.FakeQuantizeBase, or annotate both in its body."
+        )
+    return cls
+
+
+def import_observer(path: str, layer: str) -> type[nn.Module]:
+    """Returns the class at ``path``: a ``torch.nn.Module`` with ``calculate_qparams``.
+
+    Raises:
+      ConfigError: It is something else, its package is not allowed, or cannot be imported.
+    """
+    found = _resolve(path, layer)
+    _check_observer(found, found, path, layer)
+    cls: type[nn.Module] = found
+    return cls
+
+
+def _import_observer_or_preset(path: str, layer: str) -> Callable[..., nn.Module]:
+    """Returns what `import_observer` does, or torch's preset of such a class (``default_observer``).
+
+    Raises:
+      ConfigError: It is something else, its package is not allowed, or cannot be imported.
+    """
+    found = _resolve(path, layer)
+    _check_observer(found.p.func if _is_preset(found) else found, found, path, layer)
+    observer: Callable[..., nn.Module] = found
+    return observer
+
+
+def _check_observer(cls: Any, found: Any, path: str, layer: str) -> None:
+    if not _is_module_class(cls) or not callable(getattr(cls, "calculate_qparams", None)):
+        raise ConfigError(
+            f"Layer '{layer}': observer '{path}' must be the full path of a class that is a subclass of torch.nn.Module"
+            f" with calculate_qparams, such as torch.quantization.MinMaxObserver: {_what(found)}. {_RULE}"
+        )
+
+
+def resolve_arguments(args: Mapping[str, Any], home: str, layer: str) -> dict[str, Any]:
+    """Returns ``args`` of the class at ``home`` with dotted strings replaced by what they name.
+
+    ``observer`` becomes an observer's class. Others become a value of torch (``torch.qint8``), or a class of torch, of
+    the package of ``home`` or of an allowed one; from the latter two also other objects. All others stay strings, and
+    nothing is imported for them.
+
+    Raises:
+      ConfigError: ``observer`` names something else, or a package cannot be imported.
+    """
+    return {name: _argument(name, value, home, layer) for name, value in args.items()}
+
+
+_RULE = (
+    "A configuration names classes, it runs nothing (docs/security.md); amct.allow_quantizers and the environment"
+    f" variable {VARIABLE} name the packages."
+)
+
+
+def _argument(name: str, value: Any, home: str, layer: str) -> Any:
+    if not isinstance(value, str) or "." not in value:
+        return value
+    if name == _OBSERVER:
+        return _import_observer_or_preset(value, layer)
+    if not is_named(value, home) or not is_trusted(value):
+        if all(part.isidentifier() for part in value.split(".")):
+            _LOGGER.debug("Layer '%s': '%s' of %s stays a string. %s", layer, value, home, _RULE)
+        return value
+    found = _resolve(value, layer)
+    if found is None or not _may_be_argument(found, value, home):
+        return value
     return found
 
 
-def resolve_arguments(args: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns ``args`` with every string that has a dot and names an importable object replaced by that object."""
-    return {name: _resolve_value(value) for name, value in args.items()}
+def _may_be_argument(found: Any, path: str, home: str) -> bool:
+    """Whether a foreign class may get the object: what it can call is of its own package, or of an allowed one."""
+    is_of_torch = path.startswith("torch.")
+    if isinstance(found, _VALUES):
+        return True
+    if not is_named(str(getattr(found, "__module__", home)), home):
+        return False  # subprocess.Popen by way of a package that imports it
+    return isinstance(found, type) or not (is_of_torch or isinstance(found, types.ModuleType))
 
 
-def _resolve_value(value: Any) -> Any:
-    if not isinstance(value, str) or "." not in value:
-        return value
-    found = _resolve(value)
-    return value if found is None else found
+def _import_module_class(path: str, layer: str) -> type[nn.Module]:
+    found = _resolve(path, layer)
+    if not _is_module_class(found):
+        msg = (
+            f"Layer '{layer}': '{path}' must be the full path of a class (package.module.Class) that is a subclass of"
+            f" torch.nn.Module: {_what(found)}. {_RULE}"
+        )
+        raise ConfigError(msg)
+    cls: type[nn.Module] = found
+    return cls
 
 
-def _resolve(path: str) -> Any:
-    """The object at ``path`` or at the place it moved to; None if there is none."""
+def _is_module_class(found: Any) -> bool:
+    return isinstance(found, type) and issubclass(found, nn.Module)
+
+
+def _is_preset(found: Any) -> bool:
+    """Whether it is what ``MinMaxObserver.with_args`` makes: a class with arguments."""
+    return type(found).__name__ == "_PartialWrapper" and type(found).__module__.startswith("torch.ao.quantization")
+
+
+def _what(found: Any) -> str:
+    if found is None:
+        return "nothing can be imported from there"
+    return f"found the {type(found).__name__} {getattr(found, '__name__', found)!r}"
+
+
+def _has_member(cls: type, name: str) -> bool:
+    """Whether objects of ``cls`` have the attribute, as far as the class tells: nothing is built to find out.
+
+    It is a member or annotated, or code of the class writes ``self.scale`` or ``register_buffer("scale", ...)``.
+    """
+    if hasattr(cls, name):
+        return True
+    own = cls.__mro__[: cls.__mro__.index(nn.Module)]
+    return any(name in getattr(base, "__annotations__", {}) or name in _mentioned(base) for base in own)
+
+
+def _mentioned(cls: type) -> set[str]:
+    functions = [one for one in vars(cls).values() if isinstance(one, types.FunctionType)]
+    return {name for function in functions for name in _names_in(function.__code__)}
+
+
+def _names_in(constant: object) -> Iterator[str]:
+    """The names and texts in a piece of code, or in a constant of it."""
+    if isinstance(constant, str):
+        yield constant
+    elif isinstance(constant, types.CodeType):
+        yield from constant.co_names
+        for one in constant.co_consts:
+            yield from _names_in(one)
+    elif isinstance(constant, tuple | frozenset):
+        for one in constant:
+            yield from _names_in(one)
+
+
+def _resolve(path: str, layer: str) -> Any:
+    """The object at ``path`` or at the place it moved to; None if there is none.
+
+    Raises:
+      ConfigError: Its package is not allowed, or raises when it is imported.
+    """
+    if not is_trusted(path):
+        raise ConfigError(f"Layer '{layer}': '{path}' is in no package that a configuration may name. {_RULE}")
     places = [path, *(path.replace(old, new, 1) for old, new in _MOVED.items() if path.startswith(old))]
-    return next((found for found in map(_import, places) if found is not None), None)
+    try:
+        return next((found for found in map(_import, places) if found is not None), None)
+    except (Exception, SystemExit) as error:  # whatever a package from outside raises
+        msg = f"Layer '{layer}': '{path}' cannot be imported: {type(error).__name__}: {error}"
+        raise ConfigError(msg) from error
 
 
 def _import(path: str) -> Any:
     """The attribute behind the longest importable module prefix of ``path``; None if there is none."""
     parts = path.split(".")
-    if not all(part.isidentifier() for part in parts):
+    if not all(part.isidentifier() for part in parts) or any(part.startswith("__") for part in parts):
         return None
     for cut in range(len(parts) - 1, 0, -1):
         module_path = ".".join(parts[:cut])
@@ -61,6 +203,8 @@ def _import(path: str) -> Any:
                 raise  # the module is there, but one that it imports is not
             continue
         for part in parts[cut:]:
+            if not isinstance(found, types.ModuleType | type):
+                return None  # only modules and classes have members that are looked up: no objects' properties
             found = getattr(found, part, None)
         return found
     return None

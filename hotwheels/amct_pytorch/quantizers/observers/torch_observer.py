@@ -34,8 +34,9 @@ class TorchRangeObserver(RangeObserver):
         super().__init__(num_bits=num_bits, object_layer=object_layer)
         spec = QuantSpec(num_bits=num_bits)
         defaults = {"dtype": torch.qint32, "quant_min": spec.qmin, "quant_max": spec.qmax}
+        arguments = resolve_arguments(args, cls.__module__, object_layer)
         try:
-            self.observer = cls(**{**defaults, **resolve_arguments(args)})
+            self.observer = cls(**{**defaults, **arguments})
         except Exception as error:  # whatever a class from outside raises
             raise ConfigError(f"Layer '{object_layer}': observer {cls.__name__} cannot be built: {error}") from error
         if getattr(self.observer, "qscheme", None) not in _PER_TENSOR:
