@@ -10,6 +10,8 @@ import ctypes
 import functools
 import importlib.util
 import os
+import struct
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,6 +27,10 @@ _log = get_logger(__name__)
 # For tests and in case of doubt: any text but "0" switches the kernels off.
 SWITCH = "AMCT_NO_KERNELS"
 _BLOCK = 32768  # of kernels.c
+ABI = 1  # of kernels.c: to be raised there and here with each change of what a function takes, gives or means
+# Of ELF-64 (man 5 elf): e_ident, e_type, e_machine, e_version, e_entry, e_phoff, e_shoff, e_flags, e_ehsize,
+# e_phentsize, e_phnum, e_shentsize, e_shnum, e_shstrndx.
+_ELF_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _POINTER, _LONG, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 _FLOAT, _DOUBLE = ctypes.c_float, ctypes.c_double
 _SIGNATURES = {
@@ -44,21 +50,64 @@ def _is_off() -> bool:
     return os.environ.get(SWITCH, "0") != "0"
 
 
-def _load() -> ctypes.CDLL | None:
-    found = importlib.util.find_spec(f"{__package__}._kernels")
-    if found is None or found.origin is None or _is_off():
-        return None
-    try:  # not imported: it is no Python module, so that it compiles without Python.h
-        library = ctypes.CDLL(found.origin)
-    except OSError:  # compiled on another machine, whose OpenMP runtime is not here
-        return None
+class UnusableLibrary(Exception):
+    """The compiled kernels cannot be used; the text says why and continues "The compiled kernels ..."."""
+
+
+def load(path: Path | None) -> ctypes.CDLL:
+    """Returns the library at ``path``, with the types of its functions set.
+
+    Raises:
+      UnusableLibrary: There is none, or it is damaged, of another version, or compiled for another machine.
+    """
+    if path is None:
+        raise UnusableLibrary("are missing")
+    try:
+        _require_whole(path)
+        library = ctypes.CDLL(str(path))
+    except OSError as error:  # another processor, or an OpenMP runtime that is not here
+        raise UnusableLibrary(f"cannot be loaded ({error})") from error
+    found = library.amct_abi() if hasattr(library, "amct_abi") else 0
+    if found != ABI:
+        raise UnusableLibrary(f"in '{path}' are of another version of this package (ABI {found}, expected {ABI})")
     for name, arguments in _SIGNATURES.items():
+        if not hasattr(library, name):
+            raise UnusableLibrary(f"in '{path}' lack the function {name}")
         getattr(library, name).argtypes = arguments
     library.amct_collect.restype = _LONG
     return library
 
 
-_library = _load()
+def _require_whole(path: Path) -> None:
+    """Raises OSError for an ELF library that was cut off: loading one ends the process with a bus error."""
+    with path.open("rb") as file:
+        header = file.read(_ELF_HEADER.size)
+        size = file.seek(0, os.SEEK_END)
+    if not header.startswith(b"\x7fELF\x02\x01"):  # 64 bits, little endian; other formats are checked by their loaders
+        return
+    if len(header) < _ELF_HEADER.size:
+        raise OSError(f"{path}: file too short")
+    *_, sections, _, _, _, _, entry_size, entries, _ = _ELF_HEADER.unpack(header)
+    if size < sections + entry_size * entries:  # the table of sections is the last part of the file
+        raise OSError(f"{path}: file too short")
+
+
+def _find() -> Path | None:
+    found = importlib.util.find_spec(f"{__package__}._kernels")
+    return None if found is None or found.origin is None else Path(found.origin)
+
+
+def _load_or_say_why() -> tuple[ctypes.CDLL | None, str]:
+    """The library and an empty text, or None and why."""
+    if _is_off():
+        return None, "are switched off"
+    try:  # not imported: it is no Python module, so that it compiles without Python.h
+        return load(_find()), ""
+    except UnusableLibrary as error:
+        return None, str(error)
+
+
+_library, _why_not = _load_or_say_why()
 
 
 def is_there() -> bool:
@@ -82,8 +131,9 @@ def handles(*tensors: Tensor) -> bool:
 def _tell_missing() -> None:
     if not _is_off():
         _log.warning(
-            "The compiled kernels are missing, so quantization on the CPU takes longer, a training step about twice as"
-            " long. Install a C compiler (Debian: gcc and libc6-dev), then this package again."
+            "The compiled kernels %s, so quantization on the CPU takes longer, a training step about twice as long."
+            " Install this package again, where there is a C compiler (Debian: gcc and libc6-dev).",
+            _why_not,
         )
 
 
