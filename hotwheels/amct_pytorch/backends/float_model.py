@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from ..errors import UnsupportedModelError
 from ..log import get_logger
+from .weight_hooks import stored_weights
 
 _log = get_logger(__name__)
 
@@ -78,7 +79,7 @@ def copied(model: nn.Module, copies_parameters: bool) -> nn.Module:
     """
     shared: Iterable[Tensor] = () if copies_parameters or needs_float32(model) else model.parameters()
     try:
-        result = copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
+        result = copy.deepcopy(model, {id(tensor): tensor for tensor in (*shared, *stored_weights(model))})
     except Exception as error:
         msg = (
             f"The model {type(model).__name__} cannot be copied ({error}), and quantization works on a copy. Tensors"

@@ -28,9 +28,16 @@ class WeightedCall(nn.Module):
         """Takes over the settings, such as strides, of ``twin``, a module that computes the same."""
         nn.Module.__init__(self)  # that of the twin's class would make parameters
         own = vars(self)
-        own.update({name: value for name, value in vars(twin).items() if name not in own})
+        own.update({name: value for name, value in vars(twin).items() if name not in own and name != "weight"})
         self.weight_source = weight
         self.bias_source = bias
+
+    @classmethod
+    def of(cls, module: nn.Module, weight: ComputedTensor, bias: ComputedTensor | None) -> WeightedCall:
+        """Returns a call with the settings of ``module``, which is of the module class, and another weight."""
+        made = cls.__new__(cls)
+        WeightedCall.__init__(made, module, weight, bias)
+        return made
 
     @property
     def tree(self) -> Tree:
@@ -72,7 +79,7 @@ class Conv2dCall(WeightedCall, nn.Conv2d):  # type: ignore[override]
         super().__init__(nn.Conv2d(inputs, outputs, (height, width), **settings, **_twin(bias)), weight, bias)
 
     def _compute(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return F.conv2d(input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+        return self._conv_forward(input, weight, bias)
 
 
 class ConvTranspose2dCall(WeightedCall, nn.ConvTranspose2d):  # type: ignore[misc, override]
@@ -95,6 +102,8 @@ class LinearCall(WeightedCall, nn.Linear):  # type: ignore[misc, override]
     Attributes:
       is_product: Whether it is spelled as a product, such as ``x @ w``.
     """
+
+    is_product = False
 
     def __init__(self, weight: ComputedTensor, bias: ComputedTensor | None = None, is_product: bool = False) -> None:
         """``weight`` is [C_out, C_in]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, prune
 
 from tests.support.twins import Twins, assert_restores, assert_trains, assert_twins
 
@@ -213,6 +214,42 @@ class PlainAttention(nn.Module):
         return mixed.select(1, 0) @ mixed.select(1, 1).t()
 
 
+class Hooked(nn.Module):
+    """A weight that a forward pre-hook computes, and a BatchNorm behind one of them."""
+
+    def __init__(self, hook: Callable[[nn.Module], nn.Module]) -> None:
+        super().__init__()
+        self.conv = hook(nn.Conv2d(4, 6, 3, padding=1))
+        self.up, self.norm = hook(nn.ConvTranspose2d(6, 5, 2, stride=2)), nn.BatchNorm2d(5)
+        nn.init.uniform_(self.norm.running_var, 0.5, 1.5)
+        nn.init.ones_(self.norm.bias)  # so that the ReLU lets something through
+        self.head = hook(nn.Linear(5, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.norm(self.up(self.conv(x)))).mean((2, 3)))
+
+
+def plain_hooked(model: Hooked) -> nn.Module:
+    model(torch.randn(1, 4, 5, 5))  # the hooks store the weights
+    made = Hooked(lambda module: module)
+    for name in ("conv", "up", "head"):
+        filled(getattr(made, name), getattr(model, name).weight, getattr(model, name).bias)
+        for hooked in (getattr(model, name),):  # else the model cannot be copied
+            hooked.weight = hooked.weight.detach()
+    made.norm = model.norm
+    return made
+
+
+def hooked_case(hook: Callable[[nn.Module], nn.Module], *parameters: str) -> Twins:
+    names = tuple(f"{module}.{name}" for module in ("conv", "up", "head") for name in parameters)
+    layers = {name: name for name in ("conv", "up", "mean", "head")}
+    return Twins(lambda: Hooked(hook), plain_hooked, layers, weight_parameters=(*names, "norm.weight"))
+
+
+def pruned(module: nn.Module) -> nn.Module:
+    return prune.l1_unstructured(module, "weight", 0.5)
+
+
 def standardized_twin(model: StandardizedConv2d) -> nn.Module:
     return nn.Sequential(conv(model.standardized(), model.bias, padding=1))
 
@@ -249,6 +286,9 @@ CASES = {
             "norm.weight",
         ),
     ),
+    "weight_norm hook": hooked_case(nn.utils.weight_norm, "weight_g", "weight_v"),
+    "spectral_norm hook": hooked_case(nn.utils.spectral_norm, "weight_orig"),
+    "prune hook": hooked_case(pruned, "weight_orig"),
     "products with parameters": Twins(
         Products,
         PlainProducts,

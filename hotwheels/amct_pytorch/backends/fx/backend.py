@@ -27,6 +27,7 @@ from .read.no_op_nodes import handed_on_nodes
 from .read.sharing import share_inputs
 from .rewrite.attention import decompose_attention, trace_attention
 from .rewrite.functionalize import functionalize
+from .rewrite.hooked_weights import place_hooked_weights
 from .rewrite.norm_calls import place_norm_calls
 from .rewrite.products import spell_products
 from .rewrite.weighted_calls import place_weighted_calls
@@ -73,6 +74,7 @@ class FxBackend:
         self._in_place = functionalize(self._traced)
         spell_products(self._traced)
         place_weighted_calls(self._traced)
+        place_hooked_weights(self._traced)
         place_norm_calls(self._traced)
         self._registry = registry
 

@@ -90,7 +90,7 @@ class _Reader:
             inputs=tuple(one.name for one in node.all_input_nodes),
             edges=() if reason else edges,
             unquantizable=reason,
-            module_path=str(node.target) if spelling.form is Form.MODULE else None,
+            module_path=str(spelling.target) if spelling.form is Form.MODULE else None,
             weight_name=weight_name(node, module) if op is not None and op.has_weight else "",
             has_bias=getattr(module, "bias", None) is not None,
             onnx_type=onnx_type,

@@ -1,0 +1,42 @@
+"""Weights that a forward pre-hook computes are computed when they are read.
+
+torch's older ``weight_norm``, ``spectral_norm`` and ``prune`` keep parameters of other names and let a hook store the
+weight on the module before each forward. A layer that calls no forward would read what the last one has left there.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.fx import GraphModule
+
+from ....nn.computed_tensor import ComputedTensor, Ref, Step, Tree
+from ....nn.weighted_call import Conv2dCall, ConvTranspose2dCall, LinearCall, WeightedCall
+from ...weight_hooks import hooked_weight, weight_hooks
+from ..read.spelling import remember_spelling
+from .weighted_calls import FOLDER
+
+_CALLS: dict[type[nn.Module], type[WeightedCall]] = {
+    nn.Conv2d: Conv2dCall,
+    nn.ConvTranspose2d: ConvTranspose2dCall,
+    nn.Linear: LinearCall,
+}
+
+
+def place_hooked_weights(graph_module: GraphModule) -> None:
+    """Lets nodes that call a module with such a hook call one whose weight is computed; names and types stay."""
+    tree = Tree(graph_module)
+    for node in graph_module.graph.nodes:
+        module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        kind = next((_CALLS[cls] for cls in type(module).__mro__ if cls in _CALLS), None)
+        if module is None or kind is None or not weight_hooks(module):
+            continue
+        path = str(node.target)
+        weight = ComputedTensor(path, tree, (Step(path), Step(hooked_weight, True, (Ref(0),))))
+        bias = None if module.bias is None else ComputedTensor(f"{path}.bias", tree, (Step(f"{path}.bias"),))
+        if FOLDER not in graph_module._modules:
+            graph_module.add_module(FOLDER, nn.Module().train(graph_module.training))
+        remember_spelling(node)
+        graph_module.get_submodule(FOLDER).add_module(node.name, kind.of(module, weight, bias))
+        node.target = f"{FOLDER}.{node.name}"
+    graph_module.graph.lint()
+    graph_module.recompile()
