@@ -178,3 +178,83 @@ def test_layer_that_is_off_keeps_its_forward(tmp_path: Path) -> None:
     with pytest.raises(amct.ConfigError, match="No quant enable layer"):
         quantize(model, files, x)
     assert "forward" not in vars(model[0])
+
+
+# --- BatchNorms with a forward of their own ---
+
+
+class NormAct(nn.BatchNorm2d):
+    """As timm's BatchNormAct2d: the normalization is called as a function, an activation follows."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.drop, self.act = nn.Identity(), nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.num_batches_tracked.add_(1)
+        state = (self.running_mean, self.running_var, self.weight, self.bias)
+        return self.act(self.drop(F.batch_norm(x, *state, self.training, self.momentum, self.eps)))
+
+
+class NormThenAct(nn.Module):
+    """The same of modules."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bn, self.act = nn.BatchNorm2d(channels), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.bn(x))
+
+
+def normalized(kind: type[nn.Module]) -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), kind(8), nn.Conv2d(8, 8, 3), kind(8), nn.Conv2d(8, 4, 1))
+    for step in range(3):
+        model(images(4 + step))
+    return model.eval()
+
+
+def calibrated_and_trained(kind: type[nn.Module], folder: Path) -> tuple[list[Tensor], list[str]]:
+    """Outputs and statistics of both, and the types of the nodes in the deploy file."""
+    quantized, files = calibrated(normalized(kind), folder, [(images(4),)])
+    files.save(quantized)
+    types = [node.op_type for node in load_model(files.deploy_pair[0]).graph]
+    again = Files(folder / "trained")
+    model = normalized(kind).train()
+    amct.create_quant_retrain_config(again.config, model, images(4), None)
+    trained_model = amct.create_quant_retrain_model(again.config, model, again.record_file, images(4))
+    optimizer = torch.optim.SGD(trained_model.parameters(), 0.01)
+    for step in range(3):
+        loss = trained_model(images(5 + step)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    outputs = [run(quantized, images(6)), run(trained_model.eval(), images(6))]
+    return [*outputs, *(value for name, value in trained_model.state_dict().items() if "running" in name)], types
+
+
+def test_batch_norm_with_an_activation_inside_is_that_of_two_modules(tmp_path: Path) -> None:
+    expected, types = calibrated_and_trained(NormThenAct, tmp_path / "a")
+    found, found_types = calibrated_and_trained(NormAct, tmp_path / "b")
+    assert found_types == types == ["Conv", "Relu", "Conv", "Relu", "Conv"]
+    assert len(found) == len(expected) == 6
+    assert all(torch.equal(left, right) for left, right in zip(found, expected, strict=True))
+
+
+def test_batch_norm_of_an_own_forward_is_updated(tmp_path: Path) -> None:
+    model, files = normalized(NormAct), Files(tmp_path)
+    amct.create_quant_config(files.config, model, images(4))
+    files.change(update_bn=True)
+    quantized = quantize(model, files, images(4))
+    before = quantized[1].running_mean.clone()
+    amct.update_bn_status(quantized, True)
+    for step in range(3):
+        run(quantized, 2 * images(4 + step) + 1)
+    amct.update_bn_status(quantized, False)
+    run(quantized, images(4))
+    assert not torch.equal(quantized[1].running_mean, before)
+    files.save(quantized)
+    found = torch.from_numpy(fx_path.run_onnx(files.fake_quant, images(4))[0])
+    torch.testing.assert_close(found, run(quantized, images(4)), rtol=1e-4, atol=1e-4)

@@ -20,14 +20,16 @@ from ...ops.registry import Registry
 from ...plan.planner import folded_batch_norm
 from ...plan.quant_plan import LayerPlan, QuantPlan
 from .forwards import replace_forward, works_in_place
+from .inner_call import CallingForward
+from .inner_norm import CallingNorm
 from .placer import LayerContainer, place_layers
-from .read.candidates import find_candidates
+from .read.candidates import Candidate, find_candidates
 from .read.export import export_marked
 from .read.float_forward import FloatForward
 from .read.float_model import Fold, finish_float_model
 from .read.graph import Fusion, build_graph
 from .read.in_place import find_read_again
-from .read.inner_calls import find_inner_calls
+from .read.inner_calls import find_inner_calls, find_inner_norms
 from .read.model_copy import copy_model
 
 
@@ -57,7 +59,10 @@ class DynamicBackend:
         self._registry = registry = Registry(capacity, with_fx_row=False)
         self._inputs = inputs
         self._model = copy_model(model)
-        self._calling = find_inner_calls(self._model, inputs, registry)
+        self._calling: dict[str, CallingForward | CallingNorm] = {
+            **find_inner_calls(self._model, inputs, registry),
+            **find_inner_norms(self._model, inputs, registry),
+        }
         for forward in self._calling.values():
             replace_forward(forward.original.module, forward)
         inner: dict[str, nn.Module] = {path: forward.inner for path, forward in self._calling.items()}
@@ -73,7 +78,8 @@ class DynamicBackend:
 
     def place(self, plan: QuantPlan, *, updates_batch_norms: bool = False) -> tuple[nn.Module, LayerContainer]:
         """Returns the quantized model and its layers; see `place_layers`. Uses up the copy."""
-        for path in self._calling.keys() - plan.layers.keys():
+        folded = {layer.batch_norm for layer in plan.layers.values()}
+        for path in self._calling.keys() - plan.layers.keys() - folded:
             self._calling[path].original.restore()
         owners = {name: self._owners(layer) for name, layer in plan.layers.items()}
         layers = place_layers(self._model, plan, self._candidates, owners, updates_batch_norms=updates_batch_norms)
@@ -92,7 +98,7 @@ class DynamicBackend:
         """Returns the BatchNorms which are not in ``folds``, by the names of their nodes: one for each call."""
         folded = {norm for fold in folds for _, norm in fold.calls}
         paths = {name: path for name, path in self._export.paths.items() if name in self._export.sites}
-        modules = {name: self._candidates[path].module for name, path in paths.items()}
+        modules = {name: self._owner(self._candidates[path]) for name, path in paths.items()}
         return {name: one for name, one in modules.items() if isinstance(one, _BatchNorm) and name not in folded}
 
     def float_model(
@@ -117,4 +123,8 @@ class DynamicBackend:
         candidate, norm = self._candidates[conv], self._candidates[self._export.paths[calls[0][1]]]
         role = candidate.op.role
         op = WeightedOp(candidate.module, role, (BatchNormStage(norm.module),))
-        return Fold(conv=conv, calls=calls, op=op, role=role, batch_norm=norm.module)
+        return Fold(conv=conv, calls=calls, op=op, role=role, batch_norm=self._owner(norm))
+
+    def _owner(self, norm: Candidate) -> nn.Module:
+        """The module of the user which the candidate is, or in whose forward it is called."""
+        return self._calling[norm.path].original.module if norm.path in self._calling else norm.module

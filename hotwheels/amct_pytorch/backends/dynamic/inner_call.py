@@ -9,7 +9,7 @@ spectral_norm, pruning) all end in one call of ``F.conv2d`` or its like. `Callin
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -37,12 +37,13 @@ _FUNCTIONS: Mapping[Role, tuple[Any, type[WeightedCall], tuple[str, ...]]] = {
 
 
 class CallOf(TorchFunctionMode):
-    """While it is on, each call of the function of ``role`` goes to ``take``, with its arguments by name."""
+    """While it is on, each call of ``function`` goes to ``take``, with its arguments by name."""
 
-    def __init__(self, role: Role, take: Take) -> None:
+    def __init__(self, function: Callable[..., Any], names: Sequence[str], take: Take) -> None:
+        """``names`` are those of the arguments in order."""
         super().__init__()
-        self._function, _, settings = _FUNCTIONS[role]
-        self._names = ("input", "weight", "bias", *settings)
+        self._function = function
+        self._names = names
         self._take = take
 
     def __torch_function__(
@@ -52,6 +53,12 @@ class CallOf(TorchFunctionMode):
         if func is not self._function:
             return func(*args, **(kwargs or {}))
         return self._take({**dict(zip(self._names, args, strict=False)), **(kwargs or {})})
+
+
+def call_of(role: Role, take: Take) -> CallOf:
+    """Returns the mode that gives ``take`` the calls of the function of ``role``."""
+    function, _, settings = _FUNCTIONS[role]
+    return CallOf(function, ("input", "weight", "bias", *settings), take)
 
 
 def run_call(role: Role, call: Mapping[str, Any]) -> Any:
@@ -103,7 +110,7 @@ class CalledWith:
         device = torch.device("cpu") if parameter is None else parameter.device
         args, kwargs = pytree.tree_map_only(_Shape, lambda shape: shape.zeros(device), self._example)
         try:
-            with _outside(), _in_eval(self.original.module), CallOf(self.role, _stop):
+            with _outside(), _in_eval(self.original.module), call_of(self.role, _stop):
                 _run_hooks(self.original.module, args)
                 self.original(*args, **kwargs)
         except _Reached as reached:
@@ -138,7 +145,7 @@ class CallingForward(Replacement):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs it."""
-        with CallOf(self._called.role, self._take):
+        with call_of(self._called.role, self._take):
             return self.original(*args, **kwargs)
 
     def _take(self, call: dict[str, Any]) -> Any:

@@ -13,7 +13,8 @@ from ....log import get_logger
 from ....ops.desc import Role
 from ....ops.registry import Registry
 from ..forwards import FORWARD, OriginalForward, replace_forward
-from ..inner_call import CalledWith, CallingForward, CallOf, make_inner, run_call
+from ..inner_call import CalledWith, CallingForward, CallOf, call_of, make_inner, run_call
+from ..inner_norm import FUNCTION, NAMES, CallingNorm, is_own
 from .candidates import is_plain_class
 from .kept_state import kept_state, run_example
 
@@ -42,6 +43,42 @@ def find_inner_calls(model: nn.Module, inputs: tuple[Any, ...], registry: Regist
     return found
 
 
+def find_inner_norms(model: nn.Module, inputs: tuple[Any, ...], registry: Registry) -> dict[str, CallingNorm]:
+    """Returns a forward with a BatchNorm in it for each subclass of one whose forward calls it once, by path."""
+    modules = {path: module for path, module in model.named_modules() if path and _is_own_norm(module, registry)}
+    if not modules:
+        return {}
+    seen = {path: _SeenNorm(module) for path, module in modules.items()}
+    with kept_state(model), _seeing(seen):
+        run_example(model, inputs)
+    return {path: CallingNorm(one.original) for path, one in seen.items() if one.is_one_norm}
+
+
+class _SeenNorm:
+    """A forward that notes whether it calls ``F.batch_norm`` once, with the state of its module."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.original = OriginalForward(module)
+        self._forwards: list[list[bool]] = []
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the forward."""
+        calls: list[bool] = []
+        self._forwards.append(calls)
+
+        def take(call: dict[str, Any]) -> Any:
+            calls.append(is_own(self.original.module, call))
+            return FUNCTION(**call)
+
+        with CallOf(FUNCTION, NAMES, take):
+            return self.original(*args, **kwargs)
+
+    @property
+    def is_one_norm(self) -> bool:
+        """Whether every forward was one such call."""
+        return bool(self._forwards) and all(calls == [True] for calls in self._forwards)
+
+
 class _Seen:
     """A forward that notes with which arguments it calls its operation.
 
@@ -65,7 +102,7 @@ class _Seen:
             calls.append({name: value for name, value in call.items() if name != "input"})
             return run_call(self._role, call)
 
-        with CallOf(self._role, take):
+        with call_of(self._role, take):
             return self.original(*args, **kwargs)
 
     def called(self) -> CalledWith:
@@ -107,6 +144,12 @@ def _needs_one(module: nn.Module, registry: Registry) -> bool:
     return has_own_forward or "weight" not in module._parameters
 
 
+def _is_own_norm(module: nn.Module, registry: Registry) -> bool:
+    """Whether ``module`` is a BatchNorm that can be folded, but for what else its forward does."""
+    has_own_forward = FORWARD in vars(module) or not is_plain_class(type(module), registry)
+    return registry.is_fusable(type(module)) and has_own_forward
+
+
 def _role(module: nn.Module, registry: Registry) -> Role:
     match = registry.match_module(type(module))
     assert match is not None
@@ -120,7 +163,7 @@ def _run(model: nn.Module, inputs: tuple[Any, ...], seen: Mapping[str, _Seen]) -
 
 
 @contextlib.contextmanager
-def _seeing(seen: Mapping[str, _Seen]) -> Iterator[None]:
+def _seeing(seen: Mapping[str, _Seen | _SeenNorm]) -> Iterator[None]:
     try:
         for one in seen.values():
             replace_forward(one.original.module, one)
