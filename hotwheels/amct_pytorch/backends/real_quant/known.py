@@ -11,6 +11,7 @@ from ...nn.call import MethodCall
 from ...ops.desc import OpDesc
 from ...ops.registry import Registry
 from ..autograd_call import AutogradCall
+from ..item_assignment import with_item
 
 _KNOWN_PACKAGES = frozenset({"torch", "operator", "_operator", "builtins", "math", "hotwheels", "picovision"})
 _CUSTOM_OPERATORS = "torch._ops."  # behind it the namespace of ``torch.ops``
@@ -21,8 +22,8 @@ def is_known(function: object) -> bool:
     """Whether ``function`` - a function, a module or a MethodCall - is torch's, Python's or ours, not a user's."""
     if isinstance(function, MethodCall):
         return True
-    if isinstance(function, AutogradCall):
-        return False
+    if isinstance(function, AutogradCall) or function is with_item:
+        return False  # what happens inside is not ours, or goes step by step
     source = type(function) if isinstance(function, nn.Module) else function
     module = getattr(source, "__module__", None) or "torch"  # C functions have none
     if module.startswith(_CUSTOM_OPERATORS):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import operator
-
 from torch.fx import GraphModule, Node
 
 from ...real_quant.known import is_known
@@ -23,6 +21,6 @@ def live_nodes(graph_module: GraphModule) -> frozenset[Node]:
 
 
 def _has_effect(node: Node, graph_module: GraphModule) -> bool:
-    if node.op == "output" or is_in_place(node, graph_module) or node.target is operator.setitem:
+    if node.op == "output" or is_in_place(node, graph_module):
         return True
     return node.op == "call_function" and not is_known(node.target)

@@ -6,8 +6,9 @@ import dataclasses
 import operator
 from collections.abc import Iterator
 
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import GraphModule, Node
+from torch.utils import _pytree as pytree
 
 # Functions and methods that may return (a part of) their input's memory.
 _VIEWS = frozenset(
@@ -62,6 +63,27 @@ class Memory:
         if node.op == "call_module":
             return isinstance(self._module.get_submodule(str(node.target)), _VIEW_MODULES)
         return node.op in ("call_function", "call_method") and _name(node) in _VIEWS
+
+
+def are_apart(node: Node, other: Node) -> bool:
+    """Whether the fake tensors of a guided trace show that two nodes are different memory; False without them."""
+    value, its = node.meta.get("val"), other.meta.get("val")
+    if node is other or not isinstance(value, Tensor) or not isinstance(its, Tensor):
+        return False
+    return value.untyped_storage()._cdata != its.untyped_storage()._cdata
+
+
+def is_known_to_share(node: Node, other: Node) -> bool:
+    """Whether the fake tensors of a guided trace show that two nodes are the same memory; False without them."""
+    both = (node.meta.get("val"), other.meta.get("val"))
+    return all(isinstance(value, Tensor) for value in both) and not are_apart(node, other)
+
+
+def may_read_memory(node: Node) -> bool:
+    """Whether ``node`` may read the values of its operands; a guided trace knows what only reads a size."""
+    if "val" not in node.meta:
+        return True
+    return any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(node.meta["val"]))
 
 
 def _name(node: Node) -> str:

@@ -5,7 +5,8 @@ Spellings:
 2. ``F.relu(x, inplace=True)``;
 3. ``F.relu_``, ``torch.abs_``;
 4. ``Tensor.add_``;
-5. ``operator.iadd``.
+5. ``operator.iadd``;
+6. ``operator.setitem``, whose out-of-place form is `with_item`.
 
 After the change ``y = op(x)``, everything behind it that reads x reads y. That is the same computation unless the
 memory of x is visible under another name: a view of x, or what x is a view of, read later; a parameter or buffer. Such
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,8 +25,10 @@ import torch
 import torch.nn.functional as F
 from torch.fx import GraphModule, Node
 
+from ....errors import UnsupportedModelError
 from ....graph import Skip
-from ..read.memory import Memory
+from ...item_assignment import with_item
+from ..read.memory import Memory, are_apart, is_known_to_share, may_read_memory
 from ..read.spelling import mark_in_place, remember_spelling
 from ..trace.proxies import IN_PLACE_OPERATORS
 
@@ -42,6 +46,9 @@ def functionalize(graph_module: GraphModule) -> tuple[Skip, ...]:
 
     Returns:
       The operations that stayed in place, with the reason.
+
+    Raises:
+      UnsupportedModelError: A guided trace shows that the change of one would be missed under another name.
     """
     skips: list[Skip] = []
     memory = Memory(graph_module)
@@ -77,6 +84,8 @@ def _match(node: Node, graph_module: GraphModule) -> _OutOfPlace | None:
         return None
     if node.kwargs.get("inplace") is True:
         return _OutOfPlace(node.target, {**node.kwargs, "inplace": False})
+    if node.target is operator.setitem:
+        return _OutOfPlace(with_item, node.kwargs)
     if node.target in IN_PLACE_OPERATORS:
         return _OutOfPlace(IN_PLACE_OPERATORS[node.target], node.kwargs)
     return _OutOfPlace(_function(node.target), node.kwargs) if _is_in_place_function(node.target) else None
@@ -111,11 +120,24 @@ def _obstacle(node: Node, found: _OutOfPlace, memory: Memory, order: Mapping[Nod
     if changed is None:
         return None
     for other in (changed, *memory.sharing(changed)):
+        if are_apart(changed, other):
+            continue
         if other.op == "get_attr":
             return f"it changes the parameter or buffer '{other.target}' in place"
-        if other is not changed and any(order[user] > order[node] for user in other.users):
-            return f"it changes '{other.name}' in place, which shares its memory and is read later"
+        if other is not changed and any(order[user] > order[node] and may_read_memory(user) for user in other.users):
+            reason = f"it changes '{other.name}' in place, which shares its memory and is read later"
+            if is_known_to_share(changed, other):
+                raise UnsupportedModelError(_refusal(node, reason))
+            return reason
     return None
+
+
+def _refusal(node: Node, reason: str) -> str:
+    line = f"\n  {node.stack_trace}" if node.stack_trace else ""
+    return (
+        f"'{node.name}' cannot become an operation that makes a new tensor, as quantized layers and exported files need"
+        f" it: {reason} under another name.{line}\nWrite it out of place: y = y + 1, not y += 1."
+    )
 
 
 def _changed_value(node: Node) -> Node | None:

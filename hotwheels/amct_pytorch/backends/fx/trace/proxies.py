@@ -34,20 +34,20 @@ class TracedProxy(Proxy):
     """
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        """Records ``self[index] = value``; not for ``self[index] += other``, which has changed that part already."""
-        if not _is_part_changed_in_place(self, index, value):
-            self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
+        """Records ``self[index] = value``; ``self[index] += other`` is ``self[index] = self[index] + other``."""
+        _make_plain(self, value)
+        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
 
 
-def _is_part_changed_in_place(proxy: Proxy, index: Any, value: Any) -> bool:
-    """Whether ``value`` is ``proxy[index]``, changed by an operator like ``+=``."""
+def _make_plain(proxy: Proxy, value: Any) -> None:
+    """Lets ``value`` be a new tensor if it is a part of ``proxy`` that an operator like ``+=`` has changed."""
     node = value.node if isinstance(value, Proxy) else None
     if node is None or node.op != "call_function" or node.target not in IN_PLACE_OPERATORS:
-        return False
+        return
     part = node.args[0]
-    if not isinstance(part, Node) or part.target is not operator.getitem or part.args[0] is not proxy.node:
-        return False
-    return bool(part.args[1] == proxy.tracer.create_arg(index))
+    if isinstance(part, Node) and part.target in (operator.getitem, "__getitem__") and part.args[0] is proxy.node:
+        node.target = IN_PLACE_OPERATORS[node.target]
+        node.meta.pop("amct_writes", None)
 
 
 def _add_operator(in_place: Callable[..., Any], plain: Callable[..., Any]) -> None:

@@ -28,12 +28,14 @@ class Trace:
       module: The graph with the state of the model.
       tracer: The tracer that made it.
       branches: Where Python code asked for ``training``.
+      make_tracer: Makes such a tracer again.
       has_drawn: Whether the forward has drawn random numbers that are constants of the graph.
     """
 
     module: GraphModule
     tracer: AmctTracer
     branches: tuple[TrainingBranch, ...]
+    make_tracer: Callable[[frozenset[str]], AmctTracer]
     has_drawn: bool
 
 
@@ -50,19 +52,30 @@ def run(model: nn.Module, make_tracer: Callable[[frozenset[str]], AmctTracer]) -
     return found
 
 
+def traced_again(model: nn.Module, trace: Trace) -> GraphModule:
+    """Returns the graph of ``model``, in its present mode, by a tracer like that of ``trace``."""
+    return run(model, trace.make_tracer).module
+
+
 def _run(
     model: nn.Module, make_tracer: Callable[[frozenset[str]], AmctTracer], written: frozenset[str]
 ) -> tuple[Trace, frozenset[str]]:
     try:
-        return _run_once(model, make_tracer(written), is_training_marked=True)
+        return _run_once(model, make_tracer, written, is_training_marked=True)
     except TypeError as error:
         # C functions (torch.dropout) take a bool and nothing that behaves like one.
         if TrainingFlag.__name__ not in str(error):
             raise
-        return _run_once(model, make_tracer(written), is_training_marked=False)
+        return _run_once(model, make_tracer, written, is_training_marked=False)
 
 
-def _run_once(model: nn.Module, tracer: AmctTracer, is_training_marked: bool) -> tuple[Trace, frozenset[str]]:
+def _run_once(
+    model: nn.Module,
+    make_tracer: Callable[[frozenset[str]], AmctTracer],
+    known_written: frozenset[str],
+    is_training_marked: bool,
+) -> tuple[Trace, frozenset[str]]:
+    tracer = make_tracer(known_written)
     branches: list[TrainingBranch] = []
     with unchanged(model) as state, _tracing_state(), buffers_take_proxies():
         if is_training_marked:
@@ -74,7 +87,8 @@ def _run_once(model: nn.Module, tracer: AmctTracer, is_training_marked: bool) ->
         module = assemble(model, graph, type(model).__name__)
     copy_training(model, module)
     follow_training_mode(module)
-    return Trace(module=module, tracer=tracer, branches=tuple(branches), has_drawn=has_drawn), written
+    found = Trace(module=module, tracer=tracer, branches=tuple(branches), make_tracer=make_tracer, has_drawn=has_drawn)
+    return found, written
 
 
 def _without_text_types(graph: Graph) -> Graph:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+
 from torch import nn
 from torch.fx import GraphModule
 
 from ....log import get_logger
 from .frozen import add_check
-from .run import Trace, run
+from .run import Trace, run, traced_again
 from .trace_errors import WITH_EXAMPLE, explain
 from .tracer import AmctTracer, LeafRules
+from .training import tell_branches
 
 _log = get_logger(__name__)
 
@@ -34,6 +37,7 @@ def trace_stock(model: nn.Module, rules: LeafRules) -> GraphModule:
                     type(model).__name__,
                     WITH_EXAMPLE,
                 )
+            tell_branches(model, found.branches, functools.partial(traced_again, model, found))
             return found.module
     error, path = attempts.failures[0]
     raise explain(error, path) from error

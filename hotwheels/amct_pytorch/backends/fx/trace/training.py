@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
 from torch.fx import GraphModule, Node
 from torch.fx.node import Argument, map_aggregate
 
+from ....log import get_logger
 from .user_code import line_being_traced
+
+_log = get_logger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +70,40 @@ def mark_training(model: nn.Module, leaves: set[nn.Module]) -> list[TrainingBran
         if "training" in vars(module) and module not in leaves:
             vars(module)["training"] = TrainingFlag.of(bool(module.training), path, branches)
     return branches
+
+
+def tell_branches(model: nn.Module, branches: Sequence[TrainingBranch], trace_again: Callable[[], GraphModule]) -> None:
+    """Warns of the branches on ``training`` in the forwards of ``model`` if they make another graph in the other mode.
+
+    ``trace_again`` traces ``model`` in the mode it is in then.
+    """
+    if not branches:
+        return
+    mode = {module: module.training for module in model.modules()}
+    graphs = []
+    try:
+        for is_training in (False, True):
+            model.train(is_training)
+            graphs.append(_calls(trace_again()))
+    except Exception as error:  # the other mode cannot be traced, whatever the user's forward raises
+        _log.debug("The forward cannot be traced in the other mode: %s", error)
+    finally:
+        for module, is_training in mode.items():
+            module.training = is_training
+    if len(graphs) == 2 and graphs[0] == graphs[1]:
+        return
+    places = sorted({f"'{one.path or type(model).__name__}': {' '.join(one.line.split())}" for one in branches})
+    _log.warning(
+        "The forward branches on self.training, and the traced model holds the branch of the mode the model is in now"
+        " (%s) in every mode and file. Use nn.Dropout or F.dropout(x, p, self.training), or create it from the model in"
+        " eval mode. Places: %s",
+        "training" if model.training else "evaluation",
+        "; ".join(places),
+    )
+
+
+def _calls(module: GraphModule) -> list[str]:
+    return [f"{node.op} {node.target} {node.args} {node.kwargs}" for node in module.graph.nodes]
 
 
 def read_flags(module: GraphModule) -> None:

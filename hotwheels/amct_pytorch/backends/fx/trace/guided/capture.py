@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+
 from torch import nn
 from torch.fx import GraphModule
 
 from .....errors import UnsupportedModelError
 from .....log import get_logger
-from ..run import Trace, run
+from ..run import Trace, run, traced_again
 from ..trace_errors import explain
 from ..tracer import LeafRules, callee_in_force
+from ..training import tell_branches
 from .batch import BatchError, free_batch_size
 from .example import Example, fake_arguments
 from .finish import finish
@@ -77,8 +80,10 @@ def trace_guided(model: nn.Module, rules: LeafRules, example: Example) -> GraphM
             example.batch_size,
             str(error).splitlines()[0],
         )
-        return finish(first)
-    return finish(_freed(first, traces) if first.tracer.guards.guards else first)
+    else:
+        first = _freed(first, traces) if first.tracer.guards.guards else first
+    tell_branches(model, first.branches, functools.partial(traced_again, model, first))
+    return finish(first)
 
 
 def _freed(first: Trace, traces: GuidedTraces) -> Trace:

@@ -19,6 +19,7 @@ from torch.fx import Node
 from torch.fx.proxy import TraceError
 
 from ..proxies import IN_PLACE_OPERATORS, TracedProxy, record_in_place
+from ..training import TrainingFlag
 from .evaluation import VALUE_OF_DATA
 
 _NUMBERS = (int, float, complex)  # bool is one
@@ -256,6 +257,8 @@ def values_of(value: Any) -> Any:
         return cls(*parts) if hasattr(value, "_fields") else cls(parts)
     if issubclass(cls, dict):
         return {values_of(key): values_of(one) for key, one in value.items()}
+    if cls is TrainingFlag:
+        return int(value) != 0  # C functions take a bool
     if cls is slice:
         return slice(*(values_of(one) for one in (value.start, value.stop, value.step)))
     return value

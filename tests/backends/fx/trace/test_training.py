@@ -1,0 +1,71 @@
+"""self.training while tracing: what takes the flag follows its module, branches on it are told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hotwheels.amct_pytorch.backends.fx.trace.capture import trace
+from tests.support.log_lines import LogLines, log_lines
+
+__all__ = ["log_lines"]
+
+LEAVES = ("torch.nn",)
+
+
+class Drops(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.dropout(x, 0.5, training=self.training)
+
+
+class Scales(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * 100 if self.training else x
+
+
+class AsksOnly(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            pass
+        return x * 2
+
+
+class Around(nn.Module):
+    def __init__(self, inside: nn.Module) -> None:
+        super().__init__()
+        self.inside = inside
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inside(x)
+
+
+@pytest.fixture(params=[None, (torch.ones(2, 64),)], ids=["stock", "guided"])
+def inputs(request: Any) -> Any:
+    return request.param
+
+
+def test_dropout_follows_the_module_it_was_called_in(inputs: Any) -> None:
+    model = Around(Drops().eval())  # which was never put to eval itself
+    graph, x = trace(model, LEAVES, inputs=inputs), torch.ones(2, 64)
+    assert torch.equal(graph(x), x)
+    graph.inside.train()
+    assert not torch.equal(graph(x), x)
+    assert torch.equal(graph.eval()(x), x)
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_branch_that_matters_is_told_with_module_and_line(inputs: Any, is_training: bool, log_lines: LogLines) -> None:
+    trace(Around(Scales()).train(is_training), LEAVES, inputs=inputs)
+    text = "\n".join(log_lines.warnings)
+    assert "branches on self.training" in text
+    assert "'inside'" in text
+    assert "return x * 100 if self.training else x" in text
+
+
+def test_branch_that_does_not_matter_is_not_told(inputs: Any, log_lines: LogLines) -> None:
+    trace(Around(AsksOnly()), LEAVES, inputs=inputs)
+    assert not log_lines.warnings
