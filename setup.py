@@ -18,6 +18,7 @@ from setuptools.errors import ExecError
 
 ROOT = Path(__file__).resolve().parent
 PACKAGE = "hotwheels.amct_pytorch"
+VERSION = runpy.run_path(str(ROOT / "hotwheels/amct_pytorch/version.py"))
 MAPPED_FOLDERS = ("proto", "capacity", "custom_op")
 
 RUNTIME = ["onnxruntime>=1.22"]
@@ -103,7 +104,7 @@ def mapped_packages() -> list[str]:
 
 setup(
     name="hotwheels-amct-pytorch",
-    version=runpy.run_path(str(ROOT / "hotwheels/amct_pytorch/version.py"))["__version__"],
+    version=VERSION["__version__"],
     description="Post-training quantization and quantization-aware training of PyTorch vision networks for NPUs",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
@@ -122,7 +123,7 @@ setup(
     ext_modules=[kernels()],
     cmdclass={"build": Build, "build_proto": BuildProto, "build_ext": BuildKernels},
     install_requires=[
-        "torch>=2.13",
+        "torch>={},<{}".format(*VERSION["TESTED_TORCH"]),
         "onnx>=1.19",
         "onnx-ir>=0.1.15",
         "numpy>=1.26",

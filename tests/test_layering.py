@@ -12,7 +12,8 @@ PACKAGE = ROOT / "hotwheels" / "amct_pytorch"
 NAME = "hotwheels.amct_pytorch"
 # Lowest first. Packages of one line may import each other's types only through the lines above.
 ORDER = [
-    {"errors", "version", "log_file"},
+    {"errors", "version", "log_file", "trees"},
+    {"torch_private"},
     {"log", "files", "proto", "capacity"},
     {"core", "custom_op"},
     {"ops", "onnx_io"},
@@ -34,7 +35,6 @@ LIBRARIES = {
     "onnx_ir": {"onnx_io", "export", "oracle", "backends/dynamic", "backends/torchscript", "backends/fx/write"},
     "google": {"proto", "record", "config"},
     "torch.fx": {"backends/fx", "report"},
-    "torch.ao": {"quantizers/foreign/torch_base.py"},
 }
 
 

@@ -34,6 +34,10 @@ class IncompleteRecordError(CalibrationError, ExportError):
     """A record lacks factors at export. Both errors: spec 3 promises an ExportError, spec 11.1 a CalibrationError."""
 
 
+class TorchVersionError(AmctError, RuntimeError):
+    """The installed torch lacks a name that the call needs; the text says which versions have it."""
+
+
 def nearest_names(name: str, known: Iterable[str], limit: int = 3) -> str:
     """Returns a sentence that names the closest of ``known``, for error texts and warnings."""
     known = list(known)

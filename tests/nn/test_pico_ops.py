@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import hotwheels.amct_pytorch.nn as amct_nn
-from hotwheels.amct_pytorch.errors import ConfigError
+from hotwheels.amct_pytorch.errors import ConfigError, ExportError
 from hotwheels.amct_pytorch.nn.pico_ops import register_onnx_symbolics
 
 OPS = torch.ops.pico_ops
@@ -136,7 +136,7 @@ def test_layer_norm_without_affine_has_ones_and_zeros(tmp_path):
 def test_layer_norm_without_affine_on_a_dynamic_axis_says_what_to_do(tmp_path):
     module = amct_nn.LayerNorm(4, elementwise_affine=False)
     settings = {"input_names": ["x"], "dynamic_axes": {"x": {1: "channels"}}}
-    with pytest.raises(torch.onnx.errors.SymbolicValueError, match="size of axis -3 is unknown"):
+    with pytest.raises(ExportError, match=r"size of axis -3 is unknown"):
         export(module, (torch.rand(1, 4, 2, 2),), tmp_path / "m.onnx", **settings)
 
 
@@ -182,6 +182,16 @@ def test_shapes_are_known_behind_custom_nodes_and_dynamic_axes_stay_dynamic(tmp_
     batch, features = model.graph.output[0].type.tensor_type.shape.dim
     assert batch.dim_param == "batch"
     assert features.dim_value == 16
+
+
+def test_what_was_traced_before_the_exporter_is_loaded_is_exported(tmp_path):
+    script = (
+        "import io, sys, torch, hotwheels.amct_pytorch as amct\n"
+        "assert 'torch.onnx' not in sys.modules\n"
+        "traced = torch.jit.trace(amct.nn.GELU(), torch.rand(2, 3))\n"
+        "torch.onnx.export(traced, (torch.rand(2, 3),), io.BytesIO(), dynamo=False)\n"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, cwd=tmp_path)
 
 
 def test_registering_the_symbolics_again_changes_nothing(tmp_path):

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
+
+from ..torch_private import pytree
 
 BYTES_IN_MEMORY = 1 << 30
 

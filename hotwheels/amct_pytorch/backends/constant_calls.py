@@ -6,15 +6,14 @@ some of its operations in float32, and leave others to the runtime.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 
+from ..torch_private import not_tracing, pytree
 from .real_quant.known import is_known
 
 _IN_PLACE_OPERATORS = frozenset(
@@ -70,14 +69,3 @@ def changes_in_place(func: Callable[..., Any], kwargs: dict[str, Any]) -> bool:
         or (name.endswith("_") and not name.endswith("__"))
         or bool(kwargs.get("inplace") or kwargs.get("out") is not None)
     )
-
-
-@contextlib.contextmanager
-def not_tracing() -> Iterator[None]:
-    """Inside it what is called leaves nothing in a trace."""
-    state = torch._C._get_tracing_state()
-    torch._C._set_tracing_state(None)  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        torch._C._set_tracing_state(state)  # type: ignore[attr-defined]

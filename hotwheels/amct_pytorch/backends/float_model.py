@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import is_lazy
-from torch.utils import _pytree as pytree
 
 from ..errors import UnsupportedModelError
 from ..log import get_logger
+from ..torch_private import pytree
 from .weight_hooks import stored_weights
 
 _log = get_logger(__name__)

@@ -12,7 +12,8 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
+
+from ..torch_private import pytree, without_tensor_subclasses
 
 # Some indices of axis 0; behind them all of axis 1 and some of axis 2 (rows of images), or not; or everything.
 Piece: TypeAlias = "slice | tuple[slice, slice, slice] | EllipsisType"
@@ -62,7 +63,7 @@ class Deferred(Tensor):
     ) -> Any:
         """Puts the values in the place of what is deferred."""
         if func in _METADATA:
-            with torch._C.DisableTorchFunctionSubclass():
+            with without_tensor_subclasses():
                 return func(*args, **(kwargs or {}))
         args, kwargs = pytree.tree_map(_real, (args, kwargs or {}))
         return func(*args, **kwargs)

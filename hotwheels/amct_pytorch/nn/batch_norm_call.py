@@ -9,8 +9,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..torch_private import BatchNorm
 from .computed_tensor import ComputedTensor, Tree
 
 
@@ -103,7 +103,7 @@ class BatchNormCall(nn.BatchNorm2d):
         finally:
             self._kept = None
 
-    def frozen(self) -> _BatchNorm:
+    def frozen(self) -> BatchNorm:
         """Returns a module with parameters and buffers of its own, for a file."""
         values = {name: source().detach().clone() for name, source in self.sources.items()}
         made = _PlainBatchNorm(self.num_features, self.eps, self.momentum, affine="weight" in values)
@@ -117,7 +117,7 @@ class BatchNormCall(nn.BatchNorm2d):
         """Loads nothing: the model does."""
 
 
-class _PlainBatchNorm(_BatchNorm):
+class _PlainBatchNorm(BatchNorm):
     """Takes inputs of any number of dimensions, as the function does."""
 
     def _check_input_dim(self, input: Tensor) -> None:

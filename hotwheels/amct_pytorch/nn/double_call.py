@@ -9,10 +9,10 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils import _pytree as pytree
 
 from ..core.accumulator import Deferred
 from ..ops.desc import OpDesc, Role
+from ..torch_private import pytree
 from .exported_form import as_exported
 
 RELU = "relu"  # its name in the registry

@@ -6,15 +6,16 @@ the operations inside, while ``torch.jit.trace`` and ``torch.fx`` still see one 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.onnx.symbolic_helper import parse_args
 
-from ..errors import ConfigError
+from ..errors import ConfigError, ExportError
+from ..torch_private import has_symbolics, register_symbolic
 
 # The name a layer accepts -> torch's name of the formula it computes.
 GELU_FORMULAS = {"tanh": "tanh", "none": "none", "better_approximation": "none"}
@@ -109,8 +110,19 @@ def _register_kernels() -> torch.library.Library:
     library: Any = torch.library.Library("pico_ops", "DEF")  # type: ignore[no-untyped-call]
     for schema, kernel in _KERNELS.items():
         library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-        library.impl(schema.partition("(")[0], kernel, "CompositeImplicitAutograd")
+        library.impl(schema.partition("(")[0], _known_to_exporter(kernel), "CompositeImplicitAutograd")
     return cast("torch.library.Library", library)
+
+
+def _known_to_exporter(kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Wraps a kernel: its first call registers the ONNX forms of the operators, as it may be recorded for an export."""
+
+    @functools.wraps(kernel)
+    def run(*args: Any, **kwargs: Any) -> Tensor:
+        register_onnx_symbolics()
+        return kernel(*args, **kwargs)
+
+    return run
 
 
 _LIBRARY = _register_kernels()  # kept: the operators live as long as this object
@@ -123,7 +135,6 @@ OPS = torch.ops.pico_ops
 # nothing of custom_domain and what follows (flatten, reshape, another LayerNorm) asks for shapes.
 
 
-@parse_args("v", "v", "v", "i", "f")
 def _layer_norm_symbolic(g: Any, x: Any, weight: Any, bias: Any, axis: int, eps: float) -> Any:
     # The converter takes three inputs, so an absent weight or bias is written as the constant that does nothing.
     weight = _constant_along(g, x, axis, 1.0) if weight.node().mustBeNone() else weight
@@ -131,31 +142,26 @@ def _layer_norm_symbolic(g: Any, x: Any, weight: Any, bias: Any, axis: int, eps:
     return g.op("custom_domain::LayerNorm", x, weight, bias, dim_i=axis, epsilon_f=eps).setType(x.type())
 
 
-@parse_args("v", "s")
 def _gelu_symbolic(g: Any, x: Any, approximate: str) -> Any:
     return g.op("custom_domain::Gelu", x, approximate_s=approximate).setType(x.type())
 
 
-@parse_args("v", "i")
 def _space_to_depth_symbolic(g: Any, x: Any, block: int) -> Any:
     batch, channels, height, width = _image_sizes(x)
     shape = [batch, channels and channels * block**2, height and height // block, width and width // block]
     return g.op("SpaceToDepth", x, blocksize_i=block).setType(x.type().with_sizes(shape))
 
 
-@parse_args("v", "i")
 def _depth_to_space_symbolic(g: Any, x: Any, block: int) -> Any:
     batch, channels, height, width = _image_sizes(x)
     shape = [batch, channels and channels // block**2, height and height * block, width and width * block]
     return g.op("DepthToSpace", x, blocksize_i=block, mode_s="DCR").setType(x.type().with_sizes(shape))
 
 
-@parse_args("v", "v")
 def _global_warp_symbolic(g: Any, x: Any, grid: Any) -> Any:
     return g.op("custom_domain::GlobalWarp", x, grid).setType(_warped_type(x, grid))
 
 
-@parse_args("v", "v", "is")
 def _warp_symbolic(g: Any, x: Any, grid: Any, roi: list[int] | None) -> Any:
     # Without roi the attribute is left out: the whole image, whatever size a dynamic axis gives it.
     attributes = {} if roi is None else {"roi_i": roi}
@@ -177,7 +183,7 @@ def _constant_along(g: Any, x: Any, axis: int, fill: float) -> Any:
             f"pico_ops.LayerNorm without weight or bias cannot be exported, because the size of axis {axis} is unknown "
             f"or dynamic. Use elementwise_affine=True and bias=True, or make this axis static."
         )
-        raise torch.onnx.errors.SymbolicValueError(msg, x)
+        raise ExportError(msg)
     return g.op("Constant", value_t=torch.full((size,), fill, dtype=x.type().dtype()))
 
 
@@ -186,20 +192,21 @@ def _image_sizes(value: Any) -> list[int | None]:
     return value.type().varyingSizes() or [None] * 4
 
 
-_SYMBOLICS: dict[str, Callable[..., Any]] = {
-    "pico_ops::LayerNorm": _layer_norm_symbolic,
-    "pico_ops::Gelu": _gelu_symbolic,
-    "pico_ops::SpaceToDepth": _space_to_depth_symbolic,
-    "pico_ops::DepthToSpaceDCR": _depth_to_space_symbolic,
-    "pico_ops::GlobalWarp": _global_warp_symbolic,
-    "pico_ops::Warp": _warp_symbolic,
+# By operator: the kinds of its arguments, as `register_symbolic` takes them, and the function.
+_SYMBOLICS: dict[str, tuple[str, Callable[..., Any]]] = {
+    "pico_ops::LayerNorm": ("v v v i f", _layer_norm_symbolic),
+    "pico_ops::Gelu": ("v s", _gelu_symbolic),
+    "pico_ops::SpaceToDepth": ("v i", _space_to_depth_symbolic),
+    "pico_ops::DepthToSpaceDCR": ("v i", _depth_to_space_symbolic),
+    "pico_ops::GlobalWarp": ("v v", _global_warp_symbolic),
+    "pico_ops::Warp": ("v v is", _warp_symbolic),
 }
 
 
+@functools.cache
 def register_onnx_symbolics() -> None:
-    """Teaches ``torch.onnx.export(..., dynamo=False)`` the operators; done at import, harmless to repeat."""
-    for name, symbolic in _SYMBOLICS.items():
-        torch.onnx.register_custom_op_symbolic(name, symbolic, _SINCE_OPSET)  # type: ignore[attr-defined]
-
-
-register_onnx_symbolics()
+    """Teaches ``torch.onnx.export(..., dynamo=False)`` the operators; without that exporter it does nothing."""
+    if not has_symbolics():
+        return
+    for name, (kinds, symbolic) in _SYMBOLICS.items():
+        register_symbolic(name, kinds, symbolic, _SINCE_OPSET)

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _global_forward_hooks
 
 from ..quantizers.base import ActivationQuantizer
+from ..torch_private import has_forward_hooks, has_global_forward_hooks, version_of
 
 
 class SharedInput:
@@ -46,9 +46,9 @@ class SharedInput:
     @property
     def may_overwrite(self) -> bool:
         """Whether the tensor may be quantized in place: it has no later reader, no gradient and no hook."""
-        if self._producers is None or torch.is_grad_enabled() or _global_forward_hooks:
+        if self._producers is None or torch.is_grad_enabled() or has_global_forward_hooks():
             return False
-        return not any(module._forward_hooks for module in self._producers)
+        return not any(map(has_forward_hooks, self._producers))
 
     @property
     def has_several_tensors(self) -> bool:
@@ -64,9 +64,9 @@ class SharedInput:
 
     def get(self, x: Tensor, purpose: str, compute: Callable[[Tensor], Any]) -> Any:
         """Returns ``compute(x)``, made once for all consumers of this very tensor and ``purpose``."""
-        if self._source is not x or self._key != (x._version, purpose):
+        if self._source is not x or self._key != (version_of(x), purpose):
             value = compute(x)  # which may be ``x`` itself, of a new version
-            self._source, self._key, self._value, self._left = x, (x._version, purpose), value, self._uses
+            self._source, self._key, self._value, self._left = x, (version_of(x), purpose), value, self._uses
         self._left -= 1
         value = self._value
         if self._left <= 0:

@@ -15,6 +15,7 @@ from ..core.statistics.extremes import row_extremes
 from ..ops.desc import Role
 from ..quantizers.learning.gradients import quantized_again
 from ..quantizers.learning.recompute import recomputing
+from .convolution import convolve, output_padding
 from .norm_chain import BatchNormStage, NormChain, Stage, times_outputs
 
 
@@ -33,7 +34,7 @@ class WeightedOp:
 
     def __init__(
         self,
-        module: nn.Module,
+        module: Callable[..., Any],
         role: Role,
         behind: Sequence[Stage] = (),
         front: Sequence[Stage] = (),
@@ -206,10 +207,8 @@ class WeightedOp:
             return F.linear(x, weight, bias)
         weight = from_output_first(weight, module.groups, self.role is Role.CONV_TRANSPOSE)
         if self.role is Role.CONV:
-            return _convolve(module, x, weight, bias)
-        padding = module._output_padding(
-            x, output_size, module.stride, module.padding, module.kernel_size, 2, module.dilation
-        )
+            return convolve(module, x, weight, bias)
+        padding = output_padding(module, x, output_size)
         return F.conv_transpose2d(
             x, weight, bias, module.stride, module.padding, padding, module.groups, module.dilation
         )
@@ -246,12 +245,3 @@ def _with_input(
     if "input" in kwargs:
         return args, {**kwargs, "input": change(kwargs["input"])}
     return (change(args[0]), *args[1:]), kwargs
-
-
-def _convolve(module: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """``padding="same"`` is given in numbers if both sides have the same: ONNX's auto_pad does not go with dilation."""
-    left, right, top, bottom = module._reversed_padding_repeated_twice
-    if module.padding != "same" or module.padding_mode != "zeros" or left != right or top != bottom:
-        y: Tensor = module._conv_forward(x, weight, bias)
-        return y
-    return F.conv2d(x, weight, bias, module.stride, (top, left), module.dilation, module.groups)

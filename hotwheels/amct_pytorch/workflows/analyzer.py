@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 from tqdm import tqdm
 
 from ..backends.fx.interpreters import NodeResult
@@ -36,6 +35,7 @@ from ..report.analysis import (
     why_incomparable,
 )
 from ..report.html import write_reports
+from ..torch_private import pytree
 from .arguments import as_inputs, check_model
 from .default_copy import default_quantized_copy
 from .kept_state import copies_of, kept_state

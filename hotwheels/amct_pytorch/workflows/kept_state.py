@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from ..backends.fx.quant_graph_module import QuantGraphModule
 from ..nn.quantized_layer import QuantizedLayer
+from ..torch_private import pytree
 
 
 def copies_of(inputs: tuple[Any, ...]) -> tuple[Any, ...]:

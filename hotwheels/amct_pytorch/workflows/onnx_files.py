@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from torch.utils import _pytree as pytree
-
 from ..backends.fx.quant_graph_module import QuantGraphModule
 from ..backends.fx.write.example_call import ExampleCall
 from ..backends.fx.write.export import write_float_model
@@ -17,6 +15,7 @@ from ..files.seal import sealed_set
 from ..ops.registry import Registry
 from ..oracle.digest import make_golden
 from ..record import Record
+from ..torch_private import pytree
 
 
 def write_onnx_files(

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from ..backends.dynamic.backend import DynamicBackend
 from ..backends.dynamic.forwards import original_forwards
@@ -34,6 +33,7 @@ from ..plan.planner import make_plan
 from ..plan.quant_plan import QuantPlan
 from ..record import LayerRecord, Record
 from ..record.text_proto import read_record
+from ..torch_private import pytree
 from .checkpoint import load_checkpoint
 from .dynamic_rules import (
     USES,

@@ -7,8 +7,6 @@ from typing import Any
 
 import onnx_ir as ir
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils import _pytree as pytree
 
 from ...capacity import Capacity
 from ...errors import UnsupportedModelError
@@ -19,6 +17,7 @@ from ...nn.weighted_op import WeightedOp
 from ...ops.registry import Registry
 from ...plan.planner import folded_batch_norm
 from ...plan.quant_plan import LayerPlan, QuantPlan
+from ...torch_private import BatchNorm, pytree
 from .forwards import replace_forward, works_in_place
 from .inner_call import CallingForward
 from .inner_norm import CallingNorm
@@ -99,7 +98,7 @@ class DynamicBackend:
         folded = {norm for fold in folds for _, norm in fold.calls}
         paths = {name: path for name, path in self._export.paths.items() if name in self._export.sites}
         modules = {name: self._owner(self._candidates[path]) for name, path in paths.items()}
-        return {name: one for name, one in modules.items() if isinstance(one, _BatchNorm) and name not in folded}
+        return {name: one for name, one in modules.items() if isinstance(one, BatchNorm) and name not in folded}
 
     def float_model(
         self, plan: QuantPlan, folds: tuple[Fold, ...], settings: Mapping[str, object] | None = None

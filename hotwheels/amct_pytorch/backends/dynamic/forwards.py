@@ -18,6 +18,7 @@ from ...nn.call import LayerCall
 from ...nn.mode import Mode
 from ...nn.quantized_layer import QuantizedLayer
 from ...ops.desc import OpDesc
+from ...torch_private import without_torch_function
 from ..real_quant.real_quant_mode import call_layer, run_in_double
 from ..torchscript.markers import mark_input, mark_result
 from ..torchscript.torch_exporter import refuse_unbatched_pooling
@@ -102,7 +103,7 @@ class MarkedForward:
         call = LayerCall(self.original, edges)
         marked = [mark_input(x, layer, index) for index, x in enumerate(call.inputs(args, kwargs))]
         args, kwargs = call.substitute(args, kwargs, marked)
-        with torch._C.DisableTorchFunction():  # a weight that is computed must be seen to be
+        with without_torch_function():  # a weight that is computed must be seen to be
             if works_in_place(self.original.module):
                 args, kwargs = _with_copy(args, kwargs)
             result = self.original(*args, **kwargs)
@@ -148,7 +149,7 @@ class LayerForward(Replacement):
         if torch.is_grad_enabled() and self.layer.mode not in (Mode.FLOAT, Mode.CALIBRATION):
             args, kwargs = _with_copy(args, kwargs)  # the quantizer's backward needs what it was given
         result = self._run(args, kwargs)
-        with torch._C.DisableTorchFunction():
+        with without_torch_function():
             return first.copy_(result)
 
     def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

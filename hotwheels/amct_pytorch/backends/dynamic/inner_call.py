@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
-from torch.utils import _pytree as pytree
 
 from ...nn.weighted_call import Conv2dCall, ConvTranspose2dCall, LinearCall, WeightedCall
 from ...ops.desc import Role
+from ...torch_private import pytree, with_torch_function
 from ..constant_calls import not_tracing
 from .forwards import OriginalForward, Replacement
 
@@ -187,7 +187,7 @@ def _outside() -> Iterator[None]:
     """Inside it nothing that watches the model sees what is computed, neither a trace nor real_quant."""
     modes = [_pop_mode() for _ in range(torch._C._len_torch_function_stack())]
     try:
-        with not_tracing(), torch._C._EnableTorchFunction():
+        with not_tracing(), with_torch_function():
             yield
     finally:
         for mode in reversed(modes):

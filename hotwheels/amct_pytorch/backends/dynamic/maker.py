@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...torch_private import without_torch_function
+
 _MAKER = "_amct_maker"
 
 
@@ -19,7 +21,7 @@ def made_by(path: str, result: Any) -> Any:
     """Returns ``result``, noted as that of the module ``path`` if it is a tensor; one of inference mode as a copy."""
     if not isinstance(result, Tensor):
         return result
-    with torch._C.DisableTorchFunction():
+    with without_torch_function():
         if result.is_inference():  # it counts no versions
             with torch.inference_mode(False):
                 result = result.clone()
@@ -32,5 +34,5 @@ def maker_of(x: Any) -> str | None:
     path, version = getattr(x, _MAKER, (None, None)) if isinstance(x, Tensor) else (None, None)
     if path is None:
         return None
-    with torch._C.DisableTorchFunction():
+    with without_torch_function():
         return path if not x.is_inference() and x._version == version else None

@@ -7,7 +7,6 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...nn.call import LayerCall
 from ...nn.norm_chain import BatchNormStage
@@ -15,6 +14,7 @@ from ...nn.quantized_layer import QuantizedLayer
 from ...nn.weighted_op import WeightedOp
 from ...plan.quant_plan import LayerPlan, QuantPlan
 from ...quantizers.snq import SnqWeightFakeQuantize
+from ...torch_private import BatchNorm
 from ..layer_factory import LayerFactory
 from .forwards import (
     FORWARD,
@@ -43,7 +43,7 @@ class LayerContainer(nn.Module):
         super().__init__()
         self.training = model.training
         # A tuple, so that they do not become sub-modules once more.
-        self._norms = tuple(module for module in model.modules() if isinstance(module, _BatchNorm))
+        self._norms = tuple(module for module in model.modules() if isinstance(module, BatchNorm))
         self._freezes_batch_norm = False
 
     def freeze_batch_norm(self, freeze: bool) -> None:

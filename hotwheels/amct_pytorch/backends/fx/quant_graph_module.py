@@ -11,7 +11,6 @@ from typing import Any, cast
 
 import torch
 from torch import fx, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ...nn.batch_norm_call import BatchNormCall
 from ...nn.mode import Mode
@@ -19,6 +18,7 @@ from ...nn.quantized_layer import QuantizedLayer
 from ...nn.weighted_call import WeightedCall
 from ...plan.advice import Advice
 from ...plan.configured_graph import ConfiguredGraph
+from ...torch_private import BatchNorm, unsaved_buffers
 from ..float_model import in_float32
 from ..real_quant.real_gradient import with_gradient_of
 from .interpreters import RealQuantInterpreter, RecordingInterpreter, Watcher
@@ -126,7 +126,7 @@ class QuantGraphModule(fx.GraphModule):
 
     def _set_batch_norms(self, mode: bool) -> None:
         for module in self.modules():
-            if isinstance(module, _BatchNorm):
+            if isinstance(module, BatchNorm):
                 module.train(mode)
 
     def watch_next_forward(self, watcher: Watcher) -> None:
@@ -186,7 +186,7 @@ def adopt_state(target: nn.Module, source: nn.Module, memo: dict[int, Any] | Non
     for kind in ("_modules", "_parameters", "_buffers"):
         for name, value in getattr(source, kind).items():
             getattr(target, kind)[name] = value if memo is None else copy.deepcopy(value, memo)
-    target._non_persistent_buffers_set |= source._non_persistent_buffers_set
+    unsaved_buffers(target).update(unsaved_buffers(source))
     for call in (one for one in target.modules() if isinstance(one, (WeightedCall, BatchNormCall))):
         call.tree.root = target
 

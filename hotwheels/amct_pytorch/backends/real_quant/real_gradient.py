@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
+
+from ...torch_private import pytree
 
 
 def with_gradient_of(real: Any, fake: Any) -> Any:

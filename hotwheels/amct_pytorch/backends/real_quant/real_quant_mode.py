@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 
 from ...core.accumulator import Accumulator, Deferred
 from ...log import get_logger
 from ...nn.call import MethodCall
 from ...nn.double_call import cast_floats
+from ...torch_private import pytree, version_of, with_torch_function, without_torch_function
 from ..constant_calls import Constants, changes_in_place
 from .between_layers import BetweenLayers
 from .recurrent import recurrent_in_double
@@ -52,7 +52,7 @@ def run_real_quant(model: nn.Module, forward: Callable[..., Any], args: tuple[An
 
 def call_layer(layer: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Returns what a quantized layer in real_quant makes of tensors from between the layers, as another such tensor."""
-    with torch._C.DisableTorchFunction():  # the layer decides itself what it computes in which type
+    with without_torch_function():  # the layer decides itself what it computes in which type
         args, kwargs = pytree.tree_map(_exact, (args, kwargs))
         return pytree.tree_map(_to_double, layer(*args, **kwargs))
 
@@ -60,7 +60,7 @@ def call_layer(layer: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[st
 def run_in_double(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Returns ``forward(*args, **kwargs)``, of something that is one call to us, as if it stood between two layers."""
     args, kwargs = pytree.tree_map(_to_double, (args, kwargs))
-    with torch._C._EnableTorchFunction(), _FloatBetweenLayers(Constants(nn.Module())):
+    with with_torch_function(), _FloatBetweenLayers(Constants(nn.Module())):
         return forward(*args, **kwargs)
 
 
@@ -164,14 +164,14 @@ def _to_single(leaf: Any) -> Any:
 
 
 def _standing_for(exact: Tensor, double: Tensor) -> Tensor:
-    setattr(double, _ORIGIN, _Origin(exact, double._version))
+    setattr(double, _ORIGIN, _Origin(exact, version_of(double)))
     return double
 
 
 def _exact(leaf: Any) -> Any:
     """Returns the exact form of a value between the layers; None if it has none or the value was changed since."""
     origin: _Origin | None = getattr(leaf, _ORIGIN, None) if isinstance(leaf, Tensor) else None
-    return origin.exact if origin is not None and origin.version == leaf._version else leaf
+    return origin.exact if origin is not None and origin.version == version_of(leaf) else leaf
 
 
 def _is_float(leaf: Any) -> bool:

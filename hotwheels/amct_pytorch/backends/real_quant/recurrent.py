@@ -7,10 +7,10 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import nn
 
 from ...nn.double_call import call_in_double
+from ...torch_private import without_torch_function
 
 _FORWARD = "forward"
 
@@ -24,7 +24,7 @@ class _DoubleForward:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs it."""
-        with torch._C.DisableTorchFunction():
+        with without_torch_function():
             return call_in_double(self._module, args, kwargs)
 
 

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 
 from ...errors import ExportError
-from ..constant_calls import changes_in_place, not_tracing
+from ...torch_private import not_tracing, pytree
+from ..constant_calls import changes_in_place
 
 _BINDINGS: Any = torch._C
 # Properties, and methods that the exporter knows: it would take ``data`` for a constant.

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 
+from ...torch_private import pytree
 from ..tensor_facts import is_fact
 
 _BINDINGS: Any = torch._C

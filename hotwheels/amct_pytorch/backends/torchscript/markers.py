@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...torch_private import without_torch_function
+
 _DOMAIN = "amct_marker"
 
 
@@ -32,13 +34,13 @@ class _MarkOutput(torch.autograd.Function):
 
 def mark_input(x: Tensor, layer: str, index: int) -> Tensor:
     """Returns ``x``; in ONNX a node ``amct_marker::Input`` in front of quantizable input ``index`` of ``layer``."""
-    with torch._C.DisableTorchFunction():  # who follows views is not to see that of a marker
+    with without_torch_function():  # who follows views is not to see that of a marker
         return _MarkInput.apply(x, layer, index)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def mark_output(x: Tensor, layer: str) -> Tensor:
     """Returns ``x``; in ONNX a node ``amct_marker::Output`` behind ``layer``."""
-    with torch._C.DisableTorchFunction():
+    with without_torch_function():
         return _MarkOutput.apply(x, layer)  # type: ignore[no-any-return, no-untyped-call]
 
 

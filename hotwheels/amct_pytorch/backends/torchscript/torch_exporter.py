@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.onnx.errors import UnsupportedOperatorError
 
 from ...errors import ExportError
 from ...log import get_logger
 from ...onnx_io.opset import DEFAULT_OPSET, OpsetTooLow
 from ...ops.desc import OpDesc
+from ...torch_private import TracerWarning, UnsupportedOperator, export_torchscript
 from .symbolics import own_symbolics
 
 _log = get_logger(__name__)
@@ -52,7 +52,7 @@ def export_once(module: nn.Module, inputs: tuple[Any, ...], setting: Mapping[str
     inputs = (*inputs, {})  # a dict in the last place would be taken for keyword arguments
     try:
         return _export(module, inputs, dict(setting))
-    except UnsupportedOperatorError as error:
+    except UnsupportedOperator as error:
         needed = _needed_opset(error)
         if needed is not None and needed > setting["opset_version"]:
             raise OpsetTooLow(needed, str(error)) from error
@@ -85,36 +85,18 @@ def refuse_unbatched_pooling(layer: str, op: OpDesc, x: object) -> None:
 
 
 def _export(module: nn.Module, inputs: tuple[Any, ...], setting: dict[str, Any]) -> bytes:
-    file: Any = io.BytesIO()
-    with warnings.catch_warnings(), torch.no_grad(), _without_fused_attention(), own_symbolics(), _silent():
-        warnings.simplefilter("ignore")  # about tracing and deprecation; they speak to the exporter's direct user
-        torch.onnx.export(module, inputs, file, dynamo=False, training=torch.onnx.TrainingMode.PRESERVE, **setting)
-    return bytes(file.getvalue())
+    file = io.BytesIO()
+    with warnings.catch_warnings(), torch.no_grad(), _without_fused_attention(), own_symbolics():
+        # A value that is computed in the trace and becomes a constant is compared at save, not warned of.
+        warnings.simplefilter("ignore", TracerWarning)
+        export_torchscript(module, inputs, file, **setting)
+    return file.getvalue()
 
 
-def _needed_opset(error: UnsupportedOperatorError) -> int | None:
+def _needed_opset(error: UnsupportedOperator) -> int | None:
     """Returns the opset from which on the operation is known; only the exporter's text says it."""
     found = re.search(r"was added in version (\d+)", str(error))
     return int(found.group(1)) if found else None
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Keeps the exporter from writing its whole graph to the screen when it fails.
-
-    It asks whether that is wanted, but takes the question itself for the answer (torch 2.13, ``setup_onnx_logging``).
-    So after any export of the user's own in the same process it is on.
-    """
-    bindings: Any = torch._C
-    question = bindings._jit_is_onnx_log_enabled
-    is_on = question()
-    bindings._jit_is_onnx_log_enabled = False
-    bindings._jit_set_onnx_log_enabled(False)
-    try:
-        yield
-    finally:
-        bindings._jit_is_onnx_log_enabled = question
-        bindings._jit_set_onnx_log_enabled(is_on)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,99 @@
-"""The base classes of torch's own quantization: imported here only, since newer torch releases move them."""
+"""The base classes of our quantizers and observers: what torch's quantization expects of such classes.
+
+torch is about to drop its own, ``torch.ao.quantization.FakeQuantizeBase`` and ``ObserverBase``. As long as torch has
+them, ``isinstance`` says that ours are of them, and torch's functions, such as ``disable_observer``, work on ours.
+"""
 
 from __future__ import annotations
 
-from torch.ao.quantization import FakeQuantizeBase, ObserverBase
+import functools
+from abc import ABC, abstractmethod
+from typing import Any
 
-__all__ = ["FakeQuantizeBase", "ObserverBase"]
+import torch
+from torch import Tensor, nn
+
+from ...torch_private import register_base_classes
+
+
+class _Partial(functools.partial[Any]):
+    """A class with some of its arguments, as ``qconfig`` in torch takes them."""
+
+    def with_args(self, **kwargs: Any) -> _Partial:
+        return _Partial(self, **kwargs)
+
+
+class FakeQuantizeBase(ABC, nn.Module):
+    """A module that observes or fake-quantizes what it is called with.
+
+    Attributes:
+      fake_quant_enabled: uint8 [1], whether it fake-quantizes.
+      observer_enabled: uint8 [1], whether it observes.
+    """
+
+    fake_quant_enabled: Tensor
+    observer_enabled: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("fake_quant_enabled", torch.tensor([1], dtype=torch.uint8))
+        self.register_buffer("observer_enabled", torch.tensor([1], dtype=torch.uint8))
+
+    @abstractmethod
+    def forward(self, x: Any) -> Any:
+        """Returns ``x``, rounded to the grid if that is enabled."""
+
+    @abstractmethod
+    def calculate_qparams(self, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Returns (scale, zero_point)."""
+
+    def enable_fake_quant(self, enabled: bool = True) -> None:
+        """Switches rounding on or off."""
+        self.fake_quant_enabled[0] = int(enabled)
+
+    def disable_fake_quant(self) -> None:
+        """Switches rounding off."""
+        self.enable_fake_quant(False)
+
+    def enable_observer(self, enabled: bool = True) -> None:
+        """Switches observation on or off."""
+        self.observer_enabled[0] = int(enabled)
+
+    def disable_observer(self) -> None:
+        """Switches observation off."""
+        self.enable_observer(False)
+
+    @classmethod
+    def with_args(cls, **kwargs: Any) -> _Partial:
+        """Returns a constructor with these arguments."""
+        return _Partial(cls, **kwargs)
+
+
+class ObserverBase(ABC, nn.Module):
+    """A module that finds a range in what it is called with.
+
+    Attributes:
+      dtype: The type of the stored integers, as torch names it.
+      is_dynamic: False: the range is found in calibration, not in each forward.
+    """
+
+    def __init__(self, dtype: torch.dtype, is_dynamic: bool = False) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.is_dynamic = is_dynamic
+
+    @abstractmethod
+    def forward(self, x: Any) -> Any:
+        """Returns ``x`` as it is."""
+
+    @abstractmethod
+    def calculate_qparams(self, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Returns (scale, zero_point)."""
+
+    @classmethod
+    def with_args(cls, **kwargs: Any) -> _Partial:
+        """Returns a constructor with these arguments."""
+        return _Partial(cls, **kwargs)
+
+
+register_base_classes(FakeQuantizeBase, ObserverBase)

@@ -18,6 +18,7 @@ from ...core.affine import fake_quantize, real_ends
 from ...core.channels import per_channel
 from ...core.params import QuantParams
 from ...core.spec import QuantSpec
+from ...torch_private import was_made_by
 from .learned_range import LearnedRange
 
 
@@ -52,18 +53,13 @@ def quantized_again(value: Tensor) -> Callable[[], Tensor] | None:
     It keeps the tensor in front of the quantizer alive, not ``value``. The same for `identity_gradient_unfolded`.
     """
     made_by: Any = value.grad_fn
-    if _made(made_by, _Unfolded):
+    if was_made_by(value, _Unfolded):
         weight, factor, inverse, scale = (x.detach() for x in made_by.saved_tensors)
         return functools.partial(_unfolded, weight, factor, inverse, scale, made_by.num_bits)
-    if not _made(made_by, LearnedRange, _StraightThrough):
+    if not was_made_by(value, LearnedRange, _StraightThrough):
         return None
     x, *_, scale, offset = made_by.saved_tensors
     return functools.partial(fake_quantize, x.detach(), scale, offset, made_by.num_bits)
-
-
-def _made(node: object, *functions: type[torch.autograd.Function]) -> bool:
-    """Whether the autograd node ``node`` is of one of ``functions``."""
-    return isinstance(node, tuple(function._backward_cls for function in functions))
 
 
 def clipped_weight(weight: Tensor, value: Tensor, clip_max: Tensor, sigma: Tensor) -> Tensor:

@@ -9,11 +9,12 @@ another version of Python or torch may count differently.
 from __future__ import annotations
 
 import functools
-import sys
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from ...torch_private import reference_counts
 
 Counts = tuple[int, int, int]
 
@@ -22,7 +23,7 @@ def is_owned(grad: Tensor) -> bool:
     """Whether only the calling backward holds ``grad``; call as ``is_owned(grads[0])``."""
     if type(grad) is not Tensor or grad.device.type != "cpu" or torch.is_grad_enabled():
         return False
-    counts = _counts(grad)
+    counts = reference_counts(grad)
     return counts is not None and counts == counts_if_owned()
 
 
@@ -53,12 +54,4 @@ class _Probe(torch.autograd.Function):
 
 def _seen_by_a_backward(grad: Tensor) -> Counts | None:
     """As `is_owned`, so that the Python object has as many references."""
-    return _counts(grad)
-
-
-def _counts(grad: Tensor) -> Counts | None:
-    try:
-        storage = torch._C._storage_Use_Count(grad.untyped_storage()._cdata)
-        return grad._use_count(), storage, sys.getrefcount(grad)  # type: ignore[attr-defined]
-    except AttributeError:  # not public; without them every gradient counts as shared
-        return None
+    return reference_counts(grad)

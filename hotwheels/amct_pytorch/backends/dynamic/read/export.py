@@ -10,13 +10,13 @@ from typing import Any
 
 import onnx_ir as ir
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from ....graph import Edge
 from ....log import get_logger
 from ....onnx_io.layer_sites import LayerSite
 from ....onnx_io.model_file import name_outputs, parse_model
 from ....onnx_io.node_access import operand
+from ....torch_private import pytree
 from ...constant_calls import ConstantsBeforehand
 from ...torchscript.aliases import FollowedAliases
 from ...torchscript.baked_values import BakedValues

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from ....nn.call import LayerCall
 from ....onnx_io.node_access import operand
+from ....torch_private import pytree
 from ..forwards import call_name
 from .export import MarkedExport
 from .float_model import Fold

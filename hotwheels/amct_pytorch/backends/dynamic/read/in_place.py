@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 
+from ....torch_private import pytree, without_torch_function
 from ...tensor_facts import is_fact
 from ..forwards import OriginalForward, replace_forward
 from .kept_state import kept_state, run_example
@@ -81,7 +81,7 @@ class _OutOfPlace:
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Runs it."""
-        with torch._C.DisableTorchFunction():
+        with without_torch_function():
             copy = x.clone()
         result = self._original(copy, *args, **kwargs)
         self._watch.add(self._path, x)
@@ -101,5 +101,5 @@ def _out_of_place(modules: Mapping[str, nn.Module], watch: _Watch) -> Iterator[N
 
 
 def _memory(x: Tensor) -> int:
-    with torch._C.DisableTorchFunction():
+    with without_torch_function():
         return int(x.untyped_storage()._cdata) if x.layout is torch.strided and x.numel() else -1

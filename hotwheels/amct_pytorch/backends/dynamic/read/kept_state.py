@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from ....errors import ExportError
+from ....torch_private import pytree
 
 _CONTAINERS = (list, dict, set)
 

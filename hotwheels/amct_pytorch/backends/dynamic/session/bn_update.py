@@ -7,11 +7,11 @@ from collections.abc import Collection, Mapping
 
 import onnx_ir as ir
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ....log import get_logger
 from ....nn.quantized_layer import QuantizedLayer
 from ....record import LayerRecord, Record
+from ....torch_private import BatchNorm
 from ..read.float_model import Fold, refold, write_normalization
 
 _log = get_logger(__name__)
@@ -53,8 +53,8 @@ def update_batch_norms(model: nn.Module, is_training: bool, update: BnUpdate, fo
         _report_left([name for name, norm in norms.items() if norm not in known])
 
 
-def _batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
-    return {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
+def _batch_norms(model: nn.Module) -> dict[str, BatchNorm]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, BatchNorm)}
 
 
 def _report_left(names: Collection[str]) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
-from torch.utils import _pytree as pytree
+
+from ....torch_private import pytree
 
 # Functions and methods that may return (a part of) their input's memory.
 _VIEWS = frozenset(

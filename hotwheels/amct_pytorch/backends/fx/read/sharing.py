@@ -6,12 +6,12 @@ from collections import Counter
 from collections.abc import Mapping
 
 from torch import fx, nn
-from torch.utils import _pytree as pytree
 
 from ....nn.call import MethodCall
 from ....nn.shared_input import SharedInput
 from ....ops.registry import Registry
 from ....plan.quant_plan import QuantPlan
+from ....torch_private import pytree
 from ...real_quant.known import op_of
 from .called import callable_of
 

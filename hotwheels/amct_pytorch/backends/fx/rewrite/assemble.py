@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.fx import Graph, GraphModule
 
+from ....torch_private import unsaved_buffers
+
 
 def assemble(root: nn.Module, graph: Graph, class_name: str) -> GraphModule:
     """Returns a GraphModule of ``graph`` that shares modules, parameters and buffers with ``root``.
@@ -21,7 +23,7 @@ def assemble(root: nn.Module, graph: Graph, class_name: str) -> GraphModule:
         _adopt(module, path, value)
     for path in _unsaved_buffers(root):
         owner, name = _owner(module, path)
-        owner._non_persistent_buffers_set.add(name)
+        unsaved_buffers(owner).add(name)
     return module
 
 
@@ -52,7 +54,7 @@ def _unsaved_buffers(root: nn.Module) -> list[str]:
     return [
         f"{path}.{name}" if path else name
         for path, module in root.named_modules(remove_duplicate=False)
-        for name in module._non_persistent_buffers_set
+        for name in unsaved_buffers(module)
     ]
 
 

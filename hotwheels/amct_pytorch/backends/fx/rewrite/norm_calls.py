@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.fx import GraphModule, Node
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ....nn.batch_norm_call import BatchNormCall
+from ....torch_private import BatchNorm
 from ..read.float_reason import mark_float
 from ..read.spelling import remember_spelling
 from ..trace.dropout import FOLLOWS_TRAINING
@@ -93,7 +93,7 @@ def _is_in_batch_norm(node: Node, statistics: str) -> bool:
         return False
     path, cls = next(reversed(stack.values()))
     is_own = statistics == (f"{path}.running_mean" if path else "running_mean")
-    return is_own and isinstance(cls, type) and issubclass(cls, _BatchNorm) and _looks_at_training(cls)
+    return is_own and isinstance(cls, type) and issubclass(cls, BatchNorm) and _looks_at_training(cls)
 
 
 def _looks_at_training(cls: type[nn.Module]) -> bool:

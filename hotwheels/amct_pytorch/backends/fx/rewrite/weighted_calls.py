@@ -131,7 +131,7 @@ def _is_bias(bias: ComputedTensor | None, weight: ComputedTensor) -> bool:
         return False
     with torch.no_grad():
         found, outputs = bias(), weight().shape[1]
-    return found.numel() == outputs == found.shape[-1]
+    return bool(found.numel() == outputs == found.shape[-1])
 
 
 def _transposed(matrix: Tensor) -> Tensor:

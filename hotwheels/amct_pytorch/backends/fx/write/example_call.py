@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
 from ....errors import ExportError
+from ....torch_private import pytree
 from ...float_model import in_float32
 from ..quant_graph_module import QuantGraphModule
 

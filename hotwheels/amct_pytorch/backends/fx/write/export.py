@@ -7,11 +7,11 @@ from typing import Any
 import onnx_ir as ir
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
 from ....errors import ExportError
 from ....log import get_logger
 from ....onnx_io.opset import DEFAULT_OPSET, OpsetTooLow
+from ....torch_private import pytree
 from .example_call import ExampleCall
 from .onnx.example import DynamicAxis, Example, dynamic_axes_of
 from .onnx.write_graph import GraphWalk

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import fx, nn
-from torch.fx.graph import _custom_builtins
 
 from ....errors import ConfigError, UnsupportedModelError
 from ....files import FileSet
+from ....torch_private import builtin_imports
 from ..quant_graph_module import QuantGraphModule, adopt_state
 from .source_state import dump_state, look_up, read_state, restore
 
@@ -138,8 +138,9 @@ def _names(source: str, word: str) -> bool:
 
 def _import_of(name: str, value: Any) -> str:
     """The statement that makes ``value`` known as ``name``."""
-    if name in _custom_builtins:
-        return _custom_builtins[name].import_str
+    builtins = builtin_imports()
+    if name in builtins:
+        return builtins[name]
     if isinstance(value, str):  # an annotation that is a text (from __future__ import annotations)
         return f"{name} = {value!r}"
     home, path = getattr(value, "__module__", None), getattr(value, "__qualname__", "")

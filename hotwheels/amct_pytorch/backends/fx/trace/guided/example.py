@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from .....errors import UnsupportedModelError
+from .....torch_private import pytree
 from ..tracer import starred
 from .evaluation import Evaluator
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
-from torch.utils import _pytree as pytree
 
 from .....log import get_logger
+from .....torch_private import pytree
 from ..frozen import add_check, is_check
 from ..run import Trace
 from .guards import Guard

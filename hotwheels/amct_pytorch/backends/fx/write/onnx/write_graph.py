@@ -9,12 +9,12 @@ from typing import Any
 import onnx_ir as ir
 import torch
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
 from .....log import get_logger
 from .....nn.call import MethodCall
 from .....onnx_io.layer_sites import LayerSite, main_node, read_places, write_sites
 from .....onnx_io.node_names import name_nodes, name_values
+from .....torch_private import pytree
 from ....leaves import tensors_in
 from ....real_quant.known import is_known
 from ...read.constants import constant_nodes
