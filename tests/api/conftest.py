@@ -2,32 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import pytest
-import torch
-
+from tests.support.fixtures import one_thread, seeded, undrawn
 from tests.support.log_lines import log_lines
 
-__all__ = ["log_lines"]
-
-
-@pytest.fixture(autouse=True)
-def seeded() -> None:
-    """Models and data of a test are the same in every run."""
-    torch.manual_seed(0)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """The tensors are tiny: threads would only wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True)
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures take longer than all the rest of a tiny model; report has its own tests of them."""
-    monkeypatch.setattr("hotwheels.amct_pytorch.api.fx.draw", lambda graph_module, path: None)
+__all__ = ["log_lines", "one_thread", "seeded", "undrawn"]

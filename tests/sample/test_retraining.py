@@ -11,8 +11,8 @@ from PIL import Image
 
 pytest.importorskip("sklearn")
 
-from hotwheels.amct_pytorch.api import fx
 from hotwheels.amct_pytorch.config.files.tolerant_json import read_json
+from hotwheels.amct_pytorch.workflows import static
 from sample.common import digits, dumping, retrain_paths, retraining
 from sample.common.calibration import CalibrationSample
 from sample.common.datasets import ImageFolders, make_loaders
@@ -29,7 +29,7 @@ IMAGES = Path(digits.__file__).parents[1] / "resnet50" / "calibration" / "images
 @pytest.fixture
 def sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CalibrationSample:
     """A MobileNetV2 sample whose script stands in an empty folder; its network is not trained."""
-    monkeypatch.setattr(fx, "draw", lambda graph_module, path: path.write_text("<svg/>"))
+    monkeypatch.setattr(static, "draw", lambda graph_module, path: path.write_text("<svg/>"))
     for module in (retraining, retrain_paths):
         monkeypatch.setattr(module, "trained", lambda name: RECIPES[name].build().eval())
     torch.manual_seed(0)

@@ -7,7 +7,7 @@ import pytest
 from benchmarks.zoo import conformance
 from benchmarks.zoo.architectures import ARCHITECTURES
 from benchmarks.zoo.outcome import DYNAMIC, STATIC
-from tests.api.conftest import one_thread, undrawn
+from tests.support.fixtures import one_thread, undrawn
 
 __all__ = ["one_thread", "undrawn"]
 

@@ -8,30 +8,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from ..backends.fx.backend import FxBackend
 from ..backends.fx.quant_graph_module import QuantGraphModule
-from ..backends.fx.write.example_call import make_example_call
-from ..config.fx.expand import expand
-from ..config.fx.json_config import check_any_enabled, read_config, write_config
 from ..config.fx.simple_yaml import read_simple_yaml
-from ..core.host_memory import keep_freed_memory_for
 from ..files import check_path
 from ..log import get_logger
 from ..nn.mode import Mode
-from ..ops.registry import Registry
-from ..plan.checks import find_violations
-from ..plan.planner import make_plan
-from ..record import Record
 from ..report.dump import Dumper
-from ..report.picture import draw
-from ..workflows.advice import log_advice, log_calibrated_advice
+from ..workflows import static
+from ..workflows.advice import log_calibrated_advice
 from ..workflows.arguments import as_example, as_inputs, check_aliases, check_existing, check_model, check_type
 from ..workflows.checkpoint import load_checkpoint
-from ..workflows.onnx_setting import check_setting
-from ..workflows.quantized import quantized_inside, require_calibration, switchable_inside, the_quantized_graph
+from ..workflows.quantized import quantized_inside, switchable_inside, the_quantized_graph
 
 _log = get_logger(__name__)
 
@@ -62,11 +51,10 @@ def create_quant_config_fx(
     path, model = check_path(function, "config_file", config_file), check_model(function, model)
     definition = check_aliases(function, "config_definition", config_definition, "config_defination", config_defination)
     simple = None if definition is None else read_simple_yaml(check_existing(function, "config_definition", definition))
-    graph = FxBackend(model, Registry(), copies_tensors=False, inputs=as_example(input_data)).graph()
     if path.exists():
         _log.warning("The configuration '%s' exists and is replaced.", path)
-    write_config(expand(graph, simple), path)
-    _log.info("Wrote the configuration of %d layers to '%s'.", len(graph.quantizable), path)
+    count = static.write_config(path, model, simple, as_example(input_data))
+    _log.info("Wrote the configuration of %d layers to '%s'.", count, path)
 
 
 def create_quant_model_fx(config_file: str | Path, model: nn.Module, *, input_data: Any = None) -> QuantGraphModule:
@@ -83,7 +71,7 @@ def create_quant_model_fx(config_file: str | Path, model: nn.Module, *, input_da
     """
     function = "create_quant_model_fx"
     path, model = check_existing(function, "config_file", config_file), check_model(function, model)
-    return _quantize(path, model, as_example(input_data))
+    return static.quantize(path, model, as_example(input_data))
 
 
 def restore_quant_model_fx(
@@ -110,7 +98,7 @@ def restore_quant_model_fx(
     path, model = check_existing(function, "config_file", config_file), check_model(function, model)
     checkpoint = check_existing(function, "pth_file", pth_file)
     check_type(function, "state_dict_name", state_dict_name, (str, type(None)), "a string or None")
-    quantized = _quantize(path, model, as_example(input_data))
+    quantized = static.quantize(path, model, as_example(input_data))
     load_checkpoint(quantized, checkpoint, state_dict_name)
     return quantized
 
@@ -184,46 +172,9 @@ def save_quant_model_fx(
       CalibrationError: Layers are not calibrated; the text names them.
       ExportError: The model cannot be written as ONNX. Files of an earlier save stay whole.
     """
-    from ..workflows.onnx_files import write_onnx_files  # here, because onnx costs every import a second and 40 MB
-
     function = "save_quant_model_fx"
     quantized = the_quantized_graph(function, check_model(function, model))
     check_path(function, "save_path", save_path)
-    require_calibration(quantized)
-    log_calibrated_advice(quantized)
-    example = make_example_call(quantized, as_inputs(input_data))
-    setting = check_setting(onnx_export_setting)
-    with torch.no_grad():
-        record = Record(
-            {name: layer.record() for name, layer in quantized.quantized_layers.items() if layer.is_quantized}
-        )
-    golden = None if golden_inputs is None else make_example_call(quantized, as_inputs(golden_inputs)).inputs
-    written = write_onnx_files(
-        quantized,
-        record,
-        save_path,
-        example=example,
-        setting=setting,
-        registry=Registry(),
-        golden_inputs=golden,
-    )
+    golden = None if golden_inputs is None else as_inputs(golden_inputs)
+    written = static.save(quantized, save_path, as_inputs(input_data), onnx_export_setting, golden)
     _log.info("Wrote %s.", ", ".join(f"'{path}'" for path in written))
-
-
-def _quantize(config_file: Path, model: nn.Module, inputs: tuple[Any, ...] | None) -> QuantGraphModule:
-    keep_freed_memory_for(model)
-    backend = FxBackend(model, Registry(), inputs=inputs)
-    graph = backend.graph()
-    config = read_config(config_file, graph)
-    check_any_enabled(config)
-    for violation in find_violations(graph, config):
-        _log.warning("%s", violation.reason)
-    plan = make_plan(graph, config)
-    for skip in plan.skips:
-        _log.debug("Layer '%s' is not quantized: %s.", skip.name, skip.reason)
-    draw(backend.traced, config_file.with_name("float.svg"))
-    origin = backend.origin(graph, config)
-    log_advice(origin.advice)
-    quantized = backend.place(plan, origin)
-    draw(quantized, config_file.with_name("quant.svg"))
-    return quantized

@@ -37,9 +37,9 @@ from ..report.analysis import (
 from ..report.html import write_reports
 from ..torch_private import pytree
 from .arguments import as_inputs, check_model
-from .default_copy import default_quantized_copy
 from .kept_state import copies_of, kept_state
 from .quantized import quantized_inside
+from .static import default_quantized_copy
 
 _log = get_logger(__name__)
 

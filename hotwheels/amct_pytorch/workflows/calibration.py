@@ -23,7 +23,6 @@ from ..config.dynamic.calibration_config import (
 )
 from ..config.dynamic.expand_calibration import expand_calibration
 from ..config.dynamic.simple_cfg import SimpleCalibrationConfig
-from ..config.fx.json_config import check_any_enabled
 from ..core.host_memory import keep_freed_memory_for
 from ..export.save import write_files
 from ..files import FileSet, PathLike
@@ -31,20 +30,18 @@ from ..files.seal import check_record_partners, record_partners, sealed_set
 from ..log import get_logger
 from ..onnx_io.model_file import load_model, save_model
 from ..oracle.float_check import check_float_model
-from ..plan.checks import find_violations
-from ..plan.planner import make_plan
 from ..record.text_proto import read_record
 from .dynamic_rules import (
     USES,
     WEIGHTED,
     for_each_use,
     further_uses,
-    refuse,
     require_complete,
     shifted_layers,
     weighted_layers,
     write_update,
 )
+from .planning import checked_plan, refuse
 
 _log = get_logger(__name__)
 # In the metadata of the file: a save must know them without the configuration.
@@ -77,11 +74,7 @@ def quantize(
     graph = backend.graph(Fusion(is_on=given.do_fusion, skipped=given.skip_fusion_layers))
     config = read_calibration_config(config_path, graph)
     quantizers = to_quant_config(config, graph)
-    check_any_enabled(quantizers)
-    refuse(find_violations(graph, quantizers))
-    plan = make_plan(graph, quantizers)
-    for skip in plan.skips:
-        _log.debug("Layer '%s' is not quantized: %s.", skip.name, skip.reason)
+    plan = checked_plan(graph, quantizers, refuse)
     folds = backend.folds(graph)
     settings = {_UPDATE_BN: config.update_bn, WEIGHTED: weighted_layers(plan), USES: further_uses(plan)}
     float_model = backend.float_model(plan, folds, settings)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import IncompleteRecordError, UnsupportedModelError
+from ..errors import IncompleteRecordError
 from ..files import FileSet
 from ..graph import OpGraph
 from ..onnx_io.layer_sites import read_sites
-from ..plan.checks import Violation
 from ..plan.quant_plan import QuantPlan
 from ..record import LayerRecord, Record
 from ..record.text_proto import write_record
@@ -21,14 +20,6 @@ if TYPE_CHECKING:
 # Keys of the settings in the float model.
 WEIGHTED = "weighted_layers"  # names of the layers with weights
 USES = "uses"  # for the further uses of layers: name of the use to name of the layer
-
-
-def refuse(violations: Sequence[Violation]) -> None:
-    """Raises UnsupportedModelError for all rules of the hardware that are broken, each with its repair."""
-    if violations:
-        lines = [f"- {one.reason}\n  Repair: {one.repair}." for one in violations]
-        title = "The model cannot be quantized with this configuration, rules of the hardware are broken:"
-        raise UnsupportedModelError("\n".join([title, *lines]))
 
 
 def shifted_layers(graph: OpGraph) -> frozenset[str]:

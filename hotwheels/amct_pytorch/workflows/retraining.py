@@ -19,7 +19,6 @@ from ..backends.dynamic.session.session_forward import attach_session, find_sess
 from ..config.dynamic.expand_retrain import expand_retrain
 from ..config.dynamic.retrain_config import RetrainConfig, read_retrain_config, to_quant_config, write_retrain_config
 from ..config.dynamic.simple_cfg import SimpleRetrainConfig
-from ..config.fx.json_config import check_any_enabled
 from ..core.host_memory import keep_freed_memory_for
 from ..errors import CalibrationError, ConfigError
 from ..export.save import write_files
@@ -28,8 +27,6 @@ from ..files.seal import sealed_set
 from ..graph import OpGraph
 from ..log import get_logger
 from ..oracle.float_check import check_float_model
-from ..plan.checks import find_violations
-from ..plan.planner import make_plan
 from ..plan.quant_plan import QuantPlan
 from ..record import LayerRecord, Record
 from ..record.text_proto import read_record
@@ -40,12 +37,12 @@ from .dynamic_rules import (
     WEIGHTED,
     for_each_use,
     further_uses,
-    refuse,
     require_complete,
     shifted_layers,
     weighted_layers,
     write_update,
 )
+from .planning import checked_plan, refuse
 
 _log = get_logger(__name__)
 _MADE_BY = ("create_quant_retrain_model", "restore_quant_retrain_model")
@@ -121,12 +118,7 @@ def save(
 def _planned(config_path: Path, graph: OpGraph) -> tuple[RetrainConfig, QuantPlan]:
     config = read_retrain_config(config_path, graph)
     quantizers = to_quant_config(config, graph)
-    check_any_enabled(quantizers)
-    refuse(find_violations(graph, quantizers))
-    plan = make_plan(graph, quantizers)
-    for skip in plan.skips:
-        _log.debug("Layer '%s' is not quantized: %s.", skip.name, skip.reason)
-    return config, plan
+    return config, checked_plan(graph, quantizers, refuse)
 
 
 def _with_present_weights(record: Record, present: Mapping[str, LayerRecord], path: Path) -> Record:

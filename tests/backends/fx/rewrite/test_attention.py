@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from hotwheels.amct_pytorch.backends.fx.backend import FxBackend
 from hotwheels.amct_pytorch.nn.in_projection import InProjection
 from hotwheels.amct_pytorch.ops.registry import Registry
-from tests.api.conftest import one_thread, seeded, undrawn
 from tests.support.attention_nets import (
     BATCH,
     HEADS,
@@ -31,6 +30,7 @@ from tests.support.attention_nets import (
     sequences,
     traced,
 )
+from tests.support.fixtures import one_thread, seeded, undrawn
 
 __all__ = ["one_thread", "seeded", "undrawn"]
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.backends.fx.backend import FxBackend
 from hotwheels.amct_pytorch.ops.registry import Registry
-from tests.api.conftest import one_thread, seeded, undrawn
 from tests.support.attention_nets import (
     HEADS,
     NETS,
@@ -28,6 +27,7 @@ from tests.support.attention_nets import (
     sequences,
 )
 from tests.support.exact_pair import assert_exact
+from tests.support.fixtures import one_thread, seeded, undrawn
 from tests.support.fx_path import quantize, run_fake, run_float, run_onnx, run_real
 
 __all__ = ["one_thread", "seeded", "undrawn"]

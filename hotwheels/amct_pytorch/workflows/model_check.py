@@ -1,0 +1,84 @@
+"""What ``check_model`` finds: what can be quantized, what cannot be traced, and what is worth changing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from ..backends.fx.quant_graph_module import QuantGraphModule
+from ..backends.fx.trace.diagnosis import Diagnosis, diagnose
+from ..config.fx.expand import expand
+from ..graph import OpGraph, Skip
+from ..ops.registry import Registry
+from ..plan.advice import Advice
+from .advice import all_advice
+from .model_report import CheckedLayer, ModelProblem, ModelReport
+from .quantized import require_calibration
+from .static import default_quantized_copy
+
+
+def report_of_float(model: nn.Module, inputs: tuple[Any, ...] | None, example: tuple[Any, ...] | None) -> ModelReport:
+    """Returns the report of a float model.
+
+    With ``inputs`` there is advice that needs data; ``example``, or else ``inputs``, is what the trace follows.
+    """
+    found = diagnose(model, Registry(), example or inputs)
+    problems = tuple(
+        ModelProblem(modules=paths, error=one.error, place=one.place, reason=one.reason, rewrite=one.rewrite)
+        for one, paths in zip(found.problems, found.modules, strict=True)
+    )
+    if inputs is None or problems:
+        advice = _advice_of_float(found)
+    else:
+        advice = all_advice(default_quantized_copy(model, inputs), inputs)
+    return ModelReport(
+        model=type(model).__name__,
+        problems=problems,
+        quantizable=() if found.graph is None else _layers(found.graph),
+        skipped=() if found.graph is None else _skips(found.graph, found),
+        advice=advice,
+        is_complete=found.graph is not None,
+    )
+
+
+def report_of_quantized(quantized: QuantGraphModule, inputs: tuple[Any, ...] | None) -> ModelReport:
+    """Returns the report of a model that is quantized; CalibrationError if it is not calibrated."""
+    require_calibration(quantized)
+    origin = quantized.origin
+    return ModelReport(
+        model=type(quantized).__name__,
+        problems=(),
+        quantizable=() if origin is None else _configured_layers(origin.model.graph, set(quantized.quantized_layers)),
+        skipped=() if origin is None else origin.model.graph.skips,
+        advice=all_advice(quantized, inputs),
+        is_quantized=True,
+    )
+
+
+def _configured_layers(graph: OpGraph, quantized: set[str]) -> tuple[CheckedLayer, ...]:
+    return tuple(CheckedLayer(node.name, node.type, node.name in quantized) for node in graph.quantizable)
+
+
+def _advice_of_float(found: Diagnosis) -> tuple[Advice, ...]:
+    if found.backend is None or found.graph is None:
+        return ()
+    config = expand(found.graph, None)
+    return found.backend.origin(found.graph, config).advice
+
+
+def _layers(graph: OpGraph) -> tuple[CheckedLayer, ...]:
+    return tuple(
+        CheckedLayer(
+            node.name, node.type, node.op is not None and node.op.is_default_enabled and node.is_default_enabled
+        )
+        for node in graph.quantizable
+    )
+
+
+def _skips(graph: OpGraph, found: Diagnosis) -> tuple[Skip, ...]:
+    untraced = {path for paths in found.modules for path in paths}
+    return tuple(
+        Skip(skip.name, "it cannot be traced, see the problems") if graph[skip.name].module_path in untraced else skip
+        for skip in graph.skips
+    )

@@ -1,0 +1,90 @@
+"""What the functions of the FX path do: configuration, quantized model, files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..backends.fx.backend import FxBackend
+from ..backends.fx.quant_graph_module import QuantGraphModule
+from ..backends.fx.write.example_call import make_example_call
+from ..config.fx.expand import expand
+from ..config.fx.json_config import check_any_enabled, read_config
+from ..config.fx.json_config import write_config as write_document
+from ..config.fx.simple_config import SimpleConfig
+from ..core.host_memory import keep_freed_memory_for
+from ..files import PathLike
+from ..nn.mode import Mode
+from ..ops.registry import Registry
+from ..plan.planner import make_plan
+from ..record import Record
+from ..report.picture import draw
+from .advice import log_advice, log_calibrated_advice
+from .kept_state import copies_of
+from .onnx_setting import check_setting
+from .planning import checked_plan, warn
+from .quantized import require_calibration
+
+Inputs = tuple[Any, ...]
+
+
+def write_config(path: Path, model: nn.Module, simple: SimpleConfig | None, inputs: Inputs | None) -> int:
+    """Writes the configuration of ``model`` that ``simple`` describes; returns the number of its layers."""
+    graph = FxBackend(model, Registry(), copies_tensors=False, inputs=inputs).graph()
+    write_document(expand(graph, simple), path)
+    return len(graph.quantizable)
+
+
+def quantize(config_file: Path, model: nn.Module, inputs: Inputs | None) -> QuantGraphModule:
+    """Returns ``model`` quantized as ``config_file`` says, in float state; draws pictures of both beside the file."""
+    keep_freed_memory_for(model)
+    backend = FxBackend(model, Registry(), inputs=inputs)
+    graph = backend.graph()
+    config = read_config(config_file, graph)
+    plan = checked_plan(graph, config, warn)
+    draw(backend.traced, config_file.with_name("float.svg"))
+    origin = backend.origin(graph, config)
+    log_advice(origin.advice)
+    quantized = backend.place(plan, origin)
+    draw(quantized, config_file.with_name("quant.svg"))
+    return quantized
+
+
+@torch.no_grad()
+def default_quantized_copy(model: nn.Module, inputs: Inputs) -> QuantGraphModule:
+    """Returns ``model`` with its default configuration, whose observers are content with one batch: ``inputs``."""
+    backend = FxBackend(model, Registry(), inputs=inputs)
+    graph = backend.graph()
+    config = expand(graph, None)
+    check_any_enabled(config)
+    quantized = backend.place(make_plan(graph, config), backend.origin(graph, config)).eval()
+    quantized.mode = Mode.CALIBRATION
+    quantized(*copies_of(inputs))
+    return quantized
+
+
+def save(
+    quantized: QuantGraphModule,
+    prefix: PathLike,
+    inputs: Inputs,
+    export_setting: Mapping[str, Any] | None,
+    golden_inputs: Inputs | None,
+) -> tuple[Path, ...]:
+    """Writes the files of a calibrated model and returns their paths; see ``save_quant_model_fx``."""
+    from .onnx_files import write_onnx_files  # here, because onnx costs every import a second and 40 MB
+
+    require_calibration(quantized)
+    log_calibrated_advice(quantized)
+    example = make_example_call(quantized, inputs)
+    setting = check_setting(export_setting)
+    with torch.no_grad():
+        layers = quantized.quantized_layers.items()
+        record = Record({name: layer.record() for name, layer in layers if layer.is_quantized})
+    golden = None if golden_inputs is None else make_example_call(quantized, golden_inputs).inputs
+    return write_onnx_files(
+        quantized, record, prefix, example=example, setting=setting, registry=Registry(), golden_inputs=golden
+    )

@@ -1,0 +1,29 @@
+"""Fixtures of tests that run whole models; a conftest.py imports those that it wants."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Models and data of a test are the same in every run."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """The tensors are tiny: threads would only wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures take longer than all the rest of a tiny model; report has its own tests of them."""
+    monkeypatch.setattr("hotwheels.amct_pytorch.workflows.static.draw", lambda graph_module, path: None)
