@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Mapping
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,42 +12,139 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..quantizers.base import Quantizer
+from ..quantizers.observers.observation import RangeObserver
+
+_SCALES = ("scale", "known_scale", "fixed_scale", "previous_clip_max")
+# Ends of ranges, which contain 0. Learned ends that a training step has just moved over 0 are repaired by the next
+# forward, from the ends before.
+_UPPER_ENDS, _LOWER_ENDS = ("max_val", "previous_max", "max_value"), ("min_val", "previous_min", "min_value")
 
 
 def load_checkpoint(model: nn.Module, path: Path, state_dict_name: str | None) -> None:
     """Loads the state in ``path`` strictly into ``model``; a leading ``module.`` (DDP) is stripped.
 
     Raises:
-      ConfigError: The file holds no such state, or the state does not fit the model.
+      ConfigError: The file holds no such state, the state does not fit the model, or a grid in it is impossible. The
+        model may then hold a part of the state.
     """
     state = {name.removeprefix("module."): value for name, value in _read_state(path, state_dict_name).items()}
+    _check_types(state, model.state_dict(), path)
     try:
         model.load_state_dict(state, strict=True)
     except RuntimeError as error:
+        found = " ".join(str(error).split())
         msg = (
-            f"The state in '{path}' does not fit the model and its configuration: {error} It must be restored with"
+            f"The state in '{path}' does not fit the model and its configuration: {found} It must be restored with"
             " the model and the configuration file it was made with."
         )
         raise ConfigError(msg) from error
+    for key, tensor, problem in _impossible_values(model):
+        raise ConfigError(f"'{path}': '{key}' is {_shown(tensor)}; {problem}.")
 
 
 def _read_state(path: Path, name: str | None) -> Mapping[str, Tensor]:
-    try:
-        content: Any = torch.load(path, weights_only=True, map_location="cpu")
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        raise ConfigError(f"'{path}' is not a checkpoint of tensors made by torch.save: {error}") from error
+    content = _load(path)
     if not isinstance(content, Mapping):
         raise ConfigError(f"'{path}' holds a {type(content).__name__}, not a state_dict.")
     if name is not None:
         if name not in content:
             raise ConfigError(f"'{path}' has no key '{name}' (state_dict_name). Its keys: {_listed(content)}.")
         content = content[name]
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        msg = f"'{path}' is not a state_dict of tensors; pass state_dict_name. Its keys: {_listed(content)}."
-        raise ConfigError(msg)
+    if not isinstance(content, Mapping):
+        where = f"'{name}' in it" if name is not None else "it"
+        raise ConfigError(f"'{path}' is not a state_dict of tensors: {where} is a {type(content).__name__}.")
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            what = f"the key {key!r} is no string" if not isinstance(key, str) else f"'{key}' is {_kind(value)}"
+            raise ConfigError(
+                f"'{path}' is not a state_dict of tensors: {what}; pass state_dict_name if it holds one. Its keys:"
+                f" {_listed(content)}."
+            )
     return content
 
 
-def _listed(content: Any) -> str:
-    keys = [str(key) for key in content] if isinstance(content, Mapping) else []
-    return ", ".join(keys[:10]) + (f", ... ({len(keys)} in all)" if len(keys) > 10 else "")
+def _load(path: Path) -> Any:
+    """Returns what the file holds; tensors stay on the CPU, no code of the file is run."""
+    reason = _unreadable(path)
+    if reason is None:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # torch's advice on other formats
+                return torch.load(path, weights_only=True, map_location="cpu")
+        except MemoryError:
+            reason = "it claims more memory than there is"
+        except Exception:  # a damaged pickle raises anything; torch's text recommends to run the code in the file
+            reason = "it is damaged, of another format, or holds other objects than tensors"
+    raise ConfigError(
+        f"'{path}' is not a checkpoint of tensors: {reason}. Save it with torch.save(model.state_dict(), ...)."
+    )
+
+
+def _unreadable(path: Path) -> str | None:
+    """Why the file is not even to be opened by torch; None if it may be. Raises OSError if it cannot be opened."""
+    if not path.stat().st_size:
+        return "the file is empty"
+    try:
+        with path.open("rb") as file:
+            if not zipfile.is_zipfile(file):
+                return None  # the format before torch 1.6, or none
+        with zipfile.ZipFile(path) as archive:
+            is_packed = any(one.compress_type != zipfile.ZIP_STORED for one in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        return "the archive is damaged"
+    return "its tensors are compressed, which torch.save never does" if is_packed else None
+
+
+def _check_types(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
+    """Raises ConfigError for integers in place of real numbers and the like, which loading would convert."""
+    for key in state.keys() & expected.keys():
+        found, wanted = state[key], expected[key]
+        if found.layout != torch.strided or _number_kind(found) != _number_kind(wanted):
+            raise ConfigError(f"'{path}': '{key}' is {_kind(found)}; the model has {_kind(wanted)}.")
+
+
+def _number_kind(tensor: Tensor) -> str:
+    if tensor.is_floating_point():
+        return "real"
+    return "complex" if tensor.is_complex() else "bool" if tensor.dtype == torch.bool else "integer"
+
+
+def _impossible_values(model: nn.Module) -> Iterator[tuple[str, Tensor, str]]:
+    """Yields values of our quantizers that no calibration and no training leaves: key, tensor, what is wrong."""
+    for prefix, module in model.named_modules():
+        if not isinstance(module, Quantizer | RangeObserver):
+            continue
+        own = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        for name, tensor in own:
+            if (problem := _problem(name, tensor.detach())) is not None:
+                yield f"{prefix}.{name}", tensor.detach(), problem
+
+
+def _problem(name: str, tensor: Tensor) -> str | None:
+    if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        return "it must be finite"
+    if name in _SCALES and not bool((tensor > 0).all()):
+        return "it must be positive"
+    if name in _UPPER_ENDS and bool((tensor < 0).any()):
+        return "the upper end of a range must not be negative"
+    if name in _LOWER_ENDS and bool((tensor > 0).any()):
+        return "the lower end of a range must not be positive"
+    return None
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of {value.dtype} with shape {list(value.shape)}"
+    return f"a {type(value).__name__}"
+
+
+def _shown(tensor: Tensor) -> str:
+    values = tensor.reshape(-1)[:4].tolist()
+    more = ", ..." if tensor.numel() > 4 else ""
+    return f"{values[0]}" if tensor.numel() == 1 else f"[{', '.join(map(str, values))}{more}]"
+
+
+def _listed(content: Mapping[Any, Any]) -> str:
+    keys = [str(key)[:80] for key in list(content)[:10]]
+    return ", ".join(keys) + (f", ... ({len(content)} in all)" if len(content) > 10 else "")
