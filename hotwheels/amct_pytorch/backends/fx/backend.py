@@ -32,6 +32,9 @@ from .rewrite.norm_calls import place_norm_calls
 from .rewrite.products import spell_products
 from .rewrite.weighted_calls import place_weighted_calls
 from .trace.capture import trace
+from .trace.compare import check_graph
+from .trace.guided.example import Example
+from .trace.tracer import callee_in_force
 
 _log = get_logger(__name__)
 
@@ -70,6 +73,9 @@ class FxBackend:
             lambda cls: cls in opaque or registry.is_leaf_type(cls),
             in_float32(inputs) if self._takes_other_floats else inputs,
         )
+        if inputs is not None and copies_tensors:
+            given = in_float32(inputs) if self._takes_other_floats else inputs
+            check_graph(model, self._traced, Example.of(given, callee_in_force(model) or model.forward))
         decompose_attention(self._traced)
         self._in_place = functionalize(self._traced)
         spell_products(self._traced)

@@ -71,7 +71,7 @@ def are_apart(node: Node, other: Node) -> bool:
     value, its = node.meta.get("val"), other.meta.get("val")
     if node is other or not isinstance(value, Tensor) or not isinstance(its, Tensor):
         return False
-    return value.untyped_storage()._cdata != its.untyped_storage()._cdata
+    return bool(value.untyped_storage()._cdata != its.untyped_storage()._cdata)
 
 
 def is_known_to_share(node: Node, other: Node) -> bool:

@@ -1,0 +1,110 @@
+"""Compares a traced graph with the model it was traced from, on the example: the net under what no trace can see."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.utils import _pytree as pytree
+
+from ....errors import UnsupportedModelError
+from ....log import get_logger
+from .guided.example import Example
+from .state import unchanged
+
+_log = get_logger(__name__)
+
+_Results = list[tuple[str, Any]]
+
+
+def check_graph(model: nn.Module, traced: GraphModule, example: Example) -> None:
+    """Runs ``model`` and its graph in eval mode on ``example``; both are left as they were.
+
+    Raises:
+      UnsupportedModelError: The results differ in a bit; the text names the first module whose result differs. A model
+        in training mode is told in the log instead: its graph may hold branches of that mode.
+    """
+    with _eval_mode(model, traced):
+        expected, found = _run(model, model, example), _run(model, traced, example)
+        if _is_equal(found, expected):
+            return
+        if not _is_equal(_run(model, model, example), expected):
+            _log.debug("The model gives another result in each run; its graph is not compared with it.")
+            return
+        place = _first_difference(model, traced, example)
+    text = (
+        f"The traced graph of {type(model).__name__} does not compute what the model computes on input_data: {place}."
+        " The forward does what a trace cannot see, such as type(x) is Tensor, a branch on the mode, or NumPy."
+    )
+    if not model.training:
+        raise UnsupportedModelError(text)
+    _log.warning("%s The model is in training mode; create it from the model in eval mode to make this an error.", text)
+
+
+def _run(model: nn.Module, run: nn.Module, example: Example) -> Any:
+    args, kwargs = pytree.tree_map(_copy_of, (example.args, dict(example.kwargs)))
+    with torch.no_grad(), unchanged(model):
+        return pytree.tree_map(_copy_of, run(*args, **kwargs))
+
+
+def _copy_of(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else value
+
+
+def _is_equal(one: Any, other: Any) -> bool:
+    ours, theirs = ([leaf for leaf in pytree.tree_leaves(each) if isinstance(leaf, Tensor)] for each in (one, other))
+    return len(ours) == len(theirs) and all(_is_same(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def _is_same(one: Tensor, other: Tensor) -> bool:
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    return torch.equal(one, other) or torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
+
+
+def _first_difference(model: nn.Module, traced: GraphModule, example: Example) -> str:
+    """Returns where the results of the modules which both call differ first, in words."""
+    called = {str(node.target) for node in traced.graph.nodes if node.op == "call_module"}
+    ours = _results_of(traced, called, lambda: _run(model, traced, example))
+    theirs = _results_of(model, called, lambda: _run(model, model, example))
+    before = ""
+    for (path, result), (other, expected) in zip(ours, theirs, strict=False):
+        if path != other or not _is_equal(result, expected):
+            behind = f" (behind '{before}', which agrees)" if before else ""
+            return f"'{path}' is the first module whose result differs{behind}"
+        before = path
+    return f"all modules agree up to '{before}'" if before else "its results differ"
+
+
+def _results_of(root: nn.Module, paths: set[str], run: Callable[[], Any]) -> _Results:
+    found: _Results = []
+
+    def note(path: str) -> Callable[..., None]:
+        return lambda _module, _args, result: found.append((path, pytree.tree_map(_copy_of, result)))
+
+    handles = []
+    for path in sorted(paths):
+        with contextlib.suppress(AttributeError):  # modules that only the graph has
+            handles.append(root.get_submodule(path).register_forward_hook(note(path)))
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+@contextlib.contextmanager
+def _eval_mode(*models: nn.Module) -> Iterator[None]:
+    modes = {module: module.training for model in models for module in model.modules()}
+    try:
+        for model in models:
+            model.eval()
+        yield
+    finally:
+        for module, is_training in modes.items():
+            module.training = is_training
