@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -404,6 +405,16 @@ MOVEMENTS = [
     *(
         _of(f"interpolate nearest {s}", lambda x, s=s: F.interpolate(x, scale_factor=s))
         for s in (0.5, 0.6, 1.1, 1.2, 1.5, 1.7, 2, 2.3)
+    ),
+    *(
+        _of(
+            f"interpolate {mode} {size} to {wanted}",
+            partial(F.interpolate, size=wanted, mode=mode),
+            _numbers(1, 2, size),
+        )
+        for mode in ("nearest", "nearest-exact")
+        for size in (5, 7, 13)
+        for wanted in (3, 11, 26, 37)
     ),
     _of("interpolate nearest two", lambda x: F.interpolate(x, scale_factor=(2, 0.5))),
     _of("interpolate nearest size", lambda x: F.interpolate(x, size=(9, 13))),

@@ -46,6 +46,8 @@ def call_in_double(
     is_rounded = op is None or op.role is not Role.MOVEMENT
     if is_rounded and any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves((args, kwargs))):
         args, kwargs = pytree.tree_map(_single, (args, kwargs))
+    if op is not None and op.role is Role.ELEMENTWISE:
+        args, kwargs = _with_wide_numbers(args, kwargs)
     function = as_exported(function)
     if not isinstance(function, nn.Module):
         return function(*args, **kwargs)
@@ -67,6 +69,24 @@ def defer(
     made = Deferred.by(x.carrier, lambda at: call_in_double(function, (x.part(at), *rest), kwargs, op), before)
     made.may_be_nan = before is None or x.may_be_nan
     return made
+
+
+def _with_wide_numbers(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Returns the arguments with float64 scalars for Python floats, if all tensors among them are integers.
+
+    The result of an integer tensor and a Python float would be of torch's default type, float32.
+    """
+    leaves = pytree.tree_leaves((args, kwargs))
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    if not tensors or any(tensor.is_floating_point() for tensor in tensors):
+        return args, kwargs
+    device = tensors[0].device
+
+    def wide(leaf: Any) -> Any:
+        return torch.tensor(leaf, dtype=torch.float64, device=device) if type(leaf) is float else leaf
+
+    widened: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_map(wide, (args, kwargs))
+    return widened
 
 
 def _with_single_attributes(module: nn.Module) -> nn.Module:

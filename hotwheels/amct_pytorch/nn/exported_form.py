@@ -17,6 +17,7 @@ def _single(value: float) -> float:
     return torch.tensor(value, dtype=torch.float32).item()
 
 
+SOFTPLUS_THRESHOLD = 15.0  # above it softplus(x) - x is less than half a bit of a float32 x
 # Of the Gaussian error linear unit and its approximation (Hendrycks & Gimpel, 2016).
 _ROOT_2, _ROOT_2_BY_PI, _KAPPA = _single(math.sqrt(2.0)), _single(math.sqrt(2.0 / math.pi)), _single(0.044715)
 
@@ -32,7 +33,7 @@ def _module_form(module: nn.Module) -> Callable[..., Any]:
     if type(module) is nn.LogSigmoid:
         return _log_sigmoid
     if type(module) is nn.Softplus:
-        return lambda x: _softplus(x, module.beta)
+        return lambda x: _softplus(x, module.beta, module.threshold)
     if type(module) is nn.GELU:
         return lambda x: _gelu(x, module.approximate)
     return module
@@ -47,13 +48,18 @@ def _gelu(input: Tensor, approximate: str = "none") -> Tensor:
 
 
 def _log_sigmoid(input: Tensor) -> Tensor:
-    """Log and Sigmoid, two nodes: -inf where the sigmoid is 0."""
-    return torch.log(torch.sigmoid(input))
+    """Neg, Softplus and Neg: three nodes."""
+    return -torch.logaddexp(-input, _zero(input))
 
 
-def _softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:  # noqa: ARG001 - as F.softplus
-    """ONNX's Softplus knows no ``threshold`` above which it would return its input."""
-    return torch.logaddexp(input * beta, torch.zeros((), dtype=input.dtype, device=input.device)) / beta
+def _softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
+    """ONNX's Softplus has no ``threshold`` above which it returns its input; a low one is written as a Where."""
+    result = torch.logaddexp(input * beta, _zero(input)) / beta
+    return result if threshold >= SOFTPLUS_THRESHOLD else torch.where(input * beta > threshold, input, result)
+
+
+def _zero(like: Tensor) -> Tensor:
+    return torch.zeros((), dtype=like.dtype, device=like.device)
 
 
 def _view(input: Tensor, *shape: Any, **kwargs: Any) -> Tensor:

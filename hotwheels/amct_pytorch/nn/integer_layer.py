@@ -222,9 +222,13 @@ _EACH_ELEMENT = frozenset({Role.ELEMENTWISE, Role.FUSED_ACTIVATION})
 
 
 def _have_one_shape(values: list[Any]) -> bool:
-    """Whether all operands are tensors of one shape, so that each part of the result needs that part of them only."""
+    """Whether all operands are float tensors of one shape: each part of the result needs that part of them only."""
     shapes = {x.shape for x in values if isinstance(x, Tensor)}
-    return all(isinstance(x, Tensor) for x in values) and len(shapes) == 1 and len(shapes.pop()) > 0
+    return (
+        all(isinstance(x, Tensor) and x.is_floating_point() for x in values)
+        and len(shapes) == 1
+        and len(shapes.pop()) > 0
+    )
 
 
 _KERNELS = {Role.MATMUL: _matmul, Role.MAX_POOL: _max_pool, Role.AVG_POOL: _avg_pool}

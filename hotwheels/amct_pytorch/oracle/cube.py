@@ -45,7 +45,7 @@ def run_cube(node: Node, values: Sequence[Value | None], layer: Layer) -> tuple[
     """
     if node.op_type in _MAX_POOLS or node.op_type in _AVERAGE_POOLS:
         data = _as_operand(node, values[0])
-        return _unquantized(node, values) if data is None else (_integer_pool(node, data),)
+        return _unquantized(node, values) if data is None else _pooled(node, data)
     weight_at = _weight_position(node, values, layer)
     data, second = (
         _weight(node, value, layer) if at == weight_at else _as_operand(node, value)
@@ -105,6 +105,14 @@ def _bias(node: Node, values: Sequence[Value | None]) -> NDArray[np.float64] | N
 
 
 # --- integers ---
+
+
+def _pooled(node: Node, data: _Operand) -> tuple[Value, ...]:
+    """Returns the accumulator, and where the maxima stand if the node has that output."""
+    pooled = _integer_pool(node, data)
+    if node.op_type not in _MAX_POOLS or len(node.outputs) < 2:
+        return (pooled,)
+    return pooled, max_indices(node, data.integers.astype(np.float64), pooled.sums.astype(np.float64))
 
 
 def _integer_pool(node: Node, data: _Operand) -> Accumulator:

@@ -17,6 +17,7 @@ from .cube import is_cube, run_cube
 from .deploy_pair import DeployPair, Graph, Layer, Node, load_deploy_pair
 from .ops import find_kernel, is_movement
 from .ops.movement import pad_value
+from .ops.registry import Kernel
 from .values import Accumulator, Centred, Value, as_real, as_single, centre, quantize
 
 _Scope = MutableMapping[str, Value]
@@ -160,6 +161,8 @@ class _Run:
             return [Accumulator(moved[0], moved[1], source.layer)]
         if isinstance(source, Centred) and _moves_integers(node, source, arrays):
             return [Centred(one, source.scale, _owner(node)) for one in kernel(node, [source.integers, *arrays[1:]])]
+        if _joins_integers(node, values):
+            return [_joined(node, values, kernel)]
         with np.errstate(all="ignore"):  # inf and nan are results as in every other implementation
             return [np.asarray(one) for one in kernel(node, arrays)]
 
@@ -193,6 +196,20 @@ def _moves_integers(node: Node, source: Centred, arrays: Sequence[NDArray[Any] |
         return False
     is_constant_pad = node.op_type == "Pad" and node.get("mode", "constant") == "constant"
     return not (is_constant_pad and pad_value(node, arrays) != 0)
+
+
+def _joins_integers(node: Node, values: Sequence[Value | None]) -> bool:
+    """Whether a Concat inside a layer joins parts of one quantized input (a padding that goes round)."""
+    parts = [value for value in values if isinstance(value, Centred)]
+    is_whole = bool(parts) and len(parts) == len(values)
+    layers, scales = {part.layer for part in parts}, {part.scale for part in parts}
+    is_inside = "/" in node.name and layers <= {node.name, _owner(node)}
+    return node.op_type == "Concat" and not node.domain and is_whole and is_inside and len(scales) == 1
+
+
+def _joined(node: Node, values: Sequence[Value | None], kernel: Kernel) -> Centred:
+    parts = [value for value in values if isinstance(value, Centred)]
+    return Centred(kernel(node, [part.integers for part in parts])[0], parts[0].scale, _owner(node))
 
 
 _RESHAPES = ("Reshape", "Flatten", "Squeeze", "Expand")

@@ -104,6 +104,13 @@ def _clip(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
     return (clip(inputs[0], *(inputs[1:] if len(inputs) > 1 else bounds)),)
 
 
+@register("IsInf")
+def _is_inf(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
+    signs = (("detect_positive", np.isposinf), ("detect_negative", np.isneginf))
+    found = [is_it(inputs[0]) for name, is_it in signs if node.get(name, 1)]
+    return (reduce(np.logical_or, found, np.zeros(inputs[0].shape, dtype=bool)),)
+
+
 @register("Mod")
 def _mod(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
     return ((np.fmod if node.get("fmod", 0) else np.mod)(*inputs),)

@@ -69,7 +69,9 @@ def _scales_and_sizes(node: Node, inputs: Sequence[Any]) -> tuple[Any, Any]:
 
 def _resize_axis(node: Node, x: Array, axis: int, size: int, scale: float) -> Array:
     mode = node.get("mode", "nearest")
-    places = _coordinates(node, size, x.shape[axis], scale)
+    # A place next to the edge of a pixel falls on the side where float32 puts it, as in every runtime.
+    dtype = np.float32 if mode == "nearest" else np.float64
+    places = _coordinates(node, size, x.shape[axis], scale, dtype)
     if mode == "nearest":
         return np.take(x, np.clip(_nearest(node, places), 0, x.shape[axis] - 1), axis=axis)
     if mode == "linear":
@@ -79,24 +81,25 @@ def _resize_axis(node: Node, x: Array, axis: int, size: int, scale: float) -> Ar
     raise ValueError(f"mode {mode!r} is not supported.")
 
 
-def _coordinates(node: Node, size: int, source: int, scale: float) -> NDArray[np.float64]:
-    """Returns where in the input each output element lies."""
-    at = np.arange(size, dtype=np.float64)
+def _coordinates(
+    node: Node, size: int, source: int, scale: float, dtype: type[np.floating[Any]]
+) -> NDArray[np.floating[Any]]:
+    """Returns where in the input each output element lies, computed in ``dtype``."""
+    at, scale = np.arange(size, dtype=dtype), dtype(scale)
     default = "asymmetric" if node.op_type == "Upsample" or node.opset < 11 else "half_pixel"
     transformation = node.get("coordinate_transformation_mode", default)
     if transformation == "pytorch_half_pixel" and size == 1:
         return np.zeros(1)
     if transformation in ("half_pixel", "pytorch_half_pixel"):
-        return (at + 0.5) / scale - 0.5
+        return np.asarray((at + dtype(0.5)) / scale - dtype(0.5))
     if transformation == "align_corners":
         return at * (source - 1) / (size - 1) if size > 1 else np.zeros(1)
     if transformation == "asymmetric":
-        # With whole sizes the quotient of two integers is exact where it is an integer: at / (size / source) is not.
-        return at * source / size if scale == size / source else at / scale
+        return np.asarray(at / scale)
     raise ValueError(f"coordinate_transformation_mode {transformation!r} is not supported.")
 
 
-def _nearest(node: Node, places: NDArray[np.float64]) -> NDArray[np.int64]:
+def _nearest(node: Node, places: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
     default = "floor" if node.op_type == "Upsample" or node.opset < 11 else "round_prefer_floor"
     rounding: dict[str, Callable[..., Any]] = {
         "floor": np.floor,
@@ -107,7 +110,7 @@ def _nearest(node: Node, places: NDArray[np.float64]) -> NDArray[np.int64]:
     return np.asarray(rounding[node.get("nearest_mode", default)](places)).astype(np.int64)
 
 
-def _blend(x: Array, axis: int, places: NDArray[np.float64], *, is_cubic: bool, a: float = -0.75) -> Array:
+def _blend(x: Array, axis: int, places: NDArray[np.floating[Any]], *, is_cubic: bool, a: float = -0.75) -> Array:
     """Returns the weighted sum of neighbours; those outside repeat the border."""
     floor = np.floor(places)
     fraction = places - floor

@@ -9,11 +9,11 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
+from ......nn.exported_form import SOFTPLUS_THRESHOLD
 from ..call import Call
 from ..table import REFUSED, Written, handles, name_of
 
 _GELU_OPSET, _HARD_SWISH_OPSET = 20, 14
-_SOFTPLUS_THRESHOLD = 15.0  # above it softplus(x) - x is less than half a bit of x
 
 
 @handles("relu", "F.relu")
@@ -142,7 +142,7 @@ def softplus(call: Call, input: Tensor, beta: float = 1.0, threshold: float = 20
     result = call.op("Softplus", scaled)
     if beta != 1.0:
         result = call.op("Div", result, call.number(beta, input.dtype))
-    if threshold >= _SOFTPLUS_THRESHOLD:
+    if threshold >= SOFTPLUS_THRESHOLD:
         return result
     return call.op("Where", call.op("Greater", scaled, call.number(threshold, input.dtype)), x, result)
 

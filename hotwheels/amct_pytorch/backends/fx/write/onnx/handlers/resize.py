@@ -6,11 +6,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ..call import Call
 from ..table import REFUSED, Written, handles
 from .pooling import adaptive_avg_pool_of
+from .shape import stays
 
 _MODES = {
     "nearest": ("nearest", "floor"),
@@ -47,6 +52,14 @@ def interpolate(
     by_factor = scale_factor is not None and not recompute_scale_factor
     factors = _factors(scale_factor, input.dim() - 2) if by_factor else None
     x = call.value(input)
+    if kind == "nearest":
+        picks = [
+            _pick(before, after, None if factors is None else factors[axis], mode)
+            for axis, (before, after) in enumerate(zip(input.shape[2:], call.result.shape[2:], strict=True))
+        ]
+        is_static = all(isinstance(size, int) for size in (*input.shape[2:], *call.result.shape[2:]))
+        if is_static and any(one is not None for one in picks):
+            return _gathered(call, input, picks, factors, mode)
     sizes = call.ints(call.result.shape) if factors is None else None
     scales = None if factors is None else call.array(np.array([1.0, 1.0, *factors], dtype=np.float32))
     return call.op(
@@ -60,6 +73,43 @@ def interpolate(
         mode=kind,
         nearest_mode=rounding,
     )
+
+
+def _pick(before: Any, after: Any, factor: float | None, mode: str) -> NDArray[np.int64] | None:
+    """Returns which elements of one axis torch picks; None where Resize picks the same.
+
+    Both compute in float32, but torch multiplies by the reciprocal: next to the edge of a pixel they may differ.
+    """
+    if not isinstance(before, int) or not isinstance(after, int) or before == after:
+        return None
+    numbers = torch.arange(before, dtype=torch.float32).view(1, 1, -1)
+    wanted = {"size": after} if factor is None else {"scale_factor": factor}
+    picks = F.interpolate(numbers, mode=mode, **wanted).numpy().reshape(-1).astype(np.int64)
+    return None if np.array_equal(picks, _picks_of_file(before, after, factor, mode)) else picks
+
+
+def _picks_of_file(before: int, after: int, factor: float | None, mode: str) -> NDArray[np.int64]:
+    at, half = np.arange(after, dtype=np.float32), np.float32(0.5)
+    scale = np.float32(after) / np.float32(before) if factor is None else np.float32(factor)
+    places = at / scale if mode == "nearest" else (at + half) / scale - half + half
+    return np.clip(np.floor(places), 0, before - 1).astype(np.int64)
+
+
+def _gathered(
+    call: Call,
+    input: Tensor,
+    picks: Sequence[NDArray[np.int64] | None],
+    factors: Sequence[float] | None,
+    mode: str,
+) -> ir.Value:
+    """Writes Gather along each axis that changes."""
+    x = call.value(input)
+    sizes = zip(picks, input.shape[2:], call.result.shape[2:], strict=True)
+    for axis, (pick, before, after) in enumerate(sizes):
+        if pick is None and not stays(before, after):
+            pick = _picks_of_file(before, after, None if factors is None else factors[axis], mode)
+        x = x if pick is None else call.op("Gather", x, call.array(pick), axis=axis + 2)
+    return x
 
 
 def _coordinates(mode: str, align_corners: bool) -> str:
