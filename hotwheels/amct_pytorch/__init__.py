@@ -1,5 +1,13 @@
 """Advanced Model Compression Toolkit for PyTorch, an open implementation: quantization for fixed-function chips."""
 
+import importlib.util
+
+if importlib.util.find_spec(f"{__name__}.proto") is None:  # setup.py puts that folder of the checkout here
+    raise ImportError(
+        "This hotwheels/amct_pytorch is a checkout that is not installed: run 'pip install -e .' in its folder, or, if"
+        " another copy is installed, start Python in another folder."
+    )
+
 from . import custom_op, nn
 from .api.check import check_model
 from .api.dynamic import create_quant_config, quantize_model, save_model, update_bn_status
