@@ -8,7 +8,7 @@ RUN := $(CURDIR)/$(VENV)/bin/python
 TYPED := build/typed/hotwheels/amct_pytorch
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sample sample-mobilenet sample-vit sample-dynamic sample-retrain test test-exact lint bench bench-accuracy bench-pretrained zoo clean
+.PHONY: help setup sample sample-mobilenet sample-vit sample-dynamic sample-retrain test test-exact test-newest-torch lint bench bench-accuracy bench-pretrained zoo clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 26
@@ -46,6 +46,17 @@ test: $(READY) ## Run the tests (ARGS="-k name" for some of them)
 
 test-exact: $(READY) ## Compare real_quant with the oracle on 2,000 drawn cases and on whole nets
 	AMCT_EXACT_CASES=2000 $(RUN) -m pytest tests/exact $(ARGS)
+
+NEWEST := build/newest_torch
+
+test-newest-torch: ## Run the API tests with the newest torch that pip finds, in an environment of its own (large)
+	$(PYTHON) -m venv --clear $(NEWEST)
+	grep -v '^torch==' requirements.txt > $(NEWEST)/requirements.txt
+	$(NEWEST)/bin/python -m pip install --quiet --upgrade torch
+	$(NEWEST)/bin/python -m pip install --quiet --requirement $(NEWEST)/requirements.txt
+	$(NEWEST)/bin/python -m pip install --quiet --no-deps --editable .
+	$(NEWEST)/bin/python -c 'import torch; print("torch", torch.__version__)'
+	$(NEWEST)/bin/python -m pytest tests/api $(ARGS)
 
 lint: $(READY) ## Run ruff (rules and format) and mypy on the whole package
 	$(RUN) -m ruff check .
