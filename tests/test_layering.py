@@ -109,3 +109,53 @@ def test_fx_and_dynamic_do_not_import_each_other() -> None:
 @pytest.mark.parametrize("path", sources(), ids=lambda path: str(relative(path)))
 def test_files_stay_readable(path: Path) -> None:
     assert path.read_text(encoding="utf-8").count("\n") <= 400
+
+
+def test_tests_import_helpers_from_support_only() -> None:
+    """tests/zoo tests the benchmarks' own code."""
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        own = path.relative_to(ROOT).parts
+        for module in _absolute_imports(path):
+            parts = module.split(".")
+            if parts[0] == "tests" and parts[1] != "support":
+                assert parts[1] == own[1] and not parts[2].startswith("test_"), f"{'/'.join(own)} imports {module}"
+            assert parts[0] != "benchmarks" or own[1] == "zoo", f"{'/'.join(own)} imports {module}"
+
+
+def _absolute_imports(path: Path) -> list[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and not node.level]
+    return found + [f"{node.module}.{alias.name}" for node in froms for alias in node.names]
+
+
+def test_modules_import_each_other_one_way() -> None:
+    """No circles, not even of imports for types only or inside of functions."""
+    modules = {_dotted(path): path for path in sources()}
+    graph = {name: sorted(_read_modules(path, modules) - {name}) for name, path in modules.items()}
+    done: set[str] = set()
+    for start in graph:
+        _refuse_circle(start, graph, done, [])
+
+
+def _refuse_circle(name: str, graph: dict[str, list[str]], done: set[str], way: list[str]) -> None:
+    assert name not in way, " -> ".join([*way[way.index(name) :], name])
+    if name not in done:
+        for other in graph[name]:
+            _refuse_circle(other, graph, done, [*way, name])
+        done.add(name)
+
+
+def _dotted(path: Path) -> str:
+    return ".".join([NAME, *relative(path).with_suffix("").parts]).removesuffix(".__init__")
+
+
+def _read_modules(path: Path, modules: dict[str, Path]) -> set[str]:
+    """The modules of the package that ``path`` names in imports; a package counts where one of its names is taken."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    found = set()
+    for node in (one for one in ast.walk(tree) if isinstance(one, ast.ImportFrom)):
+        base = _absolute(path, node)
+        named = {f"{base}.{alias.name}" for alias in node.names}
+        found |= {one if one in modules else base for one in named} & modules.keys()
+    return found

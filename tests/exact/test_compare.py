@@ -26,7 +26,7 @@ from hotwheels.amct_pytorch.record import calibration_param
 from hotwheels.amct_pytorch.record.calibration_param import CalibrationParam, DataType
 from hotwheels.amct_pytorch.report.divergence import compare, find_cause, first_divergence
 from hotwheels.amct_pytorch.report.tensors import LayerTensors, load_tensors, read_dumps
-from tests.exact.test_nets import images, quantized_net
+from tests.support.exact_static import images, quantized_net
 
 _METADATA = "amct.deploy.v1"
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,68 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import hotwheels.amct_pytorch as amct
-from hotwheels.amct_pytorch.backends.dynamic.placer import LAYERS
-from hotwheels.amct_pytorch.config.files.tolerant_json import dump_json
 from hotwheels.amct_pytorch.errors import CalibrationError, ConfigError
-from hotwheels.amct_pytorch.nn.quantized_layer import QuantizedLayer
-from hotwheels.amct_pytorch.oracle.interpreter import Interpreter, Result
 from tests.support.dynamic_nets import Branches, Decides, Reuses, SmallResNet
 from tests.support.dynamic_path import Files, make_config, quantize, run
+from tests.support.exact_dynamic import CONFIGURATIONS, assert_exact, calibrated_net, images, layers_of, oracle
 from tests.support.exact_dynamic_nets import DYNAMIC_NETS
-from tests.support.exact_matrix import randomize
-from tests.support.exact_pair import Comparison, assert_equal, run_torch
+from tests.support.exact_pair import run_torch
 
-_SNQ = {"wts_algo": "snq_quantize", "num_bits": 4, "channel_wise": True}
 # All in `make test-exact`; in CI each net in one configuration, and the one without any graph in all.
 _IS_COMPLETE = int(os.environ.get("AMCT_EXACT_CASES", "0")) >= 2000
-CONFIGURATIONS: Mapping[str, tuple[int, Mapping[str, Any]]] = {  # bits of the data, changes of the weight entries
-    "8 bits": (8, {}),
-    "4 bits": (4, {"num_bits": 4}),
-    "12 bits": (12, {}),
-    "16 bits": (16, {"channel_wise": False}),
-    "SNQ": (8, _SNQ),
-}
-
-
-def calibrated_net(model: nn.Module, configuration: str, folder: Path, batches: Sequence[Tensor]) -> tuple:
-    """``model`` quantized on the dynamic path and calibrated, and its files, saved."""
-    randomize(model)
-    files = make_config(model.eval(), folder, batches[0], batch_num=len(batches))
-    _configure(files, *CONFIGURATIONS[configuration])
-    quantized = quantize(model, files, batches[0])
-    for batch in batches:
-        run(quantized, batch)
-    files.save(quantized)
-    return quantized, files
-
-
-def _configure(files: Files, num_bits: int, weights: Mapping[str, Any]) -> None:
-    document = files.document
-    for layer in (one for one in document.values() if isinstance(one, dict) and "quant_enable" in one):
-        for at, data in enumerate(layer["activation_quant_params"]):
-            is_second_factor = at == 1 and not data.get("with_offset", True)  # of a matmul: it counts as weight
-            data["num_bits"] = 8 if is_second_factor else num_bits
-        if "weight_quant_params" in layer:
-            layer["weight_quant_params"] |= weights
-    files.config.write_text(dump_json(document))
-
-
-def assert_exact(quantized: nn.Module, files: Files, *inputs: Tensor) -> tuple[Comparison, Result]:
-    trace, result = run_torch(quantized, inputs), oracle(files, *inputs)
-    return assert_equal(layers_of(quantized), trace, result), result
-
-
-def oracle(files: Files, *inputs: Tensor) -> Result:
-    interpreter = Interpreter(*files.deploy_pair)
-    return interpreter.run({name: x.numpy() for name, x in zip(interpreter.pair.graph.inputs, inputs, strict=True)})
-
-
-def layers_of(quantized: nn.Module) -> dict[str, QuantizedLayer]:
-    return quantized.get_submodule(LAYERS).by_name
-
-
-def images(count: int = 2, spread: float = 1.0) -> Tensor:
-    return spread * torch.randn(count, 3, 32, 32)
 
 
 def _cases() -> list[tuple[str, str]]:
@@ -230,7 +176,7 @@ def test_updated_batch_norms_and_trained_weights_are_those_of_the_files(tmp_path
         model.bn1.weight[:2].neg_()  # their channels are assigned anew
     files = make_config(model, tmp_path, X)
     files.change(update_bn=True)
-    files.change_layers("conv1", "layer1.0.conv2", weight_quant_params=dict(_SNQ))
+    files.change_layers("conv1", "layer1.0.conv2", weight_quant_params=dict(CONFIGURATIONS["SNQ"][1]))
     quantized = quantize(model, files, X)
     amct.update_bn_status(quantized, True)
     for step in range(5):

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.errors import CalibrationError
-from tests.exact.test_dynamic import CONFIGURATIONS, calibrated_net, layers_of, oracle
 from tests.support.dynamic_path import make_config, quantize, run
+from tests.support.exact_dynamic import CONFIGURATIONS, calibrated_net, layers_of, oracle
 from tests.support.exact_pair import assert_equal, run_torch
 
 _LAYERS: dict[str, Callable[[], nn.Module]] = {

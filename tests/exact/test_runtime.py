@@ -12,8 +12,8 @@ import pytest
 
 import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.report.tensors import load_tensors
-from tests.exact.test_nets import images, quantized_net
 from tests.support.exact_nets import NETS
+from tests.support.exact_static import images, quantized_net
 
 # A layer of the runtime may be one step off, and all that reads it with it: attention adds it up (Swin: 81 %, 6 steps).
 _SHARE_EQUAL = 0.75

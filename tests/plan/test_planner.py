@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import torch
 from torch import nn
 
-from hotwheels.amct_pytorch.backends.fx.read.graph import build_graph
-from hotwheels.amct_pytorch.backends.fx.trace.capture import trace
-from hotwheels.amct_pytorch.config.fx.expand import expand
 from hotwheels.amct_pytorch.config.layers.quant_config import LayerConfig, QuantConfig, QuantizerConfig
 from hotwheels.amct_pytorch.graph import OpGraph
-from hotwheels.amct_pytorch.ops.registry import Registry
 from hotwheels.amct_pytorch.plan.checks import find_violations
 from hotwheels.amct_pytorch.plan.planner import make_plan
+from tests.support.planned import changed, planned_graph
 
 
 class Siblings(nn.Module):
@@ -30,16 +25,6 @@ class Siblings(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.bn(self.left(x)) + x
         return self.shared(self.shared(y)) + self.right(x)
-
-
-def planned_graph(model: nn.Module) -> tuple[OpGraph, QuantConfig]:
-    registry = Registry()
-    graph = build_graph(trace(model.eval(), registry.leaf_packages), registry)
-    return graph, expand(graph, None)
-
-
-def changed(config: QuantConfig, layer: str, **values: object) -> QuantConfig:
-    return QuantConfig({**config.layers, layer: dataclasses.replace(config.layers[layer], **values)})
 
 
 def with_bits(layer: LayerConfig, num_bits: int) -> tuple[QuantizerConfig, ...]:

@@ -19,7 +19,7 @@ from hotwheels.amct_pytorch.plan.advice import Remedy
 from hotwheels.amct_pytorch.plan.checks import find_violations
 from hotwheels.amct_pytorch.plan.configured_graph import ConfiguredGraph, LayerInput, inputs_of
 from hotwheels.amct_pytorch.plan.remedies import left_in_float, unified, widened, without_offset
-from tests.plan.test_planner import changed, planned_graph
+from tests.support.planned import changed, planned_graph
 
 
 class Net(nn.Module):
