@@ -250,3 +250,56 @@ def test_recurrent_modules_run_in_real_quant(make: Callable[[], nn.Module], widt
     amct.enable_quantization(quantized, fake_quant=True)
     run(quantized, X)
     assert "forward" not in vars(quantized.recurrent)
+
+
+# --- what the model stands in ---
+
+
+def plain() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
+
+
+WRAPPED: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "DataParallel": nn.DataParallel,
+    "torch.compile": torch.compile,
+    "SyncBatchNorm": nn.SyncBatchNorm.convert_sync_batchnorm,
+    "half": lambda model: model.half(),
+    "bfloat16": lambda model: model.bfloat16(),
+    "float64": lambda model: model.double(),
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_model_inside_a_wrapper_or_of_another_type_is_taken(kind: str, tmp_path: Path) -> None:
+    model = WRAPPED[kind](plain())
+    types = {one.dtype for one in model.parameters()}
+    x = X.to(next(iter(types)))
+    quantized, files = calibrated(model, tmp_path, [(x,)])
+    assert {one.dtype for one in model.parameters()} == types
+    result = run(quantized, x)
+    assert result.dtype == torch.float32
+    files.save(quantized)
+    found = torch.from_numpy(fx_path.run_onnx(files.fake_quant, x.float())[0])
+    torch.testing.assert_close(found, result, rtol=1e-4, atol=1e-4)
+    config, record = tmp_path / "retrain.json", tmp_path / "retrained.txt"
+    amct.create_quant_retrain_config(config, model, x, None)
+    trained = amct.create_quant_retrain_model(config, model, record, x)
+    run(trained.eval(), x)
+    run(trained, x)
+    amct.save_quant_retrain_model(config, trained, record, str(tmp_path / "trained" / "model"), x)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "text"),
+    [
+        (lambda model: torch.jit.trace(model, X), "Pass the module it was made from"),
+        (lambda model: model.to("meta"), "Load the weights before it is quantized"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_model_that_cannot_be_taken_is_refused_with_what_to_pass(
+    wrap: Callable[[nn.Module], nn.Module], text: str, tmp_path: Path
+) -> None:
+    with pytest.raises(amct.UnsupportedModelError, match=text):
+        make_config(wrap(plain()), tmp_path, X)

@@ -53,7 +53,7 @@ def write_config(path: Path, model: nn.Module, inputs: tuple[Any, ...], simple: 
     backend = DynamicBackend(model, inputs)
     graph = backend.graph(Fusion(is_on=simple.do_fusion, skipped=simple.skip_fusion_layers))
     write_calibration_config(expand_calibration(graph, simple), path)
-    return len(graph.quantizable)
+    return len(graph.layers)
 
 
 def quantize(
@@ -93,7 +93,7 @@ def quantize(
         )
         quantized, layers = backend.place(plan, updates_batch_norms=config.update_bn)
         session = CalibrationSession(layers, session_plan, files)
-    attach_session(_in_eval(quantized), session)
+    attach_session(_in_eval(quantized), session, backend.takes_other_floats)
     return quantized
 
 

@@ -15,7 +15,7 @@ from ..backends.dynamic.forwards import original_forwards
 from ..backends.dynamic.placer import without_layers
 from ..backends.dynamic.session.record_file import RecordFile
 from ..backends.dynamic.session.retrain_session import RetrainSession
-from ..backends.dynamic.session.session_forward import attach_session, find_session
+from ..backends.dynamic.session.session_forward import attach_session, find_session, takes_other_floats
 from ..config.dynamic.expand_retrain import expand_retrain
 from ..config.dynamic.retrain_config import RetrainConfig, read_retrain_config, to_quant_config, write_retrain_config
 from ..config.dynamic.simple_cfg import SimpleRetrainConfig
@@ -55,7 +55,7 @@ def write_config(path: Path, model: nn.Module, inputs: tuple[Any, ...], simple: 
     graph = backend.graph()
     config = expand_retrain(graph, simple)
     write_retrain_config(config, path)
-    return len(graph.quantizable)
+    return len(graph.layers)
 
 
 def quantize(config_path: Path, record_path: Path, model: nn.Module, inputs: tuple[Any, ...]) -> nn.Module:
@@ -70,7 +70,7 @@ def quantize(config_path: Path, record_path: Path, model: nn.Module, inputs: tup
     quantized, layers = backend.place(plan)
     record_file = RecordFile(record_path, layers)
     session = RetrainSession(layers, record_file, config.batch_num, shifted_layers(graph))
-    attach_session(quantized, session)
+    attach_session(quantized, session, backend.takes_other_floats)
     return quantized
 
 
@@ -92,8 +92,9 @@ def save(
     """Writes the deploy pair and the fake_quant model of the trained ``model``; returns the paths."""
     quantized, session = find_session("save_quant_retrain_model", model, RetrainSession, _MADE_BY)
     record = read_record(record_path)
+    is_cast, inputs = takes_other_floats(quantized), _on_device_of(quantized, inputs)
     with original_forwards(quantized), without_layers(quantized), torch.no_grad():
-        backend = DynamicBackend(quantized, _on_device_of(quantized, inputs), export_setting=setting)
+        backend = DynamicBackend(quantized, inputs, export_setting=setting, takes_other_floats=is_cast)
     graph = backend.graph()
     _, plan = _planned(config_path, graph)
     if plan.layers.keys() != session.layers.keys():

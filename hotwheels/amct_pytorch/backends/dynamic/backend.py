@@ -18,6 +18,7 @@ from ...ops.registry import Registry
 from ...plan.planner import folded_batch_norm
 from ...plan.quant_plan import LayerPlan, QuantPlan
 from ...torch_private import BatchNorm, pytree
+from ..float_model import cast_to_float32, in_float32, needs_float32, unwrapped
 from .forwards import replace_forward, works_in_place
 from .inner_call import CallingForward
 from .inner_norm import CallingNorm
@@ -41,14 +42,18 @@ class DynamicBackend:
         inputs: tuple[Any, ...],
         capacity: Capacity | None = None,
         export_setting: Mapping[str, Any] | None = None,
+        *,
+        takes_other_floats: bool = False,
     ) -> None:
         """Copies and exports ``model``, called with the positional ``inputs``.
 
         ``capacity`` are the rows of the capacity file, None for those of the installed one. ``export_setting`` holds
-        ``input_names``, ``output_names`` and ``dynamic_axes``, None where the user says nothing.
+        ``input_names``, ``output_names`` and ``dynamic_axes``, None where the user says nothing. A model in another
+        floating type than float32 is cast, and its inputs; ``takes_other_floats`` says that the model was one.
 
         Raises:
-          UnsupportedModelError: The model is quantized already, or ``inputs`` holds no tensor.
+          UnsupportedModelError: The model is quantized already, or of a kind that cannot be, or ``inputs`` holds no
+            tensor.
           ExportError: It cannot be exported to ONNX.
         """
         if not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(inputs)):
@@ -56,8 +61,11 @@ class DynamicBackend:
         if any(isinstance(module, QuantizedLayer) for module in model.modules()):
             raise UnsupportedModelError("The model is quantized already. Pass the float model.")
         self._registry = registry = Registry(capacity, with_fx_row=False)
-        self._inputs = inputs
+        model = unwrapped(model)
+        self.takes_other_floats = takes_other_floats or needs_float32(model)
+        self._inputs = inputs = in_float32(inputs) if self.takes_other_floats else inputs
         self._model = copy_model(model)
+        cast_to_float32(self._model)
         self._calling: dict[str, CallingForward | CallingNorm] = {
             **find_inner_calls(self._model, inputs, registry),
             **find_inner_norms(self._model, inputs, registry),

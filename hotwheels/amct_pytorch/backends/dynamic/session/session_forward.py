@@ -10,6 +10,7 @@ from torch import nn
 
 from ....errors import ConfigError
 from ....nn.quantized_layer import QuantizedLayer
+from ...float_model import in_float32
 from ..forwards import FORWARD, OriginalForward, Replacement, replace_forward
 from .mode_switch import ModeSwitch
 
@@ -37,15 +38,19 @@ class SessionForward(Replacement):
     Attributes:
       session: Counts the forwards.
       switch: The mode which ``enable_quantization`` has set.
+      takes_other_floats: Whether the model was one of another floating type: its inputs are cast to float32, too.
     """
 
-    def __init__(self, model: nn.Module, session: Session) -> None:
+    def __init__(self, model: nn.Module, session: Session, takes_other_floats: bool = False) -> None:
         super().__init__(OriginalForward(model))
         self.session = session
+        self.takes_other_floats = takes_other_floats
         self.switch = ModeSwitch()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the model as one batch of the session, or in the mode which the user has asked for."""
+        if self.takes_other_floats:
+            args, kwargs = in_float32(args), in_float32(kwargs)
         layers = self.session.layers.values()
         if self.switch.mode is not None:
             with _one_batch(layers):
@@ -72,9 +77,15 @@ def _one_batch(layers: Collection[QuantizedLayer]) -> Iterator[None]:
             layer.end_forward(is_complete=is_complete)
 
 
-def attach_session(model: nn.Module, session: Session) -> None:
-    """Puts ``session`` around ``model``, in place."""
-    replace_forward(model, SessionForward(model, session))
+def attach_session(model: nn.Module, session: Session, takes_other_floats: bool) -> None:
+    """Puts ``session`` around ``model``, in place; see `SessionForward`."""
+    replace_forward(model, SessionForward(model, session, takes_other_floats))
+
+
+def takes_other_floats(model: nn.Module) -> bool:
+    """Whether ``model``, which has a session, casts its inputs."""
+    forward = model.__dict__.get(FORWARD)
+    return isinstance(forward, SessionForward) and forward.takes_other_floats
 
 
 def find_session(
