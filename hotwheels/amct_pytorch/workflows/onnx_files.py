@@ -14,6 +14,7 @@ from ..files import PathLike
 from ..files.seal import sealed_set
 from ..ops.registry import Registry
 from ..oracle.digest import make_golden
+from ..oracle.float_check import check_float_model
 from ..record import Record
 from ..torch_private import pytree
 
@@ -40,7 +41,9 @@ def write_onnx_files(
       golden_inputs: Inputs of the golden file, any nesting of tensors; None for no such file.
     """
     module = flat_float_graph(model, registry, example.constants)
-    float_model = write_float_model(module, example, setting)
+    written = write_float_model(module, example, setting)
+    float_model = written.model
+    check_float_model(float_model, written.reference.tensors(), written.reference)
     with sealed_set(prefix) as files:
         write_files(files, float_model, record, prefix, with_float_model=True, with_record=True)
         if golden_inputs is not None:

@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from ....nn.call import LayerCall
 from ....onnx_io.node_access import operand
 from ....torch_private import pytree
+from ...float_arrays import array_of, shaken
 from ..forwards import call_name
 from .export import MarkedExport
 from .float_model import Fold
@@ -21,7 +21,6 @@ from .kept_state import kept_state
 from .outputs import output_tensors
 
 _InnerValue: TypeAlias = "tuple[str, str, NDArray[Any]]"  # name in the ONNX model, what it is, what it should be
-_LAST_BITS = 2.0**-21  # four steps of float32, relative
 
 
 class FloatForward:
@@ -52,7 +51,7 @@ class FloatForward:
 
     def tensors(self) -> list[NDArray[Any]]:
         """Returns the tensors of the example in the order of the ONNX model's inputs."""
-        return [_array(leaf) for leaf in pytree.tree_leaves(self._inputs) if isinstance(leaf, Tensor)]
+        return [array_of(leaf) for leaf in pytree.tree_leaves(self._inputs) if isinstance(leaf, Tensor)]
 
     def outputs(self) -> list[NDArray[Any]]:
         """Returns the outputs in the order of the ONNX model's."""
@@ -60,7 +59,7 @@ class FloatForward:
 
     def rounding(self) -> list[NDArray[Any]]:
         """Returns the outputs on inputs whose last bits are others."""
-        return self._run(_shaken)
+        return self._run(shaken)
 
     def inner(self) -> list[_InnerValue]:
         """Returns inputs and results of the candidates' calls, in the order of the calls."""
@@ -73,7 +72,7 @@ class FloatForward:
         inputs = pytree.tree_map_only(Tensor, change, self._inputs)
         with kept_state(self._model), torch.no_grad():
             result = self._model.eval()(*inputs)
-        return [_array(one) for one in output_tensors(result)]
+        return [array_of(one) for one in output_tensors(result)]
 
     def _named(
         self, path: str, number: int, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
@@ -89,28 +88,16 @@ class FloatForward:
             for node, at in site.inputs.get(index, ())[:1]:
                 if node in nodes:
                     name_there = str(operand(nodes[node], at).name)
-                    yield name_there, f"input {index} of layer '{name}'", _array(value)
+                    yield name_there, f"input {index} of layer '{name}'", array_of(value)
         first = result[0] if isinstance(result, (list, tuple)) and result else result
         last = self._folded.get(name, site.nodes[-1])  # the convolution's node gives the result of its BatchNorm
         if isinstance(first, Tensor) and last in nodes and name not in self._folded.values():
             name_there = str(nodes[last].outputs[0].name)
-            yield name_there, f"the result of layer '{name}'", _array(first)
-
-
-def _array(x: Tensor) -> NDArray[Any]:
-    x = x.detach().cpu()
-    return np.array((x.float() if x.is_floating_point() else x).numpy())
+            yield name_there, f"the result of layer '{name}'", array_of(first)
 
 
 def _same(x: Tensor) -> Tensor:
     return x.clone()
-
-
-def _shaken(x: Tensor) -> Tensor:
-    if not x.is_floating_point():
-        return x.clone()
-    signs = torch.randint(0, 2, x.shape, generator=torch.Generator().manual_seed(0)).to(x.device, x.dtype)
-    return x * (1 + _LAST_BITS * (2 * signs - 1))
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import onnx_ir as ir
@@ -13,14 +14,28 @@ from ....log import get_logger
 from ....onnx_io.opset import DEFAULT_OPSET, OpsetTooLow
 from ....torch_private import pytree
 from .example_call import ExampleCall
+from .flat_reference import FlatReference
 from .onnx.example import DynamicAxis, Example, dynamic_axes_of
 from .onnx.write_graph import GraphWalk
 
 _log = get_logger(__name__)
 
 
-def write_float_model(module: fx.GraphModule, example: ExampleCall, setting: dict[str, Any]) -> ir.Model:
-    """Returns the flat float graph ``module`` as an ONNX model with the sites of its layers.
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class WrittenModel:
+    """A float model that was written.
+
+    Attributes:
+      model: The model, with the sites of its layers.
+      reference: What it has to compute.
+    """
+
+    model: ir.Model
+    reference: FlatReference
+
+
+def write_float_model(module: fx.GraphModule, example: ExampleCall, setting: dict[str, Any]) -> WrittenModel:
+    """Returns the flat float graph ``module`` as an ONNX model.
 
     ``setting`` holds keyword arguments of ``torch.onnx.export``. Without an ``opset_version`` the lowest one from 13
     on that knows all operations is taken.
@@ -39,7 +54,7 @@ def write_float_model(module: fx.GraphModule, example: ExampleCall, setting: dic
             opset = error.opset
 
 
-def _write(module: fx.GraphModule, call: ExampleCall, setting: dict[str, Any], opset: int) -> ir.Model:
+def _write(module: fx.GraphModule, call: ExampleCall, setting: dict[str, Any], opset: int) -> WrittenModel:
     """Writes at ``opset``; a dynamic axis for which the files would be wrong becomes static, with a warning."""
     tensors = [leaf for leaf in pytree.tree_leaves(call.inputs) if isinstance(leaf, Tensor)]
     names = [*(setting.get("input_names") or ()), *call.names][: len(tensors)]
@@ -50,7 +65,7 @@ def _write(module: fx.GraphModule, call: ExampleCall, setting: dict[str, Any], o
         walk = GraphWalk(module, _example(given, axes), opset)
         model = _run(walk, call, setting)
         if not walk.fixed:
-            return model
+            return WrittenModel(model=model, reference=FlatReference(module, call.inputs, walk.value_names()))
         for fixed, place in walk.fixed.items():
             _log.warning(
                 "Axis %d of input '%s' ('%s') is not dynamic in the files: %s decides by its size.",

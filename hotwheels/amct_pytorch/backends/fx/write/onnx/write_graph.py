@@ -56,6 +56,8 @@ class GraphWalk(fx.Interpreter):
         self._bodies: dict[str, _Body] = {}
         self._sources: dict[ir.Value, ir.Value] = {}  # what the stand-ins stand for
         self._results: list[ir.Value] = []
+        self._by_node: dict[str, ir.Value] = {}
+        self._kept: set[ir.Node] = set()
 
     def write(self, arguments: Sequence[Any], output_names: Sequence[str] | None) -> ir.Model:
         """Runs the graph and returns the model.
@@ -68,6 +70,11 @@ class GraphWalk(fx.Interpreter):
         self.run(*pytree.tree_map_only(Tensor, lambda _: next(inputs), list(arguments)))
         return self._finish(output_names)
 
+    def value_names(self) -> dict[str, str]:
+        """Returns the name of the first result of each node of the graph, as far as a node of the model makes it."""
+        values = {name: self._sources.get(value, value) for name, value in self._by_node.items()}
+        return {name: str(value.name) for name, value in values.items() if value.producer() in self._kept}
+
     # --- running ---
 
     def run_node(self, n: fx.Node) -> Any:
@@ -75,6 +82,9 @@ class GraphWalk(fx.Interpreter):
         self._node = n
         with self.writer.in_scope(n.name):
             result = super().run_node(n)
+        tensors = tensors_in(result)
+        if tensors and tensors[0] in self._translator.values:
+            self._by_node[n.name] = self._value(tensors[0])
         for one in self._example.fixed():
             self.fixed.setdefault(one, _place(n))
         return result
@@ -168,7 +178,7 @@ class GraphWalk(fx.Interpreter):
             ir.convenience.replace_all_uses_with(value, source)
         results = [self._sources.get(value, value) for value in self._results]
         model = self.writer.model(results, names or _default_names(len(results)))
-        kept = set(model.graph)
+        self._kept = kept = set(model.graph)
         bodies = {layer: [node for node in body.nodes if node in kept] for layer, body in self._bodies.items()}
         layers = {
             layer: (main_node(nodes, self._bodies[layer].result), nodes) for layer, nodes in bodies.items() if nodes

@@ -92,7 +92,8 @@ def _picks_of_file(before: int, after: int, factor: float | None, mode: str) -> 
     at, half = np.arange(after, dtype=np.float32), np.float32(0.5)
     scale = np.float32(after) / np.float32(before) if factor is None else np.float32(factor)
     places = at / scale if mode == "nearest" else (at + half) / scale - half + half
-    return np.clip(np.floor(places), 0, before - 1).astype(np.int64)
+    picks: NDArray[np.int64] = np.clip(np.floor(places), 0, before - 1).astype(np.int64)
+    return picks
 
 
 def _gathered(

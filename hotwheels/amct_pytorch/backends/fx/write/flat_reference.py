@@ -1,0 +1,78 @@
+"""FlatReference: what a flat float graph computes on its example, which the ONNX model written from it must compute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx
+
+from ....torch_private import pytree
+from ...float_arrays import array_of, shaken
+
+_SEED = 1  # any: of a run that draws other random numbers than the one it is compared with
+
+
+class FlatReference:
+    """Runs ``module`` on ``arguments``.
+
+    Args:
+      module: The flat float graph.
+      arguments: The arguments of the graph that hold tensors.
+      value_names: Name of the first result of each node in the ONNX model, for the nodes whose result is in it.
+    """
+
+    def __init__(self, module: fx.GraphModule, arguments: tuple[Any, ...], value_names: Mapping[str, str]) -> None:
+        """Runs nothing yet."""
+        self._module = module
+        self._arguments = arguments
+        self._value_names = value_names
+
+    def tensors(self) -> list[NDArray[Any]]:
+        """Returns the tensors of the example in the order of the ONNX model's inputs."""
+        return [array_of(leaf) for leaf in _tensors(self._arguments)]
+
+    def outputs(self) -> list[NDArray[Any]]:
+        """Returns the outputs in the order of the ONNX model's."""
+        return self._run(torch.clone)
+
+    def rounding(self) -> list[NDArray[Any]]:
+        """Returns the outputs on inputs whose last bits are others; random numbers are others, too."""
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(_SEED)
+            return self._run(shaken)
+
+    def inner(self) -> list[tuple[str, str, NDArray[Any]]]:
+        """Returns the first result of each node, in order."""
+        watching = _Watching(self._module, self._value_names)
+        with torch.no_grad(), torch.random.fork_rng(devices=()):
+            watching.run(*self._arguments_by(torch.clone))
+        return watching.found
+
+    def _run(self, change: Callable[[Tensor], Tensor]) -> list[NDArray[Any]]:
+        with torch.no_grad(), torch.random.fork_rng(devices=()):
+            return [array_of(one) for one in _tensors(self._module(*self._arguments_by(change)))]
+
+    def _arguments_by(self, change: Callable[[Tensor], Tensor]) -> tuple[Any, ...]:
+        changed: tuple[Any, ...] = pytree.tree_map_only(Tensor, change, self._arguments)
+        return changed
+
+
+class _Watching(fx.Interpreter):
+    def __init__(self, module: fx.GraphModule, value_names: Mapping[str, str]) -> None:
+        super().__init__(module)
+        self._value_names = value_names
+        self.found: list[tuple[str, str, NDArray[Any]]] = []
+
+    def run_node(self, n: fx.Node) -> Any:
+        result = super().run_node(n)
+        tensors = _tensors(result)
+        if n.name in self._value_names and tensors:
+            self.found.append((self._value_names[n.name], f"the result of '{n.name}'", array_of(tensors[0])))
+        return result
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
