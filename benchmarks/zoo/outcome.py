@@ -24,6 +24,9 @@ class Outcome:
       error: One line; empty if it came through.
       problems: What check_model says FX cannot follow: the reason and the line.
       quantized: Number of layers that compute on integers.
+      integer_share: Share of the multiplications that run on integers; None on the dynamic path.
+      float_products: What multiplies in float, by node, with the reason.
+      batch_norms: Number of BatchNorms that are not folded, by reason.
       skipped: Number of layers left in float by reason, names left out of the reason.
       fake_sqnr: Signal to noise ratio of fake_quant against float, dB, of the worst output.
       real_sqnr: The same of real_quant; on the dynamic path of the oracle.
@@ -41,6 +44,9 @@ class Outcome:
     error: str = ""
     problems: list[str] = dataclasses.field(default_factory=list)
     quantized: int | None = None
+    integer_share: float | None = None
+    float_products: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    batch_norms: Mapping[str, int] = dataclasses.field(default_factory=dict)
     skipped: Mapping[str, int] = dataclasses.field(default_factory=dict)
     fake_sqnr: float | None = None
     real_sqnr: float | None = None

@@ -19,7 +19,8 @@ from .static_path import LAYER_SQNR
 from .subject import CALIBRATION_IMAGES, TEST_IMAGES
 
 HEADER = (
-    "network", "from", "path", "quantized", "float", "fake_quant", "real_quant", "oracle", "onnxruntime, layers",
+    "network", "from", "path", "quantized", "on integers", "BN left", "float", "fake_quant", "real_quant",
+    "oracle", "onnxruntime, layers",
     "at the end", "s", "verdict",
 )  # fmt: skip
 
@@ -37,6 +38,8 @@ configuration unless said below.
 
 - *quantized*, *float*: layers that compute on integers; nodes left in float, by reason: the letters stand below. The
   dynamic path does not see functions at all.
+- *on integers*: share of the multiplications (torch's flop counter) in quantized layers; below 99.9 % in the default
+  configuration a network is not ok. *BN left*: BatchNorms that are not folded; the reasons stand below.
 - *fake_quant*, *real_quant*: SQNR of the worst output against the float network, dB. With random weights it falls with
   depth as that of a trained network does not. On the dynamic path the oracle stands for real_quant.
 - *oracle*: quantized inputs of layers whose integers in real_quant all equal those of the NumPy interpreter of the
@@ -68,6 +71,7 @@ def write(outcomes: Sequence[Outcome], path: Path) -> None:
         _section("Failures", {one.name: f"{one.stage}: {one.error}" for one in outcomes if not one.has_passed}),
         _section("Why not on the FX path", {one.name: "; ".join(one.problems) for one in outcomes if one.problems}),
         _section("Not the default configuration", {one.name: _definition(one) for one in outcomes if _definition(one)}),
+        _section("BatchNorms left", {one.name: _reasons(one) for one in outcomes if one.batch_norms}),
         "## What stays in float\n\n" + as_markdown(("", "reason", "nodes", "networks"), _explained(outcomes)),
     )
     write_text_atomic(path, "\n\n".join(part for part in parts if part) + "\n")
@@ -76,6 +80,10 @@ def write(outcomes: Sequence[Outcome], path: Path) -> None:
 def _section(title: str, texts: Mapping[str, str]) -> str:
     lines = (f"- {name}: {text.replace('|', ' ')}" for name, text in texts.items())
     return "\n".join((f"## {title}", "", *lines)) if texts else ""
+
+
+def _reasons(one: Outcome) -> str:
+    return "; ".join(f"{count} x {reason}" for reason, count in one.batch_norms.items())
 
 
 def _definition(one: Outcome) -> str:
@@ -117,6 +125,8 @@ def _cells(one: Outcome, letters: Mapping[str, str]) -> tuple[str, ...]:
         ARCHITECTURES[one.name].source,
         one.path,
         _text(one.quantized),
+        "-" if one.integer_share is None else f"{100 * one.integer_share:.2f} %",
+        "-" if one.integer_share is None else f"{sum(one.batch_norms.values())}",
         " ".join(f"{count}{letters.get(reason, '')}" for reason, count in _skipped(one).items()) or "-",
         _text(one.fake_sqnr, ".1f"),
         _text(one.real_sqnr, ".1f"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ import torch
 import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.backends.fx.quant_graph_module import QuantGraphModule
 from hotwheels.amct_pytorch.export.save import output_path
+from hotwheels.amct_pytorch.workflows.integer_share import measured_share
 from tests.support.exact_pair import compare, run_oracle, run_torch
 from tests.support.fx_path import run_onnx
 
@@ -29,6 +31,8 @@ def run(stages: Stages, subject: Subject) -> None:
     with stages.stage("calibrate"):
         amct.enable_quantization(quantized, calibration=True)
         outputs_of(quantized, subject.calibration)
+    with stages.stage("integer share") as outcome:
+        _measure_share(outcome, quantized, subject)
     with stages.stage("fake_quant") as outcome:
         amct.enable_quantization(quantized, fake_quant=True)
         fake = outputs_of(quantized, subject.test)
@@ -57,6 +61,17 @@ def _create(stages: Stages, subject: Subject) -> QuantGraphModule:
         if same < FLOAT_SQNR:
             raise ConformanceError(f"The quantized model in float state is {same:.1f} dB from the float model.")
     return quantized
+
+
+def _measure_share(outcome: Outcome, quantized: QuantGraphModule, subject: Subject) -> None:
+    """Notes which multiplications run on integers; fewer than wanted are no failure where a configuration says so."""
+    found = measured_share(quantized, (subject.test,))
+    assert found is not None
+    outcome.integer_share, outcome.float_products = found.share, dict(found.reasons)
+    outcome.batch_norms = dict(Counter(one.reason for one in found.batch_norms))
+    if not found.is_sufficient and subject.definition is None:
+        reasons = "; ".join(sorted(set(found.reasons.values())))
+        raise ConformanceError(f"{100 * found.share:.2f} % of the multiplications run on integers: {reasons}")
 
 
 def _compare_with_runtime(outcome: Outcome, quantized: QuantGraphModule, prefix: Path, subject: Subject) -> None:

@@ -41,7 +41,7 @@ def test_reports_of_a_quantized_model(image: Tensor, tmp_path: Path) -> None:
     folder = tmp_path / "not" / "there yet"
     found = amct.QuantAnalyzer(quantized, image, folder).analyze()
     assert sorted(path.name for path in folder.iterdir()) == NAMES
-    assert set(found) == {"layerwise", "graphwise", "statistic", "outputs", "skipped"}
+    assert set(found) == {"layerwise", "graphwise", "statistic", "outputs", "skipped", "multiplications"}
     assert list(found["layerwise"]) == list(found["statistic"]) == list(quantized.quantized_layers)
     assert found["skipped"] == {}
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..core.metrics import cosine, sqnr_db
 from ..graph import Skip
+from ..plan.integer_share import IntegerShare
 
 BINS = 64  # of a histogram: as many bars as can be told apart on a screen
 _NARROWEST_RANGE = 1e-6  # of the values: a narrower one would have bins which float32 values cannot tell apart
@@ -129,6 +130,7 @@ class Analysis:
       statistic: Every quantized layer.
       outputs: The outputs of the model by index, in the states ``fake_quant`` and ``real_quant``.
       skipped: What could not be compared, and why.
+      multiplications: Which of them run on integers; None for a model that only contains a quantized one.
     """
 
     model: str
@@ -138,6 +140,7 @@ class Analysis:
     statistic: tuple[LayerChange, ...]
     outputs: Mapping[str, Mapping[int, Difference]]
     skipped: tuple[Skip, ...]
+    multiplications: IntegerShare | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the numbers as dicts of plain values; layers and nodes by name.
@@ -145,7 +148,7 @@ class Analysis:
         ``layerwise``: the difference of the worst output, and ``outputs`` by index. ``graphwise``: ``is_quantized``,
         ``fake_quant``, ``real_quant``. ``statistic``: ``output`` and ``weight`` (or None), each with ``before``,
         ``after``, ``difference`` and the edges of the histograms, ``low`` and ``high``. ``outputs``: by state and
-        index. ``skipped``: the reason by name.
+        index. ``skipped``: the reason by name. ``multiplications``: `IntegerShare.as_dict`, or None.
         """
         return {
             "layerwise": {one.name: dataclasses.asdict(one.worst) | _without_name(one) for one in self.layerwise},
@@ -156,6 +159,7 @@ class Analysis:
                 for state, found in self.outputs.items()
             },
             "skipped": {one.name: one.reason for one in self.skipped},
+            "multiplications": None if self.multiplications is None else self.multiplications.as_dict(),
         }
 
 

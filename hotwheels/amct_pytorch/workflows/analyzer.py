@@ -21,6 +21,7 @@ from ..graph import Skip
 from ..log import get_logger
 from ..nn.mode import Mode
 from ..nn.quantized_layer import QuantizedLayer
+from ..plan.integer_share import IntegerShare
 from ..report.analysis import (
     Analysis,
     Change,
@@ -37,6 +38,7 @@ from ..report.analysis import (
 from ..report.html import write_reports
 from ..torch_private import pytree
 from .arguments import as_inputs, check_model
+from .integer_share import measured_share
 from .kept_state import copies_of, kept_state
 from .quantized import quantized_inside
 from .static import default_quantized_copy
@@ -122,7 +124,11 @@ class _Comparison:
             statistic=tuple(self._changes.values()),
             outputs=outputs,
             skipped=tuple(Skip(name, reason) for name, reason in self._skipped.items()),
+            multiplications=self._multiplications(),
         )
+
+    def _multiplications(self) -> IntegerShare | None:
+        return measured_share(self._model, self._inputs) if isinstance(self._model, QuantGraphModule) else None
 
     def _measure(self, node: str, name: str, value: Tensor) -> None:
         self._node_of[name] = node

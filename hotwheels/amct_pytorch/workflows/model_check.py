@@ -12,7 +12,9 @@ from ..config.fx.expand import expand
 from ..graph import OpGraph, Skip
 from ..ops.registry import Registry
 from ..plan.advice import Advice
+from ..plan.integer_share import batch_norms_left
 from .advice import all_advice
+from .integer_share import measured_share
 from .model_report import CheckedLayer, ModelProblem, ModelReport
 from .quantized import require_calibration
 from .static import default_quantized_copy
@@ -28,16 +30,18 @@ def report_of_float(model: nn.Module, inputs: tuple[Any, ...] | None, example: t
         ModelProblem(modules=paths, error=one.error, place=one.place, reason=one.reason, rewrite=one.rewrite)
         for one, paths in zip(found.problems, found.modules, strict=True)
     )
-    if inputs is None or problems:
-        advice = _advice_of_float(found)
-    else:
-        advice = all_advice(default_quantized_copy(model, inputs), inputs)
+    advice, multiplications = _advice_of_float(found), None
+    if inputs is not None and not problems:
+        quantized = default_quantized_copy(model, inputs)
+        advice, multiplications = all_advice(quantized, inputs), measured_share(quantized, inputs)
     return ModelReport(
         model=type(model).__name__,
         problems=problems,
         quantizable=() if found.graph is None else _layers(found.graph),
         skipped=() if found.graph is None else _skips(found.graph, found),
         advice=advice,
+        batch_norms=() if found.graph is None else batch_norms_left(found.graph),
+        multiplications=multiplications,
         is_complete=found.graph is not None,
     )
 
@@ -52,6 +56,8 @@ def report_of_quantized(quantized: QuantGraphModule, inputs: tuple[Any, ...] | N
         quantizable=() if origin is None else _configured_layers(origin.model.graph, set(quantized.quantized_layers)),
         skipped=() if origin is None else origin.model.graph.skips,
         advice=all_advice(quantized, inputs),
+        batch_norms=() if origin is None else batch_norms_left(origin.model.graph),
+        multiplications=None if inputs is None else measured_share(quantized, inputs),
         is_quantized=True,
     )
 

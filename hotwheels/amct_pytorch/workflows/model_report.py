@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from ..graph import Skip
 from ..plan.advice import Advice
+from ..plan.integer_share import IntegerShare
 
 _STATIC = "create_quant_config_fx, create_quant_model_fx, save_quant_model_fx"
 _DYNAMIC = "create_quant_config, quantize_model, save_model"
@@ -63,6 +64,9 @@ class ModelReport:
       quantizable: Layers that can be quantized, in execution order. With problems: those outside the modules concerned.
       skipped: What stays in float, with the reason.
       advice: What is worth changing, in the model or in its configuration.
+      batch_norms: The BatchNorms that are not folded into a weight, with the reason.
+      multiplications: Which multiplications run on integers, in the default configuration or in that of the quantized
+        model; None without inputs.
       is_complete: Whether the whole model was seen. If not, there may be more problems behind those listed.
       is_quantized: Whether it is a quantized model; ``is_default_enabled`` then says whether a layer is quantized.
     """
@@ -72,6 +76,8 @@ class ModelReport:
     quantizable: tuple[CheckedLayer, ...]
     skipped: tuple[Skip, ...]
     advice: tuple[Advice, ...] = ()
+    batch_norms: tuple[Skip, ...] = ()
+    multiplications: IntegerShare | None = None
     is_complete: bool = True
     is_quantized: bool = False
 
@@ -86,13 +92,23 @@ class ModelReport:
         parts = [
             f"Model {self.model}",
             self._verdict(),
+            *self._measured(),
             *(f"Problem {index}. {problem}" for index, problem in enumerate(self.problems, 1)),
             *(advice.report(number, _WIDTH) for number, advice in enumerate(self.advice, 1)),
             _table(self._title_of_enabled, ((layer.type, layer.name) for layer in on)),
             _table("Quantized if the configuration enables it", ((layer.type, layer.name) for layer in off)),
             _table("In float", ((skip.reason, skip.name) for skip in self.skipped)),
+            _table("BatchNorms that are not folded", ((skip.reason, skip.name) for skip in self.batch_norms)),
         ]
         return "\n\n".join(part for part in parts if part)
+
+    def _measured(self) -> list[str]:
+        """The share of the multiplications, and what is left in float with its reason."""
+        found = self.multiplications
+        if found is None:
+            return []
+        rows = ((f"{found.reasons[name]}", name) for name in found.floating)
+        return [_filled(f"{found}."), *filter(None, [_table("Multiplications in float", rows)])]
 
     @property
     def _title_of_enabled(self) -> str:

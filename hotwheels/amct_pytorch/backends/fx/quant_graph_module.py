@@ -141,14 +141,14 @@ class QuantGraphModule(fx.GraphModule):
             return self._run_real_quant(generated, watcher, args, kwargs)
         if watcher is not None:
             with self.keeping_inputs():
-                return RecordingInterpreter(self, watcher).run(*_positional(self, args, kwargs))
+                return RecordingInterpreter(self, watcher).run(*positional(self, args, kwargs))
         return generated(self, *args, **kwargs)
 
     def _run_real_quant(
         self, generated: Callable[..., Any], watcher: Watcher | None, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         with torch.no_grad():
-            real = RealQuantInterpreter(self, watcher).run(*_positional(self, args, kwargs))
+            real = RealQuantInterpreter(self, watcher).run(*positional(self, args, kwargs))
         if not torch.is_grad_enabled():
             return real
         with self._as(Mode.FAKE_QUANT):
@@ -191,7 +191,7 @@ def adopt_state(target: nn.Module, source: nn.Module, memo: dict[int, Any] | Non
         call.tree.root = target
 
 
-def _positional(module: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+def positional(module: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
     """The arguments in placeholder order, as an interpreter wants them; absent ones keep their default."""
     names = [node.target for node in module.graph.nodes if node.op == "placeholder"]
     values = dict(zip(names, args, strict=False)) | kwargs

@@ -1,0 +1,63 @@
+"""Counts the multiplications of each node in one forward."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+from torch.utils.flop_counter import FlopCounterMode
+
+from ....nn.mode import Mode
+from ....nn.quantized_layer import QuantizedLayer
+from ....ops.registry import Registry
+from ..interpreters import layer_name
+from ..quant_graph_module import QuantGraphModule, positional
+from .values import Value, classify
+
+_FLOPS_PER_MULTIPLICATION = 2  # torch counts the addition that goes with it
+
+
+@torch.no_grad()
+def count_multiplications(model: QuantGraphModule, inputs: tuple[Any, ...]) -> dict[str, int]:
+    """Returns how often each node multiplies in the float forward of ``model`` with ``inputs``, by layer name.
+
+    Nodes that compute from constants alone are left out.
+    """
+    before = model.mode
+    model.mode = Mode.FLOAT
+    try:
+        counter = _Counter(model)
+        counter.run(*positional(model, inputs, {}))
+    finally:
+        model.mode = before
+    return counter.counted
+
+
+class _Counter(fx.Interpreter):
+    def __init__(self, model: QuantGraphModule) -> None:
+        super().__init__(model)
+        self.counted: dict[str, int] = {}
+        self._values = classify(model.graph, Registry())
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Runs one node and counts."""
+        flops = FlopCounterMode(display=False)
+        run = self._prepared(n) or functools.partial(super().run_node, n)
+        with flops:
+            result = run()
+        if self._values[n] is not Value.CONSTANT:
+            self.counted[layer_name(self.module, n)] = flops.get_total_flops() // _FLOPS_PER_MULTIPLICATION
+        return result
+
+    def _prepared(self, n: fx.Node) -> Callable[[], Any] | None:
+        """Returns the call of a layer with its weight computed beforehand, which no file does; None for others."""
+        module = self.fetch_attr(str(n.target)) if n.op == "call_module" else None
+        if not isinstance(module, QuantizedLayer) or module.weighted is None:
+            return None
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        rest = {name: value for name, value in kwargs.items() if name != "input"}
+        (x,), op = module.call.inputs(args, kwargs), module.weighted.op
+        return functools.partial(op.apply, x, *op.folded(), *args[1:], **rest)

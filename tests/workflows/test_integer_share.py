@@ -1,0 +1,66 @@
+"""The share of multiplications on integers, counted by hand beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import hotwheels.amct_pytorch as amct
+from tests.support.fx_path import quantize
+
+
+class Mixed(nn.Module):
+    """Convolutions in and out of integers, a product with a constant only, a BatchNorm that nothing takes up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.volume, self.last = nn.Conv2d(3, 4, 3), nn.Conv3d(1, 2, 1), nn.Linear(4, 5)
+        self.table, self.mlp = nn.Parameter(torch.randn(7, 4)), nn.Linear(4, 4)
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.hardswish(self.norm(F.hardswish(self.first(x))))
+        volume = self.volume(x[:, None]).mean((1, 2, 3, 4))
+        return self.last(y.mean((2, 3)) + self.mlp(self.table).mean(0)) + volume[:, None]
+
+
+FIRST = 4 * 3 * 9 * 6 * 6 * 2  # outputs, inputs, kernel, 6 x 6 pixels, 2 images
+VOLUME = 2 * 1 * 3 * 8 * 8 * 2
+LAST = 4 * 5 * 2
+
+
+def test_share_is_counted_over_layers_and_what_is_outside() -> None:
+    torch.manual_seed(0)
+    report = amct.check_model(Mixed().eval(), torch.randn(2, 3, 8, 8))
+    found = report.multiplications
+    assert found is not None
+    assert (found.integer, dict(found.floating)) == (FIRST + LAST, {"volume": VOLUME})
+    assert found.reasons["volume"] == "Conv3d is not an operation that can be quantized; it runs in float as a whole"
+    assert found.share == (FIRST + LAST) / (FIRST + LAST + VOLUME)
+    assert not found.is_sufficient
+    assert [(one.name, one.reason) for one in report.batch_norms] == [("norm", "no layer with a weight is next to it")]
+    text = str(report)
+    assert f"{100 * found.share:.2f} % of" in text
+    assert "BatchNorms that are not folded: 1" in text
+    assert "Multiplications in float: 1" in text
+
+
+def test_layer_that_is_off_counts_as_float(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 8, 8)
+    quantized = quantize(Mixed().eval(), tmp_path, [(x,)], {"last": {"quant_enable": False}})
+    found = amct.check_model(quantized, x).multiplications
+    assert found is not None
+    assert found.integer == FIRST
+    assert found.reasons["last"] == "quant_enable is false"
+
+
+def test_analyzer_returns_the_share(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 8, 8)
+    found = amct.QuantAnalyzer(Mixed().eval(), x, tmp_path).analyze()["multiplications"]
+    assert found["floating"] == {"volume": VOLUME}
+    assert found["integer"] == FIRST + LAST
