@@ -47,14 +47,22 @@ def test_process_that_dies_or_does_not_end_is_an_outcome(tmp_path: Path) -> None
 
 
 def test_report_hides_no_failure(tmp_path: Path) -> None:
-    good = Outcome(name="resnet18", quantized=40, skipped={"why": 3}, edges=48, fake_sqnr=17.0, seconds={"build": 1.0})
+    good = Outcome(
+        name="resnet18",
+        quantized=40,
+        integer_share=1.0,
+        skipped={"why": 3},
+        edges=48,
+        fake_sqnr=17.0,
+        seconds={"build": 1.0},
+    )
     bad = Outcome(name="swin", stage="oracle", error="ConformanceError: 1 differences", edges=45)
     report.write([good, bad], tmp_path / "zoo.md")
     text = (tmp_path / "zoo.md").read_text()
     assert "1 of 2 networks of torchvision and timm pass" in text
-    assert "| swin | torchvision | FX | - | - | - | - | differs | - | - | 0 | FAILS in oracle |" in text
+    assert "| swin | torchvision | FX | - | - | - | - | - | - | differs | - | - | 0 | FAILS in oracle |" in text
     assert "- swin: oracle: ConformanceError: 1 differences" in text
-    assert "| resnet18 | torchvision | FX | 40 | 3a | 17.0 |" in text
+    assert "| resnet18 | torchvision | FX | 40 | 100.00 % | 0 | 3a | 17.0 |" in text
     assert "| a | why | 3 | 1 |" in text
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from ....nn.mode import Mode
 from ....nn.quantized_layer import QuantizedLayer
@@ -36,6 +37,24 @@ def count_multiplications(model: QuantGraphModule, inputs: tuple[Any, ...]) -> d
     return counter.counted
 
 
+class _Flops(TorchDispatchMode):
+    """Counts as torch's FlopCounterMode does, without its hooks on modules, which want gradients of the inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Calls an operation and counts it."""
+        result = func(*args, **(kwargs or {}))
+        count = flop_registry.get(func._overloadpacket)
+        if count is not None:
+            self.total += int(count(*args, **(kwargs or {}), out_val=result))
+        return result
+
+
 class _Counter(fx.Interpreter):
     def __init__(self, model: QuantGraphModule) -> None:
         super().__init__(model)
@@ -44,12 +63,12 @@ class _Counter(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         """Runs one node and counts."""
-        flops = FlopCounterMode(display=False)
+        flops = _Flops()
         run = self._prepared(n) or functools.partial(super().run_node, n)
         with flops:
             result = run()
         if self._values[n] is not Value.CONSTANT:
-            self.counted[layer_name(self.module, n)] = flops.get_total_flops() // _FLOPS_PER_MULTIPLICATION
+            self.counted[layer_name(self.module, n)] = flops.total // _FLOPS_PER_MULTIPLICATION
         return result
 
     def _prepared(self, n: fx.Node) -> Callable[[], Any] | None:
