@@ -54,7 +54,6 @@ class WrongEntry:
 _WRONG_ENTRIES = (
     WrongEntry("misspelled layer", "conv", {}, ("Layer 'conv' in ", CONFIG, "is not in the model", "'conv1'")),
     WrongEntry("no layer", "x", {}, ("Layer 'x' in ", CONFIG)),
-    WrongEntry("fused", "relu", {}, ("Layer 'relu'", "cannot be quantized: it belongs to the convolution 'conv1'")),
     WrongEntry("not a list", "conv1", 3, ("Layer 'conv1'", CONFIG)),
     WrongEntry("switch", "conv1", {"quant_enable": "perhaps"}, ("Layer 'conv1'", "quant_enable", "perhaps")),
     WrongEntry(
@@ -340,6 +339,19 @@ def saved(tmp_path: Path) -> Path:
     quantized = quantize(Net().eval(), tmp_path, [(torch.randn(2, 3, 8, 8),)])
     torch.save({"weights": quantized.state_dict(), "epoch": 3}, tmp_path / "model.pt")
     return tmp_path / "model.pt"
+
+
+def test_an_entry_for_a_node_that_is_part_of_another_layer_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A configuration may be older than the rule that joins the two nodes."""
+    config = make_config(Net(), tmp_path)
+    document = read_json(config)
+    document["relu"] = document["conv1"]
+    config.write_text(dump_json(document))
+    quantized = amct.create_quant_model_fx(config, Net())
+    assert "relu" not in quantized.quantized_layers
+    assert "Layer 'relu'" in caplog.text and "belongs to the convolution 'conv1'" in caplog.text
 
 
 @pytest.mark.parametrize("key", [[], ["weight"]])

@@ -143,11 +143,13 @@ class LooseNorms(nn.Module):
         self.conv, self.bn = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
         self.bare = nn.BatchNorm2d(4, affine=False)
         self.pool, self.fc, self.last = nn.AdaptiveAvgPool2d(1), nn.Linear(4, 5), nn.BatchNorm1d(5)
+        self.unused = nn.BatchNorm2d(5)
         self.eval()
 
     def forward(self, image: Tensor) -> Tensor:
         x = self.bn(self.conv(self.twice(self.twice(self.first(image)))))
-        return self.last(self.fc(torch.flatten(self.pool(self.bare(x)), 1)))
+        # behind a Linear the last one would be folded into it
+        return self.last(torch.relu(self.fc(torch.flatten(self.pool(self.bare(x)), 1))))
 
 
 @pytest.mark.parametrize("setting", ["", "do_fusion : false", "skip_fusion_layers : 'conv'"])
@@ -163,7 +165,9 @@ def test_batch_norms_which_nothing_takes_up_are_saved_with_their_new_statistics(
     assert fx_path.steps_apart(found, expected, float(expected.abs().max())).max() <= 0.02
     assert not torch.equal(quantized.first.running_mean, torch.zeros(3))
     assert not torch.equal(quantized.last.running_mean, torch.zeros(5))
-    assert "keep their statistics" not in caplog.text
+    assert "keep their statistics: unused." in caplog.text
+    assert not quantized.unused.training
+    assert torch.equal(quantized.unused.running_mean, torch.zeros(5))
 
 
 def layer_inputs(quantized: nn.Module, x: Tensor) -> dict[str, Tensor]:

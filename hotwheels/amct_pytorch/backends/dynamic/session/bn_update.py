@@ -60,7 +60,7 @@ def _batch_norms(model: nn.Module) -> dict[str, BatchNorm]:
 def _report_left(names: Collection[str]) -> None:
     if names:
         _log.warning(
-            "BatchNorms that are no BatchNorm2d, or have no part in the forward, keep their statistics: %s.",
+            "BatchNorms that have no part in the forward, or no node of their own, keep their statistics: %s.",
             ", ".join(names),
         )
 
