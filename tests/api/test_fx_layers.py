@@ -110,9 +110,6 @@ def test_what_cannot_be_folded_is_a_layer(tmp_path: Path) -> None:
         "two calls": net_of(
             lambda net, x: net.norm(net.conv(net.conv(x))), conv=nn.Conv2d(4, 4, 1), norm=nn.BatchNorm2d(4)
         ),
-        "no affine": net_of(
-            lambda net, x: net.norm(net.conv(x)), conv=nn.Conv2d(4, 4, 1), norm=nn.BatchNorm2d(4, affine=False)
-        ),
         "reflected": net_of(
             lambda net, x: net.norm(net.conv(x)),
             conv=nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), norm=nn.BatchNorm2d(4),
@@ -411,10 +408,11 @@ def test_matmul_is_corrected(tmp_path: Path, log_lines: LogLines) -> None:
     assert_runtime_agrees(quantized, tmp_path, images())
 
 
-def test_matmul_with_a_parameter_is_no_layer(tmp_path: Path) -> None:
+def test_matmul_with_a_parameter_is_a_linear_layer(tmp_path: Path) -> None:
     model = net_of(lambda net, x: net.conv(x) @ net.table.weight, conv=nn.Conv2d(4, 4, 1), table=nn.Linear(6, 6))
     quantized = quantize(model.eval(), tmp_path, [(images(),)])
-    assert list(quantized.quantized_layers) == ["conv"]
+    assert list(quantized.quantized_layers) == ["conv", "matmul"]
+    assert quantized.quantized_layers["matmul"].weighted is not None
     assert_runtime_agrees(quantized, tmp_path, images())
 
 
