@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.fx import GraphModule, Node
 
-from .training import TrainingFlag, read_flags
+from .training import TrainingFlag, make_modules, read_flags
 
 FOLLOWS_TRAINING = "amct_follows_training"  # marks calls that got the training flag of a module
 FOLDER = "amct_dropout"  # the sub-module which holds what dropout functions became
@@ -65,14 +65,9 @@ def _replace(module: GraphModule, node: Node) -> None:
 def add_follower(root: nn.Module, owner: str, name: str, follower: nn.Module, is_training: bool | None = None) -> str:
     """Makes ``follower`` a module below ``owner``, in whose training mode it is from now on; returns its path.
 
-    Modules which are missing on the way, because the graph calls nothing in them, are made: in training mode if
-    ``is_training``, in that of the module around them if it is None.
+    ``is_training`` is the mode of modules that are missing on the way, see `make_modules`.
     """
-    home = root
-    for part in [*owner.split("."), FOLDER] if owner else [FOLDER]:
-        if part not in home._modules:
-            home.add_module(part, nn.Module().train(home.training if is_training is None else is_training))
-        home = home.get_submodule(part)
+    home = make_modules(root, [*owner.split("."), FOLDER] if owner else [FOLDER], is_training)
     home.add_module(name, follower.train(home.training))
     return f"{owner}.{FOLDER}.{name}" if owner else f"{FOLDER}.{name}"
 

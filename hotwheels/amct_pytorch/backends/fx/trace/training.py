@@ -120,6 +120,21 @@ def _with_flags_read(node: Node, module: GraphModule, arguments: Any) -> Any:
             return value
         if node.op != "call_function" and node.op != "call_method":
             return int(value) != 0
+        make_modules(module, value.path.split(".") if value.path else [], int(value) != 0)
         return module.graph.get_attr(f"{value.path}.training" if value.path else "training")
 
     return map_aggregate(arguments, read)
+
+
+def make_modules(root: nn.Module, parts: list[str], is_training: bool | None = None) -> nn.Module:
+    """Returns the module at the path of these ``parts`` below ``root``.
+
+    Modules which are missing on the way, because the graph calls nothing in them, are made: in training mode if
+    ``is_training``, in that of the module around them if it is None.
+    """
+    home = root
+    for part in parts:
+        if part not in home._modules:
+            home.add_module(part, nn.Module().train(home.training if is_training is None else is_training))
+        home = home.get_submodule(part)
+    return home
