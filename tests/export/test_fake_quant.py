@@ -179,7 +179,7 @@ class WidthCase:
 WIDTHS = [
     WidthCase(4, 4, 21, ("INT4", "INT4")),
     WidthCase(4, 8, 21, ("INT4", "INT8")),
-    WidthCase(8, 4, 21, ("INT8", "INT4")),
+    WidthCase(8, 4, 21, ("UINT8", "INT4")),
     WidthCase(8, 4, 13, ("INT8", "INT8"), codebook=True),
     WidthCase(9, 8, 21, ("INT16", "INT8")),
     WidthCase(12, 8, 21, ("INT16", "INT8")),

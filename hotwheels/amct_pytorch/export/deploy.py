@@ -15,7 +15,7 @@ from ..onnx_io.node_access import graph_of
 from ..record.calibration_param import CalibrationParam, DataType, FactorParam, LayerParam
 from ..record.record import ActivationRecord, Record, WeightRecord
 from .layers import ExportLayer, InputRead, WeightRead, copy_model, find_layers, finish
-from .quantized_constants import fake_quantize
+from .quantized_constants import bias_on_grid, fake_quantize
 
 DEPLOY_KEY = "amct.deploy.v1"
 
@@ -32,8 +32,8 @@ def build_deploy(
 ) -> tuple[ir.Model, CalibrationParam]:
     """Returns a copy of ``float_model`` with integer-valued float32 weights, and the parameters of its nodes.
 
-    Biases stay in real units; ``custom_domain`` operators are kept. What the parameters cannot say (9 to 15 bit clip
-    ranges, shift N) is in the model's metadata (spec 11.3).
+    Biases are in real units, at their grid points; ``custom_domain`` operators are kept. What the parameters cannot
+    say (9 to 15 bit clip ranges, shift N) is in the model's metadata (spec 11.3).
 
     Raises:
         ExportError: The record does not fit the model.
@@ -41,6 +41,7 @@ def build_deploy(
     model = copy_model(float_model)
     layers = find_layers(model, sites, record)
     _store_integer_weights(layers)
+    _store_biases_on_grid(layers)
     grids = {(read.node, read.position): read.grid for layer in layers for read in layer.reads}
     by_node = {layer.node: _with_constant_operand(layer) for layer in layers}
     _quantize_constants([read for layer in layers for read in layer.reads])
@@ -69,6 +70,19 @@ def _store_integer_weights(layers: Iterable[ExportLayer]) -> None:
             integers = weight.integers().astype(np.float32)
             made[key] = add_initializer(graph_of(layer.node), f"{layer.name}.weight.quantized", integers)
         layer.node.replace_input_with(1, made[key])
+
+
+def _store_biases_on_grid(layers: Iterable[ExportLayer]) -> None:
+    """Replaces biases by their grid points, so that whoever divides by the scales finds the same integers.
+
+    Beyond 2^23 steps no float32 need be at a grid point; there the bias stays as it is, from which the integer follows.
+    """
+    for layer in layers:
+        weight = layer.weight
+        if weight is None or weight.bias is None or weight.data_scale is None:
+            continue
+        on_grid = bias_on_grid(weight.bias, weight.bias_integers(), weight.data_scale, weight.record.scale)
+        layer.node.replace_input_with(2, add_initializer(graph_of(layer.node), f"{layer.name}.bias.quantized", on_grid))
 
 
 def _quantize_constants(reads: Iterable[InputRead]) -> None:

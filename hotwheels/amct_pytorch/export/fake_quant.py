@@ -18,7 +18,7 @@ from ..onnx_io.custom_domain import lower_custom_domain
 from ..onnx_io.initializers import add_initializer
 from ..onnx_io.layer_sites import LayerSite
 from ..onnx_io.node_access import graph_of, result
-from ..onnx_io.opset import raise_opset
+from ..onnx_io.opset import opset_of, raise_opset
 from ..record.record import LayerRecord, Record, WeightRecord
 from .layers import WeightRead, copy_model, find_layers, finish
 from .qdq import QuantizedTensors, dequantize_constant, make_node, storage_type
@@ -38,7 +38,7 @@ def build_fake_quant(float_model: ir.Model, sites: Mapping[str, LayerSite], reco
         ExportError: The record does not fit the model, or the model cannot be raised to opset 21.
     """
     model = copy_model(raise_opset(float_model, needed_opset(record)))
-    tensors = QuantizedTensors(model.graph)
+    tensors = QuantizedTensors(model.graph, opset_of(model))
     for layer in find_layers(model, sites, record):
         for read in layer.reads:
             read.replace(tensors.of(layer.name, read))

@@ -14,6 +14,9 @@ from ..onnx_io.node_access import graph_of, result
 from ..record.record import ActivationRecord
 from .layers import InputRead
 
+_OUTPUT_TYPE_OPSET = 21  # since then QuantizeLinear has an attribute output_dtype
+_HALF_OF_UINT8 = 128
+
 
 def storage_type(num_bits: int) -> ir.DataType:
     """Returns the narrowest ONNX integer that holds ``num_bits`` bits."""
@@ -59,11 +62,17 @@ def _describe(node: ir.Node, type_: ir.TypeProtocol | None, shape: ir.Shape | No
 
 
 class QuantizedTensors:
-    """The Quantize/Dequantize pairs of a graph; readers of one tensor on one grid share a pair."""
+    """The Quantize/Dequantize pairs of a graph; readers of one tensor on one grid share a pair.
 
-    def __init__(self, graph: ir.Graph) -> None:
-        """Starts with none."""
+    From opset 21 on, 8-bit integers are uint8, 128 larger and with a zero point 128 larger: the same real values.
+    onnxruntime makes uint8 of int8 itself, and forgets there that QuantizeLinear names its type since opset 21. It
+    then refuses its own graph (onnxruntime 1.32, a pooling, Transpose or Reshape behind the pair).
+    """
+
+    def __init__(self, graph: ir.Graph, opset: int) -> None:
+        """Starts with none. ``opset`` is that of ``graph``."""
         self._graph = graph
+        self._is_unsigned = opset >= _OUTPUT_TYPE_OPSET
         self._made: dict[tuple[ir.Value, float, int, int], ir.Value] = {}
 
     def of(self, layer: str, read: InputRead) -> ir.Value:
@@ -77,9 +86,11 @@ class QuantizedTensors:
         return self._made[key]
 
     def _nodes(self, name: str, value: ir.Value, grid: ActivationRecord) -> list[ir.Node]:
-        dtype = storage_type(grid.num_bits)
+        dtype, offset = storage_type(grid.num_bits), grid.offset
+        if self._is_unsigned and dtype is ir.DataType.INT8:
+            dtype, offset = ir.DataType.UINT8, offset + _HALF_OF_UINT8
         scale = add_initializer(self._graph, f"{name}.scale", np.array(grid.scale, dtype=np.float32))
-        zero_point = add_integers(self._graph, f"{name}.zero_point", np.array(grid.offset), dtype)
+        zero_point = add_integers(self._graph, f"{name}.zero_point", np.array(offset), dtype)
         clips = [] if grid.num_bits in (4, 8, 16) else [self._clip(name, value, grid)]
         source = result(clips[0]) if clips else value
         quant = make_node("QuantizeLinear", [source, scale, zero_point], f"{name}.quant")

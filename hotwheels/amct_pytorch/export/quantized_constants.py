@@ -53,6 +53,16 @@ def quantize_bias(bias: Float32, data_scale: float, weight_scale: tuple[float, .
     return steps.astype(np.int32)
 
 
+def bias_on_grid(
+    bias: Float32, integers: NDArray[np.int32], data_scale: float, weight_scale: tuple[float, ...]
+) -> Float32:
+    """Returns the float32 nearest to each grid point, [C_out]; ``bias`` where that reads as another integer."""
+    step = data_scale * np.asarray(weight_scale, dtype=np.float64)
+    points = (integers * step).astype(np.float32)
+    reads_right = np.rint(points.astype(np.float64) / step) == integers
+    return np.asarray(np.where(reads_right, points, bias), dtype=np.float32)
+
+
 def bias_scale(data_scale: float, weight_scale: tuple[float, ...]) -> Float32:
     """Returns ``fl32(scale_d * scale_w)``, a scalar array for one scale, else [C_out]."""
     product = (np.float64(data_scale) * np.asarray(weight_scale, dtype=np.float64)).astype(np.float32)
