@@ -15,7 +15,7 @@ from hotwheels.amct_pytorch import capacity
 from hotwheels.amct_pytorch.backends.dynamic.backend import DynamicBackend
 from hotwheels.amct_pytorch.backends.fx.backend import FxBackend
 from hotwheels.amct_pytorch.config.dynamic.calibration_config import to_quant_config
-from hotwheels.amct_pytorch.config.dynamic.expand_calibration import expand_calibration
+from hotwheels.amct_pytorch.config.dynamic.expand_dynamic import expand_calibration
 from hotwheels.amct_pytorch.config.fx.expand import expand
 from hotwheels.amct_pytorch.config.layers.quant_config import QuantConfig
 from hotwheels.amct_pytorch.graph import OpGraph
@@ -262,6 +262,24 @@ def test_no_command_onnx_types(csv: Path, path: str) -> None:
     assert broken() == []
 
 
+class OwnPool(nn.MaxPool2d):
+    """Computes what its base computes, in a forward of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.max_pool2d(x, self.kernel_size)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_leaf_module_packages(csv: Path, path: str) -> None:
+    def is_module_layer() -> bool:
+        found = read(path, Around(OwnPool(2)), X).nodes.get("tested")
+        return found is not None and found.type == "torch.nn.MaxPool2d" and found.is_quantizable
+
+    assert not is_module_layer()
+    add(csv, "LEAF_MODULE_PACKAGES", OwnPool.__module__)
+    assert is_module_layer()
+
+
 class OwnConv(nn.Conv2d):
     """Computes what its base computes, in a forward of its own."""
 
@@ -269,7 +287,7 @@ class OwnConv(nn.Conv2d):
         return self._conv_forward(x, self.weight, self.bias)
 
 
-def test_leaf_module_packages_are_about_the_trace_of_the_fx_path(csv: Path) -> None:
+def test_a_convolution_with_a_forward_of_its_own_needs_no_leaf_package_on_the_dynamic_path(csv: Path) -> None:
     """The dynamic path has no trace: there a convolution with a forward of its own is a layer anyway (spec 9.1)."""
 
     def is_module_layer(path: str) -> bool:

@@ -124,12 +124,18 @@ class QuantizedLayer(nn.Module):
 
     def record(self) -> LayerRecord:
         """Returns the layer's parameters as plain values; CalibrationError if they are not complete."""
-        activations = tuple(
-            _activation_record(index, quantizer)
+        grids = {
+            index: quantizer.params()
             for index, quantizer in enumerate(self.activation)
             if not self.non_float_inputs[index]
+        }
+        activations = tuple(
+            ActivationRecord(index=index, scale=float(one.scale), offset=int(one.offset), num_bits=one.num_bits)
+            for index, one in grids.items()
         )
-        return LayerRecord(activations=activations, weight=self.weight_record(), shift_bit=self._known_shift())
+        bits = () if self.shift_bit is None else tuple(self.shift_bit.tolist())
+        known = () if NO_SHIFT_YET in bits else bits
+        return LayerRecord(activations=activations, weight=self.weight_record(), shift_bit=known)
 
     def weight_record(self) -> WeightRecord | None:
         """Returns the weight's parameters, None without weights; CalibrationError if they are not known yet."""
@@ -158,10 +164,6 @@ class QuantizedLayer(nn.Module):
     def _replicate_for_data_parallel(self) -> QuantizedLayer:
         """DataParallel asks for one of these per device."""
         raise UnsupportedModelError(NO_DATA_PARALLEL)
-
-    def _known_shift(self) -> tuple[int, ...]:
-        bits = () if self.shift_bit is None else tuple(self.shift_bit.tolist())
-        return () if NO_SHIFT_YET in bits else bits
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -248,11 +250,6 @@ class QuantizedLayer(nn.Module):
             return compute(x)
         result: Tensor = self._sharing[index].get(x, purpose, compute)
         return result
-
-
-def _activation_record(index: int, quantizer: ActivationQuantizer) -> ActivationRecord:
-    params = quantizer.params()
-    return ActivationRecord(index=index, scale=float(params.scale), offset=int(params.offset), num_bits=params.num_bits)
 
 
 def _not_calibrated(name: str) -> str:

@@ -20,7 +20,7 @@ from ..plan.advice import Advice
 from ..plan.calibrated_advice import WIDE_BITS, CalibratedInput, SwapMeasured, calibrated_advice
 from ..plan.configured_graph import LayerInput
 from ..quantizers.base import ActivationQuantizer
-from ..quantizers.observers.seen_range import seen_range
+from ..quantizers.observers.observation import RangeObserver
 from .kept_state import copies_of, kept_state
 from .quantized import uncalibrated
 
@@ -70,7 +70,7 @@ def _quantizers(layer: QuantizedLayer) -> list[tuple[int, ActivationQuantizer]]:
 
 
 def _calibrated_input(quantizer: ActivationQuantizer) -> CalibratedInput:
-    params, (low, high) = quantizer.params(), seen_range(quantizer)
+    params, (low, high) = quantizer.params(), _seen_range(quantizer)
     return CalibratedInput(
         scale=float(params.scale), offset=int(params.offset), num_bits=params.num_bits, low=low, high=high
     )
@@ -111,3 +111,16 @@ class _Watch:
         self.swaps[layer.name] = SwapMeasured(
             as_is=sqnr_as_is(first, second, (grids[0], grids[1])), swapped=sqnr_swapped(first, second, WIDE_BITS)
         )
+
+
+def _seen_range(quantizer: ActivationQuantizer) -> tuple[float, float]:
+    """Returns the smallest and the largest value seen, 0 included, if the observer has kept them.
+
+    Else what the grid spans, which is wider if it is symmetric. All zeros: (0, 0), if the observer knows.
+    """
+    observer = quantizer._modules.get("observer")
+    if isinstance(observer, RangeObserver) and observer.extremes is not None:
+        return min(0.0, observer.extremes[0]), max(0.0, observer.extremes[1])
+    params = quantizer.params()
+    offset, scale = int(params.offset), float(params.scale)
+    return (params.spec.qmin - offset) * scale, (params.spec.qmax - offset) * scale

@@ -21,7 +21,7 @@ from ..config.dynamic.calibration_config import (
     to_quant_config,
     write_calibration_config,
 )
-from ..config.dynamic.expand_calibration import expand_calibration
+from ..config.dynamic.expand_dynamic import expand_calibration
 from ..config.dynamic.simple_cfg import SimpleCalibrationConfig
 from ..core.host_memory import keep_freed_memory_for
 from ..export.save import write_files

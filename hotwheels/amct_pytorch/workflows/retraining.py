@@ -16,7 +16,7 @@ from ..backends.dynamic.placer import without_layers
 from ..backends.dynamic.session.record_file import RecordFile
 from ..backends.dynamic.session.retrain_session import RetrainSession
 from ..backends.dynamic.session.session_forward import attach_session, find_session, takes_other_floats
-from ..config.dynamic.expand_retrain import expand_retrain
+from ..config.dynamic.expand_dynamic import expand_retrain
 from ..config.dynamic.retrain_config import RetrainConfig, read_retrain_config, to_quant_config, write_retrain_config
 from ..config.dynamic.simple_cfg import SimpleRetrainConfig
 from ..core.host_memory import keep_freed_memory_for

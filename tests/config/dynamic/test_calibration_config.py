@@ -16,7 +16,7 @@ from hotwheels.amct_pytorch.config.dynamic.calibration_config import (
     write_calibration_config,
 )
 from hotwheels.amct_pytorch.config.dynamic.document_globals import BnUpdateConfig
-from hotwheels.amct_pytorch.config.dynamic.expand_calibration import expand_calibration
+from hotwheels.amct_pytorch.config.dynamic.expand_dynamic import expand_calibration
 from hotwheels.amct_pytorch.config.dynamic.simple_cfg import SimpleCalibrationConfig, parse_simple_calibration
 from hotwheels.amct_pytorch.config.layers.layer_rules import apply_rules
 from hotwheels.amct_pytorch.config.layers.quant_config import LayerConfig, QuantizerConfig

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hotwheels.amct_pytorch.config.dynamic.expand_retrain import expand_retrain
+from hotwheels.amct_pytorch.config.dynamic.expand_dynamic import expand_retrain
 from hotwheels.amct_pytorch.config.dynamic.retrain_config import (
     RetrainConfig,
     read_retrain_config,

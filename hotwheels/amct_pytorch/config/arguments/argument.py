@@ -55,7 +55,8 @@ class Argument:
         """
         where = f"{where}: {self.name}"
         found = _READERS[self.kind](value, where)
-        wrong = [one for one in _elements(found) if not self._is_allowed(one)]
+        values = found if isinstance(found, list) else [found]
+        wrong = [one for one in values if self.allowed is not None and one not in self.allowed]
         if wrong and self.fallback is None:
             raise ConfigError(f"{where} is {shown(found)}; allowed: {_allowed_text(self.allowed)}.")
         if wrong:
@@ -64,9 +65,6 @@ class Argument:
         if self.usual is not None and found not in self.usual:
             _log.warning("%s is %s, outside the usual %s.", where, found, describe(self.usual))
         return found
-
-    def _is_allowed(self, value: object) -> bool:
-        return self.allowed is None or value in self.allowed
 
 
 def closed(low: float, high: float) -> Interval:
@@ -93,7 +91,3 @@ def describe(interval: Interval) -> str:
 
 def _allowed_text(allowed: Interval | tuple[Any, ...] | None) -> str:
     return ", ".join(map(str, allowed)) if isinstance(allowed, tuple) else describe(allowed)
-
-
-def _elements(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]

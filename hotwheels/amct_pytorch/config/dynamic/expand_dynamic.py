@@ -1,4 +1,4 @@
-"""Simple configuration of the dynamic path -> entries of layers, the same for both kinds of quantization (spec 9.5).
+"""Simple configurations of the dynamic path -> CalibrationConfig, RetrainConfig (spec 9.2 to 9.5). Pure, reads no file.
 
 By increasing priority: defaults, common_config, om.json (Add layers only), override_layer_types,
 override_layer_configs, skip_layers and skip_layer_types.
@@ -14,16 +14,54 @@ from ...graph import OpGraph, OpNode
 from ...log import get_logger
 from ..fx.expand import overlay, with_om_widths
 from ..fx.simple_config import Rule
-from ..layers.layer_names import why_unmatched
+from ..layers.layer_entry import why_unmatched
 from ..layers.quant_config import LayerConfig
+from .calibration_config import CalibrationConfig, calibration_context, report_unknown_fusion_layers
 from .layer_document import LayerContext, bare_layer, settle
-from .simple_cfg import SimpleRetrainConfig
+from .retrain_config import RetrainConfig, retrain_context
+from .simple_cfg import SimpleCalibrationConfig, SimpleRetrainConfig
 
 _log = get_logger(__name__)
 _OM_TYPE = "Add"  # HiSilicon's AMCT manual: om_config handles eltwise_add layers only
 
 
-def expand_layers(simple: SimpleRetrainConfig, context: LayerContext) -> dict[str, LayerConfig]:
+def expand_calibration(graph: OpGraph, simple: SimpleCalibrationConfig | None) -> CalibrationConfig:
+    """Returns an entry for every quantizable layer, in graph order; None for ``simple`` gives the defaults.
+
+    What matches nothing is said in a WARNING. Values are checked only where they are applied to a layer that is on.
+
+    Raises:
+      ConfigError: A value is wrong.
+    """
+    simple = simple or SimpleCalibrationConfig()
+    report_unknown_fusion_layers(simple.skip_fusion_layers, graph, simple.source)
+    config = CalibrationConfig(
+        batch_num=simple.batch_num,
+        activation_offset=simple.activation_offset,
+        do_fusion=simple.do_fusion,
+        skip_fusion_layers=simple.skip_fusion_layers,
+        update_bn=simple.update_bn,
+        bn_update_config=simple.bn_update_config,
+    )
+    context = calibration_context(config, graph, simple.source)
+    return dataclasses.replace(config, layers=_expand_layers(simple, context))
+
+
+def expand_retrain(graph: OpGraph, simple: SimpleRetrainConfig | None) -> RetrainConfig:
+    """Returns an entry for every quantizable layer, in graph order; None for ``simple`` gives the defaults.
+
+    What matches nothing is said in a WARNING. Values are checked only where they are applied to a layer that is on.
+
+    Raises:
+      ConfigError: A value is wrong.
+    """
+    simple = simple or SimpleRetrainConfig()
+    config = RetrainConfig(batch_num=simple.batch_num)
+    context = retrain_context(config, graph, simple.source)
+    return dataclasses.replace(config, layers=_expand_layers(simple, context))
+
+
+def _expand_layers(simple: SimpleRetrainConfig, context: LayerContext) -> dict[str, LayerConfig]:
     """Returns a complete, checked entry for every quantizable layer, in graph order.
 
     What matches nothing is said in a WARNING, an om.json layer at DEBUG.
@@ -35,7 +73,7 @@ def expand_layers(simple: SimpleRetrainConfig, context: LayerContext) -> dict[st
     return {name: settle(node, _layer(node, simple, context), context) for name, node in context.graph.layers.items()}
 
 
-def is_skipped(node: OpNode, simple: SimpleRetrainConfig) -> bool:
+def _is_skipped(node: OpNode, simple: SimpleRetrainConfig) -> bool:
     """Whether ``skip_layers`` or ``skip_layer_types`` of ``simple`` keep the layer in float."""
     return node.onnx_type in simple.skip_layer_types or any(_is_inside(node.layer, one) for one in simple.skip_layers)
 
@@ -47,7 +85,7 @@ def _layer(node: OpNode, simple: SimpleRetrainConfig, context: LayerContext) -> 
         layer = with_om_widths(layer, simple.om_layers.get(node.layer, ()))
     for rule in _matching(node, simple):  # naming a layer means to quantize it
         layer = dataclasses.replace(overlay(node, layer, rule, where), quant_enable=True)
-    is_enabled = layer.quant_enable and not is_skipped(node, simple)
+    is_enabled = layer.quant_enable and not _is_skipped(node, simple)
     return dataclasses.replace(layer, quant_enable=is_enabled)
 
 

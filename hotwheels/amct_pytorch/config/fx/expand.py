@@ -13,8 +13,7 @@ from ...log import get_logger
 from ..arguments.section import Section
 from ..files.om_json import UNKNOWN_WIDTH
 from ..layers.defaults import default_layer
-from ..layers.layer_entry import without_weight_operand
-from ..layers.layer_names import why_unmatched
+from ..layers.layer_entry import why_unmatched, without_weight_operand
 from ..layers.layer_rules import apply_rules
 from ..layers.quant_config import LayerConfig, QuantConfig, QuantizerConfig
 from .simple_config import Rule, SimpleConfig

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
-from ...errors import ConfigError
+from ...errors import ConfigError, nearest_names
 from ...graph import OpGraph, OpNode
 from ...log import get_logger
 from ..arguments.coercion import as_bool
 from ..arguments.section import Section
-from .layer_names import why_unmatched
 from .quant_config import QuantizerConfig
 
 SWITCHES = ("quant_enable", "retrain_enable")  # two names of one key
@@ -79,3 +78,13 @@ def read_weight(
             _log.warning("%s: %s is ignored, the layer has no weight.", where, key)
         return None
     return default if given is None else read(given, f"{where}, {key}").over(default)
+
+
+def why_unmatched(name: str, graph: OpGraph) -> str | None:
+    """Returns the end of a sentence that begins with ``Layer 'x'``, None if ``name`` is a quantizable layer."""
+    if name in graph.layers:
+        return None
+    if name not in graph.nodes:
+        return f"is not in the model. {nearest_names(name, list(graph.layers))}"
+    reason = graph[name].unquantizable or "its operation is not in the list of quantizable ones"
+    return f"cannot be quantized: {reason}."

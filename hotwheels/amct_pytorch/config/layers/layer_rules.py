@@ -104,16 +104,12 @@ def is_symmetric(config: QuantizerConfig) -> bool:
 
 def _per_tensor(op: OpDesc, weight: QuantizerConfig, where: str) -> QuantizerConfig:
     """A Linear has no channels (spec 6.1), nor what the capacity file takes out of its row CHANNEL_WISE_TYPES."""
-    if is_custom(weight.quantizer) or not _knows_channel_wise(weight):
+    if is_custom(weight.quantizer) or "channel_wise" not in arguments_of(weight.quantizer, is_weight=True):
         return weight
     if weight.args.get("channel_wise"):
         reason = "a Linear has no channels" if op.role is Role.LINEAR else "CHANNEL_WISE_TYPES does not list the type"
         _log.warning("%s: channel_wise is true, but %s; false is used.", where, reason)
     return _with(weight, channel_wise=False)
-
-
-def _knows_channel_wise(weight: QuantizerConfig) -> bool:
-    return "channel_wise" in arguments_of(weight.quantizer, is_weight=True)
 
 
 def _report_widths(node: OpNode, layer: LayerConfig, where: str) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from hotwheels.amct_pytorch.backends.dynamic.backend import DynamicBackend
 from hotwheels.amct_pytorch.backends.dynamic.read.float_model import read_settings
 from hotwheels.amct_pytorch.config.dynamic.calibration_config import to_quant_config
-from hotwheels.amct_pytorch.config.dynamic.expand_calibration import expand_calibration
+from hotwheels.amct_pytorch.config.dynamic.expand_dynamic import expand_calibration
 from hotwheels.amct_pytorch.errors import ExportError
 from hotwheels.amct_pytorch.onnx_io.layer_sites import read_sites
 from hotwheels.amct_pytorch.onnx_io.model_file import load_model, save_model
