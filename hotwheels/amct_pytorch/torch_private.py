@@ -34,6 +34,9 @@ NAMES = MappingProxyType(
         "torch.autograd.Function._backward_cls": "activations that are rounded again, which saves memory in training",
         "torch.nn.modules.module._global_forward_hooks": "activations that are quantized in place, which saves memory",
         "torch.nn.modules.batchnorm._BatchNorm": "BatchNorm classes that derive from none of torch.nn's public ones",
+        "torch._C._autograd._top_saved_tensors_default_hooks": "activations that are rounded again, and siblings that"
+        " share a quantized tensor, which save memory and time in training",
+        "torch._C._current_graph_task_id": "checkpointing in forwards that calibrate: a repeated forward counts again",
         "torch.jit._trace.TracerWarning|torch.jit.TracerWarning": "torch's warnings about traces told from others",
         "torch._C._get_tracing_state": "models that ask torch whether they are traced get the answer no",
         "torch._C._jit_is_onnx_log_enabled": "a silent failure of torch's ONNX exporter",
@@ -133,6 +136,21 @@ def was_made_by(tensor: Tensor, *functions: type[torch.autograd.Function]) -> bo
     if find("torch.autograd.Function._backward_cls") is None:
         return False
     return isinstance(tensor.grad_fn, tuple(function._backward_cls for function in functions))
+
+
+def saved_tensors_hooks() -> object | None:
+    """Returns the hooks that say what becomes of tensors saved now; None if there are none.
+
+    Where torch does not tell, an object that equals nothing: there may be hooks, others each time.
+    """
+    hooks = find("torch._C._autograd._top_saved_tensors_default_hooks")
+    return object() if hooks is None else hooks(True)
+
+
+def is_in_backward() -> bool:
+    """Whether a backward runs in this thread; False if torch does not tell."""
+    task = find("torch._C._current_graph_task_id")
+    return task is not None and task() != -1
 
 
 # --- modules ---

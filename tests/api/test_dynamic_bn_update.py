@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import hotwheels.amct_pytorch as amct
+from hotwheels.amct_pytorch.backends.layer_container import layers_by_name
 from hotwheels.amct_pytorch.core.batch_norm import channel_factor
 from hotwheels.amct_pytorch.nn.quantized_layer import QuantizedLayer
 from hotwheels.amct_pytorch.oracle.interpreter import Interpreter
@@ -107,7 +108,7 @@ def test_nothing_is_calibrated_while_batch_norms_learn(tmp_path: Path) -> None:
 def test_bn_momentum_weighs_the_batch_of_the_quantized_convolution(tmp_path: Path) -> None:
     model, quantized, _ = updated(tmp_path, iterations=1)
     norm, before = norms(quantized)["bn1"], norms(model)["bn1"]
-    weight, conv = quantized.amct_layers.by_name["conv1"].weight, model.conv1
+    weight, conv = layers_by_name(quantized.amct_layers)["conv1"].weight, model.conv1
     # What is deployed: grid points of the negated weight where the factor is negative, nothing where it is 0.
     sign = norm.weight.sign().reshape(-1, 1, 1, 1)
     with torch.no_grad():
@@ -127,7 +128,7 @@ def test_saved_model_computes_what_the_torch_model_does(
     files.save(quantized)
     (batch,) = images(4)[0]
     expected, found = layer_inputs(quantized, batch), onnx_layer_inputs(files.fake_quant, batch)
-    for name, layer in quantized.amct_layers.by_name.items():
+    for name, layer in layers_by_name(quantized.amct_layers).items():
         steps = fx_path.steps_apart(found[name], expected[name], float(layer.activation[0].params().scale))
         # Both sums are float32 in another order, so a value next to a tie may take the other step.
         assert steps.max() <= 1.01, name
@@ -177,7 +178,7 @@ def layer_inputs(quantized: nn.Module, x: Tensor) -> dict[str, Tensor]:
     def watch(layer: QuantizedLayer, args: tuple[Tensor, ...]) -> None:
         found[layer.name] = layer.activation[0].fake_quantize(args[0]).detach()
 
-    hooks = [layer.register_forward_pre_hook(watch) for layer in quantized.amct_layers.by_name.values()]
+    hooks = [layer.register_forward_pre_hook(watch) for layer in layers_by_name(quantized.amct_layers).values()]
     run(quantized, x)
     for hook in hooks:
         hook.remove()

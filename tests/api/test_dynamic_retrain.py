@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import hotwheels.amct_pytorch as amct
-from hotwheels.amct_pytorch.backends.dynamic.placer import LAYERS
+from hotwheels.amct_pytorch.backends.layer_container import LAYERS, layers_by_name
 from hotwheels.amct_pytorch.core.search.shift_bit import best_shift, shift_errors
 from hotwheels.amct_pytorch.errors import AmctError, CalibrationError, ConfigError, UnsupportedModelError
 from hotwheels.amct_pytorch.nn.quantized_layer import QuantizedLayer
@@ -203,7 +203,7 @@ def test_control_flow_on_values(tmp_path: Path) -> None:
 def test_first_forwards_find_the_ranges(tmp_path: Path) -> None:
     model, _ = retrain_model(tmp_path, ULQ_LNQ)
     model.eval()
-    layer = getattr(model, LAYERS).by_name["conv1"]
+    layer = layers_by_name(getattr(model, LAYERS))["conv1"]
     run(model, batch(0)[0])
     assert not layer.activation[0].is_calibrated
     run(model, batch(1)[0])
@@ -217,7 +217,7 @@ def test_record_is_that_of_the_first_eval_forwards_after_training(tmp_path: Path
     optimizer = optimizer_of(model)
     train(model, optimizer, range(3))
     seen: list[Tensor] = []
-    layer = getattr(model, LAYERS).by_name["layer1.0.conv2"]
+    layer = layers_by_name(getattr(model, LAYERS))["layer1.0.conv2"]
     layer.register_forward_hook(lambda _, args, output: seen.append(output))
     evaluated(model, 1)
     assert not files.record.layers["conv1"].activations

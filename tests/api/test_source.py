@@ -111,7 +111,7 @@ def test_state_is_complete_and_a_copy(graph, tmp_path):
     module = amct.graph_to_dynamic_module(graph, tmp_path / "debug")
 
     assert list(module.state_dict()) == list(before)
-    assert module.training and module.freezes_batch_norm and not module.norm.training
+    assert module.train().training and not module.norm.training
     shared = module.get_submodule("layers.1")
     layers = [module.amct_layers.layers_1, module.amct_layers.layers_3]
     assert all(shared.weight is layer.call.function.weight for layer in layers)  # called twice, one weight

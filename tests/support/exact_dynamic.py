@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hotwheels.amct_pytorch.backends.dynamic.placer import LAYERS
+from hotwheels.amct_pytorch.backends.layer_container import LAYERS, layers_by_name
 from hotwheels.amct_pytorch.config.files.tolerant_json import dump_json
 from hotwheels.amct_pytorch.nn.quantized_layer import QuantizedLayer
 from hotwheels.amct_pytorch.oracle.interpreter import Interpreter, Result
@@ -61,7 +61,7 @@ def oracle(files: Files, *inputs: Tensor) -> Result:
 
 
 def layers_of(quantized: nn.Module) -> dict[str, QuantizedLayer]:
-    return quantized.get_submodule(LAYERS).by_name
+    return layers_by_name(quantized.get_submodule(LAYERS))
 
 
 def images(count: int = 2, spread: float = 1.0) -> Tensor:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from ..backends.dynamic.placer import LayerContainer
-from ..backends.fx.quant_graph_module import QuantGraphModule
+from ..backends.layer_container import LayerContainer, containers_inside, freeze_batch_norms
 from ..workflows.arguments import check_model, check_type
 from ..workflows.quantized import instances_inside
 
@@ -15,8 +14,8 @@ def freeze_batch_norm(model: nn.Module, freeze: bool = True) -> None:
 
     Frozen ones stay so through ``model.train()`` until ``freeze=False``; their weights and biases are still trained.
     A BatchNorm which is folded is trained as it is deployed from then on: as part of the convolution. eps and momentum
-    are never touched. The usual place is after the first epochs, when the statistics fit the quantized network. A
-    checkpoint does not say that it is frozen: call it again after restoring.
+    are never touched. The usual place is after the first epochs, when the statistics fit the quantized network. Copies
+    and checkpoints are frozen as well.
 
     Args:
       model: Quantized model, or a module that contains one, such as DistributedDataParallel.
@@ -28,6 +27,6 @@ def freeze_batch_norm(model: nn.Module, freeze: bool = True) -> None:
     function = "freeze_batch_norm"
     check_model(function, model)
     check_type(function, "freeze", freeze, bool, "a bool")
-    kinds: tuple[type[QuantGraphModule | LayerContainer], ...] = (QuantGraphModule, LayerContainer)
-    for quantized in instances_inside(function, model, *kinds):
-        quantized.freeze_batch_norm(freeze)
+    instances_inside(function, model, LayerContainer)
+    for quantized, layers in containers_inside(model):
+        freeze_batch_norms(quantized, layers, freeze)

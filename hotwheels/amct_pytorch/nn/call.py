@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from ..graph import Edge
+from .importable import by_name
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -28,6 +29,12 @@ class LayerCall:
     def __call__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Calls the operation."""
         return self.function(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "function": by_name(self.function)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
 
     @property
     def module(self) -> nn.Module | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
@@ -105,17 +107,24 @@ class LayerWeight:
             weight, params = self._weight_before_batch_norm()
             return self.op.forward_training(x, weight, output_size, has_one_scale=not params.scale.dim())
         weight, bias = self.op.folded()
-        params = self.params(weight.detach(), bias)
-        weight = self.quantizer.fake_quantize(weight, params)
+        with self._forward_of(weight):
+            params = self.params(weight.detach(), bias)
+            weight = self.quantizer.fake_quantize(weight, params)
         return self.op.apply(x, weight, self._fake_quant_bias(bias, x, params), output_size)
 
     def _weight_before_batch_norm(self) -> tuple[Tensor, QuantParams]:
         """The weight on the grid of the folded one, divided by what the BatchNorm will multiply by (spec 6.7)."""
         weight, factor, inverse = self.op.unfolded()
-        with torch.no_grad():
-            bias = self.op.folded_bias()
-        params = self._folded_params(weight, factor, bias)
-        return self.quantizer.fake_quantize_unfolded(weight, factor, inverse, params), params
+        with self._forward_of(weight, factor):
+            with torch.no_grad():
+                bias = self.op.folded_bias()
+            params = self._folded_params(weight, factor, bias)
+            return self.quantizer.fake_quantize_unfolded(weight, factor, inverse, params), params
+
+    def _forward_of(self, weight: Tensor, factor: Tensor | None = None) -> AbstractContextManager[None]:
+        if self.quantizer.training and torch.is_grad_enabled():
+            return self.quantizer.training_forward(weight, factor)
+        return contextlib.nullcontext()
 
     def _folded_params(self, weight: Tensor, factor: Tensor, bias: Tensor | None) -> QuantParams:
         """The grid of ``weight * factor``, with scales the int32 bias fits."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import enum
+from collections.abc import Iterator
 
 from ..errors import ConfigError
 
@@ -39,3 +42,21 @@ class Mode(enum.Enum):
     def observes(self) -> bool:
         """Whether the quantizers watch the data."""
         return self in (Mode.CALIBRATION, Mode.PRE_CALIBRATION, Mode.CALIBRATION_OF_DATA)
+
+
+_forced: contextvars.ContextVar[Mode | None] = contextvars.ContextVar("forced mode of the layers", default=None)
+
+
+def forced_mode() -> Mode | None:
+    """Returns the mode that all layers have inside `forcing`, in this thread; None outside of it."""
+    return _forced.get()
+
+
+@contextlib.contextmanager
+def forcing(mode: Mode) -> Iterator[None]:
+    """Inside it all layers that this thread runs have ``mode``; other threads run the same layers in theirs."""
+    token = _forced.set(mode)
+    try:
+        yield
+    finally:
+        _forced.reset(token)

@@ -12,12 +12,13 @@ from ..errors import CalibrationError, UnsupportedModelError
 from ..log import get_logger
 from ..ops.desc import OpDesc, Role
 from ..quantizers.base import ActivationQuantizer
+from ..quantizers.learning.recompute import is_recomputing
 from ..quantizers.observers.observation import is_quantizable
 from ..record import ActivationRecord, LayerRecord, WeightRecord
 from .call import LayerCall
 from .integer_layer import IntegerLayer, IntegerWatcher
 from .layer_weight import LayerWeight
-from .mode import Mode
+from .mode import Mode, forced_mode
 from .shared_input import SharedInput
 
 _log = get_logger(__name__)
@@ -40,7 +41,6 @@ class QuantizedLayer(nn.Module):
       weight: The weight quantizer, None without weights.
       use: Name of the node that the present call is: that of the layer, or of a further use (dynamic path).
       calls: How often its module was called in the present forward of the model (dynamic path).
-      mode: What forward does; set by ``enable_quantization``.
       keeps_inputs: Whether the tensors between the layers are read elsewhere (a dump, a report) and must not be
         overwritten.
       watcher: Called with the integers of real_quant; None if they are not recorded.
@@ -70,14 +70,26 @@ class QuantizedLayer(nn.Module):
         self._sharing = sharing
         self.activation: Sequence[ActivationQuantizer] = cast(Any, nn.ModuleList(activation))  # which has no item type
         self.weight = None if weighted is None else weighted.quantizer
+        if weighted is not None:
+            weighted.quantizer.belongs_to(weighted.present_params)
         self.use = name
         self.calls = 0
-        self.mode = Mode.FLOAT
+        self._mode = Mode.FLOAT
         self.keeps_inputs = False
         self.watcher: IntegerWatcher | None = None
         self.constant_inputs: frozenset[int] = frozenset()
         self.register_buffer("non_float_inputs", torch.zeros(len(activation), dtype=torch.bool))
         self.register_buffer("shift_bit", None)
+
+    @property
+    def mode(self) -> Mode:
+        """What forward does."""
+        return forced_mode() or self._mode
+
+    @mode.setter
+    def mode(self, mode: Mode) -> None:
+        """Sets it for every thread; see `forcing` for one forward."""
+        self._mode = mode
 
     @property
     def is_quantized(self) -> bool:
@@ -94,7 +106,7 @@ class QuantizedLayer(nn.Module):
         """Runs the operation in the current mode."""
         if self.mode is Mode.FLOAT:
             return self._float(args, kwargs)
-        if self.mode.observes:
+        if self.mode.observes and not is_recomputing():
             self._observe(args, kwargs)
         if self.mode is Mode.CALIBRATION:
             return self._float(args, kwargs)
@@ -220,7 +232,7 @@ class QuantizedLayer(nn.Module):
     def _fake_quant_input(self, x: Any, quantizer: ActivationQuantizer, shared: SharedInput) -> Any:
         if not is_quantizable(x) or not quantizer.is_calibrated:
             return x
-        is_free = shared.may_overwrite and not self.keeps_inputs
+        is_free = shared.may_overwrite and not self.keeps_inputs and not x.requires_grad
         return shared.get(x, "fake_quantize", quantizer.overwrite if is_free else quantizer.fake_quantize)
 
     def _quantize_weight_only(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -246,8 +258,6 @@ class QuantizedLayer(nn.Module):
 
     def _shared_result(self, index: int, x: Tensor, purpose: str, compute: Callable[[Tensor], Tensor]) -> Tensor:
         """Returns ``compute(x)`` of one input, made once for all layers which share its quantizer (spec 8.6)."""
-        if x.is_inference():  # it counts no versions
-            return compute(x)
         result: Tensor = self._sharing[index].get(x, purpose, compute)
         return result
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -10,14 +13,16 @@ import torch
 from torch import Tensor, nn
 
 from ..quantizers.base import ActivationQuantizer
-from ..torch_private import has_forward_hooks, has_global_forward_hooks, version_of
+from ..torch_private import has_forward_hooks, has_global_forward_hooks, saved_tensors_hooks, version_of
+
+OBSERVE = "observe"
 
 
 class SharedInput:
-    """Keeps the result of the first of ``uses`` consumers until the last one has fetched it.
+    """Lets the first of ``uses`` consumers work for all of them, until the last one has fetched the result.
 
     So a sibling's batch is observed once and quantized once, and the result lives no longer than a separate graph
-    node's would.
+    node's would. The results belong to the thread that made them: several threads may run one model.
     """
 
     def __init__(self, uses: int, producers: tuple[nn.Module, ...] | None = None) -> None:
@@ -30,14 +35,8 @@ class SharedInput:
         """
         self._uses = uses
         self._producers = producers
-        self._source: Tensor | None
-        self._key: tuple[int, str] | None
-        self._value: Any
-        self._left: int
-        self._clear()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SharedInput:
-        """A copy never carries a result along: it may belong to an autograd graph."""
         return type(self)(self._uses, copy.deepcopy(self._producers, memo))
 
     def __reduce__(self) -> tuple[type[SharedInput], tuple[int, tuple[nn.Module, ...] | None]]:
@@ -57,27 +56,24 @@ class SharedInput:
 
     def observe(self, x: Tensor, quantizer: ActivationQuantizer) -> None:
         """Shows ``quantizer`` the batch ``x``, once for all consumers."""
-        self.get(x, "observe", quantizer.observe)
+        self.get(x, OBSERVE, quantizer.observe)
 
     def end_forward(self, quantizer: ActivationQuantizer, *, is_complete: bool) -> None:
         """Is called behind each forward of a model in which layers have several uses."""
 
     def get(self, x: Tensor, purpose: str, compute: Callable[[Tensor], Any]) -> Any:
         """Returns ``compute(x)``, made once for all consumers of this very tensor and ``purpose``."""
-        if self._source is not x or self._key != (version_of(x), purpose):
+        if self._uses == 1:
+            return compute(x)
+        results = _results_of_this_thread()
+        found, circumstances = results.get(self), _circumstances(purpose)
+        if found is None or not found.is_of(x, circumstances):
             value = compute(x)  # which may be ``x`` itself, of a new version
-            self._source, self._key, self._value, self._left = x, (version_of(x), purpose), value, self._uses
-        self._left -= 1
-        value = self._value
-        if self._left <= 0:
-            self._clear()
-        return value
-
-    def _clear(self) -> None:
-        self._source = None
-        self._key = None
-        self._value = None
-        self._left = 0
+            found = results[self] = _Result(x, _version(x), circumstances, value, self._uses)
+        found.left -= 1
+        if found.left <= 0:
+            del results[self]
+        return found.value
 
 
 class SharedInputs(SharedInput):
@@ -97,11 +93,69 @@ class SharedInputs(SharedInput):
 
     def observe(self, x: Tensor, quantizer: ActivationQuantizer) -> None:
         """Keeps a copy of ``x``, once for all its consumers, until the forward ends: ``x`` may change until then."""
-        self.get(x, "observe", lambda tensor: self._parts.append(tensor.detach().flatten().clone()))
+        self.get(x, OBSERVE, lambda tensor: self._parts.append(tensor.detach().flatten().clone()))
 
     def end_forward(self, quantizer: ActivationQuantizer, *, is_complete: bool) -> None:
         """Shows ``quantizer`` the tensors of this forward; drops them where an error has ended it."""
         parts, self._parts = self._parts, []
-        self._clear()
+        _results_of_this_thread().pop(self, None)
         if parts and is_complete:
             quantizer.observe(torch.cat(parts))
+
+
+@dataclasses.dataclass
+class _Result:
+    """What was made of one tensor.
+
+    Attributes:
+      source: The tensor.
+      version: Its version when the result was made.
+      circumstances: See `_circumstances`.
+      value: The result.
+      left: How many consumers have not fetched it.
+    """
+
+    source: Tensor
+    version: int | None
+    circumstances: tuple[Any, ...]
+    value: Any
+    left: int
+
+    def is_of(self, x: Tensor, circumstances: tuple[Any, ...]) -> bool:
+        """Whether the result is that of ``x`` as it is now."""
+        return self.source is x and self.version == _version(x) and self.circumstances == circumstances
+
+
+class _Results(threading.local):
+    """The results of one thread."""
+
+    def __init__(self) -> None:
+        self.by_group: weakref.WeakKeyDictionary[SharedInput, _Result] = weakref.WeakKeyDictionary()
+
+
+_results = _Results()
+
+
+def _results_of_this_thread() -> weakref.WeakKeyDictionary[SharedInput, _Result]:
+    return _results.by_group
+
+
+def forget_results() -> None:
+    """Drops what consumers of this thread have not fetched: a forward is over, perhaps by an error."""
+    _results.by_group.clear()
+
+
+def _circumstances(purpose: str) -> tuple[Any, ...]:
+    """What a result depends on beside its tensor.
+
+    A result with a graph is of use only where that graph is: a part of the model that is checkpointed makes its own.
+    Each checkpoint has hooks of its own for the tensors that are saved.
+    """
+    if purpose == OBSERVE:
+        return (purpose,)
+    return purpose, torch.is_grad_enabled(), saved_tensors_hooks()
+
+
+def _version(x: Tensor) -> int | None:
+    """The number of changes in place; None for a tensor of inference mode, which counts none."""
+    return None if x.is_inference() else version_of(x)

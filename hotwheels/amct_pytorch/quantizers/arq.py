@@ -13,7 +13,7 @@ from torch import Tensor
 from ..config.arguments.algorithms import default_of
 from ..core.params import QuantParams
 from .arguments import make_observer
-from .base import WeightQuantizer
+from .base import WeightQuantizer, no_gradients
 from .learning import gradients
 from .observers.arq_observer import ArqObserver
 from .observers.observation import as_float
@@ -51,7 +51,8 @@ class ArqWeightFakeQuantize(WeightQuantizer):
         source = make_observer(
             observer, ArqObserver, object_layer, num_bits=num_bits, channel_wise=channel_wise, **observer_args
         )
-        super().__init__(num_bits=num_bits, layer_name=object_layer, is_calibrated=True)
+        settings = {"channel_wise": int(channel_wise)}
+        super().__init__(num_bits=num_bits, layer_name=object_layer, is_calibrated=True, settings=settings)
         self.channel_wise = channel_wise
         self.observer = source
 
@@ -59,6 +60,15 @@ class ArqWeightFakeQuantize(WeightQuantizer):
     def grid_origin(self) -> GridOrigin:  # type: ignore[override]
         """The largest weights, unless the two ends of the grid count differently."""
         return GridOrigin.OTHER if self.observer.legacy_negative_full_scale else GridOrigin.WEIGHT
+
+    def observe(self, weight: Tensor) -> None:
+        """Remembers the grid of ``weight``, for those who ask without a weight; every weight has its own.
+
+        Raises:
+          CalibrationError: ``weight`` holds NaN or inf.
+        """
+        with no_gradients():
+            self.observer(weight)
 
     def _take(self, samples: Tensor) -> bool:
         return True
@@ -82,5 +92,5 @@ class ArqWeightFakeQuantize(WeightQuantizer):
             return super().fake_quantize_unfolded(weight, factor, inverse, params)
         return gradients.identity_gradient_unfolded(weight, factor, inverse, params)
 
-    def _scale_in_force(self) -> Tensor:
-        return self.observer.calculate_qparams()[0]
+    def _scale_in_force(self) -> Tensor | None:
+        return None if self.observer.last is None else self.observer.last.scale

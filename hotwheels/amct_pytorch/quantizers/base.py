@@ -1,13 +1,14 @@
 """The two interfaces the package quantizes through: ActivationQuantizer and WeightQuantizer (spec 2.1, 2.2).
 
-State: every entry of a state_dict is a tensor whose shape is known at construction. `calibrated` and `symmetric` are
-buffers, so that a checkpoint restores them; python copies of both spare a device synchronization per forward.
+State: every entry of a state_dict is a tensor whose shape is known at construction.
 """
 
 from __future__ import annotations
 
-import math
+import contextlib
 from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -16,117 +17,10 @@ from torch import Tensor
 from ..core.affine import fake_quantize
 from ..core.channels import per_channel
 from ..core.params import QuantParams
-from ..errors import CalibrationError, ConfigError
-from .foreign.torch_base import FakeQuantizeBase
+from ..errors import ConfigError
 from .observers.observation import as_float, finite_samples, float_samples, is_quantizable
+from .quantizer import AFTER_A_BAD_STEP, Quantizer
 from .weight_grid import GridOrigin
-
-_AFTER_A_BAD_STEP = (
-    "A loss that is not finite has reached the optimizer: lower the learning rate, or skip such steps, and continue"
-    " from an earlier checkpoint."
-)
-
-
-class Quantizer(FakeQuantizeBase):
-    """What both kinds of quantizers share: the calibration flag, the layer's name, torch's attributes.
-
-    Attributes:
-      num_bits: Width of the stored integer.
-      is_fixed: Whether the grid comes from the configuration, and no data or training changes it.
-      finds_nan: True if the scale or the rounding pass reports NaN by itself, so that no separate check is needed.
-    """
-
-    is_fixed = False
-    finds_nan = False
-    calibrated: Tensor
-    _quantizes: str
-    _after_nan: str
-
-    def __init__(self, *, num_bits: int, layer_name: str = "", is_calibrated: bool = False) -> None:
-        super().__init__()
-        self.num_bits = num_bits
-        self._layer_name = layer_name
-        self._is_calibrated = is_calibrated
-        self._was_loaded = False
-        self._is_in_use = True
-        self.register_buffer("calibrated", torch.tensor(is_calibrated, dtype=torch.uint8))
-
-    @property
-    def layer_name(self) -> str:
-        """The layer that errors and warnings name, those of the observer included; its owner may set it."""
-        return self._layer_name
-
-    @layer_name.setter
-    def layer_name(self, name: str) -> None:
-        self._layer_name = name
-        if "observer" in self._modules:
-            self._modules["observer"].object_layer = name  # type: ignore[union-attr]
-
-    @property
-    def is_calibrated(self) -> bool:
-        """Whether the grid is known."""
-        return self._is_calibrated
-
-    @property
-    def scale(self) -> Tensor:
-        """The scale in force, detached; 1 before calibration, as in torch's FakeQuantize."""
-        return self.calculate_qparams()[0] if self.is_calibrated else torch.ones(1, device=self.calibrated.device)
-
-    @property
-    def zero_point(self) -> Tensor:
-        """The offset in force, detached; 0 before calibration, as in torch's FakeQuantize."""
-        if self.is_calibrated:
-            return self.calculate_qparams()[1]
-        return torch.zeros(1, dtype=torch.int32, device=self.calibrated.device)
-
-    @abstractmethod
-    def calculate_qparams(self, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Returns (scale, zero_point), 1-D, as torch's fake quantizers do."""
-
-    def extra_repr(self) -> str:
-        """The width and whether the grid is known, for ``print(model)``."""
-        return f"num_bits={self.num_bits}, is_calibrated={self.is_calibrated}"
-
-    def _require_numbers(self, params: QuantParams) -> QuantParams:
-        """Returns ``params``; learned values and weights that became NaN show in the scale."""
-        if math.isnan(params.scale.sum().item()):  # scales are positive, so nothing else makes their sum NaN
-            msg = (
-                f"Layer '{self.layer_name}': the scale of its quantizer {type(self).__name__} is NaN, because its"
-                f" learned values or the weights are. {_AFTER_A_BAD_STEP}"
-            )
-            raise CalibrationError(msg)
-        return params
-
-    def _look_for_nan(self, x: Tensor) -> None:
-        """In training a NaN would reach every weight with the next step; the sum, one cheap pass, rules it out."""
-        if self.training and torch.is_grad_enabled() and not self.finds_nan and bool(x.detach().sum().isnan()):
-            self._refuse_nan(x)
-
-    def _refuse_nan(self, x: Tensor) -> None:
-        if bool(x.isnan().any()):
-            msg = (
-                f"Layer '{self.layer_name}': the {self._quantizes} of its quantizer {type(self).__name__} holds NaN,"
-                f" shape {tuple(x.shape)}. {self._after_nan}"
-            )
-            raise CalibrationError(msg)
-
-    def _mark_calibrated(self) -> None:
-        """The end of calibration: from now on the grid is known and part of the checkpoint."""
-        self._is_calibrated = True
-        self.calibrated.fill_(1)
-
-    def _require_calibrated(self) -> None:
-        if not self.is_calibrated:
-            msg = (
-                f"Layer '{self.layer_name}': its quantizer {type(self).__name__} is not calibrated. Run enough "
-                "forwards with enable_quantization(model, calibration=True) first: batch_num of them with IFMRObserver."
-            )
-            raise CalibrationError(msg)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        super()._load_from_state_dict(state_dict, prefix, *args)
-        self._is_calibrated = bool(self.calibrated)
-        self._was_loaded = self._is_calibrated and f"{prefix}calibrated" in state_dict
 
 
 class ActivationQuantizer(Quantizer):
@@ -139,16 +33,21 @@ class ActivationQuantizer(Quantizer):
     _quantizes, _after_nan = "input", "Look for the reason in the layers in front of it, or in the data."
 
     def __init__(
-        self, *, num_bits: int, layer_name: str = "", is_symmetric: bool = False, is_calibrated: bool = False
+        self,
+        *,
+        num_bits: int,
+        layer_name: str = "",
+        is_symmetric: bool = False,
+        is_calibrated: bool = False,
+        settings: Mapping[str, int] | None = None,
     ) -> None:
-        super().__init__(num_bits=num_bits, layer_name=layer_name, is_calibrated=is_calibrated)
-        self._is_symmetric = is_symmetric
-        self.register_buffer("symmetric", torch.tensor(is_symmetric, dtype=torch.uint8))
+        super().__init__(num_bits=num_bits, layer_name=layer_name, is_calibrated=is_calibrated, settings=settings)
+        self.register_buffer("symmetric", torch.tensor(float(is_symmetric)))
 
     @property
     def is_symmetric(self) -> bool:
         """Whether the offset is 0 by construction."""
-        return self._is_symmetric
+        return self.symmetric.item() > 0
 
     def use(self, is_in_use: bool) -> None:
         """Says whether the input is a floating tensor; what an unused quantizer could learn has no gradient.
@@ -165,13 +64,13 @@ class ActivationQuantizer(Quantizer):
         Raises:
           CalibrationError: ``x`` holds NaN or inf.
         """
-        if self._is_finished():
+        if self.is_finished:
             return
         is_checked_later = getattr(self._modules.get("observer"), "refuses_non_finite", False)
         samples = float_samples(x) if is_checked_later else finite_samples(x, self.layer_name)
         if samples is None:
             return
-        with torch.no_grad():
+        with no_gradients():
             if self._take(samples):
                 self._mark_calibrated()
 
@@ -218,7 +117,7 @@ class ActivationQuantizer(Quantizer):
         """
         if self.is_symmetric:
             return
-        if self.is_calibrated and (self.is_fixed or self._was_loaded) and int(self.params().offset):
+        if self.is_calibrated and (self.is_fixed or self._was_given_elsewhere) and int(self.params().offset):
             msg = (
                 f"Layer '{self.layer_name}' needs a symmetric activation grid (a Linear on more than 2 dimensions is "
                 f"exported as MatMul, which takes offset 0 only), but offset {int(self.params().offset)} was given. "
@@ -229,10 +128,8 @@ class ActivationQuantizer(Quantizer):
             self._force_symmetric()
         self._set_symmetric(True)
 
-    def calculate_qparams(self, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Returns (scale, zero_point) of shape [1], as torch's fake quantizers do."""
-        params = self.params()
-        return params.scale.reshape(1), params.offset.reshape(1)
+    def _params_in_force(self) -> QuantParams:
+        return self._grid()
 
     def forward(self, x: Any) -> Any:
         """Follows torch: observes and quantizes as the two enabled flags say.
@@ -267,18 +164,12 @@ class ActivationQuantizer(Quantizer):
     def _force_symmetric(self) -> None:
         """Turns observer and learned values symmetric."""
 
-    def _is_finished(self) -> bool:
-        """Whether further batches change nothing."""
-        return self.is_calibrated
-
     def _set_symmetric(self, is_symmetric: bool) -> None:
-        self._is_symmetric = is_symmetric
         self.symmetric.fill_(int(is_symmetric))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
-        self._is_symmetric = bool(self.symmetric)
-        if self._is_symmetric:
+        if self.is_symmetric:
             with torch.no_grad():
                 self._force_symmetric()
 
@@ -293,7 +184,8 @@ class WeightQuantizer(Quantizer):
 
     channel_wise = False
     grid_origin = GridOrigin.OTHER
-    _quantizes, _after_nan = "weight", _AFTER_A_BAD_STEP
+    _quantizes, _after_nan = "weight", AFTER_A_BAD_STEP
+    _present_params: Callable[[], QuantParams] | None = None
 
     def observe(self, weight: Tensor) -> None:
         """Finds what is learned from the weight (clusters, the seed of a range); ignored when that is known.
@@ -306,7 +198,7 @@ class WeightQuantizer(Quantizer):
         samples = finite_samples(weight, self.layer_name)
         if samples is None:
             return
-        with torch.no_grad():
+        with no_gradients():
             if self._take(samples):
                 self._mark_calibrated()
 
@@ -327,13 +219,25 @@ class WeightQuantizer(Quantizer):
 
         ``params`` is what `params` returned for this weight, perhaps with enlarged scales (spec 4.4); None computes it.
         """
-        params = self.params(weight) if params is None else params
+        if params is None:
+            trains = self.training and torch.is_grad_enabled()
+            with self.training_forward(weight) if trains else contextlib.nullcontext():
+                return self.fake_quantize(weight, self.params(weight))
         self._look_for_nan(weight)
         return self._round(as_float(weight), params).to(weight.dtype)
 
     def adopt(self, params: QuantParams) -> None:
         """Takes ``params`` as the grid from now on; only where ``grid_origin`` is STATE."""
         raise NotImplementedError(f"{type(self).__name__} keeps no grid of its own.")
+
+    def training_forward(self, weight: Tensor, factor: Tensor | None = None) -> AbstractContextManager[None]:
+        """Returns the context in which a training forward asks for the grid and rounds.
+
+        Args:
+          weight: [C_out, ...], what changes with an optimizer step, and only then.
+          factor: [C_out], what a BatchNorm multiplies ``weight`` by; None without one.
+        """
+        return contextlib.nullcontext()
 
     def folded_params(self, weight: Tensor, factor: Tensor, bias: Tensor | None) -> QuantParams:
         """Returns ``params(weight * factor, bias)``, where ``factor`` [C_out] is what a BatchNorm multiplies by."""
@@ -344,11 +248,18 @@ class WeightQuantizer(Quantizer):
         folded = self.fake_quantize(weight * per_channel(factor, weight), params)
         return folded * per_channel(inverse, folded)
 
-    def calculate_qparams(self, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Returns (scale, zero_point) of the last observed weight, of shape [1] or [C_out]."""
-        self._require_calibrated()
-        scale = self._scale_in_force().detach().reshape(-1)
-        return scale, torch.zeros_like(scale, dtype=torch.int32)
+    def belongs_to(self, present_params: Callable[[], QuantParams]) -> None:
+        """Tells where the grid in force is: ``present_params`` returns that of the present weight of the layer."""
+        self._present_params = present_params
+
+    def _params_in_force(self) -> QuantParams | None:
+        """The grid of the layer's present weight; without a layer that of the last weight as far as it is state."""
+        if self._present_params is not None:
+            return self._present_params()
+        scale = self._scale_in_force()
+        if scale is None:
+            return None
+        return QuantParams(scale=scale, offset=torch.zeros_like(scale, dtype=torch.int32), num_bits=self.num_bits)
 
     def forward(self, weight: Tensor) -> Tensor:
         """Follows torch: observes and quantizes as the two enabled flags say."""
@@ -369,5 +280,12 @@ class WeightQuantizer(Quantizer):
         """The differentiable fake quantization."""
 
     @abstractmethod
-    def _scale_in_force(self) -> Tensor:
-        """The scale in force as far as it is state; ARQ answers for the last weight it saw."""
+    def _scale_in_force(self) -> Tensor | None:
+        """The scale in force as far as it is state; ARQ answers for the last weight it observed, None without one."""
+
+
+@contextlib.contextmanager
+def no_gradients() -> Iterator[None]:
+    """Inside it nothing has a gradient, and new tensors may outlive an inference mode around it."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield

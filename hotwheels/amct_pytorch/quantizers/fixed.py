@@ -90,11 +90,12 @@ class FixedWeightFakeQuantize(WeightQuantizer):
         channels: int | None = None,
         allows_channel_wise: bool = True,
     ) -> None:
-        super().__init__(num_bits=num_bits, layer_name=object_layer, is_calibrated=True)
         values = _canonical(scale, object_layer)
         if values.numel() == 1:
             values = values.reshape(())
         _check_channels(values, channels, allows_channel_wise, object_layer)
+        settings = {"channel_wise": values.dim()}
+        super().__init__(num_bits=num_bits, layer_name=object_layer, is_calibrated=True, settings=settings)
         self.channel_wise = values.dim() == 1
         self.register_buffer("fixed_scale", values)
 

@@ -5,12 +5,16 @@ HiSilicon's AMCT manual, chapter "LNQ weight quantization" [LNQ权重量化算�
 
 from __future__ import annotations
 
+import contextlib
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..config.arguments.algorithms import default_of
+from ..core.channels import per_channel
 from ..core.params import QuantParams
 from ..core.search.codebook import cluster, lnq_normalise, lnq_params
 from ..core.spec import SMALLEST_SCALE
@@ -24,14 +28,17 @@ from .weight_grid import nearest_in_codebook, with_smallest_scale
 
 @register("LnqFakeQuantize")
 class LnqFakeQuantize(WeightQuantizer):
-    """Rounds each weight to the nearest of 16 values; they are found anew every ``cluster_freq`` training forwards.
+    """Rounds each weight to the nearest of 16 values; they are found anew every ``cluster_freq`` optimizer steps.
+
+    A training forward on weights that have changed since the last one counts as one step: so micro-batches whose
+    gradients are accumulated, a layer that is called twice and a recomputed forward (checkpointing) count once.
 
     The weights are clipped at ``clip_max`` standard deviations of the weight; ``clip_max`` is learned.
 
     Args:
       observer: SnqObserver; says how the first centroids are chosen.
       num_bits: 4.
-      cluster_freq: Training forwards between two clusterings, above 0, default 400.
+      cluster_freq: Optimizer steps between two clusterings, above 0, default 400.
       max_iteration: Largest number of k-means rounds, [500, 2000], default 1000.
       min_distance: The clustering ends when no centroid moves further, [1e-8, 1e-2], default 1e-4.
       clip_max: First bound, in standard deviations of the weight, above 0, default 3.
@@ -50,6 +57,7 @@ class LnqFakeQuantize(WeightQuantizer):
     centroids: Tensor
     known_scale: Tensor
     training_forwards: Tensor
+    step_centroids: Tensor
 
     def __init__(
         self,
@@ -71,11 +79,14 @@ class LnqFakeQuantize(WeightQuantizer):
         self.max_iteration, self.min_distance = max_iteration, min_distance
         self.is_mirrored = symmetric
         self.observer = source
+        self._counted_weight = math.nan  # the sum of the weight at the last training forward
+        self._centroids_of_step: Tensor | None = None  # inside a training forward
         self.clip_max = nn.Parameter(torch.tensor(float(clip_max)))
         self.register_buffer("previous_clip_max", torch.tensor(float(clip_max)))
         self.register_buffer("centroids", torch.zeros(16))
         self.register_buffer("known_scale", torch.ones(()))
         self.register_buffer("training_forwards", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("step_centroids", torch.zeros(16), persistent=False)
 
     def _take(self, samples: Tensor) -> bool:
         normalised = lnq_normalise(samples, self._bound())
@@ -83,8 +94,9 @@ class LnqFakeQuantize(WeightQuantizer):
             normalised.flatten(), self.observer.init_algo, self.max_iteration, self.min_distance,
             symmetric=self.is_mirrored,
         )  # fmt: skip
+        scale = lnq_params(samples, centroids, self._bound()).scale
         self.centroids.copy_(centroids)
-        self.known_scale.copy_(lnq_params(samples, centroids, self._bound()).scale)
+        self.known_scale.copy_(scale)
         return True
 
     def _bound(self) -> Tensor:
@@ -93,15 +105,37 @@ class LnqFakeQuantize(WeightQuantizer):
         return torch.where(clip_max <= SMALLEST_SCALE, self.previous_clip_max, clip_max)
 
     def _grid(self, weight: Tensor, bias: Tensor | None) -> QuantParams:
-        return with_smallest_scale(lnq_params(weight, self.centroids.clone(), self._bound()), bias)
+        centroids = self.centroids if self._centroids_of_step is None else self._centroids_of_step
+        return with_smallest_scale(lnq_params(weight, centroids.clone(), self._bound()), bias)
+
+    @contextlib.contextmanager
+    def training_forward(self, weight: Tensor, factor: Tensor | None = None) -> Iterator[None]:
+        """Counts a step if ``weight`` has changed; finds the clusters anew at the end of every ``cluster_freq``-th one.
+
+        All forwards of a step use the clusters that it began with: what checkpointing repeats gives the same again.
+        """
+        total = weight.detach().sum(dtype=torch.float64).item()
+        is_new = total != self._counted_weight
+        with torch.no_grad():
+            self._centroids_of_step = self.centroids.clone() if is_new else self.step_centroids
+        try:
+            yield
+        finally:
+            begun_with, self._centroids_of_step = self._centroids_of_step, None
+        if not is_new:
+            return
+        with torch.no_grad():
+            if (int(self.training_forwards) + 1) % self.cluster_freq == 0:
+                self._take((weight if factor is None else weight * per_channel(factor, weight)).float())
+            self.step_centroids.copy_(begun_with)
+            self.training_forwards.add_(1)
+        self._counted_weight = total
 
     def _round(self, weight: Tensor, params: QuantParams) -> Tensor:
         value = nearest_in_codebook(weight, params)
         if not torch.is_grad_enabled():
             return value
         self._keep_bound()
-        if self.training:
-            self._count_forward(weight.detach())
         sigma = weight.detach().std(correction=0)
         return gradients.clipped_weight(weight, value, self.clip_max, sigma)
 
@@ -110,12 +144,9 @@ class LnqFakeQuantize(WeightQuantizer):
             self.clip_max.copy_(self._bound())
             self.previous_clip_max.copy_(self.clip_max)
 
-    def _count_forward(self, weight: Tensor) -> None:
-        """Finds the clusters anew after every ``cluster_freq`` training forwards; the next forward uses them."""
-        with torch.no_grad():
-            self.training_forwards.add_(1)
-            if int(self.training_forwards) % self.cluster_freq == 0:
-                self._take(weight.to(torch.float32))
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self._counted_weight = math.nan
 
     def _scale_in_force(self) -> Tensor:
         return self.known_scale

@@ -24,6 +24,7 @@ from .learning.learned_range import learned_range
 from .observers.luq_observer import LuqMseObserver
 from .observers.observation import RangeObserver
 from .registry import register
+from .settings import DYNAMIC
 from .weight_grid import GridOrigin, with_smallest_scale
 
 _LOGGER = get_logger(__name__)
@@ -62,7 +63,11 @@ class LuqActivationFakeQuantize(ActivationQuantizer):
     ) -> None:
         observer_args |= symmetry_args(observer, qscheme, with_offset)
         source = make_observer(observer, RangeObserver, object_layer, num_bits=num_bits, **observer_args)
-        super().__init__(num_bits=num_bits, layer_name=object_layer, is_symmetric=source.is_symmetric)
+        is_dynamic = getattr(source, "qscheme", None) == "dynamic"
+        settings = {"symmetric": DYNAMIC if is_dynamic else int(source.is_symmetric)}
+        super().__init__(
+            num_bits=num_bits, layer_name=object_layer, is_symmetric=source.is_symmetric, settings=settings
+        )
         self.max_value_eps = max_value_eps
         self.max_value = nn.Parameter(torch.ones(()))
         self.register_buffer("min_value", torch.zeros(()))
@@ -87,11 +92,12 @@ class LuqActivationFakeQuantize(ActivationQuantizer):
     def _seeded_value(self) -> Tensor:
         return torch.clamp(self.observer.max_val, min=self.max_value_eps)
 
-    def _is_finished(self) -> bool:
+    @property
+    def is_finished(self) -> bool:
         """A loaded or trained end is no longer moved, not even by an observer without a batch count."""
         if not self.is_calibrated or not self.observer.keeps_updating:
             return self.is_calibrated
-        return self._was_loaded or not torch.equal(self.max_value, self._seeded_value())
+        return self._was_given_elsewhere or not torch.equal(self.max_value, self._seeded_value())
 
     def _grid(self) -> QuantParams:
         spec = QuantSpec(num_bits=self.num_bits, symmetric=self.is_symmetric)

@@ -12,9 +12,10 @@ from ..config.layers.quant_config import QuantizerConfig
 from ..errors import ConfigError, nearest_names
 from ..log import get_logger
 from .arguments import build, take_checked_values
-from .base import ActivationQuantizer, Quantizer, WeightQuantizer
+from .base import ActivationQuantizer, WeightQuantizer
 from .foreign.torch_base import ObserverBase
 from .observers.observation import WeightObserver
+from .quantizer import Quantizer
 
 _LOGGER = get_logger(__name__)
 _Class = TypeVar("_Class", bound=type)
@@ -32,6 +33,8 @@ def register(name: str) -> Callable[[_Class], _Class]:
             raise ValueError(f"'{name}' is registered already, for {names[name].__qualname__}.")
         names[name] = cls
         take_checked_values(cls, name, is_weight=issubclass(cls, WeightQuantizer | WeightObserver))
+        if issubclass(cls, Quantizer):
+            cls.algorithm = name
         return cls
 
     return add

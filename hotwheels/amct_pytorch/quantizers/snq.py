@@ -50,7 +50,9 @@ class SnqWeightFakeQuantize(WeightQuantizer):
         source = make_observer(
             observer, SnqObserver, object_layer, num_bits=num_bits, channel_wise=channel_wise, **observer_args
         )
-        super().__init__(num_bits=source.num_bits, layer_name=object_layer)
+        super().__init__(
+            num_bits=source.num_bits, layer_name=object_layer, settings={"channel_wise": int(channel_wise)}
+        )
         self.channel_wise = channel_wise
         self.observer = source
         self.register_buffer("codebook", torch.zeros(16, dtype=torch.int32))

@@ -16,7 +16,7 @@ from ..core.params import QuantParams
 from ..core.spec import SMALLEST_SCALE, QuantSpec
 from . import distributed
 from .arguments import make_observer
-from .base import ActivationQuantizer
+from .base import ActivationQuantizer, no_gradients
 from .learning import gradients
 from .learning.learned_range import learned_range
 from .observers.ifmr_observer import IFMRObserver
@@ -64,10 +64,14 @@ class UlqFakeQuantize(ActivationQuantizer):
         is_symmetric = source.is_symmetric
         # What the configuration gives needs no data: both ends, or the upper one where it decides the lower.
         is_given = clip_max is not None and (clip_min is not None or fixed_min or is_symmetric)
-        super().__init__(num_bits=num_bits, layer_name=object_layer, is_symmetric=is_symmetric, is_calibrated=is_given)
+        settings = {"symmetric": int(is_symmetric), "fixed_min": int(fixed_min)}
+        super().__init__(
+            num_bits=num_bits, layer_name=object_layer, is_symmetric=is_symmetric, is_calibrated=is_given,
+            settings=settings,
+        )  # fmt: skip
         self.fixed_min = fixed_min
         self.given_max, self.given_min = clip_max, clip_min
-        self._last_grid: tuple[Any, Any] = (None, None)
+        self._last_grid: tuple[tuple[float, float, QuantSpec] | None, QuantParams] | None = None
         self.clip_max = nn.Parameter(torch.ones(()))
         self.clip_min = nn.Parameter(torch.zeros(()))
         self.register_buffer("previous_max", torch.ones(()))
@@ -108,12 +112,13 @@ class UlqFakeQuantize(ActivationQuantizer):
         self.previous_max.copy_(self.clip_max)
         self.previous_min.copy_(self.clip_min)
 
-    def _is_finished(self) -> bool:
+    @property
+    def is_finished(self) -> bool:
         """A loaded, given or trained range is no longer moved, not even by an observer without a batch count."""
         if not self.is_calibrated or not self.observer.keeps_updating:
             return self.is_calibrated
         is_seed = self.given_max is None and torch.equal(self.clip_max, self.observer.clip_range()[1])
-        return self._was_loaded or not is_seed
+        return self._was_given_elsewhere or not is_seed
 
     def _guarded(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         """Returns (low, high) with the previous values where the new ones are no range around zero (spec 5.2).
@@ -134,14 +139,13 @@ class UlqFakeQuantize(ActivationQuantizer):
     def _grid_of(self, low: Tensor, high: Tensor) -> QuantParams:
         """Computes the grid, or returns the last one if that was of the same range: layers ask several times."""
         spec = QuantSpec(num_bits=self.num_bits, symmetric=self.is_symmetric)
-        # A tensor made in inference mode could not be kept for a backward later.
-        is_told = low.device.type == "cpu" and not torch.is_inference_mode_enabled()
-        key = (low.item(), high.item(), spec) if is_told else None
-        if key is None or key != self._last_grid[0]:
-            scale, offset = affine_params(low, high, spec)
-            self._last_grid = key, QuantParams(scale=scale, offset=offset, num_bits=self.num_bits)
-        grid: QuantParams = self._last_grid[1]
-        return grid
+        key = (low.item(), high.item(), spec) if low.device.type == "cpu" else None
+        last = self._last_grid  # one read: another thread may replace it
+        if last is None or key is None or key != last[0]:
+            with no_gradients():  # what inference mode makes could not be kept for a backward later
+                scale, offset = affine_params(low, high, spec)
+            last = self._last_grid = key, QuantParams(scale=scale, offset=offset, num_bits=self.num_bits)
+        return last[1]
 
     def _round(self, x: Tensor) -> Tensor:
         if not torch.is_grad_enabled():
@@ -166,10 +170,10 @@ class UlqFakeQuantize(ActivationQuantizer):
 
     def _force_symmetric(self) -> None:
         self.observer.make_symmetric()
-        self._is_symmetric = True
+        self._set_symmetric(True)
         if self.observer.is_complete:
             self._seed(*self.observer.clip_range())
-        elif self.is_calibrated and not self._was_loaded:  # the configuration gave both ends
+        elif self.is_calibrated and self._found_here:  # the configuration gave both ends
             self.given_max = float(torch.maximum(-self.clip_min, self.clip_max))
             self._seed(self.clip_min, self.clip_max)
         self._mark_learned()

@@ -19,10 +19,11 @@ from ...plan.planner import folded_batch_norm
 from ...plan.quant_plan import LayerPlan, QuantPlan
 from ...torch_private import BatchNorm, pytree
 from ..float_model import cast_to_float32, in_float32, needs_float32, unwrapped
+from ..layer_container import LayerContainer
 from .forwards import replace_forward, works_in_place
 from .inner_call import CallingForward
 from .inner_norm import CallingNorm
-from .placer import LayerContainer, place_layers
+from .placer import place_layers
 from .read.candidates import Candidate, find_candidates
 from .read.export import export_marked
 from .read.float_forward import FloatForward

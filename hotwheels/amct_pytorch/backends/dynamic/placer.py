@@ -14,7 +14,7 @@ from ...nn.quantized_layer import QuantizedLayer
 from ...nn.weighted_op import WeightedOp
 from ...plan.quant_plan import LayerPlan, QuantPlan
 from ...quantizers.snq import SnqWeightFakeQuantize
-from ...torch_private import BatchNorm
+from ..layer_container import LAYERS, LayerContainer, add_layer
 from ..layer_factory import LayerFactory
 from .forwards import (
     FORWARD,
@@ -28,52 +28,6 @@ from .forwards import (
     works_in_place,
 )
 from .read.candidates import Candidate
-
-LAYERS = "amct_layers"  # the sub-module which holds the QuantizedLayers
-
-
-class LayerContainer(nn.Module):
-    """Holds the QuantizedLayers, so that their state is part of the model's, and BatchNorms that are frozen.
-
-    A model which runs its children one after the other (nn.Sequential) comes by here, too: it hands its input on.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        """Makes an empty one for ``model``, whose training flag it follows."""
-        super().__init__()
-        self.training = model.training
-        # A tuple, so that they do not become sub-modules once more.
-        self._norms = tuple(module for module in model.modules() if isinstance(module, BatchNorm))
-        self._freezes_batch_norm = False
-
-    def freeze_batch_norm(self, freeze: bool) -> None:
-        """Keeps the BatchNorms in eval mode, or lets them follow the mode of the model again."""
-        self._freezes_batch_norm = freeze
-        self._set_batch_norms(self.training and not freeze)
-
-    def train(self, mode: bool = True) -> LayerContainer:
-        """Sets the training mode; as the last child of the model, so that frozen BatchNorms stay as they are."""
-        super().train(mode)
-        if self._freezes_batch_norm:
-            self._set_batch_norms(False)
-        return self
-
-    def forward(self, x: Any, *_: Any, **__: Any) -> Any:
-        """Returns ``x``."""
-        return x
-
-    def add(self, layer: QuantizedLayer) -> None:
-        """Registers ``layer`` under its name."""
-        self._modules[key_of(layer.name)] = layer  # add_module refuses names of methods: "add", "half"
-
-    def _set_batch_norms(self, mode: bool) -> None:
-        for norm in self._norms:
-            norm.train(mode)
-
-    @property
-    def by_name(self) -> dict[str, QuantizedLayer]:
-        """The layers by name, in graph order."""
-        return {layer.name: layer for layer in self.children() if isinstance(layer, QuantizedLayer)}
 
 
 def key_of(layer: str) -> str:
@@ -95,7 +49,7 @@ def place_layers(
     BatchNorm is updated (spec 6.7, last paragraph). ``owners`` are, by layer, the paths of the modules to which some
     calls of the layer's module belong (see `LayerForward`).
     """
-    container, factory = LayerContainer(model), LayerFactory(plan)
+    container, factory = LayerContainer(model.training, model), LayerFactory(plan)
     for one in plan.layers.values():
         layer = _make(one, candidates, factory)
         if one.batch_norm is not None:
@@ -105,7 +59,7 @@ def place_layers(
             layer.weighted.has_bare_grid = updates_batch_norms and isinstance(layer.weight, SnqWeightFakeQuantize)
         module = candidates[one.name].module
         replace_forward(module, LayerForward(layer, OriginalForward(module), owners.get(one.name, ())))
-        container.add(layer.train(model.training))
+        add_layer(container, key_of(layer.name), layer.train(model.training))
     for path in sorted({path for paths in owners.values() for path in paths}):
         _note_results(path, candidates[path].module)
     model.add_module(LAYERS, container)

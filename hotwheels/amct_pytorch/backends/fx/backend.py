@@ -17,8 +17,9 @@ from ...plan.configured_graph import ConfiguredGraph
 from ...plan.quant_plan import LayerPlan, QuantPlan
 from ...plan.sibling_advice import sibling_advice
 from ..float_model import copied, in_float32, needs_float32, unwrapped
+from ..layer_container import LAYERS, LayerContainer, add_layer
 from ..layer_factory import LayerFactory
-from .quant_graph_module import LAYERS, Origin, QuantGraphModule, adopt_state
+from .quant_graph_module import Origin, QuantGraphModule, adopt_state
 from .read.called import callable_of
 from .read.folding import find_folds, weighted_op
 from .read.graph import build_graph
@@ -126,11 +127,11 @@ class _Placer:
         self._factory = LayerFactory(plan, share_inputs(traced, plan, registry))
 
     def place_all(self) -> None:
-        layers = nn.Module()
+        layers = LayerContainer(self._traced.training)
         self._traced.add_module(LAYERS, layers)
         for plan in self._plan.layers.values():
             layer = self._make_layer(plan)
-            layers.add_module(plan.name, layer.train(self._traced.training))
+            add_layer(layers, plan.name, layer.train(self._traced.training))
             self._replace(plan)
 
     def _make_layer(self, plan: LayerPlan) -> QuantizedLayer:

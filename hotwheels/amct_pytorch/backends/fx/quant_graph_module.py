@@ -13,17 +13,19 @@ import torch
 from torch import fx, nn
 
 from ...nn.batch_norm_call import BatchNormCall
-from ...nn.mode import Mode
+from ...nn.mode import Mode, forcing
 from ...nn.quantized_layer import QuantizedLayer
 from ...nn.weighted_call import WeightedCall
 from ...plan.advice import Advice
 from ...plan.configured_graph import ConfiguredGraph
-from ...torch_private import BatchNorm, unsaved_buffers
+from ...quantizers.learning.recompute import is_recomputing
+from ...torch_private import unsaved_buffers
+from ..calibration_forward import any_forward, calibration_forward
 from ..float_model import in_float32
+from ..layer_container import LAYERS, LayerContainer, follow_flag, layers_by_name
 from ..real_quant.real_gradient import with_gradient_of
 from .interpreters import RealQuantInterpreter, RecordingInterpreter, Watcher
-
-LAYERS = "amct_layers"  # the sub-module which holds the QuantizedLayers by layer name
+from .portable_graph import dump_graph, load_graph
 
 
 @dataclasses.dataclass
@@ -69,15 +71,30 @@ class QuantGraphModule(fx.GraphModule):
         """Copies the graph and all of the state, also what the graph does not call."""
         copied: Any = super().__deepcopy__(memo)
         adopt_state(copied, self, memo)
-        copied.__dict__["_freezes_batch_norm"] = self.freezes_batch_norm
         copied.__dict__["_takes_other_floats"] = self.takes_other_floats
         copied.__dict__["_origin"] = self.origin
         return cast("QuantGraphModule", copied)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Saves the graph itself: torch.fx saves the generated code and traces that again, as another class."""
+        # torch.fx gives every GraphModule a class of its own.
+        cls = next(one for one in type(self).__mro__ if not one.__qualname__.endswith("GraphModuleImpl"))
+        state = {**vars(self), "_graph": dump_graph(self.graph), "_class_name": type(self).__name__}
+        state.pop("_watcher", None)
+        return _new, (cls,), state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Takes what `__reduce__` has saved."""
+        nn.Module.__init__(self)
+        graph, type(self).__name__ = load_graph(state.pop("_graph")), state.pop("_class_name")
+        vars(self).update(state)
+        self.graph = graph
+        _look_up_weights_in(self)
+
     @property
     def quantized_layers(self) -> dict[str, QuantizedLayer]:
         """The layers by name, in graph order."""
-        return dict(getattr(self, LAYERS).named_children())
+        return layers_by_name(_layers_of(self))
 
     @property
     def mode(self) -> Mode:
@@ -107,27 +124,11 @@ class QuantGraphModule(fx.GraphModule):
     def takes_other_floats(self, takes: bool) -> None:
         self.__dict__["_takes_other_floats"] = takes
 
-    @property
-    def freezes_batch_norm(self) -> bool:
-        """Whether the BatchNorms keep their running statistics in training mode."""
-        return bool(self.__dict__.get("_freezes_batch_norm", False))
-
-    def freeze_batch_norm(self, freeze: bool) -> None:
-        """Keeps the BatchNorms in eval mode, or lets them follow the mode of the model again."""
-        self.__dict__["_freezes_batch_norm"] = freeze
-        self._set_batch_norms(self.training and not freeze)
-
     def train(self, mode: bool = True) -> QuantGraphModule:
         """Sets the training mode, except for BatchNorms that are frozen."""
         super().train(mode)
-        if self.freezes_batch_norm:
-            self._set_batch_norms(False)
+        follow_flag(self, _layers_of(self))
         return self
-
-    def _set_batch_norms(self, mode: bool) -> None:
-        for module in self.modules():
-            if isinstance(module, BatchNorm):
-                module.train(mode)
 
     def watch_next_forward(self, watcher: Watcher) -> None:
         """Calls ``watcher`` with the result of every node of the next forward, once."""
@@ -137,12 +138,16 @@ class QuantGraphModule(fx.GraphModule):
         watcher: Watcher | None = self.__dict__.pop("_watcher", None)
         if self.takes_other_floats:
             args, kwargs = in_float32(args), in_float32(kwargs)
-        if self.mode is Mode.REAL_QUANT:
-            return self._run_real_quant(generated, watcher, args, kwargs)
-        if watcher is not None:
-            with self.keeping_inputs():
-                return RecordingInterpreter(self, watcher).run(*positional(self, args, kwargs))
-        return generated(self, *args, **kwargs)
+        mode = self.mode
+        observes = mode.observes and not is_recomputing()
+        follow_flag(self, _layers_of(self))
+        with calibration_forward(self, _layers_of(self)) if observes else contextlib.nullcontext(), any_forward():
+            if mode is Mode.REAL_QUANT:
+                return self._run_real_quant(generated, watcher, args, kwargs)
+            if watcher is not None:
+                with self.keeping_inputs():
+                    return RecordingInterpreter(self, watcher).run(*positional(self, args, kwargs))
+            return generated(self, *args, **kwargs)
 
     def _run_real_quant(
         self, generated: Callable[..., Any], watcher: Watcher | None, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -151,7 +156,7 @@ class QuantGraphModule(fx.GraphModule):
             real = RealQuantInterpreter(self, watcher).run(*positional(self, args, kwargs))
         if not torch.is_grad_enabled():
             return real
-        with self._as(Mode.FAKE_QUANT):
+        with forcing(Mode.FAKE_QUANT):
             fake = generated(self, *args, **kwargs)
         return with_gradient_of(real, fake)
 
@@ -167,14 +172,6 @@ class QuantGraphModule(fx.GraphModule):
             for layer in layers:
                 layer.keeps_inputs = False
 
-    @contextlib.contextmanager
-    def _as(self, mode: Mode) -> Iterator[None]:
-        before, self.mode = self.mode, mode
-        try:
-            yield
-        finally:
-            self.mode = before
-
 
 def adopt_state(target: nn.Module, source: nn.Module, memo: dict[int, Any] | None = None) -> None:
     """Registers in ``target`` the children, parameters and buffers of ``source`` that a GraphModule leaves behind.
@@ -187,8 +184,20 @@ def adopt_state(target: nn.Module, source: nn.Module, memo: dict[int, Any] | Non
         for name, value in getattr(source, kind).items():
             getattr(target, kind)[name] = value if memo is None else copy.deepcopy(value, memo)
     unsaved_buffers(target).update(unsaved_buffers(source))
+    _look_up_weights_in(target)
+
+
+def _layers_of(model: nn.Module) -> LayerContainer:
+    return cast(LayerContainer, model._modules[LAYERS])
+
+
+def _look_up_weights_in(target: nn.Module) -> None:
     for call in (one for one in target.modules() if isinstance(one, (WeightedCall, BatchNormCall))):
         call.tree.root = target
+
+
+def _new(cls: type[QuantGraphModule]) -> QuantGraphModule:
+    return cls.__new__(cls)
 
 
 def positional(module: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:

@@ -48,6 +48,12 @@ class GridHistogram:
         """Width of a bin; 0 while the histogram is empty."""
         return 0.0 if self.exponent is None else 2.0**self.exponent
 
+    def copy(self) -> GridHistogram:
+        """Returns the same histogram as an object of its own."""
+        other = copy.copy(self)
+        other.counts, other.atoms = self.counts.copy(), dict(self.atoms)
+        return other
+
     def watch(self, value: float) -> None:
         """Counts ``value`` apart from now on, unless too many values are watched."""
         if len(self.atoms) < _MOST_ATOMS:
@@ -117,7 +123,7 @@ class GridHistogram:
 
     def _with_atoms(self) -> tuple[Counts, int]:
         """Counts that include the atoms except 0, and the index of the first one."""
-        whole = copy.deepcopy(self)
+        whole = self.copy()
         whole.atoms = {}
         for atom, weight in self.atoms.items():
             if atom and weight:

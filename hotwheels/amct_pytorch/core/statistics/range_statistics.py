@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
@@ -71,6 +74,16 @@ class RangeStatistics:
         for summary in summarise(x, self._wish(self.count + x.numel())):
             self._remember(summary.samples[0][0], summary.outer, count=summary.count)
             self._take(summary)
+
+    def copy(self) -> RangeStatistics:
+        """Returns the same statistics as an object of its own; cheap, since arrays that never change are shared."""
+        other = copy.copy(self)
+        other.histogram = self.histogram.copy()
+        other._largest, other._smallest = copy.copy(self._largest), copy.copy(self._smallest)
+        return other
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> RangeStatistics:
+        return self.copy()
 
     def merge(self, other: RangeStatistics) -> None:
         """Takes in all that ``other`` has seen, e.g. in another process; ``other`` stays as it is."""

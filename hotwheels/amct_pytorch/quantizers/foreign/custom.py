@@ -49,6 +49,7 @@ class CustomActivationQuantizer(ActivationQuantizer):
         if getattr(module, "qscheme", None) in _PER_CHANNEL:
             msg = f"Layer '{object_layer}': {path} quantizes per channel, which weights allow, but activations do not."
             raise ConfigError(msg)
+        self.algorithm = path
         super().__init__(
             num_bits=_num_bits(module, ACTIVATION_BITS, object_layer),
             layer_name=object_layer,
@@ -78,8 +79,10 @@ class CustomActivationQuantizer(ActivationQuantizer):
         self.known_scale.copy_(scale.reshape(()))
         self.known_offset.copy_(offset.reshape(()))
 
-    def _is_finished(self) -> bool:
-        return self._was_loaded
+    @property
+    def is_finished(self) -> bool:
+        """Whether the grid was given elsewhere: every calibration batch counts."""
+        return self._was_given_elsewhere
 
     def _grid(self) -> QuantParams:
         if _has_learned_values(self.module):
@@ -91,8 +94,8 @@ class CustomActivationQuantizer(ActivationQuantizer):
 
     def _force_symmetric(self) -> None:
         """Raises now, or when the grid is read, if the offset is not 0: a foreign class cannot be made symmetric."""
-        self._is_symmetric = True
-        if self.is_calibrated and not self._was_loaded:
+        self._set_symmetric(True)
+        if self.is_calibrated and self._found_here:
             self._read_grid()
 
 

@@ -50,16 +50,25 @@ def replace_value(value: Tensor, source: Tensor) -> Tensor:
 def quantized_again(value: Tensor) -> Callable[[], Tensor] | None:
     """Returns a function that makes ``value`` once more, if a learned range or a fixed grid made it; else None.
 
-    It keeps the tensor in front of the quantizer alive, not ``value``. The same for `identity_gradient_unfolded`.
+    The function reads what the backward of the quantizer has saved, so it is to be called before that backward is done.
+    The same for `identity_gradient_unfolded`.
     """
     made_by: Any = value.grad_fn
     if was_made_by(value, _Unfolded):
-        weight, factor, inverse, scale = (x.detach() for x in made_by.saved_tensors)
-        return functools.partial(_unfolded, weight, factor, inverse, scale, made_by.num_bits)
-    if not was_made_by(value, LearnedRange, _StraightThrough):
-        return None
+        return functools.partial(_unfold_again, made_by)
+    if was_made_by(value, LearnedRange, _StraightThrough):
+        return functools.partial(_round_again, made_by)
+    return None
+
+
+def _unfold_again(made_by: Any) -> Tensor:
+    weight, factor, inverse, scale = (x.detach() for x in made_by.saved_tensors)
+    return _unfolded(weight, factor, inverse, scale, made_by.num_bits)
+
+
+def _round_again(made_by: Any) -> Tensor:
     x, *_, scale, offset = made_by.saved_tensors
-    return functools.partial(fake_quantize, x.detach(), scale, offset, made_by.num_bits)
+    return fake_quantize(x.detach(), scale, offset, made_by.num_bits)
 
 
 def clipped_weight(weight: Tensor, value: Tensor, clip_max: Tensor, sigma: Tensor) -> Tensor:

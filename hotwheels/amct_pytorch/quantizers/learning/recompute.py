@@ -6,6 +6,9 @@ training has altogether; rounding again costs a few per cent of the time. The va
 
 *Results of a BatchNorm.* Only a learned range behind it would keep them: its own backward needs its input. They are the
 same but for the last bit, as torch's kernel multiplies and adds in one step on some processors.
+
+Where somebody else says what becomes of saved tensors (checkpointing, offloading), all of that is left to them: reading
+a tensor that such hooks have packed runs a forward again, or fetches the tensor from elsewhere.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...torch_private import is_in_backward, saved_tensors_hooks
+
 Recipe = Callable[[], Tensor]
 RecipeOf = Callable[[Tensor], "Recipe | None"]
 
@@ -26,9 +31,10 @@ RecipeOf = Callable[[Tensor], "Recipe | None"]
 def recomputing(values: Sequence[Any], recipe_of: RecipeOf) -> Iterator[None]:
     """Operations inside, which save those of ``values`` that ``recipe_of`` knows, save how to make them instead.
 
-    Only for operations that save no result of their own: hooks around those would make reference cycles.
+    Under hooks on saved tensors nothing is changed. Only for operations that save no result of their own: hooks around
+    those would make reference cycles.
     """
-    recipes = _recipes(values, recipe_of) if torch.is_grad_enabled() else {}
+    recipes = _recipes(values, recipe_of) if torch.is_grad_enabled() and saved_tensors_hooks() is None else {}
     if not recipes:
         yield
         return
@@ -40,21 +46,29 @@ def recomputing(values: Sequence[Any], recipe_of: RecipeOf) -> Iterator[None]:
         yield
 
 
+def is_recomputing() -> bool:
+    """Whether this is a forward inside a backward: checkpointing repeats one that has been counted and observed."""
+    return is_in_backward()
+
+
 def normalized_again(value: Tensor) -> Recipe | None:
     """Returns a function that makes ``value`` once more, if a BatchNorm in training made it; else None."""
     made_by: Any = value.grad_fn
     if type(made_by).__name__ != "NativeBatchNormBackward0" or not made_by._saved_training:
         return None
-    weight, bias = made_by._saved_weight, getattr(made_by.next_functions[2][0], "variable", None)
+    weight, bias = (getattr(made_by.next_functions[index][0], "variable", None) for index in (1, 2))
     if weight is None or bias is None:
         return None
+    # The graph does not keep the bias, and an optimizer may have changed it by the time of the backward.
+    return functools.partial(_normalize, made_by, bias.detach().clone())
+
+
+@torch.no_grad()
+def _normalize(made_by: Any, bias: Tensor) -> Tensor:
+    """The result of the BatchNorm whose node in the graph is ``made_by``."""
     x, mean, inverse_std = made_by._saved_input, made_by._saved_result1, made_by._saved_result2
-    factor = (inverse_std * weight).detach()
-    return functools.partial(_scaled, x.detach(), factor, torch.addcmul(bias, mean, factor, value=-1).detach())
-
-
-def _scaled(x: Tensor, factor: Tensor, shift: Tensor) -> Tensor:
-    """``x * factor + shift`` for each channel on axis 1."""
+    factor = inverse_std * made_by._saved_weight
+    shift = torch.addcmul(bias, mean, factor, value=-1)
     shape = (1, -1, *(1,) * (x.dim() - 2))
     return torch.addcmul(shift.view(shape), x, factor.view(shape))
 

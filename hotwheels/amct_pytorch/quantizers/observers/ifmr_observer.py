@@ -99,33 +99,49 @@ class IFMRObserver(RangeObserver):
             end = torch.maximum(-self.min_val, self.max_val)
             self._set_range(-end, end)
 
+    @property
+    def progress(self) -> str:
+        """How many of its batches it has seen."""
+        return f"{self._batches} of {self.batch_num} batches seen"
+
+    def forget(self) -> None:
+        """Starts anew with the next batch."""
+        self._batches, self._statistics, self._samples = 0, None, []
+        self.extremes = None
+
     def update(self, samples: Tensor) -> None:
-        """Takes one batch; the last of ``batch_num`` starts the search, later ones are ignored."""
+        """Takes one batch; the last of ``batch_num`` starts the search, later ones are ignored.
+
+        A batch counts when all of the work on it is done: after an error the observer is as before.
+        """
         if self.is_complete:
             return
+        statistics, kept = self._statistics, self._samples
         if self.exact:
-            self._samples.append(samples.cpu().flatten().clone())
+            kept = [*kept, samples.cpu().flatten().clone()]
         else:
-            self._update_statistics(samples)
-        self._batches += 1
-        if self.is_complete:
-            self._finish()
+            statistics = self._with(samples)
+        if self._batches + 1 == self.batch_num:
+            self._finish(statistics, kept)
+            statistics, kept = None, []
+        self._batches, self._statistics, self._samples = self._batches + 1, statistics, kept
 
     @property
     def refuses_non_finite(self) -> bool:  # type: ignore[override]
         """The statistics find NaN and inf on the way; the samples kept by ``exact`` are not looked at."""
         return not self.exact
 
-    def _update_statistics(self, samples: Tensor) -> None:
-        self._statistics = self._statistics or self.options.new_statistics(self._spec)
+    def _with(self, samples: Tensor) -> RangeStatistics:
+        """Returns the statistics of the batches so far and of ``samples``, a new object."""
+        statistics = self.options.new_statistics(self._spec) if self._statistics is None else self._statistics.copy()
         try:
-            self._statistics.update(samples)
+            statistics.update(samples)
         except CalibrationError as error:
             raise not_finite(samples, self.object_layer) from error
+        return statistics
 
-    def _finish(self) -> None:
-        result = self._search()
-        self._statistics, self._samples = None, []
+    def _finish(self, statistics: RangeStatistics | None, kept: list[Tensor]) -> None:
+        result, self.extremes = self._search(statistics, kept)
         self._store(result.low, result.high, result.scale, result.offset)
         if is_empty_range(self.min_val, self.max_val, self._spec):
             _LOGGER.warning(
@@ -133,15 +149,15 @@ class IFMRObserver(RangeObserver):
                 self.object_layer, int(self.zero_point),
             )  # fmt: skip
 
-    def _search(self) -> IfmrResult:
-        if self.exact:
-            samples = torch.cat(self._samples)
-            self.extremes = float(samples.min()), float(samples.max())
-            return search_exact(samples, self._spec, self.options, self.legacy_negative_full_scale)
-        assert self._statistics is not None, "update() counts no batch without statistics"
-        merged = distributed.merge_statistics(self._statistics)
-        self.extremes = merged.minimum, merged.maximum
-        return search(merged, self._spec, self.options, self.legacy_negative_full_scale)
+    def _search(self, statistics: RangeStatistics | None, kept: list[Tensor]) -> tuple[IfmrResult, tuple[float, float]]:
+        """Returns the range, and the smallest and the largest value it was searched on."""
+        if statistics is None:
+            samples = torch.cat(kept)
+            result = search_exact(samples, self._spec, self.options, self.legacy_negative_full_scale)
+            return result, (float(samples.min()), float(samples.max()))
+        merged = distributed.merge_statistics(statistics)
+        result = search(merged, self._spec, self.options, self.legacy_negative_full_scale)
+        return result, (merged.minimum, merged.maximum)
 
     @property
     def _spec(self) -> QuantSpec:

@@ -68,7 +68,7 @@ class LuqMseObserver(RangeObserver):
     @property
     def is_symmetric(self) -> bool:
         """Whether the zero point is 0; with "dynamic" the data seen so far decides."""
-        return self.qscheme == "symmetric" or (self.qscheme == "dynamic" and self._has_negative)
+        return self._is_symmetric_with(self._has_negative)
 
     @property
     def is_complete(self) -> bool:
@@ -83,15 +83,28 @@ class LuqMseObserver(RangeObserver):
         if self.is_complete:
             self._widen(self.min_val, self.max_val)
 
+    @property
+    def progress(self) -> str:
+        """How many batches it has seen; one is enough."""
+        return f"{self._batches} batches seen"
+
+    def forget(self) -> None:
+        """Starts anew with the next batch."""
+        self._batches, self._has_negative = 0, False
+
+    def _is_symmetric_with(self, has_negative: bool) -> bool:
+        return self.qscheme == "symmetric" or (self.qscheme == "dynamic" and has_negative)
+
     def update(self, samples: Tensor) -> None:
         """Takes one batch and widens the range to the one that fits it best."""
         is_negative = (samples.min() < 0).to(torch.float32)
-        self._has_negative |= bool(distributed.maximum(is_negative))
-        spec = QuantSpec(num_bits=self.num_bits, symmetric=self.is_symmetric)
+        has_negative = self._has_negative or bool(distributed.maximum(is_negative))
+        spec = QuantSpec(num_bits=self.num_bits, symmetric=self._is_symmetric_with(has_negative))
         low, high = batch_bound(samples, spec, self.search_start, self.search_end, self.steps)
         ends = distributed.maximum(torch.tensor([-low, high], dtype=torch.float32, device=self.min_val.device))
-        self._batches += 1
+        self._has_negative = has_negative
         self._widen(-ends[0], ends[1])
+        self._batches += 1
 
     def _widen(self, low: Tensor, high: Tensor) -> None:
         low, high = torch.minimum(self.min_val, low), torch.maximum(self.max_val, high)

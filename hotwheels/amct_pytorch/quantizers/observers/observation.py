@@ -99,7 +99,16 @@ class RangeObserver(ObserverBase):
     @property
     @abstractmethod
     def is_complete(self) -> bool:
-        """Whether a range was found in this process."""
+        """Whether this object has found a range."""
+
+    @property
+    @abstractmethod
+    def progress(self) -> str:
+        """How far it is, such as ``1 of 4 batches seen``."""
+
+    @abstractmethod
+    def forget(self) -> None:
+        """Forgets which batches were seen; the buffers stay as they are."""
 
     @abstractmethod
     def update(self, samples: Tensor) -> None:
@@ -143,13 +152,17 @@ class RangeObserver(ObserverBase):
 
 
 class WeightObserver(ObserverBase):
-    """Base of the observers of a weight [C_out, ...]: ARQ and SNQ. The last weight seen counts."""
+    """Base of the observers of a weight [C_out, ...]: ARQ and SNQ. The last weight seen counts.
+
+    Attributes:
+      last: The grid of the last weight that was observed, None before the first one.
+    """
 
     def __init__(self, *, num_bits: int, object_layer: str) -> None:
         super().__init__(dtype=torch.qint8)
         self.num_bits = num_bits
         self.object_layer = object_layer
-        self._last: QuantParams | None = None
+        self.last: QuantParams | None = None
 
     @abstractmethod
     def weight_params(self, weight: Tensor, bias: Tensor | None = None) -> QuantParams:
@@ -159,7 +172,7 @@ class WeightObserver(ObserverBase):
         """Measures ``weight`` and returns it unchanged."""
         samples = finite_samples(weight, self.object_layer)
         if samples is not None:
-            self._last = self.weight_params(samples)
+            self.last = self.weight_params(samples)
         return weight
 
     def calculate_qparams(self, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -168,6 +181,6 @@ class WeightObserver(ObserverBase):
         Raises:
           CalibrationError: No weight was observed.
         """
-        if self._last is None:
+        if self.last is None:
             raise CalibrationError(f"Layer '{self.object_layer}': {type(self).__name__} has not seen a weight yet.")
-        return self._last.scale.reshape(-1), self._last.offset.reshape(-1)
+        return self.last.scale.reshape(-1), self.last.offset.reshape(-1)

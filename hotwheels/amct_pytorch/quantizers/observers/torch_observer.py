@@ -70,6 +70,15 @@ class TorchRangeObserver(RangeObserver):
             end = torch.maximum(-self.min_val, self.max_val)
             self._set_range(-end, end)
 
+    @property
+    def progress(self) -> str:
+        """How many batches it has seen; one is enough."""
+        return f"{self._batches} batches seen"
+
+    def forget(self) -> None:
+        """The range is no longer one that this object has found; what the foreign observer keeps is its own."""
+        self._batches = 0
+
     def update(self, samples: Tensor) -> None:
         """Takes one batch."""
         self.observer(samples)

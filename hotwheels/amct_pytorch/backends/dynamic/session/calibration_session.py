@@ -15,7 +15,7 @@ from ....log import get_logger
 from ....nn.mode import Mode
 from ....nn.quantized_layer import QuantizedLayer
 from ....record import Record
-from ..placer import LayerContainer
+from ...layer_container import LayerContainer, layers_by_name
 from ..read.float_model import Fold
 from .bn_update import BnUpdate, switch_batch_norms, update_batch_norms, with_present_weights, write_present_norms
 from .record_file import RecordFile
@@ -60,13 +60,14 @@ class CalibrationSession:
 
     Attributes:
       plan: What it is to do.
-      layers: The quantized layers by name.
+      container: The quantized layers.
+      layers: The same by name.
     """
 
     def __init__(self, container: LayerContainer, plan: SessionPlan, files: FileSet) -> None:
         """Finds what is known of the weights, and adds the record with it to ``files`` (spec 3)."""
         self.plan = plan
-        self._container = container
+        self.container = container
         self._batches = 0
         self._has_warned = False
         self._record_file = RecordFile(plan.record_file, container, plan.unfused, plan.partners)
@@ -79,7 +80,17 @@ class CalibrationSession:
     @property
     def layers(self) -> dict[str, QuantizedLayer]:
         """The quantized layers by name, in graph order."""
-        return self._container.by_name
+        return layers_by_name(self.container)
+
+    @property
+    def observes(self) -> bool:
+        """Whether the next forward finds ranges."""
+        return self._phase is Phase.CALIBRATION
+
+    @property
+    def parts(self) -> tuple[object, ...]:
+        """The session and the searches for shift bits."""
+        return self, *self._shifts.values()
 
     def begin(self) -> None:
         """Is called before each forward."""

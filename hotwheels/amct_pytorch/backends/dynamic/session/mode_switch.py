@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
-from ....nn.mode import Mode
-from ....nn.quantized_layer import QuantizedLayer
+from ....nn.mode import Mode, forcing
 from ...real_quant.real_gradient import with_gradient_of
 from ...real_quant.real_quant_mode import run_real_quant
 from ..forwards import FORWARD, OriginalForward
@@ -32,23 +29,17 @@ class ModeSwitch:
         """Sets the mode; one in which ranges are found is what the session does by itself."""
         self._mode = None if mode.observes else mode
 
-    def run(
-        self,
-        layers: Collection[QuantizedLayer],
-        forward: OriginalForward,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-    ) -> Any:
-        """Returns ``forward(*args, **kwargs)`` with all ``layers`` in the mode that is set; leaves theirs as it was."""
+    def run(self, forward: OriginalForward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Returns ``forward(*args, **kwargs)`` with all layers in the mode that is set; leaves theirs as it was."""
         assert self._mode is not None
         if self._mode is not Mode.REAL_QUANT:
-            with _in_mode(layers, self._mode):
+            with forcing(self._mode):
                 return forward(*args, **kwargs)
-        with _in_mode(layers, Mode.REAL_QUANT), torch.no_grad():
+        with forcing(Mode.REAL_QUANT), torch.no_grad():
             real = run_real_quant(forward.module, forward, args, kwargs)
         if not torch.is_grad_enabled():
             return real
-        with _in_mode(layers, Mode.FAKE_QUANT):
+        with forcing(Mode.FAKE_QUANT):
             return with_gradient_of(real, forward(*args, **kwargs))
 
 
@@ -56,15 +47,3 @@ def switches_inside(model: nn.Module) -> list[ModeSwitch]:
     """Returns the switch of every model of the dynamic path which is, or stands inside, ``model``."""
     switches = (getattr(module.__dict__.get(FORWARD), "switch", None) for module in model.modules())
     return [switch for switch in switches if isinstance(switch, ModeSwitch)]
-
-
-@contextlib.contextmanager
-def _in_mode(layers: Collection[QuantizedLayer], mode: Mode) -> Iterator[None]:
-    before = [layer.mode for layer in layers]
-    for layer in layers:
-        layer.mode = mode
-    try:
-        yield
-    finally:
-        for layer, one in zip(layers, before, strict=True):
-            layer.mode = one

@@ -9,7 +9,7 @@ from pathlib import Path
 from ....files import FileSet
 from ....record import LayerRecord, Record
 from ....record.text_proto import write_record
-from ..placer import LayerContainer
+from ...layer_container import LayerContainer, layers_by_name
 
 
 class RecordFile:
@@ -37,10 +37,10 @@ class RecordFile:
 
         Without ``files`` it is written at once.
         """
-        for layer in self._container.by_name.values():
+        layers = layers_by_name(self._container)
+        for layer in layers.values():
             layer.observe_weight()
-        layers = self._container.by_name.items()
-        return self._write({name: LayerRecord(weight=one.weight_record()) for name, one in layers}, files)
+        return self._write({name: LayerRecord(weight=one.weight_record()) for name, one in layers.items()}, files)
 
     def write(self) -> Record:
         """Writes all factors of the layers which turned out to be quantized, and returns them."""
@@ -48,7 +48,7 @@ class RecordFile:
 
     def known_factors(self) -> dict[str, LayerRecord]:
         """Returns the present factors of the layers which turned out to be quantized."""
-        return {name: layer.record() for name, layer in self._container.by_name.items() if layer.is_quantized}
+        return {name: layer.record() for name, layer in layers_by_name(self._container).items() if layer.is_quantized}
 
     def _write(self, records: Mapping[str, LayerRecord], files: FileSet | None) -> Record:
         record = Record(

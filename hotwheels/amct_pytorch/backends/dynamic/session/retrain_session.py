@@ -8,7 +8,7 @@ from ....log import get_logger
 from ....nn.mode import Mode
 from ....nn.quantized_layer import QuantizedLayer
 from ....record import LayerRecord
-from ..placer import LayerContainer
+from ...layer_container import LayerContainer, layers_by_name
 from .record_file import RecordFile
 from .shift_search import ShiftErrors
 
@@ -23,14 +23,15 @@ class RetrainSession:
     anew behind each one in training mode, number ``batch_num`` writes the record.
 
     Attributes:
-      layers: The quantized layers by name.
+      container: The quantized layers.
+      layers: The same by name.
     """
 
     def __init__(
         self, container: LayerContainer, record_file: RecordFile, batch_num: int, shifted: Collection[str]
     ) -> None:
         """Finds what is known of the weights, and writes the record with it. ``shifted`` layers get a shift bit."""
-        self._container = container
+        self.container = container
         self._record_file = record_file
         self._batch_num = batch_num
         self._seen = 0  # forwards that looked for ranges
@@ -46,7 +47,7 @@ class RetrainSession:
     @property
     def layers(self) -> dict[str, QuantizedLayer]:
         """The quantized layers by name, in graph order."""
-        return self._container.by_name
+        return layers_by_name(self.container)
 
     def known_factors(self) -> dict[str, LayerRecord]:
         """Returns the factors of the model as it is now."""
@@ -56,13 +57,24 @@ class RetrainSession:
         """Goes on from a state that was loaded into the model: the record has the factors of its weights."""
         self._record_file.write_weights()
 
+    @property
+    def observes(self) -> bool:
+        """Whether the next forward finds ranges or shift bits."""
+        is_exporting = not self.container.training and self._evaluated < self._batch_num
+        return is_exporting or not self._is_settled
+
+    @property
+    def parts(self) -> tuple[object, ...]:
+        """The session and the searches for shift bits."""
+        return self, *self._shifts.values()
+
     def begin(self) -> None:
         """Is called before each forward."""
         if not self._is_settled:
             self._set_modes()
-        if self._container.training and not self._trains:
+        if self.container.training and not self._trains:
             self._forget_export()
-        self._trains = self._container.training
+        self._trains = self.container.training
         is_exporting = not self._is_searching and not self._trains and self._evaluated < self._batch_num
         for search in self._shifts.values():
             search.is_on = is_exporting

@@ -10,7 +10,11 @@ from torch import nn
 
 from ....errors import ConfigError
 from ....nn.quantized_layer import QuantizedLayer
+from ....quantizers.learning.recompute import is_recomputing
+from ....quantizers.rollback import all_or_nothing
+from ...calibration_forward import any_forward, calibration_forward
 from ...float_model import in_float32
+from ...layer_container import LayerContainer, follow_flag
 from ..forwards import FORWARD, OriginalForward, Replacement, replace_forward
 from .mode_switch import ModeSwitch
 
@@ -19,8 +23,20 @@ class Session(Protocol):
     """What counts the forwards of a model and writes its record."""
 
     @property
+    def container(self) -> LayerContainer:
+        """The quantized layers of the model."""
+
+    @property
     def layers(self) -> Mapping[str, QuantizedLayer]:
-        """The quantized layers of the model by name."""
+        """The same by name."""
+
+    @property
+    def observes(self) -> bool:
+        """Whether the next forward finds ranges or shift bits."""
+
+    @property
+    def parts(self) -> tuple[object, ...]:
+        """The session and the objects that it changes."""
 
     def begin(self) -> None:
         """Is called before each forward."""
@@ -51,15 +67,23 @@ class SessionForward(Replacement):
         """Runs the model as one batch of the session, or in the mode which the user has asked for."""
         if self.takes_other_floats:
             args, kwargs = in_float32(args), in_float32(kwargs)
-        layers = self.session.layers.values()
+        if is_recomputing():  # the session has counted this forward
+            return self.original(*args, **kwargs)
+        session, model = self.session, self.original.module
+        layers, parts = session.layers.values(), session.parts
+        follow_flag(model, session.container)
         if self.switch.mode is not None:
+            with any_forward(), _one_batch(layers):
+                return self.switch.run(self.original, args, kwargs)
+        whole = (
+            calibration_forward(model, session.container, parts) if session.observes else all_or_nothing((), (), parts)
+        )
+        with whole, any_forward():
+            session.begin()
             with _one_batch(layers):
-                return self.switch.run(layers, self.original, args, kwargs)
-        self.session.begin()
-        with _one_batch(layers):
-            result = self.original(*args, **kwargs)
-        self.session.end()
-        return result
+                result = self.original(*args, **kwargs)
+            session.end()
+            return result
 
 
 @contextlib.contextmanager

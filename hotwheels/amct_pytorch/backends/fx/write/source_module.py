@@ -26,9 +26,10 @@ from torch import fx, nn
 
 from ....errors import ConfigError, UnsupportedModelError
 from ....files import FileSet
+from ....nn.importable import look_up
 from ....torch_private import builtin_imports
 from ..quant_graph_module import QuantGraphModule, adopt_state
-from .source_state import dump_state, look_up, read_state, restore
+from .source_state import dump_state, read_state, restore
 
 _SOURCE, _STATE = "module.py", "state.pt"
 _loads = itertools.count()

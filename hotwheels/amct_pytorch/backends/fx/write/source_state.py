@@ -5,8 +5,6 @@ All in one file, so that what two places share stays shared.
 
 from __future__ import annotations
 
-import copy
-import importlib
 import io
 import pickle
 import types
@@ -18,11 +16,12 @@ import torch
 from torch import fx, nn
 
 from ....errors import UnsupportedModelError
+from ..portable_graph import PortablePickler, portable
 from ..quant_graph_module import QuantGraphModule
 
 _REGISTRIES = ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set")
 # The specs say how torch.fx takes nested arguments apart, where a graph has such.
-_ATTRIBUTES = ("training", "_in_spec", "_out_spec", "_freezes_batch_norm", "_takes_other_floats")
+_ATTRIBUTES = ("training", "_in_spec", "_out_spec", "_takes_other_floats")
 
 
 def dump_state(graph_module: fx.GraphModule) -> bytes:
@@ -34,7 +33,7 @@ def dump_state(graph_module: fx.GraphModule) -> bytes:
     state: dict[str, Any] = {name: getattr(graph_module, name) for name in _REGISTRIES}
     state["attributes"] = {name: getattr(graph_module, name) for name in _ATTRIBUTES if hasattr(graph_module, name)}
     if isinstance(graph_module, QuantGraphModule):
-        state["graph"] = _portable(graph_module.graph)
+        state["graph"] = portable(graph_module.graph)
     buffer = io.BytesIO()
     try:
         torch.save(state, buffer, pickle_module=_PICKLE)
@@ -61,32 +60,5 @@ def restore(module: nn.Module, state: Mapping[str, Any]) -> None:
     vars(module).update(state["attributes"])
 
 
-def look_up(home: str, name: str) -> Any:
-    """Returns an attribute of a Python module; None if there is none."""
-    try:
-        return getattr(importlib.import_module(home), name, None)
-    except ImportError:
-        return None
-
-
-def _portable(graph: fx.Graph) -> fx.Graph:
-    """A copy without the module it belongs to, the classes that calls came from (they may be local ones) and fakes."""
-    copied = copy.deepcopy(graph)
-    for node in copied.nodes:
-        for name in ("nn_module_stack", "val", "amct_writes"):
-            node.meta.pop(name, None)
-    return copied
-
-
-class _Pickler(pickle.Pickler):
-    """Also saves functions such as ``F.max_pool2d``, whose ``__qualname__`` is that of one inside another function."""
-
-    def reducer_override(self, value: Any) -> Any:
-        """Replaces a function by the name under which its module has it."""
-        is_misnamed = isinstance(value, types.FunctionType) and "<locals>" in value.__qualname__
-        if is_misnamed and look_up(value.__module__, value.__name__) is value:
-            return look_up, (value.__module__, value.__name__)
-        return NotImplemented
-
-
-_PICKLE = types.SimpleNamespace(__name__=pickle.__name__, Pickler=_Pickler)  # as much of a module as torch.save uses
+# As much of a module as torch.save uses.
+_PICKLE = types.SimpleNamespace(__name__=pickle.__name__, Pickler=PortablePickler)

@@ -1,0 +1,81 @@
+"""A forward in which ranges are found: alone in the process, all or nothing, not by mistake in training mode."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
+
+from ..log import get_logger
+from ..nn.mode import Mode
+from ..nn.quantized_layer import QuantizedLayer
+from ..nn.shared_input import forget_results
+from ..quantizers.quantizer import Quantizer
+from ..quantizers.rollback import all_or_nothing
+from ..torch_private import BatchNorm
+from .layer_container import LayerContainer
+
+_log = get_logger(__name__)
+_lock = threading.RLock()
+
+
+@contextlib.contextmanager
+def calibration_forward(model: nn.Module, layers: LayerContainer, objects: Iterable[Any] = ()) -> Iterator[None]:
+    """Inside it ``model`` runs one forward that observes.
+
+    Threads that calibrate take turns. If the forward fails, no quantizer has seen its batch: repeated, it gives the
+    grids of an undisturbed run.
+
+    Args:
+      model: The quantized model.
+      layers: Its layers.
+      objects: Further objects whose attributes the forward changes.
+    """
+    with _lock:
+        _warn_of_training_mode(model, layers)
+        quantizers = [one for one in layers.modules() if isinstance(one, Quantizer) and not one.is_finished]
+        norms = [one for one in model.modules() if isinstance(one, BatchNorm) and one.training] if quantizers else []
+        with all_or_nothing(quantizers, [*layers.children(), *norms], objects):
+            yield
+
+
+@contextlib.contextmanager
+def any_forward() -> Iterator[None]:
+    """Around every forward of a quantized model: what its layers share ends with it."""
+    try:
+        yield
+    finally:
+        forget_results()
+
+
+def _warn_of_training_mode(model: nn.Module, layers: LayerContainer) -> None:
+    """Says once that a BatchNorm or a Dropout changes what is calibrated."""
+    if not model.training or layers._has_warned or not _observes_only(layers):
+        return
+    named = next((pair for pair in model.named_modules() if _depends_on_training(pair[1])), None)
+    if named is None:
+        return
+    layers._has_warned = True
+    name, module = named
+    effect = "changes its statistics" if isinstance(module, BatchNorm) else "drops values"
+    _log.warning(
+        "The model is calibrated in training mode: %s '%s' %s in every batch, so the ranges are not those of the model"
+        " that is deployed. Call model.eval() before the calibration.",
+        type(module).__name__,
+        name,
+        effect,
+    )
+
+
+def _observes_only(layers: LayerContainer) -> bool:
+    return any(isinstance(one, QuantizedLayer) and one.mode is Mode.CALIBRATION for one in layers.children())
+
+
+def _depends_on_training(module: nn.Module) -> bool:
+    if not module.training:
+        return False
+    return isinstance(module, BatchNorm) or (isinstance(module, _DropoutNd) and module.p > 0)

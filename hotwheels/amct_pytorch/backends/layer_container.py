@@ -1,0 +1,80 @@
+"""LayerContainer: holds the quantized layers of one model, and whether its BatchNorms keep their statistics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..nn.quantized_layer import QuantizedLayer
+from ..torch_private import BatchNorm
+
+LAYERS = "amct_layers"  # its name in the quantized model
+
+
+class LayerContainer(nn.Module):
+    """The child ``amct_layers`` of a quantized model.
+
+    Its children have the names of layers, such as ``add``, so it has no public attribute of its own. A model which runs
+    its children one after the other (nn.Sequential) comes by here, too: it hands its input on.
+    """
+
+    # float32 [], above 0 if the BatchNorms of the model keep their statistics in training mode.
+    _freezes_batch_norm: Tensor
+
+    def __init__(self, training: bool, model: nn.Module | None = None) -> None:
+        """Makes an empty one; ``model`` is the quantized model if its ``train`` does not know of frozen BatchNorms."""
+        super().__init__()
+        self.training = training
+        self._model = () if model is None else (model,)  # a tuple, so that it does not become a child
+        self.register_buffer("_freezes_batch_norm", torch.zeros(()))
+        self._is_frozen = False  # what was last done to the BatchNorms
+        self._has_warned = False  # whether it was said that the model is calibrated in training mode
+
+    def train(self, mode: bool = True) -> LayerContainer:
+        """Sets the training mode; as the last child of the model, so that frozen BatchNorms stay as they are."""
+        super().train(mode)
+        for model in self._model:
+            follow_flag(model, self)
+        return self
+
+    def forward(self, x: Any, *_: Any, **__: Any) -> Any:
+        """Returns ``x``."""
+        return x
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        state_dict.setdefault(f"{prefix}_freezes_batch_norm", self._freezes_batch_norm.clone())  # of an older version
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def add_layer(layers: LayerContainer, key: str, layer: QuantizedLayer) -> None:
+    """Registers ``layer``; ``key`` is its name without dots."""
+    layers._modules[key] = layer  # add_module refuses names of methods: "add", "half"
+
+
+def layers_by_name(layers: LayerContainer) -> dict[str, QuantizedLayer]:
+    """Returns the layers by name, in graph order."""
+    return {layer.name: layer for layer in layers.children() if isinstance(layer, QuantizedLayer)}
+
+
+def containers_inside(model: nn.Module) -> list[tuple[nn.Module, LayerContainer]]:
+    """Returns each quantized model which is, or stands inside, ``model``, and its layers."""
+    pairs = ((module, module._modules.get(LAYERS)) for module in model.modules())
+    return [(module, layers) for module, layers in pairs if isinstance(layers, LayerContainer)]
+
+
+def freeze_batch_norms(model: nn.Module, layers: LayerContainer, freeze: bool) -> None:
+    """Keeps the BatchNorms of ``model`` in eval mode, or lets them follow the mode of the model again."""
+    layers._freezes_batch_norm.fill_(float(freeze))
+    follow_flag(model, layers)
+
+
+def follow_flag(model: nn.Module, layers: LayerContainer) -> None:
+    """Does to the BatchNorms of ``model`` what the buffer says, which may have been loaded or sent."""
+    is_frozen = layers._freezes_batch_norm.item() > 0
+    if is_frozen or layers._is_frozen:
+        for module in model.modules():
+            if isinstance(module, BatchNorm):
+                module.training = layers.training and not is_frozen
+        layers._is_frozen = is_frozen

@@ -1,0 +1,189 @@
+"""Quantizer: what the quantizers of activations and of weights share (spec 2.1, 2.2).
+
+All state that counts is in buffers and parameters: whatever writes them - load_state_dict, a moving average, the
+broadcast of DistributedDataParallel, ``copy_`` - changes what the quantizer does. No Python attribute repeats them.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..core.params import QuantParams
+from ..core.spec import QuantSpec
+from ..errors import CalibrationError
+from .foreign.torch_base import FakeQuantizeBase
+from .settings import encode_settings, find_difference
+
+AFTER_A_BAD_STEP = (
+    "A loss that is not finite has reached the optimizer: lower the learning rate, or skip such steps, and continue"
+    " from an earlier checkpoint."
+)
+
+
+class Quantizer(FakeQuantizeBase):
+    """What both kinds of quantizers share: the calibration flag, the layer's name, torch's attributes.
+
+    Attributes:
+      algorithm: The name in the registry, or the dotted path of a class from outside.
+      num_bits: Width of the stored integer.
+      is_fixed: Whether the grid comes from the configuration, and no data or training changes it.
+      finds_nan: Whether the quantizer notices NaN in the tensor anyway: in the scale, or in the pass that rounds.
+      calibrated: float32 [], above 0 if the grid is known.
+      settings: float32 [5], see `settings.encode_settings`.
+    """
+
+    algorithm = ""
+    is_fixed = False
+    finds_nan = False
+    calibrated: Tensor
+    settings: Tensor
+    _quantizes: str
+    _after_nan: str
+
+    def __init__(
+        self,
+        *,
+        num_bits: int,
+        layer_name: str = "",
+        is_calibrated: bool = False,
+        settings: Mapping[str, int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_bits = num_bits
+        self._layer_name = layer_name
+        self._is_in_use = True
+        self._found_here = is_calibrated  # whether this object found the grid, or was given it
+        self.register_buffer("calibrated", torch.tensor(float(is_calibrated)))
+        self.register_buffer("settings", encode_settings(self.algorithm, num_bits, settings or {}))
+
+    @property
+    def layer_name(self) -> str:
+        """The layer that errors and warnings name, those of the observer included; its owner may set it."""
+        return self._layer_name
+
+    @layer_name.setter
+    def layer_name(self, name: str) -> None:
+        self._layer_name = name
+        if "observer" in self._modules:
+            self._modules["observer"].object_layer = name  # type: ignore[union-attr]
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether the grid is known."""
+        return self.calibrated.item() > 0
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether further batches change nothing."""
+        return self.is_calibrated
+
+    @property
+    def quant_min(self) -> int:
+        """The smallest integer of the grid."""
+        return QuantSpec(num_bits=self.num_bits).qmin
+
+    @property
+    def quant_max(self) -> int:
+        """The largest integer of the grid."""
+        return QuantSpec(num_bits=self.num_bits).qmax
+
+    @property
+    def scale(self) -> Tensor:
+        """The scale in force, detached; 1 before calibration, as in torch's FakeQuantize."""
+        return self.calculate_qparams()[0]
+
+    @property
+    def zero_point(self) -> Tensor:
+        """The offset in force, detached; 0 before calibration, as in torch's FakeQuantize."""
+        return self.calculate_qparams()[1]
+
+    @torch.no_grad()
+    def calculate_qparams(self, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Returns (scale, zero_point), 1-D and detached, as torch's fake quantizers do: (1, 0) before calibration."""
+        found = self._params_in_force() if self.is_calibrated else None
+        if found is None:
+            ones = torch.ones(1, device=self.calibrated.device)
+            return ones, torch.zeros_like(ones, dtype=torch.int32)
+        return found.scale.detach().reshape(-1), found.offset.detach().reshape(-1)
+
+    @abstractmethod
+    def _params_in_force(self) -> QuantParams | None:
+        """Returns the grid in force of a calibrated quantizer; None if it follows a weight that was never seen."""
+
+    def extra_repr(self) -> str:
+        """The width and whether the grid is known, for ``print(model)``."""
+        return f"num_bits={self.num_bits}, is_calibrated={self.is_calibrated}"
+
+    @property
+    def progress(self) -> str:
+        """How far the calibration is, such as ``1 of 4 batches seen``; empty if the observer does not count."""
+        return str(getattr(self._modules.get("observer"), "progress", ""))
+
+    @property
+    def _was_given_elsewhere(self) -> bool:
+        """Whether the grid was loaded, averaged or sent here: then further batches do not move it."""
+        return self.is_calibrated and not self._found_here
+
+    def _require_numbers(self, params: QuantParams) -> QuantParams:
+        """Returns ``params``; learned values and weights that became NaN show in the scale."""
+        if math.isnan(params.scale.sum().item()):  # scales are positive, so nothing else makes their sum NaN
+            msg = (
+                f"Layer '{self.layer_name}': the scale of its quantizer {type(self).__name__} is NaN, because its"
+                f" learned values or the weights are. {AFTER_A_BAD_STEP}"
+            )
+            raise CalibrationError(msg)
+        return params
+
+    def _look_for_nan(self, x: Tensor) -> None:
+        """In training a NaN would reach every weight with the next step; the sum, one cheap pass, rules it out."""
+        if self.training and torch.is_grad_enabled() and not self.finds_nan and bool(x.detach().sum().isnan()):
+            self._refuse_nan(x)
+
+    def _refuse_nan(self, x: Tensor) -> None:
+        if bool(x.isnan().any()):
+            msg = (
+                f"Layer '{self.layer_name}': the {self._quantizes} of its quantizer {type(self).__name__} holds NaN,"
+                f" shape {tuple(x.shape)}. {self._after_nan}"
+            )
+            raise CalibrationError(msg)
+
+    def _mark_calibrated(self) -> None:
+        """The end of calibration: from now on the grid is known and part of the checkpoint."""
+        self._found_here = True
+        self.calibrated.fill_(1)
+
+    def _require_calibrated(self) -> None:
+        if not self.is_calibrated:
+            seen = f" ({self.progress})" if self.progress else ""
+            msg = (
+                f"Layer '{self.layer_name}': its quantizer {type(self).__name__} is not calibrated{seen}. Run enough "
+                "forwards with enable_quantization(model, calibration=True) first: batch_num of them with IFMRObserver."
+            )
+            raise CalibrationError(msg)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: Any, strict: bool,
+        missing: list[str], unexpected: list[str], errors: list[str],
+    ) -> None:  # fmt: skip
+        """Loads; a state of other settings is an error. A state without settings, of an older version, fits."""
+        loaded = state_dict.setdefault(f"{prefix}settings", self.settings.clone())
+        difference = find_difference(self.settings, loaded)
+        if difference is not None:
+            errors.append(f"Layer '{self.layer_name}', {self._quantizes}: {difference}.")
+            return
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected, errors)
+        if f"{prefix}calibrated" in state_dict:
+            self._found_here = False
+            self._forget_batches()
+
+    def _forget_batches(self) -> None:
+        """A loaded state is the state: what the observer has seen of another calibration does not count."""
+        forget = getattr(self._modules.get("observer"), "forget", None)
+        if forget is not None:
+            forget()

@@ -1,0 +1,95 @@
+"""Rollback: what a forward has changed is undone if it does not come to its end.
+
+The same forward repeated then finds what an undisturbed run finds, whatever stopped the first one: too little memory,
+a bad batch, Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import types
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+_REGISTRIES = ("_parameters", "_buffers")
+
+
+@contextlib.contextmanager
+def all_or_nothing(
+    quantizers: Iterable[nn.Module] = (), modules: Iterable[nn.Module] = (), objects: Iterable[Any] = ()
+) -> Iterator[None]:
+    """Puts everything back into its present state if the block raises.
+
+    Args:
+      quantizers: Of these all state counts, that of modules inside and of objects they hold included.
+      modules: Of these the parameters and buffers count, and which objects the attributes are.
+      objects: Of these it counts which objects the attributes are.
+    """
+    saved: list[_Tensors | _Attributes] = []
+    for quantizer in quantizers:
+        for module in quantizer.modules():
+            saved += (_Tensors(module), _Attributes(module, is_deep=True))
+    for module in modules:
+        saved += (_Tensors(module), _Attributes(module))
+    saved += (_Attributes(one) for one in objects)
+    try:
+        yield
+    except BaseException:
+        for one in saved:
+            one.restore()
+        raise
+
+
+class _Tensors:
+    """The parameters and buffers of one module: which they are, and their values."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._registries = [(registry, dict(registry)) for registry in (module.__dict__[name] for name in _REGISTRIES)]
+        tensors = [one for _, names in self._registries for one in names.values() if one is not None]
+        self._values = [(one, one.detach().clone(), one.requires_grad) for one in tensors]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        for registry, names in self._registries:
+            registry.clear()
+            registry.update(names)
+        for tensor, value, requires_grad in self._values:
+            if tensor.shape != value.shape:  # an observer of torch makes room in place
+                tensor.resize_(value.shape)
+            tensor.copy_(value)
+            if tensor.is_leaf:
+                tensor.requires_grad_(requires_grad)
+
+
+class _Attributes:
+    """The attributes of one object, without what torch registers."""
+
+    def __init__(self, owner: Any, *, is_deep: bool = False) -> None:
+        """With ``is_deep`` the objects that the attributes are may change too, so copies of them are kept."""
+        self._owner = owner
+        self._kept = {
+            name: _copied(one) if is_deep else one for name, one in vars(owner).items() if _counts(owner, name)
+        }
+
+    def restore(self) -> None:
+        attributes = vars(self._owner)
+        for name in [name for name in attributes if _counts(self._owner, name)]:
+            del attributes[name]
+        attributes.update(self._kept)
+
+
+def _counts(owner: Any, name: str) -> bool:
+    return not isinstance(owner, nn.Module) or name not in (*_REGISTRIES, "_modules", "_non_persistent_buffers_set")
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, (types.MethodType, nn.Module)):  # a method would take along the object that it belongs to
+        return value
+    try:
+        return copy.deepcopy(value)
+    except (TypeError, RuntimeError):  # what cannot be copied is kept as it is
+        return value

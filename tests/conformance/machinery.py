@@ -1,0 +1,218 @@
+"""The list of what scripts put around a model. Each entry is run on both paths, calibrated and trained.
+
+docs/machinery.md shows this list as a table.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import io
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from tests.conformance.subject import PTQ, QAT, Subject
+
+Change = Callable[[nn.Module, Subject], nn.Module]
+Call = Callable[[nn.Module, Tensor], Tensor]
+Around = Callable[[], AbstractContextManager[Any]]
+
+
+def _as_it_is(model: nn.Module, subject: Subject) -> nn.Module:
+    return model
+
+
+def _called(model: nn.Module, x: Tensor) -> Tensor:
+    return model(x)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Machinery:
+    """One thing that scripts do with a model, and what is right then.
+
+    Attributes:
+      id: What it is, for the reader of the table.
+      before: What is done to the quantized model before its ranges are known.
+      after: What is done to it when they are.
+      watching: A context around every forward without gradients.
+      training: A context around every forward with gradients.
+      calibrate: How the model is called while its ranges are searched for.
+      evaluate: How it is called in evaluation.
+      train: How it is called in forwards with gradients.
+      copies: A second model that is made before the ranges are known and follows the first by its state; it is the one
+        that is evaluated.
+      atol: Largest difference of outputs and states from the plain run; 0 means to the bit.
+      freezes: Whether the BatchNorms keep their statistics in training, here and in the plain run.
+      refusal: Text of the error that is right instead, a regular expression.
+      uses: PTQ, QAT or both.
+    """
+
+    id: str
+    before: Change = _as_it_is
+    after: Change = _as_it_is
+    watching: Around = contextlib.nullcontext
+    training: Around = contextlib.nullcontext
+    calibrate: Call = _called
+    evaluate: Call = _called
+    train: Call = _called
+    copies: Callable[[nn.Module], Follower] | None = None
+    atol: float = 0.0
+    freezes: bool = False
+    refusal: str = ""
+    uses: tuple[str, ...] = (PTQ, QAT)
+
+
+class Follower:
+    """An average of a model, made by a copy and updated in place through the state: YOLO's ModelEMA with decay 0."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.module = copy.deepcopy(model).eval()
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        for mine, theirs in zip(self.module.state_dict().values(), model.state_dict().values(), strict=True):
+            mine.copy_(theirs)
+
+
+# --- ways to copy ---
+
+
+def _deepcopied(model: nn.Module, subject: Subject) -> nn.Module:
+    return copy.deepcopy(model)
+
+
+def _pickled(model: nn.Module, subject: Subject) -> nn.Module:
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+def _loaded(model: nn.Module, subject: Subject, **how: Any) -> nn.Module:
+    fresh = subject.make()
+    fresh.load_state_dict(model.state_dict(), **how)
+    subject.switch(fresh)
+    return fresh
+
+
+def _loaded_by_assignment(model: nn.Module, subject: Subject) -> nn.Module:
+    return _loaded(model, subject, assign=True)
+
+
+def _restored(model: nn.Module, subject: Subject) -> nn.Module:
+    torch.save(model.state_dict(), subject.folder / "state.pt")
+    return subject.restore(subject.folder / "state.pt")
+
+
+def _buffers_sent(model: nn.Module, subject: Subject) -> nn.Module:
+    """What DistributedDataParallel does with the model of another rank: it writes parameters and buffers in place."""
+    fresh = subject.make()
+    with torch.no_grad():
+        for kind in ("parameters", "buffers"):
+            for mine, theirs in zip(getattr(fresh, kind)(), getattr(model, kind)(), strict=True):
+                mine.copy_(theirs)
+    subject.switch(fresh)
+    return fresh
+
+
+def _wrapped(wrapper: Callable[[nn.Module], nn.Module]) -> Change:
+    return lambda model, subject: wrapper(model)
+
+
+class Trainer(nn.Module):
+    """A LightningModule, as far as the model sees it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, *args: Any) -> Any:
+        return self.model(*args)
+
+
+def _prepared(model: nn.Module, subject: Subject) -> nn.Module:
+    """What accelerate does with mixed precision: another forward on the instance, which ends in float32."""
+    forward = model.forward
+    model._original_forward = forward
+
+    def to_float32(*args: Any, **kwargs: Any) -> Any:
+        return forward(*args, **kwargs).float()
+
+    model.forward = to_float32
+    return model
+
+
+def _replicated(model: nn.Module, subject: Subject) -> nn.Module:
+    """What a forward of DataParallel begins with where there are several devices."""
+    for module in model.modules():
+        module._replicate_for_data_parallel()
+    return model
+
+
+# --- ways to call ---
+
+
+def _functional(model: nn.Module, x: Tensor) -> Tensor:
+    return torch.func.functional_call(model, {**dict(model.named_parameters()), **dict(model.named_buffers())}, (x,))
+
+
+def _from_threads(model: nn.Module, x: Tensor) -> Tensor:
+    """The model in four threads at once, on four inputs; one of these is ``x``."""
+    results: dict[int, Tensor] = {}
+    grad_mode, inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+
+    def work(index: int) -> None:
+        with torch.inference_mode(inference), torch.set_grad_enabled(grad_mode):
+            for _ in range(10):
+                results[index] = model(x if index == 0 else x.roll(index, 0) * (1 + index))
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(4)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    return results[0]
+
+
+def _checkpointed(**how: Any) -> Call:
+    return lambda model, x: checkpoint(model, x.clone().requires_grad_(), **how)
+
+
+MACHINERY = [
+    Machinery(id="torch.no_grad", watching=torch.no_grad),
+    Machinery(id="torch.inference_mode", watching=torch.inference_mode),
+    Machinery(id="copy.deepcopy before calibration", before=_deepcopied),
+    Machinery(id="copy.deepcopy", after=_deepcopied),
+    Machinery(id="torch.save(model) before calibration", before=_pickled),
+    Machinery(id="torch.save(model)", after=_pickled),
+    Machinery(id="load_state_dict", after=_loaded),
+    Machinery(id="load_state_dict(assign=True)", after=_loaded_by_assignment),
+    Machinery(id="restore from a checkpoint", after=_restored),
+    Machinery(id="buffers and parameters written in place", after=_buffers_sent),
+    Machinery(id="moving average made before the ranges", copies=Follower),
+    Machinery(id="LightningModule", before=_wrapped(Trainer)),
+    Machinery(id="accelerate.prepare", before=_prepared),
+    Machinery(id="torch.func.functional_call", calibrate=_functional, evaluate=_functional, train=_functional),
+    Machinery(id="threads, evaluation", evaluate=_from_threads),
+    Machinery(
+        id="checkpoint(use_reentrant=False)", train=_checkpointed(use_reentrant=False), freezes=True, uses=(QAT,)
+    ),
+    Machinery(id="checkpoint(use_reentrant=True)", train=_checkpointed(use_reentrant=True), freezes=True, uses=(QAT,)),
+    Machinery(id="save_on_cpu", training=torch.autograd.graph.save_on_cpu),
+    Machinery(
+        id="saved_tensors_hooks",
+        training=lambda: torch.autograd.graph.saved_tensors_hooks(lambda x: x.numpy(), torch.from_numpy),
+    ),
+    Machinery(
+        id="DataParallel",
+        after=_replicated,
+        refusal="cannot run in DataParallel.*DistributedDataParallel",
+    ),
+]
