@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..nn.layer_weight import LayerWeight
 from ..nn.quantized_layer import QuantizedLayer
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -26,6 +27,13 @@ class LayerStep:
     layer: QuantizedLayer
     reference: QuantizedLayer
     calls: Callable[[], Iterator[tuple[Call, Call]]]
+
+    @property
+    def weight(self) -> LayerWeight:
+        """The weight of the layer in the quantized network."""
+        weight = self.layer.weighted
+        assert weight is not None, "only weighted layers are shown"
+        return weight
 
     def inputs(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Gives, for each batch, the input in the float network, and on the input's grid in the quantized one."""

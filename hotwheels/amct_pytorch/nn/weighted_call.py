@@ -79,7 +79,8 @@ class Conv2dCall(WeightedCall, nn.Conv2d):  # type: ignore[override]
         super().__init__(nn.Conv2d(inputs, outputs, (height, width), **settings, **_twin(bias)), weight, bias)
 
     def _compute(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return self._conv_forward(input, weight, bias)
+        result: Tensor = self._conv_forward(input, weight, bias)
+        return result
 
 
 class ConvTranspose2dCall(WeightedCall, nn.ConvTranspose2d):  # type: ignore[misc, override]

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..quantizers.base import Quantizer
 from ..quantizers.observers.observation import RangeObserver
+from ..quantizers.quantizer import Quantizer
 
 _SCALES = ("scale", "known_scale", "fixed_scale", "previous_clip_max")
 # Ends of ranges, which contain 0. Learned ends that a training step has just moved over 0 are repaired by the next

@@ -85,7 +85,7 @@ class LayerRefiner:
 
     def _correct_bias(self, step: LayerStep) -> str | None:
         """Adds what the mean of every output channel is off to the bias; returns why not, None if that was done."""
-        op = step.layer.weighted.op
+        op = step.weight.op
         if op.stored_bias() is None:
             return "the layer has no bias that could take the correction"
         sums = torch.zeros(op.out_channels + 1, dtype=torch.float64)
@@ -99,7 +99,7 @@ class LayerRefiner:
         return None
 
     def _round(self, step: LayerStep) -> str | None:
-        weight = step.layer.weighted
+        weight = step.weight
         reason = _why_not_rounded(weight)
         if reason is not None:
             return reason
@@ -119,12 +119,12 @@ class LayerRefiner:
 
     def _count(self, step: LayerStep) -> int:
         """Columns to look at: some for every element of a column, since a matrix of its size is learned from them."""
-        weight = step.layer.weighted.op.folded()[0]
+        weight = step.weight.op.folded()[0]
         return min(max(COLUMNS_PER_ELEMENT * weight[0].numel(), FEWEST_COLUMNS), MOST_COLUMNS)
 
     def _moments(self, step: LayerStep) -> tuple[Moments, Moments]:
         """Second moments to learn from and to judge by."""
-        geometry = geometry_of(step.layer.weighted.op)
+        geometry = geometry_of(step.weight.op)
         learned, judged = MomentsSum(), MomentsSum()
         batches = sum(1 for _ in step.calls())
         for index, (exact, quantized) in enumerate(step.inputs()):
@@ -137,7 +137,7 @@ class LayerRefiner:
                     moments.add(*columns(geometry, [exact[part], quantized[part]], share, generator))
         for moments in (learned, judged):
             moments.merge(total)
-        is_centred = step.layer.weighted.op.stored_bias() is not None
+        is_centred = step.weight.op.stored_bias() is not None
         return learned.result(is_centred), judged.result(is_centred)
 
 

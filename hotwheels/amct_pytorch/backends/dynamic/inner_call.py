@@ -19,8 +19,7 @@ from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
 
 from ...nn.weighted_call import Conv2dCall, ConvTranspose2dCall, LinearCall, WeightedCall
 from ...ops.desc import Role
-from ...torch_private import pytree, with_torch_function
-from ..constant_calls import not_tracing
+from ...torch_private import not_tracing, pytree, with_torch_function
 from .forwards import OriginalForward, Replacement
 
 Take = Callable[[dict[str, Any]], Any]
@@ -185,13 +184,13 @@ def _stop(call: dict[str, Any]) -> Any:
 @contextlib.contextmanager
 def _outside() -> Iterator[None]:
     """Inside it nothing that watches the model sees what is computed, neither a trace nor real_quant."""
-    modes = [_pop_mode() for _ in range(torch._C._len_torch_function_stack())]
+    modes = [_pop_mode() for _ in range(torch._C._len_torch_function_stack())]  # type: ignore[no-untyped-call]
     try:
         with not_tracing(), with_torch_function():
             yield
     finally:
         for mode in reversed(modes):
-            _push_mode(mode)
+            _push_mode(mode)  # type: ignore[no-untyped-call]
 
 
 @contextlib.contextmanager

@@ -98,7 +98,7 @@ def _placeholder(node: fx.Node, batch: tuple[Any, ...]) -> Any:
 
 
 def _arguments(node: fx.Node, read: Callable[[str], Any]) -> Call:
-    return fx.map_arg((node.args, node.kwargs), lambda one: read(one.name))  # type: ignore[return-value]
+    return fx.map_arg((node.args, node.kwargs), lambda one: read(one.name))
 
 
 def _last_uses(graph: fx.Graph) -> dict[fx.Node, tuple[str, ...]]:

@@ -90,4 +90,5 @@ def _inverse_factor(hessian: Tensor, order: Tensor, damping: float) -> Tensor:
     permuted = rows.gather(2, order.unsqueeze(1).expand_as(hessian)).clone()
     diagonal = permuted.diagonal(dim1=1, dim2=2)
     diagonal += (damping * diagonal.mean(1, keepdim=True)).clamp(min=1e-12)
-    return torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(permuted)), upper=True)
+    upper: Tensor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(permuted)), upper=True)
+    return upper

@@ -75,7 +75,7 @@ def _refitted_values(target: Tensor, hessian: Tensor, grid: RowGrid, weight: Ten
     matrix = target.new_zeros(len(grid.codebook), len(grid.codebook))
     right = target.new_zeros(len(grid.codebook))
     for group in range(target.shape[0]):
-        for rows in torch.arange(target.shape[1]).split(_ROWS_AT_ONCE):
+        for rows in torch.split(torch.arange(target.shape[1]), _ROWS_AT_ONCE):
             index = grid.indices(units[group, rows])
             members = torch.nn.functional.one_hot(index, len(grid.codebook)) * grid.scale[group, rows, None, None]
             product = hessian[group] @ members  # [rows, K, 16]

@@ -65,4 +65,5 @@ def shifted_target(weight: Tensor, moments: Moments, damping: float = TARGET_DAM
     ridge = damping * moments.quantized.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-12)
     system = moments.quantized + torch.diag_embed(ridge.unsqueeze(1).expand(-1, weight.shape[2]))
     right = weight @ moments.crossed + ridge.reshape(-1, 1, 1) * weight
-    return torch.linalg.solve(system, right.transpose(1, 2)).transpose(1, 2)
+    target: Tensor = torch.linalg.solve(system, right.transpose(1, 2)).transpose(1, 2)
+    return target

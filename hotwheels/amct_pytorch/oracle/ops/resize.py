@@ -85,7 +85,7 @@ def _coordinates(
     node: Node, size: int, source: int, scale: float, dtype: type[np.floating[Any]]
 ) -> NDArray[np.floating[Any]]:
     """Returns where in the input each output element lies, computed in ``dtype``."""
-    at, scale = np.arange(size, dtype=dtype), dtype(scale)
+    at, scale = np.arange(size, dtype=dtype), dtype(scale)  # type: ignore[assignment]
     default = "asymmetric" if node.op_type == "Upsample" or node.opset < 11 else "half_pixel"
     transformation = node.get("coordinate_transformation_mode", default)
     if transformation == "pytorch_half_pixel" and size == 1:

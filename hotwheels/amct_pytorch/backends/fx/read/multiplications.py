@@ -37,11 +37,11 @@ def count_multiplications(model: QuantGraphModule, inputs: tuple[Any, ...]) -> d
     return counter.counted
 
 
-class _Flops(TorchDispatchMode):
+class _Flops(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts as torch's FlopCounterMode does, without its hooks on modules, which want gradients of the inputs."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.total = 0
 
     def __torch_dispatch__(
