@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from hotwheels.amct_pytorch.errors import ExportError
 from hotwheels.amct_pytorch.oracle import float_run
 from hotwheels.amct_pytorch.oracle.float_check import TOLERANCE, check_float_model
-from tests.support.log_lines import LogLines
+from tests.support.log_lines import LogLines, log_lines
+
+__all__ = ["log_lines"]
 
 X = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
 
