@@ -41,8 +41,8 @@ sample-retrain: $(READY) ## Train a quantized ResNet-50, on both paths, and Mobi
 	cd sample/resnet50/dynamic && $(RUN) resnet50_retrain.py $(ARGS)
 	cd sample/mobilenet_v2/retrain && $(RUN) mobilenet_v2_retrain.py $(ARGS)
 
-test: $(READY) ## Run the tests (ARGS="-k name" for some of them)
-	$(RUN) -m pytest $(ARGS)
+test: $(READY) ## Run the tests, a process per core (ARGS="-k name" for some of them)
+	$(RUN) -m pytest --numprocesses auto --dist worksteal $(ARGS)
 
 test-exact: $(READY) ## Compare real_quant with the oracle on 2,000 drawn cases and on whole nets
 	AMCT_EXACT_CASES=2000 $(RUN) -m pytest tests/exact $(ARGS)
