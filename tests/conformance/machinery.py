@@ -106,6 +106,14 @@ def _loaded_by_assignment(model: nn.Module, subject: Subject) -> nn.Module:
     return _loaded(model, subject, assign=True)
 
 
+def _older_loaded(model: nn.Module, subject: Subject) -> nn.Module:
+    """A checkpoint that was made before the script froze the BatchNorms."""
+    state = model.state_dict()
+    state["amct_layers._freezes_batch_norm"] = torch.zeros(())
+    model.load_state_dict(state)
+    return model
+
+
 def _restored(model: nn.Module, subject: Subject) -> nn.Module:
     torch.save(model.state_dict(), subject.folder / "state.pt")
     return subject.restore(subject.folder / "state.pt")
@@ -194,6 +202,7 @@ MACHINERY = [
     Machinery(id="torch.save(model)", after=_pickled),
     Machinery(id="load_state_dict", after=_loaded),
     Machinery(id="load_state_dict(assign=True)", after=_loaded_by_assignment),
+    Machinery(id="load_state_dict behind freeze_batch_norm", after=_older_loaded, freezes=True, uses=(QAT,)),
     Machinery(id="restore from a checkpoint", after=_restored),
     Machinery(id="buffers and parameters written in place", after=_buffers_sent),
     Machinery(id="moving average made before the ranges", copies=Follower),

@@ -15,7 +15,7 @@ def freeze_batch_norm(model: nn.Module, freeze: bool = True) -> None:
     Frozen ones stay so through ``model.train()`` until ``freeze=False``; their weights and biases are still trained.
     A BatchNorm which is folded is trained as it is deployed from then on: as part of the convolution. eps and momentum
     are never touched. The usual place is after the first epochs, when the statistics fit the quantized network. Copies
-    and checkpoints are frozen as well.
+    and checkpoints are frozen as well; loading one that is not frozen leaves the model as it is.
 
     Args:
       model: Quantized model, or a module that contains one, such as DistributedDataParallel.

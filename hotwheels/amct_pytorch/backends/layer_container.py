@@ -44,7 +44,10 @@ class LayerContainer(nn.Module):
         return x
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        state_dict.setdefault(f"{prefix}_freezes_batch_norm", self._freezes_batch_norm.clone())  # of an older version
+        """Loads; frozen BatchNorms stay frozen, so that freezing and loading commute. An older state has no flag."""
+        key = f"{prefix}_freezes_batch_norm"
+        if key not in state_dict or self._freezes_batch_norm.item() > 0:
+            state_dict[key] = self._freezes_batch_norm.clone()
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
