@@ -125,7 +125,7 @@ def _set_attribute(root: nn.Module, target: str, value: Any) -> None:
     for part in path:
         if part not in root._modules:
             root.add_module(part, nn.Module())
-        root = root._modules[part]
+        root = root.get_submodule(part)
     if isinstance(value, Tensor):
         root.register_buffer(name, value)
     else:
