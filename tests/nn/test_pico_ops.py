@@ -184,7 +184,6 @@ def test_shapes_are_known_behind_custom_nodes_and_dynamic_axes_stay_dynamic(tmp_
     assert features.dim_value == 16
 
 
-@pytest.mark.xfail(reason="importing the package loads torch.onnx again", strict=False)
 def test_what_was_traced_before_the_exporter_is_loaded_is_exported(tmp_path):
     script = (
         "import io, sys, torch, hotwheels.amct_pytorch as amct\n"

@@ -30,9 +30,7 @@ def image() -> Tensor:
 def written(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The analyses which would be written: a report is 5 MB of plotly.js, and has tests of its own."""
     seen: list[Any] = []
-    monkeypatch.setattr(
-        "hotwheels.amct_pytorch.workflows.analyzer.write_reports", lambda one, folder: seen.append(one) or []
-    )
+    monkeypatch.setattr("hotwheels.amct_pytorch.report.html.write_reports", lambda one, folder: seen.append(one) or [])
     return seen
 
 

@@ -35,7 +35,6 @@ from ..report.analysis import (
     group_by_size,
     why_incomparable,
 )
-from ..report.html import write_reports
 from ..torch_private import pytree
 from .arguments import as_inputs, check_model
 from .integer_share import measured_share
@@ -86,6 +85,8 @@ class QuantAnalyzer:
             analysis = _Comparison(quantized, self._inputs, type(self._model).__name__).run()
         for skip in analysis.skipped:
             _log.debug("'%s' is not compared: %s.", skip.name, skip.reason)
+        from ..report.html import write_reports  # here, because a page is written by libraries that no other call needs
+
         written = write_reports(analysis, self._save_dir)
         _log.info("Wrote %s.", ", ".join(f"'{path}'" for path in written))
         return analysis.as_dict()

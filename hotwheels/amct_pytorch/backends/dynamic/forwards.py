@@ -21,7 +21,7 @@ from ...ops.desc import OpDesc
 from ...torch_private import without_torch_function
 from ..real_quant.real_quant_mode import call_layer, run_in_double
 from ..torchscript.markers import mark_input, mark_result
-from ..torchscript.torch_exporter import refuse_unbatched_pooling
+from ..torchscript.unexportable_pooling import refuse_unbatched_pooling
 from .maker import made_by, maker_of
 from .read.operands import float_edges
 

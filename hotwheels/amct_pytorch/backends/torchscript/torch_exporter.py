@@ -10,12 +10,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ...errors import ExportError
 from ...log import get_logger
 from ...onnx_io.opset import DEFAULT_OPSET, OpsetTooLow
-from ...ops.desc import OpDesc
 from ...torch_private import TracerWarning, UnsupportedOperator, export_torchscript
 from .symbolics import own_symbolics
 
@@ -59,29 +58,6 @@ def export_once(module: nn.Module, inputs: tuple[Any, ...], setting: Mapping[str
         raise ExportError(f"The model cannot be exported to ONNX: {error}") from error
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise ExportError(f"The model cannot be exported to ONNX with this input_data: {error}") from error
-
-
-def refuse_divisor(layer: str, divisor: object) -> None:
-    """Raises ExportError for an average pooling with a ``divisor_override``, which the exporter silently leaves out."""
-    if divisor is not None:
-        msg = (
-            f"Layer '{layer}': an average pooling with divisor_override={divisor} cannot be exported to ONNX, whose"
-            " AveragePool has none. Leave it out and multiply the result."
-        )
-        raise ExportError(msg)
-
-
-def refuse_unbatched_pooling(layer: str, op: OpDesc, x: object) -> None:
-    """Raises ExportError for an adaptive pooling of an image without a batch axis.
-
-    The exporter makes a GlobalAveragePool or GlobalMaxPool of it, which takes its axis 0 for the batch.
-    """
-    if op.name.startswith("adaptive") and isinstance(x, Tensor) and x.dim() == 3:
-        msg = (
-            f"Layer '{layer}': an adaptive pooling of an image without a batch axis, {list(x.shape)}, cannot be"
-            " exported to ONNX, which would take its channels for images. Give the input a batch axis."
-        )
-        raise ExportError(msg)
 
 
 def _export(module: nn.Module, inputs: tuple[Any, ...], setting: dict[str, Any]) -> bytes:

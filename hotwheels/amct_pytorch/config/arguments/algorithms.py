@@ -6,13 +6,12 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from interval import Interval
-
 from ...core.search.ifmr import IfmrOptions
 from ...core.search.luq import MAX_VALUE_EPS
 from ...core.spec import ACTIVATION_BITS, SMALLEST_SCALE, WEIGHT_BITS
 from ...errors import ConfigError, nearest_names
-from .argument import NEGATIVE, POSITIVE, Argument, at_least, closed
+from .argument import Argument
+from .ranges import NEGATIVE, POSITIVE, above, at_least, closed
 
 NON_UNIFORM_BITS = 4  # SNQ and LNQ: a codebook of 16 values
 SEARCH_RANGE = "search_range"  # spelling of search_start, search_end on the dynamic path: [start, end]
@@ -123,9 +122,7 @@ def _observer(default: str) -> Argument:
 
 
 def _percentile(name: str) -> Argument:
-    return Argument(
-        name=name, kind="float", default=getattr(IfmrOptions, name), allowed=Interval(0.5, 1.0, lower_closed=False)
-    )
+    return Argument(name=name, kind="float", default=getattr(IfmrOptions, name), allowed=above(0.5, 1.0))
 
 
 def _ifmr_search(name: str) -> Argument:

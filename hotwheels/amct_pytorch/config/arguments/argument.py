@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable
 from typing import Any
-
-from interval import Interval
 
 from ...errors import ConfigError
 from ...log import get_logger
 from .coercion import as_bool, as_float, as_int, as_numbers, as_text, shown
+from .ranges import Interval, describe
 
 _log = get_logger(__name__)
 _READERS: dict[str, Callable[[object, str], Any]] = {
@@ -65,28 +63,6 @@ class Argument:
         if self.usual is not None and found not in self.usual:
             _log.warning("%s is %s, outside the usual %s.", where, found, describe(self.usual))
         return found
-
-
-def closed(low: float, high: float) -> Interval:
-    """Returns ``[low, high]``."""
-    return Interval(low, high)
-
-
-def at_least(low: float) -> Interval:
-    """Returns ``[low, inf)``."""
-    return Interval(low, math.inf)
-
-
-# The ends are float infinities: the package's own Inf does not compare on Python 3.
-POSITIVE = Interval(0, math.inf, lower_closed=False)
-NEGATIVE = Interval(-math.inf, 0, closed=False)
-
-
-def describe(interval: Interval) -> str:
-    """Returns the interval as in mathematics: ``[0.5, 1.0)``."""
-    left = "[" if interval.lower_closed else "("
-    right = "]" if interval.upper_closed and interval.upper_bound != math.inf else ")"
-    return f"{left}{interval.lower_bound}, {interval.upper_bound}{right}"
 
 
 def _allowed_text(allowed: Interval | tuple[Any, ...] | None) -> str:

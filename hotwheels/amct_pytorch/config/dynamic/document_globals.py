@@ -6,12 +6,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from interval import Interval
-
 from ...log import get_logger
 from ..arguments.algorithms import canonical_names
-from ..arguments.argument import Argument, at_least
+from ..arguments.argument import Argument
 from ..arguments.coercion import report_unknown
+from ..arguments.ranges import at_least, between
 
 _log = get_logger(__name__)
 
@@ -24,10 +23,10 @@ _BN_MOMENTUM = Argument(
     name="bn_momentum",
     kind="float",
     default=0.1,
-    allowed=Interval(0, 1, closed=False),
+    allowed=between(0, 1),
     aliases=("bn_moving_average_fraction",),
 )
-_BN_ITERATIONS = Argument(name="bn_update_iterations", kind="int", default=30, allowed=Interval(0, 1000, closed=False))
+_BN_ITERATIONS = Argument(name="bn_update_iterations", kind="int", default=30, allowed=between(0, 1000))
 _BN_KEYS = (_BN_MOMENTUM.name, *_BN_MOMENTUM.aliases, _BN_ITERATIONS.name, "bn_dump_dir")
 
 

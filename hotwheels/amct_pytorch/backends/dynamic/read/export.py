@@ -23,7 +23,8 @@ from ...torchscript.baked_values import BakedValues
 from ...torchscript.exporter_leftovers import bypass, clean_exporter_leftovers
 from ...torchscript.marker_sites import INPUT_MARKER, MARKER_DOMAIN, resolve_markers
 from ...torchscript.size_arithmetic import fold_size_arithmetic
-from ...torchscript.torch_exporter import export_onnx, refuse_divisor
+from ...torchscript.torch_exporter import export_onnx
+from ...torchscript.unexportable_pooling import refuse_divisor
 from ..forwards import MarkedForward, OriginalForward, call_name, replace_forward
 from .candidates import Candidate
 from .kept_state import kept_state
