@@ -99,6 +99,11 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "Split": lambda: amct.Split(2, 1),
     "SpaceToDepth": lambda: amct.nn.SpaceToDepth(2),
     "DepthToSpace": lambda: amct.nn.DepthToSpace(2),
+    "GroupNorm": lambda: nn.GroupNorm(2, 4),
+    "InstanceNorm1d": lambda: nn.InstanceNorm1d(8),
+    "InstanceNorm2d": lambda: nn.InstanceNorm2d(4),
+    "InstanceNorm3d": lambda: nn.InstanceNorm3d(4),
+    "RMSNorm": lambda: nn.RMSNorm(8),
 }
 FUNCTIONS: dict[str, Callable[[Tensor], Any]] = {
     "MaxPool2d": lambda x: nn.functional.max_pool2d(x, 2),
@@ -112,6 +117,7 @@ FUNCTIONS: dict[str, Callable[[Tensor], Any]] = {
 }
 TWO_INPUTS = ("EltwiseAdd", "EltwiseSub", "EltwiseMul", "EltwiseDiv", "MatMul", "Cat")
 X = torch.randn(2, 4, 8, 8)
+SHAPED = {"InstanceNorm1d": X[0], "InstanceNorm3d": X[..., None]}
 
 
 def net(torch_type: str) -> Around:
@@ -123,9 +129,10 @@ def net(torch_type: str) -> Around:
 def test_a_pair_of_no_weight_quant_types_makes_a_class_quantizable(csv: Path, torch_type: str) -> None:
     # torch's exporter writes a Softsign as three nodes, so the dynamic path has no layer of that type in any case.
     paths = ("fx",) if torch_type == "Softsign" else PATHS
-    assert all("tested" in layers(path, net(torch_type), X) for path in paths)
+    x = SHAPED.get(torch_type, X)
+    assert all("tested" in layers(path, net(torch_type), x) for path in paths)
     remove_pair(csv, "NO_WEIGHT_QUANT", torch_type)
-    assert not any("tested" in layers(path, net(torch_type), X) for path in PATHS)
+    assert not any("tested" in layers(path, net(torch_type), x) for path in PATHS)
 
 
 @pytest.mark.parametrize("torch_type", FUNCTIONS)

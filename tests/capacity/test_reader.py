@@ -29,21 +29,20 @@ def test_installed_file_has_the_rows_of_the_contract() -> None:
     assert capacity.quantizable_onnx_types == ("Conv", "ConvTranspose", "Gemm")
     assert capacity.channel_wise_types == ("Conv2d", "ConvTranspose2d")
     assert capacity.channel_wise_onnx_types == ("Conv", "ConvTranspose")
-    assert capacity.not_default_quant_types == ("Softsign", "Hardtanh", "BatchNorm1d")
+    norms = ("GroupNorm", "InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d", "RMSNorm")
+    assert capacity.not_default_quant_types == ("Softsign", "Hardtanh", "BatchNorm1d", "Hardsigmoid", *norms)
     assert capacity.fuse_types == ("BatchNorm2d", "SyncBatchNorm", "BatchNorm1d")
     assert capacity.leaf_module_packages == ("torch.nn", "hotwheels.amct_pytorch.nn", "picovision.nn")
     pairs = capacity.pairs("NO_WEIGHT_QUANT")
-    assert len(pairs) == 28
+    assert len(pairs) == 34
     assert pairs[0] == ("MaxPool2d", "MaxPool")
     assert pairs[5] == ("ReLU6", "Clip")
     assert pairs[14] == ("Hardtanh", "Clip")
-    assert pairs[-1] == ("DepthToSpace", "DepthToSpace")
+    assert pairs[27:29] == (("DepthToSpace", "DepthToSpace"), ("Hardsigmoid", "HardSigmoid"))
 
 
 def test_user_appends_a_pair(tmp_path: Path) -> None:
-    text = appended("NO_WEIGHT_QUANT_TYPES", "XLayer").replace(
-        "SpaceToDepth, DepthToSpace\nFX", "SpaceToDepth, DepthToSpace , ONNX_XLayer,\nFX"
-    )
+    text = appended("NO_WEIGHT_QUANT_TYPES", "XLayer").replace("\nFX", " , ONNX_XLayer,\nFX")
     path = write(tmp_path, text)
     assert read_capacity(path).pairs("NO_WEIGHT_QUANT")[-1] == ("XLayer", "ONNX_XLayer")
 
@@ -75,7 +74,7 @@ def test_file_is_read_anew(tmp_path: Path) -> None:
             INSTALLED.replace("FUSE_TYPES, list", "FUSE_TYPE, list"),
             r"'FUSE_TYPES' is missing\. Did you mean 'FUSE_TYPE'",
         ),
-        (appended("NO_WEIGHT_QUANT_TYPES", "X"), r"NO_WEIGHT_QUANT_TYPES has 29 values and .*ONNX_TYPES has 28"),
+        (appended("NO_WEIGHT_QUANT_TYPES", "X"), r"NO_WEIGHT_QUANT_TYPES has 35 values and .*ONNX_TYPES has 34"),
         (appended("CHANNEL_WISE_ONNX_TYPES", "Gemm"), r"CHANNEL_WISE_TYPES has 2 values and .*ONNX_TYPES has 3"),
     ],
 )

@@ -258,11 +258,22 @@ _ACTIVATIONS = [
     *_unary((_nn("Mish"),), f"{_F}mish"),
     *_unary((_nn("Hardtanh", -0.3, 0.2),), f"{_F}hardtanh {_F}hardtanh_"),
     *_unary((_nn("Softsign"),), f"{_F}softsign"),
+    *_unary((_nn("Hardsigmoid"),), f"{_F}hardsigmoid"),
 ]
 
 _NORMS = [
     _nn("LayerNorm", 6),
     _module("hotwheels.amct_pytorch.nn.LayerNorm", lambda: amct_nn.LayerNorm(4)),
+    _nn("GroupNorm", 2, 4),
+    Case(f"{_F}group_norm", lambda net, y, z: F.group_norm(y, 2, net.slope)),
+    _module("torch.nn.InstanceNorm1d", lambda: nn.InstanceNorm1d(4), lambda net, y, z: net.made(y.flatten(2))),
+    _nn("InstanceNorm2d", 4),
+    _module(
+        "torch.nn.InstanceNorm3d", lambda: nn.InstanceNorm3d(2), lambda net, y, z: net.made(y.unflatten(1, (2, 2)))
+    ),
+    _function(f"{_F}instance_norm"),
+    *_unary((_nn("RMSNorm", 6),), f"{_F}rms_norm torch.rms_norm", args=((6,),)),
+    _module("torch.nn.RMSNorm", lambda: nn.RMSNorm(6, eps=1e-3), variant="eps"),
     _nn("BatchNorm2d", 4, **_FLAT),
     Case(f"{_F}batch_norm", lambda net, y, z: F.batch_norm(y, net.matrix[0, :4], net.matrix[1, :4].square()), **_FLAT),
     _module("torch.nn.BatchNorm1d", lambda: nn.BatchNorm1d(4), lambda net, y, z: net.made(y.flatten(2)), **_FLAT),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -36,6 +36,8 @@ def _module_form(module: nn.Module) -> Callable[..., Any]:
         return lambda x: _softplus(x, module.beta, module.threshold)
     if type(module) is nn.GELU:
         return lambda x: _gelu(x, module.approximate)
+    if type(module) is nn.RMSNorm and module.eps is None:
+        return lambda x: _rms_norm(x, module.normalized_shape, module.weight)
     return module
 
 
@@ -45,6 +47,14 @@ def _gelu(input: Tensor, approximate: str = "none") -> Tensor:
         inner = _ROOT_2_BY_PI * (input + _KAPPA * (input * input * input))
         return 0.5 * (input * (1.0 + torch.tanh(inner)))
     return input * (torch.erf(input / _ROOT_2) + 1.0) * 0.5
+
+
+def _rms_norm(
+    input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
+) -> Tensor:
+    """Without ``eps`` the file has that of float32, which is what the float model computes with."""
+    eps = torch.finfo(torch.float32).eps if eps is None else eps
+    return F.rms_norm(input, tuple(normalized_shape), None if weight is None else weight.to(input.dtype), eps)
 
 
 def _log_sigmoid(input: Tensor) -> Tensor:
@@ -75,6 +85,8 @@ def _view_as(input: Tensor, other: Tensor) -> Tensor:
 _FUNCTIONS: dict[Any, Callable[..., Any]] = {
     F.gelu: _gelu,
     F.logsigmoid: _log_sigmoid,
+    F.rms_norm: _rms_norm,
+    torch.rms_norm: _rms_norm,
     F.softplus: _softplus,
     MethodCall("view"): _view,
     MethodCall("view_as"): _view_as,

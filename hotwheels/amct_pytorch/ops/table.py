@@ -312,10 +312,32 @@ _ACTIVATIONS = (
     _activation("mish", _nn("Mish"), _functional("mish")),
     _activation("hardtanh", _nn("Hardtanh"), _functional("hardtanh", "hardtanh_"), onnx_types=("Clip",)),
     _activation("softsign", _nn("Softsign"), _functional("softsign"), onnx_types=("Softsign",)),
+    _activation("hardsigmoid", _nn("Hardsigmoid"), _functional("hardsigmoid"), onnx_types=("HardSigmoid",)),
 )
 
 _NORMS = (
     OpDesc(name="layer_norm", role=Role.NORM, modules=(*_nn("LayerNorm"), *_amct("LayerNorm"))),
+    OpDesc(
+        name="group_norm",
+        role=Role.NORM,
+        modules=_nn("GroupNorm"),
+        functions=_functional("group_norm"),
+        onnx_types=("InstanceNormalization",),
+    ),
+    OpDesc(
+        name="instance_norm",
+        role=Role.NORM,
+        modules=_nn("InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d"),
+        functions=_functional("instance_norm"),
+        onnx_types=("InstanceNormalization",),
+    ),
+    OpDesc(
+        name="rms_norm",
+        role=Role.NORM,
+        modules=_nn("RMSNorm"),
+        functions=(*_functional("rms_norm"), *_torch("rms_norm")),
+        onnx_types=("ReduceMean",),
+    ),
     OpDesc(
         name="batch_norm",
         role=Role.BATCH_NORM,

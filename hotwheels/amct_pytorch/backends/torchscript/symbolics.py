@@ -12,11 +12,18 @@ from torch.onnx._internal.torchscript_exporter import symbolic_opset9
 
 from ...errors import ExportError
 
+_AXES_AS_INPUT = 18  # opset from which on a reduction takes its axes as an input
+
 
 @contextlib.contextmanager
 def own_symbolics() -> Iterator[None]:
     """Lets the exporter use the functions of this module inside the block."""
-    own = (("aten::col2im", _col2im, 18), ("aten::floor_divide", _floor_divide, 13), ("aten::movedim", _movedim, 13))
+    own = (
+        ("aten::col2im", _col2im, 18),
+        ("aten::floor_divide", _floor_divide, 13),
+        ("aten::movedim", _movedim, 13),
+        ("aten::rms_norm", _rms_norm, 13),
+    )
     for name, symbolic, opset in own:
         torch.onnx.register_custom_op_symbolic(name, symbolic, opset)  # type: ignore[attr-defined]
     try:
@@ -40,6 +47,21 @@ def _movedim(g: Any, self: Any, source: list[int], destination: list[int]) -> An
     places = {to % rank: axis % rank for axis, to in zip(source, destination, strict=True)}
     rest = iter([axis for axis in range(rank) if axis not in places.values()])
     return g.op("Transpose", self, perm_i=[places[at] if at in places else next(rest) for at in range(rank)])
+
+
+@symbolic_helper.parse_args("v", "is", "v", "v")
+def _rms_norm(g: Any, input: Any, normalized_shape: list[int], weight: Any, eps: Any) -> Any:
+    """``x / sqrt(mean(x * x) + eps)``, as the writer of the FX path has it. torch has none."""
+    room = torch.finfo(torch.float32).eps if symbolic_helper._is_none(eps) else symbolic_helper._parse_arg(eps, "f")
+    axes = list(range(-len(normalized_shape), 0))
+    squares = g.op("Mul", input, input)
+    if g.opset < _AXES_AS_INPUT:
+        mean = g.op("ReduceMean", squares, axes_i=axes, keepdims_i=1)
+    else:
+        mean = g.op("ReduceMean", squares, g.op("Constant", value_t=torch.tensor(axes)), keepdims_i=1)
+    root = g.op("Sqrt", g.op("Add", mean, g.op("Constant", value_t=torch.tensor(room, dtype=torch.float32))))
+    result = g.op("Div", input, root)
+    return result if symbolic_helper._is_none(weight) else g.op("Mul", result, weight)
 
 
 @symbolic_helper.parse_args("v", "v", "v", "is", "is", "is")

@@ -68,6 +68,7 @@ EXTRA: dict[str, tuple[Any, ...]] = {
     "max_pool2d": (2,), "avg_pool2d": (2,), "adaptive_max_pool2d": (1,), "adaptive_avg_pool2d": (1,),
     "permute": ((0, 2, 1, 3),), "transpose": (1, 2), "split": (2,), "flatten": (1,), "squeeze": (1,),
     "unsqueeze": (1,), "reshape": ((2, -1),), "view": (2, -1), "softmax": (1,), "log_softmax": (1,),
+    "group_norm": (2,), "rms_norm": ((4,),),
 }  # fmt: skip
 LISTS = {"cat", "stack"}
 # torch.fx records what these call.
@@ -96,7 +97,10 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "BatchNorm1d": lambda: nn.BatchNorm1d(4),
     "SyncBatchNorm": lambda: nn.SyncBatchNorm(4),
 }
-ARGUMENTS: dict[str, tuple[Any, ...]] = {"LayerNorm": (4,), "SpaceToDepth": (2,), "DepthToSpace": (2,)}
+ARGUMENTS: dict[str, tuple[Any, ...]] = {
+    "LayerNorm": (4,), "RMSNorm": (4,), "GroupNorm": (2, 4), "InstanceNorm1d": (4,), "InstanceNorm2d": (4,),
+    "InstanceNorm3d": (4,), "SpaceToDepth": (2,), "DepthToSpace": (2,),
+}  # fmt: skip
 
 
 def resolve(path: str) -> Any:
@@ -162,7 +166,7 @@ def test_method(name: str, desc: OpDesc) -> None:
 def test_module(path: str, desc: OpDesc, is_keyword: bool) -> None:
     cls = resolve(path)
     make = MODULES.get(cls.__name__, lambda: cls(*ARGUMENTS.get(cls.__name__, ())))
-    keyword = "x" if path.startswith("hotwheels") else "input"
+    keyword = "x" if path.startswith("hotwheels") or cls is nn.RMSNorm else "input"
     is_warp = cls in (amct_nn.Warp, amct_nn.GlobalWarp)
 
     def forward(self: Any, x: Tensor, y: Tensor) -> Any:
@@ -507,5 +511,5 @@ def test_normalization_as_a_function_says_why_it_stays_in_float() -> None:
     graph = graph_of(lambda self, x: F.layer_norm(F.batch_norm(self.conv(x), None, None, training=True), (4,)))
     reasons = {skip.name: skip.reason for skip in graph.skips}
     assert reasons["batch_norm"] == "it normalizes with the statistics of the batch in evaluation, too"
-    reason = "it is a normalization called as a function; only modules of torch.nn are folded or quantized"
+    reason = "it is a normalization called as a function; the manual lists nn.LayerNorm only"
     assert reasons["layer_norm"] == reason

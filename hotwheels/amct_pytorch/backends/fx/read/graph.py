@@ -34,8 +34,6 @@ _CONVOLUTIONS = frozenset({Role.CONV, Role.CONV_TRANSPOSE})
 
 _WITHOUT_ARITHMETIC = (*NO_OP_MODULES, nn.Flatten, nn.Unflatten, nn.PixelShuffle, nn.ChannelShuffle)
 
-_NORM_FUNCTIONS = frozenset({F.layer_norm, F.group_norm, F.instance_norm})
-
 _DATA_WEIGHT = "its weight is computed from the data, so it is no weight that a file could hold"
 _UNKNOWN_LIST = "the number of its inputs is not known before the model runs"
 _CONSTANT_OPERAND = "its operands are constants, or one of them is not a float tensor"
@@ -244,8 +242,8 @@ def _float_reason(node: Node, module: nn.Module | None) -> str | None:
         return float_reason(node)
     if module is not None and not isinstance(module, _WITHOUT_ARITHMETIC):
         return f"{type(module).__name__} is not an operation that can be quantized; it runs in float as a whole"
-    if node.op == "call_function" and node.target in _NORM_FUNCTIONS:
-        return "it is a normalization called as a function; only modules of torch.nn are folded or quantized"
+    if node.op == "call_function" and node.target is F.layer_norm:
+        return "it is a normalization called as a function; the manual lists nn.LayerNorm only"
     function: Any = node.target
     if node.op == "call_function" and is_float_product(function, None):
         return f"{function.__name__} is not an operation that can be quantized; it runs in float"
