@@ -172,9 +172,10 @@ class ShiftStage:
 class PassStage:
     """A call that changes nothing in evaluation: an Identity, a copy, a dropout."""
 
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        """``function`` is called while another member of the chain, or itself, trains."""
+    def __init__(self, function: Callable[[Tensor], Tensor], forward: Callable[[Tensor], Tensor] | None = None) -> None:
+        """``function`` is called while another member of the chain, or itself, trains; see `BatchNormStage`."""
         self._function = function
+        self._forward = forward
 
     @property
     def is_training(self) -> bool:
@@ -193,7 +194,7 @@ class PassStage:
 
     def run(self, x: Tensor, channel_shape: tuple[int, ...]) -> Tensor:
         """Calls the function."""
-        return self._function(x)
+        return (self._forward or self._function)(x)
 
 
 class NormChain:

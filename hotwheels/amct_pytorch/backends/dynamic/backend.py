@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from ...capacity import Capacity
 from ...errors import UnsupportedModelError
 from ...graph import OpGraph
+from ...log import get_logger
 from ...nn.norm_chain import BatchNormStage
 from ...nn.quantized_layer import QuantizedLayer
 from ...nn.weighted_op import WeightedOp
@@ -21,10 +23,12 @@ from ...torch_private import BatchNorm, pytree
 from ..float_model import cast_to_float32, in_float32, needs_float32, unwrapped
 from ..layer_container import LayerContainer
 from .forwards import replace_forward, works_in_place
+from .hooked_forward import take_root_hooks
 from .inner_call import CallingForward
 from .inner_norm import CallingNorm
 from .placer import place_layers
 from .read.candidates import Candidate, find_candidates
+from .read.dropped_between import Between, find_between
 from .read.export import export_marked
 from .read.float_forward import FloatForward
 from .read.float_model import Fold, finish_float_model
@@ -32,6 +36,8 @@ from .read.graph import Fusion, build_graph
 from .read.in_place import find_read_again
 from .read.inner_calls import find_inner_calls, find_inner_norms
 from .read.model_copy import copy_model
+
+_log = get_logger(__name__)
 
 
 class DynamicBackend:
@@ -67,6 +73,8 @@ class DynamicBackend:
         self._inputs = inputs = in_float32(inputs) if self.takes_other_floats else inputs
         self._model = copy_model(model)
         cast_to_float32(self._model)
+        take_root_hooks(self._model)
+        self._between: dict[nn.Module, Between | None] = {}
         self._calling: dict[str, CallingForward | CallingNorm] = {
             **find_inner_calls(self._model, inputs, registry),
             **find_inner_norms(self._model, inputs, registry),
@@ -82,7 +90,26 @@ class DynamicBackend:
 
     def graph(self, fusion: Fusion | None = None) -> OpGraph:
         """Returns the operations of the model; which BatchNorms are layers depends on ``fusion``."""
-        return build_graph(self._export, self._candidates, self._registry, fusion or Fusion())
+        fusion = fusion or Fusion()
+        graph = build_graph(self._export, self._candidates, self._registry, fusion)
+        parted = self._parted(graph)
+        if parted:
+            fusion = dataclasses.replace(fusion, skipped={*fusion.skipped, *parted})
+            graph = build_graph(self._export, self._candidates, self._registry, fusion)
+        return graph
+
+    def _parted(self, graph: OpGraph) -> list[str]:
+        """Looks for what is between convolutions and BatchNorms in training; returns the latter where none may be."""
+        norms = {node.layer: graph[node.inputs[0]].layer for node in graph if node.is_fold_target}
+        pairs = {self._candidates[norm].module: self._candidates[conv].module for norm, conv in norms.items()}
+        if pairs.keys() - self._between.keys():
+            self._between = find_between(self._model, self._inputs, pairs)
+        parted = [norm for norm in norms if self._between[self._candidates[norm].module] is None]
+        for norm in parted:
+            _log.warning(
+                "Layer '%s' is not folded into '%s': in training something stands between them.", norm, norms[norm]
+            )
+        return parted
 
     def place(self, plan: QuantPlan, *, updates_batch_norms: bool = False) -> tuple[nn.Module, LayerContainer]:
         """Returns the quantized model and its layers; see `place_layers`. Uses up the copy."""
@@ -90,7 +117,10 @@ class DynamicBackend:
         for path in self._calling.keys() - plan.layers.keys() - folded:
             self._calling[path].original.restore()
         owners = {name: self._owners(layer) for name, layer in plan.layers.items()}
-        layers = place_layers(self._model, plan, self._candidates, owners, updates_batch_norms=updates_batch_norms)
+        between = {norm: members or () for norm, members in self._between.items()}
+        layers = place_layers(
+            self._model, plan, self._candidates, owners, between, updates_batch_norms=updates_batch_norms
+        )
         return self._model, layers
 
     def folds(self, graph: OpGraph) -> tuple[Fold, ...]:

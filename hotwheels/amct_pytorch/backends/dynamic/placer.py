@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from ...nn.call import LayerCall
-from ...nn.norm_chain import BatchNormStage
+from ...nn.norm_chain import BatchNormStage, PassStage, Stage
 from ...nn.quantized_layer import QuantizedLayer
 from ...nn.weighted_op import WeightedOp
 from ...plan.quant_plan import LayerPlan, QuantPlan
@@ -40,6 +40,7 @@ def place_layers(
     plan: QuantPlan,
     candidates: Mapping[str, Candidate],
     owners: Mapping[str, Collection[str]],
+    between: Mapping[nn.Module, Collection[nn.Module]],
     *,
     updates_batch_norms: bool = False,
 ) -> LayerContainer:
@@ -47,14 +48,17 @@ def place_layers(
 
     With ``updates_batch_norms`` the codebook of non-uniform weights is that of the bare weight: it is found before the
     BatchNorm is updated (spec 6.7, last paragraph). ``owners`` are, by layer, the paths of the modules to which some
-    calls of the layer's module belong (see `LayerForward`).
+    calls of the layer's module belong (see `LayerForward`). ``between`` are the dropouts which each BatchNorm has in
+    front of it: they become part of the layer, too.
     """
     container, factory = LayerContainer(model.training, model), LayerFactory(plan)
     for one in plan.layers.values():
-        layer = _make(one, candidates, factory)
-        if one.batch_norm is not None:
-            norm = candidates[one.batch_norm].module
-            replace_forward(norm, FoldedForward(OriginalForward(norm)))
+        norm = None if one.batch_norm is None else candidates[one.batch_norm].module
+        behind = [] if norm is None else [*between.get(norm, ()), norm]
+        layer = _make(one, candidates, factory, behind)
+        for member in behind:
+            replace_forward(member, FoldedForward(OriginalForward(member)))
+        if norm is not None:
             assert layer.weighted is not None, "only layers with weights take up a BatchNorm"
             layer.weighted.has_bare_grid = updates_batch_norms and isinstance(layer.weight, SnqWeightFakeQuantize)
         module = candidates[one.name].module
@@ -83,12 +87,14 @@ def _note_results(path: str, module: nn.Module) -> None:
     replace_forward(module, MakingForward(path, original, present))
 
 
-def _make(plan: LayerPlan, candidates: Mapping[str, Candidate], factory: LayerFactory) -> QuantizedLayer:
+def _make(
+    plan: LayerPlan, candidates: Mapping[str, Candidate], factory: LayerFactory, behind: Sequence[nn.Module]
+) -> QuantizedLayer:
     module = candidates[plan.name].module
     forward = OutOfPlaceCall(module) if works_in_place(module) else OriginalForward(module)
     call = LayerCall(forward, tuple(one.edge for one in plan.inputs))
     if plan.weight is None:
         return factory.make(plan, call, None)
-    norm = None if plan.batch_norm is None else candidates[plan.batch_norm].module
-    behind = () if norm is None else (BatchNormStage(norm, OriginalForward(norm)),)
-    return factory.make(plan, call, WeightedOp(module, plan.op.role, behind, forward=forward))
+    stages: list[Stage] = [PassStage(dropout, OriginalForward(dropout)) for dropout in behind[:-1]]
+    stages += [BatchNormStage(norm, OriginalForward(norm)) for norm in behind[-1:]]
+    return factory.make(plan, call, WeightedOp(module, plan.op.role, stages, forward=forward))

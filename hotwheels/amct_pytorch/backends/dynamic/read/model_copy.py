@@ -39,9 +39,11 @@ def _detached(model: nn.Module) -> dict[int, Any]:
 def _rebind_functions(copied: nn.Module, memo: dict[int, Any]) -> None:
     """Functions are not copied by deepcopy: those stored on a module still hold the modules of the original."""
     for module in copied.modules():
-        for name, value in list(vars(module).items()):
-            if isinstance(value, types.FunctionType) and value.__closure__:
-                vars(module)[name] = _rebound(value, memo)
+        holders: tuple[Any, ...] = (vars(module), module._forward_hooks, module._forward_pre_hooks)
+        for holder in holders:
+            for name, value in list(holder.items()):
+                if isinstance(value, types.FunctionType) and value.__closure__:
+                    holder[name] = _rebound(value, memo)
 
 
 def _rebound(function: types.FunctionType, memo: dict[int, Any]) -> types.FunctionType:

@@ -1,0 +1,109 @@
+"""What stands between a convolution and the BatchNorm behind it in training: no file shows it (spec 9.2).
+
+In an exported model, which is one in eval mode, a dropout is not there, and the two are neighbours. Folded into one
+layer they still train as the user's model does only if the layer drops in between.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from ....log import get_logger
+from ....torch_private import pytree
+from .kept_state import kept_state
+
+_log = get_logger(__name__)
+
+Between = tuple[nn.Module, ...]
+
+
+def find_between(
+    model: nn.Module, inputs: tuple[Any, ...], pairs: Mapping[nn.Module, nn.Module]
+) -> dict[nn.Module, Between | None]:
+    """Returns the dropout modules in front of each BatchNorm of ``pairs``, in the order of the data.
+
+    None stands for something else, or a dropout that is called elsewhere, too. The model is left as it was.
+
+    Args:
+      model: The float model.
+      inputs: Its positional arguments.
+      pairs: For each BatchNorm the convolution in front of it.
+    """
+    for only_dropouts in (False, True):
+        with kept_state(model), torch.no_grad():
+            _train(model, only_dropouts)
+            watch = _Watch(pairs)
+            try:
+                with watch.watching(model):
+                    model(*pytree.tree_map_only(Tensor, torch.clone, inputs))
+                return watch.found()
+            except Exception as error:  # a forward of the user's may raise anything in training
+                _log.debug("The model cannot be run in training mode on input_data: %s", error)
+    return {norm: () for norm in pairs}
+
+
+class _Watch:
+    """Follows the results of the convolutions of ``pairs`` to their BatchNorms."""
+
+    def __init__(self, pairs: Mapping[nn.Module, nn.Module]) -> None:
+        self._pairs = pairs
+        # Of each convolution the tensor, as it was behind the dropouts so far, and these.
+        self._results: dict[nn.Module, tuple[Tensor, Tensor, Between]] = {}
+        self._between: dict[nn.Module, Between | None] = {}
+        self._calls: dict[nn.Module, int] = {}  # of each dropout
+        self._norms: dict[nn.Module, int] = {}
+
+    @contextlib.contextmanager
+    def watching(self, model: nn.Module) -> Iterator[None]:
+        """Inside it the calls of these modules, and of the dropouts of ``model``, are followed."""
+        dropouts = [module for module in model.modules() if isinstance(module, _DropoutNd)]
+        handles = [
+            *(module.register_forward_hook(self._convolved) for module in set(self._pairs.values())),
+            *(module.register_forward_hook(self._dropped) for module in dropouts),
+            *(module.register_forward_pre_hook(self._normalizes) for module in self._pairs),
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def found(self) -> dict[nn.Module, Between | None]:
+        """Returns what `find_between` does."""
+        return {norm: self._if_alone(norm, self._between.get(norm, ())) for norm in self._pairs}
+
+    def _if_alone(self, norm: nn.Module, between: Between | None) -> Between | None:
+        is_alone = all(self._calls[dropout] == self._norms[norm] for dropout in between or ())
+        return between if is_alone else None
+
+    def _convolved(self, module: nn.Module, _: Any, result: Tensor) -> None:
+        self._results[module] = (result, result.clone(), ())
+
+    def _dropped(self, module: nn.Module, args: tuple[Any, ...], result: Tensor) -> None:
+        self._calls[module] = self._calls.get(module, 0) + 1
+        for conv, (tensor, value, between) in self._results.items():
+            if tensor is args[0] or _is_equal(args[0], value):
+                self._results[conv] = (result, result.clone(), (*between, module))
+
+    def _normalizes(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        self._norms[module] = self._norms.get(module, 0) + 1
+        _, value, between = self._results.pop(self._pairs[module], (None, None, ()))
+        found = between if value is not None and _is_equal(args[0], value) else None
+        self._between[module] = found if self._between.get(module, found) == found else None
+
+
+def _train(model: nn.Module, only_dropouts: bool) -> None:
+    """Puts ``model`` into training mode without its BatchNorms, or its dropouts alone."""
+    for module in model.modules():
+        module.training = isinstance(module, _DropoutNd) if only_dropouts else not isinstance(module, _BatchNorm)
+
+
+def _is_equal(x: object, y: Tensor) -> bool:
+    return isinstance(x, Tensor) and x.shape == y.shape and torch.equal(torch.nan_to_num(x), torch.nan_to_num(y))
