@@ -146,6 +146,7 @@ setup(
     include_package_data=False,
     zip_safe=False,
     ext_modules=[kernels()],
+    entry_points={"console_scripts": ["amct = hotwheels.amct_pytorch.cli:main"]},
     cmdclass={"build": Build, "build_proto": BuildProto, "build_ext": BuildKernels},
     install_requires=[
         "torch>={},<{}".format(*VERSION["TESTED_TORCH"]),
@@ -156,6 +157,7 @@ setup(
         "protobuf>=6.31.1",
         "pyyaml>=6",
         "interval>=1.0",
+        "click>=8.1.8",
         "tqdm>=4.60",
         "jinja2>=3.1",
         "plotly>=6",

@@ -28,6 +28,7 @@ ORDER = [
     {"report"},
     {"workflows"},
     {"api"},
+    {"cli"},
     {"__init__", "__main__"},
 ]
 LIBRARIES = {

@@ -115,6 +115,11 @@ def is_there() -> bool:
     return _library is not None
 
 
+def why_missing() -> str:
+    """Returns why the kernels are not there; the text continues "The compiled kernels ..." and is empty if they are."""
+    return _why_not
+
+
 def handles(*tensors: Tensor) -> bool:
     """Whether the kernels are there and take these tensors: float32, on the CPU, all dense in the same memory order."""
     first = tensors[0]

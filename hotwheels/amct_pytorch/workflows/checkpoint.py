@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,21 @@ _UPPER_ENDS, _LOWER_ENDS = ("max_val", "previous_max", "max_value"), ("min_val",
 
 
 def load_checkpoint(model: nn.Module, path: Path, state_dict_name: str | None) -> None:
-    """Loads the state in ``path`` strictly into ``model``; a leading ``module.`` (DDP) is stripped.
+    """Loads the state in ``path`` strictly into ``model``.
 
     Raises:
       ConfigError: The file holds no such state, the state does not fit the model, or a grid in it is impossible. The
         model may then hold a part of the state.
     """
-    state = {name.removeprefix("module."): value for name, value in _read_state(path, state_dict_name).items()}
+    load_state(model, read_state(path, state_dict_name), path)
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Loads ``state``, which `read_state` has read from ``path``, strictly into a quantized ``model``.
+
+    Raises:
+      ConfigError: As `load_checkpoint`.
+    """
     _check_types(state, model.state_dict(), path)
     try:
         model.load_state_dict(state, strict=True)
@@ -43,10 +51,22 @@ def load_checkpoint(model: nn.Module, path: Path, state_dict_name: str | None) -
         raise ConfigError(f"'{path}': '{key}' is {_shown(tensor)}; {problem}.")
 
 
-def _read_state(path: Path, name: str | None) -> Mapping[str, Tensor]:
+def read_state(path: Path, name: str | None, usual_names: Sequence[str] = ()) -> dict[str, Tensor]:
+    """Returns the state_dict in a checkpoint; a leading ``module.`` (DDP) of its keys is stripped.
+
+    Args:
+      path: The file.
+      name: Key of the state_dict, where the file holds more.
+      usual_names: Keys that are tried, in this order, where ``name`` is None.
+
+    Raises:
+      ConfigError: The file holds no such state.
+    """
     content = _load(path)
     if not isinstance(content, Mapping):
         raise ConfigError(f"'{path}' holds a {type(content).__name__}, not a state_dict.")
+    if name is None:
+        name = next((one for one in usual_names if isinstance(content.get(one), Mapping)), None)
     if name is not None:
         if name not in content:
             raise ConfigError(f"'{path}' has no key '{name}' (state_dict_name). Its keys: {_listed(content)}.")
@@ -61,7 +81,7 @@ def _read_state(path: Path, name: str | None) -> Mapping[str, Tensor]:
                 f"'{path}' is not a state_dict of tensors: {what}; pass state_dict_name if it holds one. Its keys:"
                 f" {_listed(content)}."
             )
-    return content
+    return {key.removeprefix("module."): value for key, value in content.items()}
 
 
 def _load(path: Path) -> Any:

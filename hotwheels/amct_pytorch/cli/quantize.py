@@ -1,0 +1,89 @@
+"""``amct quantize``: from a float model and inputs to verified files and reports, in one call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import torch
+
+from ..api.fx import save_quant_model_fx
+from ..api.refine import refine
+from ..backends.fx.quant_graph_module import QuantGraphModule
+from ..oracle.digest import verify
+from ..workflows.analyzer import QuantAnalyzer
+from ..workflows.integer_share import measured_share
+from .command import OK, command
+from .dump import dump
+from .session import Given, calibrated, config_option, first_of, output_option, restored, takes_model, write_config
+from .verify import print_verdicts
+
+_ANALYZED = 8  # samples of the first batch: more make the figures smoother and the analysis slower
+
+_EXAMPLE = """amct quantize timm:mobilenetv3_small_100 -w weights.pth -i images/ -o out
+amct quantize -m model.load_pytorch_model --quant_config cube_only_8bit.yaml --input_shape "1,3,64,64" -i input.npy"""
+
+
+_FILES = """OUTPUT holds then
+  config.json         the configuration; edit it and give it as --quant_config
+  NAME_*.onnx, NAME_quant_param_record.*   for the model converter, for onnxruntime, for comparison
+  NAME.pt             checkpoint, for analyze, dump, refine, export and restore_quant_model_fx
+  dump/               the result of every layer
+  quant_analyzer/     the reports"""
+
+
+@command("quantize", example=_EXAMPLE, notes=_FILES)
+@takes_model
+@config_option
+@output_option("out", "Folder of all files.")
+@click.option("--name", help="Beginning of the names of the files; default: the last word of MODEL.")
+@click.option(
+    "--batch_num",
+    type=click.IntRange(min=1),
+    help="Calibration batches, instead of batch_num in the configuration (default there: 1).",
+)
+@click.option("--refine", "refines", is_flag=True, help="Choose weights and biases anew by what the layers put out.")
+@click.option("--realquant", is_flag=True, help="Dump the integers of the chip instead of fake_quant.")
+@click.option("--dump/--no-dump", "dumps", default=True, help="Write the result of every layer; default: yes.")
+@click.option("--report/--no-report", "reports", default=True, help="Write the reports of the analysis; default: yes.")
+@click.option("--verify/--no-verify", "verifies", default=True, help="Run the saved integers again; default: yes.")
+def COMMAND(
+    given: Given,
+    quant_config: Path | None,
+    output: Path,
+    name: str | None,
+    batch_num: int | None,
+    refines: bool,
+    realquant: bool,
+    dumps: bool,
+    reports: bool,
+    verifies: bool,
+) -> int:
+    """Quantizes MODEL with typical inputs: calibrated, saved, verified, dumped and reported in one call.
+
+    With -w of a quantized model and --quant_config config.json nothing is calibrated: the checkpoint is used as it
+    is. The exit code is 1 if the files do not compute what was saved.
+    """
+    batches = given.inputs.batches()
+    config_file, prefix = output / "config.json", output / (name or given.name)
+    write_config(given, quant_config, config_file, batch_num)
+    model = calibrated(given, config_file) if given.quantized_state is None else restored(given, config_file)
+    if refines:
+        refine(model, list(batches))
+    torch.save(model.state_dict(), f"{prefix}.pt")
+    sample = first_of(batches, 1)
+    save_quant_model_fx(model, prefix, sample, golden_inputs=sample if verifies else None)
+    code = print_verdicts(verify(prefix)) if verifies else OK
+    if dumps:
+        dump(model, sample, "real_quant" if realquant else "fake_quant", output / "dump", ".npy")
+    if reports:
+        QuantAnalyzer(model, first_of(batches, _ANALYZED), output / "quant_analyzer").analyze()
+    _print_summary(model, sample, output)
+    return code
+
+
+def _print_summary(model: QuantGraphModule, sample: tuple[torch.Tensor, ...], output: Path) -> None:
+    click.echo(f"{len(model.quantized_layers)} layers are quantized. {measured_share(model, sample)}.")
+    for path in sorted(output.iterdir()):
+        text = f"{len(list(path.iterdir()))} files" if path.is_dir() else f"{path.stat().st_size / 1024:.1f} KiB"
+        click.echo(f"{text:>14}  {path}")

@@ -1,0 +1,36 @@
+"""``amct refine``: weights and biases chosen by what the layers put out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import torch
+
+from ..api.fx import save_quant_model_fx
+from ..api.refine import refine
+from .command import QUANTIZED, command
+from .session import Given, config_option, output_option, restored, takes_model
+
+
+@command(
+    "refine",
+    example=f"amct refine {QUANTIZED} -i images/ -o refined/net",
+)
+@takes_model
+@config_option
+@output_option("refined/model", "Folder and beginning of the names of the files.")
+def COMMAND(given: Given, quant_config: Path | None, output: Path) -> None:
+    """Refines a quantized checkpoint of MODEL: accuracy that calibration alone cannot reach, without training.
+
+    32 images do. Writes the checkpoint (OUTPUT.pt) and the files for the model converter anew.
+    """
+    if quant_config is None:
+        raise click.UsageError("--quant_config is missing: the config.json that lies beside the checkpoint.")
+    batches = list(given.inputs.batches())
+    quantized = restored(given, quant_config)
+    click.echo(str(refine(quantized, batches)))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(quantized.state_dict(), f"{output}.pt")
+    save_quant_model_fx(quantized, output, tuple(one[:1] for one in batches[0]))
+    click.echo(f"{output}.pt")

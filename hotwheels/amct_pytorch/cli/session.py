@@ -1,0 +1,182 @@
+"""What the commands on models share: MODEL, its configuration and its inputs, up to a calibrated model."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from ..api.fx import create_quant_config_fx, create_quant_model_fx, enable_quantization
+from ..backends.fx.quant_graph_module import QuantGraphModule
+from ..config.files.tolerant_json import dump_json, read_json
+from ..config.layers.layer_rules import ACTIVATION_PARAMS
+from ..errors import ConfigError
+from ..files import write_text_atomic
+from ..quantizers.observers.observation import RangeObserver
+from ..workflows.checkpoint import load_state
+from ..workflows.quantized import uncalibrated
+from .inputs import Batches, InputOptions, input_options, parse_input_options, with_defaults_of
+from .models import build_model, given_model, is_of_quantized, load_float_weights, model_options, read_weights
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+_SIMPLE, _JSON = (".yml", ".yaml"), ".json"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Given:
+    """MODEL and what it is run with, as the options say.
+
+    Attributes:
+      name: Beginning of the names of the files.
+      model: The float model with its weights, in eval mode.
+      quantized_state: The state_dict in ``-w`` if it is that of a quantized model; else None.
+      weights: The checkpoint.
+      inputs: What the model is run with.
+    """
+
+    name: str
+    model: nn.Module
+    quantized_state: Mapping[str, Tensor] | None
+    weights: Path | None
+    inputs: InputOptions
+
+
+def takes_model(function: _Function) -> Callable[..., Any]:
+    """Adds the options of a model and its inputs to a command, which gets them as its argument ``given``."""
+
+    @functools.wraps(function)
+    def call(
+        source: str | None,
+        named: str | None,
+        weights: Path | None,
+        state_dict_name: str | None,
+        model_args: str,
+        sources: tuple[str, ...],
+        input_shape: str | None,
+        batch_size: int | None,
+        mean: str | None,
+        std: str | None,
+        **options: Any,
+    ) -> Any:
+        where = given_model(source, named)
+        inputs = parse_input_options(sources, input_shape, batch_size, mean, std)
+        model = build_model(where, model_args)
+        state = read_weights(weights, state_dict_name)
+        is_quantized = state is not None and is_of_quantized(state)
+        if state is not None and not is_quantized:
+            load_float_weights(model, state, weights)
+        given = Given(
+            name=where.replace(":", ".").rpartition(".")[2],
+            model=model,
+            quantized_state=state if is_quantized else None,
+            weights=weights,
+            inputs=with_defaults_of(inputs, where, model),
+        )
+        return function(given=given, **options)
+
+    return model_options(input_options(call))
+
+
+def config_option(function: _Function) -> _Function:
+    """Adds ``--quant_config``."""
+    text = "Simple configuration (.yml, .yaml) or config.json; default: everything with 8 bits."
+    return click.option("--quant_config", type=click.Path(path_type=Path), metavar="FILE", help=text)(function)
+
+
+def output_option(default: str, text: str) -> Callable[[_Function], _Function]:
+    """Adds ``-o``, which ``-k`` spells as well."""
+    return click.option(
+        "-o", "-k", "--output", type=click.Path(path_type=Path), default=Path(default), show_default=True, help=text
+    )
+
+
+def write_config(given: Given, quant_config: Path | None, target: Path, batch_num: int | None) -> None:
+    """Writes the config.json of the model to ``target``: made from a simple configuration, or the one given.
+
+    Args:
+      given: The model.
+      quant_config: .yml, .yaml, .json or None for the defaults.
+      target: File to write.
+      batch_num: Calibration batches of every quantizer; None for what the configuration says.
+
+    Raises:
+      ConfigError: The file is of another kind, or its content is wrong.
+    """
+    if quant_config is not None and not quant_config.is_file():
+        raise FileNotFoundError(f"--quant_config: there is no file '{quant_config}'.")
+    suffix = None if quant_config is None else quant_config.suffix.lower()
+    if suffix not in (None, _JSON, *_SIMPLE):
+        raise ConfigError(f"--quant_config: '{quant_config}' must end in .yml, .yaml or .json.")
+    if quant_config is not None and suffix == _JSON:
+        if quant_config.resolve() != target.resolve():
+            write_text_atomic(target, quant_config.read_text(encoding="utf-8"))
+    else:
+        target.unlink(missing_ok=True)  # or else a second run warns of its own file
+        create_quant_config_fx(target, given.model, quant_config, input_data=given.inputs.example())
+    if batch_num is not None:
+        _set_batch_num(target, batch_num)
+
+
+def restored(given: Given, config_file: Path) -> QuantGraphModule:
+    """Returns the quantized model whose state is in ``-w``.
+
+    Raises:
+      UsageError: There is none, or the state in it is that of a float model.
+    """
+    if given.quantized_state is None or given.weights is None:
+        what = "is a checkpoint of the float model" if given.weights is not None else "is missing"
+        raise click.UsageError(f"-w {what}: give the .pt that 'amct quantize' wrote beside its files.")
+    quantized = create_quant_model_fx(config_file, given.model, input_data=given.inputs.example())
+    load_state(quantized, given.quantized_state, given.weights)
+    return quantized
+
+
+def restored_or_float(given: Given, quant_config: Path | None) -> nn.Module:
+    """Returns the quantized model of ``-w``, or the float model where ``-w`` is not of a quantized one."""
+    if given.quantized_state is None:
+        return given.model
+    if quant_config is None or quant_config.suffix.lower() != _JSON:
+        raise click.UsageError("A quantized checkpoint needs --quant_config config.json, which lies beside it.")
+    return restored(given, quant_config)
+
+
+def calibrated(given: Given, config_file: Path) -> QuantGraphModule:
+    """Returns the model quantized as ``config_file`` says and calibrated with the batches of ``-i``."""
+    batches = given.inputs.batches()
+    quantized = create_quant_model_fx(config_file, given.model, input_data=given.inputs.example())
+    enable_quantization(quantized, calibration=True)
+    with torch.no_grad(), tqdm(total=len(batches), desc="calibration", unit="batch") as bar:
+        for batch in batches:
+            quantized(*batch)
+            bar.update()
+            if _has_seen_enough(quantized):
+                break
+    return quantized
+
+
+def _has_seen_enough(quantized: QuantGraphModule) -> bool:
+    """Whether more batches would change nothing."""
+    observers = (one for one in quantized.modules() if isinstance(one, RangeObserver))
+    return not uncalibrated(quantized) and not any(one.keeps_updating for one in observers)
+
+
+def first_of(batches: Batches, limit: int) -> tuple[Tensor, ...]:
+    """Returns up to ``limit`` samples of the first batch."""
+    return tuple(one[:limit] for one in next(iter(batches)))
+
+
+def _set_batch_num(config_file: Path, batch_num: int) -> None:
+    document = read_json(config_file)
+    for layer in document.values() if isinstance(document, dict) else ():
+        inputs = layer.get(ACTIVATION_PARAMS) if isinstance(layer, dict) else None
+        for one in inputs if isinstance(inputs, list) else [inputs]:
+            if isinstance(one, dict):
+                one.setdefault("quantizer_args", {})["batch_num"] = batch_num
+    write_text_atomic(config_file, dump_json(document))
