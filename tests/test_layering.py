@@ -13,6 +13,7 @@ NAME = "hotwheels.amct_pytorch"
 # Lowest first. Packages of one line may import each other's types only through the lines above.
 ORDER = [
     {"errors", "version", "log_file", "trees"},
+    {"torch_names"},
     {"torch_private"},
     {"log", "files", "proto", "capacity"},
     {"core", "custom_op"},

@@ -35,6 +35,7 @@ from .errors import (
     ConfigError,
     ExportError,
     RecordError,
+    TorchVersionError,
     UnsupportedModelError,
 )
 from .plan.advice import Advice, AdviceRule, Remedy
@@ -79,6 +80,7 @@ __all__ = [
     "Remedy",
     "SnqObserver",
     "SnqWeightFakeQuantize",
+    "TorchVersionError",
     "UlqFakeQuantize",
     "UnsupportedModelError",
     "__version__",

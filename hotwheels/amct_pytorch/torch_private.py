@@ -1,15 +1,8 @@
-"""The private and deprecated names of torch: the only module that uses them.
-
-A release of torch may drop or move any of them. Each name is looked up when it is needed, at all places where torch has
-or had it. Where torch lacks a name there is a fallback of our own, or else `TorchVersionError`, which says what cannot
-be done and which versions can. `NAMES` lists them all; a test hides each one in turn.
-"""
+"""What the package does with private and deprecated names of torch: the only module that does (`torch_names`)."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import importlib
 import re
 import sys
 import warnings
@@ -21,84 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from . import trees
-from .errors import TorchVersionError
-from .version import TESTED_TORCH
-
-# The name, and what is lost without it. Other places of the same object stand behind a bar.
-NAMES = MappingProxyType(
-    {
-        # Fallbacks of our own exist:
-        "torch.utils._pytree": "containers that other packages have registered with torch, as arguments and results",
-        "torch._C._storage_Use_Count": "gradients that are overwritten in place, which saves memory in training",
-        "torch.Tensor._use_count": "gradients that are overwritten in place, which saves memory in training",
-        "torch.autograd.Function._backward_cls": "activations that are rounded again, which saves memory in training",
-        "torch.nn.modules.module._global_forward_hooks": "activations that are quantized in place, which saves memory",
-        "torch.nn.modules.batchnorm._BatchNorm": "BatchNorm classes that derive from none of torch.nn's public ones",
-        "torch._C._autograd._top_saved_tensors_default_hooks": "activations that are rounded again, and siblings that"
-        " share a quantized tensor, which save memory and time in training",
-        "torch._C._current_graph_task_id": "checkpointing in forwards that calibrate: a repeated forward counts again",
-        "torch.jit._trace.TracerWarning|torch.jit.TracerWarning": "torch's warnings about traces told from others",
-        "torch._C._get_tracing_state": "models that ask torch whether they are traced get the answer no",
-        "torch._C._jit_is_onnx_log_enabled": "a silent failure of torch's ONNX exporter",
-        "torch._C._jit_set_onnx_log_enabled": "a silent failure of torch's ONNX exporter",
-        "torch.fx.graph._custom_builtins": "nothing but names that newer code of torch.fx may use",
-        "torch.ao.quantization.FakeQuantizeBase": "our quantizers as instances of torch's base class",
-        "torch.ao.quantization.ObserverBase": "our observers as instances of torch's base class",
-        # Errors where they are used:
-        "torch.Tensor._version": "quantized models in the modes calibration and fake_quant",
-        "torch._C.DisableTorchFunctionSubclass|torch._C.DisableTorchFunction": "real_quant",
-        "torch._C.DisableTorchFunction": "real_quant and export on the dynamic path",
-        "torch._C._EnableTorchFunction": "real_quant of functions that torch.fx does not look into",
-        "torch._C._set_tracing_state": "ONNX files written by torch's TorchScript-based exporter",
-        "torch.onnx.TrainingMode": "ONNX files written by torch's TorchScript-based exporter",
-        "torch.onnx.errors.UnsupportedOperatorError": "ONNX files written by torch's TorchScript-based exporter",
-        "torch.onnx.register_custom_op_symbolic": "ONNX files written by torch's TorchScript-based exporter",
-        "torch.onnx.unregister_custom_op_symbolic": "ONNX files written by torch's TorchScript-based exporter",
-        "torch.onnx.symbolic_helper.parse_args": "ONNX files written by torch's TorchScript-based exporter",
-    }
-)
-
-
-def missing_names() -> dict[str, str]:
-    """Returns the names that this torch does not have, each with what is lost without it."""
-    return {name: lost for name, lost in NAMES.items() if find(name) is None}
-
-
-@functools.cache
-def find(name: str) -> Any:
-    """Returns the object of one of `NAMES`; None if this torch does not have it."""
-    assert name in NAMES, name
-    return next((found for found in map(_look_up, name.split("|")) if found is not None), None)
-
-
-def require(name: str) -> Any:
-    """Returns the object of one of `NAMES`.
-
-    Raises:
-      TorchVersionError: This torch does not have it.
-    """
-    found = find(name)
-    if found is None:
-        low, high = TESTED_TORCH
-        raise TorchVersionError(
-            f"torch {torch.__version__} has no '{name.partition('|')[0]}' any more, and without it this is lost:"
-            f" {NAMES[name]}. Install a version that was tested: pip install 'torch>={low},<{high}'."
-        )
-    return found
-
-
-def _look_up(path: str) -> Any:
-    parts = path.split(".")
-    for cut in range(len(parts), 0, -1):
-        try:
-            found: Any = importlib.import_module(".".join(parts[:cut]))
-        except ImportError:
-            continue
-        for part in parts[cut:]:
-            found = getattr(found, part, None)
-        return found
-    return None
-
+from .torch_names import find, require
 
 # --- nested arguments ---
 
@@ -179,6 +95,19 @@ else:
     BatchNorm = find("torch.nn.modules.batchnorm._BatchNorm") or _BATCH_NORMS
 
 
+# For isinstance: a Dropout of any number of dimensions.
+if TYPE_CHECKING:
+    from torch.nn.modules.dropout import _DropoutNd
+
+    Dropout = _DropoutNd
+else:
+    _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+    Dropout = find("torch.nn.modules.dropout._DropoutNd") or _DROPOUTS
+
+# A module's call as it is outside of torch.fx, which puts its own in the place while it traces.
+call_module = nn.Module.__call__
+
+
 def unsaved_buffers(module: nn.Module) -> set[str]:
     """Returns the names of the buffers of ``module`` itself that its state_dict does not hold; may be changed."""
     return module._non_persistent_buffers_set
@@ -233,6 +162,85 @@ def with_torch_function() -> contextlib.AbstractContextManager[None]:
     return require("torch._C._EnableTorchFunction")()  # type: ignore[no-any-return]
 
 
+@contextlib.contextmanager
+def without_function_modes() -> Iterator[None]:
+    """Inside, no TorchFunctionMode sees the calls of torch's functions."""
+    pop, push = require("torch.overrides._pop_mode"), require("torch.overrides._push_mode")
+    modes = [pop() for _ in range(require("torch._C._len_torch_function_stack")())]
+    try:
+        yield
+    finally:
+        for mode in reversed(modes):
+            push(mode)
+
+
+if TYPE_CHECKING:
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    DispatchMode = TorchDispatchMode
+else:
+
+    class _NoDispatchMode:
+        """Stands for torch's class, which a class of ours derives from, where torch has none."""
+
+        def __init__(self) -> None:
+            require("torch.utils._python_dispatch.TorchDispatchMode")
+
+    DispatchMode = find("torch.utils._python_dispatch.TorchDispatchMode") or _NoDispatchMode
+
+
+# --- tensors without data ---
+
+_FAKES = "torch._subclasses.fake_tensor"
+
+if TYPE_CHECKING:
+    from torch._subclasses.fake_tensor import FakeTensor as TorchFakeTensor
+
+    FakeTensor = TorchFakeTensor
+else:
+
+    class _NoFakeTensor(Tensor):
+        """Stands for torch's class in ``isinstance`` where torch has none."""
+
+    FakeTensor = find(f"{_FAKES}.FakeTensor") or _NoFakeTensor
+
+
+def fake_tensor_mode(**settings: Any) -> Any:
+    """Returns a mode in which operations compute shapes, types and devices, but no data."""
+    require(f"{_FAKES}.FakeTensor")
+    return require(f"{_FAKES}.FakeTensorMode")(allow_non_fake_inputs=True, **settings)
+
+
+def data_errors() -> tuple[type[Exception], ...]:
+    """Returns the errors of operations on tensors without data which need the data."""
+    names = ("DataDependentOutputException", "DynamicOutputShapeException", "UnsupportedOperatorException")
+    return tuple(require(f"{_FAKES}.{name}") for name in names)
+
+
+def python_dispatcher() -> contextlib.AbstractContextManager[None]:
+    """Inside, kernels that would ask for the number behind a symbolic size are run by their formulas in Python."""
+    return require("torch._dispatch.python.enable_python_dispatcher")()  # type: ignore[no-any-return]
+
+
+def constant_source(name: str) -> Any:
+    """Returns the origin that a symbolic size is given."""
+    return require("torch._dynamo.source.ConstantSource")(name)
+
+
+# --- functions of torch by name ---
+
+
+def as_script_method(function: Any) -> Any | None:
+    """Returns ``function`` (it has a ``name`` and an ``owner``) if it is a bound method of a torch.jit module."""
+    method = find("torch._C.ScriptMethod")
+    return function if method is not None and isinstance(function, method) else None
+
+
+def is_kernel(name: str, function: Any) -> bool:
+    """Whether ``function`` is the kernel called ``name`` behind torch.nn.functional."""
+    return function is not None and getattr(find("torch._C._nn"), name, None) is function
+
+
 # --- traces of TorchScript ---
 
 
@@ -243,11 +251,16 @@ class _NoTracerWarning(Warning):
 TracerWarning: type[Warning] = find("torch.jit._trace.TracerWarning|torch.jit.TracerWarning") or _NoTracerWarning
 
 
+def is_tracing() -> bool:
+    """Whether a trace of TorchScript is being made, as in torch's exporter."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+
+
 @contextlib.contextmanager
 def not_tracing() -> Iterator[None]:
     """Inside, calls are not recorded in the trace that is being made."""
-    get, set_ = find("torch._C._get_tracing_state"), require("torch._C._set_tracing_state")
-    state = None if get is None else get()
+    get, set_ = require("torch._C._get_tracing_state"), require("torch._C._set_tracing_state")
+    state = get()
     set_(None)
     try:
         yield
@@ -255,9 +268,23 @@ def not_tracing() -> Iterator[None]:
         set_(state)
 
 
+def traced_value(tensor: Tensor) -> Any | None:
+    """Returns the value that stands for ``tensor`` in the trace that is being made; None if torch does not tell."""
+    value = find("torch._C._get_value_trace")
+    return None if value is None else value(tensor)
+
+
+def trace_as(tensor: Tensor, other: Tensor) -> None:
+    """Lets ``tensor`` be, in the trace that is being made from here on, what ``other`` is."""
+    require("torch._C._set_value_trace")(tensor, require("torch._C._get_value_trace")(other))
+
+
 @contextlib.contextmanager
 def seemingly_tracing() -> Iterator[None]:
-    """Lets ``torch._C._get_tracing_state()`` be true, as models expect it which ask whether they are traced."""
+    """Lets ``torch._C._get_tracing_state()`` be true, as models expect it which ask whether they are traced.
+
+    Where torch has no such function, models cannot ask.
+    """
     if find("torch._C._get_tracing_state") is None:
         yield
         return
@@ -293,6 +320,27 @@ def export_torchscript(module: nn.Module, inputs: tuple[Any, ...], file: BinaryI
             torch.onnx.export(module, inputs, file, dynamo=False, training=training.PRESERVE, **setting)  # type: ignore[arg-type]
         except error_class as error:
             raise UnsupportedOperator(str(error)) from error
+
+
+def symbolic_rank(value: Any) -> int | None:
+    """Returns the number of dimensions of a value that the exporter writes; None if the exporter does not know it."""
+    return require("torch.onnx.symbolic_helper._get_tensor_rank")(value)  # type: ignore[no-any-return]
+
+
+def is_symbolic_none(value: Any) -> bool:
+    """Whether an argument that the exporter hands over is None."""
+    return bool(require("torch.onnx.symbolic_helper._is_none")(value))
+
+
+def symbolic_float(value: Any) -> float:
+    """Returns the number that an argument is which the exporter hands over as a constant."""
+    return float(require("torch.onnx.symbolic_helper._parse_arg")(value, "f"))
+
+
+def write_floor_division(graph: Any, x: Any, y: Any) -> Any:
+    """Writes ``x // y`` to the graph of the exporter, of numbers of any type and sign."""
+    name = "torch.onnx._internal.torchscript_exporter.symbolic_opset9._floor_divide"
+    return require(name)(graph, x, y)
 
 
 def has_symbolics() -> bool:

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.dropout import _DropoutNd
 
 from ..log import get_logger
 from ..nn.mode import Mode
@@ -16,7 +15,7 @@ from ..nn.quantized_layer import QuantizedLayer
 from ..nn.shared_input import forget_results
 from ..quantizers.quantizer import Quantizer
 from ..quantizers.rollback import all_or_nothing
-from ..torch_private import BatchNorm
+from ..torch_private import BatchNorm, Dropout
 from .layer_container import LayerContainer
 
 _log = get_logger(__name__)
@@ -78,4 +77,4 @@ def _observes_only(layers: LayerContainer) -> bool:
 def _depends_on_training(module: nn.Module) -> bool:
     if not module.training:
         return False
-    return isinstance(module, BatchNorm) or (isinstance(module, _DropoutNd) and module.p > 0)
+    return isinstance(module, BatchNorm) or (isinstance(module, Dropout) and module.p > 0)

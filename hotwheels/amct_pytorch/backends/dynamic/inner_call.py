@@ -15,11 +15,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode, _pop_mode, _push_mode
+from torch.overrides import TorchFunctionMode
 
 from ...nn.weighted_call import Conv2dCall, ConvTranspose2dCall, LinearCall, WeightedCall
 from ...ops.desc import Role
-from ...torch_private import not_tracing, pytree, with_torch_function
+from ...torch_private import is_tracing, not_tracing, pytree, with_torch_function, without_function_modes
 from .forwards import OriginalForward, Replacement
 
 Take = Callable[[dict[str, Any]], Any]
@@ -97,7 +97,7 @@ class CalledWith:
     def during(self, call: dict[str, Any]) -> Iterator[None]:
         """Inside it ``call`` is in progress."""
         # In a trace the weight is a constant; real_quant may have made a float64 of it.
-        is_other = torch._C._is_tracing() or call["weight"].dtype == torch.float64
+        is_other = is_tracing() or call["weight"].dtype == torch.float64
         self._present = self._computed() if is_other else call
         try:
             yield
@@ -184,13 +184,8 @@ def _stop(call: dict[str, Any]) -> Any:
 @contextlib.contextmanager
 def _outside() -> Iterator[None]:
     """Inside it nothing that watches the model sees what is computed, neither a trace nor real_quant."""
-    modes = [_pop_mode() for _ in range(torch._C._len_torch_function_stack())]  # type: ignore[no-untyped-call]
-    try:
-        with not_tracing(), with_torch_function():
-            yield
-    finally:
-        for mode in reversed(modes):
-            _push_mode(mode)  # type: ignore[no-untyped-call]
+    with without_function_modes(), not_tracing(), with_torch_function():
+        yield
 
 
 @contextlib.contextmanager

@@ -18,10 +18,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ...errors import ExportError
-from ...torch_private import not_tracing, pytree
+from ...torch_private import is_tracing, not_tracing, pytree, trace_as
 from ..constant_calls import changes_in_place
 
-_BINDINGS: Any = torch._C
 # Properties, and methods that the exporter knows: it would take ``data`` for a constant.
 _SPELLINGS: tuple[tuple[Any, Callable[..., Any]], ...] = (
     (Tensor.data.__get__, Tensor.detach),  # type: ignore[attr-defined]
@@ -65,7 +64,7 @@ class FollowedAliases(TorchFunctionMode):
     ) -> Any:
         """Runs ``func`` such that the trace has what it does."""
         kwargs = kwargs or {}
-        if not torch._C._is_tracing():
+        if not is_tracing():
             return func(*args, **kwargs)
         func = next((spelling for other, spelling in _SPELLINGS if func == other), func)
         with not_tracing():
@@ -124,7 +123,7 @@ class FollowedAliases(TorchFunctionMode):
         for one in family:
             self._renew(one, renewed)
         for one in (x, *family):
-            _BINDINGS._set_value_trace(one, _BINDINGS._get_value_trace(renewed[id(one)]))
+            trace_as(one, renewed[id(one)])
         return x
 
     def _renew(self, x: Tensor, renewed: dict[int, Tensor]) -> Tensor:

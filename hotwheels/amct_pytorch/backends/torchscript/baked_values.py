@@ -17,10 +17,9 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ...torch_private import pytree
+from ...torch_private import is_tracing, pytree, traced_value
 from ..tensor_facts import is_fact
 
-_BINDINGS: Any = torch._C
 _OWN_FOLDERS = (Path(torch.__file__).parent, Path(__file__).parents[2])
 # What they return depends on the shape of their arguments alone.
 _SHAPES = frozenset(
@@ -47,7 +46,7 @@ class BakedValues(TorchFunctionMode):
     ) -> Any:
         """Runs ``func``."""
         result = func(*args, **(kwargs or {}))
-        if torch._C._is_tracing() and _is_value(func, result):
+        if is_tracing() and _is_value(func, result):
             tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
             if any(self._depends_on_inputs(one) for one in tensors):
                 self.lines.setdefault(_user_line())
@@ -55,7 +54,8 @@ class BakedValues(TorchFunctionMode):
 
     def _depends_on_inputs(self, x: Tensor) -> bool:
         """Whether the trace computes ``x`` from values of the inputs, not from their sizes and parameters alone."""
-        waiting, seen = [_BINDINGS._get_value_trace(x)], set()
+        start = traced_value(x)
+        waiting, seen = [] if start is None else [start], set()
         while waiting:
             value = waiting.pop()
             node = value.node()

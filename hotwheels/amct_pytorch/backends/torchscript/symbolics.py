@@ -7,10 +7,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.onnx import symbolic_helper
-from torch.onnx._internal.torchscript_exporter import symbolic_opset9
 
 from ...errors import ExportError
+from ...torch_private import (
+    is_symbolic_none,
+    register_symbolic,
+    symbolic_float,
+    symbolic_rank,
+    unregister_symbolic,
+    write_floor_division,
+)
 
 _AXES_AS_INPUT = 18  # opset from which on a reduction takes its axes as an input
 
@@ -19,29 +25,24 @@ _AXES_AS_INPUT = 18  # opset from which on a reduction takes its axes as an inpu
 def own_symbolics() -> Iterator[None]:
     """Lets the exporter use the functions of this module inside the block."""
     own = (
-        ("aten::col2im", _col2im, 18),
-        ("aten::floor_divide", _floor_divide, 13),
-        ("aten::movedim", _movedim, 13),
-        ("aten::rms_norm", _rms_norm, 13),
+        ("aten::col2im", "v v v is is is", _col2im, 18),
+        # torch's own rounds towards zero.
+        ("aten::floor_divide", "v v", write_floor_division, 13),
+        ("aten::movedim", "v is is", _movedim, 13),
+        ("aten::rms_norm", "v is v v", _rms_norm, 13),
     )
-    for name, symbolic, opset in own:
-        torch.onnx.register_custom_op_symbolic(name, symbolic, opset)  # type: ignore[attr-defined]
+    for name, kinds, symbolic, opset in own:
+        register_symbolic(name, kinds, symbolic, opset)
     try:
         yield
     finally:
-        for name, _, opset in own:
-            torch.onnx.unregister_custom_op_symbolic(name, opset)  # type: ignore[attr-defined]
+        for name, _, _, opset in own:
+            unregister_symbolic(name, opset)
 
 
-def _floor_divide(g: Any, self: Any, other: Any) -> Any:
-    """``x // y``, also of sizes. torch's own rounds towards zero."""
-    return symbolic_opset9._floor_divide(g, self, other)
-
-
-@symbolic_helper.parse_args("v", "is", "is")
 def _movedim(g: Any, self: Any, source: list[int], destination: list[int]) -> Any:
     """``torch.movedim``. torch's own takes negative axes for others."""
-    rank = symbolic_helper._get_tensor_rank(self)
+    rank = symbolic_rank(self)
     if rank is None:
         raise ExportError("torch.movedim of a tensor of unknown rank cannot be exported to ONNX; use permute.")
     places = {to % rank: axis % rank for axis, to in zip(source, destination, strict=True)}
@@ -49,10 +50,9 @@ def _movedim(g: Any, self: Any, source: list[int], destination: list[int]) -> An
     return g.op("Transpose", self, perm_i=[places[at] if at in places else next(rest) for at in range(rank)])
 
 
-@symbolic_helper.parse_args("v", "is", "v", "v")
 def _rms_norm(g: Any, input: Any, normalized_shape: list[int], weight: Any, eps: Any) -> Any:
     """``x / sqrt(mean(x * x) + eps)``, as the writer of the FX path has it. torch has none."""
-    room = torch.finfo(torch.float32).eps if symbolic_helper._is_none(eps) else symbolic_helper._parse_arg(eps, "f")
+    room = torch.finfo(torch.float32).eps if is_symbolic_none(eps) else symbolic_float(eps)
     axes = list(range(-len(normalized_shape), 0))
     squares = g.op("Mul", input, input)
     if g.opset < _AXES_AS_INPUT:
@@ -61,10 +61,9 @@ def _rms_norm(g: Any, input: Any, normalized_shape: list[int], weight: Any, eps:
         mean = g.op("ReduceMean", squares, g.op("Constant", value_t=torch.tensor(axes)), keepdims_i=1)
     root = g.op("Sqrt", g.op("Add", mean, g.op("Constant", value_t=torch.tensor(room, dtype=torch.float32))))
     result = g.op("Div", input, root)
-    return result if symbolic_helper._is_none(weight) else g.op("Mul", result, weight)
+    return result if is_symbolic_none(weight) else g.op("Mul", result, weight)
 
 
-@symbolic_helper.parse_args("v", "v", "v", "is", "is", "is")
 def _col2im(
     g: Any, input: Any, output_size: Any, kernel_size: Any, dilation: list[int], padding: list[int], stride: list[int]
 ) -> Any:

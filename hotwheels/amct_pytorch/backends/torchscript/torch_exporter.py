@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...errors import ExportError
+from ...errors import AmctError, ExportError
 from ...log import get_logger
 from ...onnx_io.opset import DEFAULT_OPSET, OpsetTooLow
 from ...torch_private import TracerWarning, UnsupportedOperator, export_torchscript
@@ -56,6 +56,8 @@ def export_once(module: nn.Module, inputs: tuple[Any, ...], setting: Mapping[str
         if needed is not None and needed > setting["opset_version"]:
             raise OpsetTooLow(needed, str(error)) from error
         raise ExportError(f"The model cannot be exported to ONNX: {error}") from error
+    except AmctError:
+        raise
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise ExportError(f"The model cannot be exported to ONNX with this input_data: {error}") from error
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
-from torch.nn.modules.dropout import _DropoutNd
 
 from ....ops.desc import Role
 from ....ops.registry import Registry
+from ....torch_private import Dropout
 from .spelling import find_op
 
 _IMAGE_ROLES = frozenset({Role.CONV, Role.CONV_TRANSPOSE, Role.MAX_POOL, Role.AVG_POOL})
@@ -77,7 +77,7 @@ class Ranks:
         module = self._module.get_submodule(str(node.target)) if node.op == "call_module" else None
         if isinstance(module, nn.Flatten):
             return 2 if (module.start_dim, module.end_dim) == (1, -1) else None
-        if isinstance(module, (nn.Identity, _DropoutNd)):
+        if isinstance(module, (nn.Identity, Dropout)):
             return self.of(node.args[0])
         op = find_op(node, None if module is None else type(module), self._registry)
         if op is None and node.target in _LIKE_ANOTHER:

@@ -7,11 +7,11 @@ from typing import Any
 
 from torch import nn
 from torch.fx import GraphModule, Node
-from torch.nn.modules.dropout import _DropoutNd
 
 from ....nn.norm_chain import BatchNormStage, FactorStage, PassStage, ShiftStage, Stage
 from ....ops.desc import OpDesc, Role
 from ....ops.registry import Registry
+from ....torch_private import Dropout
 from ..rewrite.weight_sources import WeightSources
 from .channel_axis import ChannelAxis
 from .operands import operand_values
@@ -62,7 +62,7 @@ class StageMaker:
     def dropout(self, node: Node) -> Stage | None:
         """Returns the stage of a dropout, None for any other node."""
         module = self.called(node)
-        return PassStage(module) if isinstance(module, _DropoutNd) else None
+        return PassStage(module) if isinstance(module, Dropout) else None
 
     def data_of(self, node: Node) -> Node | None:
         """Returns the node whose result a possible member changes, None if ``node`` is no possible member."""

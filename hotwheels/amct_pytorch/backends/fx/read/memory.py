@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from ....torch_private import pytree
+from ....torch_private import Dropout, pytree
 
 # Functions and methods that may return (a part of) their input's memory.
 _VIEWS = frozenset(
@@ -19,7 +19,7 @@ _VIEWS = frozenset(
     | {"contiguous", "to", "type", "type_as", "float", "half", "double", "cpu", "cuda", "real", "imag", "__getitem__"}
     | {"getattr", "getitem", "dropout", "dropout1d", "dropout2d", "dropout3d", "interpolate"}
 )
-_VIEW_MODULES = (nn.Identity, nn.Flatten, nn.Unflatten, nn.modules.dropout._DropoutNd)
+_VIEW_MODULES = (nn.Identity, nn.Flatten, nn.Unflatten, Dropout)
 _PARTS = frozenset({"chunk", "split", "tensor_split", "unbind"})
 
 

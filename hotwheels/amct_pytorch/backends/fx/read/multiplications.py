@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from ....nn.mode import Mode
 from ....nn.quantized_layer import QuantizedLayer
 from ....ops.registry import Registry
+from ....torch_private import DispatchMode
 from ..interpreters import layer_name
 from ..quant_graph_module import QuantGraphModule, positional
 from .values import Value, classify
@@ -37,7 +37,7 @@ def count_multiplications(model: QuantGraphModule, inputs: tuple[Any, ...]) -> d
     return counter.counted
 
 
-class _Flops(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Flops(DispatchMode):  # type: ignore[no-untyped-call]
     """Counts as torch's FlopCounterMode does, without its hooks on modules, which want gradients of the inputs."""
 
     def __init__(self) -> None:

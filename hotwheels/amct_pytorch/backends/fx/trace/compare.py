@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
-from torch.utils import _pytree as pytree
 
 from ....errors import UnsupportedModelError
 from ....log import get_logger
+from ....torch_private import pytree
 from .guided.example import Example
 from .state import unchanged
 

@@ -6,13 +6,11 @@ import contextlib
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
 
-import torch
 from torch import nn
 from torch.fx import Graph, GraphModule
-from torch.jit._trace import TracerWarning
 
+from ....torch_private import TracerWarning, seemingly_tracing
 from ..rewrite.assemble import assemble, copy_training
 from .dropout import follow_training_mode
 from .state import buffers_take_proxies, unchanged
@@ -100,14 +98,8 @@ def _without_text_types(graph: Graph) -> Graph:
 
 @contextlib.contextmanager
 def _tracing_state() -> Iterator[None]:
-    """Lets ``torch._C._get_tracing_state()`` be true, as models expect it which ask whether they are traced."""
-    bindings: Any = torch._C
-    original = bindings._get_tracing_state
-    bindings._get_tracing_state = lambda: True
-    try:
-        with warnings.catch_warnings():
-            # Constants are allowed to be constants here; torch would warn about each len() and iteration.
-            warnings.simplefilter("ignore", TracerWarning)
-            yield
-    finally:
-        bindings._get_tracing_state = original
+    """Lets models that ask torch whether they are traced get the answer yes."""
+    with seemingly_tracing(), warnings.catch_warnings():
+        # Constants are allowed to be constants here; torch would warn about each len() and iteration.
+        warnings.simplefilter("ignore", TracerWarning)
+        yield

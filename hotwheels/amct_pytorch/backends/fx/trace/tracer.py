@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node, Proxy
-from torch.fx._symbolic_trace import _orig_module_call
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.overrides import TorchFunctionMode, is_tensor_method_or_property
 
+from ....torch_private import call_module
 from ..rewrite.attention import is_attention
 from .device_proxy import DeviceProxy
 from .guided.guards import GuardList
@@ -284,7 +284,7 @@ def starred(parameter: inspect.Parameter) -> str:
 def callee_in_force(root: nn.Module) -> Callable[..., Any] | None:
     """Returns what calling ``root`` runs where that is not the forward of its class, else None."""
     if has_forward_hooks(root):
-        return _with_signature(lambda *args, **kwargs: _orig_module_call(root, *args, **kwargs), root.forward)
+        return _with_signature(lambda *args, **kwargs: call_module(root, *args, **kwargs), root.forward)
     if type(root).__call__ is nn.Module.__call__ or isinstance(root, GraphModule):
         return vars(root).get("forward")
     call = type(root).__call__.__get__(root)

@@ -7,7 +7,7 @@ import functools
 from torch import nn
 from torch.fx import GraphModule
 
-from .....errors import UnsupportedModelError
+from .....errors import TorchVersionError, UnsupportedModelError
 from .....log import get_logger
 from ..run import Trace, run, traced_again
 from ..trace_errors import explain
@@ -58,6 +58,8 @@ class GuidedTraces:
 
         try:
             return run(self._model, make_tracer)
+        except TorchVersionError:
+            raise
         except Exception as error:  # whatever the user's forward raises
             raise explain(error, tracers[-1].path_of_failure(error), has_example=True) from error
 

@@ -13,18 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    FakeTensor,
-    FakeTensorMode,
-    UnsupportedOperatorException,
-)
 from torch.fx.proxy import TraceError
 
-VALUE_OF_DATA = "a value of the data decides what the forward does"
+from .....torch_private import FakeTensor, data_errors, fake_tensor_mode
 
-_FROM_DATA = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException)
+VALUE_OF_DATA = "a value of the data decides what the forward does"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +38,8 @@ class Evaluator:
 
     def __init__(self) -> None:
         """Makes a fake mode of its own, in which every real tensor has one fake."""
-        self._mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self._mode = fake_tensor_mode()
+        self._refusals: tuple[type[Exception], ...] = (TypeError, *data_errors())
         self._written_memory: dict[int, Tensor] = {}  # real tensors by memory, which fake values were written to
         self.is_running = False
 
@@ -121,7 +115,7 @@ class Evaluator:
     def _run(self, function: Callable[..., Any], args: Any, kwargs: Any, is_fake: bool) -> Any:
         try:
             return self._run_once(function, *self._all_fake(args, kwargs, is_fake), is_fake=is_fake)
-        except (TypeError, *_FROM_DATA) as error:
+        except self._refusals as error:
             # A tensor without dimensions stands for a number: a size that was computed with tensors.
             numbers = map_leaves((args, kwargs), _as_number)
             if any(one is not other for one, other in zip(leaves(numbers), leaves((args, kwargs)), strict=True)):

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx import Node
 from torch.fx.proxy import TraceError
 
+from .....torch_private import FakeTensor
 from ..proxies import IN_PLACE_OPERATORS, TracedProxy, record_in_place
 from ..training import TrainingFlag
 from .evaluation import VALUE_OF_DATA

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node
 from torch.fx.proxy import TraceError
 
+from .....torch_private import as_script_method
 from ....autograd_call import AutogradCall
 from ....real_quant.known import is_known
 from ..random_calls import is_random
@@ -116,8 +117,9 @@ class GuidedTracer(AmctTracer):
     def record(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Records a call of torch in the form that stock gives it."""
         self.guards.drop(proxies_in((args, kwargs)))
-        if isinstance(function, torch._C.ScriptMethod):
-            return self.create_proxy("call_method", function.name, (function.owner, *args), kwargs)
+        method = as_script_method(function)
+        if method is not None:
+            return self.create_proxy("call_method", method.name, (method.owner, *args), kwargs)
         return super().record(function, args, kwargs)
 
     def record_autograd_function(self, function: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -9,7 +9,6 @@ import onnx_ir as ir
 import sympy  # type: ignore[import-untyped]
 import torch
 from torch import Tensor
-from torch.utils._sympy import functions as torch_sympy
 
 from .graph_writer import GraphWriter
 
@@ -65,7 +64,7 @@ class SizeWriter:
             return self._writer.constant(np.array([float(expression)], dtype=np.float64))
         if isinstance(expression, sympy.Symbol):
             return self._symbol(expression)
-        rule = _RULES.get(type(expression))
+        rule = _RULES.get(_kind(expression))
         if rule is None:
             raise UnknownExpression(str(expression))
         operands = [self._operand(one, is_double=_is_double(expression)) for one in expression.args]
@@ -94,11 +93,15 @@ class SizeWriter:
 
 def _is_double(expression: sympy.Expr) -> bool:
     """Whether the expression is a fraction, not an integer, in the file."""
-    if isinstance(expression, (sympy.Float, *_FRACTIONS)):
+    if _kind(expression) in ("Float", *_FRACTIONS):
         return True
-    if isinstance(expression, _ROUNDINGS):
+    if _kind(expression) in _ROUNDINGS:
         return False
     return any(_is_double(one) for one in expression.args)
+
+
+def _kind(expression: sympy.Expr) -> str:
+    return type(expression).__name__
 
 
 def _node(op_type: str) -> Callable[..., ir.Value]:
@@ -130,25 +133,26 @@ def _true_div(writer: GraphWriter, a: ir.Value, b: ir.Value) -> ir.Value:
     return writer.op("Div", a, b)  # the operands are doubles by now
 
 
-_FRACTIONS = (torch_sympy.ToFloat, torch_sympy.IntTrueDiv, torch_sympy.FloatTrueDiv)
-_ROUNDINGS = (torch_sympy.TruncToInt, torch_sympy.FloorToInt, torch_sympy.CeilToInt, torch_sympy.RoundToInt)
-_RULES: Mapping[type, Callable[..., ir.Value]] = {
-    sympy.Add: _node("Add"),
-    sympy.Mul: _node("Mul"),
-    sympy.Pow: _node("Pow"),
-    torch_sympy.PowByNatural: _node("Pow"),
-    torch_sympy.FloorDiv: _floor_div,
-    torch_sympy.CleanDiv: _floor_div,
-    torch_sympy.CeilDiv: _ceil_div,
-    torch_sympy.Mod: _node("Mod"),
-    torch_sympy.PythonMod: _node("Mod"),
-    torch_sympy.Max: _node("Max"),
-    torch_sympy.Min: _node("Min"),
-    torch_sympy.ToFloat: lambda _, a: a,  # cast as the operand of a fraction
-    torch_sympy.IntTrueDiv: _true_div,
-    torch_sympy.FloatTrueDiv: _true_div,
-    torch_sympy.TruncToInt: _to_int(None),  # a Cast to an integer cuts the fraction
-    torch_sympy.FloorToInt: _to_int("Floor"),
-    torch_sympy.CeilToInt: _to_int("Ceil"),
-    torch_sympy.RoundToInt: _to_int("Round"),
+# By the name of sympy's class, or of torch's own, which stand in a module without a public name.
+_FRACTIONS = ("ToFloat", "IntTrueDiv", "FloatTrueDiv")
+_ROUNDINGS = ("TruncToInt", "FloorToInt", "CeilToInt", "RoundToInt")
+_RULES: Mapping[str, Callable[..., ir.Value]] = {
+    "Add": _node("Add"),
+    "Mul": _node("Mul"),
+    "Pow": _node("Pow"),
+    "PowByNatural": _node("Pow"),
+    "FloorDiv": _floor_div,
+    "CleanDiv": _floor_div,
+    "CeilDiv": _ceil_div,
+    "Mod": _node("Mod"),
+    "PythonMod": _node("Mod"),
+    "Max": _node("Max"),
+    "Min": _node("Min"),
+    "ToFloat": lambda _, a: a,  # cast as the operand of a fraction
+    "IntTrueDiv": _true_div,
+    "FloatTrueDiv": _true_div,
+    "TruncToInt": _to_int(None),  # a Cast to an integer cuts the fraction
+    "FloorToInt": _to_int("Floor"),
+    "CeilToInt": _to_int("Ceil"),
+    "RoundToInt": _to_int("Round"),
 }

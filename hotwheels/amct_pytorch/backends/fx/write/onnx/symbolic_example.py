@@ -9,11 +9,9 @@ from typing import Any
 import sympy  # type: ignore[import-untyped]
 import torch
 from torch import Tensor
-from torch._dispatch.python import enable_python_dispatcher
-from torch._dynamo.source import ConstantSource
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
+from .....torch_private import constant_source, fake_tensor_mode, python_dispatcher
 from .example import DynamicAxis, Example, FixedAxis
 from .graph_writer import GraphWriter
 from .sizes import SizeWriter
@@ -29,7 +27,7 @@ class SymbolicExample(Example):
         sizes = _sizes(given, axes)
         super().__init__({name: _resized(tensor, sizes[name]) for name, tensor in given.items()})
         self._env = ShapeEnv(allow_scalar_outputs=False, allow_dynamic_output_shape_ops=False, duck_shape=False)
-        self._fakes = FakeTensorMode(shape_env=self._env, allow_non_fake_inputs=True)
+        self._fakes = fake_tensor_mode(shape_env=self._env)
         self._axes: dict[sympy.Symbol, DynamicAxis] = {}
         self._tensors = [self._input(name, tensor, axes) for name, tensor in self.real.items()]
         self._unite_labels()
@@ -42,7 +40,7 @@ class SymbolicExample(Example):
     def running(self) -> Iterator[None]:
         """Calls of torch inside the block compute shapes."""
         # Without the dispatcher some kernels ask for the number behind a symbol.
-        with super().running(), self._fakes, enable_python_dispatcher():
+        with super().running(), self._fakes, python_dispatcher():
             yield
 
     def fixed(self) -> list[FixedAxis]:
@@ -82,7 +80,8 @@ class SymbolicExample(Example):
     def _fake(self, name: str, tensor: Tensor, is_dynamic: Sequence[bool]) -> Tensor:
         kinds = [DimDynamic.DYNAMIC if one else DimDynamic.STATIC for one in is_dynamic]
         context: StatelessSymbolicContext[Any, Any] = StatelessSymbolicContext(dynamic_sizes=kinds)
-        return self._fakes.from_tensor(tensor, source=ConstantSource(name), symbolic_context=context)
+        fake: Tensor = self._fakes.from_tensor(tensor, source=constant_source(name), symbolic_context=context)
+        return fake
 
     def _unite_labels(self) -> None:
         first: dict[str, Any] = {}

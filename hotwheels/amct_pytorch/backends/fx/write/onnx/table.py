@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
-import torch
 from torch.overrides import resolve_name
+
+from .....torch_private import is_kernel
 
 if TYPE_CHECKING:
     from .call import Call
@@ -71,7 +72,7 @@ def name_of(function: Callable[..., Any]) -> str:
 def _own_path(function: Callable[..., Any]) -> str:
     """Of what a user cannot override: the kernels behind torch.nn.functional, operators of ``torch.ops``."""
     name = str(getattr(function, "__qualname__", function))
-    return f"torch._C._nn.{name}" if getattr(torch._C._nn, name, None) is function else name
+    return f"torch._C._nn.{name}" if is_kernel(name, function) else name
 
 
 _PLAIN_HOMES = frozenset({"torch", "torch.Tensor", "torch.functional", "torch._C._VariableFunctions"})
