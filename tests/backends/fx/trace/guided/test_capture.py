@@ -368,3 +368,10 @@ def test_opaque_functions_are_calls() -> None:
         assert_equal(graph(x), Reused()(x))
     copied = copy.deepcopy(graph)
     assert_equal(copied(batch(3)), Reused()(batch(3)))
+
+
+def test_torchs_table_of_names_is_not_made_of_what_a_trace_patches() -> None:
+    for table in (torch.overrides._get_overridable_functions, torch.overrides._get_tensor_methods):
+        table.cache_clear()
+    trace(net(lambda self, x: torch.add(x, self.table)), LEAVES, inputs=(torch.ones(2, 4),))
+    assert torch.overrides.resolve_name(Tensor.sum) == "torch.Tensor.sum"

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import resolve_name
 
 from .proxies import PROXY_TYPES, proxies_in
 
@@ -33,6 +34,7 @@ _TYPE_INFOS = ("finfo", "iinfo")
 @contextlib.contextmanager
 def patched(tracer: Any) -> Iterator[None]:
     """Lets ``isinstance``, tensor factories and autograd functions take the Proxies of ``tracer``."""
+    resolve_name(torch.add)  # torch keeps its table of names from the first call on: not with the functions of a trace
     with contextlib.ExitStack() as stack:
         stack.enter_context(_replaced(builtins, "isinstance", _isinstance(builtins.isinstance)))
         for name in _FACTORIES:
