@@ -81,5 +81,5 @@ zoo: $(READY) ## Take 100 architectures through the SDK and write docs/zoo.md (A
 	$(RUN) -m benchmarks.zoo $(ARGS)
 
 clean: ## Remove .venv, caches and what the samples wrote
-	rm -rf $(VENV) .zoo build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis proto/*_pb2.py
+	rm -rf $(VENV) .zoo build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage proto/*_pb2.py
 	rm -rf sample/.cache sample/*/*/tmp sample/*/*/checkpoints sample/*/*/amct_log

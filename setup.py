@@ -23,7 +23,7 @@ MAPPED_FOLDERS = ("proto", "capacity", "custom_op")
 
 RUNTIME = ["onnxruntime>=1.22"]
 SAMPLE = ["scikit-learn>=1.5", "pillow>=10", "torchvision"]
-DEV = ["pytest>=8", "pytest-xdist>=3.6", "hypothesis>=6", "ruff>=0.17", "mypy>=1.18"]
+DEV = ["pytest>=8", "pytest-xdist>=3.6", "pytest-cov>=6", "hypothesis>=6", "ruff>=0.17", "mypy>=1.18"]
 
 
 class BuildProto(Command):
