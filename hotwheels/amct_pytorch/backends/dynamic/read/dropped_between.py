@@ -12,11 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 
 from ....log import get_logger
-from ....torch_private import pytree
+from ....torch_private import BatchNorm, Dropout, pytree
 from .kept_state import kept_state
 
 _log = get_logger(__name__)
@@ -63,7 +61,7 @@ class _Watch:
     @contextlib.contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:
         """Inside it the calls of these modules, and of the dropouts of ``model``, are followed."""
-        dropouts = [module for module in model.modules() if isinstance(module, _DropoutNd)]
+        dropouts = [module for module in model.modules() if isinstance(module, Dropout)]
         handles = [
             *(module.register_forward_hook(self._convolved) for module in set(self._pairs.values())),
             *(module.register_forward_hook(self._dropped) for module in dropouts),
@@ -102,7 +100,7 @@ class _Watch:
 def _train(model: nn.Module, only_dropouts: bool) -> None:
     """Puts ``model`` into training mode without its BatchNorms, or its dropouts alone."""
     for module in model.modules():
-        module.training = isinstance(module, _DropoutNd) if only_dropouts else not isinstance(module, _BatchNorm)
+        module.training = isinstance(module, Dropout) if only_dropouts else not isinstance(module, BatchNorm)
 
 
 def _is_equal(x: object, y: Tensor) -> bool:
