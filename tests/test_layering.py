@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-PACKAGE = ROOT / "hotwheels" / "amct_pytorch"
+from tests.support.sources import PACKAGE, ROOT, sources
+
 NAME = "hotwheels.amct_pytorch"
 # Lowest first. Packages of one line may import each other's types only through the lines above.
 ORDER = [
@@ -38,11 +38,6 @@ LIBRARIES = {
     "google": {"proto", "record", "config"},
     "torch.fx": {"backends/fx", "report"},
 }
-
-
-def sources() -> list[Path]:
-    mapped = [path for folder in ("capacity", "custom_op", "proto") for path in sorted((ROOT / folder).rglob("*.py"))]
-    return [path for path in [*sorted(PACKAGE.rglob("*.py")), *mapped] if not path.name.endswith("_pb2.py")]
 
 
 def relative(path: Path) -> Path:

@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 
 from hotwheels.amct_pytorch.torch_names import NAMES, missing_names, require
-from tests.test_layering import sources
+from tests.support.sources import ROOT, sources
 
 OWNERS = {"torch_names.py", "torch_private.py"}
-ROOT = Path(__file__).parent.parent
 
 # Imports the package and takes a small model from its configuration to its files, with the names of argv[1:] hidden.
 FLOW = """
