@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import click
 import torch
 
-from .. import torch_private
+from .. import torch_names
 from ..core import native
 from ..version import TESTED_TORCH, __version__
 from .command import DIFFERS, OK, command
@@ -79,7 +79,7 @@ def _torch() -> _Finding:
     text = f"{torch.__version__}, {device}, {torch.get_num_threads()} threads"
     remedy = f"tested with torch >={low},<{high}: pip install 'torch>={low},<{high}'"
     is_tested = tuple(map(int, low.split("."))) <= found < tuple(map(int, high.split(".")))
-    lost = torch_private.missing_names()
+    lost = torch_names.missing_names()
     if is_tested and lost:
         remedy = f"this build lacks {', '.join(lost)}: {remedy}"
     return _Finding("torch", text, "" if is_tested and not lost else remedy, not is_tested)
