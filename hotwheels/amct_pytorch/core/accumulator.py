@@ -1,7 +1,7 @@
 """Deferred: float64 values computed on first use; Accumulator: the float64 values of exact integers.
 
-The consumer of most values rounds them to a grid. It does so piece by piece, and finds every piece in the cache; the
-float64 tensor as a whole, eight times as large as the integers on the chip, is never made.
+The consumer of most values rounds them to a grid, piece by piece, so that each piece is still in the CPU cache. The
+whole float64 tensor, eight times as large as the integers on the chip, is then never made.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from torch import Tensor
 
 from ..torch_private import pytree, without_tensor_subclasses
 
-# Some indices of axis 0; behind them all of axis 1 and some of axis 2 (rows of images), or not; or everything.
+# A slice of axis 0; or slices of the axes 0, 1 and 2 (rows of images); or `...` for the whole tensor.
 Piece: TypeAlias = "slice | tuple[slice, slice, slice] | EllipsisType"
-_LARGE = 1 << 18  # elements: what is smaller is not cut
+_LARGE = 1 << 18  # elements: smaller tensors are not cut
 _PIECE = 1 << 18  # elements: two megabytes of float64
 
-# What may be asked without computing the values.
+# Functions that need only the metadata, so the values are not computed for them.
 _METADATA = frozenset(
     {Tensor.dim, Tensor.size, Tensor.numel, Tensor.is_floating_point, torch.is_floating_point, Tensor.__len__}
     | {getattr(Tensor, name).__get__ for name in ("shape", "device", "_version")}
@@ -29,13 +29,13 @@ _METADATA = frozenset(
 
 
 class Deferred(Tensor):
-    """A float64 tensor to be. Any operation on it works on the plain tensor ``whole()``.
+    """A float64 tensor whose values are computed when an operation needs them: every operation gets ``whole()``.
 
     Attributes:
-      carrier: A tensor of the same shape, for which this one stands as long as only its shape is asked for.
+      carrier: A tensor of the same shape, which answers for shape and device.
       part: Returns the float64 values of one piece.
-      before_relu: The same before a ReLU, if that is all which is left to be done, else None. A grid without negative
-        values clips them anyway.
+      before_relu: Returns a piece before its final ReLU, for grids without negative values, which clip the negative
+        ones anyway; None if the last step is not a ReLU.
       may_be_nan: Whether a value can be NaN at all.
     """
 
@@ -48,7 +48,7 @@ class Deferred(Tensor):
     def by(
         carrier: Tensor, part: Callable[[Piece], Tensor], before_relu: Callable[[Piece], Tensor] | None = None
     ) -> Deferred:
-        """Makes one; nothing is computed. ``carrier`` has at least one axis."""
+        """Returns a Deferred of the shape of ``carrier``, which has at least one axis; no value is computed."""
         made = carrier.as_subclass(Deferred)
         made.carrier, made.part, made.before_relu = carrier, part, before_relu
         return made
@@ -61,7 +61,7 @@ class Deferred(Tensor):
     def __torch_function__(
         cls, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Puts the values in the place of what is deferred."""
+        """Runs ``func`` with plain tensors in place of deferred ones."""
         if func in _METADATA:
             with without_tensor_subclasses():
                 return func(*args, **(kwargs or {}))
@@ -72,7 +72,7 @@ class Deferred(Tensor):
 class Accumulator(Deferred):
     """The exact result of a CUBE operation; its values are ``integers * step`` (spec 10.4).
 
-    Only a quantized consumer looks at the integers, and rounds them once (spec 10.3).
+    Only a quantized consumer uses the integers: it rounds them once to its own grid (spec 10.3).
 
     Attributes:
       integers: Exact sums, float64, or float32 where they are below 2^24.
@@ -86,7 +86,7 @@ class Accumulator(Deferred):
 
     @staticmethod
     def of(integers: Tensor, step: Tensor) -> Accumulator:
-        """Makes one; nothing is computed."""
+        """Returns the Accumulator of ``integers * step``; the product is not computed."""
         made = integers.as_subclass(Accumulator)
         made.carrier, made.integers, made.step = integers, integers, step
         made.part = lambda at: integers[at].double() * rows_of(step, at)
@@ -94,7 +94,7 @@ class Accumulator(Deferred):
 
 
 def pieces_of(x: Tensor) -> Iterator[Piece]:
-    """Yields what to cut ``x`` into, so that several passes over a piece find it in the cache."""
+    """Yields the pieces to cut ``x`` into, each so small that it stays in the cache during several passes."""
     if x.numel() <= _LARGE:
         yield ...
         return

@@ -1,4 +1,4 @@
-"""The one place where real numbers become integers and back (spec 4.1 - 4.5)."""
+"""Quantization and dequantization with a scale and an offset; all other code calls these (spec 4.1 - 4.5)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def canonical_scale(scale: Tensor) -> Tensor:
 
 
 def affine_params(low: Tensor, high: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
-    """Returns (scale, offset) of the range [low, high], float32 and int32, of the shape of ``low``.
+    """Returns (scale, offset) for the range [low, high], float32 and int32, of the shape of ``low``.
 
     Asymmetric: ``scale = (high - low) / (2^n - 1)`` with 0 inside the range, ``offset = Qmin - rhe(low / scale)``.
     Symmetric: ``scale = max(|low|, |high|) / Qmax``, ``offset = 0``. The scale is canonical. A range so small that
@@ -45,7 +45,7 @@ def offset_of(low: Tensor, scale: Tensor, spec: QuantSpec) -> Tensor:
 
 
 def is_empty_range(low: Tensor, high: Tensor, spec: QuantSpec) -> bool:
-    """Whether the range is too small to be quantized, e.g. of an all-zero tensor (spec 4.3)."""
+    """Whether the range is too small to be quantized, e.g. the range of an all-zero tensor (spec 4.3)."""
     lowest, highest = min(0.0, float(low.min())), max(0.0, float(high.max()))
     width = max(-lowest, highest) / spec.qmax if spec.symmetric else (highest - lowest) / spec.levels
     return width < SMALLEST_SCALE
@@ -78,7 +78,7 @@ def fake_quantize_and_look(x: Tensor, scale: Tensor, offset: Tensor, num_bits: i
 def _fake_quantize(
     x: Tensor, scale: Tensor, offset: Tensor, num_bits: int, out: Tensor | None
 ) -> tuple[Tensor, bool | None]:
-    """Also returns whether ``x`` holds NaN, where that is known."""
+    """Returns the result, and whether ``x`` holds NaN: None if the kernel used does not report NaN."""
     spec = QuantSpec(num_bits=num_bits)
     if not scale.dim() and native.handles(x if out is None else out, x):
         out, zero = torch.empty_like(x) if out is None else out, int(offset)
@@ -89,7 +89,7 @@ def _fake_quantize(
 
 
 def real_ends(scale: Tensor, offset: Tensor, num_bits: int) -> tuple[Tensor, Tensor]:
-    """Returns the real values of Qmin and Qmax: what lies beyond is clipped."""
+    """Returns the real values of Qmin and Qmax; values outside of them are clipped."""
     spec = QuantSpec(num_bits=num_bits)
     return (spec.qmin - offset) * scale, (spec.qmax - offset) * scale
 
@@ -101,7 +101,7 @@ def bias_scale_floor(bias: Tensor, data_scale: Tensor, weight_scale: Tensor) -> 
         needed = needed.max()
     if not bool((needed > weight_scale.double()).any()):
         return weight_scale
-    # Some float32 ulps above: rounding to float32 and to the canonical form must not bring the overflow back.
+    # Larger by some float32 ulps: else rounding to float32 and to the canonical form could bring the overflow back.
     enlarged = canonical_scale(needed * (1 + 2.0**-20))
     return torch.where(needed > weight_scale.double(), enlarged, weight_scale)
 

@@ -21,11 +21,12 @@ def inverse_factor(var: Tensor, gamma: Tensor, eps: float) -> Tensor:
 
 
 def is_lost(weight: Tensor, rounded: Tensor) -> Tensor:
-    """Returns, bool [C_out], in which channels rounding ``weight`` [C_out, ...] changes it by no less than its size.
+    """Returns bool [C_out]: True for channels of ``weight`` [C_out, ...] whose rounding error is as large as they are.
 
-    There the statistics of a training BatchNorm must not follow the rounded weight. Its folded weight is
-    ``w * gamma / sqrt(var)`` on a grid which does not get finer with it: what rounding adds to ``w`` is multiplied by
-    ``sqrt(var) / gamma``, so a larger ``var`` makes the next batch's variance larger still, without end.
+    In these channels the statistics of a training BatchNorm must not follow the rounded weight. The folded weight
+    ``w * gamma / sqrt(var)`` is rounded on a grid that does not get finer as that weight gets smaller. The rounding
+    error in ``w`` is that step times ``sqrt(var) / gamma``: a larger ``var`` makes the next batch's variance larger
+    still, and it would grow without end.
     """
     error, size = (rounded - weight).flatten(1).square().sum(1), weight.flatten(1).square().sum(1)
     return error >= size
@@ -52,12 +53,12 @@ def fold(
       var: Running variance, [C_out].
       gamma: Weight of the BatchNorm, [C_out].
       beta: Bias of the BatchNorm, [C_out].
-      eps: The BatchNorm's own.
+      eps: ``eps`` of the BatchNorm.
     """
     factor = channel_factor(var, gamma, eps)
     return weight * per_channel(factor, weight), fold_bias(bias, mean, factor, beta)
 
 
 def fold_bias(bias: Tensor | None, mean: Tensor, factor: Tensor, beta: Tensor) -> Tensor:
-    """Returns ``(bias - mean) * factor + beta``, [C_out]; without a bias it counts as 0."""
+    """Returns ``(bias - mean) * factor + beta``, [C_out]; a ``bias`` of None counts as 0."""
     return (-mean if bias is None else bias - mean) * factor + beta

@@ -22,24 +22,24 @@ from torch import Tensor
 
 _FLOAT32_EXACT = 2**24
 _BYTE = 256
-_NARROW = 512  # the range of 8 bit data with its offset subtracted, and one bit more
-_MOST_PARTS = 4  # more passes over the output than that cost more than float64
+_NARROW = 512  # 8-bit data with the offset subtracted needs at most one bit more: 9 bits
+_MOST_PARTS = 4  # with more parts, the passes over the output cost more than a float64 product
 
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """The integers that may occur: ``low <= 0 <= high``."""
+    """The smallest and largest integer that a tensor can hold: ``low <= 0 <= high``."""
 
     low: int
     high: int
 
     @property
     def is_narrow(self) -> bool:
-        """Whether the integers are used whole."""
+        """Whether the integers are multiplied as they are; wider ones are split into two bytes first."""
         return self.high - self.low < _NARROW
 
     def bound(self, weight: Tensor) -> float:
-        """Returns the bound above for ``weight`` [outputs, terms]."""
+        """Returns the largest magnitude of a partial sum (formula above), any row of ``weight`` [outputs, terms]."""
         # Integers of 8 bits: exact in float32 up to 131,072 terms.
         kind = torch.float32 if weight.shape[1] * _BYTE // 2 < _FLOAT32_EXACT else torch.float64
         total, magnitude = (sums.double() for sums in (weight.sum(1, dtype=kind), weight.abs().sum(1, dtype=kind)))
@@ -59,13 +59,13 @@ def weighted_product(
     Float32 where that is below 2^24, else float64.
 
     Args:
-      product: Linear in ``x`` and in ``weight``, with zero padding; plus ``bias``, if there is one.
+      product: A function linear in ``x`` and in ``weight``, with zero padding, that adds ``bias`` unless it is None.
       x: Integers in ``limits``, float32; its channels are at ``axis``.
       weight: Integers, output channels first, float32: [C_out, C_in / groups, ...].
       bias: Integers, float64 [C_out], or None.
-      limits: What ``x`` may hold.
-      axis: Of the channels in ``x`` and in the result.
-      groups: Of a grouped convolution, whose reductions are short and not cut.
+      limits: Smallest and largest integer that ``x`` can hold.
+      axis: Axis of the channels in ``x`` and in the result.
+      groups: Groups of the convolution; with more than 1 the sums are short and not cut.
     """
     largest = float(bias.abs().max()) if bias is not None and bias.numel() else 0.0
     bound = limits.bound(weight.flatten(1)) + largest
@@ -80,7 +80,7 @@ def weighted_product(
 
 
 def _wide_product(product: Product, x: Tensor, weight: Tensor, limits: Range, axis: int, groups: int) -> Tensor:
-    """In float64, without bias."""
+    """Returns the product in float64, without the bias."""
     if limits.is_narrow:
         return _in_parts(product, x, weight, limits, axis, groups).double()
     upper, lower = _bytes(x)
@@ -103,7 +103,7 @@ def _in_parts(product: Product, x: Tensor, weight: Tensor, limits: Range, axis: 
 
 
 def _parts(weight: Tensor, limits: Range, groups: int) -> list[tuple[int, int]]:
-    """Returns the fewest equal cuts (start, size) of the input channels that are exact in float32; none if too many."""
+    """Returns the fewest equal cuts (start, size) of the input channels with sums exact in float32; [] if too many."""
     channels = weight.shape[1]
     for count in range(1, (_MOST_PARTS if groups == 1 else 1) + 1):
         size = -(-channels // count)
@@ -138,6 +138,6 @@ def _largest(limits: Range) -> int:
 
 
 def float32_is_exact(device: torch.device) -> bool:
-    """Whether the kernels of ``device`` multiply and add in IEEE float32, in the way of the definition."""
+    """Whether the kernels of ``device`` add exact products: IEEE float32, no TF32, no FFT and no Winograd method."""
     is_reduced = torch.get_float32_matmul_precision() != "highest"
     return device.type == "cpu" and not is_reduced

@@ -19,8 +19,8 @@ from ..log import get_logger
 _log = get_logger(__name__)
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # numbers of malloc.h
 _NEVER = -1
-_LARGEST_MMAP_THRESHOLD = 1 << 25  # glibc takes no more
-# Who sets one of these has decided on the matter.
+_LARGEST_MMAP_THRESHOLD = 1 << 25  # the largest value that glibc accepts
+# A user who sets one of these has chosen how memory is handled, so nothing is changed then.
 SETTINGS = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_MMAP_MAX_", "GLIBC_TUNABLES")
 
 
@@ -32,7 +32,7 @@ def keep_freed_memory_for(model: nn.Module) -> None:
 
 @functools.cache
 def keep_freed_memory() -> bool:
-    """Lets glibc keep what is freed; returns whether it does. Once per process; nothing happens elsewhere.
+    """Tells glibc to keep freed memory; returns whether glibc accepted. Once per process; False on other systems.
 
     Tensors above 32 MB still come from the system and go back to it.
     """

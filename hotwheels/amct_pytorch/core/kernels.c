@@ -1,8 +1,8 @@
-/* Fake quantization of large float32 tensors, its backward and what calibration looks at, each in one pass over the
- * memory.
+/* Fake quantization of large float32 tensors, its backward, and the statistics of calibration, each in one pass over
+ * the memory.
  *
- * core/native.py calls these functions. Their callers do the same with torch where this file is not compiled, and for
- * other tensors. Rounding is rintf, half to even, and a division is a division: with
+ * core/native.py calls these functions. Where this file is not compiled, and for other tensors, its callers compute the
+ * same with torch. Rounding is rintf, half to even, and a division is never replaced by a reciprocal: with
  * contraction and fast-math off (setup.py) the values are torch's bit for bit. Sums are taken block by block, in the
  * same order for any number of threads.
  */
@@ -16,12 +16,12 @@
 #define FOR_EACH_CPU
 #endif
 
-#define BLOCK 32768 /* elements of a thread's turn; core/native.py has it too */
-#define ROW 256     /* elements looked at together in search of clipped ones: they stay in the first cache */
+#define BLOCK 32768 /* elements of a thread's turn; core/native.py has this number too */
+#define ROW 256     /* elements searched together for clipped ones: they stay in the first-level cache */
 #define LANES 16    /* sums that run side by side, so that the compiler may use vectors */
 
-/* Number of what these functions take, give and mean together; core/native.py has it too and refuses other libraries.
- * Raise both with each change of that. */
+/* Version of the signatures and meanings of these functions. core/native.py has the same number and refuses a library
+ * with another one; raise both with each such change. */
 #define ABI 1
 
 int amct_abi(void) { return ABI; }
@@ -76,7 +76,7 @@ static double sum(const float *values, int64_t count)
     return total;
 }
 
-/* Adds what at most ROW elements contribute to the sums. */
+/* Adds the contribution of at most ROW elements to the sums. */
 FOR_EACH_CPU
 static void add_row(const float *x, float *grad, int64_t count, float step, float bottom, float top, sums_t *sums)
 {
@@ -92,7 +92,7 @@ static void add_row(const float *x, float *grad, int64_t count, float step, floa
             float g = grad[i];
             below[i] = x[i] < bottom ? g : 0;
             above[i] = x[i] > top ? g : 0;
-            inside[i] = (x[i] < bottom) | (x[i] > top) ? 0 : inside[i]; /* which is NaN for infinities */
+            inside[i] = (x[i] < bottom) | (x[i] > top) ? 0 : inside[i]; /* inside[i] is NaN for infinities */
             grad[i] = (x[i] < bottom) | (x[i] > top) ? 0 : g;
         }
         sums->below += sum(below, count);
@@ -276,7 +276,7 @@ static double edge_sum(const double *edges, const double *drop, int64_t count, d
     return scale * scale * scale * (cubes / 3.0 + nearest / 12.0);
 }
 
-/* The same for each of the grids. */
+/* sums[grid] = edge_sum(...) for each of the grids. */
 void amct_edge_sums(const double *edges, const double *drop, int64_t count, const double *scale, const double *low,
                     const double *high, int64_t grids, double *sums)
 {

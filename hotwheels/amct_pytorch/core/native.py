@@ -1,7 +1,7 @@
-"""The kernels of kernels.c, where they could be compiled when the package was installed.
+"""The kernels of kernels.c, if they could be compiled when the package was installed.
 
-A fake quantization is four passes over the memory with torch's kernels, and its backward six; these take one. Both give
-the same values bit for bit, but for the last bits of sums. What a caller asks first is `handles`, or `is_there`.
+A fake quantization is four passes over the memory with torch's kernels, and its backward six; these kernels take one.
+Both give the same values bit for bit, except for the last bits of sums. Callers check `handles`, or `is_there`, first.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _log = get_logger(__name__)
 # For tests and in case of doubt: any text but "0" switches the kernels off.
 SWITCH = "AMCT_NO_KERNELS"
 _BLOCK = 32768  # of kernels.c
-ABI = 1  # of kernels.c: to be raised there and here with each change of what a function takes, gives or means
+ABI = 1  # of kernels.c: raise both numbers with each change of a function's signature or meaning
 # Of ELF-64 (man 5 elf): e_ident, e_type, e_machine, e_version, e_entry, e_phoff, e_shoff, e_flags, e_ehsize,
 # e_phentsize, e_phnum, e_shentsize, e_shnum, e_shstrndx.
 _ELF_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
@@ -58,14 +58,14 @@ def load(path: Path | None) -> ctypes.CDLL:
     """Returns the library at ``path``, with the types of its functions set.
 
     Raises:
-      UnusableLibrary: There is none, or it is damaged, of another version, or compiled for another machine.
+      UnusableLibrary: The library is missing, damaged, of another version, or compiled for another machine.
     """
     if path is None:
         raise UnusableLibrary("are missing")
     try:
         _require_whole(path)
         library = ctypes.CDLL(str(path))
-    except OSError as error:  # another processor, or an OpenMP runtime that is not here
+    except OSError as error:  # compiled for another processor, or its OpenMP runtime is missing
         raise UnusableLibrary(f"cannot be loaded ({error})") from error
     found = library.amct_abi() if hasattr(library, "amct_abi") else 0
     if found != ABI:
@@ -98,7 +98,7 @@ def _find() -> Path | None:
 
 
 def _load_or_say_why() -> tuple[ctypes.CDLL | None, str]:
-    """The library and an empty text, or None and why."""
+    """Returns (library, ""), or (None, reason) if the kernels cannot be used."""
     if _is_off():
         return None, "are switched off"
     try:  # not imported: it is no Python module, so that it compiles without Python.h
@@ -111,7 +111,7 @@ _library, _why_not = _load_or_say_why()
 
 
 def is_there() -> bool:
-    """Whether the kernels are there."""
+    """Whether the compiled kernels are loaded."""
     return _library is not None
 
 
@@ -121,7 +121,7 @@ def why_missing() -> str:
 
 
 def handles(*tensors: Tensor) -> bool:
-    """Whether the kernels are there and take these tensors: float32, on the CPU, all dense in the same memory order."""
+    """Whether the kernels are loaded and fit these tensors: float32, on the CPU, all dense in the same memory order."""
     first = tensors[0]
     fits = all(
         x.dtype == torch.float32 and x.device.type == "cpu" and x.stride() == first.stride() and is_dense(x)
@@ -143,7 +143,7 @@ def _tell_missing() -> None:
 
 
 def fake_quantize(x: Tensor, out: Tensor, step: float, low: float, high: float) -> bool:
-    """Puts ``clamp(rhe(x / step), low, high) * step`` into ``out``, maybe ``x``; returns whether ``x`` has NaN."""
+    """Puts ``clamp(rhe(x / step), low, high) * step`` into ``out`` (may be ``x``); returns whether ``x`` holds NaN."""
     assert _library is not None
     return bool(_library.amct_fake_quantize(x.data_ptr(), out.data_ptr(), x.numel(), step, low, high))
 
@@ -183,9 +183,9 @@ def unfold_backward(grad: Tensor, weight: Tensor, factor: Tensor, inverse: Tenso
 
 
 def summarise_rows(rows: Tensor, block: int, distance: float) -> tuple[Values, Values, Values]:
-    """Smallest and largest value of each row of ``rows`` [n, m], and samples: one per ``distance`` >= 1 elements.
+    """Returns (smallest, largest, samples): extremes of each row of ``rows`` [n, m], samples ``distance`` apart.
 
-    The distance is counted anew in each ``block`` rows. NaN in a row makes both of its extremes NaN.
+    ``distance`` is at least 1 and starts anew in each ``block`` of rows. NaN in a row makes both of its extremes NaN.
     """
     assert _library is not None
     (height, size), per_block = rows.shape, int(block * rows.shape[1] / distance)
@@ -229,7 +229,7 @@ def edge_sums(edges: Numbers, drop: Numbers, scale: Numbers, low: Numbers, high:
 
 
 def quantize_weight(weight: Values, step: Values, end: int) -> NDArray[np.int8]:
-    """Returns ``clamp(rhe(w / step), -1 - end, end)`` for the rows w of a ``weight`` [C, ...] and C steps, or one."""
+    """Returns ``clamp(rhe(w / step), -1 - end, end)`` for the rows w of ``weight`` [C, ...]; ``step`` is [C] or [1]."""
     assert _library is not None
     x, steps = (np.ascontiguousarray(one, dtype=np.float32) for one in (weight, step))
     out, size = np.empty(x.shape, dtype=np.int8), x.size // max(1, x.shape[0])

@@ -31,5 +31,5 @@ class QuantParams:
 
     @property
     def spec(self) -> QuantSpec:
-        """The width as a spec; the channel axis is 0 where there is a scale per channel."""
+        """The QuantSpec with this width; its channel axis is 0 if there is a scale per channel, else None."""
         return QuantSpec(num_bits=self.num_bits, channel_axis=0 if self.scale.dim() else None)

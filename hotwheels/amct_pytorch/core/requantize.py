@@ -22,7 +22,7 @@ INT32_MAX = 2**31 - 1
 
 
 def limits_of(params: QuantParams) -> Range:
-    """Returns which integers ``q - offset`` the grid has."""
+    """Returns the smallest and the largest ``q - offset`` of the grid."""
     spec, offset = QuantSpec(num_bits=params.num_bits), int(params.offset)
     return Range(spec.qmin - offset, spec.qmax - offset)
 
@@ -30,8 +30,9 @@ def limits_of(params: QuantParams) -> Range:
 def to_integers(x: Tensor, params: QuantParams) -> Tensor:
     """Returns the integers of ``x`` on the grid of ``params`` without the offset, float32 (spec 10.2, 10.3).
 
-    ``clip(rhe(x / scale) + offset, Qmin, Qmax) - offset``, divided in the type of ``x``; of an `Accumulator`
-    ``rhe(fl32(acc) * M)`` instead, ``M = fl32(s_x * s_w / s_y)`` with the quotient in float64. NaN stays NaN.
+    ``clip(rhe(x / scale) + offset, Qmin, Qmax) - offset``, divided in the type of ``x``. For an `Accumulator`,
+    ``rhe(fl32(acc) * M)`` replaces ``rhe(x / scale)``, with ``M = fl32(s_x * s_w / s_y)`` and the quotient in float64.
+    NaN stays NaN.
     """
     limits = limits_of(params)
     if isinstance(x, Accumulator):
@@ -74,13 +75,13 @@ def shift(accumulator: Tensor, shift_bit: Tensor) -> Tensor:
 
 
 def worst_overflow(accumulator: Tensor, bound: float = math.inf) -> float | None:
-    """Returns the value furthest outside int32, or None if all fit; ``bound`` is what no magnitude can exceed.
+    """Returns the value furthest outside int32; None if all fit.
 
-    Float32 holds nothing that large exactly.
+    No magnitude exceeds ``bound``. A float32 accumulator fits always: its integers are below 2^24.
     """
     if accumulator.numel() == 0 or accumulator.dtype == torch.float32 or bound <= INT32_MAX:
         return None
-    if accumulator.dim() == 4:  # in the order of the memory: else a copy would be made
+    if accumulator.dim() == 4:  # contiguous in this order (channels last); aminmax would copy it otherwise
         accumulator = accumulator.permute(0, 2, 3, 1)
     low, high = (float(end) for end in torch.aminmax(accumulator))
     worst = high if high >= -low else low

@@ -1,4 +1,4 @@
-"""What constructors of observers and quantizers take: values that were checked, once, and the kind of observer."""
+"""Constructor arguments of observers and quantizers: each value is checked once, and the class of the observer."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _Object = TypeVar("_Object")
 
 
 def take_checked_values(cls: type, name: str, is_weight: bool) -> None:
-    """Makes the constructor of ``cls``, known as ``name``, take what the check of its arguments returns.
+    """Wraps the constructor of ``cls``, registered as ``name``: it checks its arguments and uses the checked values.
 
-    The arguments that ``cls`` hands on to its observer are checked with its own. Arguments that neither knows
-    are handed on as they are.
+    Arguments that ``cls`` passes on to its observer are checked too. Arguments that neither of them knows are passed on
+    unchanged.
     """
     init = cls.__init__  # type: ignore[misc]
     signature = inspect.signature(init)
@@ -40,26 +40,26 @@ def take_checked_values(cls: type, name: str, is_weight: bool) -> None:
 
 
 def build(cls: type[_Object], args: Mapping[str, Any]) -> _Object:
-    """Returns ``cls(**args)`` of a class with such a constructor, without another check of ``args``."""
+    """Returns ``cls(**args)`` without another check of ``args``, for a class that `take_checked_values` has wrapped."""
     made = cls.__new__(cls)
     getattr(cls.__init__, "__wrapped__", cls.__init__)(made, **args)
     return made
 
 
 def is_foreign(observer: object) -> bool:
-    """Whether ``observer`` is an observer class that is not ours, such as torch.quantization.MinMaxObserver."""
+    """Whether ``observer`` is an observer class from outside this package, e.g. torch.quantization.MinMaxObserver."""
     is_own = isinstance(observer, type) and issubclass(observer, RangeObserver | WeightObserver)
     return isinstance(observer, type) and hasattr(observer, "calculate_qparams") and not is_own
 
 
 def symmetry_args(observer: Any, qscheme: str | None, with_offset: bool | None) -> dict[str, Any]:
-    """Returns the arguments of ``observer`` that say what LUQ's two words for symmetry say; None: not given."""
+    """Returns LUQ's two arguments for symmetry as arguments of the class ``observer``; None means not given."""
     source: type[RangeObserver] = TorchRangeObserver if is_foreign(observer) else observer
     return source.symmetry_args(qscheme, with_offset)
 
 
 def make_observer(cls: type[_Object], expected: type, layer: str, **args: Any) -> _Object:
-    """Returns a new observer for a quantizer, from ``args`` that were checked with those of the quantizer.
+    """Returns a new observer for a quantizer; ``args`` were checked together with the quantizer's arguments.
 
     Raises:
       ConfigError: ``cls`` is no observer of the ``expected`` kind.
@@ -74,7 +74,7 @@ def make_observer(cls: type[_Object], expected: type, layer: str, **args: Any) -
 
 
 def _by_name(signature: inspect.Signature, *call: Any) -> dict[str, Any]:
-    """The arguments of a call by name; ``search_range`` stands for two of them (spec 5.1)."""
+    """Returns the arguments of a call by name; ``search_range`` is kept, though it sets two arguments (spec 5.1)."""
     instance, args, kwargs = call
     beside = {name: kwargs[name] for name in ("search_range",) if name in kwargs}
     rest = {name: value for name, value in kwargs.items() if name not in beside}
@@ -87,7 +87,7 @@ def _by_name(signature: inspect.Signature, *call: Any) -> dict[str, Any]:
 
 
 def _known(name: str, observer: Any, is_weight: bool) -> Mapping[str, Argument]:
-    """The arguments of ``name`` and of its observer; what a class from outside takes is not known."""
+    """Returns the known arguments of ``name`` and its observer; those of a class from outside are not known."""
     if name not in QUANTIZERS:
         return arguments_of(name, is_weight)
     if observer is None:

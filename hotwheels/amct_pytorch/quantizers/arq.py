@@ -58,11 +58,11 @@ class ArqWeightFakeQuantize(WeightQuantizer):
 
     @property
     def grid_origin(self) -> GridOrigin:  # type: ignore[override]
-        """The largest weights, unless the two ends of the grid count differently."""
+        """WEIGHT (the largest weights), unless a legacy grid divides by a different number for negative weights."""
         return GridOrigin.OTHER if self.observer.legacy_negative_full_scale else GridOrigin.WEIGHT
 
     def observe(self, weight: Tensor) -> None:
-        """Remembers the grid of ``weight``, for those who ask without a weight; every weight has its own.
+        """Stores the grid of ``weight``, for ``scale`` and ``calculate_qparams``; `params` uses the weight it is given.
 
         Raises:
           CalibrationError: ``weight`` holds NaN or inf.
@@ -77,17 +77,17 @@ class ArqWeightFakeQuantize(WeightQuantizer):
         return self.observer.weight_params(weight, bias)
 
     def _round(self, weight: Tensor, params: QuantParams) -> Tensor:
-        # The grid spans the whole weight, so straight-through is the identity; a mask would drop the largest weights,
-        # which a canonical scale an ulp smaller puts outside.
+        # The grid spans the whole weight, so the straight-through gradient is the identity. A mask would drop the
+        # largest weights where the canonical scale is an ulp smaller than max|w| / Qmax.
         return gradients.identity_gradient(weight, params)
 
     def folded_params(self, weight: Tensor, factor: Tensor, bias: Tensor | None) -> QuantParams:
-        """Returns ``params(weight * factor, bias)`` from the ends of the rows, without the product."""
+        """Returns ``params(weight * factor, bias)``, computed from the extremes of the rows without the product."""
         with torch.no_grad():
             return self._require_numbers(self.observer.weight_params(as_float(weight.detach()), bias, factor.detach()))
 
     def fake_quantize_unfolded(self, weight: Tensor, factor: Tensor, inverse: Tensor, params: QuantParams) -> Tensor:
-        """Returns ``fake_quantize(weight * factor, params) * inverse``, in one go."""
+        """Returns ``fake_quantize(weight * factor, params) * inverse``, in one kernel for dense float32 weights."""
         if weight.dtype != torch.float32 or not weight.is_contiguous():
             return super().fake_quantize_unfolded(weight, factor, inverse, params)
         return gradients.identity_gradient_unfolded(weight, factor, inverse, params)

@@ -50,9 +50,9 @@ class ActivationQuantizer(Quantizer):
         return self.symmetric.item() > 0
 
     def use(self, is_in_use: bool) -> None:
-        """Says whether the input is a floating tensor; what an unused quantizer could learn has no gradient.
+        """Tells the quantizer whether its input is a floating tensor; if not, its parameters need no gradient.
 
-        So DistributedDataParallel does not wait for gradients that never come.
+        Else DistributedDataParallel would wait for gradients that never come.
         """
         if is_in_use != self._is_in_use:
             self._is_in_use = is_in_use
@@ -87,7 +87,7 @@ class ActivationQuantizer(Quantizer):
     def fake_quantize(self, x: Any) -> Any:
         """Returns the nearest grid points of ``x`` in a new tensor of its type.
 
-        Anything but a floating tensor comes back as it is. Differentiable as the algorithm says. Computes in float32,
+        Anything but a floating tensor is returned unchanged. The algorithm defines the gradient. Computes in float32,
         in float64 for a float64 ``x``.
 
         Raises:
@@ -100,9 +100,9 @@ class ActivationQuantizer(Quantizer):
         return self._round(as_float(x)).to(x.dtype)
 
     def overwrite(self, x: Tensor) -> Tensor:
-        """Puts the values of ``fake_quantize(x)`` into the floating tensor ``x`` and returns it; without gradient.
+        """Puts the values of ``fake_quantize(x)`` into the floating tensor ``x`` and returns ``x``; without gradient.
 
-        Memory for a large tensor costs more than quantizing it.
+        In place, since allocating memory for a large tensor takes longer than quantizing it.
         """
         params = self.params()
         if x.dtype not in (torch.float32, torch.float64):
@@ -132,9 +132,9 @@ class ActivationQuantizer(Quantizer):
         return self._grid()
 
     def forward(self, x: Any) -> Any:
-        """Follows torch: observes and quantizes as the two enabled flags say.
+        """Observes and quantizes as ``observer_enabled`` and ``fake_quant_enabled`` say, like torch's FakeQuantize.
 
-        While the observer is enabled an unfinished calibration lets ``x`` through in float.
+        While the observer is enabled and calibration is not finished, ``x`` is returned in float.
         """
         is_observing = bool(self.observer_enabled[0])
         if is_observing:
@@ -144,7 +144,7 @@ class ActivationQuantizer(Quantizer):
         return self.fake_quantize(x)
 
     def _mark_learned(self) -> None:
-        """Sets which parameters have a gradient."""
+        """Sets ``requires_grad`` of the parameters."""
         for parameter in self.parameters():
             parameter.requires_grad_(self._is_in_use)
 
@@ -154,15 +154,15 @@ class ActivationQuantizer(Quantizer):
 
     @abstractmethod
     def _grid(self) -> QuantParams:
-        """The grid of the present values, without gradient."""
+        """Returns the grid of the present state, without gradient."""
 
     @abstractmethod
     def _round(self, x: Tensor) -> Tensor:
-        """The differentiable fake quantization of a float tensor."""
+        """Returns ``x`` rounded to the grid, differentiable."""
 
     @abstractmethod
     def _force_symmetric(self) -> None:
-        """Turns observer and learned values symmetric."""
+        """Makes the observer and the learned values symmetric."""
 
     def _set_symmetric(self, is_symmetric: bool) -> None:
         self.symmetric.fill_(int(is_symmetric))
@@ -175,7 +175,7 @@ class ActivationQuantizer(Quantizer):
 
 
 class WeightQuantizer(Quantizer):
-    """Quantizes one weight, handed over output-channels-first: shape [C_out, ...].
+    """Quantizes one weight, which callers pass with output channels first: [C_out, ...].
 
     Attributes:
       channel_wise: Whether there is one scale per output channel.
@@ -188,7 +188,7 @@ class WeightQuantizer(Quantizer):
     _present_params: Callable[[], QuantParams] | None = None
 
     def observe(self, weight: Tensor) -> None:
-        """Finds what is learned from the weight (clusters, the seed of a range); ignored when that is known.
+        """Finds the state that the weight determines (clusters, a first range); ignored once that is known.
 
         Raises:
           CalibrationError: ``weight`` holds NaN or inf.
@@ -215,9 +215,9 @@ class WeightQuantizer(Quantizer):
             return self._require_numbers(self._grid(as_float(weight.detach()), bias))
 
     def fake_quantize(self, weight: Tensor, params: QuantParams | None = None) -> Tensor:
-        """Returns the nearest grid points of ``weight``, differentiable as the algorithm says.
+        """Returns the nearest grid points of ``weight``; the algorithm defines the gradient.
 
-        ``params`` is what `params` returned for this weight, perhaps with enlarged scales (spec 4.4); None computes it.
+        ``params`` is the result of `params` for this weight, perhaps with enlarged scales (spec 4.4); None computes it.
         """
         if params is None:
             trains = self.training and torch.is_grad_enabled()
@@ -227,20 +227,20 @@ class WeightQuantizer(Quantizer):
         return self._round(as_float(weight), params).to(weight.dtype)
 
     def adopt(self, params: QuantParams) -> None:
-        """Takes ``params`` as the grid from now on; only where ``grid_origin`` is STATE."""
+        """Uses ``params`` as the grid from now on; only for quantizers with ``grid_origin`` STATE."""
         raise NotImplementedError(f"{type(self).__name__} keeps no grid of its own.")
 
     def training_forward(self, weight: Tensor, factor: Tensor | None = None) -> AbstractContextManager[None]:
-        """Returns the context in which a training forward asks for the grid and rounds.
+        """Returns the context in which a training forward computes the grid and rounds.
 
         Args:
-          weight: [C_out, ...], what changes with an optimizer step, and only then.
-          factor: [C_out], what a BatchNorm multiplies ``weight`` by; None without one.
+          weight: [C_out, ...], the parameter, which changes only with an optimizer step.
+          factor: [C_out], the factor by which a BatchNorm multiplies ``weight``; None without a BatchNorm.
         """
         return contextlib.nullcontext()
 
     def folded_params(self, weight: Tensor, factor: Tensor, bias: Tensor | None) -> QuantParams:
-        """Returns ``params(weight * factor, bias)``, where ``factor`` [C_out] is what a BatchNorm multiplies by."""
+        """Returns ``params(weight * factor, bias)``, where ``factor`` [C_out] is the factor of a BatchNorm."""
         return self.params(weight.detach() * per_channel(factor.detach(), weight), bias)
 
     def fake_quantize_unfolded(self, weight: Tensor, factor: Tensor, inverse: Tensor, params: QuantParams) -> Tensor:
@@ -249,11 +249,11 @@ class WeightQuantizer(Quantizer):
         return folded * per_channel(inverse, folded)
 
     def belongs_to(self, present_params: Callable[[], QuantParams]) -> None:
-        """Tells where the grid in force is: ``present_params`` returns that of the present weight of the layer."""
+        """Connects the quantizer to its layer: ``present_params`` returns the grid of the layer's present weight."""
         self._present_params = present_params
 
     def _params_in_force(self) -> QuantParams | None:
-        """The grid of the layer's present weight; without a layer that of the last weight as far as it is state."""
+        """Returns the grid of the layer's present weight; without a layer the stored grid, None if none is stored."""
         if self._present_params is not None:
             return self._present_params()
         scale = self._scale_in_force()
@@ -262,7 +262,7 @@ class WeightQuantizer(Quantizer):
         return QuantParams(scale=scale, offset=torch.zeros_like(scale, dtype=torch.int32), num_bits=self.num_bits)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Follows torch: observes and quantizes as the two enabled flags say."""
+        """Observes and quantizes as ``observer_enabled`` and ``fake_quant_enabled`` say, like torch's FakeQuantize."""
         if bool(self.observer_enabled[0]):
             self.observe(weight)
         return self.fake_quantize(weight) if bool(self.fake_quant_enabled[0]) else weight
@@ -273,19 +273,19 @@ class WeightQuantizer(Quantizer):
 
     @abstractmethod
     def _grid(self, weight: Tensor, bias: Tensor | None) -> QuantParams:
-        """The grid of this weight, without gradient."""
+        """Returns the grid of this weight, without gradient."""
 
     @abstractmethod
     def _round(self, weight: Tensor, params: QuantParams) -> Tensor:
-        """The differentiable fake quantization."""
+        """Returns the weight rounded to the grid, differentiable."""
 
     @abstractmethod
     def _scale_in_force(self) -> Tensor | None:
-        """The scale in force as far as it is state; ARQ answers for the last weight it observed, None without one."""
+        """Returns the stored scale; for ARQ that of the last weight it observed, None if it has observed none."""
 
 
 @contextlib.contextmanager
 def no_gradients() -> Iterator[None]:
-    """Inside it nothing has a gradient, and new tensors may outlive an inference mode around it."""
+    """Disables gradients, and inference mode too: tensors made inside can be used outside of an inference mode."""
     with torch.inference_mode(False), torch.no_grad():
         yield

@@ -1,4 +1,4 @@
-"""LNQ: 4-bit weights, clusters that follow the training, a learned bound (spec 6.4).
+"""LNQ: 4-bit weights, clusters that are updated in training, a learned bound (spec 6.4).
 
 HiSilicon's AMCT manual, chapter "LNQ weight quantization" [LNQ权重量化算法].
 """
@@ -30,8 +30,8 @@ from .weight_grid import nearest_in_codebook, with_smallest_scale
 class LnqFakeQuantize(WeightQuantizer):
     """Rounds each weight to the nearest of 16 values; they are found anew every ``cluster_freq`` optimizer steps.
 
-    A training forward on weights that have changed since the last one counts as one step: so micro-batches whose
-    gradients are accumulated, a layer that is called twice and a recomputed forward (checkpointing) count once.
+    A training forward counts as a step if the weights have changed since the last training forward: so micro-batches
+    whose gradients are accumulated, a layer that is called twice and a recomputed forward (checkpointing) count once.
 
     The weights are clipped at ``clip_max`` standard deviations of the weight; ``clip_max`` is learned.
 
@@ -42,7 +42,7 @@ class LnqFakeQuantize(WeightQuantizer):
       max_iteration: Largest number of k-means rounds, [500, 2000], default 1000.
       min_distance: The clustering ends when no centroid moves further, [1e-8, 1e-2], default 1e-4.
       clip_max: First bound, in standard deviations of the weight, above 0, default 3.
-      symmetric: 8 centroids of the absolute values, mirrored.
+      symmetric: Whether 8 centroids of the absolute values are found and mirrored, instead of 16 of the values.
       channel_wise: No effect; there is one scale for the weight.
       object_layer: Layer named in messages.
       channels: Number of output channels; not used.
@@ -100,7 +100,7 @@ class LnqFakeQuantize(WeightQuantizer):
         return True
 
     def _bound(self) -> Tensor:
-        """``clip_max``, or its last usable value where training drove it to zero; without gradient. NaN stays."""
+        """Returns ``clip_max``, or its last usable value if training drove it to zero; no gradient. NaN stays NaN."""
         clip_max = self.clip_max.detach()
         return torch.where(clip_max <= SMALLEST_SCALE, self.previous_clip_max, clip_max)
 
@@ -110,9 +110,9 @@ class LnqFakeQuantize(WeightQuantizer):
 
     @contextlib.contextmanager
     def training_forward(self, weight: Tensor, factor: Tensor | None = None) -> Iterator[None]:
-        """Counts a step if ``weight`` has changed; finds the clusters anew at the end of every ``cluster_freq``-th one.
+        """Counts a step if ``weight`` has changed; finds new clusters at the end of every ``cluster_freq``-th step.
 
-        All forwards of a step use the clusters that it began with: what checkpointing repeats gives the same again.
+        All forwards of a step use the clusters of its beginning, so a forward that checkpointing repeats is equal.
         """
         total = weight.detach().sum(dtype=torch.float64).item()
         is_new = total != self._counted_weight

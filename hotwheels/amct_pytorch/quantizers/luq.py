@@ -39,7 +39,7 @@ class LuqActivationFakeQuantize(ActivationQuantizer):
       num_bits: 8..16, default 8.
       max_value_eps: Smallest max_value, above 0, in input units.
       qscheme: "symmetric", "affine" or "dynamic"; None leaves it to the observer.
-      with_offset: False is another word for qscheme "symmetric", True for "affine"; symmetric wins.
+      with_offset: False means the same as qscheme "symmetric", True the same as "affine"; symmetric wins.
       object_layer: Layer named in messages.
       **observer_args: Arguments of the observer, such as batch_num or steps.
 
@@ -94,7 +94,7 @@ class LuqActivationFakeQuantize(ActivationQuantizer):
 
     @property
     def is_finished(self) -> bool:
-        """A loaded or trained end is no longer moved, not even by an observer without a batch count."""
+        """Whether further batches change nothing; a loaded or trained end is kept even if the observer has no limit."""
         if not self.is_calibrated or not self.observer.keeps_updating:
             return self.is_calibrated
         return self._was_given_elsewhere or not torch.equal(self.max_value, self._seeded_value())
@@ -176,15 +176,15 @@ class LuqWeightFakeQuantize(WeightQuantizer):
 
 
 def _factor(count: int, num_bits: int) -> float:
-    """The factor of max_value's gradient: it makes the step independent of the size of the tensor (spec 5.3).
+    """Returns the factor of max_value's gradient, which makes the step independent of the tensor's size (spec 5.3).
 
-    ``count``: elements of the tensor; of an activation in distributed training those on all processes, so that they
-    learn what one process learns from the joined batch.
+    ``count``: elements of the tensor; for an activation in distributed training the elements on all processes, so that
+    the result equals that of one process with the joined batch.
     """
     return 1.0 / math.sqrt(max(1, count) * QuantSpec(num_bits=num_bits).qmax)
 
 
 def _keep_above(value: nn.Parameter, smallest: float) -> None:
-    """Clamps the parameter itself, so that its gradient keeps flowing."""
+    """Clamps the parameter in place: a clamp in the forward would stop its gradient."""
     with torch.no_grad():
         value.clamp_(min=smallest)

@@ -1,7 +1,7 @@
-"""Quantizer: what the quantizers of activations and of weights share (spec 2.1, 2.2).
+"""Quantizer: the common base class of the quantizers of activations and of weights (spec 2.1, 2.2).
 
-All state that counts is in buffers and parameters: whatever writes them - load_state_dict, a moving average, the
-broadcast of DistributedDataParallel, ``copy_`` - changes what the quantizer does. No Python attribute repeats them.
+All state that matters is in buffers and parameters, and no Python attribute repeats it. So whatever writes them -
+load_state_dict, a moving average, the broadcast of DistributedDataParallel, ``copy_`` - changes the quantizer.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ AFTER_A_BAD_STEP = (
 
 
 class Quantizer(FakeQuantizeBase):
-    """What both kinds of quantizers share: the calibration flag, the layer's name, torch's attributes.
+    """The common part of both kinds of quantizers: the calibration flag, the layer's name, torch's attributes.
 
     Attributes:
       algorithm: The name in the registry, or the dotted path of a class from outside.
       num_bits: Width of the stored integer.
       is_fixed: Whether the grid comes from the configuration, and no data or training changes it.
-      finds_nan: Whether the quantizer notices NaN in the tensor anyway: in the scale, or in the pass that rounds.
+      finds_nan: Whether the grid or the rounding kernel itself reports NaN, so that no separate check is needed.
       calibrated: float32 [], above 0 if the grid is known.
       settings: float32 [5], see `settings.encode_settings`.
     """
@@ -64,7 +64,7 @@ class Quantizer(FakeQuantizeBase):
 
     @property
     def layer_name(self) -> str:
-        """The layer that errors and warnings name, those of the observer included; its owner may set it."""
+        """The layer that errors and warnings of the quantizer and its observer name; the layer's owner may set it."""
         return self._layer_name
 
     @layer_name.setter
@@ -114,7 +114,7 @@ class Quantizer(FakeQuantizeBase):
 
     @abstractmethod
     def _params_in_force(self) -> QuantParams | None:
-        """Returns the grid in force of a calibrated quantizer; None if it follows a weight that was never seen."""
+        """Returns the present grid of a calibrated quantizer; None if it depends on a weight that was not seen yet."""
 
     def extra_repr(self) -> str:
         """The width and whether the grid is known, for ``print(model)``."""
@@ -131,7 +131,7 @@ class Quantizer(FakeQuantizeBase):
         return self.is_calibrated and not self._found_here
 
     def _require_numbers(self, params: QuantParams) -> QuantParams:
-        """Returns ``params``; learned values and weights that became NaN show in the scale."""
+        """Returns ``params``; raises CalibrationError if the scale is NaN, i.e. learned values or weights are NaN."""
         if math.isnan(params.scale.sum().item()):  # scales are positive, so nothing else makes their sum NaN
             msg = (
                 f"Layer '{self.layer_name}': the scale of its quantizer {type(self).__name__} is NaN, because its"
@@ -141,7 +141,10 @@ class Quantizer(FakeQuantizeBase):
         return params
 
     def _look_for_nan(self, x: Tensor) -> None:
-        """In training a NaN would reach every weight with the next step; the sum, one cheap pass, rules it out."""
+        """Raises CalibrationError if ``x`` holds NaN in training: the next step would carry NaN into every weight.
+
+        The sum is one cheap pass; only if the sum is NaN, the elements are checked.
+        """
         if self.training and torch.is_grad_enabled() and not self.finds_nan and bool(x.detach().sum().isnan()):
             self._refuse_nan(x)
 
@@ -154,7 +157,7 @@ class Quantizer(FakeQuantizeBase):
             raise CalibrationError(msg)
 
     def _mark_calibrated(self) -> None:
-        """The end of calibration: from now on the grid is known and part of the checkpoint."""
+        """Ends calibration: from now on the grid is known and part of the checkpoint."""
         self._found_here = True
         self.calibrated.fill_(1)
 
@@ -171,7 +174,7 @@ class Quantizer(FakeQuantizeBase):
         self, state_dict: dict[str, Any], prefix: str, local_metadata: Any, strict: bool,
         missing: list[str], unexpected: list[str], errors: list[str],
     ) -> None:  # fmt: skip
-        """Loads; a state of other settings is an error. A state without settings, of an older version, fits."""
+        """Loads the state; other settings are an error, and a state of an older version without settings is accepted."""
         loaded = state_dict.setdefault(f"{prefix}settings", self.settings.clone())
         difference = find_difference(self.settings, loaded)
         if difference is not None:
@@ -183,7 +186,7 @@ class Quantizer(FakeQuantizeBase):
             self._forget_batches()
 
     def _forget_batches(self) -> None:
-        """A loaded state is the state: what the observer has seen of another calibration does not count."""
+        """Makes the observer forget the batches of an earlier calibration, since the loaded state replaces them."""
         forget = getattr(self._modules.get("observer"), "forget", None)
         if forget is not None:
             forget()

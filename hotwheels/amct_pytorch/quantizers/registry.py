@@ -1,4 +1,4 @@
-"""The names of observers and quantizers, and how a configuration entry becomes an object (spec 5, 6)."""
+"""The registry of observers and quantizers by name; builds them from configuration entries (spec 5, 6)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _REGISTERED: dict[type, dict[str, type]] = {ActivationQuantizer: {}, WeightQuant
 
 
 def register(name: str) -> Callable[[_Class], _Class]:
-    """Makes the decorated class known under ``name`` among its kind; a name can be given once."""
+    """Returns a decorator that registers a class as ``name`` among its kind; ValueError if the name is in use."""
 
     def add(cls: _Class) -> _Class:
         names = _REGISTERED[_kind_of(cls)]
@@ -41,7 +41,7 @@ def register(name: str) -> Callable[[_Class], _Class]:
 
 
 def build_activation(config: QuantizerConfig, layer: str) -> ActivationQuantizer:
-    """Returns a new activation quantizer for ``layer``; ``config`` is what `check_quantizer` returned.
+    """Returns a new activation quantizer for ``layer``; ``config`` is a result of `check_quantizer`.
 
     Raises:
       ConfigError: Unknown quantizer or observer.
@@ -56,10 +56,10 @@ def build_weight(
 ) -> WeightQuantizer:
     """Returns a new weight quantizer for ``layer``, which has ``channels`` output channels.
 
-    ``config`` is what `check_quantizer` returned. ``allows_channel_wise`` says whether there may be several scales.
+    ``config`` is a result of `check_quantizer`. ``allows_channel_wise`` says whether there may be several scales.
 
     Raises:
-      ConfigError: Unknown quantizer or observer, or scales of the user's own that do not fit the channels.
+      ConfigError: Unknown quantizer or observer, or scales in the configuration that do not fit the channels.
     """
     facts: dict[str, Any] = {"channels": channels, "allows_channel_wise": allows_channel_wise}
     quantizer = _build(WeightQuantizer, config, layer, facts)
@@ -69,7 +69,7 @@ def build_weight(
 
 @functools.cache
 def parameter_names(cls: type) -> frozenset[str]:
-    """The keyword arguments which the constructor of ``cls`` names."""
+    """Returns the names of the keyword arguments of ``cls``, without ``**kwargs``."""
     parameters = inspect.signature(cls).parameters.values()
     return frozenset(one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY))
 
@@ -86,7 +86,7 @@ def _build(kind: type, config: QuantizerConfig, layer: str, facts: Mapping[str, 
 
 
 def _build_custom(kind: type, config: QuantizerConfig, layer: str, facts: Mapping[str, Any]) -> Quantizer:
-    from .foreign.custom import (  # it is registered nowhere, and imports base
+    from .foreign.custom import (  # imported late, as it imports base and is not registered
         CustomActivationQuantizer,
         CustomWeightQuantizer,
     )

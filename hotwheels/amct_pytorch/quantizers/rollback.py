@@ -1,7 +1,7 @@
-"""Rollback: what a forward has changed is undone if it does not come to its end.
+"""Rollback: undoes the changes of a forward that raises.
 
-The same forward repeated then finds what an undisturbed run finds, whatever stopped the first one: too little memory,
-a bad batch, Ctrl-C.
+Repeating that forward then gives the same result as an undisturbed run, whatever stopped it: too little memory, a bad
+batch, Ctrl-C.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _REGISTRIES = ("_parameters", "_buffers")
 def all_or_nothing(
     quantizers: Iterable[nn.Module] = (), modules: Iterable[nn.Module] = (), objects: Iterable[Any] = ()
 ) -> Iterator[None]:
-    """Puts everything back into its present state if the block raises.
+    """Restores the present state of the arguments if the block raises.
 
     Args:
-      quantizers: Of these all state counts, that of modules inside and of objects they hold included.
-      modules: Of these the parameters and buffers count, and which objects the attributes are.
-      objects: Of these it counts which objects the attributes are.
+      quantizers: All of their state is restored, including modules inside and objects in their attributes.
+      modules: Their parameters and buffers are restored, and their attributes refer to the same objects again.
+      objects: Their attributes refer to the same objects again; changes inside those objects remain.
     """
     saved: list[_Tensors | _Attributes] = []
     for quantizer in quantizers:
@@ -45,7 +45,7 @@ def all_or_nothing(
 
 
 class _Tensors:
-    """The parameters and buffers of one module: which they are, and their values."""
+    """The parameters and buffers of one module, by name, with their values."""
 
     def __init__(self, module: nn.Module) -> None:
         self._registries = [(registry, dict(registry)) for registry in (module.__dict__[name] for name in _REGISTRIES)]
@@ -58,7 +58,7 @@ class _Tensors:
             registry.clear()
             registry.update(names)
         for tensor, value, requires_grad in self._values:
-            if tensor.shape != value.shape:  # an observer of torch makes room in place
+            if tensor.shape != value.shape:  # an observer of torch resizes its buffers in place
                 tensor.resize_(value.shape)
             tensor.copy_(value)
             if tensor.is_leaf:
@@ -66,10 +66,10 @@ class _Tensors:
 
 
 class _Attributes:
-    """The attributes of one object, without what torch registers."""
+    """The attributes of one object, without parameters, buffers and submodules."""
 
     def __init__(self, owner: Any, *, is_deep: bool = False) -> None:
-        """With ``is_deep`` the objects that the attributes are may change too, so copies of them are kept."""
+        """With ``is_deep`` the attributes are copied, since the objects themselves may change."""
         self._owner = owner
         self._kept = {
             name: _copied(one) if is_deep else one for name, one in vars(owner).items() if _counts(owner, name)
@@ -87,9 +87,9 @@ def _counts(owner: Any, name: str) -> bool:
 
 
 def _copied(value: Any) -> Any:
-    if isinstance(value, (types.MethodType, nn.Module)):  # a method would take along the object that it belongs to
+    if isinstance(value, (types.MethodType, nn.Module)):  # copying a method would copy its object too
         return value
     try:
         return copy.deepcopy(value)
-    except (TypeError, RuntimeError):  # what cannot be copied is kept as it is
+    except (TypeError, RuntimeError):  # an object that cannot be copied is kept itself
         return value

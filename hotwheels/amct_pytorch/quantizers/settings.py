@@ -1,7 +1,7 @@
-"""What a checkpoint says of the configuration of a quantizer: a few numbers, in a buffer of its own.
+"""The settings of a quantizer that its checkpoint holds: a few numbers in one buffer.
 
-They are floats, like the flags beside them: averages of a model (an exponential moving average, SWA) keep floats that
-are equal, and cut integers off.
+They are floats, like the flags beside them: averaging models (exponential moving average, SWA) keeps equal floats as
+they are, but truncates integers.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-# The places of these names, counted from 1, stand in checkpoints: add new ones at the end.
+# Checkpoints hold the position of a name, counted from 1: add new names at the end.
 _ALGORITHMS = (
     "UlqFakeQuantize",
     "LuqActivationFakeQuantize",
@@ -23,23 +23,23 @@ _ALGORITHMS = (
 )
 _NAMES = ("quantizer", "num_bits", "symmetric", "fixed_min", "channel_wise")
 _FROM_OUTSIDE, _DOES_NOT_APPLY = 0, -1
-DYNAMIC = 2  # of "symmetric": the data decides
+DYNAMIC = 2  # value of "symmetric" if the data decides
 
 
 def encode_settings(algorithm: str, num_bits: int, settings: Mapping[str, int]) -> Tensor:
     """Returns the settings of one quantizer, float32 [5].
 
     Args:
-      algorithm: Its name in the registry, or the dotted path of a class from outside.
-      num_bits: Its width.
-      settings: Values of those of "symmetric", "fixed_min" and "channel_wise" that it has.
+      algorithm: Name of the quantizer in the registry, or the dotted path of a class from outside.
+      num_bits: Width of the stored integer.
+      settings: Values of "symmetric", "fixed_min" and "channel_wise", as far as the quantizer has them.
     """
     code = _ALGORITHMS.index(algorithm) + 1 if algorithm in _ALGORITHMS else _FROM_OUTSIDE
     return torch.tensor([code, num_bits, *(settings.get(name, _DOES_NOT_APPLY) for name in _NAMES[2:])]).float()
 
 
 def find_difference(configured: Tensor, loaded: Tensor) -> str | None:
-    """Returns a text that names the first setting in which the two differ and both values; None if they are equal."""
+    """Returns a text with the first setting that differs and both of its values; None if all settings are equal."""
     ours, theirs = ([round(value) for value in one.reshape(-1).tolist()] for one in (configured, loaded))
     if len(ours) != len(theirs):
         return "the checkpoint describes its quantizer in a way this version does not know"

@@ -24,7 +24,7 @@ class SnqWeightFakeQuantize(WeightQuantizer):
     Args:
       observer: SnqObserver.
       num_bits: 4.
-      channel_wise: One scale per output channel (axis 0), default True; the codebook is one for the layer.
+      channel_wise: One scale per output channel (axis 0), default True; all channels share one codebook.
       object_layer: Layer named in messages.
       channels: Number of output channels; with channel_wise needed for a state_dict of fixed shape.
       **observer_args: Arguments of the observer: max_iteration, cali_min_distance, init_algo.
@@ -65,7 +65,7 @@ class SnqWeightFakeQuantize(WeightQuantizer):
 
     @torch.no_grad()
     def adopt(self, params: QuantParams) -> None:
-        """Takes codebook, centroids and scale of ``params`` as the grid from now on."""
+        """Uses codebook, centroids and scale of ``params`` as the grid from now on."""
         assert params.codebook is not None and params.centroids is not None, "SNQ always has both"
         self.codebook.copy_(params.codebook)
         self.centroids.copy_(params.centroids)

@@ -26,10 +26,10 @@ from .registry import register
 
 @register("UlqFakeQuantize")
 class UlqFakeQuantize(ActivationQuantizer):
-    """Learns ``clip_max`` and ``clip_min``, the real values of Qmax and Qmin; an observer finds the first ones.
+    """Learns ``clip_max`` and ``clip_min``, the real values of Qmax and Qmin; an observer finds their first values.
 
-    Impossible ranges are undone: each forward that can train compares with the values of the one before (buffers
-    ``previous_max``, ``previous_min``).
+    If a step makes the range impossible, the next forward with gradients restores the values of the forward before
+    (buffers ``previous_max``, ``previous_min``).
 
     Args:
       observer: IFMRObserver (default) or LuqMseObserver; finds the first range.
@@ -62,7 +62,7 @@ class UlqFakeQuantize(ActivationQuantizer):
     ) -> None:
         source = make_observer(observer, RangeObserver, object_layer, num_bits=num_bits, **observer_args)
         is_symmetric = source.is_symmetric
-        # What the configuration gives needs no data: both ends, or the upper one where it decides the lower.
+        # No calibration is needed if both ends are configured, or the upper end if it determines the lower end.
         is_given = clip_max is not None and (clip_min is not None or fixed_min or is_symmetric)
         settings = {"symmetric": int(is_symmetric), "fixed_min": int(fixed_min)}
         super().__init__(
@@ -90,7 +90,7 @@ class UlqFakeQuantize(ActivationQuantizer):
         return self.observer.is_complete
 
     def _seed(self, low: Tensor, high: Tensor) -> None:
-        """Stores the first range: what the configuration gives goes before what was observed."""
+        """Stores the first range: ends from the configuration replace the observed ends."""
         self.clip_max.copy_(high if self.given_max is None else torch.tensor(self.given_max))
         self.clip_min.copy_(low if self.given_min is None else torch.tensor(self.given_min))
         self.clip_min.copy_(self._lower_end(self.clip_min, self.clip_max))
@@ -98,13 +98,13 @@ class UlqFakeQuantize(ActivationQuantizer):
         self._remember()
 
     def _lower_end(self, low: Tensor, high: Tensor) -> Tensor:
-        """The lower end where the kind of grid decides it, else ``low``."""
+        """Returns -high for a symmetric grid, 0 with ``fixed_min``, else ``low``."""
         if self.is_symmetric:
             return -high
         return torch.zeros_like(low) if self.fixed_min else low
 
     def _mark_learned(self) -> None:
-        """A lower end that follows from the upper one has no gradient; DDP then does not wait for it."""
+        """Sets ``requires_grad``: False for a lower end that follows from the upper end, so DDP does not wait for it."""
         super()._mark_learned()
         self.clip_min.requires_grad_(self._is_in_use and not self.is_symmetric and not self.fixed_min)
 
@@ -114,16 +114,16 @@ class UlqFakeQuantize(ActivationQuantizer):
 
     @property
     def is_finished(self) -> bool:
-        """A loaded, given or trained range is no longer moved, not even by an observer without a batch count."""
+        """Whether further batches change nothing; a loaded, given or trained range is kept by every observer."""
         if not self.is_calibrated or not self.observer.keeps_updating:
             return self.is_calibrated
         is_seed = self.given_max is None and torch.equal(self.clip_max, self.observer.clip_range()[1])
         return self._was_given_elsewhere or not is_seed
 
     def _guarded(self, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns (low, high) with the previous values where the new ones are no range around zero (spec 5.2).
+        """Returns (low, high), with the previous values if these are no range around zero (spec 5.2).
 
-        NaN stays, to be reported: the weights have hardly escaped it.
+        NaN is kept, so that an error reports it: a step that made the range NaN has probably damaged the weights too.
         """
         low = self._lower_end(low, high)
         if low.device.type == "cpu" and _is_wide(low.item(), high.item()):
@@ -137,12 +137,12 @@ class UlqFakeQuantize(ActivationQuantizer):
         return self._grid_of(*self._guarded(self.clip_min.detach(), self.clip_max.detach()))
 
     def _grid_of(self, low: Tensor, high: Tensor) -> QuantParams:
-        """Computes the grid, or returns the last one if that was of the same range: layers ask several times."""
+        """Returns the grid of [low, high]; the last grid is cached, since a layer asks for it several times."""
         spec = QuantSpec(num_bits=self.num_bits, symmetric=self.is_symmetric)
         key = (low.item(), high.item(), spec) if low.device.type == "cpu" else None
         last = self._last_grid  # one read: another thread may replace it
         if last is None or key is None or key != last[0]:
-            with no_gradients():  # what inference mode makes could not be kept for a backward later
+            with no_gradients():  # tensors made in inference mode could not be saved for a later backward
                 scale, offset = affine_params(low, high, spec)
             last = self._last_grid = key, QuantParams(scale=scale, offset=offset, num_bits=self.num_bits)
         return last[1]
@@ -155,10 +155,10 @@ class UlqFakeQuantize(ActivationQuantizer):
         return learned_range(x, low, self.clip_max, params, on_nan=self._refuse_nan if self.training else None)
 
     def _keep_guarded(self) -> QuantParams:
-        """Stores the guarded values back, where they become the previous ones; averaged over ranks in training."""
+        """Guards the ends, stores them as present and previous values, returns the grid; in training averages ranks."""
         with torch.no_grad():
             low, high = self.clip_min.detach(), self.clip_max.detach()
-            # Evaluation may run on one rank only, and would wait for the others for ever.
+            # Not in evaluation: it may run on one rank only, which would wait for the others for ever.
             if self.training and distributed.is_distributed():
                 low, high = distributed.average(torch.stack([low, high])).unbind()
             low, high = self._guarded(low, high)
@@ -180,5 +180,5 @@ class UlqFakeQuantize(ActivationQuantizer):
 
 
 def _is_wide(low: float, high: float) -> bool:
-    """Whether a range is beyond doubt possible; most are, and this costs less than the dozen operations of a guard."""
+    """Whether the range is clearly possible; this test is cheaper than the dozen tensor operations of `_guarded`."""
     return low <= 0 <= high and high - low > 2 * SMALLEST_SCALE

@@ -1,4 +1,4 @@
-"""What the learned and the clustered weight quantizers share: the smallest scale of a layer, rounding to a codebook."""
+"""Shared functions of the weight quantizers: the smallest scale of a layer, rounding to a codebook."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..core.spec import SMALLEST_SCALE
 
 
 class GridOrigin(enum.Enum):
-    """Where the grid of a weight comes from, which says how rounding on that grid may go."""
+    """The source of a weight's grid, which decides how refinement may round weights on that grid."""
 
     WEIGHT = "the largest weights: the grid stays if these do"
     STATE = "state of the quantizer, which `adopt` replaces"

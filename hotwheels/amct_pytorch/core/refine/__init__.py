@@ -1,1 +1,1 @@
-"""Rounding of weights by what a layer puts out: tensors and grids in, weights on the grid out."""
+"""Rounding of weights so that a layer's output error is small: tensors and grids in, weights on the grid out."""

@@ -22,7 +22,7 @@ class Geometry:
       stride: Step between output positions.
       dilation: Step between the elements of the kernel.
       padding: Zeros in front of and behind each axis: left, right, top, bottom, as `torch.nn.functional.pad` takes it.
-      upsampling: Zeros are put between the inputs so that these are this far apart (transposed convolutions), else 1.
+      upsampling: Distance between inputs after zeros were put between them (transposed convolutions); 1 without.
       groups: Number of groups of channels.
       mode: Padding mode of `torch.nn.functional.pad`.
       is_reversed: Whether the kernel meets its window in reverse order (transposed convolutions).
@@ -44,14 +44,14 @@ def as_rows(weight: Tensor, groups: int) -> Tensor:
 
 
 def columns(geometry: Geometry, inputs: list[Tensor], count: int, generator: torch.Generator) -> list[Tensor]:
-    """Returns ``count`` columns of each of the ``inputs``, which are of one shape: the same positions of each.
+    """Returns ``count`` columns of each of the ``inputs``, drawn at the same positions in all of them.
 
     All columns if there are fewer. Each result is [groups, positions, K], float32, on the device of its input.
 
     Args:
-      geometry: How the operation reads.
+      geometry: How the operation reads its input.
       inputs: Tensors of one shape, [N, C, H, W], or [..., C] for a Linear.
-      count: Most positions.
+      count: Largest number of positions.
       generator: Draws the positions, on the CPU.
     """
     if geometry.kernel is None:

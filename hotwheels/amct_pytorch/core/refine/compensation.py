@@ -1,4 +1,4 @@
-"""Compensated rounding: each weight's rounding error is made up for by the weights that are not rounded yet.
+"""Compensated rounding: the weights that are not yet rounded are changed to cancel the rounding error of each weight.
 
 GPTQ (Frantar et al. 2022), a closed form of optimal brain quantization, for uniform grids and for codebooks.
 """
@@ -19,15 +19,15 @@ def compensated(
 ) -> Tensor:
     """Returns ``target`` rounded to ``grid`` such that ``(w - target) hessian (w - target)^T`` is small.
 
-    The columns are rounded in the order of the diagonal, the largest first. An input that was silent, with a zero on
-    the diagonal, is rounded to nearest: it may speak on other data, so its weight is never dropped.
+    The columns are rounded in the order of the diagonal, the largest first. The weight of an input that was always 0
+    (a zero on the diagonal) is rounded to nearest and not dropped: the input may be nonzero on other data.
 
     Args:
       target: [groups, rows, K], float64.
       hessian: [groups, K, K], float64, positive semidefinite.
       grid: The values each row may take.
-      pinned: bool [groups, rows, K], weights which are rounded as they were, before any compensation. So the largest
-        weight of a row stays the end of the row's grid.
+      pinned: bool [groups, rows, K], weights that are rounded to nearest without compensation. So the largest weight of
+        a row stays the end of the row's grid.
       damping: Added to the diagonal, in multiples of its mean.
 
     Returns:

@@ -23,14 +23,14 @@ class RowGrid:
     codebook: Tensor | None = None
 
     def levels(self, weight: Tensor) -> Tensor:
-        """Returns the nearest level of ``weight`` [groups, rows, ...], float64; index it by `codebook` no more."""
+        """Returns the nearest level of ``weight`` [groups, rows, ...], float64: a codebook value, not its index."""
         units = weight / self.scale.reshape(*self.scale.shape, *[1] * (weight.dim() - 2))
         if self.codebook is None:
             return units.round().clamp(-self.largest, self.largest)
         return self.codebook[self.indices(units)]
 
     def indices(self, units: Tensor) -> Tensor:
-        """Returns which value of the codebook is nearest to ``units``."""
+        """Returns the index of the codebook value nearest to each of ``units``."""
         assert self.codebook is not None
         return torch.bucketize(units.contiguous(), (self.codebook[1:] + self.codebook[:-1]) / 2)
 

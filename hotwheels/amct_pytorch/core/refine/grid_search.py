@@ -1,4 +1,4 @@
-"""Grids chosen by what a layer puts out: scales of uniform grids, and codebooks with their scales."""
+"""Grids that make a layer's output error small: scales of uniform grids, and codebooks with their scales."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def fitted_codebook(target: Tensor, hessian: Tensor, grid: RowGrid, has_one_scal
 
 
 def _clustered(target: Tensor, hessian: Tensor, grid: RowGrid) -> RowGrid:
-    """Moves the values of the codebook to the means of their weights, each weighted by what it does to the output."""
+    """Moves codebook values to the means of their weights, each weighted by its influence on the output."""
     assert grid.codebook is not None
     scale = grid.scale.unsqueeze(2)
     units = (target / scale).flatten()
@@ -69,7 +69,7 @@ def _clustered(target: Tensor, hessian: Tensor, grid: RowGrid) -> RowGrid:
 
 
 def _refitted_values(target: Tensor, hessian: Tensor, grid: RowGrid, weight: Tensor) -> RowGrid:
-    """Least squares for the 16 values, the assignment given."""
+    """Returns the grid with the 16 values that minimize the output error while each weight keeps its index."""
     assert grid.codebook is not None
     units = weight / grid.scale.unsqueeze(2)
     matrix = target.new_zeros(len(grid.codebook), len(grid.codebook))
@@ -88,7 +88,7 @@ def _refitted_values(target: Tensor, hessian: Tensor, grid: RowGrid, weight: Ten
 
 
 def _refitted_scales(target: Tensor, hessian: Tensor, grid: RowGrid, weight: Tensor, has_one_scale: bool) -> RowGrid:
-    """Least squares for the scale of every row, the levels given."""
+    """Returns the grid with the scales that minimize the output error while each weight keeps its level."""
     levels = grid.levels(weight)
     product = levels @ hessian
     upper, lower = (product * target).sum(2), (product * levels).sum(2)
@@ -100,7 +100,7 @@ def _refitted_scales(target: Tensor, hessian: Tensor, grid: RowGrid, weight: Ten
 
 
 def _as_int8(grid: RowGrid) -> RowGrid:
-    """The same values with a codebook of int8, whose largest one is 127."""
+    """Returns a grid of nearly the same values, whose codebook holds int8 integers with 127 as largest magnitude."""
     assert grid.codebook is not None
     unit = (grid.codebook.abs().max() / _INT8_MAX).clamp(min=1e-300)
     return RowGrid(grid.scale * unit, grid.largest, (grid.codebook / unit).round())

@@ -1,4 +1,4 @@
-"""Moments: second moments of the columns a layer reads, in the float network and in the quantized one."""
+"""Moments: second moments of the columns a layer reads, in the float network and in the quantized network."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ class MomentsSum:
 
 
 def shifted_target(weight: Tensor, moments: Moments, damping: float = TARGET_DAMPING) -> Tensor:
-    """Returns the weight [groups, rows, K] whose product with the quantized columns is nearest to the float one's.
+    """Returns the weight [groups, rows, K] whose product with the quantized columns is nearest to the float product.
 
     ``W* = (W C + l W) (H + l)^-1`` with H = ``moments.quantized``, C = ``moments.crossed`` and l = ``damping`` times
-    the mean of H's diagonal: what reaches a layer is not what the float weight was made for.
+    the mean of H's diagonal. So the weight also corrects errors that quantized layers in front made in its input.
     """
     weight = weight.double()
     ridge = damping * moments.quantized.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-12)

@@ -1,4 +1,4 @@
-"""ARQ: the largest absolute weight, per output channel or per tensor, is the end of the grid (spec 6.1)."""
+"""ARQ: the grid ends at the largest absolute weight, per output channel or per tensor (spec 6.1)."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def weight_params(
 
     Args:
       weight: [C_out, ...]; a scale per index of axis 0 if ``spec.channel_axis`` is 0.
-      spec: Width and axis; ``symmetric`` is not looked at, weights always are.
+      spec: Width and axis; ``symmetric`` is ignored, since weight grids always are symmetric.
       eps: Lower bound of every scale (spec 4.3).
       legacy_negative_full_scale: Divide by 2^(n-1) where the negative side is larger (spec 4.1).
-      factor: [C_out]; the grid is that of ``weight * factor`` then, to the bit, but the product is not made.
+      factor: [C_out]; the result is, to the bit, the grid of ``weight * factor``, without making that product.
     """
     low, high = _bounds(weight.detach().to(torch.float32), spec.channel_axis, factor)
     scale = torch.maximum(-low, high) / spec.qmax
@@ -47,7 +47,10 @@ def eps_for_bias(eps: float, bias: Tensor | None) -> float:
 
 
 def _bounds(weight: Tensor, channel_axis: int | None, factor: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Smallest and largest value; rounding is monotonic, so those of products are the products of those."""
+    """Returns the smallest and the largest value of ``weight``, or of ``weight * factor``.
+
+    Rounding is monotonic, so the extremes of the rounded products are the rounded products of the extremes.
+    """
     if channel_axis is None and factor is None:
         low, high = torch.aminmax(weight)
         return low, high

@@ -80,7 +80,7 @@ def lnq_normalise(weight: Tensor, clip_max: Tensor | float) -> Tensor:
 def lnq_params(weight: Tensor, centroids: Tensor, clip_max: Tensor | float) -> QuantParams:
     """Returns the grid of LNQ: scale ``s * clip_max * sigma``, a canonical scalar.
 
-    ``centroids`` are the 16 of the normalised weight, in [-1, 1].
+    ``centroids`` are the 16 centroids of the normalised weight, in [-1, 1].
     """
     bound = _deviation(weight.detach().to(torch.float32)) * float(clip_max)
     return _params(centroids.detach(), bound, clip_max=float(clip_max))
@@ -103,7 +103,7 @@ def rescaled(params: QuantParams, factor: Tensor) -> QuantParams:
 
 
 def _params(centroids: Tensor, size: Tensor, clip_max: float | None = None) -> QuantParams:
-    """The grid of centroids that were found on weights divided by ``size``."""
+    """Returns the grid of ``centroids`` that were found on weights divided by ``size``."""
     codebook, step = codebook_of(centroids)
     scale = canonical_scale(at_least(step * size, SMALLEST_SCALE))
     offset = torch.zeros_like(scale, dtype=torch.int32)

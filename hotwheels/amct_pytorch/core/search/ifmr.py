@@ -17,7 +17,7 @@ from ..statistics.grid_error import least_error, sum_of_squares
 from ..statistics.range_statistics import RangeStatistics, rank
 
 Numbers = NDArray[np.float64]
-# (scale, lowest integer, highest integer), one of each per candidate -> index of the first best
+# (scales, lowest integers, highest integers) of the candidates -> index of the best candidate, the first of equals
 Chooser = Callable[[Numbers, Numbers, Numbers], int]
 
 _TAIL_MARGIN = 0.93  # clipping is watched from a little below the smallest candidate on
@@ -25,7 +25,7 @@ _TAIL_MARGIN = 0.93  # clipping is watched from a little below the smallest cand
 
 @dataclasses.dataclass(frozen=True)
 class IfmrOptions:
-    """What IFMR searches.
+    """The percentiles and the candidates of the IFMR search.
 
     Attributes:
       max_percentile: Share of the values below the upper bound, (0.5, 1].
@@ -48,7 +48,7 @@ class IfmrOptions:
         return np.asarray(self.search_start + np.arange(last + 1) * self.search_step, dtype=np.float64)
 
     def new_statistics(self, spec: QuantSpec) -> RangeStatistics:
-        """Returns empty statistics that watch what this search needs."""
+        """Returns empty statistics that keep the percentiles and tails which this search needs."""
         return RangeStatistics(
             self.max_percentile, self.min_percentile, self.search_start * _TAIL_MARGIN, spec.symmetric
         )
@@ -84,13 +84,13 @@ def search(
     """Returns the grid of least expected squared error on all that ``statistics`` has seen.
 
     Args:
-      statistics: Made by ``options.new_statistics(spec)``; its percentiles count.
+      statistics: Made by ``options.new_statistics(spec)``; the percentiles are taken from it, not from ``options``.
       spec: Width and symmetry; per tensor.
       options: The candidates; None for the defaults.
       legacy_negative_full_scale: Symmetric: divide by 2^(n-1) if the negative side is larger (spec 4.1).
 
     Raises:
-      CalibrationError: If nothing was seen.
+      CalibrationError: If ``statistics`` has seen no value.
     """
     if not statistics.count:
         msg = "No value was observed: there is nothing to search a range for."
@@ -137,9 +137,9 @@ def exact_bounds(values: Tensor, options: IfmrOptions) -> tuple[float, float]:
 def _best(
     bounds: tuple[float, float], choose: Chooser, spec: QuantSpec, options: IfmrOptions, is_legacy: bool
 ) -> IfmrResult:
-    """The grid of the candidate chosen."""
+    """Returns the grid of the candidate that ``choose`` selects."""
     low, high, scale = _candidates(bounds, spec, options, is_legacy)
-    best = -1  # nothing to gain on (next to) nothing but zeros
+    best = -1  # the range is empty, so all candidates are equal
     if scale[-1] >= SMALLEST_SCALE:
         best = choose(scale, np.rint(low / scale), np.rint(high / scale))
     return _result(float(low[best]), float(high[best]), spec)

@@ -1,4 +1,4 @@
-"""One-dimensional k-means: sorted once, after that a round costs the same for ten weights and ten million."""
+"""One-dimensional k-means on sorted values with prefix sums: a round hardly depends on the number of values."""
 
 from __future__ import annotations
 

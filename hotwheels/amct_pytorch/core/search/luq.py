@@ -61,7 +61,7 @@ def luq_params(
 
     Args:
       max_value: Scalar, raised to ``max_value_eps``.
-      min_value: Scalar <= 0; not looked at if symmetric, None is 0.
+      min_value: Scalar <= 0; ignored if symmetric; None means 0.
       spec: Width and symmetry.
       max_value_eps: Lower bound of ``max_value``.
     """
@@ -72,5 +72,5 @@ def luq_params(
 
 
 def _ratios(start: float, end: float, steps: int) -> Numbers:
-    """``start + i * (end - start) / (steps - 1)``; the start alone if there is but one step."""
+    """Returns ``start + i * (end - start) / (steps - 1)``, i = 0..steps - 1; [start] for a single step."""
     return np.asarray(start + np.arange(steps) * ((end - start) / max(1, steps - 1)), dtype=np.float64)

@@ -1,4 +1,4 @@
-"""The gain of swapping the inputs of a matmul, so that the second one may have more than 8 bits."""
+"""The gain of swapping the inputs of a matmul: the former second input, limited to 8 bits, may then have more."""
 
 from __future__ import annotations
 

@@ -13,15 +13,15 @@ _INT32 = (-(2**31), 2**31 - 1)
 _INT16 = (-(2**15), 2**15 - 1)
 # Elements worked on at once: 16 shifts in float64 on all of a large output would be 32 times its memory.
 _CHUNK = 1 << 16
-_FEW = 1 << 24  # values per row up to which the argument of _search holds
-_SAMPLE = 64  # values per row in which a bit is looked for; in all of them it is 0 by chance once in 2^64
+_FEW = 1 << 24  # values per row; the proof in _search holds for fewer
+_SAMPLE = 64  # values per row tested for a set bit; by chance the bit is 0 in all of them once in 2^64
 
 
 def search_shift(output: Tensor, deq: Tensor) -> Tensor:
     """Returns the best shift N in 1..16 of one batch, int32; [] for a scalar ``deq``, [C] for one per channel.
 
-    The same as ``best_shift(shift_errors(output, deq))``. Mostly the largest and the smallest value and a few others
-    decide (`_decided`); all values are looked at where they do not.
+    The same as ``best_shift(shift_errors(output, deq))``. Mostly the largest value, the smallest value and a few others
+    decide (`_decided`); only if they do not, all values are read.
     """
     output = output.detach()
     count = output.numel() // max(1, deq.numel())
@@ -61,11 +61,11 @@ def _rows(output: Tensor, deq: Tensor) -> Tensor:
 
 
 def _search(s32: Tensor) -> Tensor:
-    """The best shift of each of the int32 rows [C, n].
+    """Returns the best shift of each of the int32 rows [C, n].
 
-    Let F be the smallest shift that clips nothing. What a shift cuts off only grows above F, so F is at least as good
-    as any larger one; a tie goes to that all the same. Below F - 1 the largest value alone loses ``2^(13 + F)`` or
-    more, its square is more than ``n < _FEW`` remainders below ``2^F`` can add up to.
+    Let F be the smallest shift that clips nothing. Above F the remainders only grow, so F is at least as good as any
+    larger shift; on a tie the larger shift is still chosen. With a shift below F - 1 the largest value alone is wrong
+    by ``2^(13 + F)`` or more, and the square of that exceeds the sum of ``n < _FEW`` squared remainders below ``2^F``.
     """
     fitting = _fitting_shift(s32.amin(1).long(), s32.amax(1).long())
     best, error = fitting, _error(s32, fitting)
@@ -82,10 +82,11 @@ def _search(s32: Tensor) -> Tensor:
 
 
 def _decided(fitting: Tensor, low: Tensor, high: Tensor, count: int, some: Tensor) -> Tensor:
-    """Whether the ``fitting`` shift F of each row of ``count`` values is the best for certain, bool [C].
+    """Returns bool [C]: whether the ``fitting`` shift F of each row of ``count`` values is certainly the best.
 
-    F costs a value less than ``2^(2 F)``: F - 1 gains no more than that on each of them, and has to make up for what it
-    clips off the largest one. F + 1 is as good only if bit F is 0 in each value, which is not so in ``some`` [C, n].
+    With F the squared error of a value is below ``2^(2 F)``, so F - 1 saves less than ``count`` times that; F is better
+    if F - 1 clips the largest value by more. F + 1 is as good as F only if bit F is 0 in every value, which one value
+    of ``some`` [C, n] with that bit set refutes.
     """
     below = (fitting - 1).long()
     excess = torch.maximum(high - (_INT16[1] << below), (_INT16[0] << below) - low).clamp(min=0)

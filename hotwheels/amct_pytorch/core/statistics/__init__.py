@@ -1,1 +1,1 @@
-"""What calibration remembers of a tensor over all batches, in constant memory."""
+"""Statistics of a tensor over all batches of calibration, in constant memory."""

@@ -1,4 +1,4 @@
-"""The squared error that a grid makes on what a RangeStatistics has seen: for many candidate grids at once."""
+"""The squared error of many candidate grids at once on the values that a RangeStatistics has seen."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from .range_statistics import RangeStatistics
 Numbers = NDArray[np.float64]
 
 _NEARLY_BEST = 1.1
-# Worked on at once, to stay in the cache: values on some 60 grids; grids on some 4000 bins.
+# Sizes of a step of the computation that stays in the cache: _CHUNK values on some 60 grids, _GRIDS grids on some
+# 4000 bins.
 _CHUNK = 1 << 10
 _GRIDS = 8
 
@@ -19,8 +20,8 @@ _GRIDS = 8
 def least_error(statistics: RangeStatistics, scale: Numbers, low: Numbers, high: Numbers) -> int:
     """Returns the index of the grid with the least squared error; the first of several.
 
-    By the expected error; if the values themselves are remembered, they decide between the best by expectation.
-    The arguments are those of ``expected_errors``.
+    The expected error decides; if the statistics still hold the values themselves, the true error on them decides
+    between the grids with nearly the least expected error. The arguments are those of ``expected_errors``.
     """
     expected = expected_errors(statistics, scale, low, high)
     values = statistics.values()
@@ -35,9 +36,9 @@ def expected_errors(statistics: RangeStatistics, scale: Numbers, low: Numbers, h
     """Returns ``sum (x - scale * clip(rhe(x / scale), low, high))^2`` over all values seen, per candidate.
 
     Args:
-      statistics: Values in the tails count as they are; those of a bin as spread evenly over it.
+      statistics: Values in the tails count as they are; the values of a bin count as spread evenly over it.
       scale: [m] real value of one step of each candidate, > 0.
-      low: [m] lowest integer of each grid, on which 0 stands for 0.0.
+      low: [m] lowest integer of each grid, without its offset: the integer 0 is the real value 0.0.
       high: [m] highest integer.
     """
     tails = np.concatenate((statistics.smallest(), statistics.largest())).astype(np.float64)
@@ -48,7 +49,7 @@ def expected_errors(statistics: RangeStatistics, scale: Numbers, low: Numbers, h
 
 
 def sum_of_squares(values: Numbers, scale: Numbers, low: Numbers, high: Numbers) -> Numbers:
-    """The same for the [n] float64 ``values`` themselves."""
+    """Returns the sum of ``expected_errors``, but over the [n] float64 ``values`` themselves."""
     total = np.zeros_like(scale)
     for start in range(0, values.size, _CHUNK):
         total += _squares(values[start : start + _CHUNK], scale, low, high).sum(1)

@@ -14,10 +14,10 @@ Values = NDArray[np.float32]
 Counts = NDArray[np.float64]
 
 BINS = 8192
-# |value| / width stays below 2^22, where float32 still tells a bin from the next.
+# |value| / width stays below 2^22, where float32 still has distinct values for neighbouring bins.
 _LARGEST_INDEX_BITS = 22
 _MOST_ATOMS = 5
-_NARROWEST_BIN = 1e-6  # of the bin width: what is left of a bin at least when it is cut
+_NARROWEST_BIN = 1e-6  # share of the bin width that a bin keeps at least when it is cut at a bound
 _SMALLEST_EXPONENT = -120  # 2^120 is still a float32: the factor which turns values into indices
 
 
@@ -26,9 +26,10 @@ class GridHistogram:
 
     Bins merge in pairs, aligned to even indices, whenever the range outgrows them; so every coarser grid is nested in
     the finer one and no count is ever split. Some values are counted apart, as atoms: zeros, of which a ReLU makes half
-    a tensor, and values a ReLU6 or the like saturates at. Their quantization error is not that of their bin.
+    a tensor, and values at which a ReLU6 or the like saturates. Their quantization error is known exactly, while the
+    error of a bin is an average over the bin.
 
-    NumPy, not torch: on the few 100 000 values this sees, its bincount is five times as fast.
+    NumPy, not torch: on the few 100 000 values per tensor, its bincount is five times as fast.
 
     Attributes:
       counts: [bins] weights, without the atoms.
@@ -49,7 +50,7 @@ class GridHistogram:
         return 0.0 if self.exponent is None else 2.0**self.exponent
 
     def copy(self) -> GridHistogram:
-        """Returns the same histogram as an object of its own."""
+        """Returns an independent copy."""
         other = copy.copy(self)
         other.counts, other.atoms = self.counts.copy(), dict(self.atoms)
         return other
@@ -64,7 +65,7 @@ class GridHistogram:
         if not values.size:
             return
         low, high = float(values.min()), float(values.max())
-        if low == high and low in self.atoms:  # says nothing about the bin width
+        if low == high and low in self.atoms:  # atoms need no bin, so the bin width is not changed for them
             self.atoms[low] += weight * values.size
             return
         self._reserve(low, high)
@@ -99,7 +100,8 @@ class GridHistogram:
     def densities(self, lowest: float = -math.inf, highest: float = math.inf) -> tuple[Counts, Counts]:
         """Returns (edges, density): [m + 1] bin edges of the occupied part and [m] weight per unit of value.
 
-        The values are known to lie in [lowest, highest]: a bin does not reach beyond, where it would count as clipped.
+        The values are known to lie in [lowest, highest], so bins are cut there: the part of a bin outside would count
+        as clipped.
         """
         used = np.flatnonzero(self.counts)
         if not used.size:
@@ -122,7 +124,7 @@ class GridHistogram:
         return self._walk(counts[: max(0, -first)], k, first * self.width, self.width)
 
     def _with_atoms(self) -> tuple[Counts, int]:
-        """Counts that include the atoms except 0, and the index of the first one."""
+        """Returns counts that include the atoms except 0, and the index of the first bin."""
         whole = self.copy()
         whole.atoms = {}
         for atom, weight in self.atoms.items():
@@ -142,7 +144,7 @@ class GridHistogram:
         return edge + step * (bin_ + min(max(share, 0.0), 1.0))
 
     def _occupied(self) -> tuple[float, float]:
-        """Lowest and highest value that may be in a counted bin, on the grid: both stand for their whole bin."""
+        """Returns the lower edges of the first and the last bin that hold a count."""
         used = np.flatnonzero(self.counts)
         if not used.size:
             return 0.0, 0.0

@@ -1,4 +1,4 @@
-"""RangeStatistics: what calibration remembers of one tensor over all batches, in constant memory (spec 5.1)."""
+"""RangeStatistics: the statistics of one tensor over all batches of calibration, in constant memory (spec 5.1)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .tail import Tail
 
 Values = NDArray[np.float32]
 
-# So many values are remembered one by one. On few values the least error is a matter of chance: the best of 60 grids
-# beats the expected error by more than 0.5 %, which no histogram can tell.
+# Up to this many values are kept one by one. On few values the least error is a matter of chance: the best of 60 grids
+# is more than 0.5 % better than its expected error, and a histogram gives only the expected error.
 REMEMBERED = 1 << 16
 _IN_TAIL = 0.9999  # a lower percentile is found in the histogram, which then needs more samples
 _SURELY_ONE = 2.0**-23  # spec 5.1: a percentile closer to 1 than this means the extreme value itself
@@ -28,8 +28,7 @@ class RangeStatistics:
     The 128 largest and 128 smallest values are kept as they are, every other value is in the histogram; so percentiles
     near 1 are exact, and an outlier does not widen the bins. Tensors up to 2^17 elements are counted completely; of
     larger ones the extremes are exact and the others sampled evenly (about 2^17, more where values get clipped).
-    As long as there are no more than 2^16 values they are remembered too. Everything is deterministic. The state stays
-    on the CPU.
+    Up to 2^16 values in all are also kept one by one. Everything is deterministic. The state stays on the CPU.
 
     Args:
       max_percentile: Share of values below the upper bound, see ``upper_bound``.
@@ -67,7 +66,7 @@ class RangeStatistics:
         """Takes in all values of ``x``, float of any precision, shape, layout and device.
 
         Raises:
-          CalibrationError: If ``x`` holds NaN or infinity; then nothing of it is taken in.
+          CalibrationError: If ``x`` holds NaN or infinity; then no value of ``x`` is counted.
         """
         if not x.numel():
             return
@@ -76,7 +75,7 @@ class RangeStatistics:
             self._take(summary)
 
     def copy(self) -> RangeStatistics:
-        """Returns the same statistics as an object of its own; cheap, since arrays that never change are shared."""
+        """Returns an independent copy; cheap, since arrays that never change are shared."""
         other = copy.copy(self)
         other.histogram = self.histogram.copy()
         other._largest, other._smallest = copy.copy(self._largest), copy.copy(self._smallest)
@@ -103,7 +102,7 @@ class RangeStatistics:
         return -self._smallest.values[::-1]
 
     def values(self) -> Values | None:
-        """All values seen, in no order; None if they are more than are remembered one by one."""
+        """Returns all values seen, in no order; None if there were more than 2^16."""
         return None if self._values is None else np.concatenate((*self._values, np.empty(0, dtype=np.float32)))
 
     def upper_bound(self) -> float:
@@ -116,7 +115,7 @@ class RangeStatistics:
             return max(0.0, float(largest[-k]))
         if self.count - k < smallest.size:
             return max(0.0, float(smallest[self.count - k]))
-        # A bin may reach into the tail, the values in it do not.
+        # A bin may reach into the tail, but the values counted in the bin do not.
         return max(0.0, min(self._largest.floor, self.histogram.kth_largest_positive(k - largest.size)))
 
     def lower_bound(self) -> float:
@@ -159,16 +158,16 @@ class RangeStatistics:
         self._keep(np.concatenate((summary.outer, *self._ties(summary))))
 
     def _watch_saturation(self, summary: Summary) -> None:
-        """An extreme that many values share is no value of a bin: it has its own quantization error."""
+        """Counts an extreme apart if many values are equal to it: its quantization error differs from its bin's."""
         if summary.exact.high == summary.maximum:
             self.histogram.watch(summary.maximum)
         if summary.exact.low == summary.minimum:
             self.histogram.watch(summary.minimum)
 
     def _ties(self, summary: Summary) -> list[Values]:
-        """The values equal to the bounds of a summary that belong to the tails; taken out of the histogram.
+        """Returns values equal to the bounds of a summary that belong to the tails; removes them from the histogram.
 
-        At least 128 values reach a filled bound. Where fewer lie beyond, the others of the 128 are equal to it.
+        At least 128 values are at or beyond a filled bound. If fewer are beyond, the rest of the 128 are equal to it.
         """
         bounds, outer = summary.exact, summary.outer
         found = np.count_nonzero(outer < bounds.low), np.count_nonzero(outer > bounds.high)

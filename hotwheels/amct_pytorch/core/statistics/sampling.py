@@ -1,4 +1,4 @@
-"""Summary: what one tensor tells a RangeStatistics - its exact tails, and samples of the rest with weights."""
+"""Summary: what a RangeStatistics takes from one tensor - its exact tails, and weighted samples of the rest."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from .tail import CAPACITY
 Values = NDArray[np.float32]
 
 EXACT_SIZE = 1 << 17
-_UNEVEN = 0.9877  # makes every distance of samples uneven, and the sample about 1 % larger than asked for
-_ROWS = 4096  # rows which a tensor is cut into at least: so few of them hold its tails that those can be gathered
+_UNEVEN = 0.9877  # avoids a sampling stride that divides the row length; makes the sample about 1 % larger
+_ROWS = 4096  # a tensor is cut into at least so many rows: then the tails are in a few rows, which are gathered
 _LONGEST_ROW = 1024
-_BLOCK = 1 << 20  # elements reduced at once: the minimum finds in the cache what the maximum has just read
-# Rows gathered for the part of a tail behind the exact largest elements, and how many elements there in the plain
-# sample make that unnecessary.
+_BLOCK = 1 << 20  # elements reduced at once: they are still in the cache when the second reduction reads them
+# Rows gathered to sample a tail below its exact largest elements; not gathered if the plain sample has _PLENTY elements
+# there.
 _TAIL_ROWS = 256
 _PLENTY = 8 * _TAIL_ROWS
 
 
 @dataclasses.dataclass(frozen=True)
 class Bounds:
-    """Two values: something begins above ``high`` and below ``low``. The default: everything is beyond."""
+    """Two thresholds: an element is beyond them if it is above ``high`` or below ``low``. Default: all are beyond."""
 
     low: float = math.inf
     high: float = -math.inf
@@ -42,14 +42,14 @@ _EVERYTHING = Bounds(-math.inf, math.inf)  # nothing is beyond
 
 @dataclasses.dataclass(frozen=True)
 class Wish:
-    """What the reader of a summary already knows, and where it wants to know more.
+    """What the RangeStatistics already has, and which elements it needs precisely.
 
     Attributes:
-      known: Beyond these bounds values still matter to the exact tails (the floors of both Tails).
-      ranks: (low, high): which smallest and largest value bound the range, k of spec 5.1.
-      tail_start: Above this share of the range's upper bound the values are wanted precisely, as they get clipped.
-      symmetric: The same on the negative side, relative to the larger bound.
-      sample_size: Tensors up to this size are taken as a whole; of larger ones about so many elements are sampled.
+      known: Only elements beyond these bounds (the floors of both Tails) can still enter the exact tails.
+      ranks: (low, high): the range ends at the low-th smallest and the high-th largest value, k of spec 5.1.
+      tail_start: Elements above this share of the range's upper bound are sampled densely, since they may get clipped.
+      symmetric: Whether the negative side is sampled densely too, relative to the larger bound.
+      sample_size: Tensors up to this size are taken as a whole; of larger tensors about so many elements are sampled.
     """
 
     known: Bounds
@@ -83,11 +83,11 @@ class Summary:
 
 
 def summarise(x: Tensor, wish: Wish) -> list[Summary]:
-    """Returns summaries which together describe ``x``: one, or a second for what does not fill a row; none if empty.
+    """Returns the summaries of ``x``: one, and a second for the elements that do not fill a row; [] if ``x`` is empty.
 
     Args:
       x: A float tensor of any shape, layout and device.
-      wish: What is wanted of it.
+      wish: Which elements are needed precisely.
 
     Raises:
       CalibrationError: If ``x`` holds NaN or infinity.
@@ -119,7 +119,7 @@ def _row_length(count: int) -> int:
 
 
 def _summary_of_small(values: Values, known: Bounds) -> Summary:
-    """Every element is looked at; only the extremes are singled out."""
+    """Returns the summary of all ``values``: the extremes in ``outer``, all others as samples of weight 1."""
     minimum, maximum = float(values.min()), float(values.max())
     _check_finite(minimum, maximum)
     # Columns instead of rows: reduced along the slow axis, which is fast for short columns too.
@@ -134,7 +134,7 @@ def _summary_of_small(values: Values, known: Bounds) -> Summary:
 
 
 def _summary_of_large(rows: Tensor, wish: Wish) -> Summary:
-    """The row extremes are exact and tell where the tails are; the rest is sampled."""
+    """Returns the summary of ``rows``: the exact row extremes show which rows hold the tails; the rest is sampled."""
     lows, highs, sample = _reduce(rows, wish.sample_size)
     minimum, maximum = float(lows.min()), float(highs.max())
     _check_finite(minimum, maximum)
@@ -151,9 +151,9 @@ def _summary_of_large(rows: Tensor, wish: Wish) -> Summary:
 
 
 def _reduce(rows: Tensor, sample_size: int) -> tuple[Values, Values, Values]:
-    """Minimum and maximum of each row, and an even sample of all elements.
+    """Returns (minima, maxima, sample): of each row, and an even sample of all elements.
 
-    Block by block, so that with torch all but the first reduction find the values in the cache.
+    Works block by block, so that with torch the second and later reductions find the values in the cache.
     """
     height = max(1, _BLOCK // rows.shape[1]) if rows.device.type == "cpu" else rows.shape[0]
     distance = max(1.0, _UNEVEN / min(1.0, sample_size / rows.numel()))
@@ -168,10 +168,10 @@ def _reduce(rows: Tensor, sample_size: int) -> tuple[Values, Values, Values]:
 
 
 def _exact_bounds(ends: Bounds, groups: int, known: Bounds) -> tuple[Bounds, tuple[bool, bool]]:
-    """Bounds which fewer than CAPACITY of the groups of elements reach beyond.
+    """Returns bounds that fewer than CAPACITY groups of elements reach beyond, and (low, high): whether each is filled.
 
-    ``ends`` are the CAPACITY-th lowest group minimum and highest group maximum; at least CAPACITY elements are >= the
-    latter. Too few groups for that to leave the two tails apart: only the known bounds.
+    ``ends`` are the CAPACITY-th lowest group minimum and the CAPACITY-th highest group maximum; at least CAPACITY
+    elements are >= that maximum. With too few groups the two tails would overlap: the known bounds are returned.
     """
     if groups <= 2 * CAPACITY:
         return known, (False, False)
@@ -180,9 +180,9 @@ def _exact_bounds(ends: Bounds, groups: int, known: Bounds) -> tuple[Bounds, tup
 
 
 def _tail_bounds(ends: Bounds, exact: Bounds, sample: Values, wish: Wish) -> Bounds:
-    """Where the elements begin that need more than the plain sample; the exact bounds where none do.
+    """Returns the bounds beyond which the plain sample is too thin; the exact bounds if it suffices everywhere.
 
-    ``ends`` are the row extremes of the ranks wished for.
+    ``ends`` are the row extremes at the ranks of ``wish``.
     """
     end = wish.tail_start * (max(-ends.low, ends.high) if wish.symmetric else ends.high)
     if end <= 0.0:
@@ -196,7 +196,7 @@ def _tail_bounds(ends: Bounds, exact: Bounds, sample: Values, wish: Wish) -> Bou
 
 
 def _tail_sample(rows: Tensor, reaching: NDArray[np.intp], tails: Bounds, exact: Bounds) -> tuple[Values, float]:
-    """Elements between ``tails`` and ``exact`` of some of the rows ``reaching`` there, and the weight of each."""
+    """Returns the elements between ``tails`` and ``exact`` of some of the rows ``reaching`` there, and their weight."""
     if tails == exact or not reaching.size:
         return np.empty(0, dtype=np.float32), 1.0
     some = reaching
@@ -210,7 +210,7 @@ def _reaching(lows: Values, highs: Values, bounds: Bounds) -> NDArray[np.intp]:
 
 
 def _collect(rows: Tensor, indices: NDArray[np.intp], inner: Bounds, bounds: Bounds = _EVERYTHING) -> Values:
-    """The elements of the rows ``indices`` that are beyond ``inner``, but not beyond ``bounds``."""
+    """Returns the elements of the rows ``indices`` that are beyond ``inner``, but not beyond ``bounds``."""
     if native.handles(rows):
         return native.collect(rows, indices, (inner.low, inner.high), (bounds.low, bounds.high))
     values = _to_numpy(rows.index_select(0, torch.from_numpy(indices).to(rows.device)))
@@ -219,7 +219,7 @@ def _collect(rows: Tensor, indices: NDArray[np.intp], inner: Bounds, bounds: Bou
 
 
 def _kth_lowest(values: Values, *ranks: int) -> list[float]:
-    """The values of these ranks, counted from 1 at the lowest; the highest value for ranks beyond the last."""
+    """Returns the values at these ranks, counted from 1 at the lowest; the highest value for a rank beyond the last."""
     indices = [min(rank, values.size) - 1 for rank in ranks]
     ordered = np.partition(values, sorted({*indices}))
     return [float(ordered[index]) for index in indices]
@@ -229,7 +229,7 @@ def _kth_lowest(values: Values, *ranks: int) -> list[float]:
 def _sample_positions(count: int, distance: float, device: torch.device) -> Tensor:
     """Evenly spaced positions in ``count`` elements.
 
-    The distance is no integer, so that no row, column or channel of the tensor is preferred.
+    The distance is no integer, so the samples do not all fall on the same column or channel of the tensor.
     """
     return (torch.arange(int(count / distance), dtype=torch.float64) * distance).long().to(device)
 

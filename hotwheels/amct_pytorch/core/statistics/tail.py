@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 Values = NDArray[np.float32]
 
-# How many values each tail keeps: with the default percentile k = 128 is reached at 128 million values.
+# Number of values that each tail keeps: with the default percentile the rank k reaches 128 at 128 million values.
 CAPACITY = 128
 
 
@@ -25,11 +25,11 @@ class Tail:
 
     @property
     def floor(self) -> float:
-        """What a value must exceed to get in; -inf while there is room."""
+        """The smallest value kept, which a new value must exceed to be kept; -inf while there is room."""
         return float(self.values[0]) if self.values.size == self.capacity else -np.inf
 
     def push(self, values: Values) -> Values:
-        """Takes ``values`` in; returns those which do not, or no longer, belong to the largest ones, ascending."""
+        """Adds ``values``; returns, ascending, those new and old values that are not among the largest ones."""
         pool = np.sort(np.concatenate((self.values, values)))
         cut = max(0, pool.size - self.capacity)
         self.values = pool[cut:]

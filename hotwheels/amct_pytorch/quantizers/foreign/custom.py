@@ -2,8 +2,8 @@
 
 HiSilicon's AMCT manual, chapter "User-defined quantization algorithms" [自定义量化算法].
 
-Whatever the class computes in its forward, the values are those of our own kernel on its scale and zero point: what is
-trained is then what is exported, bit for bit. The gradients are the class's own.
+The adapters take only scale and zero point from the class and round with this package's own kernel, whatever the class
+computes in its forward: so training and the exported model agree bit for bit. The gradients are those of the class.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _PER_CHANNEL = (torch.per_channel_affine, torch.per_channel_symmetric, torch.per
 
 
 class CustomActivationQuantizer(ActivationQuantizer):
-    """Quantizes an activation by a class from outside; every calibration batch counts.
+    """Quantizes an activation by a class from outside this package; it observes every calibration batch.
 
     Args:
       path: Dotted path of the class.
-      args: Its constructor's arguments; dotted strings stand for objects.
+      args: Its constructor's arguments; a dotted string is replaced by the object it names.
       object_layer: Layer named in messages.
 
     Raises:
@@ -81,7 +81,7 @@ class CustomActivationQuantizer(ActivationQuantizer):
 
     @property
     def is_finished(self) -> bool:
-        """Whether the grid was given elsewhere: every calibration batch counts."""
+        """Whether the grid was loaded or given: a grid found here is updated by every calibration batch."""
         return self._was_given_elsewhere
 
     def _grid(self) -> QuantParams:
@@ -104,7 +104,7 @@ class CustomWeightQuantizer(WeightQuantizer):
 
     Args:
       path: Dotted path of the class.
-      args: Its constructor's arguments; dotted strings stand for objects.
+      args: Its constructor's arguments; a dotted string is replaced by the object it names.
       object_layer: Layer named in messages.
       channels: Number of output channels.
       allows_channel_wise: Whether one scale per channel is allowed (Linear: no).
@@ -166,7 +166,7 @@ def _construct(path: str, args: Mapping[str, Any], layer: str) -> Any:
     arguments = resolve_arguments(args, path, layer)
     try:
         module: Any = cls(**arguments)
-    except Exception as error:  # whatever a class from outside raises
+    except Exception as error:  # a class from outside may raise anything
         raise ConfigError(f"Layer '{layer}': {path}({_shown(args)}) cannot be built: {error}") from error
     missing = [name for name in ("scale", "zero_point") if not hasattr(module, name)]
     if missing or not callable(module):
@@ -184,7 +184,7 @@ def _shown(args: Mapping[str, Any]) -> str:
 
 
 def _num_bits(module: Any, allowed: tuple[int, ...], layer: str) -> int:
-    """The narrowest allowed width that holds the integers of ``module``: -128 to 127 unless it says otherwise."""
+    """Returns the smallest allowed width for the integers of ``module``: its quant_min and quant_max, or int8."""
     low, high = int(getattr(module, "quant_min", -128)), int(getattr(module, "quant_max", 127))
     if low >= 0:
         msg = (
@@ -230,7 +230,7 @@ def _switch(module: Any, observes: bool, quantizes: bool) -> None:
 
 
 def _found_grid(module: Any, layer: str) -> tuple[Tensor, Tensor]:
-    """(canonical scale, int32 offset) which the class has found, on whatever device and of whatever shape."""
+    """Returns (canonical scale, int32 offset) that the class has found, on its device and in its shape."""
     calculate = getattr(module, "calculate_qparams", None)
     scale, offset = calculate() if calculate is not None else (module.scale, module.zero_point)
     scale = torch.as_tensor(scale).detach().to(torch.float32)
@@ -245,7 +245,7 @@ def _has_learned_values(module: Any) -> bool:
 
 
 def _round_like(module: Any, x: Tensor, params: QuantParams) -> Tensor:
-    """Our values, with the gradients of the class."""
+    """Returns ``x`` rounded by this package's kernel, with the gradients of the class."""
     scale, offset = per_channel(params.scale, x), per_channel(params.offset, x)
     value = fake_quantize(x.detach(), scale, offset, params.num_bits)
     if not torch.is_grad_enabled():

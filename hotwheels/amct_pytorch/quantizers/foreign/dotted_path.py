@@ -1,4 +1,4 @@
-"""Dotted paths in a configuration become the classes and values they name, and nothing else (spec 6.6).
+"""Replaces dotted paths in a configuration by the classes and values they name; no other code runs (spec 6.6).
 
 HiSilicon's AMCT manual, chapter "User-defined quantization algorithms" [自定义量化算法]. docs/security.md says why.
 """
@@ -18,18 +18,18 @@ from ...log import get_logger
 from .trusted import VARIABLE, is_named, is_trusted
 
 _LOGGER = get_logger(__name__)
-# torch is moving its quantization classes; configurations in use spell the old place.
+# torch is moving its quantization classes; existing configurations name the old place.
 _MOVED = {"torch.quantization.": "torch.ao.quantization."}
 _VALUES = (torch.dtype, torch.qscheme, torch.layout, torch.memory_format, torch.device, bool, int, float)
 _GRID = ("scale", "zero_point")
-_OBSERVER = "observer"  # the argument that a fake quantizer calls
+_OBSERVER = "observer"  # argument of a fake quantizer: the class of its observer, which it calls
 
 
 def import_quantizer(path: str, layer: str) -> type[nn.Module]:
     """Returns the class at ``path``: a ``torch.nn.Module`` with ``scale`` and ``zero_point``.
 
     Raises:
-      ConfigError: It is something else, its package is not allowed, or cannot be imported.
+      ConfigError: Not such a class, or its package is not allowed or cannot be imported.
     """
     cls = _import_module_class(path, layer)
     missing = [name for name in _GRID if not _has_member(cls, name)]
@@ -45,7 +45,7 @@ def import_observer(path: str, layer: str) -> type[nn.Module]:
     """Returns the class at ``path``: a ``torch.nn.Module`` with ``calculate_qparams``.
 
     Raises:
-      ConfigError: It is something else, its package is not allowed, or cannot be imported.
+      ConfigError: Not such a class, or its package is not allowed or cannot be imported.
     """
     found = _resolve(path, layer)
     _check_observer(found, found, path, layer)
@@ -54,10 +54,10 @@ def import_observer(path: str, layer: str) -> type[nn.Module]:
 
 
 def _import_observer_or_preset(path: str, layer: str) -> Callable[..., nn.Module]:
-    """Returns what `import_observer` does, or torch's preset of such a class (``default_observer``).
+    """Returns the observer class at ``path``, or torch's preset of such a class (``default_observer``).
 
     Raises:
-      ConfigError: It is something else, its package is not allowed, or cannot be imported.
+      ConfigError: Neither of the two, or its package is not allowed or cannot be imported.
     """
     found = _resolve(path, layer)
     _check_observer(found.p.func if _is_preset(found) else found, found, path, layer)
@@ -74,14 +74,14 @@ def _check_observer(cls: Any, found: Any, path: str, layer: str) -> None:
 
 
 def resolve_arguments(args: Mapping[str, Any], home: str, layer: str) -> dict[str, Any]:
-    """Returns ``args`` of the class at ``home`` with dotted strings replaced by what they name.
+    """Returns ``args`` of the class at ``home`` with dotted strings replaced by the objects they name.
 
-    ``observer`` becomes an observer's class. Others become a value of torch (``torch.qint8``), or a class of torch, of
-    the package of ``home`` or of an allowed one; from the latter two also other objects. All others stay strings, and
-    nothing is imported for them.
+    ``observer`` becomes an observer class. Another string becomes a value of torch (``torch.qint8``), a class of torch,
+    or a class or object of the package of ``home`` or of an allowed package. All others stay strings, and nothing is
+    imported for them.
 
     Raises:
-      ConfigError: ``observer`` names something else, or a package cannot be imported.
+      ConfigError: ``observer`` names no observer class, or a package cannot be imported.
     """
     return {name: _argument(name, value, home, layer) for name, value in args.items()}
 
@@ -108,7 +108,7 @@ def _argument(name: str, value: Any, home: str, layer: str) -> Any:
 
 
 def _may_be_argument(found: Any, path: str, home: str) -> bool:
-    """Whether a foreign class may get the object: what it can call is of its own package, or of an allowed one."""
+    """Whether a foreign class may get the object: only values, and code of its own package or of an allowed package."""
     is_of_torch = path.startswith("torch.")
     if isinstance(found, _VALUES):
         return True
@@ -134,7 +134,7 @@ def _is_module_class(found: Any) -> bool:
 
 
 def _is_preset(found: Any) -> bool:
-    """Whether it is what ``MinMaxObserver.with_args`` makes: a class with arguments."""
+    """Whether ``found`` is a class with arguments, as ``MinMaxObserver.with_args`` returns it."""
     return type(found).__name__ == "_PartialWrapper" and type(found).__module__.startswith("torch.ao.quantization")
 
 
@@ -145,9 +145,10 @@ def _what(found: Any) -> str:
 
 
 def _has_member(cls: type, name: str) -> bool:
-    """Whether objects of ``cls`` have the attribute, as far as the class tells: nothing is built to find out.
+    """Whether objects of ``cls`` have the attribute ``name``, judged from the class alone: no object is built.
 
-    It is a member or annotated, or code of the class writes ``self.scale`` or ``register_buffer("scale", ...)``.
+    True if the class has a member or an annotation of that name, or its code mentions the name, as in ``self.scale`` or
+    ``register_buffer("scale", ...)``.
     """
     if hasattr(cls, name):
         return True
@@ -161,7 +162,7 @@ def _mentioned(cls: type) -> set[str]:
 
 
 def _names_in(constant: object) -> Iterator[str]:
-    """The names and texts in a piece of code, or in a constant of it."""
+    """Yields the names and texts in a code object, or in a constant of a code object."""
     if isinstance(constant, str):
         yield constant
     elif isinstance(constant, types.CodeType):
@@ -174,23 +175,23 @@ def _names_in(constant: object) -> Iterator[str]:
 
 
 def _resolve(path: str, layer: str) -> Any:
-    """The object at ``path`` or at the place it moved to; None if there is none.
+    """Returns the object at ``path``, or at the place that torch moved it to; None if neither exists.
 
     Raises:
-      ConfigError: Its package is not allowed, or raises when it is imported.
+      ConfigError: Its package is not allowed, or importing the package raises.
     """
     if not is_trusted(path):
         raise ConfigError(f"Layer '{layer}': '{path}' is in no package that a configuration may name. {_RULE}")
     places = [path, *(path.replace(old, new, 1) for old, new in _MOVED.items() if path.startswith(old))]
     try:
         return next((found for found in map(_import, places) if found is not None), None)
-    except (Exception, SystemExit) as error:  # whatever a package from outside raises
+    except (Exception, SystemExit) as error:  # a package from outside may raise anything
         msg = f"Layer '{layer}': '{path}' cannot be imported: {type(error).__name__}: {error}"
         raise ConfigError(msg) from error
 
 
 def _import(path: str) -> Any:
-    """The attribute behind the longest importable module prefix of ``path``; None if there is none."""
+    """Returns the attribute behind the longest prefix of ``path`` that is a module; None if there is none."""
     parts = path.split(".")
     if not all(part.isidentifier() for part in parts) or any(part.startswith("__") for part in parts):
         return None
@@ -204,7 +205,7 @@ def _import(path: str) -> Any:
             continue
         for part in parts[cut:]:
             if not isinstance(found, types.ModuleType | type):
-                return None  # only modules and classes have members that are looked up: no objects' properties
+                return None  # attributes are read from modules and classes only: a property of an object would run code
             found = getattr(found, part, None)
         return found
     return None

@@ -1,7 +1,8 @@
-"""The base classes of our quantizers and observers: what torch's quantization expects of such classes.
+"""The base classes of this package's quantizers and observers, with the interface that torch's quantization expects.
 
-torch is about to drop its own, ``torch.ao.quantization.FakeQuantizeBase`` and ``ObserverBase``. As long as torch has
-them, ``isinstance`` says that ours are of them, and torch's functions, such as ``disable_observer``, work on ours.
+torch is about to drop ``torch.ao.quantization.FakeQuantizeBase`` and ``ObserverBase``. As long as torch has them, the
+classes here are registered as virtual subclasses: ``isinstance`` is True, and torch's functions, such as
+``disable_observer``, work on them.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from ...torch_private import register_base_classes
 
 
 class _Partial(functools.partial[Any]):
-    """A class with some of its arguments, as ``qconfig`` in torch takes them."""
+    """A class with some of its constructor arguments, in the form that a ``qconfig`` of torch takes."""
 
     def with_args(self, **kwargs: Any) -> _Partial:
         return _Partial(self, **kwargs)
 
 
 class FakeQuantizeBase(ABC, nn.Module):
-    """A module that observes or fake-quantizes what it is called with.
+    """A module that observes and fake-quantizes its input.
 
     Attributes:
       fake_quant_enabled: uint8 [1], whether it fake-quantizes.
@@ -70,7 +71,7 @@ class FakeQuantizeBase(ABC, nn.Module):
 
 
 class ObserverBase(ABC, nn.Module):
-    """A module that finds a range in what it is called with.
+    """A module that finds the range of its inputs.
 
     Attributes:
       dtype: The type of the stored integers, as torch names it.
@@ -84,7 +85,7 @@ class ObserverBase(ABC, nn.Module):
 
     @abstractmethod
     def forward(self, x: Any) -> Any:
-        """Returns ``x`` as it is."""
+        """Observes ``x`` and returns it unchanged."""
 
     @abstractmethod
     def calculate_qparams(self, **kwargs: Any) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Which packages a configuration may name classes of (docs/security.md)."""
+"""The packages whose classes a configuration may name (docs/security.md)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from ...errors import ConfigError
 
 VARIABLE = "AMCT_QUANTIZER_MODULES"
-# What the classes that a configuration names by default are from; importing these runs no code of a stranger.
+# Always allowed: importing these packages runs no code of a stranger.
 _OWN = ("torch", "hotwheels.amct_pytorch", "picovision")
 _allowed: tuple[str, ...] | None = None
 
@@ -21,12 +21,12 @@ def allow_quantizers(*packages: str) -> None:
     are allowed as well.
 
     Args:
-      *packages: Dotted names, such as ``my_package.quantizers``; what is inside them is allowed, too. None: only torch
-        and this package.
+      *packages: Dotted names, such as ``my_package.quantizers``; packages inside them are allowed too. Without names
+        only torch and this package are allowed.
 
     Raises:
-      TypeError: One of them is no string.
-      ConfigError: One of them is no dotted name.
+      TypeError: A name is no string.
+      ConfigError: A name is no dotted name.
     """
     global _allowed
     _allowed = tuple(_checked(one) for one in packages)
@@ -39,17 +39,17 @@ def is_trusted(name: str) -> bool:
 
 
 def is_named(name: str, home: str) -> bool:
-    """Whether ``name`` may become an argument: it is of torch, of an allowed package or of ``home``'s package."""
+    """Whether ``name`` is of torch, of an allowed package or of the package of ``home``, so may become an argument."""
     return is_inside(name, (*_OWN, *(_restriction() or ()), home.partition(".")[0]))
 
 
 def is_inside(name: str, packages: tuple[str, ...]) -> bool:
-    """Whether ``name`` is one of ``packages`` or inside one."""
+    """Whether ``name`` is one of ``packages`` or inside one of them."""
     return any(name == one or name.startswith(f"{one}.") for one in packages)
 
 
 def _restriction() -> tuple[str, ...] | None:
-    """The packages that are allowed beside our own; None where all are."""
+    """Returns the packages that are allowed beside `_OWN`; None if all packages are allowed."""
     value = os.environ.get(VARIABLE)
     if value is None:
         return _allowed

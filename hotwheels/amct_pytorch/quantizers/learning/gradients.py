@@ -1,7 +1,7 @@
 """Fake quantization with gradients: autograd functions around ``core.affine.fake_quantize`` (spec 4.1, 5.2, 6.1, 6.4).
 
-torch's native fake_quantize kernels multiply by the reciprocal of the scale, which moves ties to another integer than
-ONNX QuantizeLinear; ours divide, so the forward values are those of the exported model bit for bit.
+torch's native fake_quantize kernels multiply by the reciprocal of the scale, so some ties go to another integer than in
+ONNX QuantizeLinear. The kernels of this package divide, so forward values are those of the exported model bit for bit.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def identity_gradient(x: Tensor, params: QuantParams) -> Tensor:
 def identity_gradient_unfolded(weight: Tensor, factor: Tensor, inverse: Tensor, params: QuantParams) -> Tensor:
     """Returns ``Q(weight * factor) * inverse`` with ``inverse = 1 / factor`` [C_out], where Q is straight-through.
 
-    That is the weight in front of a BatchNorm in training (spec 6.7), in a few passes instead of a dozen. The gradient
-    of ``weight`` [C_out, ...] passes unchanged, that of ``factor`` is ``sum(g * (weight - result)) * inverse``. Both
-    are 0 where ``inverse`` is 0.
+    The result is the weight in front of a BatchNorm in training (spec 6.7), in a few passes instead of a dozen. The
+    gradient of ``weight`` [C_out, ...] passes unchanged, the gradient of ``factor`` is
+    ``sum(g * (weight - result)) * inverse``. Both are 0 where ``inverse`` is 0.
     """
     return _Unfolded.apply(weight, factor, inverse.detach(), params.scale, params.num_bits)  # type: ignore[no-any-return, no-untyped-call]
 
@@ -48,10 +48,10 @@ def replace_value(value: Tensor, source: Tensor) -> Tensor:
 
 
 def quantized_again(value: Tensor) -> Callable[[], Tensor] | None:
-    """Returns a function that makes ``value`` once more, if a learned range or a fixed grid made it; else None.
+    """Returns a function that computes ``value`` again; None if it came from none of the functions of this package.
 
-    The function reads what the backward of the quantizer has saved, so it is to be called before that backward is done.
-    The same for `identity_gradient_unfolded`.
+    Known are the results of a learned range, of `straight_through` and of `identity_gradient_unfolded`. The function
+    reads the tensors saved for the backward of the quantizer, so it must be called before that backward has run.
     """
     made_by: Any = value.grad_fn
     if was_made_by(value, _Unfolded):
@@ -161,7 +161,7 @@ def _unfolded(weight: Tensor, factor: Tensor, inverse: Tensor, scale: Tensor, nu
 
 
 def _row_dots(grad: Tensor, weight: Tensor, factor: Tensor, inverse: Tensor, scale: Tensor, num_bits: int) -> Tensor:
-    """The dot product of each row of ``grad`` and of ``weight - _unfolded(weight, ...)``, [C_out]."""
+    """Returns the dot product of each row of ``grad`` with the row of ``weight - _unfolded(weight, ...)``, [C_out]."""
     if native.handles(grad, weight) and weight.is_contiguous():
         return native.unfold_backward(grad, weight, factor, inverse, scale, QuantSpec(num_bits=num_bits).qmax)
     error = weight - _unfolded(weight, factor, inverse, scale, num_bits)

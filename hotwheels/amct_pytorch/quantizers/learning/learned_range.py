@@ -28,10 +28,10 @@ def learned_range(
 
     Args:
       x: Any floating tensor.
-      low: Lower end of the range which ``params`` was computed from, a scalar.
+      low: Lower end of the range from which ``params`` was computed, a scalar.
       high: Upper end, a scalar.
-      params: The grid, one for the tensor.
-      factor: What the gradients of both ends are multiplied by.
+      params: The grid, with one scale for the tensor.
+      factor: Factor on the gradients of both ends.
       on_nan: Called with ``x`` if it holds NaN.
     """
     with recomputing((x,), normalized_again):
@@ -55,8 +55,8 @@ class LearnedRange(torch.autograd.Function):
         factor: float,
         on_nan: Callable[[Tensor], None] | None,
     ) -> Tensor:
-        """Rounds; keeps ``x``, which is alive anyway."""
-        # The ends are trained in place by guards and optimizers; clones keep this graph valid until its backward.
+        """Returns the grid points of ``x``; saves ``x``, which other operations keep in memory anyway."""
+        # Guards and optimizers change the ends in place; the clones keep this graph valid until its backward.
         ctx.save_for_backward(x, low.detach().clone(), high.detach().clone(), scale, offset)
         ctx.num_bits, ctx.factor = num_bits, factor
         counts_if_owned()
@@ -71,7 +71,7 @@ class LearnedRange(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Returns the gradients; that of ``x`` overwrites the incoming gradient if this backward alone holds it."""
         x, low, high, scale, offset = ctx.saved_tensors
-        may_overwrite = is_owned(grads[0])  # asked alone: a second use of grads[0] in the same expression would count
+        may_overwrite = is_owned(grads[0])  # a statement of its own: another use of grads[0] in it would be counted
         x, grad_x = _same_layout(x, grads[0], may_overwrite)
         ends = real_ends(scale, offset, ctx.num_bits)
         inside, below, above = _take_inside(x, grad_x, scale, *ends)
@@ -83,9 +83,9 @@ class LearnedRange(torch.autograd.Function):
 
 
 def _same_layout(x: Tensor, grad: Tensor, may_overwrite: bool) -> tuple[Tensor, Tensor]:
-    """Returns ``x``, dense, and ``grad`` in the same memory order, as a copy unless it may be overwritten.
+    """Returns ``x``, dense, and ``grad`` in the same memory order; ``grad`` is copied unless it may be overwritten.
 
-    A new tensor would cost as much time as all of the arithmetic.
+    The copy is avoided because a new tensor costs as much time as all of the arithmetic.
     """
     x = x if native.is_dense(x) else x.contiguous()
     if may_overwrite and grad.stride() == x.stride():

@@ -1,9 +1,9 @@
-"""Tells whether a backward is the only one who holds the gradient it got, so that it may overwrite it.
+"""Tells whether only the running backward refers to the gradient it got, so that it may overwrite the gradient.
 
-Autograd passes one tensor on to several (both inputs of an addition get the same), and hooks, ``retain_grad`` and
-callers of ``backward(gradient)`` may keep one. All of them show in three reference counts: of the tensor, of its memory
-and of its Python object. The counts of a gradient that only the backward holds are measured, not assumed:
-another version of Python or torch may count differently.
+Autograd may pass one tensor to several nodes (both inputs of an addition get the same), and hooks, ``retain_grad`` and
+callers of ``backward(gradient)`` may keep a reference. Each of these raises one of three reference counts: of the
+tensor, of its memory or of its Python object. The counts of a gradient without other references are measured once and
+not assumed, since another version of Python or torch may count differently.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Counts = tuple[int, int, int]
 
 
 def is_owned(grad: Tensor) -> bool:
-    """Whether only the calling backward holds ``grad``; call as ``is_owned(grads[0])``."""
+    """Whether only the calling backward refers to ``grad``; call as ``is_owned(grads[0])``."""
     if type(grad) is not Tensor or grad.device.type != "cpu" or torch.is_grad_enabled():
         return False
     counts = reference_counts(grad)
@@ -29,7 +29,7 @@ def is_owned(grad: Tensor) -> bool:
 
 @functools.cache
 def counts_if_owned() -> Counts | None:
-    """Returns the counts of a gradient which only its backward holds; None if torch does not tell.
+    """Returns the counts of a gradient to which only its backward refers; None if torch does not report counts.
 
     Call it first outside of a backward: it runs a small one.
     """
@@ -53,5 +53,5 @@ class _Probe(torch.autograd.Function):
 
 
 def _seen_by_a_backward(grad: Tensor) -> Counts | None:
-    """As `is_owned`, so that the Python object has as many references."""
+    """Called in the same way as `is_owned`, so that the Python object has the same number of references."""
     return reference_counts(grad)

@@ -1,14 +1,15 @@
-"""Tensors that are cheap to make are not kept for the backward of what reads them, but made again when it needs them.
+"""Saves memory in training: tensors that are cheap to compute are not kept for a backward, but computed again in it.
 
-*Quantized activations and weights.* The tensor in front of a quantizer is alive anyway: the quantizer's own backward
-needs it, mostly the one of a ReLU too. A second copy of every activation would cost half as much memory as float
-training has altogether; rounding again costs a few per cent of the time. The values are the same to the bit.
+*Quantized activations and weights.* The tensor in front of a quantizer stays in memory anyway: the quantizer's backward
+needs it, and mostly the backward of a ReLU too. Keeping the quantized activations as well would take half as much
+memory again as float training; rounding again costs a few per cent of the time. The values are equal to the bit.
 
-*Results of a BatchNorm.* Only a learned range behind it would keep them: its own backward needs its input. They are the
-same but for the last bit, as torch's kernel multiplies and adds in one step on some processors.
+*Results of a BatchNorm.* Only a learned range behind the BatchNorm would keep them; the backward of the BatchNorm keeps
+its input instead. The recomputed values may differ in the last bit, as torch's kernel multiplies and adds in one step
+on some processors.
 
-Where somebody else says what becomes of saved tensors (checkpointing, offloading), all of that is left to them: reading
-a tensor that such hooks have packed runs a forward again, or fetches the tensor from elsewhere.
+If other hooks handle saved tensors (checkpointing, offloading), nothing is changed: reading a tensor that such hooks
+have packed would run a forward again, or fetch the tensor from elsewhere.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ RecipeOf = Callable[[Tensor], "Recipe | None"]
 
 @contextlib.contextmanager
 def recomputing(values: Sequence[Any], recipe_of: RecipeOf) -> Iterator[None]:
-    """Operations inside, which save those of ``values`` that ``recipe_of`` knows, save how to make them instead.
+    """Operations inside that save one of ``values`` for their backward save the function of ``recipe_of`` instead.
 
-    Under hooks on saved tensors nothing is changed. Only for operations that save no result of their own: hooks around
-    those would make reference cycles.
+    Values for which ``recipe_of`` returns None are saved as usual; so is every value if other hooks on saved tensors
+    are active. Only for operations that do not save their own result: hooks would make reference cycles with those.
     """
     recipes = _recipes(values, recipe_of) if torch.is_grad_enabled() and saved_tensors_hooks() is None else {}
     if not recipes:
@@ -47,25 +48,25 @@ def recomputing(values: Sequence[Any], recipe_of: RecipeOf) -> Iterator[None]:
 
 
 def is_recomputing() -> bool:
-    """Whether this is a forward inside a backward: checkpointing repeats one that has been counted and observed."""
+    """Whether this forward runs inside a backward: then checkpointing repeats a forward that was counted already."""
     return is_in_backward()
 
 
 def normalized_again(value: Tensor) -> Recipe | None:
-    """Returns a function that makes ``value`` once more, if a BatchNorm in training made it; else None."""
+    """Returns a function that computes ``value`` again; None if ``value`` is no result of a training BatchNorm."""
     made_by: Any = value.grad_fn
     if type(made_by).__name__ != "NativeBatchNormBackward0" or not made_by._saved_training:
         return None
     weight, bias = (getattr(made_by.next_functions[index][0], "variable", None) for index in (1, 2))
     if weight is None or bias is None:
         return None
-    # The graph does not keep the bias, and an optimizer may have changed it by the time of the backward.
+    # The autograd graph does not keep the bias, and an optimizer may change the bias before the backward.
     return functools.partial(_normalize, made_by, bias.detach().clone())
 
 
 @torch.no_grad()
 def _normalize(made_by: Any, bias: Tensor) -> Tensor:
-    """The result of the BatchNorm whose node in the graph is ``made_by``."""
+    """Returns the result of the BatchNorm whose node in the autograd graph is ``made_by``."""
     x, mean, inverse_std = made_by._saved_input, made_by._saved_result1, made_by._saved_result2
     factor = inverse_std * made_by._saved_weight
     shift = torch.addcmul(bias, mean, factor, value=-1)

@@ -1,1 +1,1 @@
-"""Observers: what calibration remembers of a tensor, and the grid it chooses."""
+"""Observers: they collect statistics of a tensor in calibration and choose its grid."""

@@ -1,4 +1,4 @@
-"""IFMRObserver: the range whose upper end loses least, searched once enough batches were seen (spec 5.1)."""
+"""IFMRObserver: searches the range with the least squared error, after ``batch_num`` batches (spec 5.1)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class IFMRObserver(RangeObserver):
     """Finds the range of an activation with the smallest quantization error over ``batch_num`` batches.
 
     Memory does not depend on the number of batches; the statistics are dropped after the search. Under
-    torch.distributed the statistics of all processes count together. Manual: IFMRObserver.
+    torch.distributed the statistics of all processes are merged. HiSilicon's AMCT manual, chapter "IFMRObserver".
 
     Args:
       object_layer: Layer named in messages.
@@ -77,7 +77,7 @@ class IFMRObserver(RangeObserver):
 
     @classmethod
     def symmetry_args(cls, qscheme: str | None, with_offset: bool | None) -> dict[str, Any]:
-        """The argument that says how the two words for symmetry combine; with offset by default."""
+        """Returns ``with_offset``: False if either argument asks for a symmetric grid, else True."""
         return {"with_offset": with_offset is not False and qscheme != "symmetric"}
 
     @property
@@ -101,7 +101,7 @@ class IFMRObserver(RangeObserver):
 
     @property
     def progress(self) -> str:
-        """How many of its batches it has seen."""
+        """How many of ``batch_num`` batches were seen, as a text."""
         return f"{self._batches} of {self.batch_num} batches seen"
 
     def forget(self) -> None:
@@ -112,7 +112,7 @@ class IFMRObserver(RangeObserver):
     def update(self, samples: Tensor) -> None:
         """Takes one batch; the last of ``batch_num`` starts the search, later ones are ignored.
 
-        A batch counts when all of the work on it is done: after an error the observer is as before.
+        The state changes only at the end: after an error the observer is as before.
         """
         if self.is_complete:
             return
@@ -128,7 +128,7 @@ class IFMRObserver(RangeObserver):
 
     @property
     def refuses_non_finite(self) -> bool:  # type: ignore[override]
-        """The statistics find NaN and inf on the way; the samples kept by ``exact`` are not looked at."""
+        """True with statistics, which detect NaN and inf themselves; False with ``exact``, which only keeps samples."""
         return not self.exact
 
     def _with(self, samples: Tensor) -> RangeStatistics:
@@ -150,7 +150,7 @@ class IFMRObserver(RangeObserver):
             )  # fmt: skip
 
     def _search(self, statistics: RangeStatistics | None, kept: list[Tensor]) -> tuple[IfmrResult, tuple[float, float]]:
-        """Returns the range, and the smallest and the largest value it was searched on."""
+        """Returns the result of the search, and the smallest and the largest value that was searched."""
         if statistics is None:
             samples = torch.cat(kept)
             result = search_exact(samples, self._spec, self.options, self.legacy_negative_full_scale)

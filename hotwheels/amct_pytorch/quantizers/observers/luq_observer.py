@@ -1,4 +1,4 @@
-"""LuqMseObserver: per batch the range of least squared error, over batches the largest (spec 5.3)."""
+"""LuqMseObserver: the range of least squared error of each batch; the largest of these ranges counts (spec 5.3)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from .observation import RangeObserver
 
 @register("LuqMseObserver")
 class LuqMseObserver(RangeObserver):
-    """Keeps the largest of the ranges that fit each batch best; every batch counts, there is no last one.
+    """Keeps the largest of the best ranges of all batches; the number of batches is not limited.
 
-    Manual: LuqMseObserver.
+    HiSilicon's AMCT manual, chapter "LuqMseObserver".
 
     Args:
       object_layer: Layer named in messages.
@@ -60,7 +60,7 @@ class LuqMseObserver(RangeObserver):
 
     @classmethod
     def symmetry_args(cls, qscheme: str | None, with_offset: bool | None) -> dict[str, Any]:
-        """The argument that says how the two words for symmetry combine; symmetric by default."""
+        """Returns ``qscheme``: ``with_offset`` False gives "symmetric", True without a qscheme "affine"."""
         if with_offset is False:
             return {"qscheme": "symmetric"}
         return {"qscheme": qscheme or ("affine" if with_offset else "symmetric")}
@@ -85,7 +85,7 @@ class LuqMseObserver(RangeObserver):
 
     @property
     def progress(self) -> str:
-        """How many batches it has seen; one is enough."""
+        """How many batches were seen, as a text; one batch is enough."""
         return f"{self._batches} batches seen"
 
     def forget(self) -> None:
@@ -96,7 +96,7 @@ class LuqMseObserver(RangeObserver):
         return self.qscheme == "symmetric" or (self.qscheme == "dynamic" and has_negative)
 
     def update(self, samples: Tensor) -> None:
-        """Takes one batch and widens the range to the one that fits it best."""
+        """Takes one batch and widens the range to the best range of that batch."""
         is_negative = (samples.min() < 0).to(torch.float32)
         has_negative = self._has_negative or bool(distributed.maximum(is_negative))
         spec = QuantSpec(num_bits=self.num_bits, symmetric=self._is_symmetric_with(has_negative))

@@ -1,4 +1,4 @@
-"""What every observer shares: which tensors count (spec 4.7), and the interfaces of the two kinds."""
+"""The common part of all observers: which tensors are observed (spec 4.7), and the two base classes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def is_quantizable(x: object) -> bool:
 
 
 def as_float(x: Tensor) -> Tensor:
-    """Returns ``x``, in float32 if it is narrower."""
+    """Returns ``x``; float16 and bfloat16 are converted to float32."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
@@ -34,7 +34,7 @@ def float_samples(x: object) -> Tensor | None:
 
 
 def finite_samples(x: object, layer: str) -> Tensor | None:
-    """Returns ``float_samples(x)`` after one pass over it.
+    """Returns ``float_samples(x)``, after checking that the values are finite.
 
     Raises:
       CalibrationError: ``x`` holds NaN or inf.
@@ -85,7 +85,7 @@ class RangeObserver(ObserverBase):
     @classmethod
     @abstractmethod
     def symmetry_args(cls, qscheme: str | None, with_offset: bool | None) -> dict[str, Any]:
-        """Constructor arguments of this observer which say what LUQ's two words for symmetry say; None: not given."""
+        """Returns LUQ's two arguments for symmetry as constructor arguments of this class; None means not given."""
 
     @property
     @abstractmethod
@@ -104,7 +104,7 @@ class RangeObserver(ObserverBase):
     @property
     @abstractmethod
     def progress(self) -> str:
-        """How far it is, such as ``1 of 4 batches seen``."""
+        """How far the observer is, such as ``1 of 4 batches seen``."""
 
     @abstractmethod
     def forget(self) -> None:

@@ -19,7 +19,7 @@ from .observation import WeightObserver
 class SnqObserver(WeightObserver):
     """Clusters a weight [C_out, ...], normalised by its largest absolute value per channel or as a whole.
 
-    Deterministic. Manual: SnqObserver.
+    Deterministic.
 
     Args:
       object_layer: Layer named in messages.

@@ -19,13 +19,13 @@ class TorchRangeObserver(RangeObserver):
     """Turns scale and zero point of a foreign per-tensor observer into a range; every batch counts.
 
     Args:
-      cls: The observer; constructed with dtype qint32 and the ends of ``num_bits`` unless ``args`` say otherwise.
+      cls: The observer; constructed with dtype qint32 and Qmin and Qmax of ``num_bits`` unless ``args`` say otherwise.
       object_layer: Layer named in messages.
       num_bits: 4 or 8..16.
-      **args: Arguments of ``cls``; dotted strings stand for objects.
+      **args: Arguments of ``cls``; a dotted string is replaced by the object it names.
 
     Raises:
-      ConfigError: ``cls`` cannot be built so, or observes channels.
+      ConfigError: ``cls`` cannot be constructed with these arguments, or has a range per channel.
     """
 
     keeps_updating = True
@@ -37,7 +37,7 @@ class TorchRangeObserver(RangeObserver):
         arguments = resolve_arguments(args, cls.__module__, object_layer)
         try:
             self.observer = cls(**{**defaults, **arguments})
-        except Exception as error:  # whatever a class from outside raises
+        except Exception as error:  # a class from outside may raise anything
             raise ConfigError(f"Layer '{object_layer}': observer {cls.__name__} cannot be built: {error}") from error
         if getattr(self.observer, "qscheme", None) not in _PER_TENSOR:
             msg = f"Layer '{object_layer}': observer {cls.__name__} is per channel; one range is needed here."
@@ -47,7 +47,7 @@ class TorchRangeObserver(RangeObserver):
 
     @classmethod
     def symmetry_args(cls, qscheme: str | None, with_offset: bool | None) -> dict[str, Any]:
-        """The torch qscheme that says what LUQ's two words for symmetry say."""
+        """Returns the torch qscheme that corresponds to LUQ's two arguments; {} if neither is given."""
         if qscheme is None and with_offset is None:
             return {}
         is_symmetric = with_offset is False or qscheme == "symmetric"
@@ -72,11 +72,11 @@ class TorchRangeObserver(RangeObserver):
 
     @property
     def progress(self) -> str:
-        """How many batches it has seen; one is enough."""
+        """How many batches were seen, as a text; one batch is enough."""
         return f"{self._batches} batches seen"
 
     def forget(self) -> None:
-        """The range is no longer one that this object has found; what the foreign observer keeps is its own."""
+        """Sets the number of batches to 0; the state of the foreign observer is not changed."""
         self._batches = 0
 
     def update(self, samples: Tensor) -> None:
@@ -88,7 +88,7 @@ class TorchRangeObserver(RangeObserver):
         low = (getattr(self.observer, "quant_min", -128) - offset) * scale
         high = (getattr(self.observer, "quant_max", 127) - offset) * scale
         if self._is_symmetric:
-            high = torch.maximum(-low, high) if bool(offset) else high  # with offset 0 Qmax says what the scale is
+            high = torch.maximum(-low, high) if bool(offset) else high  # with offset 0 the scale is high / Qmax
             low = -high
         self._batches += 1
         self._set_range(low, high)
