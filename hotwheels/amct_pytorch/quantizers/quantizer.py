@@ -174,7 +174,7 @@ class Quantizer(FakeQuantizeBase):
         self, state_dict: dict[str, Any], prefix: str, local_metadata: Any, strict: bool,
         missing: list[str], unexpected: list[str], errors: list[str],
     ) -> None:  # fmt: skip
-        """Loads the state; other settings are an error, and a state of an older version without settings is accepted."""
+        """Loads the state; other settings are an error, a state without settings (of an older version) is accepted."""
         loaded = state_dict.setdefault(f"{prefix}settings", self.settings.clone())
         difference = find_difference(self.settings, loaded)
         if difference is not None:

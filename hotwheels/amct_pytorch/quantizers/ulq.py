@@ -104,7 +104,7 @@ class UlqFakeQuantize(ActivationQuantizer):
         return torch.zeros_like(low) if self.fixed_min else low
 
     def _mark_learned(self) -> None:
-        """Sets ``requires_grad``: False for a lower end that follows from the upper end, so DDP does not wait for it."""
+        """Sets ``requires_grad``: False for a lower end that follows from the upper end, as DDP would wait for it."""
         super()._mark_learned()
         self.clip_min.requires_grad_(self._is_in_use and not self.is_symmetric and not self.fixed_min)
 
