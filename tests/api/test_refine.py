@@ -94,6 +94,45 @@ def test_the_result_is_part_of_the_state_dict(net, tmp_path, weights):
     assert torch.equal(run_fake(restored, pictures(2)), run_fake(model, pictures(2)))
 
 
+def asked(net, folder, section):
+    """A model calibrated in the five calls, in batches of 8, with this text in the simple configuration."""
+    (folder / "simple.yaml").write_text(section)
+    amct.create_quant_config_fx(folder / "config.json", net, folder / "simple.yaml")
+    model = amct.create_quant_model_fx(folder / "config.json", net)
+    amct.enable_quantization(model, calibration=True)
+    with torch.no_grad():
+        for batch in pictures(1).split(8):
+            model(batch)
+    return model
+
+
+@pytest.mark.parametrize("count", (16, 20, 24, 32))
+def test_a_configuration_that_asks_has_the_five_calls_refine(net, tmp_path, count):
+    model = asked(net, tmp_path, f"refine: {{seed: 2, pictures: {count}}}")
+    explicit = asked(net, tmp_path, "")
+    seen = pictures(1).split(8)[: -(-count // 8)]
+    amct.refine(explicit, [(one,) for one in seen], seed=2, progress=False)
+    assert torch.equal(run_fake(model, pictures(2)), run_fake(explicit, pictures(2)))
+    assert not model.kept_batches
+
+
+def test_the_float_state_is_refined_only_when_the_model_is_quantized(net, tmp_path):
+    model = asked(net, tmp_path, "refine: true")
+    amct.enable_quantization(model)
+    with torch.no_grad():
+        assert torch.allclose(model(pictures(2)), net(pictures(2)), atol=1e-5)
+    amct.enable_quantization(model, calibration=True)
+    for one in (model, copy.deepcopy(model)):
+        amct.save_quant_model_fx(one, tmp_path / "net", pictures(2))
+        assert not one.kept_batches
+    (found,) = run_onnx(tmp_path / "net_float_model.onnx", pictures(2))
+    assert not torch.allclose(torch.from_numpy(found), net(pictures(2)), atol=1e-5)
+
+
+def test_without_the_section_nothing_is_kept(net, tmp_path):
+    assert not asked(net, tmp_path, "").kept_batches
+
+
 def test_the_user_s_model_and_the_mode_stay(net, tmp_path):
     before = copy.deepcopy(net.state_dict())
     model = calibrated(net, tmp_path)

@@ -21,6 +21,7 @@ from ..workflows.advice import log_calibrated_advice
 from ..workflows.arguments import as_example, as_inputs, check_aliases, check_existing, check_model, check_type
 from ..workflows.checkpoint import load_checkpoint
 from ..workflows.quantized import quantized_inside, switchable_inside, the_quantized_graph
+from ..workflows.refine_model import refine_if_asked
 
 _log = get_logger(__name__)
 
@@ -125,8 +126,11 @@ def enable_quantization(
         check_type(function, name, value, bool, "a bool")
     mode = Mode.of(calibration, fake_quant, real_quant)
     for quantized in switchable_inside(function, model):
+        computes_quantized = isinstance(quantized, QuantGraphModule) and mode in (Mode.FAKE_QUANT, Mode.REAL_QUANT)
+        if computes_quantized:
+            refine_if_asked(quantized)
         quantized.mode = mode
-        if isinstance(quantized, QuantGraphModule) and mode in (Mode.FAKE_QUANT, Mode.REAL_QUANT):
+        if computes_quantized:
             log_calibrated_advice(quantized)
 
 

@@ -9,12 +9,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..backends.fx.quant_graph_module import QuantGraphModule
+from ..config.layers.refine_config import METHODS
 from ..files import check_path
 from ..log import get_logger
 from ..workflows.arguments import as_inputs, check_model, check_type
 from ..workflows.quantized import require_calibration, the_quantized_graph
 from ..workflows.refine_model import Methods, Refinement, refine_graph, require_batches
-from ..workflows.refinement import METHODS
 
 _log = get_logger(__name__)
 
@@ -45,7 +45,8 @@ def refine(
       data: Batches as in calibration: tensors, or tuples of the arguments of forward; a single tensor is one batch. 32
         pictures do; a quarter of them judges. Of the values between layers 1 GiB stays in memory, the rest goes to a
         temporary folder.
-      methods: Names of methods; or a dict from each name to the layers or layer types it is for, None for all.
+      methods: Names of methods; or a dict from each name to the layers or layer types it is for, None for all. Only
+        they count here, not the configuration's ``refine`` section (spec 8.7).
       seed: Draws the positions of the feature maps that are looked at.
       progress: Whether a progress bar is shown.
       resume_dir: Folder in which every finished layer is saved; a call after an interruption goes on from there.
@@ -65,6 +66,6 @@ def refine(
     require_batches(batches)
     folder = None if resume_dir is None else check_path("refine", "resume_dir", resume_dir)
     result = refine_graph(graph, batches, methods, seed=seed, progress=progress, resume_dir=folder)
-    changed = sum(1 for one in result.layers if one.methods)
-    _log.info("Refined %d of %d weighted layers.", changed, len(result.layers))
+    graph.kept_batches.clear()
+    _log.info("%s", result.summary())
     return result

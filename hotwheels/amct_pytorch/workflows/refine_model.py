@@ -6,6 +6,7 @@ import collections
 import dataclasses
 import hashlib
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ from tqdm import tqdm
 from ..backends.fx.graph_stream import GraphStream
 from ..backends.fx.quant_graph_module import QuantGraphModule
 from ..backends.layer_step import LayerStep
+from ..config.layers.refine_config import METHODS
 from ..errors import CalibrationError, ConfigError
 from ..log import get_logger
 from ..nn.quantized_layer import QuantizedLayer
-from .refinement import METHODS, LayerRefiner, RefinedLayer
+from .quantized import uncalibrated
+from .refinement import LayerRefiner, RefinedLayer
 
 _log = get_logger(__name__)
 Methods = Sequence[str] | Mapping[str, Sequence[str] | None]
@@ -34,6 +37,11 @@ class Refinement:
     """
 
     layers: tuple[RefinedLayer, ...]
+
+    def summary(self) -> str:
+        """Returns one sentence: how many layers have changed."""
+        changed = sum(1 for one in self.layers if one.methods)
+        return f"Refined {changed} of {len(self.layers)} weighted layers."
 
     def __str__(self) -> str:
         """A line per layer: its methods, and why others were left out."""
@@ -73,6 +81,21 @@ def refine_graph(
     with tqdm(total=len(layers), desc="refine", unit="layer", disable=not progress) as bar:
         GraphStream(model).walk(batches, visit)
     return Refinement(tuple(results))
+
+
+def refine_if_asked(model: QuantGraphModule) -> None:
+    """Refines a calibrated graph whose configuration asks for that, once, with the inputs that calibration has seen.
+
+    Does nothing while a layer is not calibrated.
+    """
+    asked = None if model.origin is None else model.origin.refine
+    if asked is None or not model.kept_batches or uncalibrated(model):
+        return
+    result = refine_graph(
+        model, model.kept_batches, asked.methods, seed=asked.seed, progress=sys.stderr.isatty(), resume_dir=None
+    )
+    model.kept_batches.clear()
+    _log.info("%s", result.summary())
 
 
 class _Choice:

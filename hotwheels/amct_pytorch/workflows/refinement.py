@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..backends.layer_step import LayerStep
+from ..config.layers.refine_config import BIAS_CORRECTION, COMPENSATED_ROUNDING
 from ..core.affine import canonical_scale
 from ..core.params import QuantParams
 from ..core.refine.columns import Geometry, as_rows, columns
@@ -30,9 +31,6 @@ from ..ops.desc import Role
 from ..quantizers.distributed import process_count, process_rank, total
 from ..quantizers.weight_grid import GridOrigin
 
-COMPENSATED_ROUNDING = "compensated_rounding"
-BIAS_CORRECTION = "bias_correction"
-METHODS = (COMPENSATED_ROUNDING, BIAS_CORRECTION)
 COLUMNS_PER_ELEMENT, FEWEST_COLUMNS, MOST_COLUMNS = 16, 1024, 16384  # per layer, over all batches
 HELD_OUT = 4  # every fourth picture judges and is not learned from
 SHIFT_DAMPINGS = (0.03, 0.1, 0.3, 1.0, 3.0)

@@ -28,6 +28,7 @@ from .kept_state import copies_of
 from .onnx_setting import check_setting
 from .planning import checked_plan, warn
 from .quantized import require_calibration
+from .refine_model import refine_if_asked
 
 Inputs = tuple[Any, ...]
 
@@ -78,6 +79,7 @@ def save(
     from .onnx_files import write_onnx_files  # here, because onnx costs every import a second and 40 MB
 
     require_calibration(quantized)
+    refine_if_asked(quantized)
     log_calibrated_advice(quantized)
     example = make_example_call(quantized, inputs)
     setting = check_setting(export_setting)

@@ -97,7 +97,8 @@ class FxBackend:
     def origin(self, graph: OpGraph, config: QuantConfig) -> Origin:
         """Returns ``graph``, that of this model, its settings and the advice that needs no data. Before `place`."""
         model = ConfiguredGraph(graph, config, handed_on=handed_on_nodes(self._traced))
-        return Origin(model, (*model_advice(self._traced, model, self._registry), *sibling_advice(model)))
+        advice = (*model_advice(self._traced, model, self._registry), *sibling_advice(model))
+        return Origin(model, advice, config.refine)
 
     def place(self, plan: QuantPlan, origin: Origin | None = None) -> QuantGraphModule:
         """Returns the quantized model, which remembers its ``origin``. Uses up the traced copy."""

@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
+from ...config.layers.refine_config import RefineConfig
 from ...nn.batch_norm_call import BatchNormCall
 from ...nn.mode import Mode, forcing
 from ...nn.quantized_layer import QuantizedLayer
@@ -19,7 +20,7 @@ from ...nn.weighted_call import WeightedCall
 from ...plan.advice import Advice
 from ...plan.configured_graph import ConfiguredGraph
 from ...quantizers.learning.recompute import is_recomputing
-from ...torch_private import unsaved_buffers
+from ...torch_private import pytree, unsaved_buffers
 from ..calibration_forward import any_forward, calibration_forward
 from ..float_model import in_float32
 from ..layer_container import LAYERS, LayerContainer, follow_flag, layers_by_name
@@ -35,11 +36,13 @@ class Origin:
     Attributes:
       model: The operations of the float model and their settings.
       advice: What was found before calibration.
+      refine: What the configuration asks to be refined when calibration is complete; None: nothing.
       is_advised: Whether the log has the advice that calibration gives, which is said once.
     """
 
     model: ConfiguredGraph
     advice: tuple[Advice, ...]
+    refine: RefineConfig | None = None
     is_advised: bool = False
 
 
@@ -73,6 +76,7 @@ class QuantGraphModule(fx.GraphModule):
         adopt_state(copied, self, memo)
         copied.__dict__["_takes_other_floats"] = self.takes_other_floats
         copied.__dict__["_origin"] = self.origin
+        copied.__dict__["_kept_batches"] = [*self.kept_batches]
         return cast("QuantGraphModule", copied)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -81,6 +85,7 @@ class QuantGraphModule(fx.GraphModule):
         cls = next(one for one in type(self).__mro__ if not one.__qualname__.endswith("GraphModuleImpl"))
         state = {**vars(self), "_graph": dump_graph(self.graph), "_class_name": type(self).__name__}
         state.pop("_watcher", None)
+        state.pop("_kept_batches", None)
         return _new, (cls,), state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -124,6 +129,11 @@ class QuantGraphModule(fx.GraphModule):
     def takes_other_floats(self, takes: bool) -> None:
         self.__dict__["_takes_other_floats"] = takes
 
+    @property
+    def kept_batches(self) -> list[tuple[Any, ...]]:
+        """The inputs of calibration that the configuration wants to be refined with, until that is done."""
+        return self.__dict__.setdefault("_kept_batches", [])
+
     def train(self, mode: bool = True) -> QuantGraphModule:
         """Sets the training mode, except for BatchNorms that are frozen."""
         super().train(mode)
@@ -146,8 +156,19 @@ class QuantGraphModule(fx.GraphModule):
                 return self._run_real_quant(generated, watcher, args, kwargs)
             if watcher is not None:
                 with self.keeping_inputs():
-                    return RecordingInterpreter(self, watcher).run(*positional(self, args, kwargs))
-            return generated(self, *args, **kwargs)
+                    result = RecordingInterpreter(self, watcher).run(*positional(self, args, kwargs))
+            else:
+                result = generated(self, *args, **kwargs)
+        if observes:
+            self._keep_batch(positional(self, args, kwargs))
+        return result
+
+    def _keep_batch(self, batch: tuple[Any, ...]) -> None:
+        """Keeps the inputs of a forward that calibrates if the configuration asks for refinement and has too few."""
+        wanted = None if self.origin is None else self.origin.refine
+        if wanted is not None and sum(map(_picture_count, self.kept_batches)) < wanted.pictures:
+            kept = pytree.tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, batch)
+            self.kept_batches.append(kept)
 
     def _run_real_quant(
         self, generated: Callable[..., Any], watcher: Watcher | None, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -194,6 +215,12 @@ def _layers_of(model: nn.Module) -> LayerContainer:
 def _look_up_weights_in(target: nn.Module) -> None:
     for call in (one for one in target.modules() if isinstance(one, (WeightedCall, BatchNormCall))):
         call.tree.root = target
+
+
+def _picture_count(batch: tuple[Any, ...]) -> int:
+    """Returns the size of the first axis of the first tensor that has one."""
+    sizes = (len(leaf) for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim())
+    return next(sizes, 1)
 
 
 def _new(cls: type[QuantGraphModule]) -> QuantGraphModule:

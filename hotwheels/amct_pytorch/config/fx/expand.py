@@ -32,7 +32,8 @@ def expand(graph: OpGraph, simple: SimpleConfig | None) -> QuantConfig:
     """
     simple = simple or SimpleConfig()
     _report_unmatched(graph, simple)
-    return QuantConfig({name: _layer(node, simple) for name, node in graph.layers.items()})
+    layers = {name: _layer(node, simple) for name, node in graph.layers.items()}
+    return QuantConfig(layers, simple.refine)
 
 
 def _layer(node: OpNode, simple: SimpleConfig) -> LayerConfig:

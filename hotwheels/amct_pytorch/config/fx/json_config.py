@@ -21,6 +21,7 @@ from ..layers.layer_entry import (
 )
 from ..layers.layer_rules import ACTIVATION_PARAMS, WEIGHT_PARAMS, apply_rules
 from ..layers.quant_config import LayerConfig, QuantConfig, QuantizerConfig
+from ..layers.refine_config import REFINE, read_refine, refine_document
 
 # The text of HiSilicon's AMCT manual, kept literally (check 1 of spec 13.1): scripts look for it.
 NO_LAYER_ENABLED = "No quant enable layer in quant config file, please check the quant config file."
@@ -39,19 +40,33 @@ def read_config(path: PathLike, graph: OpGraph) -> QuantConfig:
       ConfigError: Not JSON, a layer that the model does not have, or a wrong value.
     """
     document = as_object(read_json(path), f"The document in {path}")
-    for name in document:
+    has_section = REFINE in document and REFINE not in graph.layers
+    refine = read_refine(document[REFINE], f"{path}: {REFINE}") if has_section else None
+    for name in (name for name in document if not (has_section and name == REFINE)):
         check_known(name, graph, str(path))
     layers = {
         name: _layer(node, document[name], f"Layer '{name}' in {path}")
         for name, node in graph.layers.items()
         if name in document
     }
-    return QuantConfig(layers)
+    return QuantConfig(layers, refine)
 
 
 def write_config(config: QuantConfig, path: PathLike) -> None:
-    """Writes strict JSON: UTF-8, 4-space indent, one key per layer in the order of ``config``."""
-    write_text_atomic(path, dump_json({name: _layer_document(layer) for name, layer in config.layers.items()}))
+    """Writes strict JSON: UTF-8, 4-space indent, one key per layer in the order of ``config``, then its ``refine``.
+
+    Raises:
+      ConfigError: There is a ``refine`` section, and a layer has that name.
+    """
+    document = {name: _layer_document(layer) for name, layer in config.layers.items()}
+    if config.refine is not None:
+        if REFINE in document:
+            raise ConfigError(
+                f"{path}: the model has a layer called '{REFINE}', so config.json cannot hold a section of that name."
+                " Leave the section out and call amct.refine after calibration."
+            )
+        document[REFINE] = refine_document(config.refine)
+    write_text_atomic(path, dump_json(document))
 
 
 def check_any_enabled(config: QuantConfig) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 
 from ..arguments.section import Section
 from ..files.om_json import OmLayers
+from ..layers.refine_config import RefineConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,7 @@ class SimpleConfig:
       common: For every layer.
       types: For layers of a type, by increasing priority; above ``common`` and ``om_layers``.
       layers: For layers by name, by increasing priority; above ``types``.
+      refine: Asks for refinement after calibration.
     """
 
     source: str = dataclasses.field(default="the default configuration", compare=False)
@@ -46,3 +48,4 @@ class SimpleConfig:
     common: Rule = Rule()
     types: tuple[Rule, ...] = ()
     layers: tuple[Rule, ...] = ()
+    refine: RefineConfig | None = None

@@ -15,10 +15,11 @@ from ..arguments.coercion import as_bool, as_list, as_names, as_object, as_text,
 from ..arguments.section import Section, read_section
 from ..files.om_json import mapping_path, read_om_json
 from ..files.text_file import read_text
+from ..layers.refine_config import REFINE, read_refine
 from .simple_config import Rule, SimpleConfig
 
 _log = get_logger(__name__)
-_KEYS = ("skip_layers", "om_config", "common_config", "override_layer_types", "override_layer_configs")
+_KEYS = ("skip_layers", "om_config", "common_config", "override_layer_types", "override_layer_configs", REFINE)
 _SECTIONS = ("quant_enable", "weight_quant_params", "activation_quant_params")
 
 
@@ -51,6 +52,7 @@ def parse_simple_yaml(text: str, source: str) -> SimpleConfig:
         common=_rule(as_object(document.get("common_config"), f"{source}: common_config"), f"{source}: common_config"),
         types=_rules(document, "override_layer_types", "layer_type", source),
         layers=_rules(document, "override_layer_configs", "layer_name", source),
+        refine=read_refine(document.get(REFINE), f"{source}: {REFINE}"),
     )
 
 

@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from .refine_config import RefineConfig
+
 
 @dataclasses.dataclass(frozen=True)
 class QuantizerConfig:
@@ -37,6 +39,12 @@ class LayerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class QuantConfig:
-    """The configuration of every quantizable layer, by layer name, in graph order."""
+    """The configuration of a model.
+
+    Attributes:
+      layers: Every quantizable layer, by layer name, in graph order.
+      refine: What is refined when calibration is complete; None: nothing, unless `amct.refine` is called.
+    """
 
     layers: Mapping[str, LayerConfig]
+    refine: RefineConfig | None = None

@@ -1,0 +1,72 @@
+"""RefineConfig: the ``refine`` section of a simple yaml and of config.json (spec 8.7)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ...errors import ConfigError, nearest_names
+from ..arguments.coercion import as_bool, as_int, as_names, as_object, report_unknown
+
+COMPENSATED_ROUNDING = "compensated_rounding"
+BIAS_CORRECTION = "bias_correction"
+METHODS = (COMPENSATED_ROUNDING, BIAS_CORRECTION)
+REFINE = "refine"  # the key in both files
+
+_KEYS = ("methods", "seed", "pictures")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RefineConfig:
+    """Asks for `amct.refine` with the pictures that calibration sees.
+
+    Attributes:
+      methods: Each method with the layers or layer types it is for; None for all.
+      seed: As in `amct.refine`.
+      pictures: How many pictures, those that calibration sees first, are kept for it.
+    """
+
+    methods: Mapping[str, tuple[str, ...] | None] = dataclasses.field(default_factory=lambda: dict.fromkeys(METHODS))
+    seed: int = 0
+    pictures: int = 32
+
+
+def read_refine(value: object, where: str) -> RefineConfig | None:
+    """Returns the section; None if it is missing or false.
+
+    Raises:
+      ConfigError: A method is unknown, or a value has the wrong type.
+    """
+    if value is None or isinstance(value, bool | str):
+        return RefineConfig() if value is not None and as_bool(value, where) else None
+    given = as_object(value, where)
+    report_unknown(given, _KEYS, where)
+    pictures = as_int(given.get("pictures", RefineConfig.pictures), f"{where}.pictures")
+    if pictures < 1:
+        raise ConfigError(f"{where}.pictures is {pictures}; allowed: 1 and more.")
+    return RefineConfig(
+        methods=_methods(given.get("methods"), f"{where}.methods"),
+        seed=as_int(given.get("seed", RefineConfig.seed), f"{where}.seed"),
+        pictures=pictures,
+    )
+
+
+def refine_document(config: RefineConfig) -> dict[str, Any]:
+    """Returns what config.json holds: `read_refine` gives ``config`` for it."""
+    methods = {name: None if layers is None else list(layers) for name, layers in config.methods.items()}
+    return {"methods": methods, "seed": config.seed, "pictures": config.pictures}
+
+
+def _methods(value: object, where: str) -> Mapping[str, tuple[str, ...] | None]:
+    if value is None:
+        return dict.fromkeys(METHODS)
+    if isinstance(value, Mapping):
+        layers = as_object(value, where)
+        chosen = {one: None if names is None else as_names(names, f"{where}.{one}") for one, names in layers.items()}
+    else:
+        chosen = dict.fromkeys(as_names(value, where))
+    for method in chosen:
+        if method not in METHODS:
+            raise ConfigError(f"{where}: unknown method '{method}'. {nearest_names(method, METHODS)}")
+    return chosen
