@@ -126,12 +126,10 @@ def enable_quantization(
         check_type(function, name, value, bool, "a bool")
     mode = Mode.of(calibration, fake_quant, real_quant)
     for quantized in switchable_inside(function, model):
-        computes_quantized = isinstance(quantized, QuantGraphModule) and mode in (Mode.FAKE_QUANT, Mode.REAL_QUANT)
-        if computes_quantized:
+        if isinstance(quantized, QuantGraphModule) and mode in (Mode.FAKE_QUANT, Mode.REAL_QUANT):
             refine_if_asked(quantized)
-        quantized.mode = mode
-        if computes_quantized:
             log_calibrated_advice(quantized)
+        quantized.mode = mode
 
 
 def enable_dump(model: nn.Module, dump_dir: str | Path | None = None, dump_format: str | None = None) -> None:

@@ -132,7 +132,8 @@ class QuantGraphModule(fx.GraphModule):
     @property
     def kept_batches(self) -> list[tuple[Any, ...]]:
         """The inputs of calibration that the configuration wants to be refined with, until that is done."""
-        return self.__dict__.setdefault("_kept_batches", [])
+        kept: list[tuple[Any, ...]] = self.__dict__.setdefault("_kept_batches", [])
+        return kept
 
     def train(self, mode: bool = True) -> QuantGraphModule:
         """Sets the training mode, except for BatchNorms that are frozen."""
