@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 import hotwheels.amct_pytorch as amct
+from hotwheels.amct_pytorch.errors import UnsupportedModelError
 from tests.support import fx_path
 from tests.support.dynamic_path import Files, calibrated, run
 
@@ -90,6 +92,146 @@ def test_hook_on_the_copy_reads_the_copy(tmp_path: Path) -> None:
     with torch.no_grad():
         quantized[0].gain.zero_()
     assert torch.equal(run(quantized, X), run(model[1], torch.zeros(2, 4, 6, 6)))
+
+
+# --- modules that are layers, and those around them ---
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.bn = nn.BatchNorm2d(8)
+        self.relu = nn.ReLU()
+        self.block = nn.Sequential(nn.Conv2d(8, 8, 1), nn.ReLU())
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.block(self.relu(self.bn(self.conv(x)))).mean((2, 3)))
+
+
+HOOKS: dict[str, Callable[[nn.Module], Any]] = {
+    "pre-hook with kwargs": lambda module: module.register_forward_pre_hook(
+        lambda _, args, kwargs: ((args[0] * 2 - 1,), kwargs), with_kwargs=True
+    ),
+    "hook": lambda module: module.register_forward_hook(lambda _, args, result: result * 3 + 1 + args[0].mean()),
+    "hook in place": lambda module: module.register_forward_hook(lambda _, args, result: result.mul_(3)),
+}
+Path2Quantized = Callable[[nn.Module, Path], tuple[nn.Module, Path]]
+
+
+def by_fx(model: nn.Module, folder: Path, **example: Any) -> tuple[nn.Module, Path]:
+    """Returns the calibrated model in fake_quant, and its fake_quant file."""
+    config = folder / "config.json"
+    amct.create_quant_config_fx(config, model, **example)
+    quantized = amct.create_quant_model_fx(config, model, **example).eval()
+    amct.enable_quantization(quantized, calibration=True)
+    run(quantized, X)
+    amct.enable_quantization(quantized, fake_quant=True)
+    amct.save_quant_model_fx(quantized, folder / "out" / "model", X)
+    return quantized, folder / "out" / "model_fake_quant_model.onnx"
+
+
+def by_fx_with_example(model: nn.Module, folder: Path) -> tuple[nn.Module, Path]:
+    return by_fx(model, folder, input_data=X)
+
+
+def by_dynamic(model: nn.Module, folder: Path) -> tuple[nn.Module, Path]:
+    quantized, files = calibrated(model, folder, [(X,)])
+    files.save()
+    return quantized, files.fake_quant
+
+
+PATHS: dict[str, Path2Quantized] = {"fx": by_fx, "fx, example": by_fx_with_example, "dynamic": by_dynamic}
+
+
+@pytest.mark.parametrize("quantize", PATHS.values(), ids=PATHS.keys())
+@pytest.mark.parametrize("hook", HOOKS.values(), ids=HOOKS.keys())
+@pytest.mark.parametrize("path", ["", "conv", "bn", "relu", "block"])
+def test_hook_acts_in_every_mode_and_file(
+    path: str, hook: Callable[[nn.Module], Any], quantize: Path2Quantized, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = Small().eval()
+    hook(model.get_submodule(path))
+    expected = run(model, X)
+    quantized, file = quantize(model, tmp_path)
+    largest = 0.05 * abs(expected).max()  # a hook that is lost changes far more
+    assert abs(run(quantized, X) - expected).max() <= largest
+    assert abs(torch.from_numpy(fx_path.run_onnx(file, X)[0]) - expected).max() <= largest
+    amct.enable_quantization(quantized, real_quant=True)
+    assert abs(run(quantized, X) - expected).max() <= largest
+    amct.enable_quantization(quantized)
+    assert torch.equal(run(quantized, X), expected)
+
+
+def test_hook_that_cannot_be_traced_is_named(tmp_path: Path) -> None:
+    def by_sign(_: nn.Module, args: Any, result: Tensor) -> Tensor:
+        return result if result.sum() > 0 else -result
+
+    model = Small().eval()
+    model.block[0].register_forward_hook(by_sign)
+    for example in ({}, {"input_data": X}):
+        with pytest.raises(UnsupportedModelError, match=r"by_sign on 'block\.0' \(Conv2d\) cannot be traced"):
+            amct.create_quant_config_fx(tmp_path / "config.json", model, **example)
+
+
+def test_hook_on_an_fx_model_reads_the_copy(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Small().eval()
+    model.conv.register_forward_hook(lambda module, args, result: model.block[0](result))
+    expected = run(model, X)
+    quantized, _ = by_fx(model, tmp_path)
+    amct.enable_quantization(quantized)
+    assert torch.equal(run(quantized, X), expected)
+    with torch.no_grad():
+        model.block[0].weight.zero_()
+    assert torch.equal(run(quantized, X), expected)
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(6, 8)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.lstm = nn.LSTM(8, 8, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.layer(self.fc(x.flatten(1, 2)))
+        return self.lstm(self.attention(x, x, x)[0])[0]
+
+
+WHOLE: dict[str, Callable[[Recurrent], Any]] = {
+    "attention": lambda model: model.attention.register_forward_hook(lambda _, args, result: (3 * result[0], None)),
+    "encoder layer": lambda model: model.layer.register_forward_hook(lambda _, args, result: 3 * result),
+    "inside an encoder layer": lambda model: model.layer.linear2.register_forward_hook(
+        lambda _, args, result: 3 * result
+    ),
+    "lstm": lambda model: model.lstm.register_forward_hook(lambda _, args, result: (3 * result[0], result[1])),
+    "pruned lstm": lambda model: prune.l1_unstructured(model.lstm, "weight_hh_l0", 0.5),
+}
+
+
+@pytest.mark.parametrize("hook", WHOLE.values(), ids=WHOLE.keys())
+def test_hook_on_a_module_of_many_operations_acts(hook: Callable[[Recurrent], Any], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Recurrent().eval()
+    hook(model)
+    expected = run(model, X)
+    quantized, file = by_fx_with_example(model, tmp_path)
+    largest = 0.1 * abs(expected).max()
+    assert abs(run(quantized, X) - expected).max() <= largest
+    assert abs(torch.from_numpy(fx_path.run_onnx(file, X)[0]) - expected).max() <= largest
+    amct.enable_quantization(quantized)
+    torch.testing.assert_close(run(quantized, X), expected, rtol=1e-5, atol=1e-5)  # attention by another kernel
+
+
+def test_hook_that_computes_a_bias_is_refused(tmp_path: Path) -> None:
+    model = Small().eval()
+    prune.l1_unstructured(model.conv, "bias", 0.5)
+    with pytest.raises(UnsupportedModelError, match=r"L1Unstructured on 'conv' \(Conv2d\) computes its 'bias'"):
+        amct.create_quant_config_fx(tmp_path / "config.json", model)
 
 
 # --- what acts in training only ---

@@ -14,7 +14,8 @@ from torch.nn.parameter import is_lazy
 from ..errors import UnsupportedModelError
 from ..log import get_logger
 from ..torch_private import pytree
-from .weight_hooks import stored_weights
+from .rebound_functions import rebind_functions
+from .weight_hooks import stored_tensors
 
 _log = get_logger(__name__)
 
@@ -79,7 +80,9 @@ def copied(model: nn.Module, copies_parameters: bool) -> nn.Module:
     """
     shared: Iterable[Tensor] = () if copies_parameters or needs_float32(model) else model.parameters()
     try:
-        result = copy.deepcopy(model, {id(tensor): tensor for tensor in (*shared, *stored_weights(model))})
+        memo: dict[int, Any] = {id(tensor): tensor for tensor in (*shared, *stored_tensors(model))}
+        result = copy.deepcopy(model, memo)
+        rebind_functions(result, memo)
     except Exception as error:
         msg = (
             f"The model {type(model).__name__} cannot be copied ({error}), and quantization works on a copy. Tensors"

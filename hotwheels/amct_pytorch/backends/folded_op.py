@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..nn.batch_norm_call import BatchNormCall
 from ..nn.weighted_op import WeightedOp
+from .weight_hooks import stored_tensors
 
 
 class FoldedOp(nn.Module):
@@ -32,5 +33,6 @@ def cpu_copy(module: nn.Module) -> nn.Module:
     """
     if isinstance(module, BatchNormCall):  # its parameters are computed when they are read
         module = module.frozen()
-    shared = {id(one): nn.Parameter(one.detach().cpu(), requires_grad=False) for one in module.parameters()}
-    return copy.deepcopy(module, dict[int, object](shared)).cpu().eval()
+    shared: dict[int, object] = {id(one): one.detach().cpu() for one in stored_tensors(module)}
+    shared |= {id(one): nn.Parameter(one.detach().cpu(), requires_grad=False) for one in module.parameters()}
+    return copy.deepcopy(module, shared).cpu().eval()

@@ -11,10 +11,10 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 
-def stored_weights(model: nn.Module) -> list[Tensor]:
+def stored_tensors(model: nn.Module) -> list[Tensor]:
     """Returns what the hooks have left on the modules of ``model``: computed tensors, which cannot be copied."""
-    stored = [vars(module).get("weight") for module in model.modules() if weight_hooks(module)]
-    return [weight for weight in stored if isinstance(weight, Tensor)]
+    stored = [vars(module).get(str(tensor_of(hook))) for module in model.modules() for hook in tensor_hooks(module)]
+    return [one for one in stored if isinstance(one, Tensor)]
 
 
 def hooked_weight(module: nn.Module) -> Tensor:
@@ -34,12 +34,16 @@ def hooked_weight(module: nn.Module) -> Tensor:
 
 def weight_hooks(module: nn.Module) -> list[Any]:
     """Returns the hooks of ``module`` that compute its weight."""
-    hooks = module._forward_pre_hooks.values()
-    return [hook for hook in hooks if _target(hook) == "weight"]
+    return [hook for hook in tensor_hooks(module) if tensor_of(hook) == "weight"]
 
 
-def _target(hook: Any) -> str | None:
-    """The name of the tensor that ``hook`` computes, None for any other hook."""
+def tensor_hooks(module: nn.Module) -> list[Any]:
+    """Returns the hooks of ``module`` that compute one of its tensors."""
+    return [hook for hook in module._forward_pre_hooks.values() if tensor_of(hook) is not None]
+
+
+def tensor_of(hook: Any) -> str | None:
+    """Returns the name of the tensor that ``hook`` computes, None for any other hook."""
     if isinstance(hook, BasePruningMethod):
         return hook._tensor_name
     return hook.name if isinstance(hook, (WeightNorm, SpectralNorm)) else None

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from ..module_hooks import ModuleHooks, has_hooks
 from .forwards import OriginalForward, replace_forward
 
 
@@ -20,9 +21,7 @@ class HookedForward(OriginalForward):
     def __init__(self, module: nn.Module) -> None:
         """Takes the hooks over from ``module``, which has none afterwards."""
         super().__init__(module)
-        self._before = _taken(module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs)
-        self._after = _taken(module._forward_hooks, module._forward_hooks_with_kwargs)
-        module._forward_hooks_always_called.clear()
+        self._hooks = ModuleHooks(module)
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -31,28 +30,10 @@ class HookedForward(OriginalForward):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs them."""
-        for hook, takes_kwargs in self._before:
-            if takes_kwargs:
-                args, kwargs = hook(self.module, args, kwargs) or (args, kwargs)
-            elif (changed := hook(self.module, args)) is not None:
-                args = changed if isinstance(changed, tuple) else (changed,)
-        result = super().__call__(*args, **kwargs)
-        for hook, takes_kwargs in self._after:
-            given = (args, kwargs) if takes_kwargs else (args,)
-            changed = hook(self.module, *given, result)
-            result = result if changed is None else changed
-        return result
+        return self._hooks.around(super().__call__, args, kwargs)
 
 
 def take_root_hooks(model: nn.Module) -> None:
     """Makes the hooks on ``model``, a copy, part of its forward; without effect if it has none."""
-    if model._forward_hooks or model._forward_pre_hooks:
+    if has_hooks(model):
         replace_forward(model, HookedForward(model))
-
-
-def _taken(hooks: dict[int, Any], with_kwargs: dict[int, bool]) -> list[tuple[Any, bool]]:
-    """Returns the hooks, and of each whether it takes keyword arguments; empties both dicts."""
-    found = [(hook, key in with_kwargs) for key, hook in hooks.items()]
-    hooks.clear()
-    with_kwargs.clear()
-    return found

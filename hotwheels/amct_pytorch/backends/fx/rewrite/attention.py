@@ -23,6 +23,7 @@ from torch.fx import Graph, GraphModule, Node
 
 from ....nn.in_projection import InProjection
 from ...masked_softmax import masked_scores, masked_softmax
+from ...module_hooks import has_hooks
 from ..read.float_reason import mark_float
 from ..trace.dropout import owner_path
 from .assemble import assemble, copy_training
@@ -304,6 +305,8 @@ def _obstacle(root: GraphModule, node: Node, arguments: dict[str, Any]) -> str |
 
 
 def _module_obstacle(module: nn.Module) -> str | None:
+    if any(has_hooks(one) for one in module.modules() if one is not module):
+        return "hooks run inside it"
     parts = [one for one in module.modules() if isinstance(one, nn.MultiheadAttention)]
     if not all(is_attention(one) for one in parts):
         return "the attention inside it has a forward of its own"

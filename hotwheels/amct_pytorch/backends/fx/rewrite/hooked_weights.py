@@ -9,9 +9,10 @@ from __future__ import annotations
 from torch import nn
 from torch.fx import GraphModule
 
+from ....errors import UnsupportedModelError
 from ....nn.computed_tensor import ComputedTensor, Ref, Step, Tree
 from ....nn.weighted_call import Conv2dCall, ConvTranspose2dCall, LinearCall, WeightedCall
-from ...weight_hooks import hooked_weight, weight_hooks
+from ...weight_hooks import hooked_weight, tensor_hooks, tensor_of
 from ..read.spelling import remember_spelling
 from .weighted_calls import FOLDER
 
@@ -23,14 +24,19 @@ _CALLS: dict[type[nn.Module], type[WeightedCall]] = {
 
 
 def place_hooked_weights(graph_module: GraphModule) -> None:
-    """Lets nodes that call a module with such a hook call one whose weight is computed; names and types stay."""
+    """Lets nodes that call a module with such a hook call one whose weight is computed; names and types stay.
+
+    Raises:
+      UnsupportedModelError: A hook computes another tensor of such a module.
+    """
     tree = Tree(graph_module)
     for node in graph_module.graph.nodes:
         module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
         kind = next((_CALLS[cls] for cls in type(module).__mro__ if cls in _CALLS), None)
-        if module is None or kind is None or not weight_hooks(module):
+        if module is None or kind is None or not tensor_hooks(module):
             continue
         path = str(node.target)
+        _refuse_others(path, module)
         weight = ComputedTensor(path, tree, (Step(path), Step(hooked_weight, True, (Ref(0),))))
         bias = None if module.bias is None else ComputedTensor(f"{path}.bias", tree, (Step(f"{path}.bias"),))
         if FOLDER not in graph_module._modules:
@@ -40,3 +46,13 @@ def place_hooked_weights(graph_module: GraphModule) -> None:
         node.target = f"{FOLDER}.{node.name}"
     graph_module.graph.lint()
     graph_module.recompile()
+
+
+def _refuse_others(path: str, module: nn.Module) -> None:
+    for hook in tensor_hooks(module):
+        if tensor_of(hook) != "weight":
+            raise UnsupportedModelError(
+                f"The hook {type(hook).__name__} on '{path}' ({type(module).__name__}) computes its"
+                f" '{tensor_of(hook)}', and only a computed 'weight' is followed. Make the tensor a parameter first, as"
+                " torch.nn.utils.prune.remove does."
+            )

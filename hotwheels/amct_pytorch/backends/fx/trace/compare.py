@@ -68,7 +68,8 @@ def _is_same(one: Tensor, other: Tensor) -> bool:
 
 def _first_difference(model: nn.Module, traced: GraphModule, example: Example) -> str:
     """Returns where the results of the modules which both call differ first, in words."""
-    called = {str(node.target) for node in traced.graph.nodes if node.op == "call_module"}
+    hooked = {path for path, module in model.named_modules() if module._forward_hooks}  # nodes of the graph
+    called = {str(node.target) for node in traced.graph.nodes if node.op == "call_module"} - hooked
     ours = _results_of(traced, called, lambda: _run(model, traced, example))
     theirs = _results_of(model, called, lambda: _run(model, model, example))
     before = ""

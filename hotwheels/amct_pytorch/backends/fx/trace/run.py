@@ -13,6 +13,7 @@ from torch.fx import Graph, GraphModule
 from ....torch_private import TracerWarning, seemingly_tracing
 from ..rewrite.assemble import assemble, copy_training
 from .dropout import follow_training_mode
+from .leaf_hooks import call_twins
 from .state import buffers_take_proxies, unchanged
 from .tracer import AmctTracer
 from .training import TrainingBranch, TrainingFlag, mark_training
@@ -83,6 +84,7 @@ def _run_once(
         tracer.record_new_values()
         state.put_back_buffers()
         module = assemble(model, graph, type(model).__name__)
+        call_twins(module, tracer.leaf_hooks)
     copy_training(model, module)
     follow_training_mode(module)
     found = Trace(module=module, tracer=tracer, branches=tuple(branches), make_tracer=make_tracer, has_drawn=has_drawn)

@@ -17,9 +17,11 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.overrides import TorchFunctionMode, is_tensor_method_or_property
 
 from ....torch_private import call_module
+from ...module_hooks import has_hooks
 from ..rewrite.attention import is_attention
 from .device_proxy import DeviceProxy
 from .guided.guards import GuardList
+from .leaf_hooks import LeafHooks, take_leaf_hooks
 from .proxies import TracedProxy
 from .random_calls import is_random
 from .state import record_new_values
@@ -64,6 +66,7 @@ class AmctTracer(torch.fx.Tracer):
 
     Attributes:
       guards: What the user's code has read from values; nothing without an example.
+      leaf_hooks: What runs in front of and behind modules that are nodes, from the begin of the trace on.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class AmctTracer(torch.fx.Tracer):
         self._failure: tuple[Exception, str] | None = None
         self._thread = threading.get_ident()
         self.guards = GuardList()
+        self.leaf_hooks: dict[nn.Module, LeafHooks] = {}
         self._names: dict[int, str] = {}  # of the tensors that belong to the model, by identity
         self._constants: dict[tuple[int, int], tuple[Tensor, str]] = {}  # of the others, by identity and version
 
@@ -94,6 +98,7 @@ class AmctTracer(torch.fx.Tracer):
         named = (*root.named_buffers(remove_duplicate=False), *_tensor_attributes(root))
         for name, tensor in named:
             self._names.setdefault(id(tensor), name)
+        self.leaf_hooks = take_leaf_hooks(root, self.leaves_of(root))
         with _CallMode(self):
             return super().trace(root, concrete_args)
 
@@ -161,7 +166,11 @@ class AmctTracer(torch.fx.Tracer):
         try:
             if isinstance(m, _WRAPPERS):
                 return m.module(*args, **kwargs)
-            return super().call_module(m, forward, args, kwargs)
+            hooks = self.leaf_hooks.get(m)
+            if hooks is None:
+                return super().call_module(m, forward, args, kwargs)
+            node_of = super().call_module
+            return hooks.around(lambda *given, **named: node_of(m, forward, given, named), args, kwargs)
         except Exception as error:
             if not self.path_of_failure(error):
                 self._failure = (error, self.path_of_module(m))
@@ -283,17 +292,12 @@ def starred(parameter: inspect.Parameter) -> str:
 
 def callee_in_force(root: nn.Module) -> Callable[..., Any] | None:
     """Returns what calling ``root`` runs where that is not the forward of its class, else None."""
-    if has_forward_hooks(root):
+    if has_hooks(root):
         return _with_signature(lambda *args, **kwargs: call_module(root, *args, **kwargs), root.forward)
     if type(root).__call__ is nn.Module.__call__ or isinstance(root, GraphModule):
         return vars(root).get("forward")
     call = type(root).__call__.__get__(root)
     return _with_signature(call, root.forward) if _takes_anything(call) else call
-
-
-def has_forward_hooks(module: nn.Module) -> bool:
-    """Whether hooks run before or after the forward of ``module``."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _with_signature(call: Callable[..., Any], forward: Callable[..., Any]) -> Callable[..., Any]:
