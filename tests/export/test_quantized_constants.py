@@ -4,6 +4,7 @@ import itertools
 from fractions import Fraction
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,16 +14,20 @@ from hotwheels.amct_pytorch.core import affine
 from hotwheels.amct_pytorch.core.search.codebook import assign
 from hotwheels.amct_pytorch.errors import ExportError
 from hotwheels.amct_pytorch.export.quantized_constants import (
+    WeightIntegers,
     bias_scale,
     fake_quantize,
     output_first,
     quantize_bias,
-    quantize_weight,
     spread_scale,
 )
 from hotwheels.amct_pytorch.record import ActivationRecord, WeightRecord
 
 CODEBOOK = (-127, -100, -80, -60, -45, -30, -18, -6, 5, 17, 29, 44, 61, 83, 101, 127)
+
+
+def quantize_weight(*args):
+    return WeightIntegers.of(*args).all()
 
 
 def canonical(scale):
@@ -64,6 +69,17 @@ def test_channels_of_a_grouped_deconvolution():
     found = quantize_weight(np.ones((6, per_group, 1, 1), dtype=np.float32), WeightRecord(scale=scale), 1, groups)
     for row, column in itertools.product(range(6), range(per_group)):
         assert found[row, column] == 2 ** (row // 2 * per_group + column)
+
+
+@pytest.mark.parametrize(("axis", "groups", "scales"), [(0, 1, 6), (1, 1, 4), (1, 3, 12), (0, 1, 1)])
+@pytest.mark.parametrize("codebook", [None, CODEBOOK])
+def test_some_rows_are_those_of_all(axis, groups, scales, codebook):
+    weight = np.random.default_rng(0).standard_normal((6, 4, 3, 1)).astype(np.float32)
+    scale = tuple(0.01 * (1 + k) for k in range(scales))
+    integers = WeightIntegers.of(weight, WeightRecord(scale=scale, codebook=codebook), axis, groups)
+    for start, stop in [(0, 1), (1, 2), (2, 6), (5, 6)]:
+        assert np.array_equal(integers.rows(start, stop), integers.all()[start:stop])
+    assert np.array_equal(integers.tensor(ir.DataType.FLOAT).numpy(), integers.all())
 
 
 def test_output_first_undoes_the_layout_of_torch():

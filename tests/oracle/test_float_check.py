@@ -123,3 +123,27 @@ class TestComparison:
 def test_what_nobody_can_run_is_said(log_lines: LogLines) -> None:
     check_float_model(parsed("y = NoSuchOperator(x)"), [X], Reference(X))
     assert any("is not compared with the model in PyTorch" in line for line in log_lines.warnings)
+
+
+@pytest.mark.usefixtures("runner")
+def test_large_constants_are_fed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A matrix that is transposed in memory, one that is not, and one that another operation reads as well."""
+    monkeypatch.setattr(float_run, "_LARGE_TENSOR", 1)
+    weight = np.random.default_rng(1).standard_normal((5, 4)).astype(np.float32)
+    model = parsed(
+        "h = MatMul(x, w) k = MatMul(x, v) g = MatMul(x, u) a = Relu(u) b = ReduceSum(a) c = Add(h, k) "
+        "d = Add(c, g) y = Add(d, b)"
+    )
+    constants = {"w": weight.T, "v": np.ascontiguousarray(weight.T), "u": weight.T}
+    for name, array in constants.items():
+        for node in model.graph:
+            for at, value in enumerate(node.inputs):
+                if value is not None and value.name == name:
+                    if name not in model.graph.initializers:
+                        value.const_value = ir.Tensor(array, name=name)
+                        model.graph.register_initializer(value)
+                    node.replace_input_with(at, model.graph.initializers[name])
+    expected = 3 * (X @ weight.T) + np.maximum(weight, 0).sum()
+    (found,) = float_run.run_float(model, [X]).values()
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+    assert [value.name for value in model.graph.inputs] == ["x"], "the model is not changed"

@@ -67,7 +67,7 @@ def _store_integer_weights(layers: Iterable[ExportLayer]) -> None:
             continue
         key = (layer.node.inputs[1], weight.channel_axis, weight.groups, weight.record)
         if key not in made:
-            integers = weight.integers().astype(np.float32)
+            integers = weight.integers().tensor(ir.DataType.FLOAT)
             made[key] = add_initializer(graph_of(layer.node), f"{layer.name}.weight.quantized", integers)
         layer.node.replace_input_with(1, made[key])
 

@@ -69,8 +69,8 @@ def _quantize_operands(node: ir.Node, weight: WeightRead) -> None:
     if weight.bias is not None and weight.data_scale is not None:
         scale = bias_scale(weight.data_scale, weight.record.scale)
         axis = 0 if scale.ndim else None
-        integers = weight.bias_integers()
-        bias = dequantize_constant(node, f"{weight.layer}.bias", integers, ir.DataType.INT32, scale, axis)
+        integers = ir.Tensor(weight.bias_integers())
+        bias = dequantize_constant(node, f"{weight.layer}.bias", integers, scale, axis)
         node.replace_input_with(2, bias)
 
 
@@ -78,11 +78,12 @@ def _dequantized_weight(node: ir.Node, weight: WeightRead) -> ir.Value:
     name, integers, dtype = f"{weight.layer}.weight", weight.integers(), storage_type(_weight_bits(weight.record))
     scale = np.array(weight.record.scale, dtype=np.float32)
     if scale.size == 1:
-        return dequantize_constant(node, name, integers, dtype, scale.reshape(()), None)
+        return dequantize_constant(node, name, integers.tensor(dtype), scale.reshape(()), None)
     if weight.groups == 1:
-        return dequantize_constant(node, name, integers, dtype, scale, weight.channel_axis)
+        return dequantize_constant(node, name, integers.tensor(dtype), scale, weight.channel_axis)
     # The output channels of a grouped ConvTranspose are spread over two axes; DequantizeLinear knows one.
-    first = dequantize_constant(node, name, output_first(integers, weight.groups), dtype, scale, 0)
+    by_output = ir.Tensor(output_first(integers.all(), weight.groups).astype(dtype.numpy()), dtype=dtype)
+    first = dequantize_constant(node, name, by_output, scale, 0)
     return _operator_layout(node, name, first, weight)
 
 

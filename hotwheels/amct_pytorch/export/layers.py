@@ -61,10 +61,10 @@ class WeightRead:
     bias: NDArray[np.float32] | None
     data_scale: float | None
 
-    def integers(self) -> NDArray[np.int8]:
-        """Returns the integers of the weight."""
+    def integers(self) -> integers.WeightIntegers:
+        """Returns the integers of the weight, which are computed when they are asked for."""
         try:
-            return integers.quantize_weight(self.array, self.record, self.channel_axis, self.groups)
+            return integers.WeightIntegers.of(self.array, self.record, self.channel_axis, self.groups)
         except ExportError as error:
             raise ExportError(f"Layer '{self.layer}': {error}") from error
 

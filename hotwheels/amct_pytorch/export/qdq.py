@@ -38,8 +38,7 @@ def make_node(op_type: str, inputs: Sequence[ir.Value], name: str, **attributes:
 def dequantize_constant(
     before: ir.Node,
     name: str,
-    integers: NDArray[np.integer],
-    dtype: ir.DataType,
+    integers: ir.TensorProtocol,
     scale: NDArray[np.float32],
     axis: int | None,
 ) -> ir.Value:
@@ -48,10 +47,10 @@ def dequantize_constant(
     Zero point 0 (absent). ``axis`` is that of a vector of scales, None for a scalar.
     """
     graph = graph_of(before)
-    inputs = [add_integers(graph, f"{name}.quantized", integers, dtype), add_initializer(graph, f"{name}.scale", scale)]
+    inputs = [add_initializer(graph, f"{name}.quantized", integers), add_initializer(graph, f"{name}.scale", scale)]
     attributes = {} if axis is None else {"axis": axis}
     node = make_node("DequantizeLinear", inputs, f"{name}.dequant", **attributes)
-    _describe(node, ir.TensorType(ir.DataType.FLOAT), ir.Shape(integers.shape))
+    _describe(node, ir.TensorType(ir.DataType.FLOAT), ir.Shape(integers.shape.numpy()))
     graph.insert_before(before, node)
     return result(node)
 

@@ -7,12 +7,16 @@ column ``j`` (spec 6.1).
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ..core import native
 from ..core.spec import QuantSpec
 from ..errors import ExportError
+from ..onnx_io.rows_tensor import RowsTensor, in_order
 from ..record.record import ActivationRecord, WeightRecord
 
 _CODEBOOK_SIZE = 16
@@ -21,21 +25,52 @@ _INT32_MAX = 2**31 - 1
 Float32 = NDArray[np.float32]
 
 
-def quantize_weight(weight: Float32, record: WeightRecord, channel_axis: int, groups: int = 1) -> NDArray[np.int8]:
-    """Returns the integers of ``weight``, of its shape.
+@dataclasses.dataclass(frozen=True, eq=False)
+class WeightIntegers:
+    """The integers of a weight, made row by row: of a model of gigabytes not all are in memory.
 
     Uniform: ``clip(rhe(w / scale), Qmin, Qmax)`` in float32. Non-uniform: the codebook value nearest to ``w / scale``.
 
-    Raises:
-        ExportError: The scales or the codebook do not fit; the caller adds the layer's name.
+    Attributes:
+      weight: The real values.
+      scale: The scales; broadcasts against the weight.
+      record: The grid.
     """
-    scale = spread_scale(record.scale, weight.shape, channel_axis, groups)
-    if record.codebook:
-        return _nearest(weight, scale, record.codebook)
-    is_by_row = scale.size == 1 or (channel_axis == 0 and groups == 1)
-    if native.is_there() and is_by_row and weight.dtype == np.float32 and weight.ndim:
-        return native.quantize_weight(weight, scale, QuantSpec(num_bits=record.num_bits).qmax)
-    return _round(weight, scale, 0, record.num_bits).astype(np.int8)
+
+    weight: Float32
+    scale: Float32
+    record: WeightRecord
+
+    @classmethod
+    def of(cls, weight: Float32, record: WeightRecord, channel_axis: int, groups: int = 1) -> WeightIntegers:
+        """Returns those of ``weight``; nothing is computed yet.
+
+        Raises:
+            ExportError: The scales or the codebook do not fit; the caller adds the layer's name.
+        """
+        count = len(record.codebook or ())
+        if count not in (0, _CODEBOOK_SIZE):
+            raise ExportError(f"a non-uniform weight needs {_CODEBOOK_SIZE} codebook values (params), got {count}.")
+        return cls(weight, spread_scale(record.scale, weight.shape, channel_axis, groups), record)
+
+    def rows(self, start: int, stop: int) -> NDArray[np.int8]:
+        """Returns the integers of ``weight[start:stop]``."""
+        weight = in_order(self.weight[start:stop])
+        scale = self.scale[start:stop] if self.scale.ndim and len(self.scale) > 1 else self.scale
+        if self.record.codebook:
+            return _nearest(weight, scale, self.record.codebook)
+        is_by_row = not any(size > 1 for size in scale.shape[1:])
+        if native.is_there() and is_by_row and weight.dtype == np.float32:
+            return native.quantize_weight(weight, scale, QuantSpec(num_bits=self.record.num_bits).qmax)
+        return _round(weight, scale, 0, self.record.num_bits).astype(np.int8)
+
+    def all(self) -> NDArray[np.int8]:
+        """Returns the integers of all rows."""
+        return self.rows(0, len(self.weight))
+
+    def tensor(self, dtype: ir.DataType) -> ir.TensorProtocol:
+        """Returns them as an initializer of type ``dtype``, computed while it is written."""
+        return RowsTensor(self.rows, dtype, self.weight.shape)
 
 
 def quantize_bias(bias: Float32, data_scale: float, weight_scale: tuple[float, ...]) -> NDArray[np.int32]:
@@ -106,8 +141,6 @@ def _round(x: Float32, scale: Float32 | np.float32, offset: int, num_bits: int) 
 
 def _nearest(weight: Float32, scale: Float32, codebook: tuple[int, ...]) -> NDArray[np.int8]:
     """Returns the codebook value nearest to ``w / scale``, the lower of two (spec 6.3)."""
-    if len(codebook) != _CODEBOOK_SIZE:
-        raise ExportError(f"a non-uniform weight needs {_CODEBOOK_SIZE} codebook values (params), got {len(codebook)}.")
     values = np.sort(np.asarray(codebook, dtype=np.int8))
     middles = (values[:-1].astype(np.float32) + values[1:]) / 2  # exact: halves of integers
     return np.asarray(values[np.searchsorted(middles, weight / scale)])

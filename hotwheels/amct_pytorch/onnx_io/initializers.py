@@ -9,10 +9,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 
-def add_initializer(graph: ir.Graph, name: str, array: NDArray[np.generic]) -> ir.Value:
+def add_initializer(graph: ir.Graph, name: str, content: NDArray[np.generic] | ir.TensorProtocol) -> ir.Value:
     """Returns a new initializer called ``name``, or ``name_1``, ... where the graph has an initializer of that name."""
-    name = free_name(name, graph.initializers)
-    value = ir.val(name, const_value=ir.Tensor(array, name=name))
+    tensor = ir.Tensor(content) if isinstance(content, np.ndarray) else content
+    tensor.name = free_name(name, graph.initializers)
+    value = ir.val(tensor.name, const_value=tensor)
     graph.register_initializer(value)
     return value
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import onnx
 import onnx_ir as ir
 from onnx import version_converter
 
 from ..errors import ExportError
+from .large_tensors import put_back, take_large_tensors
 
 DEFAULT_OPSET = 13
 
-_LARGE_TENSOR = 1024  # bytes; larger ones are kept out of the converter: a serialized model ends at 2 GB
+_LARGE_TENSOR = 1025  # bytes; those from here on are kept out of the converter: a serialized model ends at 2 GB
 
 
 class OpsetTooLow(Exception):
@@ -43,9 +42,10 @@ def raise_opset(model: ir.Model, version: int) -> ir.Model:
     """
     if opset_of(model) >= version:
         return model
-    small, tensors = _without_large_tensors(model)
+    small = model.clone()
+    tensors = take_large_tensors(small, _LARGE_TENSOR)
     converted = _convert(small, version)
-    _put_back(converted.graph, tensors)
+    put_back(converted.graph, tensors)
     converted.ir_version = max(converted.ir_version, ir_version_of(version))
     return converted
 
@@ -58,26 +58,3 @@ def _convert(model: ir.Model, version: int) -> ir.Model:
             f"Bit widths other than 8 are written with opset {version}, but ONNX's converter cannot raise the model "
             f"from opset {opset_of(model)}: {error}. Export with a higher opset_version, or use 8 bits everywhere."
         ) from error
-
-
-def _without_large_tensors(model: ir.Model) -> tuple[ir.Model, dict[str, ir.TensorProtocol]]:
-    """Returns a copy whose large initializers are graph inputs, and their tensors."""
-    copy = model.clone()
-    tensors: dict[str, ir.TensorProtocol] = {}
-    for name, value in list(copy.graph.initializers.items()):
-        tensor = value.const_value
-        if tensor is None or value.is_graph_input() or tensor.nbytes <= _LARGE_TENSOR:
-            continue
-        value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
-        del copy.graph.initializers[name]
-        value.const_value = None
-        copy.graph.inputs.append(value)
-        tensors[name] = tensor
-    return copy, tensors
-
-
-def _put_back(graph: ir.Graph, tensors: Mapping[str, ir.TensorProtocol]) -> None:
-    for value in [value for value in graph.inputs if value.name in tensors]:
-        graph.inputs.remove(value)
-        value.const_value = tensors[str(value.name)]
-        graph.register_initializer(value)

@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from ..errors import ConfigError
 from ..log import get_logger
 from ..onnx_io.custom_domain import lower_custom_domain
+from ..onnx_io.large_tensors import take_large_tensors
 from .deploy_pair import DeployPair, Graph, read_graph
 from .interpreter import Interpreter
 
 _log = get_logger(__name__)
-_LARGEST_MESSAGE = 2**31 - 2**20  # bytes of one protobuf message, which a session takes
+_LARGE_TENSOR = 1 << 14  # bytes of a constant that is worth being fed
+_CONTRIB = "com.microsoft"  # operators which only onnxruntime has
 
 
 def run_float(model: ir.Model, inputs: Sequence[NDArray[Any]], also: Sequence[str] = ()) -> Mapping[str, NDArray[Any]]:
@@ -36,46 +38,63 @@ def run_float(model: ir.Model, inputs: Sequence[NDArray[Any]], also: Sequence[st
     """
     lowered = model.clone()
     lower_custom_domain(lowered)
-    proto = ir.to_proto(lowered)
-    names = _input_names(proto)
+    names = [str(value.name) for value in lowered.graph.inputs if not value.is_initializer()]
     if len(names) != len(inputs):
         raise ConfigError(f"The ONNX model has the inputs {names}; {len(inputs)} tensors are given.")
     feeds = dict(zip(names, inputs, strict=True))
-    known = [one.name for one in proto.graph.output]
+    # Large constants are fed as inputs: of those neither a message nor a session makes a copy.
+    feeds |= {name: np.asarray(one.numpy()) for name, one in take_large_tensors(lowered, _LARGE_TENSOR).items()}
+    known = [value.name for value in lowered.graph.outputs]
     extra = [name for name in dict.fromkeys(also) if name not in known]
-    if importlib.util.find_spec("onnxruntime") is not None and proto.ByteSize() < _LARGEST_MESSAGE:
-        found = _run_session(proto, feeds, extra)
+    if importlib.util.find_spec("onnxruntime") is not None:
+        found = _run_session(lowered, feeds, extra)
         if found is not None:
             return found
-    return _run_oracle(read_graph(proto), feeds, extra)
-
-
-def _input_names(proto: onnx.ModelProto) -> list[str]:
-    constants = {one.name for one in proto.graph.initializer}
-    return [one.name for one in proto.graph.input if one.name not in constants]
+    return _run_oracle(read_graph(ir.to_proto(lowered)), feeds, extra)
 
 
 def _run_session(
-    proto: onnx.ModelProto, feeds: Mapping[str, NDArray[Any]], also: Sequence[str]
+    model: ir.Model, feeds: Mapping[str, NDArray[Any]], also: Sequence[str]
 ) -> dict[str, NDArray[Any]] | None:
     """Returns the results of a session; None if onnxruntime cannot run the model."""
     import onnxruntime  # an optional requirement (extra "runtime")
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
+    copy = model.clone()
+    fed = {name: _as_it_lies(copy, name, array) for name, array in feeds.items()}
+    proto = ir.to_proto(copy)
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in also)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
+    options.enable_cpu_mem_arena = False  # what is no longer needed goes back to the system
     refusals = (state.Fail, state.InvalidArgument, state.InvalidGraph, state.NotImplemented, state.RuntimeException)
     try:
         session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
         names = [one.name for one in session.get_outputs()]
-        return dict(zip(names, map(np.asarray, session.run(names, dict(feeds))), strict=True))
+        return dict(zip(names, map(np.asarray, session.run(names, fed)), strict=True))
     except refusals as error:
         _log.debug("onnxruntime does not run the float model: %s", error)
         return None
-    finally:
-        del proto.graph.output[len(proto.graph.output) - len(also) :]
+
+
+def _as_it_lies(model: ir.Model, name: str, array: NDArray[Any]) -> NDArray[Any]:
+    """Returns what to feed to the input ``name``; changes the readers of a matrix that is transposed in its memory.
+
+    A session would make a copy of that: the weights of all Linear layers of a transformer.
+    """
+    if array.ndim != 2 or array.flags.c_contiguous or not array.T.flags.c_contiguous:
+        return array
+    value = next(value for value in model.graph.inputs if value.name == name)
+    uses = value.uses()
+    if any(use.node.op_type != "MatMul" or use.idx != 1 for use in uses):
+        return array
+    for use in uses:
+        use.node.op_type, use.node.domain = "FusedMatMul", _CONTRIB
+        use.node.attributes.add(ir.AttrInt64("transB", 1))
+    model.opset_imports.setdefault(_CONTRIB, 1)
+    value.shape = ir.Shape(array.shape[::-1])
+    return array.T
 
 
 def _run_oracle(graph: Graph, feeds: Mapping[str, NDArray[Any]], also: Sequence[str]) -> Mapping[str, NDArray[Any]]:

