@@ -25,16 +25,16 @@ def appended(row: str, value: str) -> str:
 
 def test_installed_file_has_the_rows_of_the_contract() -> None:
     capacity = read_capacity()
-    assert capacity.quantizable_types == ("Conv2d", "ConvTranspose2d", "Linear")
-    assert capacity.quantizable_onnx_types == ("Conv", "ConvTranspose", "Gemm")
-    assert capacity.channel_wise_types == ("Conv2d", "ConvTranspose2d")
-    assert capacity.channel_wise_onnx_types == ("Conv", "ConvTranspose")
+    assert capacity.quantizable_types == ("Conv2d", "ConvTranspose2d", "Linear", "Conv1d", "ConvTranspose1d")
+    assert capacity.quantizable_onnx_types == ("Conv", "ConvTranspose", "Gemm", "Conv", "ConvTranspose")
+    assert capacity.channel_wise_types == ("Conv2d", "ConvTranspose2d", "Conv1d", "ConvTranspose1d")
+    assert capacity.channel_wise_onnx_types == ("Conv", "ConvTranspose", "Conv", "ConvTranspose")
     norms = ("GroupNorm", "InstanceNorm1d", "InstanceNorm2d", "InstanceNorm3d", "RMSNorm")
     assert capacity.not_default_quant_types == ("Softsign", "Hardtanh", "BatchNorm1d", "Hardsigmoid", *norms)
     assert capacity.fuse_types == ("BatchNorm2d", "SyncBatchNorm", "BatchNorm1d")
     assert capacity.leaf_module_packages == ("torch.nn", "hotwheels.amct_pytorch.nn", "picovision.nn")
     pairs = capacity.pairs("NO_WEIGHT_QUANT")
-    assert len(pairs) == 34
+    assert len(pairs) == 38
     assert pairs[0] == ("MaxPool2d", "MaxPool")
     assert pairs[5] == ("ReLU6", "Clip")
     assert pairs[14] == ("Hardtanh", "Clip")
@@ -74,8 +74,8 @@ def test_file_is_read_anew(tmp_path: Path) -> None:
             INSTALLED.replace("FUSE_TYPES, list", "FUSE_TYPE, list"),
             r"'FUSE_TYPES' is missing\. Did you mean 'FUSE_TYPE'",
         ),
-        (appended("NO_WEIGHT_QUANT_TYPES", "X"), r"NO_WEIGHT_QUANT_TYPES has 35 values and .*ONNX_TYPES has 34"),
-        (appended("CHANNEL_WISE_ONNX_TYPES", "Gemm"), r"CHANNEL_WISE_TYPES has 2 values and .*ONNX_TYPES has 3"),
+        (appended("NO_WEIGHT_QUANT_TYPES", "X"), r"NO_WEIGHT_QUANT_TYPES has 39 values and .*ONNX_TYPES has 38"),
+        (appended("CHANNEL_WISE_ONNX_TYPES", "Gemm"), r"CHANNEL_WISE_TYPES has 4 values and .*ONNX_TYPES has 5"),
     ],
 )
 def test_wrong_file_is_a_config_error(tmp_path: Path, text: str, message: str) -> None:

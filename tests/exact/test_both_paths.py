@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,4 +50,72 @@ def test_layer_that_is_off_by_default(layer: nn.Module, path: str, tmp_path: Pat
     assert len(found.record.layers["layer"].activations) == 1
     apart = found.steps_apart(batches[0], found.record.layers["last"].activations[0].scale)
     assert np.mean(apart < 0.01) >= 0.98  # beside a tie the sums of the runtime fall on the other side
+    assert apart.max() <= 1.01
+
+
+class OfSequences(nn.Module):
+    """The layer on [batch, channels, steps] between two convolutions of sequences with BatchNorm and ReLU."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.first, self.norm, self.relu = nn.Conv1d(3, 4, 3, padding=1), nn.BatchNorm1d(4), nn.ReLU()
+        self.layer, self.last, self.bend = layer, nn.Conv1d(4, 5, 1, bias=False), nn.ELU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bend(self.last(self.layer(self.relu(self.norm(self.first(x))))))
+
+
+SEQUENCE_LAYERS = (
+    nn.Conv1d(4, 4, 3, stride=2, padding=1),
+    nn.Conv1d(4, 4, 5, padding=4, dilation=2, groups=4, bias=False),
+    nn.Conv1d(4, 4, 4, padding="same"),
+    nn.Conv1d(4, 4, 3, padding=2, padding_mode="circular"),
+    nn.ConvTranspose1d(4, 4, 3, stride=2, padding=1, output_padding=1, groups=2),
+    nn.MaxPool1d(3, 2, 1, ceil_mode=True),
+    nn.AvgPool1d(3, 2, 1),
+    nn.AvgPool1d(3, 2, 1, ceil_mode=True, count_include_pad=False),
+    nn.AdaptiveAvgPool1d(4),
+    nn.AdaptiveMaxPool1d(1),
+)
+_CONFIGURATIONS = {
+    "8 bits": (8, {}),
+    "4 bits": (4, {"num_bits": 4}),
+    "16 bits": (16, {"channel_wise": False}),
+}
+
+
+def _set_bits(document: dict[str, Any], data_bits: int, weights: Mapping[str, Any]) -> None:
+    """In the documents of both paths."""
+    for layer in (one for one in document.values() if isinstance(one, dict) and "activation_quant_params" in one):
+        for data in layer["activation_quant_params"]:
+            data.get("quantizer_args", data)["num_bits"] = data_bits
+        weight = layer.get("weight_quant_params", {})
+        weight.get("quantizer_args", weight).update(weights)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("layer", SEQUENCE_LAYERS, ids=str)
+def test_layer_of_sequences(layer: nn.Module, path: str, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    model = OfSequences(copy.deepcopy(layer))
+    nn.init.uniform_(model.norm.weight, 0.5, 1.5)
+    nn.init.normal_(model.norm.running_mean, 0, 0.3)
+    batches = [torch.randn(3, 3, 16) for _ in range(2)]
+    name = list(_CONFIGURATIONS)[SEQUENCE_LAYERS.index(layer) % len(_CONFIGURATIONS)]
+    found = saved(
+        path, model.eval(), tmp_path, batches, change=lambda document: _set_bits(document, *_CONFIGURATIONS[name])
+    )
+    assert list(found.layers) == ["first", "layer", "last", "bend"]  # norm and relu belong to the first one
+    comparison = found.assert_exact(1.5 * batches[1])
+    assert (comparison.edges, comparison.sums) == (4, 3)
+    nodes = {node.name: node for node in found.nodes()}
+    assert "BatchNormalization" not in {node.op_type for node in nodes.values()}
+    types = {one: nodes[one].op_type for one in ("last/Unsqueeze", "last", "last/Squeeze")}
+    assert list(types.values()) == ["Unsqueeze", "Conv", "Squeeze"]
+    grids = {layer.name: layer.inputs for layer in found.parameters.layers}
+    assert grids["last"] == grids["last/Unsqueeze"] != grids["last/Squeeze"]
+    kernels = {len(one.ints) for node in nodes.values() for one in node.attribute if one.name == "kernel_shape"}
+    assert kernels == {2}  # images, all of them
+    apart = found.steps_apart(batches[0], found.record.layers["bend"].activations[0].scale)
+    assert np.mean(apart < 0.01) >= 0.97
     assert apart.max() <= 1.01

@@ -19,6 +19,7 @@ from hotwheels.amct_pytorch.config.files.tolerant_json import dump_json, read_js
 from hotwheels.amct_pytorch.nn.quantized_layer import QuantizedLayer
 from hotwheels.amct_pytorch.oracle.digest import deploy_paths
 from hotwheels.amct_pytorch.oracle.interpreter import Interpreter
+from hotwheels.amct_pytorch.record.calibration_param import CalibrationParam, from_text
 from hotwheels.amct_pytorch.record.record import Record
 from hotwheels.amct_pytorch.record.text_proto import read_record
 from tests.support.exact_pair import Comparison, assert_equal, run_torch
@@ -50,6 +51,11 @@ class Saved:
     @property
     def record(self) -> Record:
         return read_record(self.record_file)
+
+    @property
+    def parameters(self) -> CalibrationParam:
+        path = Path(f"{self.prefix}_quant_param_record.txt")
+        return from_text(path.read_text(), str(path))
 
     def nodes(self, kind: str = "deploy") -> list[onnx.NodeProto]:
         return list(onnx.load(f"{self.prefix}_{kind}_model.onnx").graph.node)

@@ -125,6 +125,40 @@ _WEIGHTED = [
     Case(f"{_F}linear", lambda net, y, z: F.linear(y.transpose(1, 3), net.matrix[:, :4]), variant="4d"),
 ]
 
+
+def _sequence(name: str, *args: Any, **facts: Any) -> Case:
+    """A module on sequences."""
+    return _module(
+        f"torch.nn.{name}", lambda: getattr(nn, name)(*args), lambda net, y, z: net.made(y.flatten(2)), **facts
+    )
+
+
+def _sequence_function(path: str, *args: Any, **facts: Any) -> Case:
+    function = _resolve(path)
+    return Case(path, lambda net, y, z: function(y.flatten(2), *args), **facts)
+
+
+_SEQUENCES = [
+    _sequence("Conv1d", 4, 5, 3, 2, 1),
+    _sequence("ConvTranspose1d", 4, 6, 3, 2, 1, 1, 2),
+    Case(f"{_F}conv1d", lambda net, y, z: F.conv1d(y.flatten(2), net.kernel[..., 0], padding=2, dilation=2)),
+    Case(f"{_F}conv_transpose1d", lambda net, y, z: F.conv_transpose1d(y.flatten(2), net.kernel[..., 0], stride=2)),
+    _sequence("MaxPool1d", 3, 2, 1),
+    _sequence_function(f"{_F}max_pool1d", 2),
+    Case(f"{_F}max_pool1d_with_indices", lambda net, y, z: F.max_pool1d_with_indices(y.flatten(2), 2)[0]),
+    _sequence_function("torch.max_pool1d", 2),
+    _sequence("AvgPool1d", 3, 2, 1),
+    _sequence_function(f"{_F}avg_pool1d", 3, 2, 1, True, False),
+    _sequence("AdaptiveMaxPool1d", 4),
+    _sequence_function(f"{_F}adaptive_max_pool1d", 6),
+    Case(
+        f"{_F}adaptive_max_pool1d_with_indices",
+        lambda net, y, z: F.adaptive_max_pool1d_with_indices(y.flatten(2), 3)[0],
+    ),
+    _sequence("AdaptiveAvgPool1d", 4),
+    _sequence_function(f"{_F}adaptive_avg_pool1d", 1),
+]
+
 _CUBE = [
     _nn("MaxPool2d", 2),
     _function(f"{_F}max_pool2d", 2),
@@ -281,5 +315,5 @@ _NORMS = [
 ]
 
 CASES = (
-    *_WEIGHTED, *_CUBE, *_ELEMENTWISE, *_REDUCTIONS, *_MOVEMENT, *_SHAPE, *_FUSED, *_ACTIVATIONS, *_NORMS,
+    *_WEIGHTED, *_SEQUENCES, *_CUBE, *_ELEMENTWISE, *_REDUCTIONS, *_MOVEMENT, *_SHAPE, *_FUSED, *_ACTIVATIONS, *_NORMS,
 )  # fmt: skip

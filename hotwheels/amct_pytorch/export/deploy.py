@@ -42,7 +42,7 @@ def build_deploy(
     layers = find_layers(model, sites, record)
     _store_integer_weights(layers)
     _store_biases_on_grid(layers)
-    grids = {(read.node, read.position): read.grid for layer in layers for read in layer.reads}
+    grids = {(read.node, read.position): read.grid for layer in layers for read in (*layer.reads, *_opened(layer))}
     by_node = {layer.node: _with_constant_operand(layer) for layer in layers}
     _quantize_constants([read for layer in layers for read in layer.reads])
     finish(model)
@@ -54,6 +54,19 @@ def build_deploy(
 def activation_positions(node: ir.Node) -> tuple[int, ...]:
     """Returns the positions of the inputs that are not initializers: one LayerParam input each (spec 11.4)."""
     return tuple(at for at, value in enumerate(node.inputs) if value is not None and not value.is_initializer())
+
+
+def _opened(layer: ExportLayer) -> list[InputRead]:
+    """Returns what the nodes of ``layer`` read of its inputs with more axes: they are on the same grids there."""
+    found: list[InputRead] = []
+    waiting = list(layer.reads)
+    while waiting:
+        read = waiting.pop()
+        if read.node is not layer.node and read.node.op_type == "Unsqueeze":
+            uses = read.node.outputs[0].uses()
+            waiting += [dataclasses.replace(read, node=use.node, position=use.idx) for use in uses]
+            found += waiting[-len(uses) :]
+    return found
 
 
 # --- the model ---

@@ -7,55 +7,67 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+_DIMENSIONS_1D = 3  # of the weight
+
 
 def convolve(module: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Returns what the Conv2d ``module`` makes of ``x`` with this ``weight`` and ``bias``.
+    """Returns what the Conv1d or Conv2d ``module`` makes of ``x`` with this ``weight`` and ``bias``.
 
     ``padding="same"`` is given in numbers if both sides have the same: ONNX's auto_pad does not go with dilation.
     """
-    left, right, top, bottom = _margins(module)
+    function = F.conv1d if weight.dim() == _DIMENSIONS_1D else F.conv2d
+    margins = _margins(module)
     if module.padding_mode != "zeros":
-        x = F.pad(x, (left, right, top, bottom), mode=module.padding_mode)
-        return F.conv2d(x, weight, bias, module.stride, 0, module.dilation, module.groups)
-    is_even = left == right and top == bottom
-    padding = (top, left) if module.padding == "same" and is_even else module.padding
-    return F.conv2d(x, weight, bias, module.stride, padding, module.dilation, module.groups)
+        x = F.pad(x, [one for sides in reversed(margins) for one in sides], mode=module.padding_mode)
+        return function(x, weight, bias, module.stride, 0, module.dilation, module.groups)
+    is_even = all(before == behind for before, behind in margins)
+    padding = [before for before, _ in margins] if module.padding == "same" and is_even else module.padding
+    return function(x, weight, bias, module.stride, padding, module.dilation, module.groups)
+
+
+def convolve_transposed(
+    module: Any, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: list[int] | None
+) -> Tensor:
+    """Returns what the ConvTranspose1d or ConvTranspose2d ``module`` makes of ``x``, of `output_padding`'s size."""
+    function = F.conv_transpose1d if weight.dim() == _DIMENSIONS_1D else F.conv_transpose2d
+    padding = output_padding(module, x, output_size)
+    return function(x, weight, bias, module.stride, module.padding, padding, module.groups, module.dilation)
 
 
 def output_padding(module: Any, x: Tensor, output_size: list[int] | None) -> list[int]:
-    """Returns the ``output_padding`` with which the ConvTranspose2d ``module`` makes an image of ``output_size``.
+    """Returns the ``output_padding`` with which a transposed convolution makes an image of ``output_size``.
 
     Raises:
       ValueError: No output_padding makes such an image.
     """
     if output_size is None:
         return list(module.output_padding)
-    wanted = output_size[-2:]
-    if len(output_size) not in (2, x.dim()):
-        raise ValueError(f"ConvTranspose2d: output_size must have 2 or {x.dim()} elements, got {len(output_size)}.")
+    axes, name = len(module.kernel_size), f"ConvTranspose{len(module.kernel_size)}d"
+    wanted = output_size[-axes:]
+    if len(output_size) not in (axes, x.dim()):
+        raise ValueError(f"{name}: output_size must have {axes} or {x.dim()} elements, got {len(output_size)}.")
     smallest = [
         (size - 1) * stride - 2 * padding + dilation * (kernel - 1) + 1
         for size, stride, padding, dilation, kernel in zip(
-            x.shape[-2:], module.stride, module.padding, module.dilation, module.kernel_size, strict=True
+            x.shape[-axes:], module.stride, module.padding, module.dilation, module.kernel_size, strict=True
         )
     ]
     added = [size - least for size, least in zip(wanted, smallest, strict=True)]
     if any(not 0 <= more < stride for more, stride in zip(added, module.stride, strict=True)):
         largest = [least + stride - 1 for least, stride in zip(smallest, module.stride, strict=True)]
         msg = (
-            f"ConvTranspose2d: output_size {list(wanted)} is impossible for an image of {list(x.shape[-2:])};"
+            f"{name}: output_size {list(wanted)} is impossible for an image of {list(x.shape[-axes:])};"
             f" possible are {smallest} to {largest}."
         )
         raise ValueError(msg)
     return added
 
 
-def _margins(module: Any) -> tuple[int, int, int, int]:
-    """Returns how many pixels are added at the left, right, top and bottom."""
+def _margins(module: Any) -> list[tuple[int, int]]:
+    """Returns how many pixels are added in front of and behind each axis of an image."""
     if module.padding == "valid":
-        return 0, 0, 0, 0
+        return [(0, 0)] * len(module.kernel_size)
     if module.padding != "same":
-        (rows, columns) = module.padding
-        return columns, columns, rows, rows
-    rows, columns = (step * (size - 1) for step, size in zip(module.dilation, module.kernel_size, strict=True))
-    return columns // 2, columns - columns // 2, rows // 2, rows - rows // 2
+        return [(one, one) for one in module.padding]
+    sums = [step * (size - 1) for step, size in zip(module.dilation, module.kernel_size, strict=True)]
+    return [(one // 2, one - one // 2) for one in sums]

@@ -24,6 +24,7 @@ from ..quantizers.observers.observation import is_quantizable
 from .call import LayerCall
 from .double_call import RELU, call_in_double
 from .layer_weight import FrozenWeight
+from .unit_axis import closed, image_settings, opened
 
 
 class IntegerWatcher(Protocol):
@@ -123,7 +124,7 @@ def _weighted(layer: IntegerLayer, known: FrozenWeight, input: Tensor, output_si
         integer_weight(known.weight, params),
         None if bias is None or is_float_bias else quantize_bias(bias, data.scale, params.scale),
         requantize.limits_of(data),
-        axis=-1 if known.op.role is Role.LINEAR else -3,
+        axis=-len(known.op.channel_shape),
         groups=getattr(known.op.module, "groups", 1),
     )
     layer.refuse_overflow(sums, bound)
@@ -154,17 +155,25 @@ def _max_pool(layer: IntegerLayer, args: tuple[Any, ...], kwargs: dict[str, Any]
 
 def _avg_pool(layer: IntegerLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     x = layer.integers(0, layer.call.inputs(args, kwargs)[0])
+    add_up: Callable[..., tuple[Tensor, Tensor]]
     if layer.op.name.startswith("adaptive"):
-        output_size = _arguments(layer, args, kwargs, F.adaptive_avg_pool2d, ("output_size",))
-        sums, divisor = requantize.adaptive_avg_pool2d_sum(x, **output_size)
+        settings = _arguments(layer, args, kwargs, F.adaptive_avg_pool2d, ("output_size",))
+        add_up = requantize.adaptive_avg_pool2d_sum
     else:
-        names = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
-        sums, divisor = requantize.avg_pool2d_sum(x, **_arguments(layer, args, kwargs, _avg_pool2d_signature, names))
+        settings = _arguments(layer, args, kwargs, _avg_pool_signature, _AVG_POOL_SETTINGS)
+        add_up = requantize.avg_pool2d_sum
+    if layer.op.image_axes == 1:
+        sums, divisor = map(closed, add_up(opened(x), **image_settings(settings)))
+    else:
+        sums, divisor = add_up(x, **settings)
     layer.refuse_overflow(sums)
     return layer.accumulated(sums, layer.grids[0].scale.double() * (1.0 / divisor))
 
 
-def _avg_pool2d_signature(
+_AVG_POOL_SETTINGS = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+
+
+def _avg_pool_signature(
     input: Tensor,
     kernel_size: Any,
     stride: Any = None,
@@ -173,7 +182,7 @@ def _avg_pool2d_signature(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> None:
-    """The arguments of ``F.avg_pool2d``, which is a builtin without a signature."""
+    """The arguments of ``F.avg_pool2d`` and ``F.avg_pool1d``, which are builtins without a signature."""
 
 
 def _arguments(
@@ -185,7 +194,7 @@ def _arguments(
 ) -> dict[str, Any]:
     """The pooling arguments: attributes of a module, bound arguments of a function."""
     if layer.call.module is not None:
-        return {name: getattr(layer.call.module, name) for name in names}
+        return {name: getattr(layer.call.module, name) for name in names if hasattr(layer.call.module, name)}
     bound = inspect.signature(signature).bind(*args, **kwargs).arguments
     return {name: bound[name] for name in names if name in bound}
 

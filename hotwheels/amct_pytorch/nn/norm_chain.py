@@ -200,11 +200,11 @@ class PassStage:
 class NormChain:
     """The members of a chain, in the order of the data."""
 
-    def __init__(self, stages: Sequence[Stage], channels: int, is_channel_last: bool) -> None:
-        """``channels`` is C, on the last axis of the data or else on axis -3."""
+    def __init__(self, stages: Sequence[Stage], channels: int, channel_shape: tuple[int, ...]) -> None:
+        """``channels`` is C; values [C] in ``channel_shape`` broadcast against the data."""
         self.stages = tuple(stages)
         self._channels = channels
-        self._channel_shape = (-1,) if is_channel_last else (-1, 1, 1)
+        self._channel_shape = channel_shape
 
     @property
     def is_training(self) -> bool:

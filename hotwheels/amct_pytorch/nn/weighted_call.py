@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .computed_tensor import ComputedTensor, Tree
+from .convolution import convolve, convolve_transposed
 
 
 class WeightedCall(nn.Module):
@@ -69,32 +70,58 @@ class WeightedCall(nn.Module):
         raise NotImplementedError
 
 
-class Conv2dCall(WeightedCall, nn.Conv2d):  # type: ignore[override]
+class _ConvCall(WeightedCall):
+    """A convolution."""
+
+    twin: type[nn.Module]
+
+    def __init__(self, weight: ComputedTensor, bias: ComputedTensor | None = None, **settings: Any) -> None:
+        """``settings`` are stride, padding, dilation and groups, as the function takes them."""
+        outputs, inputs, *kernel = weight().shape
+        inputs *= settings.get("groups", 1)
+        super().__init__(self.twin(inputs, outputs, kernel, **settings, **_twin(bias)), weight, bias)
+
+    def _compute(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return convolve(self, input, weight, bias)
+
+
+class Conv2dCall(_ConvCall, nn.Conv2d):  # type: ignore[override]
     """``F.conv2d``."""
 
+    twin = nn.Conv2d
+
+
+class Conv1dCall(_ConvCall, nn.Conv1d):  # type: ignore[override]
+    """``F.conv1d``."""
+
+    twin = nn.Conv1d
+
+
+class _ConvTransposeCall(WeightedCall):
+    """A transposed convolution."""
+
+    twin: type[nn.Module]
+
     def __init__(self, weight: ComputedTensor, bias: ComputedTensor | None = None, **settings: Any) -> None:
-        """``settings`` are stride, padding, dilation and groups, as ``F.conv2d`` takes them."""
-        outputs, inputs, height, width = weight().shape
-        inputs *= settings.get("groups", 1)
-        super().__init__(nn.Conv2d(inputs, outputs, (height, width), **settings, **_twin(bias)), weight, bias)
+        """``settings``: stride, padding, output_padding, groups and dilation, as the function has them."""
+        inputs, outputs, *kernel = weight().shape
+        outputs *= settings.get("groups", 1)
+        super().__init__(self.twin(inputs, outputs, kernel, **settings, **_twin(bias)), weight, bias)
 
     def _compute(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        result: Tensor = self._conv_forward(input, weight, bias)
-        return result
+        return convolve_transposed(self, input, weight, bias, None)
 
 
-class ConvTranspose2dCall(WeightedCall, nn.ConvTranspose2d):  # type: ignore[misc, override]
+class ConvTranspose2dCall(_ConvTransposeCall, nn.ConvTranspose2d):  # type: ignore[misc, override]
     """``F.conv_transpose2d``."""
 
-    def __init__(self, weight: ComputedTensor, bias: ComputedTensor | None = None, **settings: Any) -> None:
-        """``settings``: stride, padding, output_padding, groups and dilation, as ``F.conv_transpose2d`` has them."""
-        inputs, outputs, height, width = weight().shape
-        outputs *= settings.get("groups", 1)
-        super().__init__(nn.ConvTranspose2d(inputs, outputs, (height, width), **settings, **_twin(bias)), weight, bias)
+    twin = nn.ConvTranspose2d
 
-    def _compute(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        settings: tuple[Any, ...] = (self.stride, self.padding, self.output_padding, self.groups, self.dilation)
-        return F.conv_transpose2d(input, weight, bias, *settings)
+
+class ConvTranspose1dCall(_ConvTransposeCall, nn.ConvTranspose1d):  # type: ignore[misc, override]
+    """``F.conv_transpose1d``."""
+
+    twin = nn.ConvTranspose1d
 
 
 class LinearCall(WeightedCall, nn.Linear):  # type: ignore[misc, override]

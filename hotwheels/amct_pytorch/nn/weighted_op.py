@@ -15,7 +15,7 @@ from ..core.statistics.extremes import row_extremes
 from ..ops.desc import Role
 from ..quantizers.learning.gradients import quantized_again
 from ..quantizers.learning.recompute import recomputing
-from .convolution import convolve, output_padding
+from .convolution import convolve, convolve_transposed
 from .norm_chain import BatchNormStage, NormChain, Stage, times_outputs
 
 
@@ -52,9 +52,8 @@ class WeightedOp:
         self.module: Any = module
         self.role = role
         self._forward = forward
-        is_last = role is Role.LINEAR
-        self.behind = NormChain(behind, self.out_channels, is_last) if behind else None
-        self.front = NormChain(front, self.in_channels, is_last) if front else None
+        self.behind = NormChain(behind, self.out_channels, self.channel_shape) if behind else None
+        self.front = NormChain(front, self.in_channels, self.channel_shape) if front else None
 
     @property
     def out_channels(self) -> int:
@@ -69,7 +68,7 @@ class WeightedOp:
     @property
     def channel_shape(self) -> tuple[int, ...]:
         """Shape that makes a [C_out] tensor broadcast against the output."""
-        return (-1,) if self.role is Role.LINEAR else (-1, 1, 1)
+        return (-1, *[1] * (self.module.weight.dim() - 2))
 
     @property
     def is_folded(self) -> bool:
@@ -161,7 +160,7 @@ class WeightedOp:
             stage = stages[index]
             bias = stage.module.bias if isinstance(stage, BatchNormStage) else None
             if isinstance(bias, nn.Parameter):
-                return bias, NormChain(stages[index + 1 :], self.out_channels, False).inverse()
+                return bias, NormChain(stages[index + 1 :], self.out_channels, self.channel_shape).inverse()
         bias = self.module.bias
         if not isinstance(bias, nn.Parameter):
             return None
@@ -208,10 +207,7 @@ class WeightedOp:
         weight = from_output_first(weight, module.groups, self.role is Role.CONV_TRANSPOSE)
         if self.role is Role.CONV:
             return convolve(module, x, weight, bias)
-        padding = output_padding(module, x, output_size)
-        return F.conv_transpose2d(
-            x, weight, bias, module.stride, module.padding, padding, module.groups, module.dilation
-        )
+        return convolve_transposed(module, x, weight, bias, output_size)
 
     def _behind_front(self, with_bias: bool = True) -> tuple[Tensor, Tensor | None]:
         """Returns weight and bias with the chain in front folded in; the bias is None without ``with_bias``."""

@@ -17,6 +17,7 @@ from .initializers import constant_of
 
 SITES_KEY = "amct.layers.v1"
 _WEIGHTED_OPS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+_POOLINGS = frozenset({"MaxPool", "AveragePool", "GlobalMaxPool", "GlobalAveragePool"})
 _SHAPE_OPS = frozenset({"Shape", "Size"})
 
 
@@ -37,17 +38,23 @@ class LayerSite:
 def main_node(nodes: Sequence[ir.Node], result: ir.Value | None) -> ir.Node:
     """Returns which of the ``nodes`` of a layer carries its name.
 
-    The node with the weight if there is one (a Linear may be MatMul + Add), else the one that makes the ``result``.
+    The node with the weight if there is one (a Linear may be MatMul + Add), or the pooling (a 1-D one stands between
+    Unsqueeze and Squeeze), else the one that makes the ``result``.
     """
-    weighted = [node for node in nodes if _has_weight(node)]
-    if len(weighted) == 1:
-        return weighted[0]
+    for computing in (_has_weight, _is_pooling):
+        found = [node for node in nodes if computing(node)]
+        if len(found) == 1:
+            return found[0]
     last = result.producer() if result is not None else None
     return last if last is not None and last in nodes else nodes[-1]
 
 
 def _has_weight(node: ir.Node) -> bool:
     return node.domain == "" and node.op_type in _WEIGHTED_OPS and constant_of(node.inputs[1]) is not None
+
+
+def _is_pooling(node: ir.Node) -> bool:
+    return node.domain == "" and node.op_type in _POOLINGS
 
 
 def read_places(value: ir.Value, order: Mapping[ir.Node, int]) -> tuple[tuple[ir.Node, int], ...]:

@@ -9,8 +9,8 @@ import enum
 class Role(enum.Enum):
     """What an operation does, as far as quantization treats it differently (spec 8.3)."""
 
-    CONV = "conv"  # Conv2d: weight and data
-    CONV_TRANSPOSE = "conv_transpose"  # ConvTranspose2d: weight and data
+    CONV = "conv"  # Conv1d, Conv2d: weight and data
+    CONV_TRANSPOSE = "conv_transpose"  # ConvTranspose1d, ConvTranspose2d: weight and data
     LINEAR = "linear"  # Linear: weight and data
     MATMUL = "matmul"  # two symmetric data inputs, the second counts as weight
     MAX_POOL = "max_pool"
@@ -71,6 +71,7 @@ class OpDesc:
       module_operands: The same of the module's forward where it differs; None if it does not.
       listed_as: The name the capacity file has for it where it has no module class; empty: its own name.
       onnx_types: Types of the ONNX node that it is exported as, the usual one first; empty if it may be several nodes.
+      image_axes: Number of axes of an image, which a convolution or pooling moves its window along.
       is_listed: Whether the capacity file lists it as quantizable. This field and those below are set by the registry.
       is_default_enabled: Whether generated configs switch it on.
       allows_channel_wise: Whether its weight may have a scale per output channel; a Linear never (spec 6.1).
@@ -86,6 +87,7 @@ class OpDesc:
     module_operands: tuple[Operand, ...] | None = None
     listed_as: str = ""
     onnx_types: tuple[str, ...] = ()
+    image_axes: int = 2
     is_listed: bool = True
     is_default_enabled: bool = True
     allows_channel_wise: bool = False

@@ -84,15 +84,36 @@ def _fused(name: str, module: str, onnx_type: str, functions: tuple[str, ...], m
     )
 
 
+def _windowed(
+    name: str,
+    role: Role,
+    module: str,
+    onnx_types: tuple[str, ...],
+    functions: tuple[str, ...] = ("{}",),
+    torch_functions: tuple[str, ...] = (),
+) -> tuple[OpDesc, ...]:
+    """A convolution or pooling of images and of sequences; ``{}`` stands for its name in those of functions."""
+    return tuple(
+        OpDesc(
+            name=f"{name}{axes}d",
+            role=role,
+            modules=_nn(f"{module}{axes}d"),
+            onnx_types=onnx_types,
+            functions=(
+                *_functional(*(one.format(f"{name}{axes}d") for one in functions)),
+                *_torch(*(one.format(f"{name}{axes}d") for one in torch_functions)),
+            ),
+            image_axes=axes,
+        )
+        for axes in (2, 1)
+    )
+
+
+_WITH_INDICES = ("{}", "{}_with_indices")
+
 _WEIGHTED = (
-    OpDesc(name="conv2d", role=Role.CONV, modules=_nn("Conv2d"), onnx_types=("Conv",), functions=_functional("conv2d")),
-    OpDesc(
-        name="conv_transpose2d",
-        role=Role.CONV_TRANSPOSE,
-        modules=_nn("ConvTranspose2d"),
-        onnx_types=("ConvTranspose",),
-        functions=_functional("conv_transpose2d"),
-    ),
+    *_windowed("conv", Role.CONV, "Conv", ("Conv",)),
+    *_windowed("conv_transpose", Role.CONV_TRANSPOSE, "ConvTranspose", ("ConvTranspose",)),
     OpDesc(
         name="linear",
         role=Role.LINEAR,
@@ -103,34 +124,10 @@ _WEIGHTED = (
 )
 
 _CUBE = (
-    OpDesc(
-        name="max_pool2d",
-        role=Role.MAX_POOL,
-        modules=_nn("MaxPool2d"),
-        onnx_types=("MaxPool", "GlobalMaxPool"),
-        functions=(*_functional("max_pool2d", "max_pool2d_with_indices"), *_torch("max_pool2d")),
-    ),
-    OpDesc(
-        name="avg_pool2d",
-        role=Role.AVG_POOL,
-        modules=_nn("AvgPool2d"),
-        onnx_types=("AveragePool", "GlobalAveragePool"),
-        functions=_functional("avg_pool2d"),
-    ),
-    OpDesc(
-        name="adaptive_max_pool2d",
-        role=Role.MAX_POOL,
-        modules=_nn("AdaptiveMaxPool2d"),
-        onnx_types=("MaxPool", "GlobalMaxPool"),
-        functions=_functional("adaptive_max_pool2d", "adaptive_max_pool2d_with_indices"),
-    ),
-    OpDesc(
-        name="adaptive_avg_pool2d",
-        role=Role.AVG_POOL,
-        modules=_nn("AdaptiveAvgPool2d"),
-        onnx_types=("AveragePool", "GlobalAveragePool"),
-        functions=_functional("adaptive_avg_pool2d"),
-    ),
+    *_windowed("max_pool", Role.MAX_POOL, "MaxPool", ("MaxPool", "GlobalMaxPool"), _WITH_INDICES, ("{}",)),
+    *_windowed("avg_pool", Role.AVG_POOL, "AvgPool", ("AveragePool", "GlobalAveragePool")),
+    *_windowed("adaptive_max_pool", Role.MAX_POOL, "AdaptiveMaxPool", ("MaxPool", "GlobalMaxPool"), _WITH_INDICES),
+    *_windowed("adaptive_avg_pool", Role.AVG_POOL, "AdaptiveAvgPool", ("AveragePool", "GlobalAveragePool")),
     OpDesc(
         name="matmul",
         role=Role.MATMUL,
@@ -366,10 +363,10 @@ TABLE: tuple[OpDesc, ...] = (
 )
 
 # Operations whose result is (or may be) a tuple of tensors which belong together.
-TUPLE_RESULTS = frozenset({"split", "max", "min", "max_pool2d", "adaptive_max_pool2d"})
+TUPLE_RESULTS = frozenset({"split", "max", "min"}) | {desc.name for desc in TABLE if desc.role is Role.MAX_POOL}
 
 # Poolings whose window follows from the size of the result; the exporter writes ``Global...`` where that is 1 x 1.
-ADAPTIVE = frozenset({"adaptive_max_pool2d", "adaptive_avg_pool2d"})
+ADAPTIVE = frozenset(desc.name for desc in TABLE if desc.name.startswith("adaptive"))
 
 # Operations whose reducing form is supported with the reduced axis kept only: HiSilicon's AMCT manual restricts max so.
 KEEPDIM_ONLY = frozenset({"max"})

@@ -43,11 +43,14 @@ class Result:
     values: Mapping[str, NDArray[Any]]
 
     def edges_of(self, layer: str) -> tuple[NDArray[np.int32], ...]:
-        """Returns the integers of a layer of one or more nodes, ``<layer>``, ``<layer>/...``; equal ones once."""
+        """Returns the integers of a layer of one or more nodes, ``<layer>``, ``<layer>/...``; equal ones once.
+
+        The same integers with one more axis of size 1 count as equal; the first node has them as the layer gets them.
+        """
         found: list[NDArray[np.int32]] = []
         for name, arrays in self.edges.items():
             if name in (layer, *(f"{layer}{ending}" for ending in _ENDINGS.values())) or name.startswith(f"{layer}/"):
-                found += [one for one in arrays if not any(np.array_equal(one, other) for other in found)]
+                found += [one for one in arrays if not any(_are_equal(one, other) for other in found)]
         return tuple(found)
 
 
@@ -231,6 +234,10 @@ def _hands_on(node: Node, values: Sequence[Value | None]) -> bool:
     assert kernel is not None, "checked when the files were read"
     arrays = [None if value is None else as_real(value) for value in values]
     return np.shape(kernel(node, arrays)[0]) == real.shape
+
+
+def _are_equal(one: NDArray[np.int32], other: NDArray[np.int32]) -> bool:
+    return np.array_equal(one, other) or (one.ndim != other.ndim and np.array_equal(np.squeeze(one), np.squeeze(other)))
 
 
 def _owner(node: Node) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,11 +25,13 @@ from ..core.refine.grid_search import fitted_codebook, scale_by_output
 from ..core.refine.moments import Moments, MomentsSum, shifted_target
 from ..core.spec import QuantSpec
 from ..nn.layer_weight import LayerWeight
+from ..nn.unit_axis import as_image, image_settings
 from ..nn.weighted_op import WeightedOp
 from ..ops.desc import Role
 from ..quantizers.distributed import process_count, process_rank, total
 from ..quantizers.weight_grid import GridOrigin
 
+Pair = tuple[int, int]
 COLUMNS_PER_ELEMENT, FEWEST_COLUMNS, MOST_COLUMNS = 16, 1024, 16384  # per layer, over all batches
 HELD_OUT = 4  # every fourth picture judges and is not learned from
 SHIFT_DAMPINGS = (0.03, 0.1, 0.3, 1.0, 3.0)
@@ -122,7 +123,6 @@ class LayerRefiner:
 
     def _moments(self, step: LayerStep) -> tuple[Moments, Moments]:
         """Second moments to learn from and to judge by."""
-        geometry = geometry_of(step.weight.op)
         learned, judged = MomentsSum(), MomentsSum()
         batches = sum(1 for _ in step.calls())
         for index, (exact, quantized) in enumerate(step.inputs()):
@@ -132,7 +132,7 @@ class LayerRefiner:
             for moments, part in zip((learned, judged), _split(exact.shape[0], index), strict=True):
                 if part.stop > part.start:
                     share = -(-count * (part.stop - part.start) // exact.shape[0])
-                    moments.add(*columns(geometry, [exact[part], quantized[part]], share, generator))
+                    moments.add(*columns_of(step.weight.op, [exact[part], quantized[part]], share, generator))
         for moments in (learned, judged):
             moments.merge(total)
         is_centred = step.weight.op.stored_bias() is not None
@@ -240,34 +240,45 @@ def _groups(op: WeightedOp) -> int:
     return int(getattr(op.module, "groups", 1))
 
 
-def geometry_of(op: WeightedOp) -> Geometry:
-    """Returns how the operation reads its input."""
+def columns_of(op: WeightedOp, inputs: list[Tensor], count: int, generator: torch.Generator) -> list[Tensor]:
+    """Returns ``count`` columns of each of the ``inputs`` of ``op``; see `columns`."""
+    axes = len(op.channel_shape) - 1
+    return columns(_geometry_of(op), [as_image(x, axes) for x in inputs], count, generator)
+
+
+def _geometry_of(op: WeightedOp) -> Geometry:
+    """Returns how the operation reads its input, as an image."""
     if op.role is Role.LINEAR:
         return Geometry()
-    module = op.module
+    module, margins = op.module, (*op.module._reversed_padding_repeated_twice, 0, 0)[:4]
+    names = ("kernel_size", "stride", "padding", "output_padding", "dilation")
+    settings = {name: getattr(module, name) for name in names}
+    settings = settings if len(module.kernel_size) > 1 else image_settings(settings)
     if op.role is Role.CONV_TRANSPOSE:
-        return _geometry_of_transposed(module)
+        return _geometry_of_transposed(module.groups, **settings)
     return Geometry(
-        kernel=module.kernel_size,
-        stride=module.stride,
-        dilation=module.dilation,
-        padding=tuple(module._reversed_padding_repeated_twice),
+        kernel=settings["kernel_size"],
+        stride=settings["stride"],
+        dilation=settings["dilation"],
+        padding=margins,
         groups=module.groups,
         mode="constant" if module.padding_mode == "zeros" else module.padding_mode,
     )
 
 
-def _geometry_of_transposed(module: Any) -> Geometry:
+def _geometry_of_transposed(
+    groups: int, kernel_size: Pair, stride: Pair, padding: Pair, output_padding: Pair, dilation: Pair
+) -> Geometry:
     """A transposed convolution is a convolution of spread inputs by the reversed kernel."""
-    reach = [dilation * (size - 1) for dilation, size in zip(module.dilation, module.kernel_size, strict=True)]
-    height, width = (one - padding for one, padding in zip(reach, module.padding, strict=True))
-    extra_height, extra_width = module.output_padding
+    reach = [step * (size - 1) for step, size in zip(dilation, kernel_size, strict=True)]
+    height, width = (one - removed for one, removed in zip(reach, padding, strict=True))
+    extra_height, extra_width = output_padding
     return Geometry(
-        kernel=module.kernel_size,
-        dilation=module.dilation,
+        kernel=kernel_size,
+        dilation=dilation,
         padding=(width, width + extra_width, height, height + extra_height),
-        upsampling=module.stride,
-        groups=module.groups,
+        upsampling=stride,
+        groups=groups,
         is_reversed=True,
     )
 

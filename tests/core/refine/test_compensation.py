@@ -16,7 +16,7 @@ from hotwheels.amct_pytorch.core.refine.grid_search import fitted_codebook
 from hotwheels.amct_pytorch.core.refine.moments import MomentsSum, shifted_target
 from hotwheels.amct_pytorch.nn.weighted_op import WeightedOp
 from hotwheels.amct_pytorch.ops.desc import Role
-from hotwheels.amct_pytorch.workflows.refinement import geometry_of
+from hotwheels.amct_pytorch.workflows.refinement import columns_of
 
 
 def problem(rows=3, size=6, seed=0):
@@ -110,15 +110,22 @@ OPERATIONS = {
         Role.CONV_TRANSPOSE,
     ),
     "linear": (nn.Linear(7, 5), Role.LINEAR),
+    "1-D": (nn.Conv1d(4, 6, 3, stride=2, padding=1, dilation=2, groups=2), Role.CONV),
+    "1-D circular": (nn.Conv1d(4, 6, 3, padding=2, padding_mode="circular"), Role.CONV),
+    "1-D transposed": (
+        nn.ConvTranspose1d(4, 6, 3, stride=2, padding=1, output_padding=1, groups=2, dilation=2),
+        Role.CONV_TRANSPOSE,
+    ),
 }
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_weight_times_columns_is_the_operation(name):
     module, role = OPERATIONS[name]
-    x = torch.randn(2, 4, 8, 7, generator=torch.Generator().manual_seed(1))
+    shape = (2, 4, 7) if isinstance(module, (nn.Conv1d, nn.ConvTranspose1d)) else (2, 4, 8, 7)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
     op = WeightedOp(module, role)
-    (found,) = columns(geometry_of(op), [x], 10**6, torch.Generator())
+    (found,) = columns_of(op, [x], 10**6, torch.Generator())
     groups = getattr(module, "groups", 1)
     products = as_rows(op.folded()[0], groups) @ found.transpose(1, 2)  # [groups, rows, positions]
     with torch.no_grad():

@@ -17,6 +17,7 @@ from ...graph import Edge
 from ...nn.call import LayerCall
 from ...nn.mode import Mode
 from ...nn.quantized_layer import QuantizedLayer
+from ...nn.unit_axis import written_as_images
 from ...ops.desc import OpDesc
 from ...torch_private import without_torch_function
 from ..real_quant.real_quant_mode import call_layer, run_in_double
@@ -103,7 +104,8 @@ class MarkedForward:
         call = LayerCall(self.original, edges)
         marked = [mark_input(x, layer, index) for index, x in enumerate(call.inputs(args, kwargs))]
         args, kwargs = call.substitute(args, kwargs, marked)
-        with without_torch_function():  # a weight that is computed must be seen to be
+        # A weight that is computed must be seen to be.
+        with written_as_images() if self._op.image_axes == 1 else without_torch_function():
             if works_in_place(self.original.module):
                 args, kwargs = _with_copy(args, kwargs)
             result = self.original(*args, **kwargs)

@@ -1,6 +1,6 @@
 """A layer inside the forward of a user: the one convolution or linear function which that forward calls.
 
-Subclasses of Conv2d, ConvTranspose2d and Linear with a forward of their own (a padding in front, a standardized
+Subclasses of convolutions and Linear with a forward of their own (a padding in front, a standardized
 weight), a forward set on an instance, and modules whose weight is computed (parametrizations, weight_norm,
 spectral_norm, pruning) all end in one call of ``F.conv2d`` or its like. `CallingForward` runs such a forward and lets a
 `WeightedCall` do that call. It has ``weight`` and ``bias``, so all that is done with a Conv2d is done with it.
@@ -17,21 +17,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ...nn.weighted_call import Conv2dCall, ConvTranspose2dCall, LinearCall, WeightedCall
-from ...ops.desc import Role
+from ...nn.weighted_call import (
+    Conv1dCall,
+    Conv2dCall,
+    ConvTranspose1dCall,
+    ConvTranspose2dCall,
+    LinearCall,
+    WeightedCall,
+)
 from ...torch_private import is_tracing, not_tracing, pytree, with_torch_function, without_function_modes
 from .forwards import OriginalForward, Replacement
 
 Take = Callable[[dict[str, Any]], Any]
 
-_FUNCTIONS: Mapping[Role, tuple[Any, type[WeightedCall], tuple[str, ...]]] = {
-    Role.CONV: (F.conv2d, Conv2dCall, ("stride", "padding", "dilation", "groups")),
-    Role.CONV_TRANSPOSE: (
-        F.conv_transpose2d,
-        ConvTranspose2dCall,
-        ("stride", "padding", "output_padding", "groups", "dilation"),
-    ),
-    Role.LINEAR: (F.linear, LinearCall, ()),
+_CONV = ("stride", "padding", "dilation", "groups")
+_CONV_TRANSPOSE = ("stride", "padding", "output_padding", "groups", "dilation")
+_FUNCTIONS: Mapping[str, tuple[Any, type[WeightedCall], tuple[str, ...]]] = {  # by the names of `ops.table`
+    "conv2d": (F.conv2d, Conv2dCall, _CONV),
+    "conv1d": (F.conv1d, Conv1dCall, _CONV),
+    "conv_transpose2d": (F.conv_transpose2d, ConvTranspose2dCall, _CONV_TRANSPOSE),
+    "conv_transpose1d": (F.conv_transpose1d, ConvTranspose1dCall, _CONV_TRANSPOSE),
+    "linear": (F.linear, LinearCall, ()),
 }
 
 
@@ -54,15 +60,15 @@ class CallOf(TorchFunctionMode):
         return self._take({**dict(zip(self._names, args, strict=False)), **(kwargs or {})})
 
 
-def call_of(role: Role, take: Take) -> CallOf:
-    """Returns the mode that gives ``take`` the calls of the function of ``role``."""
-    function, _, settings = _FUNCTIONS[role]
+def call_of(operation: str, take: Take) -> CallOf:
+    """Returns the mode that gives ``take`` the calls of the function of ``operation``."""
+    function, _, settings = _FUNCTIONS[operation]
     return CallOf(function, ("input", "weight", "bias", *settings), take)
 
 
-def run_call(role: Role, call: Mapping[str, Any]) -> Any:
-    """Returns what the function of ``role`` computes with these arguments."""
-    return _FUNCTIONS[role][0](**call)
+def run_call(operation: str, call: Mapping[str, Any]) -> Any:
+    """Returns what the function of ``operation`` computes with these arguments."""
+    return _FUNCTIONS[operation][0](**call)
 
 
 class _Reached(Exception):
@@ -78,13 +84,15 @@ class CalledWith:
 
     Attributes:
       original: The forward.
-      role: Which operation it calls.
+      operation: Name of the operation that it calls.
     """
 
-    def __init__(self, original: OriginalForward, role: Role, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __init__(
+        self, original: OriginalForward, operation: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
         """``args`` and ``kwargs`` are those of an example; only their shapes are kept."""
         self.original = original
-        self.role = role
+        self.operation = operation
         self._example = pytree.tree_map_only(Tensor, _shape_of, (args, kwargs))
         self._present: dict[str, Any] | None = None
 
@@ -109,7 +117,7 @@ class CalledWith:
         device = torch.device("cpu") if parameter is None else parameter.device
         args, kwargs = pytree.tree_map_only(_Shape, lambda shape: shape.zeros(device), self._example)
         try:
-            with _outside(), _in_eval(self.original.module), call_of(self.role, _stop):
+            with _outside(), _in_eval(self.original.module), call_of(self.operation, _stop):
                 _run_hooks(self.original.module, args)
                 self.original(*args, **kwargs)
         except _Reached as reached:
@@ -144,7 +152,7 @@ class CallingForward(Replacement):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs it."""
-        with call_of(self._called.role, self._take):
+        with call_of(self._called.operation, self._take):
             return self.original(*args, **kwargs)
 
     def _take(self, call: dict[str, Any]) -> Any:
@@ -154,7 +162,7 @@ class CallingForward(Replacement):
 
 def make_inner(called: CalledWith, call: Mapping[str, Any]) -> WeightedCall:
     """Returns the module that does ``call``, one of those of the forward."""
-    _, kind, settings = _FUNCTIONS[called.role]
+    _, kind, settings = _FUNCTIONS[called.operation]
     given = {name: call[name] for name in settings if name in call}
     weight: Any = InnerSource(called, "weight")
     bias: Any = None if call.get("bias") is None else InnerSource(called, "bias")

@@ -26,7 +26,7 @@ def refuse_unbatched_pooling(layer: str, op: OpDesc, x: object) -> None:
 
     The exporter makes a GlobalAveragePool or GlobalMaxPool of it, which takes its axis 0 for the batch.
     """
-    if op.name.startswith("adaptive") and isinstance(x, Tensor) and x.dim() == 3:
+    if op.name.startswith("adaptive") and isinstance(x, Tensor) and x.dim() == 1 + op.image_axes:
         msg = (
             f"Layer '{layer}': an adaptive pooling of an image without a batch axis, {list(x.shape)}, cannot be"
             " exported to ONNX, which would take its channels for images. Give the input a batch axis."

@@ -66,6 +66,7 @@ EXTRA: dict[str, tuple[Any, ...]] = {
     "add": (None,), "sub": (None,), "mul": (None,), "div": (None,), "pow": (None,),
     "matmul": (None,), "bmm": (None,), "max": (1, True), "min": (1, True), "clamp": (0, 1),
     "max_pool2d": (2,), "avg_pool2d": (2,), "adaptive_max_pool2d": (1,), "adaptive_avg_pool2d": (1,),
+    "max_pool1d": (2,), "avg_pool1d": (2,), "adaptive_max_pool1d": (1,), "adaptive_avg_pool1d": (1,),
     "permute": ((0, 2, 1, 3),), "transpose": (1, 2), "split": (2,), "flatten": (1,), "squeeze": (1,),
     "unsqueeze": (1,), "reshape": ((2, -1),), "view": (2, -1), "softmax": (1,), "log_softmax": (1,),
     "group_norm": (2,), "rms_norm": ((4,),),
@@ -89,6 +90,12 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "Linear": lambda: nn.Linear(4, 4),
     "Conv2d": lambda: nn.Conv2d(4, 4, 1),
     "ConvTranspose2d": lambda: nn.ConvTranspose2d(4, 4, 1),
+    "Conv1d": lambda: nn.Conv1d(4, 4, 1),
+    "ConvTranspose1d": lambda: nn.ConvTranspose1d(4, 4, 1),
+    "MaxPool1d": lambda: nn.MaxPool1d(2),
+    "AvgPool1d": lambda: nn.AvgPool1d(2),
+    "AdaptiveMaxPool1d": lambda: nn.AdaptiveMaxPool1d(1),
+    "AdaptiveAvgPool1d": lambda: nn.AdaptiveAvgPool1d(1),
     "MaxPool2d": lambda: nn.MaxPool2d(2),
     "AvgPool2d": lambda: nn.AvgPool2d(2),
     "AdaptiveMaxPool2d": lambda: nn.AdaptiveMaxPool2d(1),
@@ -137,7 +144,8 @@ def only_op(graph: OpGraph, desc: OpDesc) -> OpNode:
 )
 def test_function(path: str, desc: OpDesc) -> None:
     def forward(self: Any, x: Tensor, y: Tensor) -> Any:
-        weights = (self.kernel if "conv" in desc.name else self.weight,) if desc.has_weight else ()
+        kernel = self.kernel if desc.image_axes == 2 else self.kernel[..., 0]
+        weights = (kernel if "conv" in desc.name else self.weight,) if desc.has_weight else ()
         weights = (self.table[0], self.table[1]) if desc.role is Role.BATCH_NORM else weights
         return resolve(path)(*call_arguments(desc, F.gelu(x), F.gelu(y)), *weights)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ....core.channels import from_output_first
 from ....errors import ExportError
+from ....nn.unit_axis import as_image
 from ....nn.weighted_op import WeightedOp
 from ....onnx_io.initializers import add_initializer, remove_unused_initializers
 from ....onnx_io.layer_sites import read_sites, write_sites
@@ -103,7 +104,7 @@ def write_normalization(model: ir.Model, norms: Mapping[str, nn.Module]) -> None
 def write_folded(nodes: Sequence[ir.Node], weight: Tensor, bias: Tensor | None, fold: Fold) -> None:
     """Gives all ``nodes`` these values; ``weight`` is [C_out, ...]. Other nodes keep the initializers they had."""
     groups = int(getattr(fold.module, "groups", 1))
-    weight = from_output_first(weight, groups, fold.role is Role.CONV_TRANSPOSE)
+    weight = as_image(from_output_first(weight, groups, fold.role is Role.CONV_TRANSPOSE), weight.dim() - 2)
     graph = graph_of(nodes[0])
     assert bias is not None, "a folded BatchNorm always leaves a bias"
     folded_weight = add_initializer(graph, f"{fold.conv}.folded.weight", _array(weight))

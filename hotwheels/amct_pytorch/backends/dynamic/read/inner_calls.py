@@ -31,7 +31,7 @@ def find_inner_calls(model: nn.Module, inputs: tuple[Any, ...], registry: Regist
     modules = {path: module for path, module in model.named_modules() if path and _needs_one(module, registry)}
     if not modules:
         return {}
-    seen = _run(model, inputs, {path: _Seen(module, _role(module, registry)) for path, module in modules.items()})
+    seen = _run(model, inputs, {path: _Seen(module, _operation(module, registry)) for path, module in modules.items()})
     found = {}
     for path, one in seen.items():
         reason = one.why_not()
@@ -86,10 +86,10 @@ class _Seen:
       forwards: The calls of each run of the forward.
     """
 
-    def __init__(self, module: nn.Module, role: Role) -> None:
+    def __init__(self, module: nn.Module, operation: str) -> None:
         self.original = OriginalForward(module)
         self.forwards: list[list[dict[str, Any]]] = []
-        self._role = role
+        self._operation = operation
         self._example: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -100,14 +100,14 @@ class _Seen:
 
         def take(call: dict[str, Any]) -> Any:
             calls.append({name: value for name, value in call.items() if name != "input"})
-            return run_call(self._role, call)
+            return run_call(self._operation, call)
 
-        with call_of(self._role, take):
+        with call_of(self._operation, take):
             return self.original(*args, **kwargs)
 
     def called(self) -> CalledWith:
         """Returns the weight and bias of the call."""
-        return CalledWith(self.original, self._role, *self._example)
+        return CalledWith(self.original, self._operation, *self._example)
 
     @torch.no_grad()
     def why_not(self) -> str | None:
@@ -150,10 +150,10 @@ def _is_own_norm(module: nn.Module, registry: Registry) -> bool:
     return registry.is_fusable(type(module)) and has_own_forward
 
 
-def _role(module: nn.Module, registry: Registry) -> Role:
+def _operation(module: nn.Module, registry: Registry) -> str:
     match = registry.match_module(type(module))
     assert match is not None
-    return match.op.role
+    return match.op.name
 
 
 def _run(model: nn.Module, inputs: tuple[Any, ...], seen: Mapping[str, _Seen]) -> Mapping[str, _Seen]:

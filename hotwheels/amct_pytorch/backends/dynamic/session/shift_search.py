@@ -90,6 +90,6 @@ def _with_unit(layer: QuantizedLayer, output: Tensor) -> tuple[Tensor, Tensor]:
     """Returns ``output`` with a batch axis, and the unit of the accumulator: [], or [C] with channel-wise scales."""
     assert layer.weighted is not None
     scale = layer.weighted.present_params().scale
-    if layer.op.allows_channel_wise and output.dim() == 3:  # one image without the batch axis
+    if layer.op.allows_channel_wise and output.dim() == 1 + layer.op.image_axes:  # one image without the batch axis
         output = output.unsqueeze(0)
     return output, layer.activation[0].params().scale * scale

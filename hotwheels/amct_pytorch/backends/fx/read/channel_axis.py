@@ -85,7 +85,7 @@ class Ranks:
         if op is None or not node.args:
             return self._of_constant(node)
         if op.role in _IMAGE_ROLES:
-            return 4
+            return 2 + op.image_axes
         if op.role in _KEEPING_ROLES or op.name == "transpose":
             return self.of(node.args[0])
         if op.role in (Role.ELEMENTWISE, Role.MATMUL):

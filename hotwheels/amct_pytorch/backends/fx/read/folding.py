@@ -210,7 +210,9 @@ class _Finder:
         return readers[0] if len(readers) == 1 and readers[0].op.startswith("call") else None
 
     def _axis(self, node: Node, op: OpDesc) -> ChannelAxis:
-        return ChannelAxis(-1, self._ranks.of(node)) if op.role is Role.LINEAR else ChannelAxis(-3, 4)
+        if op.role is Role.LINEAR:
+            return ChannelAxis(-1, self._ranks.of(node))
+        return ChannelAxis(-1 - op.image_axes, 2 + op.image_axes)
 
     def _moved(self, node: Node, axis: ChannelAxis, channels: int) -> ChannelAxis | None:
         op = self._maker.op(node)

@@ -267,11 +267,8 @@ def _onnx_type(node: Node, op: OpDesc, module: nn.Module | None) -> str:
     if op.name not in ADAPTIVE:
         return usual
     size = _argument(node, "output_size", 1) if module is None else module.output_size
-    return f"Global{usual}" if _as_pair(size) == (1, 1) else usual
-
-
-def _as_pair(size: Any) -> tuple[Any, ...]:
-    return tuple(size) if isinstance(size, (tuple, list)) else (size, size)
+    is_global = all(one == 1 for one in (size if isinstance(size, (tuple, list)) else (size,)))
+    return f"Global{usual}" if is_global else usual
 
 
 def _is_shape(node: OpNode) -> bool:

@@ -3,7 +3,7 @@
 ``F.conv2d(x, w, b, ...)`` with ``w`` and ``b`` computed from parameters and buffers alone becomes the call of a
 `WeightedCall` on ``x``, in the same node: its name stays, and everything that is done with a Conv2d is done with it.
 
-1. ``F.conv2d`` (``torch.conv2d``), ``F.conv_transpose2d``;
+1. ``F.conv2d`` (``torch.conv2d``), ``F.conv1d``, ``F.conv_transpose2d``, ``F.conv_transpose1d``;
 2. ``F.linear`` with a matrix;
 3. ``x @ w``, ``torch.matmul``, ``torch.addmm(b, x, w)`` and their methods, where ``w`` is a matrix computed from
    parameters: a Linear. A product with a buffer stays a product, whose second input is a constant.
@@ -25,7 +25,14 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from ....nn.computed_tensor import ComputedTensor
-from ....nn.weighted_call import Conv2dCall, ConvTranspose2dCall, LinearCall, WeightedCall
+from ....nn.weighted_call import (
+    Conv1dCall,
+    Conv2dCall,
+    ConvTranspose1dCall,
+    ConvTranspose2dCall,
+    LinearCall,
+    WeightedCall,
+)
 from ..read.float_reason import mark_float
 from ..read.spelling import remember_spelling
 from .weight_sources import WeightSources
@@ -155,7 +162,7 @@ def _erase_unread(graph_module: GraphModule, sources: WeightSources) -> None:
 
 
 # Signatures of the functions, which are builtins without any.
-def _conv2d(
+def _conv(
     input: Any,
     weight: Any,
     bias: Any = None,
@@ -166,7 +173,7 @@ def _conv2d(
 ) -> None: ...
 
 
-def _conv_transpose2d(
+def _conv_transpose(
     input: Any,
     weight: Any,
     bias: Any = None,
@@ -197,8 +204,10 @@ class _Kind:
 
 
 _KINDS: Mapping[Any, _Kind] = {
-    F.conv2d: _Kind(_conv2d, Conv2dCall, 4),
-    F.conv_transpose2d: _Kind(_conv_transpose2d, ConvTranspose2dCall, 4),
+    F.conv2d: _Kind(_conv, Conv2dCall, 4),
+    F.conv1d: _Kind(_conv, Conv1dCall, 3),
+    F.conv_transpose2d: _Kind(_conv_transpose, ConvTranspose2dCall, 4),
+    F.conv_transpose1d: _Kind(_conv_transpose, ConvTranspose1dCall, 3),
     F.linear: _Kind(_linear, LinearCall, 2),
 }
 _PRODUCTS: Mapping[Any, Callable[..., None]] = {

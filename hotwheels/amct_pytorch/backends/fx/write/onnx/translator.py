@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from .....errors import ExportError
+from .....nn.unit_axis import image_form
 from .....onnx_io.opset import DEFAULT_OPSET
 from ....constant_calls import changes_in_place
 from ....leaves import leaves, map_leaves, tensors_in
@@ -72,6 +73,10 @@ class Translator(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if not self._depends_on_inputs((args, kwargs)):
             return func(*args, **kwargs)
+        images = image_form(func)
+        if images is not None:
+            with self:
+                return images(*args, **kwargs)
         name = getattr(func, "__name__", "")
         is_in_place = changes_in_place(func, kwargs)
         if is_in_place:

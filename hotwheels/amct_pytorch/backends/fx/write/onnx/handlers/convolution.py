@@ -12,7 +12,7 @@ from ..call import Call, Scalar
 from ..table import REFUSED, Written, handles
 
 
-@handles("F.conv1d", "F.conv2d", "F.conv3d")
+@handles("F.conv2d", "F.conv3d")
 def conv(
     call: Call,
     input: Tensor,
@@ -43,7 +43,7 @@ def conv(
     return batched(call, input, rank + 2, write)
 
 
-@handles("F.conv_transpose1d", "F.conv_transpose2d", "F.conv_transpose3d")
+@handles("F.conv_transpose2d", "F.conv_transpose3d")
 def conv_transpose(
     call: Call,
     input: Tensor,

@@ -16,14 +16,13 @@ from ..table import REFUSED, Written, handles, name_of
 from .convolution import batched, each
 from .shape import Size, stays
 
-_IMAGES = ("1d", "2d", "3d")
+_IMAGES = ("2d", "3d")  # 1-D functions are written as images (`nn.unit_axis`)
 
 
 @handles(
     *(f"F.max_pool{n}" for n in _IMAGES),
     *(f"F.max_pool{n}_with_indices" for n in _IMAGES),
     *(f"max_pool{n}" for n in _IMAGES),
-    "max_pool1d_with_indices",
 )
 def max_pool(
     call: Call,
@@ -114,7 +113,6 @@ def adaptive_avg_pool_of(call: Call, input: Tensor, rank: int) -> Written:
 @handles(
     *(f"F.adaptive_max_pool{n}" for n in _IMAGES),
     *(f"F.adaptive_max_pool{n}_with_indices" for n in _IMAGES),
-    "adaptive_max_pool1d",
 )
 def adaptive_max_pool(
     call: Call, input: Tensor, output_size: Size | Sequence[Size | None], return_indices: bool = False
