@@ -53,6 +53,19 @@ def name(h: Tensor) -> Tensor:
     return h + y
 
 
+def copied(h: Tensor) -> None:
+    h.copy_(h * 2)
+
+
+def filled(h: Tensor) -> Tensor:
+    h.fill_(0.5)
+    return h * 2
+
+
+def into_itself(h: Tensor) -> None:
+    torch.mul(h, 2, out=h)
+
+
 def permuted(h: Tensor) -> None:
     tokens = h.permute(0, 2, 3, 1)
     tokens += 1
@@ -71,7 +84,9 @@ def images() -> Tensor:
 
 
 @pytest.mark.parametrize("with_example", [True, False], ids=["guided", "stock"])
-@pytest.mark.parametrize("change", [number, part, augmented_part, masked, augmented_selection, name])
+@pytest.mark.parametrize(
+    "change", [number, part, augmented_part, masked, augmented_selection, name, copied, filled, into_itself]
+)
 def test_change_in_place_is_computed_in_every_mode_and_file(change: Change, with_example: bool, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     model, x = Net(change).eval(), images()
@@ -87,15 +102,22 @@ def test_change_in_place_is_computed_in_every_mode_and_file(change: Change, with
         amct.enable_quantization(quantized, real_quant=True)
         torch.testing.assert_close(quantized(x), fake, rtol=0, atol=1e-5)
     amct.save_quant_model_fx(quantized, tmp_path / "n", x)
-    for kind, expected in (("float", model(x).detach()), ("fake_quant", fake)):
+    with torch.no_grad():
+        in_float = model(x)
+    for kind, expected in (("float", in_float), ("fake_quant", fake)):
         session = onnxruntime.InferenceSession(tmp_path / f"n_{kind}_model.onnx")
         found = torch.tensor(session.run(None, {"x": x.numpy()})[0])
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("with_example", [True, False], ids=["guided", "stock"])
 @pytest.mark.parametrize("change", [permuted, chunk, view])
-def test_change_through_a_view_is_refused_with_the_line(change: Change, tmp_path: Path) -> None:
+def test_change_through_a_view_is_refused_with_the_line(change: Change, with_example: bool, tmp_path: Path) -> None:
     line = change.__code__.co_firstlineno + (2 if change is permuted else 1)
-    with pytest.raises(amct.UnsupportedModelError, match="shares its memory and is read later") as caught:
-        amct.create_quant_config_fx(tmp_path / "c.json", Net(change).eval(), input_data=images())
+    shares = "shares" if with_example else "may share"
+    with pytest.raises(amct.UnsupportedModelError, match=f"{shares} its memory and is read later") as caught:
+        amct.create_quant_config_fx(
+            tmp_path / "c.json", Net(change).eval(), input_data=images() if with_example else None
+        )
     assert f'File "{__file__}", line {line}, in {change.__name__}' in str(caught.value)
+    assert ("pass input_data=" in str(caught.value)) is not with_example

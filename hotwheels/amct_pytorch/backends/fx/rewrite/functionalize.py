@@ -6,11 +6,14 @@ Spellings:
 3. ``F.relu_``, ``torch.abs_``;
 4. ``Tensor.add_``;
 5. ``operator.iadd``;
-6. ``operator.setitem``, whose out-of-place form is `with_item`.
+6. ``operator.setitem``, whose out-of-place form is `with_item`;
+7. ``Tensor.copy_``, ``fill_`` and ``zero_``, which take nothing from x but its shape and type;
+8. ``torch.mul(x, y, out=z)``.
 
 After the change ``y = op(x)``, everything behind it that reads x reads y. That is the same computation unless the
-memory of x is visible under another name: a view of x, or what x is a view of, read later; a parameter or buffer. Such
-an operation stays as it is and is not quantizable. Names and type strings of nodes do not change.
+memory of x is visible under another name: a view of x, or what x is a view of, read later. Such a model is refused. An
+operation on a parameter or buffer, and one that has no such form (``Tensor.uniform_``), stays as it is and is not
+quantizable. Names and type strings of nodes do not change.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from ....errors import UnsupportedModelError
@@ -32,35 +36,51 @@ from ..read.memory import Memory, are_apart, is_known_to_share, may_read_memory
 from ..read.spelling import mark_in_place, remember_spelling
 from ..trace.proxies import IN_PLACE_OPERATORS
 
+_NO_CHANGES = frozenset({"requires_grad_", "share_memory_"})
+
 
 @dataclasses.dataclass(frozen=True)
 class _OutOfPlace:
-    """What a node calls afterwards; the target is None where there is no such function."""
+    """What a node calls afterwards; the target is None where there is no such function.
+
+    Attributes:
+      target: Function, method or module.
+      args: Its positional arguments.
+      kwargs: Its keyword arguments.
+      kind: The kind of node; empty for that of the operation itself.
+    """
 
     target: Any
+    args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
+    kind: str = ""
 
 
 def functionalize(graph_module: GraphModule) -> tuple[Skip, ...]:
     """Rewrites ``graph_module`` in place; modules with ``inplace=True`` are replaced by copies, not changed.
 
     Returns:
-      The operations that stayed in place, with the reason.
+      The operations on parameters and buffers, which stayed in place, with the reason.
 
     Raises:
-      UnsupportedModelError: A guided trace shows that the change of one would be missed under another name.
+      UnsupportedModelError: The change of one would, or may, be missed under another name.
     """
     skips: list[Skip] = []
     memory = Memory(graph_module)
     order = {node: index for index, node in enumerate(graph_module.graph.nodes)}
-    for node in graph_module.graph.nodes:
+    for node in list(graph_module.graph.nodes):
         found = _match(node, graph_module)
         reason = None if found is None else _obstacle(node, found, memory, order)
         if reason is not None:
             mark_in_place(node, reason)
-            skips.append(Skip(node.name, reason))
+            if found is not None and found.target is None:
+                _read_result(node, _changed_value(node), order)
+            else:
+                skips.append(Skip(node.name, reason))
         elif found is not None:
             _rewrite(node, found, order)
+        for new in [one for one in node.all_input_nodes if one not in order]:
+            memory.add(new)
         memory.add(node, is_in_place=reason is not None)
     _replace_modules(graph_module, {skip.name for skip in skips})
     graph_module.graph.lint()
@@ -77,22 +97,40 @@ def _match(node: Node, graph_module: GraphModule) -> _OutOfPlace | None:
     """Returns the out-of-place form of an in-place operation, None for any other node."""
     if node.op == "call_module":
         is_in_place = getattr(graph_module.get_submodule(str(node.target)), "inplace", False) is True
-        return _OutOfPlace(node.target, node.kwargs) if is_in_place else None
+        return _OutOfPlace(node.target, node.args, node.kwargs) if is_in_place else None
     if node.op == "call_method":
-        return _OutOfPlace(_method(str(node.target)), node.kwargs) if _ends_in_place(str(node.target)) else None
+        name = str(node.target)
+        return (
+            _overwriting(node) or _OutOfPlace(_method(name), node.args, node.kwargs) if _ends_in_place(name) else None
+        )
     if node.op != "call_function":
         return None
     if node.kwargs.get("inplace") is True:
-        return _OutOfPlace(node.target, {**node.kwargs, "inplace": False})
+        return _OutOfPlace(node.target, node.args, {**node.kwargs, "inplace": False})
+    if isinstance(node.kwargs.get("out"), Node):
+        return _OutOfPlace(node.target, node.args, {key: one for key, one in node.kwargs.items() if key != "out"})
     if node.target is operator.setitem:
-        return _OutOfPlace(with_item, node.kwargs)
+        return _OutOfPlace(with_item, node.args, node.kwargs)
     if node.target in IN_PLACE_OPERATORS:
-        return _OutOfPlace(IN_PLACE_OPERATORS[node.target], node.kwargs)
-    return _OutOfPlace(_function(node.target), node.kwargs) if _is_in_place_function(node.target) else None
+        return _OutOfPlace(IN_PLACE_OPERATORS[node.target], node.args, node.kwargs)
+    is_in_place = _is_in_place_function(node.target)
+    return _OutOfPlace(_function(node.target), node.args, node.kwargs) if is_in_place else None
+
+
+def _overwriting(node: Node) -> _OutOfPlace | None:
+    """Returns the form of a method that takes nothing from its tensor but shape and type, None for others."""
+    changed, *others = node.args
+    if node.target == "zero_":
+        return _OutOfPlace(torch.zeros_like, (changed,), {}, "call_function")
+    if node.target == "fill_" and others and isinstance(others[0], (int, float)):
+        return _OutOfPlace(torch.full_like, (changed, others[0]), {}, "call_function")
+    if node.target == "copy_" and others:
+        return _OutOfPlace("expand_as", (others[0], changed), {})
+    return None
 
 
 def _ends_in_place(name: str) -> bool:
-    return name.endswith("_") and not name.endswith("__")
+    return name.endswith("_") and not name.endswith("__") and name not in _NO_CHANGES
 
 
 def _is_in_place_function(function: Any) -> bool:
@@ -113,45 +151,68 @@ def _function(function: Any) -> Any | None:
 
 
 def _obstacle(node: Node, found: _OutOfPlace, memory: Memory, order: Mapping[Node, int]) -> str | None:
-    """Returns why the operation has to stay in place, None if it need not."""
+    """Returns why the operation has to stay in place, None if it need not.
+
+    Raises:
+      UnsupportedModelError: The memory that it changes is or may be read later under another name.
+    """
     changed = _changed_value(node)
-    if found.target is None:
-        return f"'{node.target}' has no out-of-place form"
     if changed is None:
         return None
+    reason = f"'{node.target}' has no out-of-place form" if found.target is None else None
     for other in (changed, *memory.sharing(changed)):
         if are_apart(changed, other):
             continue
         if other.op == "get_attr":
             return f"it changes the parameter or buffer '{other.target}' in place"
         if other is not changed and any(order[user] > order[node] and may_read_memory(user) for user in other.users):
-            reason = f"it changes '{other.name}' in place, which shares its memory and is read later"
-            if is_known_to_share(changed, other):
-                raise UnsupportedModelError(_refusal(node, reason))
-            return reason
-    return None
+            raise UnsupportedModelError(_refusal(node, other, is_known_to_share(changed, other)))
+    return reason
 
 
-def _refusal(node: Node, reason: str) -> str:
+def _refusal(node: Node, other: Node, is_known: bool) -> str:
     line = f"\n  {node.stack_trace}" if node.stack_trace else ""
+    shares = "shares" if is_known else "may share"
+    remedy = "" if is_known else " If the two are different memory, pass input_data=, which shows it."
     return (
         f"'{node.name}' cannot become an operation that makes a new tensor, as quantized layers and exported files need"
-        f" it: {reason} under another name.{line}\nWrite it out of place: y = y + 1, not y += 1."
+        f" it: it changes '{other.name}' in place, which {shares} its memory and is read later under another name."
+        f"{line}\nWrite it out of place: y = y + 1, not y += 1.{remedy}"
     )
 
 
 def _changed_value(node: Node) -> Node | None:
-    value = node.args[0] if node.args else node.kwargs.get("input")
+    value = node.kwargs.get("out", node.args[0] if node.args else node.kwargs.get("input"))
     return value if isinstance(value, Node) else None
 
 
 def _rewrite(node: Node, found: _OutOfPlace, order: Mapping[Node, int]) -> None:
     changed = _changed_value(node)
     remember_spelling(node)
-    node.target, node.kwargs = found.target, dict(found.kwargs)
+    if node.target == "copy_" and changed is not None:
+        found = dataclasses.replace(found, args=(_of_type(found.args[0], changed, node), changed))
+    node.op = found.kind or node.op
+    node.target, node.args, node.kwargs = found.target, found.args, dict(found.kwargs)
+    _read_result(node, changed, order)
+
+
+def _read_result(node: Node, changed: Node | None, order: Mapping[Node, int]) -> None:
+    """Lets what is behind ``node`` read its result where it reads ``changed``."""
     for user in list(changed.users) if changed is not None else ():
-        if changed is not None and order[user] > order[node]:
+        if changed is not None and order.get(user, -1) > order[node]:
             user.replace_input_with(changed, node)
+
+
+def _of_type(source: Any, changed: Node, node: Node) -> Any:
+    """Returns ``source`` in the type of ``changed``: ``copy_`` converts."""
+    types = [one.meta["val"].dtype for one in (source, changed) if isinstance(one.meta.get("val"), Tensor)]
+    if len(types) == 2 and types[0] == types[1]:
+        return source
+    with node.graph.inserting_before(node):
+        converted = node.graph.create_node("call_method", "type_as", (source, changed), {}, name=f"{node.name}_type")
+    if len(types) == 2:
+        converted.meta["val"] = source.meta["val"].to(types[1])
+    return converted
 
 
 def _replace_modules(graph_module: GraphModule, kept: set[str]) -> None:
