@@ -7,6 +7,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from .padding import Margins, padded_conv1d, padded_conv2d
+
 _DIMENSIONS_1D = 3  # of the weight
 
 
@@ -14,6 +16,7 @@ def convolve(module: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Ten
     """Returns what the Conv1d or Conv2d ``module`` makes of ``x`` with this ``weight`` and ``bias``.
 
     ``padding="same"`` is given in numbers if both sides have the same: ONNX's auto_pad does not go with dilation.
+    Zeros in front of the layer, ``module.margins``, are added first where the module has them (`padding`).
     """
     function = F.conv1d if weight.dim() == _DIMENSIONS_1D else F.conv2d
     margins = _margins(module)
@@ -22,7 +25,11 @@ def convolve(module: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Ten
         return function(x, weight, bias, module.stride, 0, module.dilation, module.groups)
     is_even = all(before == behind for before, behind in margins)
     padding = [before for before, _ in margins] if module.padding == "same" and is_even else module.padding
-    return function(x, weight, bias, module.stride, padding, module.dilation, module.groups)
+    settings = (weight, bias, module.stride, padding, module.dilation, module.groups)
+    in_front: Margins | None = getattr(module, "margins", None)
+    if in_front is None:
+        return function(x, *settings)
+    return (padded_conv1d if weight.dim() == _DIMENSIONS_1D else padded_conv2d)(x, in_front, *settings)
 
 
 def convolve_transposed(

@@ -24,6 +24,7 @@ from ..quantizers.observers.observation import is_quantizable
 from .call import LayerCall
 from .double_call import RELU, call_in_double
 from .layer_weight import FrozenWeight
+from .padding import PaddedAvgPool2d
 from .unit_axis import closed, image_settings, opened
 
 
@@ -155,6 +156,8 @@ def _max_pool(layer: IntegerLayer, args: tuple[Any, ...], kwargs: dict[str, Any]
 
 def _avg_pool(layer: IntegerLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     x = layer.integers(0, layer.call.inputs(args, kwargs)[0])
+    if isinstance(layer.call.module, PaddedAvgPool2d):
+        x = F.pad(x, layer.call.module.margins)
     add_up: Callable[..., tuple[Tensor, Tensor]]
     if layer.op.name.startswith("adaptive"):
         settings = _arguments(layer, args, kwargs, F.adaptive_avg_pool2d, ("output_size",))

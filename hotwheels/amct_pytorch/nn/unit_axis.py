@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..torch_private import pytree, with_torch_function, without_function_modes
+from .padding import padded_conv1d, padded_conv2d
 
 _UNIT = {"kernel_size": 1, "stride": 1, "padding": 0, "output_padding": 0, "dilation": 1, "output_size": 1}
 _TENSORS = ("input", "weight")
@@ -39,6 +40,8 @@ def as_image(x: Tensor, axes: int) -> Tensor:
 def image_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the settings of a 1-D operation, such as ``stride``, for the 2-D operation; empty ones are left out."""
     given = {name: value for name, value in settings.items() if name not in _UNIT or value not in ((), [])}
+    if "margins" in given:
+        given["margins"] = (*given["margins"], 0, 0)
     return {name: _pair(value, _UNIT[name]) if name in _UNIT else value for name, value in given.items()}
 
 
@@ -87,6 +90,7 @@ _AVG_POOL = ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_in
 _ADAPTIVE = ("input", "output_size")
 _FORMS: Mapping[Any, tuple[Callable[..., Any], tuple[str, ...]]] = {
     F.conv1d: (F.conv2d, _CONV),
+    padded_conv1d: (padded_conv2d, ("input", "margins", *_CONV[1:])),
     F.conv_transpose1d: (F.conv_transpose2d, _CONV_TRANSPOSE),
     F.max_pool1d: (F.max_pool2d, _MAX_POOL),
     torch.max_pool1d: (F.max_pool2d, _MAX_POOL[:-1]),

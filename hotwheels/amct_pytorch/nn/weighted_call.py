@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .computed_tensor import ComputedTensor, Tree
 from .convolution import convolve, convolve_transposed
+from .padding import Margins
 
 
 class WeightedCall(nn.Module):
@@ -21,9 +22,11 @@ class WeightedCall(nn.Module):
     Attributes:
       weight_source: Computes the weight. Calls with one weight have the same object.
       bias_source: Computes the bias, None without bias.
+      margins: Zeros in front of a convolution (see `padding`); None without any.
     """
 
     amct_leaf = True
+    margins: Margins | None = None
 
     def __init__(self, twin: nn.Module, weight: ComputedTensor, bias: ComputedTensor | None) -> None:
         """Takes over the settings, such as strides, of ``twin``, a module that computes the same."""

@@ -250,7 +250,10 @@ def _geometry_of(op: WeightedOp) -> Geometry:
     """Returns how the operation reads its input, as an image."""
     if op.role is Role.LINEAR:
         return Geometry()
-    module, margins = op.module, (*op.module._reversed_padding_repeated_twice, 0, 0)[:4]
+    module = op.module
+    in_front = getattr(module, "margins", None) or ()
+    own = (*module._reversed_padding_repeated_twice, 0, 0)
+    left, right, top, bottom = (a + b for a, b in zip(own[:4], (*in_front, 0, 0, 0, 0)[:4], strict=True))
     names = ("kernel_size", "stride", "padding", "output_padding", "dilation")
     settings = {name: getattr(module, name) for name in names}
     settings = settings if len(module.kernel_size) > 1 else image_settings(settings)
@@ -260,7 +263,7 @@ def _geometry_of(op: WeightedOp) -> Geometry:
         kernel=settings["kernel_size"],
         stride=settings["stride"],
         dilation=settings["dilation"],
-        padding=margins,
+        padding=(left, right, top, bottom),
         groups=module.groups,
         mode="constant" if module.padding_mode == "zeros" else module.padding_mode,
     )

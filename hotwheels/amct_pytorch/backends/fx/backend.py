@@ -30,6 +30,7 @@ from .rewrite.attention import decompose_attention, trace_attention
 from .rewrite.functionalize import functionalize
 from .rewrite.hooked_weights import place_hooked_weights
 from .rewrite.norm_calls import place_norm_calls
+from .rewrite.pads import place_pads
 from .rewrite.products import spell_products
 from .rewrite.weighted_calls import place_weighted_calls
 from .trace.capture import trace
@@ -83,6 +84,7 @@ class FxBackend:
         place_weighted_calls(self._traced)
         place_hooked_weights(self._traced)
         place_norm_calls(self._traced)
+        place_pads(self._traced, registry)
         self._registry = registry
 
     def graph(self) -> OpGraph:

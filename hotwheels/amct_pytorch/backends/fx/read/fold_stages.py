@@ -125,5 +125,7 @@ class StageMaker:
 
 def pads_zeros(module: nn.Module) -> bool:
     """Whether a weighted module adds zeros to its input."""
+    if getattr(module, "margins", None) is not None:
+        return True
     padding = getattr(module, "padding", 0)
     return padding != "valid" and any(padding) if isinstance(padding, (tuple, str)) else bool(padding)

@@ -24,6 +24,36 @@ def conv(
     groups: int = 1,
 ) -> Written:
     """Writes Conv; ``same`` and ``valid`` as numbers."""
+    return _conv(call, input, weight, bias, stride, padding, dilation, groups)
+
+
+@handles("padded_conv2d")
+def padded_conv(
+    call: Call,
+    input: Tensor,
+    margins: Sequence[int],
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int | Sequence[int],
+    padding: str | int | Sequence[int],
+    dilation: int | Sequence[int],
+    groups: int,
+) -> Written:
+    """Writes Conv whose ``pads`` are the margins and the padding of the convolution."""
+    return _conv(call, input, weight, bias, stride, padding, dilation, groups, margins)
+
+
+def _conv(
+    call: Call,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int | Sequence[int],
+    padding: str | int | Sequence[int],
+    dilation: int | Sequence[int],
+    groups: int,
+    margins: Sequence[int] = (),
+) -> ir.Value:
     rank = weight.dim() - 2
     kernel, dilations = list(weight.shape[2:]), each(dilation, rank)
 
@@ -36,7 +66,7 @@ def conv(
             dilations=dilations,
             group=groups,
             kernel_shape=kernel,
-            pads=_pads(padding, kernel, dilations),
+            pads=with_margins(_pads(padding, kernel, dilations), margins),
             strides=each(stride, rank),
         )
 
@@ -92,6 +122,15 @@ def batched(call: Call, input: Tensor, rank: int, write: object) -> ir.Value:
         return write(x)  # type: ignore[no-any-return]
     axes = call.ints([0])
     return call.op("Squeeze", write(call.op("Unsqueeze", x, axes)), axes)
+
+
+def with_margins(pads: Sequence[int], margins: Sequence[int]) -> list[int]:
+    """Returns ``pads``, begins and ends, with the ``margins`` of `nn.padding`, which begin at the last axis."""
+    rank, result = len(pads) // 2, list(pads)
+    for number in range(len(margins) // 2):
+        result[rank - 1 - number] += margins[2 * number]
+        result[2 * rank - 1 - number] += margins[2 * number + 1]
+    return result
 
 
 def _pads(padding: str | int | Sequence[int], kernel: Sequence[int], dilations: Sequence[int]) -> list[int]:

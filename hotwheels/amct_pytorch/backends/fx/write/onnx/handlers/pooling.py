@@ -13,7 +13,7 @@ from torch import Tensor
 from ......errors import ExportError
 from ..call import Call
 from ..table import REFUSED, Written, handles, name_of
-from .convolution import batched, each
+from .convolution import batched, each, with_margins
 from .shape import Size, stays
 
 _IMAGES = ("2d", "3d")  # 1-D functions are written as images (`nn.unit_axis`)
@@ -51,6 +51,57 @@ def max_pool(
     maxima, places = call.ops("MaxPool", call.value(input), outputs=2, **attributes)
     image = math.prod(input.shape[2:])
     return [maxima, call.op("Mod", places, call.scalar_int(image))]
+
+
+@handles("padded_max_pool2d")
+def padded_max_pool(
+    call: Call,
+    input: Tensor,
+    margins: Sequence[int],
+    kernel_size: int | Sequence[int],
+    stride: int | Sequence[int],
+    padding: int | Sequence[int],
+    dilation: int | Sequence[int],
+) -> Written:
+    """Writes MaxPool whose ``pads`` are the margins and the padding: no value is below their zeros."""
+    return batched(
+        call,
+        input,
+        4,
+        lambda x: call.op(
+            "MaxPool",
+            x,
+            dilations=each(dilation, 2),
+            kernel_shape=each(kernel_size, 2),
+            pads=with_margins(each(padding, 2) * 2, margins),
+            strides=each(stride, 2),
+        ),
+    )
+
+
+@handles("padded_avg_pool2d")
+def padded_avg_pool(
+    call: Call,
+    input: Tensor,
+    margins: Sequence[int],
+    kernel_size: int | Sequence[int],
+    stride: int | Sequence[int],
+    padding: int | Sequence[int],
+) -> Written:
+    """Writes AveragePool whose ``pads``, which count, are the margins and the padding."""
+    return batched(
+        call,
+        input,
+        4,
+        lambda x: call.op(
+            "AveragePool",
+            x,
+            count_include_pad=1,
+            kernel_shape=each(kernel_size, 2),
+            pads=with_margins(each(padding, 2) * 2, margins),
+            strides=each(stride, 2),
+        ),
+    )
 
 
 @handles(*(f"F.avg_pool{n}" for n in _IMAGES))

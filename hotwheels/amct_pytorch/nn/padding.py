@@ -1,0 +1,108 @@
+"""Zeros padded in front of a convolution or pooling as a setting of the layer: the files have them as ``pads``.
+
+Margins are those of `torch.nn.functional.pad`: in front of and behind the last axis, then the one before it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function
+
+Margins = tuple[int, ...]
+
+
+def padded_conv2d(
+    input: Tensor,
+    margins: Margins,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Returns the convolution of ``input`` with ``margins`` of zeros, to which its own ``padding`` is added."""
+    if has_torch_function((input, weight)):
+        args = (input, margins, weight, bias, stride, padding, dilation, groups)
+        result: Tensor = handle_torch_function(padded_conv2d, (input, weight), *args)
+        return result
+    return F.conv2d(F.pad(input, margins), weight, bias, stride, padding, dilation, groups)
+
+
+def padded_conv1d(
+    input: Tensor,
+    margins: Margins,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Returns the convolution of ``input`` with ``margins`` of zeros, to which its own ``padding`` is added."""
+    if has_torch_function((input, weight)):
+        args = (input, margins, weight, bias, stride, padding, dilation, groups)
+        result: Tensor = handle_torch_function(padded_conv1d, (input, weight), *args)
+        return result
+    return F.conv1d(F.pad(input, margins), weight, bias, stride, padding, dilation, groups)
+
+
+def padded_max_pool2d(
+    input: Tensor, margins: Margins, kernel_size: Any, stride: Any, padding: Any, dilation: Any
+) -> Tensor:
+    """Returns the maxima over windows of ``input`` with ``margins`` of zeros; ``input`` has no negative values."""
+    if has_torch_function((input,)):
+        result: Tensor = handle_torch_function(
+            padded_max_pool2d, (input,), input, margins, kernel_size, stride, padding, dilation
+        )
+        return result
+    return F.max_pool2d(F.pad(input, margins), kernel_size, stride, padding, dilation)
+
+
+def padded_avg_pool2d(input: Tensor, margins: Margins, kernel_size: Any, stride: Any, padding: Any) -> Tensor:
+    """Returns the means over windows of ``input`` with ``margins`` of zeros, which count."""
+    if has_torch_function((input,)):
+        result: Tensor = handle_torch_function(
+            padded_avg_pool2d, (input,), input, margins, kernel_size, stride, padding
+        )
+        return result
+    return F.avg_pool2d(F.pad(input, margins), kernel_size, stride, padding)
+
+
+class PaddedMaxPool2d(nn.MaxPool2d):
+    """A MaxPool2d with zeros in front of it.
+
+    Attributes:
+      margins: See `padded_max_pool2d`.
+    """
+
+    amct_leaf = True
+
+    def __init__(self, margins: Margins, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.margins = margins
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Computes the maxima."""
+        return padded_max_pool2d(input, self.margins, self.kernel_size, self.stride, self.padding, self.dilation)
+
+
+class PaddedAvgPool2d(nn.AvgPool2d):
+    """An AvgPool2d with zeros in front of it.
+
+    Attributes:
+      margins: See `padded_avg_pool2d`.
+    """
+
+    amct_leaf = True
+
+    def __init__(self, margins: Margins, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.margins = margins
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Computes the means."""
+        return padded_avg_pool2d(input, self.margins, self.kernel_size, self.stride, self.padding)
