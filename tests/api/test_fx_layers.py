@@ -191,7 +191,7 @@ def test_siblings_share_one_quantizer_through_training(tmp_path: Path) -> None:
 
 
 def test_siblings_of_different_settings_are_warned_of(tmp_path: Path, log_lines: LogLines) -> None:
-    twelve = {"activation_quant_params": [{"quantizer_args": {"num_bits": 12}}]}
+    twelve = {"activation_quant_params": [{"quantizer": "UlqFakeQuantize", "quantizer_args": {"num_bits": 12}}]}
     quantized = quantize(_siblings().eval(), tmp_path, [(images(),)], {"b": twelve})
     text = "Outputs a(onnx name: a) and b(onnx name: b) of layer silu(onnx name: silu) should have consistent num_bits"
     assert text in log_lines.warnings
@@ -210,7 +210,7 @@ def test_activation_behind_a_convolution_belongs_to_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("num_bits", [4, 8, 9, 12, 15, 16])
 def test_widths_of_data(num_bits: int, tmp_path: Path) -> None:
     model = net_of(lambda net, x: net.op(x) + x, op=nn.Conv2d(4, 4, 1)).eval()
-    wide = {"activation_quant_params": [{"quantizer_args": {"num_bits": num_bits}}]}
+    wide = {"activation_quant_params": [{"quantizer": "UlqFakeQuantize", "quantizer_args": {"num_bits": num_bits}}]}
     quantized = quantize(model, tmp_path, [(images(),)], {"op": wide})
     x = 1.5 * images()  # beyond the calibrated range, where the grid clips
     steps = torch.unique(x_grid := quantized.quantized_layers["op"].activation[0].fake_quantize(x))
@@ -418,7 +418,7 @@ def test_matmul_with_a_parameter_is_a_linear_layer(tmp_path: Path) -> None:
 
 def test_bits_that_the_hardware_does_not_pair_are_warned_of(tmp_path: Path, log_lines: LogLines) -> None:
     model = net_of(lambda net, x: net.op(x), op=nn.Conv2d(4, 4, 1)).eval()
-    wide = {"quantizer_args": {"num_bits": 12}}
+    wide = {"quantizer": "UlqFakeQuantize", "quantizer_args": {"num_bits": 12}}
     quantize(
         model, tmp_path, [(images(),)],
         {"op": {"activation_quant_params": [wide], "weight_quant_params": _WEIGHTS["arq 4 bits"]}},

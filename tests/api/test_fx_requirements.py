@@ -157,7 +157,9 @@ def test_extra_batches_are_ignored(tmp_path: Path) -> None:
 def test_calibration_can_be_interrupted(tmp_path: Path) -> None:
     """batch_num 2: the states in between neither lose nor add a batch."""
     model, batches = Residual().eval(), [(images(),), (3 * images(),)]
-    layers = {"conv1": {"activation_quant_params": [{"quantizer_args": {"batch_num": 2}}]}}
+    layers = {
+        "conv1": {"activation_quant_params": [{"quantizer": "UlqFakeQuantize", "quantizer_args": {"batch_num": 2}}]}
+    }
     whole = quantize(model, tmp_path, batches, layers)
     parts = quantize(model, tmp_path, batches[:1], layers)
     run_float(parts, 50 * images())
@@ -193,7 +195,9 @@ def test_non_finite_calibration_data_names_the_layer(tmp_path: Path) -> None:
 
 
 def test_pre_calibration_quantizes_what_is_calibrated(tmp_path: Path) -> None:
-    layers = {"conv1": {"activation_quant_params": [{"quantizer_args": {"batch_num": 2}}]}}
+    layers = {
+        "conv1": {"activation_quant_params": [{"quantizer": "UlqFakeQuantize", "quantizer_args": {"batch_num": 2}}]}
+    }
     model, x = Residual().eval(), images()
     quantized = amct.create_quant_model_fx(make_config(model, tmp_path, layers), model)
     amct.enable_quantization(quantized, True, True)

@@ -186,7 +186,7 @@ def test_wrong_setting(setting: Any, text: str, calibrated: QuantGraphModule, tm
 
 def test_save_before_calibration_names_the_layers(tmp_path: Path) -> None:
     model = Residual().eval()
-    two = {"activation_quant_params": [{"quantizer_args": {"batch_num": 2}}]}
+    two = {"activation_quant_params": [{"quantizer": "UlqFakeQuantize", "quantizer_args": {"batch_num": 2}}]}
     quantized = amct.create_quant_model_fx(make_config(model, tmp_path, {"conv1": two, "head": two}), model)
     calibrate(quantized, [(images(),)])
     with pytest.raises(amct.CalibrationError, match="2 layers have no parameters: conv1, head"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from google.protobuf import text_format
 
-from hotwheels.amct_pytorch.proto import ScaleOffsetRecord
+from hotwheels.amct_pytorch.proto import CalibrationParam, ScaleOffsetRecord
 from hotwheels.amct_pytorch.record.plain_text import merge_plain_text
 from hotwheels.amct_pytorch.record.print_text import print_text
 
@@ -45,11 +45,34 @@ def test_reads_what_we_print() -> None:
     assert merge_plain_text(print_text(expected), again) and again == expected
 
 
+PLAIN = {
+    "comments and empty lines": '# of a call\n\nrecord {\n  # the first\n  key: "a"\n}\n\n',
+    "escapes": 'record {\n  key: "a\\n\\303\\244\\\\\\""\n}\n',
+    "no newline at the end": "record {\n}",
+}
+
+
+@pytest.mark.parametrize("text", PLAIN.values(), ids=PLAIN)
+def test_reads_what_people_add(text: str) -> None:
+    message = ScaleOffsetRecord()
+    assert merge_plain_text(text, message)
+    assert message == text_format.Merge(text, ScaleOffsetRecord())
+
+
+def test_reads_the_enumerations_and_bytes_of_a_parameter_file() -> None:
+    text = 'layer {\n  name: "a"\n  quant_param {\n    weight {\n      data_type: S4\n'
+    text += '      scale: 2.5\n      params: "\\200\\001\\\\ab"\n    }\n  }\n}\n'
+    message = CalibrationParam()
+    assert merge_plain_text(text, message)
+    assert message == text_format.Merge(text, CalibrationParam())
+    assert not merge_plain_text(text.replace("S4", "S5"), CalibrationParam())
+
+
 OTHERS = {
     "colon in front of a message": "record: {\n}\n",
-    "escape": 'record {\n  key: "a\\n"\n}\n',
+    "bad escape": 'record {\n  key: "\\xff"\n}\n',
     "single quotes": "record {\n  key: 'a'\n}\n",
-    "comment": "# comment\n",
+    "comment behind a field": "record { # comment\n}\n",
     "one line": 'record { key: "a" }',
     "unknown field": "recrod {\n}\n",
     "not closed": "record {\n",

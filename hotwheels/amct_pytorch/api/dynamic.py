@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from ..config.arguments.unmatched import strictness
 from ..config.dynamic.simple_cfg import read_simple_calibration, simple_calibration
 from ..files import check_path
 from ..log import get_logger
@@ -37,6 +38,8 @@ def create_quant_config(
     batch_num: int = 1,
     activation_offset: bool = True,
     config_defination: str | Path | None = None,
+    *,
+    strict: bool | None = None,
 ) -> None:
     """Writes ``config_file`` (JSON): one entry per quantizable layer of ``model`` (spec 9.2).
 
@@ -49,6 +52,8 @@ def create_quant_config(
       activation_offset: Whether data is quantized with an offset.
       config_defination: Simple configuration (spec 9.4), which replaces the three arguments in front of it. Also
         spelled ``config_definition``.
+      strict: Whether what the configuration says and nothing matches - a layer, a type, a key - is a ConfigError, not a
+        WARNING. None: as the environment variable AMCT_STRICT says (spec 7.3).
 
     Raises:
       ConfigError: The simple configuration or an argument is wrong.
@@ -57,15 +62,16 @@ def create_quant_config(
     """
     function = "create_quant_config"
     path, model = check_path(function, "config_file", config_file), check_model(function, model)
-    if config_defination is None:
-        simple = simple_calibration(skip_layers, batch_num, activation_offset)
-    else:
-        simple = read_simple_calibration(check_existing(function, "config_defination", config_defination))
     from ..workflows.calibration import write_config  # here, because onnx costs every import a second and 40 MB
 
-    if path.exists():
-        _log.warning("The configuration '%s' exists and is replaced.", path)
-    count = write_config(path, model, as_inputs(input_data), simple)
+    with strictness(strict):
+        if config_defination is None:
+            simple = simple_calibration(skip_layers, batch_num, activation_offset)
+        else:
+            simple = read_simple_calibration(check_existing(function, "config_defination", config_defination))
+        if path.exists():
+            _log.warning("The configuration '%s' exists and is replaced.", path)
+        count = write_config(path, model, as_inputs(input_data), simple)
     _log.info("Wrote the configuration of %d layers to '%s'.", count, path)
 
 
@@ -79,6 +85,8 @@ def quantize_model(
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
     dynamic_axes: dict[str, Any] | None = None,
+    *,
+    strict: bool | None = None,
 ) -> nn.Module:
     """Returns ``model`` quantized as ``config_file`` says; its forwards calibrate it (spec 3).
 
@@ -95,6 +103,8 @@ def quantize_model(
       input_names: Names of the ONNX inputs, default: the argument names of the forward.
       output_names: Names of the ONNX outputs, default ``output`` or ``output_<i>``.
       dynamic_axes: ``{name: {axis: label}}`` or ``{name: [axes]}``.
+      strict: Whether what the configuration says and nothing matches - a layer, a type, a key - is a ConfigError, not a
+        WARNING. None: as the environment variable AMCT_STRICT says (spec 7.3).
 
     Raises:
       ConfigError: The configuration is wrong, does not fit the model or enables no layer.
@@ -112,7 +122,8 @@ def quantize_model(
     }
     from ..workflows.calibration import quantize
 
-    quantized = quantize(config_path, onnx_path, record_path, model, as_inputs(input_data), setting)
+    with strictness(strict):
+        quantized = quantize(config_path, onnx_path, record_path, model, as_inputs(input_data), setting)
     _log.info("Wrote '%s' and the weight factors in '%s'.", onnx_path, record_path)
     return quantized
 

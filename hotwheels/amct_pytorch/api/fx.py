@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from ..backends.fx.quant_graph_module import QuantGraphModule
+from ..config.arguments.unmatched import strictness
 from ..config.fx.simple_yaml import read_simple_yaml
 from ..files import check_path
 from ..log import get_logger
@@ -33,6 +34,7 @@ def create_quant_config_fx(
     *,
     config_defination: str | Path | None = None,
     input_data: Any = None,
+    strict: bool | None = None,
 ) -> None:
     """Writes ``config_file`` (JSON): one entry per quantizable layer of ``model`` (spec 8.4).
 
@@ -43,6 +45,8 @@ def create_quant_config_fx(
       config_defination: The vendor's spelling of ``config_definition``.
       input_data: Example input, a tensor or the positional arguments of the forward (a dict in the last place holds
         keyword arguments), which the trace follows. None: a stock trace, which needs none.
+      strict: Whether what the configuration says and nothing matches - a layer, a type, a key - is a ConfigError, not a
+        WARNING. None: as the environment variable AMCT_STRICT says (spec 7.3).
 
     Raises:
       ConfigError: The simple configuration is wrong.
@@ -51,20 +55,27 @@ def create_quant_config_fx(
     function = "create_quant_config_fx"
     path, model = check_path(function, "config_file", config_file), check_model(function, model)
     definition = check_aliases(function, "config_definition", config_definition, "config_defination", config_defination)
-    simple = None if definition is None else read_simple_yaml(check_existing(function, "config_definition", definition))
-    if path.exists():
-        _log.warning("The configuration '%s' exists and is replaced.", path)
-    count = static.write_config(path, model, simple, as_example(input_data))
+    if definition is not None:
+        definition = check_existing(function, "config_definition", definition)
+    with strictness(strict):
+        simple = None if definition is None else read_simple_yaml(definition)
+        if path.exists():
+            _log.warning("The configuration '%s' exists and is replaced.", path)
+        count = static.write_config(path, model, simple, as_example(input_data))
     _log.info("Wrote the configuration of %d layers to '%s'.", count, path)
 
 
-def create_quant_model_fx(config_file: str | Path, model: nn.Module, *, input_data: Any = None) -> QuantGraphModule:
+def create_quant_model_fx(
+    config_file: str | Path, model: nn.Module, *, input_data: Any = None, strict: bool | None = None
+) -> QuantGraphModule:
     """Returns ``model`` quantized as ``config_file`` says, in float state; draws float.svg and quant.svg beside it.
 
     Args:
       config_file: JSON made by ``create_quant_config_fx``.
       model: Float model; it is not changed.
       input_data: As in ``create_quant_config_fx``; the float graph is compared with ``model`` on it.
+      strict: Whether what the configuration says and nothing matches - a layer, a type, a key - is a ConfigError, not a
+        WARNING. None: as the environment variable AMCT_STRICT says (spec 7.3).
 
     Raises:
       ConfigError: The configuration is wrong, does not fit the model or enables no layer.
@@ -72,7 +83,8 @@ def create_quant_model_fx(config_file: str | Path, model: nn.Module, *, input_da
     """
     function = "create_quant_model_fx"
     path, model = check_existing(function, "config_file", config_file), check_model(function, model)
-    return static.quantize(path, model, as_example(input_data))
+    with strictness(strict):
+        return static.quantize(path, model, as_example(input_data))
 
 
 def restore_quant_model_fx(
@@ -82,6 +94,7 @@ def restore_quant_model_fx(
     state_dict_name: str | None = None,
     *,
     input_data: Any = None,
+    strict: bool | None = None,
 ) -> QuantGraphModule:
     """Returns the quantized model whose state was saved in ``pth_file``, in float state (spec 2.3).
 
@@ -91,6 +104,8 @@ def restore_quant_model_fx(
       pth_file: ``torch.save`` of the quantized model's ``state_dict()``, or of a dict that holds one.
       state_dict_name: Key of the state_dict in such a dict.
       input_data: As in ``create_quant_config_fx``; given there, it is wanted here too.
+      strict: Whether what the configuration says and nothing matches - a layer, a type, a key - is a ConfigError, not a
+        WARNING. None: as the environment variable AMCT_STRICT says (spec 7.3).
 
     Raises:
       ConfigError: The key is missing, or the state does not fit the model and configuration.
@@ -99,7 +114,8 @@ def restore_quant_model_fx(
     path, model = check_existing(function, "config_file", config_file), check_model(function, model)
     checkpoint = check_existing(function, "pth_file", pth_file)
     check_type(function, "state_dict_name", state_dict_name, (str, type(None)), "a string or None")
-    quantized = static.quantize(path, model, as_example(input_data))
+    with strictness(strict):
+        quantized = static.quantize(path, model, as_example(input_data))
     load_checkpoint(quantized, checkpoint, state_dict_name)
     return quantized
 

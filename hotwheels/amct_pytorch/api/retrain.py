@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from ..config.arguments.unmatched import strictness
 from ..config.dynamic.simple_cfg import read_simple_retrain
 from ..files import check_path
 from ..log import get_logger
@@ -31,7 +32,12 @@ _log = get_logger(__name__)
 
 @documented_order(config_definition="config_defination")
 def create_quant_retrain_config(
-    config_file: str | Path, model: nn.Module, input_data: Any, config_defination: str | Path | None = None
+    config_file: str | Path,
+    model: nn.Module,
+    input_data: Any,
+    config_defination: str | Path | None = None,
+    *,
+    strict: bool | None = None,
 ) -> None:
     """Writes ``config_file`` (JSON): one entry per quantizable layer of ``model`` (spec 9.3).
 
@@ -41,6 +47,8 @@ def create_quant_retrain_config(
       input_data: Example input: a tensor, or the positional arguments of the forward.
       config_defination: Simple configuration (spec 9.5), or None for the defaults: LUQ data, ARQ weights, 8 bits. Also
         spelled ``config_definition``.
+      strict: Whether what the configuration says and nothing matches - a layer, a type, a key - is a ConfigError, not a
+        WARNING. None: as the environment variable AMCT_STRICT says (spec 7.3).
 
     Raises:
       ConfigError: The simple configuration is wrong.
@@ -50,20 +58,26 @@ def create_quant_retrain_config(
     """
     function = "create_quant_retrain_config"
     path, model = check_path(function, "config_file", config_file), check_model(function, model)
-    simple = None
-    if config_defination is not None:
-        simple = read_simple_retrain(check_existing(function, "config_defination", config_defination))
     from ..workflows.retraining import write_config  # here, because onnx costs every import a second and 40 MB
 
-    if path.exists():
-        _log.warning("The configuration '%s' exists and is replaced.", path)
-    count = write_config(path, model, as_inputs(input_data), simple)
+    with strictness(strict):
+        simple = None
+        if config_defination is not None:
+            simple = read_simple_retrain(check_existing(function, "config_defination", config_defination))
+        if path.exists():
+            _log.warning("The configuration '%s' exists and is replaced.", path)
+        count = write_config(path, model, as_inputs(input_data), simple)
     _log.info("Wrote the configuration of %d layers to '%s'.", count, path)
 
 
 @documented_order()
 def create_quant_retrain_model(
-    config_file: str | Path, model: nn.Module, record_file: str | Path, input_data: Any
+    config_file: str | Path,
+    model: nn.Module,
+    record_file: str | Path,
+    input_data: Any,
+    *,
+    strict: bool | None = None,
 ) -> nn.Module:
     """Returns ``model`` with quantizers as ``config_file`` says, ready to be trained (spec 3).
 
@@ -78,6 +92,8 @@ def create_quant_retrain_model(
       model: Float model with its weights; it is not changed.
       record_file: Written: the quantization factors, those of the weights at once.
       input_data: Example input: a tensor, or the positional arguments of the forward.
+      strict: Whether what the configuration says and nothing matches - a layer, a type, a key - is a ConfigError, not a
+        WARNING. None: as the environment variable AMCT_STRICT says (spec 7.3).
 
     Raises:
       ConfigError: The configuration is wrong, does not fit the model or enables no layer.
@@ -85,7 +101,8 @@ def create_quant_retrain_model(
         rules of the hardware: all are named (spec 13.1).
       ExportError: The model cannot be exported to ONNX.
     """
-    return _quantize("create_quant_retrain_model", config_file, model, record_file, input_data)
+    with strictness(strict):
+        return _quantize("create_quant_retrain_model", config_file, model, record_file, input_data)
 
 
 @documented_order()
@@ -96,6 +113,8 @@ def restore_quant_retrain_model(
     input_data: Any,
     pth_file: str | Path,
     state_dict_name: str | None = None,
+    *,
+    strict: bool | None = None,
 ) -> nn.Module:
     """Returns the quantized model whose state was saved in ``pth_file``; training goes on where it was (spec 3).
 
@@ -106,6 +125,8 @@ def restore_quant_retrain_model(
       input_data: Example input: a tensor, or the positional arguments of the forward.
       pth_file: ``torch.save`` of the quantized model's ``state_dict()``, or of a dict that holds one.
       state_dict_name: Key of the state_dict in such a dict.
+      strict: Whether what the configuration says and nothing matches - a layer, a type, a key - is a ConfigError, not a
+        WARNING. None: as the environment variable AMCT_STRICT says (spec 7.3).
 
     Raises:
       ConfigError: The key is missing, the state does not fit the model, or it was saved with other quantizers.
@@ -113,7 +134,8 @@ def restore_quant_retrain_model(
     function = "restore_quant_retrain_model"
     checkpoint = check_existing(function, "pth_file", pth_file)
     check_type(function, "state_dict_name", state_dict_name, (str, type(None)), "a string or None")
-    quantized = _quantize(function, config_file, model, record_file, input_data)
+    with strictness(strict):
+        quantized = _quantize(function, config_file, model, record_file, input_data)
     from ..workflows.retraining import restore
 
     restore(quantized, checkpoint, state_dict_name)

@@ -7,6 +7,8 @@ from typing import Any
 from google.protobuf import text_format
 
 from ..errors import AmctError, RecordError
+from ..files import PathLike, check_input_file
+from ..files.limits import RECORD, RECORD_OTHER_FORM, read_limited
 from ..files.marks import without_mark
 from .plain_text import merge_plain_text
 
@@ -20,6 +22,7 @@ def parse_message(kind: Any, text: str, source: str, error_class: type[AmctError
     message = kind()
     if merge_plain_text(without_mark(text), message) and message.IsInitialized():
         return message
+    RECORD_OTHER_FORM.check(len(text), source, error_class)
     message = kind()
     try:
         text_format.Merge(text, message)  # unlike Parse takes the last of an optional field that is repeated
@@ -33,6 +36,20 @@ def parse_message(kind: Any, text: str, source: str, error_class: type[AmctError
     if missing:
         raise error_class(f"{source}: required field '{missing[0]}' is missing.")
     return message
+
+
+def read_proto_text(path: PathLike, what: str) -> str:
+    """Returns the content of a record or parameter file; ``what`` says in messages what the file is.
+
+    Raises:
+      FileNotFoundError: There is no such file.
+      RecordError: It is no UTF-8 text, or beyond the limit.
+    """
+    path = check_input_file(path, what)
+    try:
+        return read_limited(path, RECORD, RecordError).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RecordError(f"{what} '{path}' is not a UTF-8 text: {error}.") from error
 
 
 def _without_position(text: str) -> str:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
+from google.protobuf import text_encoding
 from google.protobuf.descriptor import FieldDescriptor
 
-_LINE = re.compile(r' *(?:(?P<open>\w+) \{|(?P<close>\})|(?P<name>\w+): "(?P<text>[^"\\\n]*)")\n')
+_LINE = re.compile(
+    r' *(?:(?P<open>\w+) \{|(?P<close>\})|(?P<name>\w+): "(?P<text>(?:[^"\\\n]|\\[^\n])*)"|(?P<comment>#[^\n]*)?)\n'
+)
 _NUMBERS = re.compile(r"( *(?P<name>\w+): )[\w.+-]+\n(?:\1[\w.+-]+\n)*")  # lines of one repeated field
-_KINDS = {
+_KINDS: dict[int, Callable[[str], Any]] = {
     FieldDescriptor.CPPTYPE_FLOAT: float,
     FieldDescriptor.CPPTYPE_DOUBLE: float,
     FieldDescriptor.CPPTYPE_INT32: int,
@@ -21,7 +25,7 @@ _KINDS = {
 def merge_plain_text(text: str, message: Any) -> bool:
     """Merges ``text`` into ``message``; returns False, with the message in any state, if it has another form.
 
-    That form - one opening, closing or field a line, without escapes - may still be right in text format.
+    That form - one opening, closing, field or comment a line - may still be right in text format.
     """
     stack = [_Block(message)]
     try:
@@ -56,14 +60,24 @@ class _Block:
 
     def flush(self) -> None:
         for name, text in self._texts.items():
-            setattr(self._message, name, text)
+            is_bytes = self._fields[name].type == FieldDescriptor.TYPE_BYTES
+            content = text_encoding.CUnescape(text) if "\\" in text or is_bytes else text
+            setattr(self._message, name, content if is_bytes or isinstance(content, str) else content.decode("utf-8"))
         for name, values in self._values.items():
-            kind: Any = _KINDS[self._fields[name].cpp_type]
+            kind = _kind_of(self._fields[name])
             field = getattr(self._message, name)
             if hasattr(field, "extend"):
                 field.extend([kind(value) for value in values])
             else:
                 setattr(self._message, name, kind(values[-1]))
+
+
+def _kind_of(field: Any) -> Callable[[str], Any]:
+    """Returns how a value of ``field`` is read."""
+    if field.cpp_type == FieldDescriptor.CPPTYPE_ENUM:
+        numbers = {name: value.number for name, value in field.enum_type.values_by_name.items()}
+        return numbers.__getitem__
+    return _KINDS[field.cpp_type]
 
 
 def _take(text: str, stack: list[_Block]) -> None:
@@ -74,11 +88,11 @@ def _take(text: str, stack: list[_Block]) -> None:
             at = run.end()
             continue
         if (line := _LINE.match(text, at)) is None:
-            raise ValueError(text[at:])
+            raise ValueError(text[at : at + 80])
         if line["name"] is not None:
             stack[-1].take_text(line["name"], line["text"])
         elif line["open"] is not None:
             stack.append(stack[-1].open(line["open"]))
-        else:
+        elif line["close"] is not None:
             stack.pop().flush()
         at = line.end()

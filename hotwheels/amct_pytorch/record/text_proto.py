@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import RecordError
-from ..files import FileSet, PathLike, check_input_file, part_of
+from ..files import FileSet, PathLike, part_of
 from ..files.marks import comment_of
 from ..log import get_logger
 from ..proto import ScaleOffsetRecord
 from .check import check_layer
-from .parse import parse_message
+from .parse import parse_message, read_proto_text
 from .print_text import print_text
 from .record import ActivationRecord, LayerRecord, Record, WeightRecord
 
@@ -26,11 +26,7 @@ def read_record(path: PathLike) -> Record:
       FileNotFoundError: There is no such file.
       RecordError: The file does not parse, or a value is impossible.
     """
-    path = check_input_file(path, "Record file")
-    try:
-        return from_text(path.read_text(encoding="utf-8"), str(path))
-    except UnicodeDecodeError as error:
-        raise RecordError(f"Record file '{path}' is not a UTF-8 text: {error}.") from error
+    return from_text(read_proto_text(path, "Record file"), str(path))
 
 
 def write_record(

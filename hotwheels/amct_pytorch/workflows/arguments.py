@@ -108,4 +108,6 @@ def documented_order(**aliases: str) -> Callable[[_Function], _Function]:
 
 
 def _order_of(function: Callable[..., Any]) -> str:
-    return f"{function.__name__}({', '.join(inspect.signature(function).parameters)})"
+    parameters = inspect.signature(function).parameters.values()
+    names = [one.name for one in parameters if one.kind is not inspect.Parameter.KEYWORD_ONLY]
+    return f"{function.__name__}({', '.join(names)})"

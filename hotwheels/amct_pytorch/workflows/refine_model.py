@@ -17,6 +17,7 @@ from tqdm import tqdm
 from ..backends.fx.graph_stream import GraphStream
 from ..backends.fx.quant_graph_module import QuantGraphModule
 from ..backends.layer_step import LayerStep
+from ..config.arguments.unmatched import report_unmatched
 from ..config.layers.refine_config import METHODS
 from ..errors import CalibrationError, ConfigError
 from ..log import get_logger
@@ -109,8 +110,10 @@ class _Choice:
         self._chosen = {method: None if names is None else frozenset(names) for method, names in chosen.items()}
         self._types = {name: (one.op.name, type(one.call.module).__name__) for name, one in layers.items()}
         known = set(layers) | {kind for kinds in self._types.values() for kind in kinds}
-        for name in sorted({name for names in self._chosen.values() for name in names or ()} - known):
-            _log.warning("refine: '%s' is neither a weighted layer of the model nor the type of one.", name)
+        report_unmatched(
+            sorted({name for names in self._chosen.values() for name in names or ()} - known),
+            "refine: '{}' is neither a weighted layer of the model nor the type of one.".format,
+        )
         self._shared = _shared_weights(layers)
 
     def __str__(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -230,7 +231,7 @@ def test_naming_a_layer_that_is_off_by_default_quantizes_it() -> None:
 def test_what_matches_nothing_is_said(log_lines) -> None:
     text = """
         skip_layers: ["layer9", "layer1.0.conv11", "layer1.0.relu"]
-        skip_layer_types: "Conv2d"
+        skip_layer_types: "Conv3d"
         skip_fusion_layers: "conv11"
         override_layer_types { layer_type: "Relu" calibration_config { } }
         override_layer_configs { layer_name: "Conv" calibration_config { } }
@@ -243,8 +244,8 @@ def test_what_matches_nothing_is_said(log_lines) -> None:
         "skip_layers of a.cfg: layer 'layer1.0.conv11' is not in the model. Did you mean 'layer1.0.conv1'",
         "skip_layers of a.cfg: layer 'layer1.0.relu' cannot be quantized: it belongs to the convolution",
         "override_layer_configs of a.cfg: layer 'Conv' is not in the model. ",
-        "skip_layer_types of a.cfg: the model has no quantizable layer of ONNX type 'Conv2d'. Did you mean 'Conv'?",
-        f"override_layer_types of a.cfg: the model has no quantizable layer of ONNX type 'Relu'. {known}",
+        "skip_layer_types of a.cfg: the model has no quantizable layer of type 'Conv3d'. Did you mean 'Conv'?",
+        f"override_layer_types of a.cfg: the model has no quantizable layer of type 'Relu'. {known}",
     ]
     assert len(log_lines.warnings) == len(starts)
     for line, start in zip(log_lines.warnings, starts, strict=True):
@@ -257,6 +258,13 @@ def test_om_json_sets_the_widths_of_additions_only(log_lines) -> None:
     assert [one.args["num_bits"] for one in config.layers["layer1.0.eltwise_add"].activations] == [16, 8]
     assert config.layers["conv1"].activations[0].args["num_bits"] == 8
     assert any("layer 'gone' is not in the model" in line for line in log_lines.of("DEBUG"))
+
+
+def test_s16_keeps_a_configured_width_of_an_addition() -> None:
+    simple = parse_simple_calibration("common_config { ifmr_quantize { num_bits: 12 } }", "a.cfg")
+    simple = dataclasses.replace(simple, om_layers={"layer1.0.eltwise_add": (16, 8)})
+    config = expand_calibration(residual_net(), simple)
+    assert [one.args["num_bits"] for one in config.layers["layer1.0.eltwise_add"].activations] == [12, 8]
 
 
 def test_addition_in_float16_is_off_unless_it_is_named() -> None:

@@ -189,7 +189,7 @@ def test_om_json_beside_the_cfg(tmp_path: Path) -> None:
 
 def test_arguments_stand_for_a_file() -> None:
     assert simple_calibration() == SimpleCalibrationConfig()
-    assert simple_calibration("fc", 3, False) == SimpleCalibrationConfig(
+    assert simple_calibration(["fc"], 3, False) == SimpleCalibrationConfig(
         skip_layers=("fc",), batch_num=3, activation_offset=False
     )
     assert simple_calibration(("fc", "layer1")).skip_layers == ("fc", "layer1")
@@ -198,6 +198,7 @@ def test_arguments_stand_for_a_file() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("fc",), "create_quant_config(): skip_layers is 'fc'; a list is expected: ['fc']."),
         (([1],), "create_quant_config(): skip_layers[0] is 1; a string is expected."),
         ((None, 0), "create_quant_config(): batch_num is 0; allowed: [1, inf)."),
         ((None, 1, 1), "create_quant_config(): activation_offset is 1; allowed: true, false."),

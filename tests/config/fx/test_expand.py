@@ -124,8 +124,22 @@ def test_which_layers_are_on(text: str, expected: list[str], expanded) -> None:
 
 
 def test_type_matches_its_own_form_only(expanded) -> None:
-    text = "common_config: {quant_enable: false}\noverride_layer_types: {layer_type: [operator.matmul, Conv2d, add]}"
+    text = "common_config: {quant_enable: false}\noverride_layer_types: {layer_type: [operator.matmul, F.conv2d, add]}"
     assert enabled(expanded(text)) == []
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ("Conv2d, Tensor.matmul", ["conv1", "matmul"]),
+        ("nn.Conv2d, torch.nn.modules.pooling.MaxPool2d, torch.Tensor.matmul", ["conv1", "maxpool", "matmul"]),
+        ("operator.iadd, nn.Softsign, Linear", ["add", "softsign", "fc"]),
+    ],
+)
+def test_usual_spellings_of_a_type(names: str, expected: list[str], expanded, log_lines) -> None:
+    text = f"common_config: {{quant_enable: false}}\noverride_layer_types: {{layer_type: [{names}]}}"
+    assert enabled(expanded(text)) == expected
+    assert not log_lines.warnings
 
 
 def test_skipped_layer_stays_in_the_config(expanded) -> None:
@@ -163,19 +177,22 @@ def test_what_matches_nothing_is_said_and_never_raises(expanded, log_lines) -> N
 skip_layers: [con1]
 override_layer_types:
 - {{layer_type: [], {wrong}}}
-- {{layer_type: torch.nn.Conv3d, {wrong}}}
+- {{layer_type: [torch.nn.Conv3d, torch.nn.GELU], {wrong}}}
 override_layer_configs:
 - {{layer_name: [], {wrong}}}
 - {{layer_name: [cnv1, view], {wrong}}}
 """
     assert expanded(text, om_layers={"conv9": (8,)}) == expand(small_net(), None)
-    assert log_lines.warnings == [
+    assert log_lines.warnings[:-1] == [
         "skip_layers of quant.yaml: layer 'con1' is not in the model. Did you mean 'conv1'?",
         "override_layer_configs of quant.yaml: layer 'cnv1' is not in the model. Did you mean 'conv1'?",
         "override_layer_configs of quant.yaml: layer 'view' cannot be quantized: its input is a size.",
     ]
+    unknown = log_lines.warnings[-1]
+    assert unknown.startswith("override_layer_types of quant.yaml: there is no operation of type 'torch.nn.Conv3d'.")
+    assert "'torch.nn.Conv2d'" in unknown
     assert log_lines.of("DEBUG") == [
-        "override_layer_types of quant.yaml: the model has no layer of type 'torch.nn.Conv3d'.",
+        "override_layer_types of quant.yaml: the model has no layer of type 'torch.nn.GELU'.",
         "The mapping file of quant.yaml: layer 'conv9' is not in the model.",
     ]
 
@@ -266,3 +283,10 @@ def test_widths_that_do_not_pair_are_a_warning(
         f"Layer 'conv1' in quant.yaml: activations of {data_bits} bits need weights of {needed} bits, found {found}; "
         "the hardware may not compute it."
     ]
+
+
+@pytest.mark.parametrize(("configured", "told", "expected"), [(12, 16, 12), ("9", 16, "9"), (8, 16, 16), (12, 8, 8)])
+def test_s16_keeps_the_widths_that_the_converter_calls_so(configured, told: int, expected, expanded) -> None:
+    text = f"common_config: {{activation_quant_params: {{quantizer_args: {{num_bits: {configured!r}}}}}}}"
+    layer = expanded(text, om_layers={"conv1": (told,)}).layers["conv1"]
+    assert layer.activations[0].args["num_bits"] == int(expected)

@@ -66,13 +66,13 @@ def test_deleted_layer_is_absent(tmp_path: Path) -> None:
 
 
 def test_one_object_stands_for_all_inputs(tmp_path: Path) -> None:
-    path = written(tmp_path, {"add": {"activation_quant_params": ULQ}})
+    path = written(tmp_path, {"add": {"quant_enable": True, "activation_quant_params": ULQ}})
     layer = read_config(path, small_net()).layers["add"]
     assert layer.activations == (QuantizerConfig("UlqFakeQuantize", {"num_bits": 8}),) * 2
 
 
 def test_missing_sections_have_defaults(tmp_path: Path) -> None:
-    layer = read_config(written(tmp_path, {"conv1": {}}), small_net()).layers["conv1"]
+    layer = read_config(written(tmp_path, {"conv1": {"quant_enable": True}}), small_net()).layers["conv1"]
     assert layer == expand(small_net(), None).layers["conv1"]
 
 
@@ -93,7 +93,8 @@ def test_values_of_a_layer_that_is_off_are_not_checked(tmp_path: Path) -> None:
 
 
 def test_weight_of_a_layer_without_weight_is_ignored(tmp_path: Path, log_lines) -> None:
-    path = written(tmp_path, {"maxpool": {"weight_quant_params": {"quantizer": "ArqWeightFakeQuantize"}}})
+    section = {"quantizer": "ArqWeightFakeQuantize"}
+    path = written(tmp_path, {"maxpool": {"quant_enable": True, "weight_quant_params": section}})
     assert read_config(path, small_net()).layers["maxpool"].weight is None
     assert "weight_quant_params is ignored, the layer has no weight" in log_lines.warnings[0]
 
@@ -113,23 +114,32 @@ WRONG = {
         "Layer 'fc' in {path}: {{'quant_enable': True, 'retrain_enable': False}}; quant_enable and retrain_enable mean",
     ),
     "too many": (
-        {"fc": {"activation_quant_params": [ULQ, ULQ]}},
+        {"fc": {"quant_enable": True, "activation_quant_params": [ULQ, ULQ]}},
         "Layer 'fc' in {path}: activation_quant_params has 2 entries, but the layer has 1 quantizable inputs (",
     ),
     "too few": (
-        {"add": {"activation_quant_params": [ULQ]}},
+        {"add": {"quant_enable": True, "activation_quant_params": [ULQ]}},
         "Layer 'add' in {path}: activation_quant_params has 1 entries",
     ),
     "value": (
-        {"add": {"activation_quant_params": [ULQ, {"quantizer_args": {"num_bits": 7}}]}},
+        {"add": {"quant_enable": True, "activation_quant_params": [ULQ, ULQ | {"quantizer_args": {"num_bits": 7}}]}},
         "Layer 'add' in {path}, activation_quant_params[1], UlqFakeQuantize: num_bits is 7; allowed: 4, 8",
     ),
     "weight": (
-        {"conv1": {"weight_quant_params": {"quantizer": "Arq"}}},
+        {"conv1": {"quant_enable": True, "weight_quant_params": {"quantizer": "Arq"}}},
         "Layer 'conv1' in {path}, weight_quant_params, Arq: there is no quantizer 'Arq'.",
     ),
+    "no switch": ({"fc": {}}, "Layer 'fc' in {path} has no quant_enable; it is required: true or false."),
+    "no quantizer": (
+        {"add": {"quant_enable": True, "activation_quant_params": [ULQ, {"quantizer_args": {"num_bits": 8}}]}},
+        "Layer 'add' in {path}, activation_quant_params[1] has no quantizer; it is required, such as 'Ulq",
+    ),
+    "no quantizer of the weight": (
+        {"fc": {"retrain_enable": True, "weight_quant_params": {}}},
+        "Layer 'fc' in {path}, weight_quant_params has no quantizer; it is required, such as",
+    ),
     "fixed matmul": (
-        {"matmul": {"activation_quant_params": FIXED}},
+        {"matmul": {"quant_enable": True, "activation_quant_params": FIXED}},
         "Layer 'matmul' in {path}, input 0: zero_point is 3; inputs of a matmul have no offset, only 0 is allowed.",
     ),
 }

@@ -114,8 +114,7 @@ def test_file_that_says_nothing(text: str, log_lines) -> None:
 
 
 def test_single_values_stand_for_lists() -> None:
-    simple = parse_simple_yaml("skip_layers: add\noverride_layer_configs: {layer_name: fc}", "quant.yaml")
-    assert simple.skip_layers == ("add",)
+    simple = parse_simple_yaml("override_layer_configs: {layer_name: fc}", "quant.yaml")
     assert simple.layers == (Rule(names=("fc",)),)
 
 
@@ -142,6 +141,7 @@ def test_unknown_and_repeated_keys_are_warnings(log_lines) -> None:
         ("a: [1\nb: 2", "quant.yaml, line 2, column 2: expected ',' or ']', but got ':'."),
         ("- 1", "The document in quant.yaml is [1]; an object with keys is expected."),
         ("skip_layers: {a: 1}", "quant.yaml: skip_layers[0] is {'a': 1}; a string is expected."),
+        ("skip_layers: conv1", "quant.yaml: skip_layers is 'conv1'; a list is expected: ['conv1']."),
         ("common_config: 3", "quant.yaml: common_config is 3; an object with keys is expected."),
         ("common_config: {quant_enable: 2}", "quant.yaml: common_config.quant_enable is 2; allowed: true, false."),
         (

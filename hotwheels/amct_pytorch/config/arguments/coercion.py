@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import reprlib
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from ...errors import ConfigError, nearest_names
-from ...log import get_logger
+from .unmatched import report_unmatched
 
-_log = get_logger(__name__)
 _LONGEST_INT = 64  # bits; no argument is near it, and larger ones overflow a float
+_SHORT = reprlib.Repr()  # a repr that does not grow with the value
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = _SHORT.maxset = 20
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
 _WORDS = {"true": True, "yes": True, "false": False, "no": False}
 
 
@@ -45,6 +48,16 @@ def as_text(value: object, where: str) -> str:
     return value
 
 
+def as_name_list(value: object, where: str) -> tuple[str, ...]:
+    """Returns a list of strings, which may not be one string: it would be read as a name, or as its letters elsewhere.
+
+    None is an empty list. Raises ConfigError.
+    """
+    if isinstance(value, str):
+        raise ConfigError(f"{where} is {shown(value)}; a list is expected: [{shown(value)}].")
+    return as_names(value, where)
+
+
 def as_names(value: object, where: str) -> tuple[str, ...]:
     """Returns a list of strings; one string is a list of one, None is an empty list. Raises ConfigError."""
     if value is None:
@@ -76,17 +89,18 @@ def as_numbers(value: object, where: str) -> float | list[float]:
     return [as_float(one, f"{where}[{index}]") for index, one in enumerate(value)]
 
 
-def report_unknown(given: Iterable[str], known: Sequence[str], where: str) -> None:
-    """Logs a WARNING that names the unknown keys."""
-    for key in given:
-        if key not in known:
-            _log.warning("%s: unknown key '%s' is ignored. %s", where, key, nearest_names(key, known))
+def report_unknown(given: Iterable[str], known: Collection[str], where: str) -> None:
+    """Says which keys are unknown; see `report_unmatched`."""
+    report_unmatched(
+        [key for key in given if key not in known],
+        lambda key: f"{where}: unknown key '{key}' is ignored. {nearest_names(key, known)}",
+    )
 
 
 def shown(value: object, limit: int = 60) -> str:
     """Returns ``value`` for a message, cut off where it is long."""
     try:
-        text = repr(value)
+        text = repr(value[: limit + 1]) if isinstance(value, str) else _SHORT.repr(value)
     except ValueError:  # an integer of more digits than Python converts
         return "a very large number"
     return text if len(text) <= limit else f"{text[:limit]}..."

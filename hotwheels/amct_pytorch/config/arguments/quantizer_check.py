@@ -19,7 +19,7 @@ from .algorithms import (
     check_required,
 )
 from .argument import Argument
-from .coercion import as_text, shown
+from .coercion import as_text, report_unknown, shown
 
 _log = get_logger(__name__)
 
@@ -41,8 +41,7 @@ def check_quantizer(config: QuantizerConfig, where: str, is_weight: bool) -> Qua
     known = known_arguments(config.quantizer, observer, is_weight)
     args, others = check_values(config.quantizer, config.args, known, where)
     if observer is None or not is_custom(observer):  # a user's observer checks its own arguments
-        for key in others:
-            _log.warning("%s: unknown key '%s' is ignored. %s", where, key, nearest_names(key, known))
+        report_unknown(others, known, where)
         others = {}
     return QuantizerConfig(config.quantizer, {**args, **others})
 

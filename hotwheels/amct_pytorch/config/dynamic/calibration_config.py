@@ -10,8 +10,8 @@ from typing import Any
 from ...errors import nearest_names
 from ...files import PathLike, write_text_atomic
 from ...graph import OpGraph, OpNode
-from ...log import get_logger
 from ..arguments.coercion import as_names, as_object
+from ..arguments.unmatched import report_unmatched
 from ..files.tolerant_json import dump_json, read_json
 from ..layers.quant_config import LayerConfig, QuantConfig, QuantizerConfig
 from .document_globals import (
@@ -27,7 +27,6 @@ from .document_globals import (
 from .layer_dialect import Dialect, TensorKeys
 from .layer_document import LayerContext, is_matmul, layer_document, read_layers, to_quantizers
 
-_log = get_logger(__name__)
 _CLUSTERING = ("max_iteration", "cali_min_distance", "init_algo")
 _SEARCH = ("max_percentile", "min_percentile", "search_start", "search_end", "search_step")
 
@@ -131,10 +130,12 @@ def calibration_context(config: CalibrationConfig, graph: OpGraph, source: str) 
 
 def report_unknown_fusion_layers(names: tuple[str, ...], graph: OpGraph, source: str) -> None:
     """Says in a WARNING which of ``skip_fusion_layers`` the model does not have."""
-    for name in names:
-        if name not in graph.nodes and name not in graph.layers:
-            hint = nearest_names(name, list(graph.layers))
-            _log.warning("skip_fusion_layers of %s: layer '%s' is not in the model. %s", source, name, hint)
+    report_unmatched(
+        [name for name in names if name not in graph.nodes and name not in graph.layers],
+        lambda name: (
+            f"skip_fusion_layers of {source}: layer '{name}' is not in the model. {nearest_names(name, graph.layers)}"
+        ),
+    )
 
 
 def _translated(node: OpNode, entry: QuantizerConfig, *, config: CalibrationConfig) -> QuantizerConfig:

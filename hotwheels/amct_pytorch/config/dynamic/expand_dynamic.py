@@ -7,14 +7,16 @@ override_layer_configs, skip_layers and skip_layer_types.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from ...errors import nearest_names
 from ...graph import OpGraph, OpNode
 from ...log import get_logger
-from ..fx.expand import overlay, with_om_widths
+from ..arguments.unmatched import report_unmatched
+from ..fx.expand import names_of, overlay, with_om_widths
 from ..fx.simple_config import Rule
-from ..layers.layer_entry import why_unmatched
+from ..layers.layer_entry import report_names
+from ..layers.layer_types import is_of_type
 from ..layers.quant_config import LayerConfig
 from .calibration_config import CalibrationConfig, calibration_context, report_unknown_fusion_layers
 from .layer_document import LayerContext, bare_layer, settle
@@ -75,7 +77,7 @@ def _expand_layers(simple: SimpleRetrainConfig, context: LayerContext) -> dict[s
 
 def _is_skipped(node: OpNode, simple: SimpleRetrainConfig) -> bool:
     """Whether ``skip_layers`` or ``skip_layer_types`` of ``simple`` keep the layer in float."""
-    return node.onnx_type in simple.skip_layer_types or any(_is_inside(node.layer, one) for one in simple.skip_layers)
+    return _is_one_of(node, simple.skip_layer_types) or any(_is_inside(node.layer, one) for one in simple.skip_layers)
 
 
 def _layer(node: OpNode, simple: SimpleRetrainConfig, context: LayerContext) -> LayerConfig:
@@ -90,8 +92,12 @@ def _layer(node: OpNode, simple: SimpleRetrainConfig, context: LayerContext) -> 
 
 
 def _matching(node: OpNode, simple: SimpleRetrainConfig) -> list[Rule]:
-    by_type = [rule for rule in simple.types if node.onnx_type in rule.names]
+    by_type = [rule for rule in simple.types if _is_one_of(node, rule.names)]
     return by_type + [rule for rule in simple.layers if node.layer in rule.names]
+
+
+def _is_one_of(node: OpNode, types: Iterable[str]) -> bool:
+    return any(is_of_type(node, name) for name in types)
 
 
 def _is_inside(name: str, module: str) -> bool:
@@ -100,31 +106,26 @@ def _is_inside(name: str, module: str) -> bool:
 
 
 def _report_unmatched(graph: OpGraph, simple: SimpleRetrainConfig) -> None:
-    for name in simple.skip_layers:
-        is_container = any(node.name.startswith(f"{name}.") for node in graph)  # it matches, whatever is in it
-        if not is_container:
-            _report_name(graph, name, f"skip_layers of {simple.source}")
-    for name in _names(simple.layers):
-        _report_name(graph, name, f"override_layer_configs of {simple.source}")
+    containers = {name for node in graph for name in _containers(node.name)}  # they match, whatever is in them
+    layers = [name for name in simple.skip_layers if name not in containers]
+    report_names(graph, layers, f"skip_layers of {simple.source}")
+    report_names(graph, names_of(simple.layers), f"override_layer_configs of {simple.source}")
     _report_types(graph, simple.skip_layer_types, f"skip_layer_types of {simple.source}")
-    _report_types(graph, _names(simple.types), f"override_layer_types of {simple.source}")
+    _report_types(graph, names_of(simple.types), f"override_layer_types of {simple.source}")
     for name in (name for name in simple.om_layers if name not in graph.nodes):
         _log.debug("The mapping file of %s: layer '%s' is not in the model.", simple.source, name)
 
 
-def _names(rules: Iterable[Rule]) -> list[str]:
-    return [name for rule in rules for name in rule.names]
-
-
-def _report_name(graph: OpGraph, name: str, where: str) -> None:
-    problem = why_unmatched(name, graph)
-    if problem is not None:
-        _log.warning("%s: layer '%s' %s", where, name, problem)
+def _containers(name: str) -> Iterator[str]:
+    """Yields the paths of the modules that ``name`` is in: ``a.b`` and ``a`` of ``a.b.c``."""
+    while "." in name:
+        name = name.rpartition(".")[0]
+        yield name
 
 
 def _report_types(graph: OpGraph, names: Iterable[str], where: str) -> None:
     types = list(dict.fromkeys(node.onnx_type for node in graph.quantizable if node.onnx_type))
-    for name in names:
-        if name not in types:
-            hint = nearest_names(name, types)
-            _log.warning("%s: the model has no quantizable layer of ONNX type '%s'. %s", where, name, hint)
+    report_unmatched(
+        [name for name in names if not any(is_of_type(node, name) for node in graph.quantizable)],
+        lambda name: f"{where}: the model has no quantizable layer of type '{name}'. {nearest_names(name, types)}",
+    )

@@ -10,11 +10,13 @@ import numpy as np
 
 from ...errors import ConfigError
 from ...files import PathLike
+from ...files.limits import SIMPLE_CONFIG
 from ...proto import AMCTConfig, AMCTRetrainConfig
 from ...record.parse import parse_message
 from ..arguments.algorithms import CLASS_OF_ALGORITHM, QUANTIZERS
-from ..arguments.coercion import as_list, as_names
+from ..arguments.coercion import as_name_list
 from ..arguments.section import Section
+from ..files.kinds import named_if_other
 from ..files.om_json import OmLayers, mapping_path, read_om_json
 from ..files.text_file import read_text
 from ..fx.simple_config import Rule
@@ -89,7 +91,7 @@ def read_simple_calibration(path: PathLike) -> SimpleCalibrationConfig:
       ConfigError: It does not parse, or a global setting has a wrong value. Arguments of algorithms are checked where
         they are applied to a layer: the rule they stand in may be for no layer at all.
     """
-    return _with_om_layers(parse_simple_calibration(read_text(path, _WHAT), str(path)), path)
+    return _with_om_layers(parse_simple_calibration(read_text(path, _WHAT, SIMPLE_CONFIG), str(path)), path)
 
 
 def read_simple_retrain(path: PathLike) -> SimpleRetrainConfig:
@@ -99,7 +101,7 @@ def read_simple_retrain(path: PathLike) -> SimpleRetrainConfig:
       FileNotFoundError: There is no such file, or no such om.json.
       ConfigError: See `read_simple_calibration`.
     """
-    return _with_om_layers(parse_simple_retrain(read_text(path, _WHAT), str(path)), path)
+    return _with_om_layers(parse_simple_retrain(read_text(path, _WHAT, SIMPLE_CONFIG), str(path)), path)
 
 
 def parse_simple_calibration(text: str, source: str) -> SimpleCalibrationConfig:
@@ -108,7 +110,7 @@ def parse_simple_calibration(text: str, source: str) -> SimpleCalibrationConfig:
     Raises:
       ConfigError: See `read_simple_calibration`.
     """
-    message = parse_message(AMCTConfig, text, source, ConfigError)
+    message = _parsed(AMCTConfig, text, source)
     document = _set_fields(message)
     update_bn = read_global(UPDATE_BN, document, source)
     bn_update = _set_fields(message.bn_update_config)
@@ -133,7 +135,7 @@ def parse_simple_retrain(text: str, source: str) -> SimpleRetrainConfig:
     Raises:
       ConfigError: See `read_simple_calibration`.
     """
-    message = parse_message(AMCTRetrainConfig, text, source, ConfigError)
+    message = _parsed(AMCTRetrainConfig, text, source)
     return SimpleRetrainConfig(
         **_shared(message, source),
         common=_retrain_rule(message),
@@ -151,13 +153,18 @@ def simple_calibration(
       ConfigError: An argument has the wrong type or is out of range.
     """
     source = "create_quant_config()"
-    names = list(skip_layers) if isinstance(skip_layers, list | tuple) else as_list(skip_layers)
+    names = list(skip_layers) if isinstance(skip_layers, tuple) else skip_layers
     return SimpleCalibrationConfig(
         source=source,
-        skip_layers=as_names(names, f"{source}: skip_layers"),
+        skip_layers=as_name_list(names, f"{source}: skip_layers"),
         batch_num=BATCH_NUM.read(batch_num, source),
         activation_offset=ACTIVATION_OFFSET.read(activation_offset, source),
     )
+
+
+def _parsed(kind: Any, text: str, source: str) -> Any:
+    with named_if_other(text, source, "a .cfg (protobuf text)", ".cfg"):
+        return parse_message(kind, text, source, ConfigError)
 
 
 def _with_om_layers(simple: _Simple, path: PathLike) -> _Simple:

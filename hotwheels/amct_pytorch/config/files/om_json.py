@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ...files import PathLike
+from ...files.limits import OM_JSON
 from .tolerant_json import read_json
 
 # Layer name -> width of each input; None is an input in float16. Inputs of other types have the width -1: not told.
@@ -26,6 +27,7 @@ _WIDTHS: Mapping[str, int | None] = {
     "FLOAT16": None,
 }
 _ORIGINAL_NAMES = "_datadump_original_op_names"  # a fused operation lists the layers it was made from
+_NAMING_KEYS = {"name", "attr", _ORIGINAL_NAMES}
 _INPUT_KEYS = ("input_desc", "inputs", "input", "input_data_types", "input_types")
 _TYPE_KEYS = ("dtype", "data_type", "datatype", "type")
 
@@ -37,7 +39,7 @@ def read_om_json(path: PathLike) -> OmLayers:
       FileNotFoundError: There is no such file.
       ConfigError: It is not JSON.
     """
-    return om_layers(read_json(path, "Mapping file"))
+    return om_layers(read_json(path, "Mapping file", OM_JSON))
 
 
 def mapping_path(mapping_file: str, config_path: PathLike) -> Path:
@@ -53,6 +55,8 @@ def om_layers(document: Any) -> OmLayers:
     """Returns what `read_om_json` does, of a document in memory."""
     found: dict[str, tuple[int | None, ...]] = {}
     for one in _objects(document):
+        if not one.keys() & _NAMING_KEYS:
+            continue
         widths = _widths(one)
         if any(width != UNKNOWN_WIDTH for width in widths):
             found.update(dict.fromkeys(_names(one), widths))

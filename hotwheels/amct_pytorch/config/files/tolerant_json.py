@@ -8,24 +8,25 @@ from typing import Any
 
 from ...errors import ConfigError
 from ...files import PathLike
+from ...files.limits import CONFIG, JSON_DEPTH, TOLERANT_JSON, WARNINGS, Limit
 from ...log import get_logger
+from .kinds import named_if_other
 from .text_file import read_text
 
 _log = get_logger(__name__)
 _BLANK = re.compile(r"(?:[ \t\r\n]|//[^\n]*|#[^\n]*)*")
 _SCALAR = json.JSONDecoder()
 _VALUE_STARTS = frozenset('"{[-0123456789tfnNI')
-_DEEPEST = 100  # real files nest six deep; the parser recurses
 
 
-def read_json(path: PathLike, what: str = "Configuration file") -> Any:
+def read_json(path: PathLike, what: str = "Configuration file", limit: Limit = CONFIG) -> Any:
     """Returns the value in a JSON file; ``what`` says in messages what the file is.
 
     Raises:
       FileNotFoundError: There is no such file.
-      ConfigError: It is not UTF-8, or not JSON even with the tolerances of `parse_json`.
+      ConfigError: It is larger than ``limit``, not UTF-8, or not JSON even with the tolerances of `parse_json`.
     """
-    return parse_json(read_text(path, what), str(path))
+    return parse_json(read_text(path, what, limit), str(path))
 
 
 def parse_json(text: str, source: str) -> Any:
@@ -35,9 +36,10 @@ def parse_json(text: str, source: str) -> Any:
     of the line, a comma behind the last member or element, and, with a WARNING, no comma between two of them.
 
     Raises:
-      ConfigError: With line and column. Also if a key stands twice in one object.
+      ConfigError: With line and column. Also if a key stands twice in one object, or beyond a limit.
     """
-    return _Parser(text, source).document()
+    value = _strict(text)
+    return _tolerant(text, source) if value is None else value
 
 
 def dump_json(value: Any) -> str:
@@ -45,14 +47,60 @@ def dump_json(value: Any) -> str:
     return json.dumps(value, indent=4, ensure_ascii=False, allow_nan=False) + "\n"
 
 
+def _strict(text: str) -> Any | None:
+    """Returns what the ``json`` module makes of ``text``, 30 times faster; None (or null) leaves it to the parser."""
+    try:
+        value = _STRICT.decode(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if _is_flat_enough(value) else None
+
+
+def _with_unique_keys(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(members)
+    if len(found) != len(members):
+        raise ValueError
+    return found
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_with_unique_keys)
+
+
+def _is_flat_enough(value: Any) -> bool:
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(JSON_DEPTH.most + 1):
+        if not level:
+            return True
+        nested = [one.values() if isinstance(one, dict) else one for one in level]
+        level = [child for children in nested for child in children if isinstance(child, dict | list)]
+    return False
+
+
+def _tolerant(text: str, source: str) -> Any:
+    TOLERANT_JSON.check(len(text), source)
+    parser = _Parser(text, source)
+    with named_if_other(text, source, "JSON", "JSON"):
+        value = parser.document()
+    for at in parser.missing_commas[:WARNINGS]:
+        _log.warning("%s: a comma is missing; read as if it stood there.", parser.place(at))
+    if len(parser.missing_commas) > WARNINGS:
+        _log.warning("%s: %d more commas are missing.", source, len(parser.missing_commas) - WARNINGS)
+    return value
+
+
 class _Parser:
-    """A recursive descent; ``position`` is the index of the next character."""
+    """A recursive descent; ``position`` is the index of the next character.
+
+    Attributes:
+      missing_commas: Where commas are missing.
+    """
 
     def __init__(self, text: str, source: str) -> None:
         self._text = text
         self._source = source
         self._position = 0
         self._depth = 0
+        self.missing_commas: list[int] = []
 
     def document(self) -> Any:
         value = self._value()
@@ -65,8 +113,8 @@ class _Parser:
         if char not in ("{", "["):
             return self._scalar()
         self._depth += 1
-        if self._depth > _DEEPEST:
-            raise self._error(f"more than {_DEEPEST} levels of nesting")
+        if self._depth > JSON_DEPTH.most:
+            raise self._error(f"more than {JSON_DEPTH.most} {JSON_DEPTH.unit}")
         value: Any = self._object() if char == "{" else self._array()
         self._depth -= 1
         return value
@@ -115,7 +163,7 @@ class _Parser:
         if char == ",":
             self._position += 1
         elif char in _VALUE_STARTS and self._is_apart(end):
-            _log.warning("%s: a comma is missing; read as if it stood there.", self._place(end))
+            self.missing_commas.append(end)
         elif char != closing:
             raise self._error(f"',' or '{closing}' is expected")
 
@@ -141,9 +189,10 @@ class _Parser:
         return self._text[self._position : self._position + 1]
 
     def _error(self, problem: str, at: int | None = None) -> ConfigError:
-        return ConfigError(f"{self._place(self._position if at is None else at)}: {problem}.")
+        return ConfigError(f"{self.place(self._position if at is None else at)}: {problem}.")
 
-    def _place(self, at: int) -> str:
+    def place(self, at: int) -> str:
+        """Returns the name of a place for messages."""
         line = self._text.count("\n", 0, at) + 1
         column = at - self._text.rfind("\n", 0, at)
         return f"{self._source}, line {line}, column {column}"

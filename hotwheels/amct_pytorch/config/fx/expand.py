@@ -6,6 +6,7 @@ By increasing priority: defaults, common_config, om.json, override_layer_types, 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 
 from ...errors import ConfigError
 from ...graph import OpGraph, OpNode
@@ -13,8 +14,9 @@ from ...log import get_logger
 from ..arguments.section import Section
 from ..files.om_json import UNKNOWN_WIDTH
 from ..layers.defaults import default_layer
-from ..layers.layer_entry import why_unmatched, without_weight_operand
+from ..layers.layer_entry import report_names, without_weight_operand
 from ..layers.layer_rules import apply_rules
+from ..layers.layer_types import is_of_type, report_types
 from ..layers.quant_config import LayerConfig, QuantConfig, QuantizerConfig
 from .simple_config import Rule, SimpleConfig
 
@@ -24,8 +26,8 @@ _log = get_logger(__name__)
 def expand(graph: OpGraph, simple: SimpleConfig | None) -> QuantConfig:
     """Returns an entry for every quantizable layer, in graph order; None for ``simple`` gives the defaults.
 
-    What matches nothing is said: a layer name in a WARNING, a type or an om.json layer at DEBUG. Values are checked
-    only where they are applied to a layer that is switched on.
+    What matches nothing is said: a layer name or a type that does not exist in a WARNING, a type that the model lacks
+    or an om.json layer at DEBUG. Values are checked only where they are applied to a layer that is switched on.
 
     Raises:
       ConfigError: A value is wrong, or the number of activation entries is not that of a layer's inputs.
@@ -51,7 +53,7 @@ def _layer(node: OpNode, simple: SimpleConfig) -> LayerConfig:
 
 
 def _matching(node: OpNode, simple: SimpleConfig) -> list[Rule]:
-    by_type = [rule for rule in simple.types if node.type in rule.names]
+    by_type = [rule for rule in simple.types if any(is_of_type(node, name) for name in rule.names)]
     return by_type + [rule for rule in simple.layers if node.name in rule.names]
 
 
@@ -86,31 +88,36 @@ def _overlay_activations(
 def with_om_widths(layer: LayerConfig, widths: tuple[int | None, ...]) -> LayerConfig:
     """The settings with the converter's widths; an operation that the converter runs in float16 is switched off.
 
-    The converter also lists weight and bias, behind the data inputs; they are not looked at.
+    The converter says 16 bits of every width above 8, so one of 9 to 15 that is configured stays. It also lists weight
+    and bias, behind the data inputs; they are not looked at.
     """
     told = widths[: len(layer.activations)]
     padded = told + (UNKNOWN_WIDTH,) * (len(layer.activations) - len(told))
     activations = tuple(
-        QuantizerConfig(one.quantizer, {**one.args, "num_bits": width}) if width in (8, 16) else one
+        _with_om_width(one, width) if width in (8, 16) else one
         for one, width in zip(layer.activations, padded, strict=True)
     )
     is_enabled = layer.quant_enable and None not in told
     return dataclasses.replace(layer, activations=activations, quant_enable=is_enabled)
 
 
+def _with_om_width(config: QuantizerConfig, width: int) -> QuantizerConfig:
+    configured = config.args.get("num_bits")
+    is_kept = width == 16 and str(configured) in _WIDTHS_OF_S16
+    return config if is_kept else QuantizerConfig(config.quantizer, {**config.args, "num_bits": width})
+
+
+_WIDTHS_OF_S16 = tuple(map(str, range(9, 16)))  # a yaml may have quotes around a number
+
+
 def _report_unmatched(graph: OpGraph, simple: SimpleConfig) -> None:
-    for name in simple.skip_layers:
-        _report_name(graph, name, f"skip_layers of {simple.source}")
-    for name in (name for rule in simple.layers for name in rule.names):
-        _report_name(graph, name, f"override_layer_configs of {simple.source}")
-    types = {node.type for node in graph.quantizable}
-    for name in (name for rule in simple.types for name in rule.names if name not in types):
-        _log.debug("override_layer_types of %s: the model has no layer of type '%s'.", simple.source, name)
+    report_names(graph, simple.skip_layers, f"skip_layers of {simple.source}")
+    report_names(graph, names_of(simple.layers), f"override_layer_configs of {simple.source}")
+    report_types(graph, names_of(simple.types), f"override_layer_types of {simple.source}")
     for name in (name for name in simple.om_layers if name not in graph.nodes):
         _log.debug("The mapping file of %s: layer '%s' is not in the model.", simple.source, name)
 
 
-def _report_name(graph: OpGraph, name: str, where: str) -> None:
-    problem = why_unmatched(name, graph)
-    if name and problem is not None:
-        _log.warning("%s: layer '%s' %s", where, name, problem)
+def names_of(rules: Iterable[Rule]) -> list[str]:
+    """Returns the names that ``rules`` are for."""
+    return [name for rule in rules for name in rule.names]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from ...errors import ConfigError
 from ...files import PathLike, write_text_atomic
 from ...graph import OpGraph, OpNode
 from ..arguments.coercion import as_object, report_unknown
-from ..arguments.section import read_section
+from ..arguments.section import Section, read_section
+from ..dynamic.document_globals import GLOBAL_KEYS
+from ..files.kinds import SIMPLE_KEYS
 from ..files.tolerant_json import dump_json, read_json
 from ..layers.defaults import default_layer
 from ..layers.layer_entry import (
@@ -40,6 +44,7 @@ def read_config(path: PathLike, graph: OpGraph) -> QuantConfig:
       ConfigError: Not JSON, a layer that the model does not have, or a wrong value.
     """
     document = as_object(read_json(path), f"The document in {path}")
+    _check_kind(document, graph, path)
     has_section = REFINE in document and REFINE not in graph.layers
     refine = read_refine(document[REFINE], f"{path}: {REFINE}") if has_section else None
     for name in (name for name in document if not (has_section and name == REFINE)):
@@ -75,22 +80,41 @@ def check_any_enabled(config: QuantConfig) -> None:
         raise ConfigError(NO_LAYER_ENABLED)
 
 
+def _check_kind(document: Mapping[str, Any], graph: OpGraph, path: PathLike) -> None:
+    """Raises ConfigError, naming what it is, if ``document`` is another one that is written as JSON."""
+    if not document or document.keys() & graph.nodes.keys():
+        return
+    kinds = {"a simple configuration": SIMPLE_KEYS, "a config.json of the dynamic path": GLOBAL_KEYS}
+    for kind, keys in kinds.items():
+        if document.keys() & set(keys):
+            raise ConfigError(f"'{path}' is {kind}; a config.json of the FX path is expected here.")
+
+
 def _layer(node: OpNode, entry: object, where: str) -> LayerConfig:
     given = as_object(entry, where)
     report_unknown(given, _LAYER_KEYS, where)
-    default = default_layer(node)
+    if not any(given.get(key) is not None for key in SWITCHES):
+        raise ConfigError(f"{where} has no quant_enable; it is required: true or false.")
+    default, is_enabled = default_layer(node), read_switch(given, where)
+    read = partial(_named_section, is_enabled=is_enabled)
     layer = LayerConfig(
-        quant_enable=read_switch(given, where),
+        quant_enable=is_enabled,
         activations=without_weight_operand(
             node,
-            read_activations(
-                given.get(ACTIVATION_PARAMS), default.activations, f"{where}, {ACTIVATION_PARAMS}", read_section
-            ),
+            read_activations(given.get(ACTIVATION_PARAMS), default.activations, f"{where}, {ACTIVATION_PARAMS}", read),
             where,
         ),
-        weight=read_weight(given.get(WEIGHT_PARAMS), default.weight, where, WEIGHT_PARAMS, read_section),
+        weight=read_weight(given.get(WEIGHT_PARAMS), default.weight, where, WEIGHT_PARAMS, read),
     )
     return apply_rules(node, layer, where)
+
+
+def _named_section(value: object, where: str, *, is_enabled: bool) -> Section:
+    """Reads a section, which must name its quantizer if the layer is on: there is no lower level to inherit it from."""
+    section = read_section(value, where)
+    if is_enabled and section.quantizer is None:
+        raise ConfigError(f"{where} has no quantizer; it is required, such as 'UlqFakeQuantize'.")
+    return section
 
 
 def _layer_document(layer: LayerConfig) -> dict[str, Any]:

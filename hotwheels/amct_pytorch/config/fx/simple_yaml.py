@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import yaml
 
 from ...errors import ConfigError
 from ...files import PathLike
+from ...files.limits import SIMPLE_CONFIG, SIMPLE_CONFIG_EXPANDED, WARNINGS, YAML_NUMBER
 from ...log import get_logger
-from ..arguments.coercion import as_bool, as_list, as_names, as_object, as_text, report_unknown
+from ..arguments.coercion import as_bool, as_list, as_name_list, as_names, as_object, as_text, report_unknown, shown
 from ..arguments.section import Section, read_section
+from ..arguments.unmatched import report_unmatched
+from ..files.kinds import SIMPLE_KEYS, cfg_kind, named_if_other
 from ..files.om_json import mapping_path, read_om_json
 from ..files.text_file import read_text
+from ..layers.layer_entry import SWITCHES
 from ..layers.refine_config import REFINE, read_refine
 from .simple_config import Rule, SimpleConfig
 
 _log = get_logger(__name__)
-_KEYS = ("skip_layers", "om_config", "common_config", "override_layer_types", "override_layer_configs", REFINE)
+_KEYS = (*SIMPLE_KEYS, REFINE)
 _SECTIONS = ("quant_enable", "weight_quant_params", "activation_quant_params")
 
 
@@ -31,7 +37,7 @@ def read_simple_yaml(path: PathLike) -> SimpleConfig:
       ConfigError: The file is not yaml, or a key has a value of the wrong type. Arguments of algorithms are not
         checked: the rule they stand in may be for no layer at all.
     """
-    simple = parse_simple_yaml(read_text(path, "Simple configuration file"), str(path))
+    simple = parse_simple_yaml(read_text(path, "Simple configuration file", SIMPLE_CONFIG), str(path))
     if simple.mapping_file is None:
         return simple
     return dataclasses.replace(simple, om_layers=read_om_json(mapping_path(simple.mapping_file, path)))
@@ -43,11 +49,16 @@ def parse_simple_yaml(text: str, source: str) -> SimpleConfig:
     Raises:
       ConfigError: See `read_simple_yaml`.
     """
-    document = as_object(_load(text, source), f"The document in {source}")
+    if (cfg := cfg_kind(text)) is not None:
+        raise ConfigError(f"'{source}' is {cfg}; a simple configuration in YAML is expected here.")
+    with named_if_other(text, source, "a simple configuration in YAML", "YAML", "JSON"):
+        document = as_object(_load(text, source), f"The document in {source}")
+    if is_layer_config(document):
+        raise ConfigError(f"'{source}' is a config.json; a simple configuration in YAML is expected here.")
     report_unknown(document, _KEYS, source)
     return SimpleConfig(
         source=source,
-        skip_layers=as_names(document.get("skip_layers"), f"{source}: skip_layers"),
+        skip_layers=as_name_list(document.get("skip_layers"), f"{source}: skip_layers"),
         mapping_file=_mapping_file(document.get("om_config"), f"{source}: om_config"),
         common=_rule(as_object(document.get("common_config"), f"{source}: common_config"), f"{source}: common_config"),
         types=_rules(document, "override_layer_types", "layer_type", source),
@@ -56,33 +67,96 @@ def parse_simple_yaml(text: str, source: str) -> SimpleConfig:
     )
 
 
+def is_layer_config(document: Mapping[str, Any]) -> bool:
+    """Whether ``document`` has an entry for each layer, as a config.json has, and no key of a simple configuration."""
+    entries = [one for one in document.values() if isinstance(one, Mapping)]
+    return not document.keys() & set(_KEYS) and any(one.keys() & set(SWITCHES) for one in entries)
+
+
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
-    """Knows no tags of Python objects; says when a key stands twice, which yaml itself passes over."""
+    """Knows no tags of Python objects; notes keys that stand twice, which yaml itself passes over.
+
+    Attributes:
+      repeated: Line and name of each such key.
+    """
+
+    def __init__(self, text: str, source: str) -> None:
+        super().__init__(text)
+        self.name = source  # what the marks of its errors call the text
+        self.repeated: list[tuple[int, str]] = []
+
+    def construct_document(self, node: yaml.Node) -> Any:
+        SIMPLE_CONFIG_EXPANDED.check(_expanded_size(node, {}), self.name)
+        return super().construct_document(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                line = key.start_mark.line + 1
-                _log.warning("%s, line %s: key '%s' stands twice, the last one counts.", self.name, line, key.value)
-            seen.add(str(key.value))
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in seen:
+                self.repeated.append((key.start_mark.line + 1, key.value))
+            seen.add(key.value)
         return dict(super().construct_mapping(node, deep=deep))
+
+
+def _expanded_size(node: yaml.Node, known: dict[int, int]) -> int:
+    """Returns how long the text of ``node`` would be with every alias and merge key written out.
+
+    Ten lines of aliases can stand for a thousand million values, and a merge key copies them. ``known`` holds the sizes
+    of the nodes that were seen, 0 for those that are being looked at.
+
+    Raises:
+      ConfigError: An alias stands inside what it refers to, or a number has more digits than can be computed with.
+    """
+    if id(node) in known:
+        if not known[id(node)]:
+            raise ConfigError(f"{_place(node)}: an alias stands inside what it refers to.")
+        return known[id(node)]
+    known[id(node)] = 0
+    if isinstance(node, yaml.ScalarNode):
+        size = len(node.value)
+        if node.tag in _NUMBERS:
+            YAML_NUMBER.check(size, _place(node))
+    else:
+        children = node.value if isinstance(node, yaml.SequenceNode) else itertools.chain.from_iterable(node.value)
+        size = sum(_expanded_size(child, known) for child in children)
+    known[id(node)] = size + 1
+    return size + 1
+
+
+def _place(node: yaml.Node) -> str:
+    mark = node.start_mark
+    return f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}"
+
+
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
 def _load(text: str, source: str) -> Any:
     try:
-        loader = _Loader(text)
-        loader.name = source  # what the marks of its errors call the text
+        loader = _Loader(text, source)
         try:
-            return loader.get_single_data()
+            value = loader.get_single_data()
         finally:
             loader.dispose()
+        _report_repeated(loader)
+        return value
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{source}, line {mark.line + 1}, column {mark.column + 1}" if mark else source
         raise ConfigError(f"{where}: {error.problem or error.context}.") from error
+    except ConfigError:
+        raise
     except Exception as error:  # PyYAML leaks errors of many classes for odd scalars and tags
         raise ConfigError(f"{source} is not a yaml document: {error}.") from error
+
+
+def _report_repeated(loader: _Loader) -> None:
+    for line, key in loader.repeated[:WARNINGS]:
+        _log.warning("%s, line %s: key %s stands twice, the last one counts.", loader.name, line, shown(key))
+    if len(loader.repeated) > WARNINGS:
+        _log.warning("%s: %d more keys stand twice.", loader.name, len(loader.repeated) - WARNINGS)
 
 
 def _mapping_file(value: object, where: str) -> str | None:
@@ -98,7 +172,7 @@ def _rules(document: Mapping[str, Any], key: str, name_key: str, source: str) ->
         where = f"{source}: {key}[{index}]"
         given = as_object(entry, where)
         if name_key not in given:
-            _log.warning("%s has no %s, so it is for no layer.", where, name_key)
+            report_unmatched([name_key], partial("{0} has no {1}, so it is for no layer.".format, where))
         names = as_names(given.get(name_key), f"{where}.{name_key}")
         rules.append(_rule(given, where, name_key, names))
     return tuple(rules)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 from ...errors import ConfigError, nearest_names
@@ -10,6 +10,7 @@ from ...graph import OpGraph, OpNode
 from ...log import get_logger
 from ..arguments.coercion import as_bool
 from ..arguments.section import Section
+from ..arguments.unmatched import report_unmatched
 from .quant_config import QuantizerConfig
 
 SWITCHES = ("quant_enable", "retrain_enable")  # two names of one key
@@ -26,7 +27,7 @@ def check_known(name: str, graph: OpGraph, source: str) -> None:
     """
     problem = why_unmatched(name, graph)
     if problem is not None and graph.nodes.get(name) is not None and graph[name].part_of is not None:
-        _log.warning("Layer '%s' in %s %s Its entry is left out.", name, source, problem)
+        report_unmatched([name], lambda name: f"Layer '{name}' in {source} {problem} Its entry is left out.")
     elif problem is not None:
         raise ConfigError(f"Layer '{name}' in {source} {problem}")
 
@@ -75,9 +76,17 @@ def read_weight(
     """Returns the weight's entry, None for a layer without weight (``default`` None). Raises ConfigError."""
     if default is None:
         if given is not None:
-            _log.warning("%s: %s is ignored, the layer has no weight.", where, key)
+            report_unmatched([key], lambda key: f"{where}: {key} is ignored, the layer has no weight.")
         return None
     return default if given is None else read(given, f"{where}, {key}").over(default)
+
+
+def report_names(graph: OpGraph, names: Iterable[str], where: str) -> None:
+    """Says which of ``names`` are no quantizable layer; an empty name is none, and is meant so."""
+    report_unmatched(
+        [name for name in names if name and name not in graph.layers],
+        lambda name: f"{where}: layer '{name}' {why_unmatched(name, graph)}",
+    )
 
 
 def why_unmatched(name: str, graph: OpGraph) -> str | None:

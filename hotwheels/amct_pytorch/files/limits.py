@@ -1,0 +1,62 @@
+"""Limits: how much each reader takes before it refuses a file. docs/security.md lists them; a test compares the two."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from ..errors import AmctError, ConfigError
+
+_MIB = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Limit:
+    """The most that a reader takes.
+
+    Attributes:
+      what: What is limited, a noun with its article.
+      most: The number.
+      unit: Of ``most``.
+    """
+
+    what: str
+    most: int
+    unit: str = "bytes"
+
+    def check(self, found: int, source: object, error_class: type[AmctError] = ConfigError) -> None:
+        """Raises ``error_class`` if ``found`` is more; ``source`` is the file's name in the message."""
+        if found > self.most:
+            raise error_class(
+                f"'{source}' has {found:,} {self.unit}; {self.what} may have at most {self.most:,} (files/limits.py)."
+            )
+
+
+# Texts. The times are those of a slow core for a file as large as the limit: 1 to 6 seconds.
+SIMPLE_CONFIG = Limit(what="a simple configuration", most=_MIB // 4)
+SIMPLE_CONFIG_EXPANDED = Limit(
+    what="a simple configuration with its aliases written out", most=1 * _MIB, unit="characters"
+)
+YAML_NUMBER = Limit(what="a number in a simple configuration", most=100, unit="characters")
+CONFIG = Limit(what="a config.json", most=16 * _MIB)
+TOLERANT_JSON = Limit(what="JSON with comments, or with commas too many or missing,", most=4 * _MIB)
+OM_JSON = Limit(what="an om.json", most=16 * _MIB)
+JSON_DEPTH = Limit(what="JSON", most=100, unit="levels of nesting")  # real files nest six deep
+RECORD = Limit(what="a record or parameter file as text", most=64 * _MIB)
+RECORD_OTHER_FORM = Limit(what="a record that is not written one field a line", most=1 * _MIB)
+
+# Warnings of one kind about one file; the number of the others is said.
+WARNINGS = 10
+
+
+def read_limited(path: Path, limit: Limit, error_class: type[AmctError] = ConfigError) -> bytes:
+    """Returns the content of a file.
+
+    Raises:
+      AmctError: (``error_class``) It is larger than ``limit``, which is found out without reading it.
+    """
+    limit.check(path.stat().st_size, path, error_class)
+    with path.open("rb") as file:
+        content = file.read(limit.most + 1)  # it may grow meanwhile, or have no size at all, as in /proc
+    limit.check(len(content), path, error_class)
+    return content
