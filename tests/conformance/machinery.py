@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tests.conformance.subject import PTQ, QAT, Subject
 
+convert_sync_batchnorm = nn.SyncBatchNorm.convert_sync_batchnorm
 Change = Callable[[nn.Module, Subject], nn.Module]
 Call = Callable[[nn.Module, Tensor], Tensor]
 Around = Callable[[], AbstractContextManager[Any]]
@@ -130,6 +131,40 @@ def _buffers_sent(model: nn.Module, subject: Subject) -> nn.Module:
     return fresh
 
 
+class LowRank(nn.Module):
+    """LoRA, as peft puts it in the place of a Linear."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.base_layer = base
+        self.down, self.up = nn.Linear(base.in_features, 2), nn.Linear(2, base.out_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base_layer(x) + self.up(self.down(x))
+
+
+class FrozenBatchNorm(nn.Module):
+    """As torchvision has it: four buffers."""
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            self.register_buffer(name, getattr(norm, name).detach())
+        self.eps = norm.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        return x * scale[:, None, None] + (self.bias - self.running_mean * scale)[:, None, None]
+
+
+def _replaced(path: str, make: Callable[[Any], nn.Module]) -> Change:
+    def change(model: nn.Module, subject: Subject) -> nn.Module:
+        setattr(model, path, make(getattr(model, path)))
+        return model
+
+    return change
+
+
 def _wrapped(wrapper: Callable[[nn.Module], nn.Module]) -> Change:
     return lambda model, subject: wrapper(model)
 
@@ -206,6 +241,17 @@ MACHINERY = [
     Machinery(id="restore from a checkpoint", after=_restored),
     Machinery(id="buffers and parameters written in place", after=_buffers_sent),
     Machinery(id="moving average made before the ranges", copies=Follower),
+    Machinery(id="convert_sync_batchnorm before calibration", before=_wrapped(convert_sync_batchnorm)),
+    Machinery(id="convert_sync_batchnorm", after=_wrapped(convert_sync_batchnorm)),
+    Machinery(
+        id="new head",
+        after=_replaced("fc", lambda old: nn.Linear(4, 3)),
+        refusal="'fc'.*Linear.* by Linear",
+    ),
+    Machinery(id="LoRA", after=_replaced("fc", LowRank), refusal="'fc'.*was replaced: Linear.* by LowRank"),
+    Machinery(
+        id="frozen BatchNorm classes", after=_replaced("bn1", FrozenBatchNorm), refusal="'bn1'.*freeze_batch_norm"
+    ),
     Machinery(id="LightningModule", before=_wrapped(Trainer)),
     Machinery(id="accelerate.prepare", before=_prepared),
     Machinery(id="torch.func.functional_call", calibrate=_functional, evaluate=_functional, train=_functional),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
@@ -46,6 +47,28 @@ def test_machinery(machinery: Machinery, path: str, use: str, tmp_path: Path) ->
         torch.testing.assert_close(
             state[name], value, rtol=0, atol=machinery.atol, msg=lambda text, name=name: f"{name}: {text}"
         )
+
+
+@pytest.mark.parametrize("path", [FX, DYNAMIC])
+def test_files_follow_a_replaced_batch_norm(path: str, tmp_path: Path) -> None:
+    """The statistics and weights of the new one are written; the old one has others by then."""
+    subject = Subject(path, QAT, tmp_path)
+    torch.manual_seed(0)
+    model = subject.make()
+    subject.switch(model, calibration=True)
+    with torch.no_grad():
+        model(batch(0)), model(batch(1))
+    subject.switch(model)
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    model.bn1.weight = nn.Parameter(model.bn1.weight.detach() * 2)
+    model.eval()
+    with torch.no_grad():
+        model(batch(0)), model(batch(1))
+        expected = model(batch(0)[:1])
+    fake_quant = str(subject.save(model)).replace("deploy", "fake_quant")
+    session = onnxruntime.InferenceSession(fake_quant)
+    found = session.run(None, {session.get_inputs()[0].name: batch(0)[:1].numpy()})[0]
+    assert abs(torch.from_numpy(found) - expected).max() <= 1e-5
 
 
 def run(subject: Subject, machinery: Machinery) -> tuple[list[Tensor], dict[str, Tensor]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -11,6 +12,21 @@ from ..nn.quantized_layer import QuantizedLayer
 from ..torch_private import BatchNorm
 
 LAYERS = "amct_layers"  # its name in the quantized model
+
+
+@dataclasses.dataclass
+class Standing:
+    """A module of the quantized model that a layer computes with.
+
+    Attributes:
+      module: The module.
+      cls: Its class when the model was quantized.
+      layer: Name of the layer.
+    """
+
+    module: nn.Module
+    cls: type[nn.Module]
+    layer: str
 
 
 class LayerContainer(nn.Module):
@@ -30,6 +46,7 @@ class LayerContainer(nn.Module):
         self._model = () if model is None else (model,)  # a tuple, so that it does not become a child
         self.register_buffer("_freezes_batch_norm", torch.zeros(()))
         self._is_frozen = False  # what was last done to the BatchNorms
+        self._standing: dict[str, Standing] = {}  # by path; see `standing_modules`
         self._has_warned = False  # whether it was said that the model is calibrated in training mode
 
     def train(self, mode: bool = True) -> LayerContainer:

@@ -129,6 +129,11 @@ class QuantizedLayer(nn.Module):
         for quantizer, shared in zip(self.activation, self._sharing, strict=True):
             shared.end_forward(quantizer, is_complete=is_complete)
 
+    def replace_producer(self, old: nn.Module, new: nn.Module) -> None:
+        """Notes that ``new`` stands in place of ``old``, which may make tensors that the layer reads."""
+        for shared in self._sharing:
+            shared.replace_producer(old, new)
+
     def observe_weight(self) -> None:
         """Lets the weight quantizer find what it learns from the weight; ignored without one, and if that is known."""
         if self.weighted is not None:

@@ -49,6 +49,11 @@ class SharedInput:
             return False
         return not any(map(has_forward_hooks, self._producers))
 
+    def replace_producer(self, old: nn.Module, new: nn.Module) -> None:
+        """Notes that ``new`` stands in place of ``old`` in the model."""
+        if self._producers is not None:
+            self._producers = tuple(new if one is old else one for one in self._producers)
+
     @property
     def has_several_tensors(self) -> bool:
         """Whether one forward of the model brings several tensors, which are one batch together."""

@@ -16,6 +16,7 @@ from ..backends.dynamic.placer import without_layers
 from ..backends.dynamic.session.record_file import RecordFile
 from ..backends.dynamic.session.retrain_session import RetrainSession
 from ..backends.dynamic.session.session_forward import attach_session, find_session, takes_other_floats
+from ..backends.standing_modules import follow_modules, with_noted_classes
 from ..config.dynamic.expand_dynamic import expand_retrain
 from ..config.dynamic.retrain_config import RetrainConfig, read_retrain_config, to_quant_config, write_retrain_config
 from ..config.dynamic.simple_cfg import SimpleRetrainConfig
@@ -91,9 +92,15 @@ def save(
 ) -> tuple[Path, ...]:
     """Writes the deploy pair and the fake_quant model of the trained ``model``; returns the paths."""
     quantized, session = find_session("save_quant_retrain_model", model, RetrainSession, _MADE_BY)
+    follow_modules(quantized, session.container)
     record = read_record(record_path)
     is_cast, inputs = takes_other_floats(quantized), _on_device_of(quantized, inputs)
-    with original_forwards(quantized), without_layers(quantized), torch.no_grad():
+    with (
+        original_forwards(quantized),
+        with_noted_classes(quantized, session.container),
+        without_layers(quantized),
+        torch.no_grad(),
+    ):
         backend = DynamicBackend(quantized, inputs, export_setting=setting, takes_other_floats=is_cast)
     graph = backend.graph()
     _, plan = _planned(config_path, graph)

@@ -78,6 +78,7 @@ def save(
     """Writes the files of a calibrated model and returns their paths; see ``save_quant_model_fx``."""
     from .onnx_files import write_onnx_files  # here, because onnx costs every import a second and 40 MB
 
+    quantized.follow_modules()
     require_calibration(quantized)
     refine_if_asked(quantized)
     log_calibrated_advice(quantized)

@@ -16,6 +16,7 @@ from ...plan.quant_plan import LayerPlan, QuantPlan
 from ...quantizers.snq import SnqWeightFakeQuantize
 from ..layer_container import LAYERS, LayerContainer, add_layer
 from ..layer_factory import LayerFactory
+from ..standing_modules import note_standing
 from .forwards import (
     FORWARD,
     FoldedForward,
@@ -67,6 +68,10 @@ def place_layers(
     for path in sorted({path for paths in owners.values() for path in paths}):
         _note_results(path, candidates[path].module)
     model.add_module(LAYERS, container)
+    names = [
+        (name, one.name) for one in plan.layers.values() for name in (one.name, one.batch_norm) if name is not None
+    ]
+    note_standing(model, container, {candidates[name].path: layer for name, layer in names})
     return container
 
 

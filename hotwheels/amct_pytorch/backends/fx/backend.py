@@ -19,6 +19,7 @@ from ...plan.sibling_advice import sibling_advice
 from ..float_model import copied, in_float32, needs_float32, unwrapped
 from ..layer_container import LAYERS, LayerContainer, add_layer
 from ..layer_factory import LayerFactory
+from ..standing_modules import note_standing
 from .quant_graph_module import Origin, QuantGraphModule, adopt_state
 from .read.called import callable_of
 from .read.folding import find_folds, weighted_op
@@ -130,12 +131,18 @@ class _Placer:
         self._factory = LayerFactory(plan, share_inputs(traced, plan, registry))
 
     def place_all(self) -> None:
-        layers = LayerContainer(self._traced.training)
+        layers, paths = LayerContainer(self._traced.training), self._paths()
         self._traced.add_module(LAYERS, layers)
         for plan in self._plan.layers.values():
             layer = self._make_layer(plan)
             add_layer(layers, plan.name, layer.train(self._traced.training))
             self._replace(plan)
+        note_standing(self._traced, layers, paths)
+
+    def _paths(self) -> dict[str, str]:
+        """The paths of the modules that layers compute with, and the layers."""
+        nodes = [(self._nodes[name], plan.name) for plan in self._plan.layers.values() for name in _nodes_of(plan)]
+        return {str(node.target): layer for node, layer in nodes if node.op == "call_module"}
 
     def _make_layer(self, plan: LayerPlan) -> QuantizedLayer:
         node = self._nodes[plan.name]
@@ -154,3 +161,8 @@ class _Placer:
             member = self._nodes[name]
             member.replace_all_uses_with(self._folds.data[member])
             self._traced.graph.erase_node(member)
+
+
+def _nodes_of(plan: LayerPlan) -> tuple[str, ...]:
+    """The nodes whose work the layer does."""
+    return (plan.name, *plan.folded.front, *plan.folded.behind)

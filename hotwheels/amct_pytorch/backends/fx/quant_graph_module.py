@@ -25,6 +25,7 @@ from ..calibration_forward import any_forward, calibration_forward
 from ..float_model import in_float32
 from ..layer_container import LAYERS, LayerContainer, follow_flag, layers_by_name
 from ..real_quant.real_gradient import with_gradient_of
+from ..standing_modules import follow_modules
 from .interpreters import RealQuantInterpreter, RecordingInterpreter, Watcher
 from .portable_graph import dump_graph, load_graph
 
@@ -141,6 +142,10 @@ class QuantGraphModule(fx.GraphModule):
         follow_flag(self, _layers_of(self))
         return self
 
+    def follow_modules(self) -> None:
+        """Lets the layers compute with the modules that stand in the model now; see `standing_modules`."""
+        follow_modules(self, _layers_of(self))
+
     def watch_next_forward(self, watcher: Watcher) -> None:
         """Calls ``watcher`` with the result of every node of the next forward, once."""
         self.__dict__["_watcher"] = watcher
@@ -151,6 +156,7 @@ class QuantGraphModule(fx.GraphModule):
             args, kwargs = in_float32(args), in_float32(kwargs)
         mode = self.mode
         observes = mode.observes and not is_recomputing()
+        self.follow_modules()
         follow_flag(self, _layers_of(self))
         with calibration_forward(self, _layers_of(self)) if observes else contextlib.nullcontext(), any_forward():
             if mode is Mode.REAL_QUANT:

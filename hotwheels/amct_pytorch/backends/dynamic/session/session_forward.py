@@ -15,6 +15,7 @@ from ....quantizers.rollback import all_or_nothing
 from ...calibration_forward import any_forward, calibration_forward
 from ...float_model import in_float32
 from ...layer_container import LayerContainer, follow_flag
+from ...standing_modules import follow_modules
 from ..forwards import FORWARD, OriginalForward, Replacement, replace_forward
 from .mode_switch import ModeSwitch
 
@@ -71,6 +72,7 @@ class SessionForward(Replacement):
             return self.original(*args, **kwargs)
         session, model = self.session, self.original.module
         layers, parts = session.layers.values(), session.parts
+        follow_modules(model, session.container)
         follow_flag(model, session.container)
         if self.switch.mode is not None:
             with any_forward(), _one_batch(layers):
