@@ -205,8 +205,8 @@ WRONG = {
     "shift length": (one(more="shift_bit: [1, 2]"), "shift_bit has 2 values; allowed: 1, or one per scale_w (1)"),
     "params": (one(more="params: 128"), "params has 128; allowed: -128 to 127"),
     "17 params": (one(more="params: 1 " * 17), "params has 17 values; allowed: at most 16"),
-    "params alone": (one(scale_w="", offset_w="", more="params: 1"), "params stands without scale_w"),
-    "flat offset alone": (one(more="offset_d: 1"), "offset_d stands without scale_d"),
+    "params alone": (one(scale_w="", offset_w="", more="params: 1"), "params is given without scale_w"),
+    "flat offset alone": (one(more="offset_d: 1"), "offset_d is given without scale_d"),
     "same index twice": (one(more="record_d { scale_d: 1 offset_d: 0 index: 0 }"), "the same index more than once"),
     "required field": (
         one(record_d="record_d { scale_d: 1 index: 0 }"),

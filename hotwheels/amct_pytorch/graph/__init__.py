@@ -1,4 +1,4 @@
-"""The neutral, read-only view of a model which config and plan work on."""
+"""The read-only view of a model, the same for both back-ends, that config and plan work on."""
 
 from .op_graph import Edge, FoldedNodes, Form, OpGraph, OpNode, Skip
 

@@ -23,7 +23,7 @@ class Form(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Skip:
-    """Something that was not done, and why."""
+    """The name of a node or layer that was skipped, and the reason."""
 
     name: str
     reason: str
@@ -31,11 +31,11 @@ class Skip:
 
 @dataclasses.dataclass(frozen=True)
 class FoldedNodes:
-    """The nodes that a layer with a weight takes up, in the order of the data (spec 6.7).
+    """The nodes that are folded into a layer with a weight, in the order of the data (spec 6.7).
 
     Attributes:
-      front: Names of those in front of it.
-      behind: Names of those behind it.
+      front: Names of the nodes in front of the layer.
+      behind: Names of the nodes behind the layer.
     """
 
     front: tuple[str, ...] = ()
@@ -47,11 +47,11 @@ class Edge:
     """One quantizable tensor input of an operation.
 
     Attributes:
-      producer: Name of the node whose result it reads.
+      producer: Name of the node whose result the edge reads.
       argument: Keyword name of the argument; for list arguments all elements have the list's name.
       position: Position of the argument in the call.
       element: Index inside a list argument, None otherwise.
-      is_constant: Whether what it reads is computed from parameters and buffers alone.
+      is_constant: Whether the tensor is computed from parameters and buffers alone.
     """
 
     producer: str
@@ -67,34 +67,34 @@ class OpNode:
 
     Attributes:
       name: Layer name: the FX node name, or the module path on the dynamic path.
-      form: How it is spelled.
+      form: How the model spells the operation.
       type: The type string of spec 8.3: ``torch.nn.Conv2d``, ``torch.add``, ``operator.add``, ``matmul`` (a method).
-      op: What the registry knows of it; None if it is not a known operation.
-      inputs: Names of all nodes it reads, in call order, tensors or not, without duplicates.
-      edges: Its quantizable tensor inputs, in call order; empty if it cannot be quantized.
-      unquantizable: Why it is not quantizable, of operations and of modules which nothing is known of; None if it is.
-      module_path: Path of the module it calls, None for functions and methods.
-      weight_name: Name of its weight, the same for all layers that compute with one weight; empty without a weight, and
-        on the dynamic path.
+      op: The operation's description in the registry; None if the operation is not known.
+      inputs: Names of all nodes that the node reads, in call order, tensors or not, without duplicates.
+      edges: The quantizable tensor inputs, in call order; empty if the node cannot be quantized.
+      unquantizable: Why an operation or an unknown module cannot be quantized; None if it can, and for other nodes.
+      module_path: Path of the called module, None for functions and methods.
+      weight_name: Name of the weight, the same for all layers with the same weight; empty without a weight, and on the
+        dynamic path.
       has_bias: Whether the called module has a bias.
-      onnx_type: Type of the ONNX node it becomes, e.g. ``Conv``; on the FX path the usual one of its operation, empty
-        where that is not always one node.
-      is_cube: Whether the chip's matrix unit computes that node, so that it must be quantized (rule 4 of spec 13.1).
-      is_no_command: Whether the chip executes nothing for that node, so that it takes the grid of what reads it.
-      use_of: Name of the layer of which it is a further use: on the dynamic path a module that is called several times
-        is one layer. Empty for the node that has the layer's name.
-      is_default_enabled: Whether a generated configuration switches it on, if it does so with the operation at all. A
-        product with a buffer must be named to be quantized.
-      has_weight_operand: Whether its weight is the second operand of a product, which documents may give an entry of
-        its own beside that of the first.
-      is_dead: True if no output of the model depends on the operation; it is then left out of the files.
+      onnx_type: Type of the exported ONNX node, e.g. ``Conv``; on the FX path the usual type of the operation, empty if
+        the operation may be exported as several nodes.
+      is_cube: Whether the chip's matrix unit computes the ONNX node, which must then be quantized (spec 13.1, rule 4).
+      is_no_command: Whether the chip executes nothing for the ONNX node, so that it takes the grid of its consumer.
+      use_of: Layer name for each further use of a layer: on the dynamic path a module that is called several times is
+        one layer. Empty for the first use, whose ``name`` is the layer name.
+      is_default_enabled: False if generated configurations do not enable the node even if they enable its operation: a
+        product with a buffer is quantized only if the user names it.
+      has_weight_operand: Whether the weight is the second operand of a product; a configuration may then have a
+        separate entry for each of the two operands.
+      is_dead: True if no output of the model depends on the operation; the exported files then leave it out.
       is_fold_target: For a BatchNorm: whether it can be folded into the convolution ``inputs[0]`` (spec 6.7).
-      folded: On the FX path: what a layer with a weight takes up.
-      part_of: On the FX path: name of the layer that it belongs to, as an activation or a folded operation; None for
-        all other nodes.
-      unfolded_reason: Why a BatchNorm is not folded; None if it is, and for all other nodes.
-      onnx_name: Name which torch's exporter gives that node, e.g. ``/conv1/Conv``; empty on the FX path.
-      is_pick: Whether it only picks one of several results of ``inputs[0]``; the FX path does not say so.
+      folded: On the FX path: the nodes folded into a layer with a weight.
+      part_of: On the FX path: name of the layer to which an activation or a folded operation belongs; None for all
+        other nodes.
+      unfolded_reason: Why a BatchNorm is not folded; None if it is folded, and for all other nodes.
+      onnx_name: Name that torch's exporter gives the ONNX node, e.g. ``/conv1/Conv``; empty on the FX path.
+      is_pick: Whether the node only picks one of several results of ``inputs[0]``; always False on the FX path.
     """
 
     name: str
@@ -123,12 +123,12 @@ class OpNode:
 
     @property
     def layer(self) -> str:
-        """The name under which configuration and record know it."""
+        """The layer name in configuration and record."""
         return self.use_of or self.name
 
     @property
     def is_quantizable(self) -> bool:
-        """Whether the configuration may have an entry for its layer."""
+        """Whether the node can be quantized, so that the configuration may have an entry for its layer."""
         return self.op is not None and self.unquantizable is None and bool(self.edges)
 
 
@@ -168,10 +168,10 @@ class OpGraph:
 
     @cached_property
     def layers(self) -> Mapping[str, OpNode]:
-        """What a configuration has entries for, in order: each layer with its first use."""
+        """The layers that a configuration has entries for, in order: each layer name with its first use."""
         return {layer: nodes[0] for layer, nodes in self.uses.items()}
 
     @cached_property
     def skips(self) -> tuple[Skip, ...]:
-        """What is not quantizable, with the reason."""
+        """The nodes that cannot be quantized, with the reason."""
         return tuple(Skip(node.name, node.unquantizable) for node in self if node.unquantizable)

@@ -1,4 +1,4 @@
-"""Modules with hardware-friendly operators: ``amct.nn.GELU`` and its like (spec 12)."""
+"""Modules for operators that the chip executes as one, such as ``amct.nn.GELU`` (spec 12)."""
 
 from . import modules
 from .modules import (

@@ -15,15 +15,15 @@ from .computed_tensor import ComputedTensor, Tree
 
 
 class BatchNormCall(nn.BatchNorm2d):
-    """A call of ``F.batch_norm``; everything that is done with a BatchNorm is done with it.
+    """A call of ``F.batch_norm`` as a BatchNorm module, so that it is folded and updated like other BatchNorms.
 
-    Statistics, weight and bias are those of the model, looked up each time they are read: this module has no state of
-    its own. It follows its training flag, as the function does which gets ``self.training``.
+    The module has no state of its own: statistics, weight and bias are looked up in the model each time they are read.
+    Its training flag takes the place of the function's ``training`` argument.
 
     Attributes:
-      sources: Computes ``running_mean`` and ``running_var``, and ``weight`` and ``bias`` where they are given.
-      counter: Path of the number of batches that is counted in training; None if nobody counts.
-      is_frozen: Whether it works on the running statistics in training, too.
+      sources: Compute ``running_mean`` and ``running_var``, and ``weight`` and ``bias`` if the call has them.
+      counter: Path of the buffer that counts the batches of training; None if there is none.
+      is_frozen: Whether the call uses the running statistics in training too.
     """
 
     amct_leaf = True
@@ -36,7 +36,7 @@ class BatchNormCall(nn.BatchNorm2d):
         counter: str | None = None,
         is_frozen: bool = False,
     ) -> None:
-        nn.Module.__init__(self)  # that of BatchNorm2d would make parameters
+        nn.Module.__init__(self)  # BatchNorm2d.__init__ would make parameters
         self.sources = sources
         self.counter = counter
         self.is_frozen = is_frozen
@@ -46,7 +46,7 @@ class BatchNormCall(nn.BatchNorm2d):
 
     @property
     def tree(self) -> Tree:
-        """Where the statistics are looked up."""
+        """The model in which the statistics are looked up."""
         return self.sources["running_mean"].tree
 
     @property
@@ -61,12 +61,12 @@ class BatchNormCall(nn.BatchNorm2d):
 
     @property
     def weight(self) -> Tensor | None:  # type: ignore[override]
-        """[C], differentiable, None for ones."""
+        """[C], differentiable; None means ones."""
         return self.sources["weight"]() if "weight" in self.sources else None
 
     @property
     def bias(self) -> Tensor | None:  # type: ignore[override]
-        """[C], differentiable, None for zeros."""
+        """[C], differentiable; None means zeros."""
         return self.sources["bias"]() if "bias" in self.sources else None
 
     def train(self, mode: bool = True) -> BatchNormCall:
@@ -82,7 +82,7 @@ class BatchNormCall(nn.BatchNorm2d):
         return F.batch_norm(input, mean, var, self.weight, self.bias, self.training, self.momentum or 0.0, self.eps)
 
     def in_double(self, input: Tensor) -> Tensor:
-        """Calls the function in float64, with the float32 values of statistics, weight and bias, and changes none."""
+        """Calls the function in float64 on the float32 values of statistics, weight and bias; changes no statistics."""
         mean, var, weight, bias = (
             None if one is None else one.double()
             for one in (self.running_mean, self.running_var, self.weight, self.bias)
@@ -92,7 +92,7 @@ class BatchNormCall(nn.BatchNorm2d):
 
     @contextlib.contextmanager
     def keeping(self, is_kept: Tensor) -> Iterator[None]:
-        """Inside it the running statistics of the channels ``is_kept``, bool [C], do not change."""
+        """Returns a context in which the running statistics of the channels ``is_kept``, bool [C], do not change."""
         statistics = (self.running_mean, self.running_var)
         copies = (statistics[0].clone(), statistics[1].clone())
         self._kept = copies
@@ -111,10 +111,10 @@ class BatchNormCall(nn.BatchNorm2d):
         return made.eval()
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        """Saves nothing: the model does."""
+        """Saves nothing, since the model saves the tensors under its own names."""
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Loads nothing: the model does."""
+        """Loads nothing, since the model loads the tensors under its own names."""
 
 
 class _PlainBatchNorm(BatchNorm):

@@ -1,4 +1,4 @@
-"""LayerCall: how the wrapped operation is called, and where in the call its quantized inputs stand."""
+"""LayerCall: the wrapped operation as a callable, with the positions of its quantized inputs in the arguments."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 @dataclasses.dataclass(frozen=True)
 class LayerCall:
-    """One operation as a callable, with the places of its quantizable tensors.
+    """One operation as a callable, with the positions of its quantizable tensors.
 
     Attributes:
       function: Called as ``function(*args, **kwargs)``; for a Tensor method the tensor is ``args[0]``.

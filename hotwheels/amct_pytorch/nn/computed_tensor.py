@@ -19,7 +19,7 @@ class Tree:
     ``load_state_dict(assign=True)``, and inside ``torch.func.functional_call``.
 
     Attributes:
-      root: The model. It is not pickled: the owner of the model sets it after unpickling.
+      root: The model. It is not pickled: the owner of the model sets ``root`` after unpickling.
     """
 
     def __init__(self, root: nn.Module) -> None:
@@ -33,7 +33,7 @@ class Tree:
         return found
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tree:
-        """Returns the tree of the copied model; this tree where the model itself is not being copied."""
+        """Returns the tree of the copied model; this tree if the model itself is not being copied."""
         root = memo.get(id(self.root))
         if root is None:
             return self
@@ -57,7 +57,7 @@ class Step:
 
     Attributes:
       target: The function to call, or the path of a parameter, buffer or module in the tree.
-      is_call: Whether something is called: a function, or the module at that path.
+      is_call: Whether the target is called (a function, or the module at that path) or only looked up.
       args: Positional arguments, with a `Ref` for each result of an earlier step.
       kwargs: Keyword arguments, likewise.
     """
@@ -73,8 +73,8 @@ class ComputedTensor:
     """A tensor as the steps that compute it; the result is differentiable with respect to the parameters.
 
     Attributes:
-      name: Name of the graph node whose result it is.
-      tree: Where the steps look up parameters, buffers and modules.
+      name: Name of the graph node whose result the tensor is.
+      tree: The model in which the steps look up parameters, buffers and modules.
       steps: In order; the last one gives the result.
     """
 
@@ -92,12 +92,12 @@ class ComputedTensor:
 
     @torch.no_grad()
     def rank(self) -> int:
-        """Returns the number of its dimensions."""
+        """Returns the number of dimensions of the tensor."""
         return int(self().dim())
 
     @torch.no_grad()
     def is_spread(self, rule: Callable[[tuple[int, ...], int], bool], channels: int) -> bool:
-        """Whether it is a floating tensor whose shape passes ``rule(shape, channels)``."""
+        """Whether the tensor is a floating tensor whose shape passes ``rule(shape, channels)``."""
         value = self()
         return isinstance(value, Tensor) and value.is_floating_point() and rule(tuple(value.shape), channels)
 
@@ -115,6 +115,6 @@ class ComputedTensor:
 
 
 def _resolved(leaf: Any, results: list[Any]) -> Any:
-    if isinstance(leaf, slice):  # of an index; pytree takes it for a leaf
+    if isinstance(leaf, slice):  # part of an index; pytree does not look into slices
         return slice(*(_resolved(one, results) for one in (leaf.start, leaf.stop, leaf.step)))
     return results[leaf.index] if isinstance(leaf, Ref) else leaf

@@ -1,4 +1,4 @@
-"""What modules of convolution do with a weight that is given: torch has it in private methods only."""
+"""Calls of convolution modules with a given weight, which torch offers only as private methods."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _DIMENSIONS_1D = 3  # of the weight
 
 
 def convolve(module: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Returns what the Conv1d or Conv2d ``module`` makes of ``x`` with this ``weight`` and ``bias``.
+    """Returns the result of the Conv1d or Conv2d ``module`` on ``x``, with this ``weight`` and ``bias``.
 
-    ``padding="same"`` is given in numbers if both sides have the same: ONNX's auto_pad does not go with dilation.
-    Zeros in front of the layer, ``module.margins``, are added first where the module has them (`padding`).
+    ``padding="same"`` is replaced by numbers if both sides are padded alike, since ONNX's auto_pad excludes dilation.
+    If the module has ``margins``, zeros in front of the layer, these are added first (`padding`).
     """
     function = F.conv1d if weight.dim() == _DIMENSIONS_1D else F.conv2d
     margins = _margins(module)
@@ -35,14 +35,14 @@ def convolve(module: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Ten
 def convolve_transposed(
     module: Any, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: list[int] | None
 ) -> Tensor:
-    """Returns what the ConvTranspose1d or ConvTranspose2d ``module`` makes of ``x``, of `output_padding`'s size."""
+    """Returns the result of the ConvTranspose1d or 2d ``module`` on ``x``, of ``output_size`` if that is given."""
     function = F.conv_transpose1d if weight.dim() == _DIMENSIONS_1D else F.conv_transpose2d
     padding = output_padding(module, x, output_size)
     return function(x, weight, bias, module.stride, module.padding, padding, module.groups, module.dilation)
 
 
 def output_padding(module: Any, x: Tensor, output_size: list[int] | None) -> list[int]:
-    """Returns the ``output_padding`` with which a transposed convolution makes an image of ``output_size``.
+    """Returns the ``output_padding`` for which a transposed convolution returns an image of ``output_size``.
 
     Raises:
       ValueError: No output_padding makes such an image.

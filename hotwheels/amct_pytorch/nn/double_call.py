@@ -1,4 +1,4 @@
-"""Calls an operation in float64, as real_quant does with everything that is not a CUBE operation (spec 10.4)."""
+"""Calls an operation in float64, as real_quant does for every operation that is not a CUBE operation (spec 10.4)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class RunsInDouble(Protocol):
 
 
 def cast_floats(tree: Any, dtype: torch.dtype) -> Any:
-    """Returns ``tree`` with every floating tensor in it as a plain tensor of ``dtype``; the rest as it is."""
+    """Returns ``tree`` with every floating tensor converted to a plain tensor of ``dtype``; other leaves unchanged."""
     return pytree.tree_map(lambda leaf: _cast(leaf, dtype), tree)
 
 
@@ -36,9 +36,9 @@ def call_in_double(
 ) -> Any:
     """Returns ``function(*args, **kwargs)`` with all floating tensors, and a module's own state, in float64.
 
-    Python floats - scalar operands, a module's slopes and epsilons - have the float32 value which the exported file
-    holds. Those of a movement ``op`` stay: they are factors of a size, which torch computes in float64 itself. A
-    function with a method ``in_double`` knows how to do all that.
+    Python floats (scalar operands, a module's slopes and epsilons) are rounded to float32, the value in the exported
+    file. Only the floats of a movement ``op`` are not: they are factors of a size, which torch itself computes in
+    float64. If the function has a method ``in_double``, that method is called instead.
     """
     if isinstance(function, RunsInDouble):
         return function.in_double(*args, **kwargs)
@@ -51,7 +51,7 @@ def call_in_double(
     function = as_exported(function)
     if not isinstance(function, nn.Module):
         return function(*args, **kwargs)
-    # Copies: a BatchNorm that trains counts its batches in place, and the forward for the gradients counts them again.
+    # Copies, since a training BatchNorm counts its batches in place, and the forward for the gradients counts them too.
     buffers = {name: buffer.clone() for name, buffer in function.named_buffers()}
     state = {**dict(function.named_parameters()), **buffers}
     module = _with_single_attributes(function) if is_rounded else function
@@ -61,7 +61,7 @@ def call_in_double(
 def defer(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], op: OpDesc | None = None
 ) -> Deferred | None:
-    """Returns `call_in_double` deferred, for a function of each element of a deferred ``args[0]``; None for others."""
+    """Returns the deferred result of `call_in_double` for a fused activation on a deferred ``args[0]``; else None."""
     if op is None or op.role is not Role.FUSED_ACTIVATION or not args or not isinstance(args[0], Deferred):
         return None
     x, *rest = args
@@ -90,7 +90,7 @@ def _with_wide_numbers(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[t
 
 
 def _with_single_attributes(module: nn.Module) -> nn.Module:
-    """A shallow copy of ``module``, which shares its parameters."""
+    """Returns a shallow copy of ``module``, which shares its parameters, with float attributes rounded to float32."""
     changed = {name: _single(value) for name, value in vars(module).items() if isinstance(value, float)}
     if not changed:
         return module

@@ -1,4 +1,4 @@
-"""Functions which torch computes differently from the ONNX nodes they are exported as: real_quant follows the file."""
+"""Functions whose exported ONNX nodes compute other values than torch: real_quant computes those of the file."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def _single(value: float) -> float:
 
 
 SOFTPLUS_THRESHOLD = 15.0  # above it softplus(x) - x is less than half a bit of a float32 x
-# Of the Gaussian error linear unit and its approximation (Hendrycks & Gimpel, 2016).
+# Constants of the Gaussian error linear unit and its approximation (Hendrycks & Gimpel, 2016).
 _ROOT_2, _ROOT_2_BY_PI, _KAPPA = _single(math.sqrt(2.0)), _single(math.sqrt(2.0 / math.pi)), _single(0.044715)
 
 
 def as_exported(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns what computes the values of the exported nodes; ``function`` itself where that is the same."""
+    """Returns a function with the values of the exported nodes; ``function`` itself if torch's values are the same."""
     if isinstance(function, nn.Module):
         return _module_form(function)
     return _FUNCTIONS.get(function, function)
@@ -42,7 +42,7 @@ def _module_form(module: nn.Module) -> Callable[..., Any]:
 
 
 def _gelu(input: Tensor, approximate: str = "none") -> Tensor:
-    """The constants are float32 in the file, whether the exporter spells the function out or not."""
+    """GELU with float32 constants, as the file holds them, whether it is exported as one node or as several."""
     if approximate == "tanh":
         inner = _ROOT_2_BY_PI * (input + _KAPPA * (input * input * input))
         return 0.5 * (input * (1.0 + torch.tanh(inner)))
@@ -52,18 +52,18 @@ def _gelu(input: Tensor, approximate: str = "none") -> Tensor:
 def _rms_norm(
     input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
 ) -> Tensor:
-    """Without ``eps`` the file has that of float32, which is what the float model computes with."""
+    """RMSNorm; the default of ``eps`` is float32's epsilon, as in the file and in the float model, not float64's."""
     eps = torch.finfo(torch.float32).eps if eps is None else eps
     return F.rms_norm(input, tuple(normalized_shape), None if weight is None else weight.to(input.dtype), eps)
 
 
 def _log_sigmoid(input: Tensor) -> Tensor:
-    """Neg, Softplus and Neg: three nodes."""
+    """LogSigmoid, exported as the three nodes Neg, Softplus and Neg."""
     return -torch.logaddexp(-input, _zero(input))
 
 
 def _softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tensor:
-    """ONNX's Softplus has no ``threshold`` above which it returns its input; a low one is written as a Where."""
+    """Softplus; ONNX's Softplus has no ``threshold`` above which it returns its input, so a low one becomes a Where."""
     result = torch.logaddexp(input * beta, _zero(input)) / beta
     return result if threshold >= SOFTPLUS_THRESHOLD else torch.where(input * beta > threshold, input, result)
 

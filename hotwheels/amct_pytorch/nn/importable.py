@@ -1,4 +1,4 @@
-"""Functions that pickle takes for local ones, such as ``F.max_pool2d``, saved by the name their module has for them."""
+"""Pickles functions by name that pickle wrongly takes for local functions, such as ``F.max_pool2d``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def look_up(home: str, name: str) -> Any:
-    """Returns an attribute of a Python module; None if there is none."""
+    """Returns the attribute ``name`` of the Python module ``home``; None if either does not exist."""
     try:
         return getattr(importlib.import_module(home), name, None)
     except ImportError:
@@ -16,18 +16,18 @@ def look_up(home: str, name: str) -> Any:
 
 
 def by_name(value: Any) -> Any:
-    """Returns what is to be pickled in place of ``value``, which comes back when that is read; mostly ``value``."""
+    """Returns the object to pickle in place of ``value``; ``value`` itself unless it `is_misnamed`."""
     return _Named(value) if is_misnamed(value) else value
 
 
 def is_misnamed(value: Any) -> bool:
-    """Whether ``value`` is a function whose ``__qualname__`` is that of one inside another, but which has a name."""
+    """Whether ``value`` has the ``__qualname__`` of a local function, but is found in its module by its name."""
     is_local = isinstance(value, types.FunctionType) and "<locals>" in value.__qualname__
     return is_local and look_up(value.__module__, value.__name__) is value
 
 
 class _Named:
-    """Stands for a function in a pickle."""
+    """Takes the place of a function in a pickle; unpickling returns the function."""
 
     def __init__(self, function: types.FunctionType) -> None:
         self._function = function

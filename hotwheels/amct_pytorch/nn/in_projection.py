@@ -8,17 +8,17 @@ from torch import Tensor, nn
 
 
 class InProjection(nn.Linear):
-    """The Linear of some rows of a parameter which the attention module owns.
+    """A Linear on some rows of a parameter that the attention module owns.
 
-    ``weight`` and ``bias`` are cut out of the owner's parameters each time they are asked for, so that gradients,
-    optimizers and moves to another device reach the one parameter there is. They are the owner's in the state_dict
-    too, under the names the float model gives them: this module saves and loads nothing.
+    ``weight`` and ``bias`` are slices of the owner's parameters, made anew each time they are read, so that gradients,
+    optimizers and moves to another device reach the owner's parameter. This module saves and loads nothing: the
+    state_dict holds the owner's parameters under the names of the float model.
 
     Args:
       weight: The owner's parameter [rows, in_features].
       bias: The owner's parameter, of the projections of query, key and value in this order; None without bias.
-      rows: The rows of ``weight`` that are this projection's.
-      bias_rows: The elements of ``bias`` that are.
+      rows: The rows of ``weight`` that belong to this projection.
+      bias_rows: The elements of ``bias`` that belong to this projection.
     """
 
     amct_leaf = True
@@ -46,11 +46,11 @@ class InProjection(nn.Linear):
         return None if self.packed_bias is None else self.packed_bias[self._bias_rows]
 
     def extra_repr(self) -> str:
-        """As a Linear's."""
+        """The same text as a Linear's."""
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.packed_bias is not None}"
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        """Saves nothing: the owner does."""
+        """Saves nothing, since the attention module saves its parameters."""
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Loads nothing: the owner does."""
+        """Loads nothing, since the attention module loads its parameters."""

@@ -1,4 +1,4 @@
-"""IntegerLayer: one layer in real_quant state, the integers which the chip computes (spec 10)."""
+"""IntegerLayer: one layer in real_quant state, computed on integers as the chip does (spec 10)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .unit_axis import closed, image_settings, opened
 
 
 class IntegerWatcher(Protocol):
-    """Is shown the integers of real_quant as integer-valued tensors."""
+    """Receives the integers of real_quant as integer-valued tensors."""
 
     def add_edge(self, layer: str, index: int, integers: Tensor) -> None:
         """Takes the integers of one quantized input, offset included."""
@@ -44,9 +44,9 @@ class IntegerLayer:
 
     Attributes:
       name: Layer name.
-      op: What the registry knows of the operation.
+      op: The operation's description in the registry.
       call: The operation, and the positions of its quantized inputs in the call.
-      grids: The grids of those inputs that are floating tensors, by index.
+      grids: The grids of the inputs that are floating tensors, by index of the input.
       weight: The folded weight and its grid; None without weights.
       shift_bit: int32 [scales of the weight], N of spec 4.6; None if nothing is shifted, negative if N is not known.
       constant_inputs: Which inputs are constants; the files hold their grid points in float32 (spec 11.3).
@@ -65,7 +65,7 @@ class IntegerLayer:
     watcher: IntegerWatcher | None
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Computes the layer on integers; float tensors come and go as float64 or as accumulators."""
+        """Returns the layer's result on integers; float tensors enter and leave as float64 or as accumulators."""
         if len(self.grids) < len(self.call.edges):  # inputs that are no floating tensors
             return _other(self, args, kwargs)
         if self.weight is not None:
@@ -73,7 +73,7 @@ class IntegerLayer:
         return _KERNELS.get(self.op.role, _other)(self, args, kwargs)
 
     def integers(self, index: int, x: Tensor) -> Tensor:
-        """Returns the integers of input ``index`` without the offset; CalibrationError if ``x`` has none."""
+        """Returns the integers of input ``index`` without the offset; CalibrationError if ``x`` holds NaN."""
         grid = self.grids[index]
         integers = self.shared_result(index, x, "to_integers", lambda x: requantize.to_integers(x, grid))
         may_be_nan = x.may_be_nan if isinstance(x, Deferred) else True
@@ -96,7 +96,7 @@ class IntegerLayer:
         return Accumulator.of(sums, step)
 
     def refuse_overflow(self, sums: Tensor, bound: float = math.inf) -> None:
-        """Raises CalibrationError if an accumulator leaves int32; ``bound`` is what no magnitude can exceed."""
+        """Raises CalibrationError if an accumulator is outside int32; no magnitude exceeds ``bound``."""
         worst = requantize.worst_overflow(sums, bound)
         if worst is not None:
             msg = (
@@ -107,7 +107,7 @@ class IntegerLayer:
 
 
 def integer_weight(weight: Tensor, params: QuantParams) -> Tensor:
-    """Returns the integers, in float32, of a weight [C_out, ...]; codebook values if it is non-uniform (spec 6.3)."""
+    """Returns the integers, in float32, of a weight [C_out, ...]; codebook values if non-uniform (spec 6.3)."""
     weight = weight.float()  # as the export stores the weights of a half precision model
     if params.codebook is not None:
         return assign(weight, params.scale, params.codebook).float()
@@ -195,7 +195,7 @@ def _arguments(
     signature: Callable[..., Any],
     names: tuple[str, ...],
 ) -> dict[str, Any]:
-    """The pooling arguments: attributes of a module, bound arguments of a function."""
+    """Returns the pooling arguments: the attributes of a module, or the arguments of a function call."""
     if layer.call.module is not None:
         return {name: getattr(layer.call.module, name) for name in names if hasattr(layer.call.module, name)}
     bound = inspect.signature(signature).bind(*args, **kwargs).arguments
@@ -203,14 +203,14 @@ def _arguments(
 
 
 def _other(layer: IntegerLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Everything else: float64 on the dequantized integers (spec 10.4)."""
+    """Returns the result of any other operation: float64 on the dequantized integers (spec 10.4)."""
     grids = layer.grids
     values = [layer.integers(at, x) if at in grids else x for at, x in enumerate(layer.call.inputs(args, kwargs))]
 
     def reals(part: Piece) -> list[Any]:
         return [_real(layer, at, x[part]) if at in grids else x for at, x in enumerate(values)]
 
-    def whole() -> list[Any]:  # contiguous, since the operation may look at the layout
+    def whole() -> list[Any]:  # contiguous, since the operation may depend on the layout
         return [x.contiguous() if is_quantizable(x) else x for x in reals(...)]
 
     def compute(part: Piece) -> Any:
@@ -219,7 +219,7 @@ def _other(layer: IntegerLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -
 
     if layer.op.role in _EACH_ELEMENT and _have_one_shape(values):
         made = Deferred.by(values[0], compute, (lambda part: reals(part)[0]) if layer.op.name == RELU else None)
-        made.may_be_nan = layer.op.name not in _FINITE or len(args) != len(values)  # a number may be infinite
+        made.may_be_nan = layer.op.name not in _FINITE or len(args) != len(values)  # a scalar operand may be infinite
         return made
     return compute(...)
 
@@ -229,12 +229,12 @@ def _real(layer: IntegerLayer, index: int, integers: Tensor) -> Tensor:
     return real.float() if index in layer.constant_inputs else real
 
 
-_FINITE = frozenset({RELU, "add", "sub", "mul"})  # of grid points: numbers far from the ends of float64
+_FINITE = frozenset({RELU, "add", "sub", "mul"})  # never NaN on grid points, whose float64 values cannot overflow
 _EACH_ELEMENT = frozenset({Role.ELEMENTWISE, Role.FUSED_ACTIVATION})
 
 
 def _have_one_shape(values: list[Any]) -> bool:
-    """Whether all operands are float tensors of one shape: each part of the result needs that part of them only."""
+    """Whether all operands are float tensors of one shape: a part of the result then needs that part of them only."""
     shapes = {x.shape for x in values if isinstance(x, Tensor)}
     return (
         all(isinstance(x, Tensor) and x.is_floating_point() for x in values)
@@ -247,14 +247,14 @@ _KERNELS = {Role.MATMUL: _matmul, Role.MAX_POOL: _max_pool, Role.AVG_POOL: _avg_
 
 
 def _shift_bit(layer: IntegerLayer, channel_shape: tuple[int, ...]) -> Tensor | None:
-    """N, such that it broadcasts against the output; None where nothing is shifted."""
+    """Returns N, shaped to broadcast against the output; None if nothing is shifted."""
     shift_bit = layer.shift_bit
     if shift_bit is None:
         return None
     if bool((shift_bit < 0).any()):
         msg = (
-            f"Layer '{layer.name}': its shift bit is not known yet. Run as many forwards of the quantized model as its"
-            " calibration wants; the one that completes it looks for the shift."
+            f"Layer '{layer.name}': its shift bit is not known yet. Run all forwards of calibration with the quantized"
+            " model (batch_num); the last of them finds the shift bit."
         )
         raise CalibrationError(msg)
     if not bool(shift_bit.any()):

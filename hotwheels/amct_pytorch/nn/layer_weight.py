@@ -42,7 +42,7 @@ class FrozenWeight:
 class LayerWeight:
     """Joins the operation that holds the weight, the weight's quantizer and the quantizer of the layer's input.
 
-    It is no nn.Module: all three stay registered under their own paths.
+    This class is no nn.Module, so that all three stay registered under their own paths.
 
     Attributes:
       op: The operation, with the BatchNorm folded into it.
@@ -52,7 +52,7 @@ class LayerWeight:
     """
 
     def __init__(self, layer: str, op: WeightedOp, quantizer: WeightQuantizer, data: ActivationQuantizer) -> None:
-        """``layer`` is the layer's name for warnings, ``data`` the quantizer of the input that the weight meets."""
+        """``layer`` is the layer's name for warnings, ``data`` the quantizer of the input beside the weight."""
         self.op = op
         self.quantizer = quantizer
         self.has_bare_grid = False
@@ -60,14 +60,14 @@ class LayerWeight:
         self._data = data
 
     def params(self, weight: Tensor, bias: Tensor | None) -> QuantParams:
-        """Returns the grid of the folded ``weight`` [C_out, ...], with scales the int32 bias fits (spec 4.3, 4.4)."""
+        """Returns the grid of the folded ``weight`` [C_out, ...]; its scales keep the bias in int32 (spec 4.3, 4.4)."""
         if self.has_bare_grid:
             return self.present_params()
         return self._with_room_for_bias(self.quantizer.params(weight, bias), bias)
 
     @torch.no_grad()
     def present_params(self) -> QuantParams:
-        """Returns ``params(*op.folded())``, which need not make the folded weight."""
+        """Returns ``params(*op.folded())``, without making the folded weight if the quantizer does not need it."""
         if not self.op.is_folded:
             return self.params(*self.op.folded())
         weight, factor, _ = self.op.unfolded()
@@ -80,7 +80,7 @@ class LayerWeight:
         return FrozenWeight(self.op, weight, bias, self.params(weight, bias))
 
     def observe(self) -> None:
-        """Lets the quantizer find what it learns from the weight; ignored if that is known."""
+        """Lets the quantizer observe the weight; ignored if the quantizer is calibrated."""
         if not self.quantizer.is_calibrated:
             weight = self.op.unfolded()[0] if self.has_bare_grid else self.op.folded()[0]
             self.quantizer.observe(weight.detach())
@@ -90,7 +90,7 @@ class LayerWeight:
         """Returns the parameters of the weight, of the bare weight if it ``has_bare_grid``.
 
         Raises:
-          CalibrationError: They are not known yet.
+          CalibrationError: The weight quantizer is not calibrated.
         """
         if self.has_bare_grid:
             return _record(self.quantizer.params(self.op.unfolded()[0]))
@@ -113,7 +113,7 @@ class LayerWeight:
         return self.op.apply(x, weight, self._fake_quant_bias(bias, x, params), output_size)
 
     def _weight_before_batch_norm(self) -> tuple[Tensor, QuantParams]:
-        """The weight on the grid of the folded one, divided by what the BatchNorm will multiply by (spec 6.7)."""
+        """Returns (weight, grid): rounded on the grid of the folded weight, divided by the norm's factor (spec 6.7)."""
         weight, factor, inverse = self.op.unfolded()
         with self._forward_of(weight, factor):
             with torch.no_grad():
@@ -127,7 +127,7 @@ class LayerWeight:
         return contextlib.nullcontext()
 
     def _folded_params(self, weight: Tensor, factor: Tensor, bias: Tensor | None) -> QuantParams:
-        """The grid of ``weight * factor``, with scales the int32 bias fits."""
+        """Returns the grid of ``weight * factor``; its scales keep the bias in int32."""
         if not self.has_bare_grid:
             return self._with_room_for_bias(self.quantizer.folded_params(weight, factor, bias), bias)
         params = with_smallest_scale(rescaled(self.quantizer.params(weight), factor), bias)
@@ -143,7 +143,7 @@ class LayerWeight:
         return dataclasses.replace(params, scale=scale)
 
     def _fake_quant_bias(self, bias: Tensor | None, x: Tensor, params: QuantParams) -> Tensor | None:
-        """The int32 bias as a float."""
+        """Returns the bias rounded to its int32 grid, as float; unchanged if the chip adds the bias in float."""
         if bias is None or not self._data.is_calibrated or self.op.adds_bias_in_float(x):
             return bias
         step = (self._data.params().scale * params.scale).detach()

@@ -11,7 +11,7 @@ from ..errors import ConfigError
 
 
 class Mode(enum.Enum):
-    """The states of ``enable_quantization(calibration, fake_quant, real_quant)``, and two of the dynamic path.
+    """The states of ``enable_quantization(calibration, fake_quant, real_quant)``, and two states of the dynamic path.
 
     WEIGHTS: weights are fake-quantized, data is neither observed nor quantized (BatchNorms are being updated, spec 3).
     CALIBRATION_OF_DATA: data is observed, weights are fake-quantized.
@@ -27,7 +27,7 @@ class Mode(enum.Enum):
 
     @staticmethod
     def of(calibration: bool, fake_quant: bool, real_quant: bool) -> Mode:
-        """Returns the mode of the three switches; raises ConfigError for a combination which has no meaning."""
+        """Returns the mode for the three switches; raises ConfigError for a combination that is no state."""
         try:
             return Mode((calibration, fake_quant, real_quant))
         except ValueError:
@@ -40,7 +40,7 @@ class Mode(enum.Enum):
 
     @property
     def observes(self) -> bool:
-        """Whether the quantizers watch the data."""
+        """Whether the quantizers observe the data."""
         return self in (Mode.CALIBRATION, Mode.PRE_CALIBRATION, Mode.CALIBRATION_OF_DATA)
 
 
@@ -54,7 +54,7 @@ def forced_mode() -> Mode | None:
 
 @contextlib.contextmanager
 def forcing(mode: Mode) -> Iterator[None]:
-    """Inside it all layers that this thread runs have ``mode``; other threads run the same layers in theirs."""
+    """Returns a context in which all layers have ``mode`` in this thread; other threads are not affected."""
     token = _forced.set(mode)
     try:
         yield

@@ -19,36 +19,36 @@ from .computed_tensor import ComputedTensor
 
 
 class Stage(Protocol):
-    """One member of a chain."""
+    """One normalization, factor or shift of a chain."""
 
     @property
     def is_training(self) -> bool:
-        """Whether its result depends on more than ``factor`` and ``shift`` now: statistics of the batch, dropping."""
+        """Whether the result now depends on more than factor and shift: on statistics of the batch, or on dropout."""
 
     def factor(self) -> Tensor | None:
-        """Returns what each channel is multiplied by, [C] or [1], differentiable; None for 1."""
+        """Returns the factor of each channel, [C] or [1], differentiable; None means 1."""
 
     def inverse(self) -> Tensor | None:
-        """Returns ``1 / factor``, 0 where the factor is 0; None for 1."""
+        """Returns ``1 / factor``, 0 where the factor is 0; None means 1."""
 
     def shifted(self, bias: Tensor | None) -> Tensor | None:
-        """Returns ``bias * factor + shift``, [C], for a bias [C] or None; None stays None without a shift."""
+        """Returns ``bias * factor + shift``, [C]; a bias of None counts as 0. None without bias and shift."""
 
     def run(self, x: Tensor, channel_shape: tuple[int, ...]) -> Tensor:
-        """Returns the result for ``x``; values per channel in ``channel_shape`` broadcast against ``x``."""
+        """Returns the result for ``x``; a [C] tensor reshaped to ``channel_shape`` broadcasts against ``x``."""
 
 
 class BatchNormStage:
-    """A BatchNorm, of any class that has the attributes of torch's."""
+    """A BatchNorm, of any class with the attributes of torch's BatchNorm."""
 
     def __init__(self, module: nn.Module, forward: Callable[[Tensor], Tensor] | None = None) -> None:
-        """``forward`` calls ``module`` where calling it would come back to the layer it is folded into; else None."""
+        """``forward`` calls ``module`` if ``module(x)`` would call the layer it is folded into; else None."""
         self.module: Any = module
         self._forward = forward
 
     @property
     def is_training(self) -> bool:
-        """Whether it works on the statistics of the batch now."""
+        """Whether the BatchNorm now normalizes with the statistics of the batch."""
         return bool(self.module.training)
 
     def factor(self) -> Tensor:
@@ -80,14 +80,14 @@ class BatchNormStage:
 
     @contextlib.contextmanager
     def keeping(self, is_kept: Tensor) -> Iterator[None]:
-        """Inside it the running statistics of the channels ``is_kept``, bool [C], do not change."""
+        """Returns a context in which the running statistics of the channels ``is_kept``, bool [C], do not change."""
         norm = self.module
         if isinstance(norm, BatchNormCall):
             with norm.keeping(is_kept):
                 yield
             return
         statistics = {name: norm._buffers[name] for name in ("running_mean", "running_var")}
-        # The backward wants the tensors that the BatchNorm has updated as they are then: it works on copies.
+        # The BatchNorm updates copies, because its backward needs the updated tensors unchanged.
         norm._buffers.update({name: value.clone() for name, value in statistics.items()})
         try:
             yield
@@ -117,7 +117,7 @@ class FactorStage:
         return 1 / values if self._is_quotient else values
 
     def inverse(self) -> Tensor:
-        """Returns the inverse of the factor, 0 where that is 0."""
+        """Returns ``1 / factor``, 0 where the factor is 0."""
         factor = self.factor()
         return torch.where(factor == 0, 0.0, 1 / torch.where(factor == 0, 1.0, factor))
 
@@ -139,7 +139,7 @@ class ShiftStage:
     def __init__(
         self, values: ComputedTensor, channels: int, is_subtracted: bool = False, negates: bool = False
     ) -> None:
-        """``values`` has one element, or one for each channel; it ``is_subtracted``, or the data is (``negates``)."""
+        """``values`` has one element, or one per channel. ``is_subtracted``: x - values; ``negates``: values - x."""
         self._values = values
         self._channels = channels
         self._is_subtracted = is_subtracted
@@ -154,7 +154,7 @@ class ShiftStage:
         return self.factor()
 
     def shifted(self, bias: Tensor | None) -> Tensor:
-        """Returns the bias with the constant, [C]."""
+        """Returns the bias after the addition or subtraction, [C]."""
         shift = self._values().flatten().expand(self._channels)
         shift = -shift if self._is_subtracted else shift
         if bias is None:
@@ -170,16 +170,16 @@ class ShiftStage:
 
 
 class PassStage:
-    """A call that changes nothing in evaluation: an Identity, a copy, a dropout."""
+    """A call that returns its input in evaluation: an Identity, a copy, a dropout."""
 
     def __init__(self, function: Callable[[Tensor], Tensor], forward: Callable[[Tensor], Tensor] | None = None) -> None:
-        """``function`` is called while another member of the chain, or itself, trains; see `BatchNormStage`."""
+        """``function`` is called only while this or another member of the chain trains; see `BatchNormStage`."""
         self._function = function
         self._forward = forward
 
     @property
     def is_training(self) -> bool:
-        """Whether it drops something now."""
+        """Whether the call is a dropout that is active now."""
         return bool(getattr(self._function, "training", False) and getattr(self._function, "p", 0))
 
     def factor(self) -> None:
@@ -212,11 +212,11 @@ class NormChain:
         return any(stage.is_training for stage in self.stages)
 
     def factor(self) -> Tensor | None:
-        """Returns what the chain multiplies each channel by, [C], differentiable; None for 1."""
+        """Returns the factor of the chain for each channel, [C], differentiable; None means 1."""
         return self._product([stage.factor() for stage in self.stages])
 
     def inverse(self) -> Tensor | None:
-        """Returns ``1 / factor``, 0 where the factor is 0; None for 1."""
+        """Returns ``1 / factor``, 0 where the factor is 0; None means 1."""
         return self._product([stage.inverse() for stage in self.stages])
 
     def shifted(self, bias: Tensor | None) -> Tensor | None:
@@ -226,14 +226,14 @@ class NormChain:
         return bias
 
     def run(self, x: Tensor) -> Tensor:
-        """Returns the result for ``x``, on the statistics of the batch where a member trains."""
+        """Returns the result for ``x``; a BatchNorm in training normalizes with the statistics of the batch."""
         for stage in self.stages:
             x = stage.run(x, self._channel_shape)
         return x
 
     @contextlib.contextmanager
     def keeping(self, is_kept: Tensor) -> Iterator[None]:
-        """Inside it the running statistics of the channels ``is_kept``, bool [C], do not change."""
+        """Returns a context in which the running statistics of the channels ``is_kept``, bool [C], do not change."""
         with contextlib.ExitStack() as stack:
             for stage in self.stages:
                 if isinstance(stage, BatchNormStage):
@@ -249,5 +249,5 @@ class NormChain:
 
 
 def times_outputs(weight: Tensor, factor: Tensor | None) -> Tensor:
-    """Returns ``weight`` [C_out, ...] times ``factor`` [C_out], or itself without a factor."""
+    """Returns ``weight`` [C_out, ...] times ``factor`` [C_out]; ``weight`` itself if ``factor`` is None."""
     return weight if factor is None else weight * per_channel(factor, weight)

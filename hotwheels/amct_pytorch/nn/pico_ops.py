@@ -83,7 +83,7 @@ def _warp(x: Tensor, grid: Tensor, roi: Sequence[int] | None = None) -> Tensor:
     left, top, right, bottom = roi
     height, width = x.shape[-2:]
     if right > width or bottom > height:
-        # Slicing would clamp without a word, and the grid would then mean other pixels than the user's.
+        # Slicing would clamp the region silently, and the grid would then address other pixels.
         msg = f"Warp: roi (x0, y0, x1, y1) = {tuple(roi)} reaches beyond the input's width {width} or height {height}."
         raise ValueError(msg)
     return _global_warp(x[:, :, top:bottom, left:right], grid)
@@ -115,7 +115,7 @@ def _register_kernels() -> torch.library.Library:
 
 
 def _known_to_exporter(kernel: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Wraps a kernel: its first call registers the ONNX forms of the operators, as it may be recorded for an export."""
+    """Wraps a kernel: its first call registers the ONNX symbolics, since an exporter may be recording the call."""
 
     @functools.wraps(kernel)
     def run(*args: Any, **kwargs: Any) -> Tensor:
@@ -131,12 +131,12 @@ OPS = torch.ops.pico_ops
 
 # --- ONNX symbolics: how the TorchScript exporter writes each operator ---
 #
-# Tensors are torch._C.Value, which torch leaves untyped. Every output gets a type, because shape inference knows
-# nothing of custom_domain and what follows (flatten, reshape, another LayerNorm) asks for shapes.
+# Tensors are torch._C.Value, which torch leaves untyped. Every output gets a type, because shape inference does not
+# know custom_domain, and later nodes (flatten, reshape, another LayerNorm) need shapes.
 
 
 def _layer_norm_symbolic(g: Any, x: Any, weight: Any, bias: Any, axis: int, eps: float) -> Any:
-    # The converter takes three inputs, so an absent weight or bias is written as the constant that does nothing.
+    # The converter takes three inputs, so an absent weight is written as ones and an absent bias as zeros.
     weight = _constant_along(g, x, axis, 1.0) if weight.node().mustBeNone() else weight
     bias = _constant_along(g, x, axis, 0.0) if bias.node().mustBeNone() else bias
     return g.op("custom_domain::LayerNorm", x, weight, bias, dim_i=axis, epsilon_f=eps).setType(x.type())
@@ -163,7 +163,7 @@ def _global_warp_symbolic(g: Any, x: Any, grid: Any) -> Any:
 
 
 def _warp_symbolic(g: Any, x: Any, grid: Any, roi: list[int] | None) -> Any:
-    # Without roi the attribute is left out: the whole image, whatever size a dynamic axis gives it.
+    # Without roi the attribute is left out, which means the whole image, also with dynamic axes.
     attributes = {} if roi is None else {"roi_i": roi}
     return g.op("custom_domain::Warp", x, grid, **attributes).setType(_warped_type(x, grid))
 
@@ -205,7 +205,7 @@ _SYMBOLICS: dict[str, tuple[str, Callable[..., Any]]] = {
 
 @functools.cache
 def register_onnx_symbolics() -> None:
-    """Teaches ``torch.onnx.export(..., dynamo=False)`` the operators; without that exporter it does nothing."""
+    """Registers the operators with ``torch.onnx.export(..., dynamo=False)``; a torch without it is left alone."""
     if not has_symbolics():
         return
     for name, (kinds, symbolic) in _SYMBOLICS.items():

@@ -1,4 +1,4 @@
-"""QuantizedLayer: one operation with its quantizers; the only class that knows the modes."""
+"""QuantizedLayer: one operation with its quantizers; the only class whose forward depends on the mode."""
 
 from __future__ import annotations
 
@@ -30,19 +30,18 @@ NO_DATA_PARALLEL = (
 
 
 class QuantizedLayer(nn.Module):
-    """Wraps one operation - module, function or Tensor method - a quantizer per quantized input, one for its weight.
+    """One operation (module, function or Tensor method) with a quantizer per quantized input and one for its weight.
 
     Attributes:
       name: Layer name.
-      op: What the registry knows of the operation.
+      op: The operation's description in the registry.
       call: The operation, and the positions of its quantized inputs in the call.
       activation: One quantizer per quantized input; siblings hold the same object.
       weighted: The weight with its folded BatchNorm and its grid, None without weights.
       weight: The weight quantizer, None without weights.
-      use: Name of the node that the present call is: that of the layer, or of a further use (dynamic path).
-      calls: How often its module was called in the present forward of the model (dynamic path).
-      keeps_inputs: Whether the tensors between the layers are read elsewhere (a dump, a report) and must not be
-        overwritten.
+      use: Node name of the present call: the layer name, or the name of a further use (dynamic path).
+      calls: Number of calls of the layer's module in the present forward of the model (dynamic path).
+      keeps_inputs: Whether a dump or a report reads the input tensors later, so that they must not be overwritten.
       watcher: Called with the integers of real_quant; None if they are not recorded.
       constant_inputs: Which inputs are constants; the files hold their grid points in float32 (spec 11.3).
       non_float_inputs: bool [inputs], which inputs turned out not to be floating tensors (spec 4.7).
@@ -83,12 +82,12 @@ class QuantizedLayer(nn.Module):
 
     @property
     def mode(self) -> Mode:
-        """What forward does."""
+        """The mode of the forward."""
         return forced_mode() or self._mode
 
     @mode.setter
     def mode(self, mode: Mode) -> None:
-        """Sets it for every thread; see `forcing` for one forward."""
+        """Sets the mode for all threads; see `forcing` for a single forward."""
         self._mode = mode
 
     @property
@@ -98,7 +97,7 @@ class QuantizedLayer(nn.Module):
 
     @property
     def is_calibrated(self) -> bool:
-        """Whether every quantizer which has something to quantize has its parameters."""
+        """Whether the quantizers of all floating inputs and of the weight are calibrated."""
         needed = [q for q, is_other in zip(self.activation, self.non_float_inputs, strict=True) if not is_other]
         return all(q.is_calibrated for q in (*needed, *([self.weight] if self.weight is not None else [])))
 
@@ -121,11 +120,11 @@ class QuantizedLayer(nn.Module):
 
     @property
     def has_several_uses(self) -> bool:
-        """Whether one forward of the model shows a quantizer of this layer several tensors: they are one batch."""
+        """Whether a quantizer of this layer observes several tensors in a forward of the model, as one batch."""
         return any(shared.has_several_tensors for shared in self._sharing)
 
     def end_forward(self, *, is_complete: bool) -> None:
-        """Ends the batch of a layer with several uses; drops it if not ``is_complete``: an error ended the forward."""
+        """Ends the batch of a layer with several uses; drops it if an error ended the forward (not ``is_complete``)."""
         for quantizer, shared in zip(self.activation, self._sharing, strict=True):
             shared.end_forward(quantizer, is_complete=is_complete)
 
@@ -135,12 +134,12 @@ class QuantizedLayer(nn.Module):
             shared.replace_producer(old, new)
 
     def observe_weight(self) -> None:
-        """Lets the weight quantizer find what it learns from the weight; ignored without one, and if that is known."""
+        """Lets the weight quantizer observe the weight; ignored without weights, or if it is calibrated."""
         if self.weighted is not None:
             self.weighted.observe()
 
     def record(self) -> LayerRecord:
-        """Returns the layer's parameters as plain values; CalibrationError if they are not complete."""
+        """Returns the layer's parameters as plain values; CalibrationError if a quantizer is not calibrated."""
         grids = {
             index: quantizer.params()
             for index, quantizer in enumerate(self.activation)
@@ -155,22 +154,22 @@ class QuantizedLayer(nn.Module):
         return LayerRecord(activations=activations, weight=self.weight_record(), shift_bit=known)
 
     def weight_record(self) -> WeightRecord | None:
-        """Returns the weight's parameters, None without weights; CalibrationError if they are not known yet."""
+        """Returns the weight's parameters, None without weights; CalibrationError if they are not calibrated."""
         return None if self.weighted is None else self.weighted.record()
 
     def expect_shift(self, record: LayerRecord) -> None:
-        """Makes room for the shift bits, one for each scale of the weight in ``record`` (spec 4.6)."""
+        """Creates the buffer of shift bits, one for each scale of the weight in ``record`` (spec 4.6)."""
         assert record.weight is not None
         device = self.non_float_inputs.device
         self.shift_bit = torch.full((len(record.weight.scale),), NO_SHIFT_YET, dtype=torch.int32, device=device)
 
     def set_shift(self, bits: Sequence[int]) -> None:
-        """Takes the shift bits that were found; none if the layer turned out not to be quantized."""
+        """Stores the shift bits that were found; ``bits`` is empty if the layer is not quantized."""
         if bits and self.shift_bit is not None:
             self.shift_bit.copy_(torch.tensor(bits, dtype=torch.int32))
 
     def forget_shift(self) -> None:
-        """The shift bits are to be found anew: what they were found for has changed."""
+        """Marks the shift bits as unknown, since the grids for which they were found have changed."""
         if self.shift_bit is not None:
             self.shift_bit.fill_(NO_SHIFT_YET)
 
@@ -179,7 +178,7 @@ class QuantizedLayer(nn.Module):
         return f"name={self.name!r}, op={self.op.name}, mode={self.mode.name}"
 
     def _replicate_for_data_parallel(self) -> QuantizedLayer:
-        """DataParallel asks for one of these per device."""
+        """Raises UnsupportedModelError: DataParallel calls this to copy the layer to each device."""
         raise UnsupportedModelError(NO_DATA_PARALLEL)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
@@ -193,7 +192,7 @@ class QuantizedLayer(nn.Module):
         return self.call(args, kwargs)
 
     def _observe(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Shows each input to its quantizer; only floating tensors are quantized (spec 4.7)."""
+        """Lets each quantizer observe its input; only floating tensors are quantized (spec 4.7)."""
         values = self.call.inputs(args, kwargs)
         for index, (x, quantizer, shared) in enumerate(zip(values, self.activation, self._sharing, strict=True)):
             self.non_float_inputs[index] = not is_quantizable(x)
@@ -203,7 +202,10 @@ class QuantizedLayer(nn.Module):
         self.observe_weight()
 
     def _prepare_linear(self, x: Tensor, quantizer: ActivationQuantizer) -> None:
-        """A Linear of more than 2 dimensions becomes MatMul + Add, and the chip takes MatMul with offset 0 only."""
+        """Makes the grid symmetric for a Linear on more than 2 dimensions.
+
+        That Linear is exported as MatMul + Add, and the chip takes MatMul with offset 0 only.
+        """
         if self.op.role is not Role.LINEAR or x.dim() <= 2 or quantizer.is_symmetric:
             return
         quantizer.make_symmetric()
@@ -247,7 +249,7 @@ class QuantizedLayer(nn.Module):
         return self.weighted.fake_quant(x, *args[1:], **{k: v for k, v in kwargs.items() if k != "input"})
 
     def _on_integers(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> IntegerLayer:
-        """The layer as one real_quant forward with these arguments sees it."""
+        """Returns the parameters of the layer for one real_quant forward with these arguments."""
         inputs = zip(self.call.inputs(args, kwargs), self.activation, strict=True)
         return IntegerLayer(
             name=self.use,
@@ -262,7 +264,7 @@ class QuantizedLayer(nn.Module):
         )
 
     def _shared_result(self, index: int, x: Tensor, purpose: str, compute: Callable[[Tensor], Tensor]) -> Tensor:
-        """Returns ``compute(x)`` of one input, made once for all layers which share its quantizer (spec 8.6)."""
+        """Returns ``compute(x)`` of one input, computed once for all layers that share its quantizer (spec 8.6)."""
         result: Tensor = self._sharing[index].get(x, purpose, compute)
         return result
 

@@ -1,4 +1,4 @@
-"""SharedInput: lets the consumers of one tensor which share a quantizer also share its work (spec 8.6)."""
+"""SharedInput: computes a quantizer's result once for all consumers of a tensor that share it (spec 8.6)."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ OBSERVE = "observe"
 
 
 class SharedInput:
-    """Lets the first of ``uses`` consumers work for all of them, until the last one has fetched the result.
+    """Keeps the result that the first of ``uses`` consumers computes, until the last consumer has fetched it.
 
-    So a sibling's batch is observed once and quantized once, and the result lives no longer than a separate graph
-    node's would. The results belong to the thread that made them: several threads may run one model.
+    So siblings observe a batch once and quantize it once, and the result lives no longer than the result of a separate
+    graph node would. Each thread has its own results, since several threads may run one model.
     """
 
     def __init__(self, uses: int, producers: tuple[nn.Module, ...] | None = None) -> None:
-        """Makes one for ``uses`` consumers.
+        """Starts without a result.
 
         Args:
-          uses: Number of inputs in the group.
-          producers: If only the group reads the tensor and the tensor is no view: the modules that make it,
-            none for a function. None if the tensor must be left as it is.
+          uses: Number of consumers in the group.
+          producers: The modules that make the tensor, () for a function, if only the group reads the tensor and the
+            tensor is no view, so that it may be overwritten. None if it must not be overwritten.
         """
         self._uses = uses
         self._producers = producers
@@ -56,24 +56,24 @@ class SharedInput:
 
     @property
     def has_several_tensors(self) -> bool:
-        """Whether one forward of the model brings several tensors, which are one batch together."""
+        """Whether the quantizer observes several tensors in one forward of the model, as one batch."""
         return False
 
     def observe(self, x: Tensor, quantizer: ActivationQuantizer) -> None:
-        """Shows ``quantizer`` the batch ``x``, once for all consumers."""
+        """Lets ``quantizer`` observe the batch ``x``, once for all consumers."""
         self.get(x, OBSERVE, quantizer.observe)
 
     def end_forward(self, quantizer: ActivationQuantizer, *, is_complete: bool) -> None:
-        """Is called behind each forward of a model in which layers have several uses."""
+        """Does nothing here; called after each forward of a model in which layers have several uses."""
 
     def get(self, x: Tensor, purpose: str, compute: Callable[[Tensor], Any]) -> Any:
-        """Returns ``compute(x)``, made once for all consumers of this very tensor and ``purpose``."""
+        """Returns ``compute(x)``, computed once for all consumers of the same tensor object and ``purpose``."""
         if self._uses == 1:
             return compute(x)
         results = _results_of_this_thread()
         found, circumstances = results.get(self), _circumstances(purpose)
         if found is None or not found.is_of(x, circumstances):
-            value = compute(x)  # which may be ``x`` itself, of a new version
+            value = compute(x)  # the result may be ``x`` itself, changed in place, so its version is read afterwards
             found = results[self] = _Result(x, _version(x), circumstances, value, self._uses)
         found.left -= 1
         if found.left <= 0:
@@ -82,9 +82,9 @@ class SharedInput:
 
 
 class SharedInputs(SharedInput):
-    """The same for a layer that is called several times: the tensors of one forward are one batch of its quantizer.
+    """SharedInput of a layer that is called several times: the tensors of one forward are one batch of its quantizer.
 
-    ``uses`` is the largest number of consumers which one of the tensors has.
+    ``uses`` is the largest number of consumers of one of the tensors.
     """
 
     def __init__(self, uses: int, producers: tuple[nn.Module, ...] | None = None) -> None:
@@ -97,11 +97,11 @@ class SharedInputs(SharedInput):
         return True
 
     def observe(self, x: Tensor, quantizer: ActivationQuantizer) -> None:
-        """Keeps a copy of ``x``, once for all its consumers, until the forward ends: ``x`` may change until then."""
+        """Keeps a copy of ``x``, once for all its consumers, until the forward ends; ``x`` may change until then."""
         self.get(x, OBSERVE, lambda tensor: self._parts.append(tensor.detach().flatten().clone()))
 
     def end_forward(self, quantizer: ActivationQuantizer, *, is_complete: bool) -> None:
-        """Shows ``quantizer`` the tensors of this forward; drops them where an error has ended it."""
+        """Lets ``quantizer`` observe the tensors of this forward; drops them if an error has ended the forward."""
         parts, self._parts = self._parts, []
         _results_of_this_thread().pop(self, None)
         if parts and is_complete:
@@ -110,14 +110,14 @@ class SharedInputs(SharedInput):
 
 @dataclasses.dataclass
 class _Result:
-    """What was made of one tensor.
+    """The result of one computation on one tensor.
 
     Attributes:
       source: The tensor.
       version: Its version when the result was made.
       circumstances: See `_circumstances`.
       value: The result.
-      left: How many consumers have not fetched it.
+      left: Number of consumers that have not fetched the result.
     """
 
     source: Tensor
@@ -127,7 +127,7 @@ class _Result:
     left: int
 
     def is_of(self, x: Tensor, circumstances: tuple[Any, ...]) -> bool:
-        """Whether the result is that of ``x`` as it is now."""
+        """Whether the result belongs to the present values of ``x``."""
         return self.source is x and self.version == _version(x) and self.circumstances == circumstances
 
 
@@ -146,15 +146,15 @@ def _results_of_this_thread() -> weakref.WeakKeyDictionary[SharedInput, _Result]
 
 
 def forget_results() -> None:
-    """Drops what consumers of this thread have not fetched: a forward is over, perhaps by an error."""
+    """Drops results that consumers in this thread have not fetched; called after a forward, also after an error."""
     _results.by_group.clear()
 
 
 def _circumstances(purpose: str) -> tuple[Any, ...]:
-    """What a result depends on beside its tensor.
+    """Returns everything but the tensor on which a result depends: the purpose, gradients on or off, hooks.
 
-    A result with a graph is of use only where that graph is: a part of the model that is checkpointed makes its own.
-    Each checkpoint has hooks of its own for the tensors that are saved.
+    A result with an autograd graph cannot be shared between parts of the model that are checkpointed separately. Such
+    parts are told apart by their hooks on saved tensors.
     """
     if purpose == OBSERVE:
         return (purpose,)
@@ -162,5 +162,5 @@ def _circumstances(purpose: str) -> tuple[Any, ...]:
 
 
 def _version(x: Tensor) -> int | None:
-    """The number of changes in place; None for a tensor of inference mode, which counts none."""
+    """Returns the number of in-place changes of ``x``; None for inference tensors, which have no version counter."""
     return None if x.is_inference() else version_of(x)

@@ -14,13 +14,13 @@ from .padding import Margins
 
 
 class WeightedCall(nn.Module):
-    """A call of a function of torch with a weight; its subclasses are also the module class that computes the same.
+    """A call of a torch function with a weight; each subclass also derives from the module class of that function.
 
     ``weight`` and ``bias`` are computed from the parameters of the model each time they are read. The parameters stay
     where the model registers them: this module has no state of its own.
 
     Attributes:
-      weight_source: Computes the weight. Calls with one weight have the same object.
+      weight_source: Computes the weight. Calls with the same weight share this object.
       bias_source: Computes the bias, None without bias.
       margins: Zeros in front of a convolution (see `padding`); None without any.
     """
@@ -29,8 +29,8 @@ class WeightedCall(nn.Module):
     margins: Margins | None = None
 
     def __init__(self, twin: nn.Module, weight: ComputedTensor, bias: ComputedTensor | None) -> None:
-        """Takes over the settings, such as strides, of ``twin``, a module that computes the same."""
-        nn.Module.__init__(self)  # that of the twin's class would make parameters
+        """Copies the settings, such as strides, of ``twin``, a module that computes the same."""
+        nn.Module.__init__(self)  # the constructor of the twin's class would make parameters
         own = vars(self)
         own.update({name: value for name, value in vars(twin).items() if name not in own and name != "weight"})
         self.weight_source = weight
@@ -38,14 +38,14 @@ class WeightedCall(nn.Module):
 
     @classmethod
     def of(cls, module: nn.Module, weight: ComputedTensor, bias: ComputedTensor | None) -> WeightedCall:
-        """Returns a call with the settings of ``module``, which is of the module class, and another weight."""
+        """Returns a call with the settings of ``module``, an object of the module class, and this weight and bias."""
         made = cls.__new__(cls)
         WeightedCall.__init__(made, module, weight, bias)
         return made
 
     @property
     def tree(self) -> Tree:
-        """Where the parameters are looked up; all calls of one model have the same object."""
+        """The model in which the parameters are looked up; all calls of a model share this object."""
         return self.weight_source.tree
 
     @property
@@ -147,5 +147,5 @@ class LinearCall(WeightedCall, nn.Linear):  # type: ignore[misc, override]
 
 
 def _twin(bias: ComputedTensor | None) -> dict[str, Any]:
-    """Arguments of a module that is asked for its settings only."""
+    """Returns constructor arguments of a module that only provides settings, so its parameters need no memory."""
     return {"bias": bias is not None, "device": torch.device("meta")}

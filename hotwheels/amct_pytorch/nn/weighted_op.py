@@ -20,16 +20,16 @@ from .norm_chain import BatchNormStage, NormChain, Stage, times_outputs
 
 
 class WeightedOp:
-    """Computes the operation of ``module`` with any weight and bias, and folds the norms beside it into its own.
+    """Computes the operation of ``module`` with any weight and bias, and folds adjacent norms into its weight and bias.
 
-    It is no nn.Module: ``module`` and the norms stay registered under their own paths, so that the state_dict keeps
-    the names of the float model. Weights go in and out output-channels-first, [C_out, ...].
+    This class is no nn.Module: ``module`` and the norms stay registered under their own paths, so that the state_dict
+    keeps the names of the float model. All weights have the output channels first, [C_out, ...].
 
     Attributes:
       module: The convolution or Linear.
-      role: Which of these it is.
-      behind: The normalizations behind it, None without any.
-      front: The normalizations in front of it, which are folded too; None without any.
+      role: CONV, CONV_TRANSPOSE or LINEAR.
+      behind: The normalizations behind the module, None without any.
+      front: The normalizations in front of the module, which are folded too; None without any.
     """
 
     def __init__(
@@ -44,10 +44,10 @@ class WeightedOp:
 
         Args:
           module: The convolution or Linear.
-          role: Which of these it is.
-          behind: What is behind it, in the order of the data.
-          front: What is in front of it, in the order of the data.
-          forward: Calls ``module`` where calling it would come back here; else None.
+          role: CONV, CONV_TRANSPOSE or LINEAR.
+          behind: The stages behind the module, in the order of the data.
+          front: The stages in front of the module, in the order of the data.
+          forward: Calls ``module`` if ``module(x)`` would call the quantized layer instead; else None.
         """
         self.module: Any = module
         self.role = role
@@ -85,7 +85,7 @@ class WeightedOp:
 
     @property
     def trains_batch_norm(self) -> bool:
-        """Whether a normalization works on batch statistics now."""
+        """Whether a normalization now uses the statistics of the batch."""
         return any(chain is not None and chain.is_training for chain in (self.front, self.behind))
 
     def folded(self) -> tuple[Tensor, Tensor | None]:
@@ -96,7 +96,7 @@ class WeightedOp:
         return times_outputs(weight, self.behind.factor()), self.behind.shifted(bias)
 
     def is_finite(self) -> bool:
-        """Whether the folded weight and bias are: the extremes of each channel are, so all between them are."""
+        """Whether the folded weight and bias are finite; only the extremes of each channel are computed and checked."""
         weight, bias = self._behind_front()
         factor = None if self.behind is None else self.behind.factor()
         extremes = times_outputs(torch.stack(row_extremes(weight.flatten(1)), 1), factor)
@@ -104,7 +104,7 @@ class WeightedOp:
         return bool(extremes.isfinite().all()) and (bias is None or bool(bias.isfinite().all()))
 
     def forward_float(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        """The operation as the float model computes it."""
+        """Returns the result of the operation and its norms as the float model computes them."""
         if self.front is not None:
             args, kwargs = _with_input(args, kwargs, self.front.run)
         result = (self._forward or self.module)(*args, **kwargs)
@@ -131,7 +131,7 @@ class WeightedOp:
 
     @property
     def stored_weight(self) -> nn.Parameter | None:
-        """The parameter that is the weight; None if the weight is computed, or something in front is folded into it."""
+        """The parameter that is the weight; None if the weight is computed, or a norm in front is folded into it."""
         weight = self.module.weight
         return weight if isinstance(weight, nn.Parameter) and self.front is None else None
 
@@ -151,9 +151,9 @@ class WeightedOp:
         stored.copy_(from_output_first(weight.to(stored.dtype), groups, self.role is Role.CONV_TRANSPOSE))
 
     def stored_bias(self) -> tuple[nn.Parameter, Tensor | None] | None:
-        """Returns a parameter that adds to the output, and the inverse of what is multiplied behind it (None for 1).
+        """Returns the last bias parameter, and the inverse of the factor of the stages behind it (None means 1).
 
-        Returns None if there is no such parameter.
+        Returns None if neither the norms behind nor the module have a bias parameter.
         """
         stages = () if self.behind is None else self.behind.stages
         for index in reversed(range(len(stages))):
@@ -168,7 +168,7 @@ class WeightedOp:
 
     @torch.no_grad()
     def add_to_bias(self, change: Tensor) -> None:
-        """Adds ``change`` [C_out] to the output, in the parameter that `stored_bias` finds."""
+        """Changes the parameter of `stored_bias` such that ``change`` [C_out] is added to the output."""
         found = self.stored_bias()
         assert found is not None
         bias, inverse = found
@@ -177,13 +177,13 @@ class WeightedOp:
     def forward_training(
         self, x: Tensor, weight: Tensor, output_size: list[int] | None = None, has_one_scale: bool = False
     ) -> Tensor:
-        """Returns the operation on ``x`` with the normalizations beside it, on the statistics of the batch.
+        """Returns the result of the operation and its norms on ``x``, with the statistics of the batch.
 
-        ``weight`` is that of `unfolded`, rounded. Where the whole weight ``has_one_scale``, channels that are lost in
-        rounding keep their running statistics.
+        ``weight`` is the weight of `unfolded`, rounded. If the whole weight ``has_one_scale``, channels whose rounding
+        error is as large as the channel (`is_lost`) keep their running statistics.
         """
         if self.front is not None:
-            # In this order: running updates the statistics that the weight was folded with.
+            # In this order, since front.run updates the statistics with which the weight was folded.
             weight, x = self._along_inputs(weight, self.front.inverse()), self.front.run(x)
         result = self.apply(x, weight, self.module.bias, output_size)
         if self.behind is None:
@@ -221,7 +221,7 @@ class WeightedOp:
         return self._along_inputs(weight, self.front.factor()), bias
 
     def _along_inputs(self, weight: Tensor, values: Tensor | None) -> Tensor:
-        """Returns ``weight`` [C_out, C_in / groups, ...] times ``values`` [C_in]; None for 1."""
+        """Returns ``weight`` [C_out, C_in / groups, ...] times ``values`` [C_in]; None means 1."""
         if values is None:
             return weight
         groups = getattr(self.module, "groups", 1)

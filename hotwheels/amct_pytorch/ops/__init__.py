@@ -1,1 +1,1 @@
-"""The registry: what an operation is, asked by its type. One OpDesc per operation."""
+"""The registry: finds the description of an operation by its type. One OpDesc per operation."""

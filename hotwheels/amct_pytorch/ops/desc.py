@@ -1,4 +1,4 @@
-"""OpDesc: all that the rest of the package may know about one kind of operation."""
+"""OpDesc: the description of one operation, from which all of the package takes what it needs to know of it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import enum
 
 
 class Role(enum.Enum):
-    """What an operation does, as far as quantization treats it differently (spec 8.3)."""
+    """The kind of an operation, as far as quantization treats kinds differently (spec 8.3)."""
 
     CONV = "conv"  # Conv1d, Conv2d: weight and data
     CONV_TRANSPOSE = "conv_transpose"  # ConvTranspose1d, ConvTranspose2d: weight and data
@@ -61,21 +61,22 @@ class OpDesc:
     """One operation in all its spellings.
 
     Attributes:
-      name: Our name of the operation, e.g. ``add``.
+      name: This package's name of the operation, e.g. ``add``.
       role: How quantization treats it.
       modules: Dotted public class paths, e.g. ``torch.nn.ReLU``.
       functions: Qualified function names, e.g. ``torch.nn.functional.relu``, ``operator.add``.
       methods: Bare names of Tensor methods, e.g. ``relu``, ``relu_``.
       operands: Quantizable tensor arguments of a function or method call, in call order; a module takes its
         positional arguments in the same order.
-      module_operands: The same of the module's forward where it differs; None if it does not.
-      listed_as: The name the capacity file has for it where it has no module class; empty: its own name.
-      onnx_types: Types of the ONNX node that it is exported as, the usual one first; empty if it may be several nodes.
-      image_axes: Number of axes of an image, which a convolution or pooling moves its window along.
-      is_listed: Whether the capacity file lists it as quantizable. This field and those below are set by the registry.
-      is_default_enabled: Whether generated configs switch it on.
-      allows_channel_wise: Whether its weight may have a scale per output channel; a Linear never (spec 6.1).
-      has_shift: Whether records of the dynamic path carry a shift bit for it (spec 4.6).
+      module_operands: The operands of the module's forward if they differ from ``operands``, else None.
+      listed_as: Name in the capacity file of an operation without module class; empty if that is ``name``.
+      onnx_types: Types of the exported ONNX node, the usual one first; empty if it may be several nodes.
+      image_axes: Number of axes along which a convolution or pooling moves its window.
+      is_listed: Whether the capacity file lists the operation as quantizable. The registry sets this field and those
+        below.
+      is_default_enabled: Whether generated configurations enable the operation.
+      allows_channel_wise: Whether the weight may have a scale per output channel; a Linear never (spec 6.1).
+      has_shift: Whether records of the dynamic path hold a shift bit for the operation (spec 4.6).
     """
 
     name: str
@@ -95,7 +96,7 @@ class OpDesc:
 
     @property
     def capacity_names(self) -> tuple[str, ...]:
-        """The names under which the capacity file speaks of all its spellings: those of its module classes."""
+        """The names of the operation in the capacity file: its module classes, else ``listed_as`` or ``name``."""
         return tuple(path.rpartition(".")[2] for path in self.modules) or (self.listed_as or self.name,)
 
     @property
@@ -105,7 +106,7 @@ class OpDesc:
 
     @property
     def makes_new_tensor(self) -> bool:
-        """Whether its result (out-of-place) is memory of its own."""
+        """Whether the result of the out-of-place form never shares memory with an input."""
         return self.role in _COMPUTING
 
     @property

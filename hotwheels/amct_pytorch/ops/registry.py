@@ -1,4 +1,4 @@
-"""Registry: the table of operations with the rows of the capacity file applied, asked by type."""
+"""Registry: the table of operations with the rows of the capacity file applied; finds operations by type."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ _SHIPPED_CUSTOM_OPS = frozenset(custom_op.__all__) - {"CustomModuleBase", "regis
 
 @dataclasses.dataclass(frozen=True)
 class ModuleMatch:
-    """What the registry knows of a module class.
+    """The registry's entry for a module class.
 
     Attributes:
-      type: Type string: the public path of the known class, which is a base of the class asked for or that class.
-      op: Its description.
+      type: Type string: the public path of the known class, which is the class itself or a base of it.
+      op: The operation's description.
     """
 
     type: str
@@ -35,10 +35,10 @@ class ModuleMatch:
 
 
 class Registry:
-    """All known operations, as the capacity file has them. Immutable; make a new one when the file may have changed.
+    """All known operations with the settings of the capacity file. Immutable: make a new registry if the file changed.
 
-    Nothing else reads the rows of the file: what they say of an operation is in its `OpDesc`, what they say of ONNX
-    nodes is asked here. So a row means the same on both paths.
+    Only this class reads the rows of the file: settings of an operation are in its `OpDesc`, settings of ONNX nodes are
+    methods here. So a row means the same on both paths.
 
     An extension (``Role.EXTENSION``, or ``Role.MATMUL`` if its ONNX type is MatMul) has no declared operands: every
     tensor argument of its call is an input.
@@ -66,19 +66,19 @@ class Registry:
         return onnx_type in self._capacity.no_command_onnx_types
 
     def find_method(self, name: str) -> OpDesc | None:
-        """Returns the operation of the Tensor method ``name``."""
+        """Returns the operation of the Tensor method ``name``; None if it is not known."""
         return self._methods.get(name)
 
     def find_function(self, function: Callable[..., Any]) -> OpDesc | None:
-        """Returns the operation of a function object, under whatever name a trace recorded it."""
+        """Returns the operation of a function object, whatever its name in a trace; None if it is not known."""
         return self._functions.get(self.function_type(function))
 
     def function_type(self, function: Callable[..., Any]) -> str:
-        """Returns the type string of any function: its public name if it is known, else where it says it lives."""
+        """Returns the type string of any function: its public name if it is known, else its module and name."""
         return _FUNCTION_NAMES.get(_key(function)) or _own_path(function)
 
     def match_module(self, cls: type) -> ModuleMatch | None:
-        """Returns what is known of ``cls`` or of its nearest known base class."""
+        """Returns the entry of ``cls`` or of its nearest known base class; None if there is none."""
         for base in cls.__mro__:
             for path in _public_paths(base):
                 if path in self._modules:
@@ -86,7 +86,7 @@ class Registry:
         return self._match_extension(cls)
 
     def find_module(self, cls: type | str) -> OpDesc | None:
-        """Returns the operation of a module class, or of a module's type string."""
+        """Returns the operation of a module class, or of a module's type string; None if it is not known."""
         if isinstance(cls, str):
             return self._modules.get(cls)
         match = self.match_module(cls)
@@ -98,7 +98,7 @@ class Registry:
         return match.type if match else _own_path(cls)
 
     def is_leaf_type(self, cls: type) -> bool:
-        """Whether a tracer must not look into ``cls`` because it is an operation of its own, wherever it is defined."""
+        """Whether a tracer must treat ``cls`` as one node: a custom operation, or an extension of the capacity file."""
         return issubclass(cls, custom_op.CustomModuleBase) or self._is_listed(cls)
 
     def is_fusable(self, cls: type) -> bool:
@@ -112,7 +112,7 @@ class Registry:
             return None
         path = _own_path(cls)
         names = {cls.__name__, path}
-        # The chip's rules for a product of two tensors (spec 5.4) hold however it is spelled.
+        # The chip's rules for a product of two tensors (spec 5.4) hold for every spelling of the product.
         role = Role.MATMUL if getattr(cls, "onnx_type", None) == "MatMul" else Role.EXTENSION
         op = OpDesc(name=cls.__name__, role=role, modules=(path,), operands=())
         return ModuleMatch(path, dataclasses.replace(self._with_rows(op, names), is_listed=True))
@@ -128,7 +128,7 @@ class Registry:
         )
 
     def _with_rows(self, desc: OpDesc, names: set[str]) -> OpDesc:
-        """Returns ``desc`` as the rows have it that name it by one of ``names``."""
+        """Returns ``desc`` with the settings of the rows that hold one of ``names``."""
         rows = self._capacity
         role = desc.role
         if role in (Role.ACTIVATION, Role.FUSED_ACTIVATION):
@@ -148,7 +148,7 @@ class Registry:
 
     @cached_property
     def _modules(self) -> Mapping[str, OpDesc]:
-        """By path of the class: one class of an operation may be listed and another one not."""
+        """The descriptions by path of the class: of two classes of an operation, only one may be listed."""
         pairs = ((path, desc) for desc in self.descs for path in desc.modules)
         return _index((path, self._with_rows(desc, {path, _class_name(path)})) for path, desc in pairs)
 
@@ -162,7 +162,7 @@ class Registry:
 
 
 def _has_one(desc: OpDesc, onnx_types: Sequence[str]) -> bool:
-    """Whether ``desc`` is exported as one of ``onnx_types``, as far as the table knows what it is exported as."""
+    """Whether ``desc`` is exported as one of ``onnx_types``; True for any type if the table has no type for it."""
     return any(not desc.onnx_types or one in desc.onnx_types for one in onnx_types)
 
 
@@ -179,9 +179,9 @@ def _class_name(path: str) -> str:
 
 
 def _own_path(thing: Any) -> str:
-    """Returns the dotted path of a class or function: its name in ``torch``, if it has one, else its own."""
+    """Returns the dotted path of a class or function: ``torch.name`` if torch has that name, else its own path."""
     name = getattr(thing, "__name__", "")
-    if callable(thing) and getattr(torch, name, None) is thing:  # its own path may be that of a private module
+    if callable(thing) and getattr(torch, name, None) is thing:  # its own path may name a private module
         return f"torch.{name}"
     module = getattr(thing, "__module__", None) or "torch"
     module = "operator" if module == "_operator" else module
@@ -189,7 +189,7 @@ def _own_path(thing: Any) -> str:
 
 
 def _public_paths(cls: type) -> Iterable[str]:
-    """Yields every path that may be the public one: the class lives in that package or below it."""
+    """Yields the paths that may be public: the class name in its module, and in each package around the module."""
     parts = cls.__module__.split(".")
     for length in range(len(parts), 0, -1):
         yield ".".join((*parts[:length], cls.__qualname__))

@@ -6,7 +6,7 @@ which spellings occur in a graph:
 
 - ``F.sigmoid`` and ``F.tanh`` are recorded as the Tensor methods they call, ``F.upsample`` as ``F.interpolate``;
 - ``x += y`` and ``operator.iadd(x, y)`` are recorded as ``operator.add``; ``operator.iadd`` occurs in graphs made by
-  other means only, and is a type string of its own there;
+  other means only, and is a separate type string there;
 - a plain tensor on the left (``self.scale * x``) is recorded as the Tensor method (``mul``).
 """
 
@@ -20,7 +20,7 @@ _AMCT = "hotwheels.amct_pytorch.nn."
 _INPUT = Operand(name="input", position=0)
 _OTHER = Operand(name="other", position=1)
 _TENSORS = Operand(name="tensors", position=0, is_list=True)
-# The image of a warp; the grid beside it holds coordinates and stays as it is.
+# The image of a warp; its second input holds coordinates, which are not quantized.
 _IMAGE = (Operand(name="x", position=0),)
 
 
@@ -48,7 +48,7 @@ def _arithmetic(
     listed_as: str = "",
     operand: Operand = _OTHER,
 ) -> OpDesc:
-    """One of the four rules, or a power: operators, torch functions, methods and their in-place forms."""
+    """Returns +, -, *, / or a power with its operators, torch functions, methods and in-place forms."""
     in_place = tuple(f"{alias}_" for alias in aliases)
     return OpDesc(
         name=name,
@@ -362,11 +362,11 @@ TABLE: tuple[OpDesc, ...] = (
     *_NORMS,
 )
 
-# Operations whose result is (or may be) a tuple of tensors which belong together.
+# Operations whose result is, or may be, a tuple of tensors.
 TUPLE_RESULTS = frozenset({"split", "max", "min"}) | {desc.name for desc in TABLE if desc.role is Role.MAX_POOL}
 
-# Poolings whose window follows from the size of the result; the exporter writes ``Global...`` where that is 1 x 1.
+# Poolings whose window follows from the size of the result; a result of 1 x 1 is exported as ``Global...``.
 ADAPTIVE = frozenset(desc.name for desc in TABLE if desc.name.startswith("adaptive"))
 
-# Operations whose reducing form is supported with the reduced axis kept only: HiSilicon's AMCT manual restricts max so.
+# Operations that may reduce an axis only with keepdim=True: HiSilicon's AMCT manual has this restriction for max.
 KEEPDIM_ONLY = frozenset({"max"})

@@ -1,4 +1,4 @@
-"""Record: the quantization parameters of every layer, and the files they are read from and written to."""
+"""Record: the quantization parameters of every layer, and the files that hold them."""
 
 from .record import ActivationRecord, LayerRecord, Record, WeightRecord
 

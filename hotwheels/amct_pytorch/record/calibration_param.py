@@ -39,7 +39,7 @@ class FactorParam:
     Attributes:
       data_type: Type of the stored integers; F16 for a tensor in float.
       scale: ``1 / step``, one value or one per output channel; rounded to float32.
-      offset: As many values; integers, signed as in the record, stored as float32.
+      offset: One value per scale; integers, signed as in the record, stored as float32.
       params: None, or the 16 int8 codebook bytes of a non-uniform weight.
     """
 
@@ -49,7 +49,7 @@ class FactorParam:
     params: bytes | None = None
 
     def __post_init__(self) -> None:
-        """Rounds to float32, which the file holds, so that what is built and what is read back compare equal."""
+        """Rounds to float32, as the file stores, so that an object equals the object read back from its file."""
         object.__setattr__(self, "scale", _float32(self.scale))
         object.__setattr__(self, "offset", _float32(self.offset))
 
@@ -61,8 +61,8 @@ class LayerParam:
     Attributes:
       name: Name of the node in the deploy ONNX.
       calc_data_type: Data type of the computation.
-      inputs: One per activation input, in node order.
-      weight: None for a node without quantized weights.
+      inputs: One grid per activation input, in the order of the node's inputs.
+      weight: Grid of the weight; None for a node without quantized weights.
     """
 
     name: str
@@ -80,17 +80,17 @@ class CalibrationParam:
 
 
 def to_text(param: CalibrationParam) -> str:
-    """Returns the text form; floats are printed with ``%.9g``, so that a float32 is read back equal."""
+    """Returns the file's content as protobuf text; floats are printed with ``%.9g``, which reads back equal."""
     return print_text(_message(param))
 
 
 def to_binary(param: CalibrationParam) -> bytes:
-    """Returns the binary form."""
+    """Returns the file's content in protobuf's binary form."""
     return bytes(_message(param).SerializeToString(deterministic=True))
 
 
 def from_text(text: str, source: str) -> CalibrationParam:
-    """Returns what ``text`` describes; ``source`` is the file's name in messages.
+    """Returns the parameters in ``text``; ``source`` is the file's name in messages.
 
     Raises:
       RecordError: The text does not parse.
@@ -99,7 +99,7 @@ def from_text(text: str, source: str) -> CalibrationParam:
 
 
 def from_binary(data: bytes, source: str) -> CalibrationParam:
-    """Returns what ``data`` describes; ``source`` is the file's name in messages.
+    """Returns the parameters in ``data``; ``source`` is the file's name in messages.
 
     Raises:
       RecordError: The data is not a serialized CalibrationParam.
@@ -117,7 +117,7 @@ def _float32(values: tuple[float, ...]) -> tuple[float, ...]:
 
 
 def _message(param: CalibrationParam) -> Any:
-    """Every field is set, also where it has the default: the converter need not know our defaults."""
+    """Returns the protobuf message; all fields are set, so that the converter needs no default values."""
     message = CalibrationMessage(version=param.version)
     for layer in param.layers:
         target = message.layer.add(name=layer.name, calc_data_type=int(layer.calc_data_type))

@@ -1,4 +1,4 @@
-"""Checks of the values in a record, the same for reading and for writing (spec 11.2)."""
+"""Checks of the values in a record, for reading and for writing (spec 11.2)."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _check_weight(weight: WeightRecord, where: str) -> None:
 
 def _check_codebook(weight: WeightRecord, where: str) -> None:
     for field, values in (("params", weight.codebook), ("centroids", weight.centroids)):
-        if len(values) > CODEBOOK_SIZE:  # fewer are read: published files are abbreviated
+        if len(values) > CODEBOOK_SIZE:  # fewer values are accepted, since published examples are abbreviated
             raise RecordError(f"{where}: {field} has {len(values)} values; allowed: at most {CODEBOOK_SIZE}.")
     wrong = [value for value in weight.codebook if not _INT8.qmin <= value <= _INT8.qmax]
     if wrong:

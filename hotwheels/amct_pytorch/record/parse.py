@@ -25,7 +25,7 @@ def parse_message(kind: Any, text: str, source: str, error_class: type[AmctError
     RECORD_OTHER_FORM.check(len(text), source, error_class)
     message = kind()
     try:
-        text_format.Merge(text, message)  # unlike Parse takes the last of an optional field that is repeated
+        text_format.Merge(text, message)  # not Parse, which refuses an optional field that occurs twice
     except text_format.ParseError as error:
         line = error.GetLine()
         where = f"{source}, line {line}" if line is not None else source
@@ -53,6 +53,6 @@ def read_proto_text(path: PathLike, what: str) -> str:
 
 
 def _without_position(text: str) -> str:
-    """Protobuf's message without its own ``line:column :`` in front."""
+    """Returns protobuf's error message without the ``line:column :`` in front."""
     head, separator, rest = text.partition(" : ")
     return (rest if separator and head.replace(":", "").isdigit() else text).rstrip(".")

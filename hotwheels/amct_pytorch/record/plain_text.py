@@ -23,9 +23,9 @@ _KINDS: dict[int, Callable[[str], Any]] = {
 
 
 def merge_plain_text(text: str, message: Any) -> bool:
-    """Merges ``text`` into ``message``; returns False, with the message in any state, if it has another form.
+    """Merges ``text`` into ``message``; returns False, with the message in an undefined state, if that is not possible.
 
-    That form - one opening, closing, field or comment a line - may still be right in text format.
+    Only one form is read: one opening, closing, field or comment per line. Other valid protobuf text returns False.
     """
     stack = [_Block(message)]
     try:

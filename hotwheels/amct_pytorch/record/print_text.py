@@ -10,7 +10,7 @@ from google.protobuf.descriptor import FieldDescriptor
 
 
 def print_text(message: Any) -> str:
-    """Returns the fields that are set, one a line, in field order; a float as ``%.9g``, which reads back equal."""
+    """Returns the fields that are set, one per line, in field order; floats as ``%.9g``, which reads back equal."""
     parts: list[str] = []
     _print(message, "", parts)
     return "".join(parts)
@@ -30,13 +30,13 @@ def _print(message: Any, indent: str, parts: list[str]) -> None:
 
 
 def _elements(value: Any) -> Iterable[Any]:
-    """A repeated field is a sequence of its own kind; text, bytes, numbers and messages are one element."""
+    """Returns the elements of a repeated field; a text, bytes, a number or a message is one element."""
     is_repeated = not isinstance(value, (str, bytes)) and hasattr(value, "__len__")
     return value if is_repeated else (value,)
 
 
 def _formatter(field: Any) -> Callable[[Any], str]:
-    """Returns how values of a scalar field are printed."""
+    """Returns the function that prints a value of a scalar field."""
     if field.type == FieldDescriptor.TYPE_ENUM:
         names = field.enum_type.values_by_number
         return lambda value: str(names[value].name)

@@ -1,4 +1,4 @@
-"""Record: plain values, no tensors. What export and the record files are made from (spec 11.2)."""
+"""Record: the quantization parameters as plain values, from which export and the record files are made (spec 11.2)."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class LayerRecord:
     """The quantization parameters of one layer.
 
     Attributes:
-      activations: One per quantized input, by increasing index.
-      weight: None for a layer without weights.
+      activations: One grid per quantized input, by increasing index.
+      weight: Grid of the weight; None for a layer without weights.
       shift_bit: Empty (no shift), one N, or one N per output channel (spec 4.6).
       skip_fusion: Whether the BatchNorm behind the layer is kept apart.
     """

@@ -16,7 +16,7 @@ from .print_text import print_text
 from .record import ActivationRecord, LayerRecord, Record, WeightRecord
 
 _log = get_logger(__name__)
-_DEFAULT_BITS = 8  # files without num_bits_* are older than that field
+_DEFAULT_BITS = 8  # in files without num_bits_*, which are older than that field
 
 
 def read_record(path: PathLike) -> Record:
@@ -34,7 +34,7 @@ def write_record(
 ) -> None:
     """Adds the record in the new layout to ``files``, with the digests of ``partners`` in a comment.
 
-    Without ``files`` it is written at once.
+    Without ``files`` the record is written at once.
 
     Raises:
       RecordError: A value is impossible.
@@ -57,7 +57,7 @@ def to_text(record: Record) -> str:
 def from_text(text: str, source: str) -> Record:
     """Returns the record that ``text`` describes; ``source`` is the file's name in messages.
 
-    The same key twice: the last one wins, with a WARNING.
+    If a key occurs twice, the last record is used, with a WARNING.
 
     Raises:
       RecordError: See `read_record`.
@@ -99,7 +99,7 @@ def _layer(name: str, value: Any, source: str) -> LayerRecord:
     return LayerRecord(
         activations=_activations(name, value, source),
         weight=_weight(name, value, source),
-        shift_bit=shift_bit if any(shift_bit) else (),  # all 0 says the same as none (spec 4.6)
+        shift_bit=shift_bit if any(shift_bit) else (),  # all 0 means no shift, like an empty list (spec 4.6)
         skip_fusion=value.skip_fusion,
     )
 
@@ -123,10 +123,10 @@ def _activations(name: str, value: Any, source: str) -> tuple[ActivationRecord, 
 
 
 def _legacy_activation(name: str, value: Any, source: str) -> ActivationRecord | None:
-    """The only input of the flat layout, where ``scale_d`` and ``offset_d`` stand directly in the record."""
+    """Returns the input of the legacy layout, with ``scale_d`` and ``offset_d`` directly in the record; else None."""
     if not value.HasField("scale_d"):
         if value.HasField("offset_d"):
-            raise RecordError(f"Layer '{name}' in {source}: offset_d stands without scale_d.")
+            raise RecordError(f"Layer '{name}' in {source}: offset_d is given without scale_d.")
         return None
     return ActivationRecord(index=0, scale=value.scale_d, offset=value.offset_d)
 
@@ -145,11 +145,14 @@ def _weight(name: str, value: Any, source: str) -> WeightRecord | None:
 
 
 def _check_weight_offsets(name: str, value: Any, source: str) -> None:
-    """Checks what a WeightRecord cannot hold: its offsets are 0 by definition, and it always has a scale."""
+    """Raises RecordError for a weight offset other than 0, and for weight fields without a scale.
+
+    A WeightRecord cannot represent either, so they are checked in the protobuf message.
+    """
     where = f"Layer '{name}' in {source}"
     lost = next((field for field in ("offset_w", "params", "centroids") if getattr(value, field)), None)
     if not value.scale_w and lost:
-        raise RecordError(f"{where}: {lost} stands without scale_w.")
+        raise RecordError(f"{where}: {lost} is given without scale_w.")
     if any(value.offset_w):
         raise RecordError(f"{where}: offset_w is {list(value.offset_w)}; weights have no offset, only 0 is allowed.")
     if value.offset_w and len(value.offset_w) != len(value.scale_w):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from ...errors import ConfigError
 from ._linear_weights import LinearWeightsMixin
 
-# Added to the scores of masked keys: e^-1000 is 0 in float32, and unlike -inf it survives quantization.
+# Added to the scores of masked keys: e^-1000 is 0 in float32, and unlike -inf the number -1000 has a grid point.
 _MASK_SCORE = -1000
 
 

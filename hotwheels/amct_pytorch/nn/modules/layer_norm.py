@@ -52,7 +52,7 @@ class LayerNorm(nn.Module):
         self.eps = eps
         self.elementwise_affine = elementwise_affine
         self.axis = axis
-        # A tensor is asked for its presence only: the truth value of one with several elements is an error.
+        # A tensor means yes; bool(tensor) would raise for a tensor with several elements.
         has_bias = elementwise_affine and (isinstance(bias, Tensor) or bool(bias))
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         for name, exists in (("weight", elementwise_affine), ("bias", has_bias)):
