@@ -1,4 +1,4 @@
-"""The error tree: one class per promise a user can break (spec 1.4)."""
+"""The error classes of the package, one per kind of user error (spec 1.4)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ExportError(AmctError, RuntimeError):
 
 
 class IncompleteRecordError(CalibrationError, ExportError):
-    """A record lacks factors at export. Both errors: spec 3 promises an ExportError, spec 11.1 a CalibrationError."""
+    """A record lacks factors at export: an ExportError, as spec 3 demands, and a CalibrationError (spec 11.1)."""
 
 
 class TorchVersionError(AmctError, RuntimeError):
@@ -39,7 +39,7 @@ class TorchVersionError(AmctError, RuntimeError):
 
 
 def nearest_names(name: str, known: Iterable[str], limit: int = 3) -> str:
-    """Returns a sentence that names the closest of ``known``, for error texts and warnings."""
+    """Returns a sentence with the names in ``known`` that are most similar to ``name``, for errors and warnings."""
     known = list(known)
     close = difflib.get_close_matches(name, known, n=limit, cutoff=0.5)
     if close:

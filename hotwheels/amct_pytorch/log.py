@@ -25,12 +25,12 @@ _LINE_OF_FILE = "%(asctime)s - %(levelname)s%(amct_process)s - [AMCT]:[%(amct_mo
 
 
 def get_logger(module: str) -> AmctLogger:
-    """Returns the logger of one module; ``module`` is its ``__name__``. Makes no file and no handler yet."""
+    """Returns the logger of the module with the ``__name__`` ``module``. Makes no file and no handler yet."""
     return AmctLogger(module.rpartition(".")[2])
 
 
 class AmctLogger:
-    """Writes lines that carry the module's name. The first line of the process sets the handlers up."""
+    """Writes lines with the module's name. The first line of the process makes the handlers."""
 
     def __init__(self, module: str) -> None:
         self._module = module
@@ -44,7 +44,7 @@ class AmctLogger:
         self._log(logging.INFO, message, args)
 
     def warning(self, message: str, *args: object) -> None:
-        """Logs what was not done as asked, and why."""
+        """Logs a request that was not carried out as given, and the reason."""
         self._log(logging.WARNING, message, args)
 
     def error(self, message: str, *args: object) -> None:
@@ -56,7 +56,7 @@ class AmctLogger:
 
 
 class _ScreenHandler(logging.StreamHandler[TextIO]):
-    """Writes to the ``sys.stderr`` of the moment, so that redirection and test capture work."""
+    """Writes to the present ``sys.stderr``, so that redirection and test capture work."""
 
     def __init__(self) -> None:
         super().__init__(sys.stderr)
@@ -103,7 +103,7 @@ def _add_handler(logger: logging.Logger, handler: logging.Handler, level: int, l
 def _open_log_file() -> LogFile:
     _FOLDER.mkdir(mode=0o750, exist_ok=True)
     file = LogFile(_FOLDER / _FILE, _warn_of_no_file)
-    with contextlib.suppress(OSError):  # a convenience; some file systems have no links
+    with contextlib.suppress(OSError):  # the link is only a convenience; some file systems have no links
         link = _FOLDER / _LINK
         if not link.is_symlink() and not link.exists():
             link.symlink_to(_FILE)

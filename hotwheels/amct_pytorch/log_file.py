@@ -13,7 +13,7 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # Windows: no locks, so lines never carry the process
+except ImportError:  # Windows: no locks, so lines never name the process
     fcntl = None  # type: ignore[assignment]
 
 LARGEST = 10 * 2**20  # bytes
@@ -26,15 +26,15 @@ _FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) |
 class LogFile(logging.Handler):
     """Appends each line in one write, so that lines of several processes stay whole.
 
-    The file is opened anew for every line: another process may have rotated it. While another process has the log
-    open lines name their process, between level and module.
+    The file is opened anew for every line, since another process may have rotated it. While another process has the log
+    open, each line names its process, between level and module.
     """
 
     def __init__(self, path: Path, when_it_fails: Callable[[OSError], None]) -> None:
         """Opens the file for the first time; ``when_it_fails`` is called once, if a later line cannot be written.
 
         Raises:
-          OSError: It cannot be opened, or is a link, a folder, a device or a pipe.
+          OSError: The file cannot be opened, or is a link, a folder, a device or a pipe.
         """
         super().__init__()
         self._path = path.absolute()  # scripts change their working directory
@@ -57,13 +57,13 @@ class LogFile(logging.Handler):
             self._when_it_fails(error)
 
     def _enter(self) -> None:
-        """Tells other processes that this one has the log open, by a shared lock that it keeps."""
+        """Takes a shared lock, which shows other processes that this process has the log open."""
         self._presence = self._open()
         self._process = os.getpid()
         _lock(self._presence, is_shared=True)
 
     def _is_alone(self) -> bool:
-        """Whether no other process has the log open: then the lock could be an exclusive one."""
+        """Whether no other process has the log open: only then an exclusive lock is granted."""
         if fcntl is None:
             return True
         try:
@@ -73,7 +73,7 @@ class LogFile(logging.Handler):
         except OSError:  # a file system without locks
             return True
         finally:
-            _lock(self._presence, is_shared=True)  # whatever came of it, the old lock is gone
+            _lock(self._presence, is_shared=True)  # the attempt has released the shared lock in any case
         return True
 
     def _append(self, line: bytes) -> None:

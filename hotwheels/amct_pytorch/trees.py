@@ -1,4 +1,4 @@
-"""Maps functions over nested tuples, lists and dicts: stands in for ``torch.utils._pytree`` where torch has none."""
+"""Maps functions over nested tuples, lists and dicts; used if torch has no ``torch.utils._pytree``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def tree_map_only(kind: type | tuple[type, ...], function: Callable[[Any], Any],
 
 
 def tree_leaves(tree: Any) -> list[Any]:
-    """Returns everything in ``tree`` that is no tuple, list or dict, in order."""
+    """Returns all leaves of ``tree`` (values that are no tuple, list or dict) in order."""
     return list(_leaves(tree))
 
 

@@ -331,7 +331,7 @@ def test_log_has_what_calibration_shows_once(tmp_path: Path, log_lines: LogLines
     assert level == "INFO"
     reach = f"{float(IMAGE.abs().max()):.4g}"
     assert text.startswith(f"Advice, inputs of very different ranges: In 'cat' input 0 ('wide') reaches {reach}, ")
-    assert "Or: Give its inputs, and all that must be on one grid with them, 12 bits: {override_layer_configs: " in text
+    assert "Or: Give its inputs, and all inputs that must share their grids, 12 bits: {override_layer_configs: " in text
     assert "\n" not in text
 
 

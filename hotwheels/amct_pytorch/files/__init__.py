@@ -1,4 +1,4 @@
-"""Files: checked paths, files that reach their places together, and the digests that tell one save from another."""
+"""Files: checked paths, sets of files that are replaced together, and digests that identify the files of one save."""
 
 from .file_set import FileSet, part_of, write_text_atomic
 from .paths import PathLike, check_input_file, check_path, output_path

@@ -1,4 +1,4 @@
-"""FileSet: files that reach their places together, or not at all (spec 1.6, 11.12)."""
+"""FileSet: files that are put into place together, or not at all (spec 1.6, 11.12)."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from .staging import Staging, locked
 
 
 def write_text_atomic(path: PathLike, text: str) -> None:
-    """Writes ``text`` as UTF-8: readers see the old or the new file; see `FileSet`."""
+    """Writes ``text`` as UTF-8; a reader sees the old or the new file, never a part (see `FileSet`)."""
     with FileSet() as files:
         files.write_text(path, text)
 
 
 def part_of(files: FileSet | None) -> contextlib.AbstractContextManager[FileSet]:
-    """Gives ``files``, whose owner puts them in place; or a new set, which is put in place at the end of the block."""
+    """Returns a context with ``files``, whose owner puts them into place; None gives a new set for this block."""
     return FileSet() if files is None else contextlib.nullcontext(files)
 
 
 class FileSet:
-    """The files of one piece of work, written beside their targets and renamed when all of them are complete.
+    """The files of one save, written beside their targets and renamed when all of them are complete.
 
-    Leaving the ``with`` block puts every file in its place, synced to the disk; an error in it leaves all older files
-    as they were, and nothing else. Missing folders are made. A target that is a symbolic link stays one: what it points
-    to is replaced. An existing file keeps its mode and, where that is allowed, its owner. Of two processes that end
-    with the same targets at the same time the files of one, all of them, are what remains.
+    Leaving the ``with`` block puts every file into place, synced to the disk; an error in the block leaves all older
+    files unchanged and no new ones. Missing folders are made. If a target is a symbolic link, the file it points to is
+    replaced. An existing file keeps its mode and, where that is allowed, its owner. If two processes write the same
+    targets at the same time, all files of one of them remain.
 
-    A process that dies in the block leaves a hidden folder, which the next save into the same folder removes. If it
-    dies between two renames the targets are of two runs; `files.seal` makes readers notice.
+    A process that dies in the block leaves a hidden folder, which the next save into the same folder removes. If the
+    process dies between two renames, the targets are a mixture of two saves; `files.seal` lets readers detect that.
     """
 
     def __init__(self) -> None:
-        """Has no files yet."""
+        """Makes a set without files."""
         self._files: dict[Path, _Target] = {}
         self._stagings: dict[Path, Staging] = {}
 
@@ -51,7 +51,7 @@ class FileSet:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: types.TracebackType | None
     ) -> None:
-        """Puts the files in their places unless there was an error."""
+        """Puts the files into place unless there was an error."""
         try:
             if kind is None:
                 self._commit()
@@ -65,7 +65,7 @@ class FileSet:
         return tuple(self._files)
 
     def staged(self, path: PathLike) -> Path:
-        """Returns where the content of ``path``, written already, is until the end of the block."""
+        """Returns the path of the temporary file that holds the content of ``path`` until the end of the block."""
         return self._files[Path(path)].staged
 
     @contextlib.contextmanager
@@ -104,7 +104,7 @@ class FileSet:
         real.parent.mkdir(parents=True, exist_ok=True)
         if real.parent not in self._stagings:
             self._stagings[real.parent] = Staging(real.parent)
-        # The name of the target: an ONNX file names the file of its tensors, which is in the same folder.
+        # The temporary file has the target's name: an ONNX file names the file of its tensors in the same folder.
         target = _Target(real=real, staged=self._stagings[real.parent].path / real.name)
         self._files[path] = target
         return target
@@ -128,14 +128,14 @@ class FileSet:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Target:
-    """One file: ``real`` is where links lead, ``staged`` where the new content is until then."""
+    """One file: ``real`` is the target with links resolved, ``staged`` the temporary file with the new content."""
 
     real: Path
     staged: Path
 
 
 def _check_replaceable(real: Path) -> None:
-    """Raises OSError if there is something that is no file, or a file that may not be written."""
+    """Raises OSError if ``real`` exists and is no regular file, or is a file that may not be written."""
     try:
         mode = os.stat(real).st_mode
     except FileNotFoundError:
@@ -151,7 +151,7 @@ def _check_replaceable(real: Path) -> None:
 def _keep_mode(target: _Target) -> None:
     with contextlib.suppress(FileNotFoundError):
         old = os.stat(target.real)
-        with contextlib.suppress(PermissionError):  # only root gives files away
+        with contextlib.suppress(PermissionError):  # only root may change the owner
             os.chown(target.staged, old.st_uid, old.st_gid)
         os.chmod(target.staged, stat.S_IMODE(old.st_mode))
 
@@ -167,10 +167,10 @@ def _sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def _errors_of(path: Path) -> Iterator[None]:
-    """Makes errors of the operating system name ``path``, which the user asked for."""
+    """Makes errors of the operating system name ``path``, the user's path, not the temporary file."""
     try:
         yield
     except OSError as error:
-        if error.errno is None:  # numpy says how much was written, but neither which file nor why it ended
+        if error.errno is None:  # numpy's text has the number of bytes written, but neither the file nor the reason
             raise OSError(f"'{path}' cannot be written: {error}") from error
         raise OSError(error.errno, error.strerror, str(path)) from error

@@ -1,7 +1,7 @@
-"""Marks: what stands at the end of a file of a save and says which other files belong to it (spec 11.12).
+"""Marks: data at the end of a saved file that identifies the other files of the same save (spec 11.12).
 
-A mark is not part of the content that digests are made of, so files can hold the digests of each other. Text files have
-a comment line, ONNX models an entry of their metadata; other files carry no mark, the marked files hold their digests.
+Digests are computed without the mark, so files can hold the digests of each other. The mark of a text file is a comment
+line, that of an ONNX model an entry of its metadata. Other files have no mark; the marked files hold their digests.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 KEY = "amct.files.v1"
 _COMMENT = f"# {KEY} ".encode()
-_LONGEST = 1 << 16  # bytes at the end of a file in which its mark is looked for
+_LONGEST = 1 << 16  # bytes at the end of a file that are searched for the mark
 _CHUNK = 1 << 20
 # Fields of ONNX' ModelProto and StringStringEntryProto, all of them length-delimited.
 _METADATA, _ENTRY_KEY, _ENTRY_VALUE = 14, 1, 2
@@ -22,7 +22,7 @@ _LENGTH_DELIMITED = 2  # protobuf's wire type of messages, strings and bytes
 
 
 def mark_of(name: str, digests: Mapping[str, str]) -> bytes:
-    """Returns what is to be put at the end of the file ``name``; empty for a kind of file that has no marks."""
+    """Returns the mark for the end of the file ``name``; empty for a kind of file that has no marks."""
     if name.endswith(".onnx"):
         return _metadata_entry(digests)
     return comment_of(digests) if name.endswith(".txt") else b""
@@ -34,7 +34,7 @@ def comment_of(digests: Mapping[str, str]) -> bytes:
 
 
 def read_mark(path: Path) -> tuple[int, Mapping[str, str] | None]:
-    """Returns where the content of a file ends, and the digests in its mark; the size and None without a mark."""
+    """Returns (length of the content, digests in the mark); (size of the file, None) without a mark."""
     size = path.stat().st_size
     with path.open("rb") as file:
         file.seek(max(0, size - _LONGEST))
@@ -71,7 +71,7 @@ def field_start(number: int, size: int) -> bytes:
 
 
 def _varint(number: int) -> bytes:
-    """Seven bits to a byte, the lowest first; the eighth says that more follow."""
+    """Returns ``number`` as a varint: seven bits per byte, the lowest first; the eighth bit means that more follow."""
     groups = bytearray()
     while number > 0x7F:
         groups.append(number & 0x7F | 0x80)

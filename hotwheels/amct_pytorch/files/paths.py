@@ -1,4 +1,4 @@
-"""Paths that users give: checked, and the names of the files of a save."""
+"""Checks of paths that users give, and the names of the files of a save."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PathLike: TypeAlias = "str | os.PathLike[str]"
 
 
 def check_path(function: str, argument: str, value: object) -> Path:
-    """Returns the path which a caller gave to a public function.
+    """Returns the argument ``value`` of a public ``function`` as a Path.
 
     Raises:
       TypeError: ``value`` is neither a str nor a ``PathLike`` of str.
@@ -23,7 +23,7 @@ def check_path(function: str, argument: str, value: object) -> Path:
 
 
 def check_input_file(path: PathLike, what: str) -> Path:
-    """Returns ``path`` if it is an existing file; ``what`` says in messages what is expected there.
+    """Returns ``path`` if it is an existing file; ``what`` names the expected kind of file in messages.
 
     Raises:
       FileNotFoundError: There is no such file.
@@ -36,7 +36,7 @@ def check_input_file(path: PathLike, what: str) -> Path:
 
 
 def output_path(prefix: PathLike, name: str) -> Path:
-    """Returns ``<prefix>_<name>``, or ``<prefix><name>`` where ``prefix`` ends in a path separator (spec 11.1)."""
+    """Returns ``<prefix>_<name>``, or ``<prefix><name>`` if ``prefix`` ends in a path separator (spec 11.1)."""
     text = os.fspath(prefix)
     is_folder = not text or text.endswith(tuple(filter(None, (os.sep, os.altsep))))
     return Path(f"{text}{name}" if is_folder else f"{text}_{name}")

@@ -1,4 +1,4 @@
-"""Seal: the files of a save know each other by their digests, so a file of another save among them is noticed."""
+"""Seal: the files of a save hold each other's digests, so that a reader detects a file of another save among them."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ MANIFEST = "manifest.json"
 DEPLOY_MODEL, FAKE_QUANT_MODEL, FLOAT_MODEL = "deploy_model.onnx", "fake_quant_model.onnx", "float_model.onnx"
 PARAMETERS_TEXT, PARAMETERS_BINARY = "quant_param_record.txt", "quant_param_record.bin"
 RECORD, GOLDEN = "scale_offset_record.txt", "golden.npz"
-_MODIFIED_MODEL = "modified_model.onnx"  # what a record calls the ONNX file of the same quantize_model call
+_MODIFIED_MODEL = "modified_model.onnx"  # name, in a record, of the ONNX file of the same quantize_model call
 # The files of a save, without the prefix of their names (spec 11.1).
 NAMES = (DEPLOY_MODEL, FAKE_QUANT_MODEL, FLOAT_MODEL, PARAMETERS_TEXT, PARAMETERS_BINARY, RECORD, GOLDEN)
 
 
 @contextlib.contextmanager
 def sealed_set(prefix: PathLike) -> Iterator[FileSet]:
-    """Gives a `FileSet` whose files, where they begin with ``prefix``, get marks and a manifest at the end."""
+    """Returns a context with a `FileSet`; at exit its files that begin with ``prefix`` get marks and a manifest."""
     with FileSet() as files:
         yield files
         _seal(files, prefix)
 
 
 def check_prefix(prefix: PathLike) -> None:
-    """Checks that the files of ``prefix`` that exist are of one save.
+    """Checks that the existing files of ``prefix`` are of one save.
 
     Raises:
-      RecordError: They are not, or one of them was changed; the text names it.
+      RecordError: A file is of another save or was changed; the text names the file.
     """
     members = _members(prefix, (*NAMES, MANIFEST))
     claimed = {name for one in members.values() for name in one.claims or () if os.sep not in name}
@@ -55,10 +55,10 @@ def record_partners(files: FileSet, model: Path) -> dict[str, str]:
 
 
 def check_record_partners(record: Path, model: Path) -> None:
-    """Checks that ``model`` is the one that was written together with ``record``, if the record says which that is.
+    """Checks that ``model`` was written together with ``record``, if the record has a mark.
 
     Raises:
-      RecordError: It is another one.
+      RecordError: ``model`` is of another call, or was changed.
     """
     for name, expected in (read_mark(record)[1] or {}).items():
         if not name.startswith(_MODIFIED_MODEL) or os.sep in name:
@@ -85,9 +85,9 @@ class _Member:
     """One existing file.
 
     Attributes:
-      path: Where it is.
+      path: Path of the file.
       digest: Digest of the content; None for the manifest, which no other file mentions.
-      claims: The digests that it says the files of its save have; None if it says nothing.
+      claims: The digests of the files of its save, as its mark states them; None without a mark.
     """
 
     path: Path
@@ -95,7 +95,7 @@ class _Member:
     claims: Mapping[str, str] | None
 
     def fits(self, name: str, save: Mapping[str, str]) -> bool:
-        """Whether the file, called ``name``, belongs to the save that is described by its digests."""
+        """Whether the file ``name`` belongs to the save with the digests ``save``."""
         return self.claims in (None, save) and (self.digest is None or self.digest == save.get(name))
 
 
@@ -114,7 +114,7 @@ def _member(name: str, path: Path) -> _Member:
 def _check(members: Mapping[str, _Member]) -> None:
     saves = [one.claims for one in members.values() if one.claims is not None]
     if not saves:
-        return  # files of other origin
+        return  # no file has a mark, so other programs or older versions wrote them
     save = max(saves, key=lambda one: sum(member.digest == one.get(name) for name, member in members.items()))
     for name, odd in members.items():
         if not odd.fits(name, save):

@@ -1,4 +1,4 @@
-"""Staging: the hidden folder in which new files wait until all of them can be renamed to their places."""
+"""Staging: the hidden folder that holds new files until all of them can be renamed to their targets."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ _START, _END = ".amct-", ".tmp"
 
 
 class Staging:
-    """A new folder inside the folder of the targets: renaming is atomic only within one file system.
+    """A new folder inside the folder of the targets, since renaming is atomic only within one file system.
 
-    The process holds a lock on it, which the system releases when the process ends, however it ends. A folder that can
-    be locked has no living owner: the next `Staging` beside it removes it.
+    The process holds a lock on the folder, which the system releases when the process ends, however it ends. If another
+    process can lock the folder, its owner is dead: the next `Staging` in the same place removes it.
 
     Attributes:
       path: The folder, readable by its owner only.
     """
 
     def __init__(self, parent: Path) -> None:
-        """Makes the folder, and removes those that dead processes left in ``parent``."""
+        """Makes the folder, and removes the folders that dead processes left in ``parent``."""
         _remove_abandoned(parent)
         self.path, self._lock = _new_folder(parent)
 
     def remove(self) -> None:
-        """Removes the folder and what is still in it."""
+        """Removes the folder and all files in it."""
         shutil.rmtree(self.path, ignore_errors=True)
         if self._lock is not None:
             os.close(self._lock)
@@ -44,7 +44,7 @@ class Staging:
 
 @contextlib.contextmanager
 def locked(folders: Iterable[Path]) -> Iterator[None]:
-    """Makes other processes and threads that want one of ``folders`` wait; without file locks they do not wait."""
+    """Returns a context that holds locks on ``folders``; other processes and threads wait, if there are file locks."""
     with contextlib.ExitStack() as stack:
         for folder in sorted(set(folders)) if fcntl else ():  # sorted, so that two savers never wait for each other
             with contextlib.suppress(OSError):  # some network file systems have no locks
@@ -55,7 +55,7 @@ def locked(folders: Iterable[Path]) -> Iterator[None]:
 
 
 def _new_folder(parent: Path) -> tuple[Path, int | None]:
-    """Returns a new folder and the descriptor that holds its lock, None where the file system has no locks."""
+    """Returns a new folder and the descriptor that holds its lock; None as descriptor if there are no file locks."""
     host = re.sub(r"[^\w-]", "_", socket.gethostname())[:40]
     while True:
         path = parent / f"{_START}{host}-{os.getpid()}-{uuid.uuid4().hex[:8]}{_END}"
@@ -63,7 +63,7 @@ def _new_folder(parent: Path) -> tuple[Path, int | None]:
         try:
             descriptor = _lock(path)
         except (BlockingIOError, FileNotFoundError):
-            continue  # another process took it for abandoned before it was locked
+            continue  # another process found the folder before it was locked and removed it as abandoned
         if path.is_dir():
             return path, descriptor
         if descriptor is not None:
@@ -80,10 +80,10 @@ def _remove_abandoned(parent: Path) -> None:
 
 
 def _lock(path: Path) -> int | None:
-    """Returns a descriptor that holds the lock of the folder ``path``; None where the file system has no locks.
+    """Returns a descriptor that holds the lock of the folder ``path``; None if the file system has no locks.
 
     Raises:
-      BlockingIOError: Another process holds it.
+      BlockingIOError: Another process holds the lock.
       OSError: The folder cannot be opened.
     """
     if fcntl is None:

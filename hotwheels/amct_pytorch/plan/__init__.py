@@ -1,1 +1,1 @@
-"""Which layer is quantized how: pure data made from OpGraph and QuantConfig."""
+"""Plans and advice: which layer is quantized how, as pure data made from OpGraph and QuantConfig."""

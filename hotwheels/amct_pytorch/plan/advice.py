@@ -1,4 +1,4 @@
-"""Advice: what the tool recommends about a model, as values (docs/advice.md).
+"""Advice: the recommendations for a model, as values (docs/advice.md).
 
 The rules come from the FAQ of HiSilicon's AMCT manual.
 """
@@ -18,7 +18,7 @@ Document = Mapping[str, Any]  # a simple configuration (spec 8.5), which create_
 
 
 class AdviceRule(enum.Enum):
-    """What advice is about; the value is its name in reports and in the log."""
+    """The subject of a piece of advice; the value is its name in reports and in the log."""
 
     NO_EFFECT = "operation without effect"
     OFFLINE_CONVOLUTION = "offline convolution"
@@ -54,11 +54,11 @@ _SOURCES = {
 
 @dataclasses.dataclass(frozen=True)
 class Remedy:
-    """One thing to do.
+    """One possible change of model or configuration.
 
     Attributes:
-      text: What, as an imperative without a full stop.
-      settings: The simple configuration that does it, or that goes with it; None where only the model can change.
+      text: The change, as an imperative sentence without a full stop.
+      settings: The simple configuration that makes the change, or that the changed model needs; None if there is none.
     """
 
     text: str
@@ -66,7 +66,7 @@ class Remedy:
 
     @property
     def yaml(self) -> str | None:
-        """The settings as a file for ``create_quant_config_fx``."""
+        """The settings as a yaml file for ``create_quant_config_fx``; None without settings."""
         return None if self.settings is None else yaml.safe_dump(_plain(self.settings), sort_keys=False)
 
     def __str__(self) -> str:
@@ -78,14 +78,14 @@ class Remedy:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Advice:
-    """One thing that is worth changing.
+    """One piece of advice.
 
     Attributes:
-      rule: What it is about.
+      rule: The subject.
       layers: Names of the layers and nodes concerned, in graph order.
-      finding: What was found there, a sentence without a full stop.
-      reason: What it does harm to, the same.
-      remedies: What to do, the best first; any one of them is enough.
+      finding: The observation, a sentence without a full stop.
+      reason: The harm done, a sentence without a full stop.
+      remedies: Possible changes, the best first; any of them is enough.
     """
 
     rule: AdviceRule
@@ -100,12 +100,12 @@ class Advice:
         return next((one.yaml for one in self.remedies if one.settings is not None), None)
 
     def __str__(self) -> str:
-        """One line, for the log."""
+        """Returns one line, for the log."""
         remedies = " Or: ".join(str(one) for one in self.remedies)
         return f"Advice, {self.rule.value}: {self.finding}. {self.reason}{self._manual}. Do: {remedies}"
 
     def report(self, number: int, width: int) -> str:
-        """Several lines: what and why, then each remedy with its yaml as a block."""
+        """Returns several lines of at most ``width``: finding and reason, then each remedy with its yaml as a block."""
         title = f"Advice {number}. {self.rule.value.capitalize()}: {', '.join(self.layers)}"
         lines = [title, f"{self.finding}.", f"{self.reason}{self._manual}."]
         for index, remedy in enumerate(self.remedies):
@@ -124,7 +124,7 @@ def _filled(text: str, width: int) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Tuples and other mappings as what yaml has words for; copies, so that it writes no anchors."""
+    """Returns ``value`` with lists and dicts for tuples and other mappings, copied, so that yaml writes no anchors."""
     if isinstance(value, Mapping):
         return {key: _plain(one) for key, one in value.items()}
     return [_plain(one) for one in value] if isinstance(value, list | tuple) else value

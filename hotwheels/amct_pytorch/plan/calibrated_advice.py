@@ -14,44 +14,45 @@ from .configured_graph import ConfiguredGraph, LayerInput, inputs_of
 from .remedies import can_be_wide, left_in_float, overrides, widened, with_bits, without_offset
 from .sibling_advice import REASON
 
-WIDE_BITS = 12  # what is recommended instead of 8; the hardware also has 16
-# A second input that reaches this far is wide: the example of HiSilicon's AMCT manual is -30.6857 to 12.2666.
+WIDE_BITS = 12  # recommended instead of 8; the hardware also has 16
+# A second input that reaches this magnitude is wide: HiSilicon's AMCT manual has the example -30.6857 to 12.2666.
 WIDE_SECOND_INPUT = 30.0
 LEAST_SWAP_GAIN = 6.0  # dB, one bit: a swap that gains less is not worth another model
-LARGEST_RATIO = 50.0  # of the ranges of the inputs of one layer
+LARGEST_RATIO = 50.0  # between the ranges of two inputs of a layer
 _SWAP = "torch.matmul(b.transpose(-1, -2), a.transpose(-1, -2)).transpose(-1, -2)"
 
 
 @dataclasses.dataclass(frozen=True)
 class _Mixing:
-    """An operation in which tensors meet: what happens to the smaller one, and how to keep them apart."""
+    """An operation that mixes tensors: the harm to the tensor of smaller range, and how to separate the tensors."""
 
     reason: str
     split: str
 
 
 _CAT = _Mixing(
-    "What reads the result has one grid for all of it: its step is that of the larger input, of the smaller one little"
-    " is left",
-    "Split what reads the result, so that each tensor has a layer of its own: conv(cat((a, b))) is conv_a(a) +"
+    "The layer that reads the result has one grid, with the step that the larger input needs: the smaller input keeps"
+    " only a few of its levels",
+    "Split the layer that reads the result, so that each tensor has its own layer: conv(cat((a, b))) is conv_a(a) +"
     " conv_b(b)",
 )
 _MUL = _Mixing(
-    "The product has one grid, as wide as the larger input makes it: where that is small, little of it is left",
-    "Split the tensors into parts of similar range and multiply those apart",
+    "The product has one grid, as wide as the largest values of the larger input need: small products keep only a few"
+    " of its levels",
+    "Split the tensors into parts of similar range and multiply those separately",
 )
 _MIXING = {"cat": _CAT, "stack": _CAT, "Cat": _CAT, "mul": _MUL, "EltwiseMul": _MUL}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CalibratedInput:
-    """What calibration found for one input.
+    """The grid and the range that calibration found for one input.
 
     Attributes:
       scale: Real value of one step.
       offset: Integer that stands for 0.0.
-      num_bits: Width.
-      low: Smallest value, or 0. Neither end counts in comparisons, which are about grids.
+      num_bits: Width of the stored integer.
+      low: Smallest value, or 0. Comparisons ignore ``low`` and ``high``, since they compare grids.
       high: Largest value, or 0.
     """
 
@@ -72,8 +73,8 @@ class SwapMeasured:
     """Signal to noise ratio of the result of a matmul, in dB, measured on its real inputs.
 
     Attributes:
-      as_is: With the grids that its inputs have.
-      swapped: With the second input as the first one, of ``WIDE_BITS``, and the first as the second.
+      as_is: With the present grids of the inputs.
+      swapped: With the inputs swapped, so that the former second input has ``WIDE_BITS``.
     """
 
     as_is: float
@@ -85,12 +86,12 @@ Swaps = Mapping[str, SwapMeasured]
 
 
 def calibrated_advice(model: ConfiguredGraph, inputs: Calibrated, swaps: Swaps | None = None) -> tuple[Advice, ...]:
-    """Returns the advice in graph order, that on siblings first.
+    """Returns the advice in graph order, advice on siblings first.
 
     Args:
       model: The quantized layers.
-      inputs: What calibration found; inputs that are not floating tensors are absent.
-      swaps: What a swap of its inputs does to each matmul. If given it decides, else the range.
+      inputs: The results of calibration; inputs that are not floating tensors are absent.
+      swaps: The measured effect of swapping the inputs of each matmul. If given, it decides; else the range decides.
     """
     of_layers = (_layer_advice(model, node, inputs, swaps) for node in model.graph.quantizable)
     return (*_sibling_advice(model, inputs), *(one for one in of_layers if one is not None))
@@ -112,7 +113,7 @@ def _swap_advice(model: ConfiguredGraph, node: OpNode, found: Calibrated, swaps:
     if not is_worth:
         return None
     wide, narrow = model.settings(first), model.settings(second)
-    assert wide is not None and narrow is not None, "what is calibrated is quantized"
+    assert wide is not None and narrow is not None, "a calibrated input is quantized"
     settings = overrides(model, {first: with_bits(wide, WIDE_BITS), second: narrow})
     return Advice(
         rule=AdviceRule.MATMUL_SECOND_INPUT,
@@ -130,7 +131,7 @@ def _swap_advice(model: ConfiguredGraph, node: OpNode, found: Calibrated, swaps:
 
 
 def _gain(measured: SwapMeasured | None) -> float:
-    """In dB; none of an operation whose inputs cannot be swapped."""
+    """Returns the gain of the swap in dB; -inf if the inputs cannot be swapped."""
     return -math.inf if measured is None else measured.swapped - measured.as_is
 
 
@@ -165,14 +166,17 @@ def _range_advice(model: ConfiguredGraph, node: OpNode, found: Calibrated) -> Ad
 def _range_remedies(model: ConfiguredGraph, node: OpNode) -> Iterator[Remedy]:
     wider = widened(model, inputs_of(node), WIDE_BITS)
     if wider is not None:
-        yield Remedy(f"Give its inputs, and all that must be on one grid with them, {WIDE_BITS} bits", wider)
+        yield Remedy(f"Give its inputs, and all inputs that must share their grids, {WIDE_BITS} bits", wider)
     skipped = left_in_float(model, (node.name,))
     if skipped is not None:
-        yield Remedy("Leave it in float, and all that must not be quantized beside it", skipped)
+        yield Remedy("Leave it in float, and all layers that must not be quantized beside it", skipped)
 
 
 def _sibling_advice(model: ConfiguredGraph, inputs: Calibrated) -> Iterator[Advice]:
-    """One piece for all siblings of equal settings with different grids; different settings are another advice."""
+    """Yields one piece of advice for all siblings with equal settings but different grids.
+
+    Siblings with different settings are the subject of `sibling_advice`.
+    """
     found = {producer: [one for one in readers if one in inputs] for producer, readers in model.readers.items()}
     found = {producer: readers for producer, readers in found.items() if _are_apart(model, inputs, readers)}
     if not found:
@@ -200,7 +204,7 @@ def _sibling_remedies(
         producer for producer, group in found.items() if any(model.edge(one).producer != producer for one in group)
     ]
     if copied:
-        yield Remedy(f"Let all of them read {', '.join(copied)} itself, not a copy or a cast of it")
+        yield Remedy(f"Let all of them read {', '.join(copied)} directly, not a copy or a cast")
     symmetric = without_offset(model, readers)
     if symmetric is not None:
         yield Remedy("Quantize all of them without offset, so that they share a quantizer", symmetric)

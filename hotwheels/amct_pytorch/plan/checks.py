@@ -16,7 +16,7 @@ from ..ops.desc import Role
 from .configured_graph import ConfiguredGraph, LayerInput, inputs_of
 from .planner import settings_of
 
-# How config.json of the dynamic path spells them.
+# Names of these arguments in config.json of the dynamic path.
 _SPELLINGS = {"search_start": "search_range", "search_end": "search_range", "qscheme": "with_offset"}
 
 
@@ -69,7 +69,7 @@ class _Rules:
     def unquantized_cube(self) -> Iterator[Violation]:
         for node in self._graph:
             if node.is_cube and node.is_default_enabled and not node.is_dead and self._model.layer(node.name) is None:
-                # The text of HiSilicon's AMCT manual has one name; on the FX path it is the only one there is.
+                # The FX path knows no ONNX name, so the text has the layer name only.
                 name = _named(node) if node.onnx_name else node.name
                 text = f"Layer {name} must be quantized as it is an operation calculated on CUBE"
                 yield Violation(node.layer, text, _enable(node))
@@ -92,9 +92,9 @@ class _Rules:
         return difference(self._model.settings(first), self._model.settings(second))
 
     def _adapt(self, wrong: LayerInput, model: LayerInput, setting: str) -> str:
-        """Returns the change that gives one input the settings of the other."""
+        """Returns the change that gives the input ``wrong`` the settings of the input ``model``."""
         op = self._graph[wrong.layer].op
-        if op is not None and op.role is Role.MATMUL:  # what it needs is not for the user to choose
+        if op is not None and op.role is Role.MATMUL:  # the chip fixes the settings of a matmul, so the other adapts
             wrong, model = model, wrong
         if setting == "quant_enable":
             off = wrong if self._model.layer(wrong.layer) is None else model
@@ -117,7 +117,7 @@ def _enable(node: OpNode) -> str:
 
 
 def difference(first: QuantizerConfig | None, second: QuantizerConfig | None) -> str | None:
-    """Returns the name of the first setting in which two inputs differ, None if they agree."""
+    """Returns the name of the first setting in which two inputs differ; None if all settings are equal."""
     if first is None or second is None:
         return None if first is second else "quant_enable"
     if first.quantizer != second.quantizer:

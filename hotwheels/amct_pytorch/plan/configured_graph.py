@@ -1,4 +1,4 @@
-"""ConfiguredGraph: a model's operations with their settings, and which inputs the converter wants on one grid."""
+"""ConfiguredGraph: a model's operations with their settings, and the inputs for which the converter wants one grid."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class LayerInput:
     """One quantizable input of a layer, whether it is quantized or not.
 
     Attributes:
-      layer: Name of the node; of a layer with several uses: of one of them.
+      layer: Name of the node; for a layer with several uses, the name of one of its nodes.
       index: Position among the layer's quantizable inputs.
     """
 
@@ -25,13 +25,13 @@ class LayerInput:
 
 @dataclasses.dataclass(frozen=True)
 class ConfiguredGraph:
-    """What the rules between layers are about.
+    """A model and its configuration, for the rules between layers.
 
     Attributes:
       graph: The operations.
-      config: The settings of the quantizable ones.
-      handed_on: Nodes of which no exported file has a node, since they hand a tensor on as it is (``x.float()``), and
-        the node whose tensor it is. The FX path knows.
+      config: The settings of the quantizable operations.
+      handed_on: Nodes that return their input unchanged (``x.float()``), so that no exported file has them, each with
+        the node that makes the tensor. Only the FX path fills this.
     """
 
     graph: OpGraph
@@ -39,22 +39,22 @@ class ConfiguredGraph:
     handed_on: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def edge(self, one: LayerInput) -> Edge:
-        """Returns where the input comes in."""
+        """Returns the edge of the input."""
         return self.graph[one.layer].edges[one.index]
 
     def layer(self, name: str) -> LayerConfig | None:
-        """Returns the settings of the layer which the node ``name`` is, None if it stays in float."""
+        """Returns the settings of the node ``name``; None if the node stays in float."""
         layer = self.config.layers.get(self.graph[name].layer)
         return layer if layer is not None and layer.quant_enable and self.graph[name].is_quantizable else None
 
     def settings(self, one: LayerInput) -> QuantizerConfig | None:
-        """Returns how an input is quantized, None if it stays in float."""
+        """Returns how an input is quantized; None if the input stays in float."""
         layer = self.layer(one.layer)
         return None if layer is None else layer.activations[one.index]
 
     @cached_property
     def readers(self) -> Mapping[str, tuple[LayerInput, ...]]:
-        """For each tensor, by the node that makes it, the quantizable inputs which read it, in graph order."""
+        """For each tensor, by the node that makes the tensor: the quantizable inputs that read it, in graph order."""
         found: dict[str, list[LayerInput]] = {}
         for node in self.graph.quantizable:
             for one in inputs_of(node):
@@ -63,7 +63,7 @@ class ConfiguredGraph:
         return {producer: tuple(inputs) for producer, inputs in found.items()}
 
     def behind(self, node: OpNode) -> Iterator[LayerInput]:
-        """Yields the inputs that read the result of ``node`` or, where it is a tuple, one of its tensors."""
+        """Yields the inputs that read the result of ``node`` or, if the result is a tuple, one of its tensors."""
         yield from self.readers.get(node.name, ())
         for name in self.graph.consumers[node.name]:
             if self.graph[name].is_pick:
@@ -82,12 +82,12 @@ class ConfiguredGraph:
         return {one: frozenset(others) for one, others in links.items()}
 
     def _uses(self) -> Iterator[tuple[LayerInput, ...]]:
-        """Yields the inputs at which one layer takes its tensors in its several uses."""
+        """Yields, for each input of a layer, that input in all uses of the layer."""
         for nodes in self.graph.uses.values():
             yield from zip(*map(inputs_of, nodes), strict=True)
 
     def one_grid(self, *inputs: LayerInput) -> tuple[LayerInput, ...]:
-        """Returns ``inputs`` and all that rules 2 and 3 of spec 13.1 tie to them, over any number of steps."""
+        """Returns ``inputs`` and all inputs that rules 2 and 3 of spec 13.1 connect to them, directly or indirectly."""
         found = dict.fromkeys(inputs)
         todo = list(inputs)
         while todo:

@@ -1,4 +1,4 @@
-"""IntegerShare: which multiplications of a model run on integers, and which BatchNorms are left in it."""
+"""IntegerShare: which multiplications of a model run on integers, and which BatchNorms are not folded."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from ..graph import OpGraph, Skip
 
-# A network below is not completely on integers: what is left in float is slow on the chip, or refused.
+# Below this share a network is not completely on integers; multiplications in float are slow on the chip, or refused.
 WANTED_SHARE = 0.999
 
 
@@ -17,8 +17,8 @@ class IntegerShare:
 
     Attributes:
       integer: Number of multiplications in quantized layers.
-      floating: Number of multiplications elsewhere, by node, in execution order. What is computed from constants alone
-        is left out: no file computes it.
+      floating: Number of multiplications elsewhere, by node, in execution order. Nodes computed from constants alone
+        are left out, since exported files hold their results.
       reasons: Why the nodes in ``floating`` are in float.
       batch_norms: The BatchNorms that are not folded, with the reason.
     """
@@ -54,13 +54,13 @@ class IntegerShare:
         }
 
     def __str__(self) -> str:
-        """Reads as one line."""
+        """Returns one line, for the log."""
         left = f"; {len(self.batch_norms)} BatchNorm(s) left" if self.batch_norms else ""
         return f"{100 * self.share:.2f} % of {self.total:.3g} multiplications run on integers{left}"
 
 
 def integer_share(counted: Mapping[str, int], quantized: frozenset[str], graph: OpGraph) -> IntegerShare:
-    """Returns the share of a model whose nodes multiply ``counted`` times, those ``quantized`` on integers."""
+    """Returns the share for multiplications ``counted`` by node; the nodes ``quantized`` compute on integers."""
     floating = {name: count for name, count in counted.items() if count and name not in quantized}
     return IntegerShare(
         integer=sum(count for name, count in counted.items() if name in quantized),

@@ -29,7 +29,7 @@ def make_plan(graph: OpGraph, config: QuantConfig) -> QuantPlan:
 
 
 def settings_of(config: QuantizerConfig, is_weight: bool = False) -> dict[str, Any]:
-    """Returns what makes two quantizers behave alike: all arguments, given or by default, but the log name."""
+    """Returns all arguments, given or default, but for the log name: quantizers with equal settings behave alike."""
     return {key: value for key, value in effective_args(config, is_weight).items() if key != "object_layer"}
 
 
@@ -80,10 +80,10 @@ def _plan_layer(
 
 
 def _groups(graph: OpGraph, layers: Mapping[str, LayerConfig]) -> dict[str, str]:
-    """Returns the group of every input of ``layers``, called as one of the inputs in it.
+    """Returns the group of every input of ``layers``; a group has the name of one of its inputs.
 
-    Inputs that read one tensor with equal settings are one group; so are the tensors that come in at one input of a
-    layer with several uses, and with them everything else that reads these.
+    Inputs that read the same tensor with equal settings form a group. An input of a layer with several uses reads
+    several tensors, so it joins the groups of all of them into one.
     """
     first_readers: dict[_GroupKey, str] = {}
     groups: dict[str, str] = {}
@@ -107,8 +107,8 @@ def _slot(layer: str, index: int) -> str:
 
 
 def _group_key(node: OpNode, edge: Edge, quantizer: QuantizerConfig) -> _GroupKey:
-    # A Linear may turn out to have more than 2 dimensions and be forced symmetric; only other Linears go along with
-    # that, and what is symmetric anyway.
+    # A Linear on more than 2 dimensions is made symmetric at its first forward. So an asymmetric Linear shares its
+    # quantizer with other Linears only.
     is_linear = node.op is not None and node.op.role is Role.LINEAR
     may_change = is_linear and (is_custom(quantizer.quantizer) or not is_symmetric(quantizer))
     return edge.producer, may_change, quantizer.quantizer, _pairs(settings_of(quantizer))

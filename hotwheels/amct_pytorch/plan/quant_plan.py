@@ -16,8 +16,8 @@ class InputPlan:
 
     Attributes:
       index: Position among the layer's quantizable inputs; the ``index`` of the record.
-      edge: Where the tensor comes in, in the layer's first use.
-      tensors: The nodes which make the tensors that come in there, one for each use of the layer.
+      edge: The edge in the layer's first use.
+      tensors: The producers of the tensors that this input reads, one for each use of the layer.
       quantizer: Algorithm and arguments.
       group: Inputs of equal group share one quantizer object (spec 8.6); ``layer:index`` of the first of them.
     """
@@ -35,9 +35,9 @@ class LayerPlan:
 
     Attributes:
       name: Layer name.
-      uses: The nodes which are this layer, in order.
-      op: What the layer is.
-      inputs: Its quantized inputs.
+      uses: Names of the nodes that are this layer, in order.
+      op: The operation's description in the registry.
+      inputs: The quantized inputs.
       weight: Algorithm of the weight, None without weights.
       weight_group: Layers of equal group share one weight quantizer: the name of the first call site of the module.
       batch_norm: On the dynamic path: name of the BatchNorm node folded into the layer, or None.
@@ -56,7 +56,7 @@ class LayerPlan:
 
 @dataclasses.dataclass(frozen=True)
 class QuantPlan:
-    """The layers to quantize by name, in graph order, and what was left out with the reason."""
+    """The layers to quantize by name, in graph order, and the nodes left in float with the reason."""
 
     layers: Mapping[str, LayerPlan]
     skips: tuple[Skip, ...] = ()

@@ -1,4 +1,4 @@
-"""Simple configurations that apply a piece of advice without breaking rules 2 to 4 of spec 13.1 elsewhere."""
+"""Simple configurations that follow a piece of advice without breaking rules 2 to 4 of spec 13.1 at other layers."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def skipping(layers: Iterable[str]) -> Document:
 
 
 def left_in_float(model: ConfiguredGraph, layers: Iterable[str]) -> Document | None:
-    """Returns the configuration that leaves ``layers`` in float, and all that must not be quantized beside them.
+    """Returns the configuration that leaves ``layers`` in float, and all layers that must not be quantized beside them.
 
-    None if an operation of the CUBE is among those, which must be quantized.
+    Returns None if a CUBE operation is among them, since CUBE operations must be quantized.
     """
     found = dict.fromkeys(layers)
     todo = list(found)
@@ -40,7 +40,7 @@ def left_in_float(model: ConfiguredGraph, layers: Iterable[str]) -> Document | N
 def widened(model: ConfiguredGraph, inputs: Iterable[LayerInput], num_bits: int) -> Document | None:
     """Returns the configuration that gives ``inputs``, and all inputs on one grid with them, ``num_bits`` bits or more.
 
-    None if one of them cannot have that width.
+    Returns None if one of them cannot have that width.
     """
     given = {one: settings for one in model.one_grid(*inputs) if (settings := model.settings(one)) is not None}
     if not all(can_be_wide(model, one) for one in given):
@@ -52,8 +52,8 @@ def widened(model: ConfiguredGraph, inputs: Iterable[LayerInput], num_bits: int)
 def can_be_wide(model: ConfiguredGraph, one: LayerInput) -> bool:
     """Whether the configuration may give a quantized input more than 8 bits.
 
-    Not if the chip takes it like a weight or pairs it with weights of 4 bits (spec 4.2), nor if its grid or its class
-    is the user's own.
+    False if the input follows the rules of weights (the second input of a matmul), if the layer has 4-bit weights
+    (spec 4.2), or if the user has given a fixed grid or a quantizer class from outside.
     """
     layer, settings = model.layer(one.layer), model.settings(one)
     if layer is None or settings is None or is_second_of_matmul(model, one) or not _is_ours(settings):
@@ -64,8 +64,9 @@ def can_be_wide(model: ConfiguredGraph, one: LayerInput) -> bool:
 def unified(model: ConfiguredGraph, inputs: Iterable[LayerInput]) -> Document | None:
     """Returns the configuration that quantizes all inputs on one grid with ``inputs`` in the same way.
 
-    What a matmul needs goes before the widest settings, those before the others. A layer that is switched on brings
-    its other inputs along. None if those would need a copy of a grid that is fixed for another tensor.
+    The settings of a matmul input are preferred, then the widest settings. If a layer is enabled for this, all of its
+    other inputs are quantized too. Returns None if that would use a fixed grid or a class from outside for another
+    tensor.
     """
     changes: dict[LayerInput, QuantizerConfig] = {}
     todo: list[tuple[LayerInput, QuantizerConfig | None]] = [(one, None) for one in inputs]
@@ -86,7 +87,7 @@ def unified(model: ConfiguredGraph, inputs: Iterable[LayerInput]) -> Document | 
 def without_offset(model: ConfiguredGraph, inputs: Iterable[LayerInput]) -> Document | None:
     """Returns the configuration that quantizes ``inputs``, and all on one grid with them, symmetrically.
 
-    None if one of them is given by the user: a fixed grid, a class of the user's own.
+    Returns None if one of them has a fixed grid or a class from outside.
     """
     changes = {}
     for one in model.one_grid(*inputs):
@@ -99,7 +100,7 @@ def without_offset(model: ConfiguredGraph, inputs: Iterable[LayerInput]) -> Docu
 
 
 def overrides(model: ConfiguredGraph, changes: Mapping[LayerInput, QuantizerConfig]) -> Document:
-    """Returns the configuration which gives inputs these settings and switches their layers on."""
+    """Returns the configuration that gives inputs these settings and enables their layers."""
     entries: dict[str, dict[str, Any]] = {}
     changed = {one.layer for one in changes}
     for name in (one for one in model.graph.nodes if one in changed):
@@ -120,7 +121,7 @@ def with_bits(settings: QuantizerConfig, num_bits: int) -> QuantizerConfig:
 
 
 def is_second_of_matmul(model: ConfiguredGraph, one: LayerInput) -> bool:
-    """Whether the chip takes the input like a weight, in 8 bits."""
+    """Whether the input is the second input of a matmul, which follows the rules of weights and has 8 bits."""
     return one.index > 0 and _is_matmul(model, one)
 
 
@@ -139,7 +140,7 @@ def _bits(settings: QuantizerConfig) -> int:
 
 
 def _model_of(model: ConfiguredGraph, inputs: tuple[LayerInput, ...]) -> QuantizerConfig | None:
-    """The settings for all of ``inputs``; None if none of them is quantized."""
+    """Returns the settings to use for all of ``inputs``; None if none of them is quantized."""
     given = {one: settings for one in inputs if (settings := model.settings(one)) is not None}
     if not given:
         return None
@@ -153,6 +154,6 @@ def _model_of(model: ConfiguredGraph, inputs: tuple[LayerInput, ...]) -> Quantiz
 
 
 def _section(settings: QuantizerConfig) -> dict[str, Any]:
-    """The settings as yaml, without the log name, which belongs to one layer."""
+    """Returns the settings as a section of a yaml file, without the log name, which belongs to one layer."""
     args = {key: value for key, value in settings.args.items() if key != "object_layer"}
     return {"quantizer": settings.quantizer, "quantizer_args": args}

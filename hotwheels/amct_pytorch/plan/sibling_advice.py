@@ -1,4 +1,4 @@
-"""Advice on inputs which read one tensor with different settings.
+"""Advice on inputs that read the same tensor with different settings.
 
 HiSilicon's AMCT manual, chapter "The converter fails on siblings with different factors"
 [兄弟节点量化系数不一致导致atc报错].
@@ -11,13 +11,13 @@ from .checks import difference
 from .configured_graph import ConfiguredGraph, LayerInput
 from .remedies import left_in_float, unified
 
-REASON = "The converter wants one data type and one grid for all that read a tensor, and may refuse the model otherwise"
+REASON = "The converter wants one data type and one grid for all readers of a tensor and may refuse the model otherwise"
 
-_Conflicts = dict[str, list[LayerInput]]  # by the tensor: the first that reads it, and those that differ from it
+_Conflicts = dict[str, list[LayerInput]]  # by the tensor's node: its first reader, and the readers that differ from it
 
 
 def sibling_advice(model: ConfiguredGraph) -> tuple[Advice, ...]:
-    """Returns one piece of advice for each setting in which siblings differ; one configuration mends all of them."""
+    """Returns one piece of advice for each setting in which siblings differ; its configuration mends all of them."""
     found: dict[str, _Conflicts] = {}
     for producer, (first, *others) in model.readers.items():
         for other in others:

@@ -76,15 +76,16 @@ def test_comments_and_trailing_commas(text: str, expected: object, log_lines) ->
 )
 def test_missing_comma_is_a_warning(text: str, expected: object, column: int, log_lines) -> None:
     assert parse_json(text, "x.json") == expected
-    assert log_lines.warnings == [f"x.json, line 1, column {column}: a comma is missing; read as if it stood there."]
+    text = "a comma is missing; the text is read as if it were there."
+    assert log_lines.warnings == [f"x.json, line 1, column {column}: {text}"]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("", "line 1, column 1: a value is expected."),
-        ('{"a": 1,\n "a": 2}', "line 2, column 2: key 'a' stands twice in the same object."),
-        ('{"x": {"a": 1, "a": 1}}', "line 1, column 16: key 'a' stands twice"),
+        ('{"a": 1,\n "a": 2}', "line 2, column 2: key 'a' occurs twice in the same object."),
+        ('{"x": {"a": 1, "a": 1}}', "line 1, column 16: key 'a' occurs twice"),
         ('{"a" 1}', "line 1, column 6: ':' is expected."),
         ("{a: 1}", "line 1, column 2: a key in double quotes is expected."),
         ('{"a": }', "line 1, column 7: a value is expected."),

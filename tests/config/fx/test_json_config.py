@@ -156,7 +156,7 @@ def test_error_names_file_layer_key_and_value(document: object, message: str, tm
 def test_duplicate_layer_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "c.json"
     path.write_text('{"fc": {},\n "fc": {}}', encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"c\.json, line 2, column 2: key 'fc' stands twice"):
+    with pytest.raises(ConfigError, match=r"c\.json, line 2, column 2: key 'fc' occurs twice"):
         read_config(path, small_net())
 
 

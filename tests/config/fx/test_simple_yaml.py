@@ -128,7 +128,7 @@ def test_unknown_and_repeated_keys_are_warnings(log_lines) -> None:
     text = "skip_layer: [a]\ncommon_config:\n  quant_enabled: false\noverride_layer_types:\n- {quant_enable: no}\n"
     parse_simple_yaml(text + "skip_layers: []\nskip_layers: [b]\n", "quant.yaml")
     assert log_lines.warnings == [
-        "quant.yaml, line 7: key 'skip_layers' stands twice, the last one counts.",
+        "quant.yaml, line 7: key 'skip_layers' occurs twice; the last value is used.",
         "quant.yaml: unknown key 'skip_layer' is ignored. Did you mean 'skip_layers'?",
         "quant.yaml: common_config: unknown key 'quant_enabled' is ignored. Did you mean 'quant_enable'?",
         "quant.yaml: override_layer_types[0] has no layer_type, so it is for no layer.",

@@ -1,1 +1,1 @@
-"""Values of a configuration: their types, ranges and spellings."""
+"""Values of a configuration: types, ranges and spellings."""

@@ -1,4 +1,4 @@
-"""The algorithms of our registry and their arguments: the only place where the ranges of spec 5 and 6 are written."""
+"""The algorithms of this package and their arguments: the only module with the ranges of spec 5 and 6."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .ranges import NEGATIVE, POSITIVE, above, at_least, closed
 NON_UNIFORM_BITS = 4  # SNQ and LNQ: a codebook of 16 values
 SEARCH_RANGE = "search_range"  # spelling of search_start, search_end on the dynamic path: [start, end]
 
-# Names of the algorithms in the documents of the dynamic path; two names of one class mean the same (spec 7).
+# Names of the algorithms in the documents of the dynamic path; several names may mean the same class (spec 7).
 CLASS_OF_ALGORITHM: Mapping[str, str] = {
     "ifmr_quantize": "IFMRObserver",
     "ulq_quantize": "UlqFakeQuantize",
@@ -38,10 +38,10 @@ class Algorithm:
     """A quantizer or an observer.
 
     Attributes:
-      observer: Default observer of a quantizer; None for observers and where nothing is observed.
-      tensors: What it quantizes: activation, weight or both.
-      activation: Arguments where it quantizes activations.
-      weight: Arguments where it quantizes weights.
+      observer: Default observer of a quantizer; None for observers and for quantizers without observer.
+      tensors: The tensors it quantizes: activation, weight or both.
+      activation: Arguments for activations.
+      weight: Arguments for weights.
     """
 
     observer: str | None = None
@@ -51,10 +51,10 @@ class Algorithm:
 
 
 def arguments_of(class_name: str, is_weight: bool) -> Mapping[str, Argument]:
-    """Returns the arguments of a quantizer or observer by canonical name, without those of a quantizer's observer.
+    """Returns the arguments of a quantizer or observer by canonical name, without the arguments of its observer.
 
     Raises:
-      ConfigError: The class is not in our registry.
+      ConfigError: The class is not in the tables below.
     """
     algorithm = QUANTIZERS.get(class_name) or OBSERVERS.get(class_name)
     if algorithm is None:
@@ -64,12 +64,12 @@ def arguments_of(class_name: str, is_weight: bool) -> Mapping[str, Argument]:
 
 
 def default_of(class_name: str, argument: str, *, is_weight: bool = False) -> Any:
-    """Returns the default of one argument of a quantizer or observer; constructors take it for their signatures."""
+    """Returns the default of one argument of a quantizer or observer, for the signature of its constructor."""
     return arguments_of(class_name, is_weight)[argument].default
 
 
 def canonical_names(args: Mapping[str, Any], arguments: Iterable[Argument]) -> dict[str, Any]:
-    """Returns the keys that have a value, aliases renamed; the canonical spelling wins where both are there."""
+    """Drops None values and renames aliases to canonical names; the canonical name wins if both are given."""
     names = {alias: argument.name for argument in arguments for alias in argument.aliases}
     given = {key: value for key, value in args.items() if value is not None}
     return {names.get(key, key): value for key, value in given.items() if key not in names or names[key] not in given}
@@ -96,7 +96,7 @@ def _choice(name: str, default: str | None, *allowed: str) -> Argument:
 
 
 def _weight_bits(*allowed: int) -> Argument:
-    """A weight width that the hardware lacks is not an error: the widest one that it has is used (spec 4.2)."""
+    """Returns num_bits of weights; another width gives the widest of ``allowed``, with a WARNING (spec 4.2)."""
     return Argument(name="num_bits", kind="int", default=allowed[-1], allowed=allowed, fallback=allowed[-1])
 
 

@@ -28,7 +28,7 @@ class Argument:
     Attributes:
       name: Canonical key.
       kind: bool, int, float, floats (one or a list) or string.
-      default: Value where the key is absent; None if there is none.
+      default: Value used if the key is absent; None if there is no default.
       allowed: None for any value of the kind, an Interval, or the values themselves.
       usual: None, or the interval outside which a value is used with a WARNING.
       fallback: None if a value outside ``allowed`` is an error; else the value used instead, with a WARNING.
@@ -46,7 +46,7 @@ class Argument:
     is_required: bool = False
 
     def read(self, value: object, where: str) -> Any:
-        """Returns ``value`` in the right type, checked; ``where`` says in messages what it belongs to.
+        """Returns ``value`` in the right type, checked; messages begin with ``where``.
 
         Raises:
           ConfigError: Wrong type or outside ``allowed``.

@@ -10,8 +10,8 @@ from typing import Any
 from ...errors import ConfigError, nearest_names
 from .unmatched import report_unmatched
 
-_LONGEST_INT = 64  # bits; no argument is near it, and larger ones overflow a float
-_SHORT = reprlib.Repr()  # a repr that does not grow with the value
+_LONGEST_INT = 64  # bits; far above any argument, and longer integers overflow a float
+_SHORT = reprlib.Repr()  # a repr whose length is limited
 _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = _SHORT.maxset = 20
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
 _WORDS = {"true": True, "yes": True, "false": False, "no": False}
@@ -59,7 +59,7 @@ def as_name_list(value: object, where: str) -> tuple[str, ...]:
 
 
 def as_names(value: object, where: str) -> tuple[str, ...]:
-    """Returns a list of strings; one string is a list of one, None is an empty list. Raises ConfigError."""
+    """Returns the strings in a list; a single string gives one element, None gives none. Raises ConfigError."""
     if value is None:
         return ()
     values = value if isinstance(value, list) else [value]
@@ -67,7 +67,7 @@ def as_names(value: object, where: str) -> tuple[str, ...]:
 
 
 def as_object(value: object, where: str) -> Mapping[str, Any]:
-    """Returns an object with string keys; None is an empty one. Raises ConfigError."""
+    """Returns an object with string keys; None gives an empty object. Raises ConfigError."""
     if value is None:
         return {}
     if not isinstance(value, Mapping):
@@ -76,7 +76,7 @@ def as_object(value: object, where: str) -> Mapping[str, Any]:
 
 
 def as_list(value: object) -> list[Any]:
-    """Returns a list; a single value stands for a list of one, None for an empty one."""
+    """Returns a list; a single value gives a list of one element, None an empty list."""
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
@@ -98,7 +98,7 @@ def report_unknown(given: Iterable[str], known: Collection[str], where: str) -> 
 
 
 def shown(value: object, limit: int = 60) -> str:
-    """Returns ``value`` for a message, cut off where it is long."""
+    """Returns the text of ``value`` for a message, cut off after ``limit`` characters."""
     try:
         text = repr(value[: limit + 1]) if isinstance(value, str) else _SHORT.repr(value)
     except ValueError:  # an integer of more digits than Python converts
@@ -107,8 +107,8 @@ def shown(value: object, limit: int = 60) -> str:
 
 
 def _number(value: object) -> int | float | None:
-    """The finite number that ``value`` is or spells, None if it is something else."""
-    if isinstance(value, bool):  # an int to Python, not to the user
+    """Returns the finite number in ``value``, a number or a text; None if there is none."""
+    if isinstance(value, bool):  # a subclass of int, but no number for the user
         return None
     if isinstance(value, int):
         return value if value.bit_length() <= _LONGEST_INT else None

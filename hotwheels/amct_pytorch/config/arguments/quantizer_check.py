@@ -25,10 +25,10 @@ _log = get_logger(__name__)
 
 
 def check_quantizer(config: QuantizerConfig, where: str, is_weight: bool) -> QuantizerConfig:
-    """Returns ``config`` with canonical keys and types; ``where`` says in messages what it belongs to.
+    """Returns ``config`` with canonical keys and types; messages begin with ``where``.
 
-    A key goes to the quantizer if that knows it, else to its observer; one known to neither is dropped with a WARNING.
-    No default is filled in. A quantizer given by a dotted path passes unchecked (spec 6.6).
+    A key is an argument of the quantizer if the quantizer knows it, else of its observer; a key that neither knows is
+    dropped with a WARNING. No default is filled in. A quantizer given by a dotted path is not checked (spec 6.6).
 
     Raises:
       ConfigError: Unknown class, missing argument, wrong type or out of range.
@@ -49,7 +49,7 @@ def check_quantizer(config: QuantizerConfig, where: str, is_weight: bool) -> Qua
 def check_values(
     class_name: str, given: Mapping[str, Any], known: Mapping[str, Argument], where: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Returns the values of the ``known`` arguments, and what was given beside them, unchecked.
+    """Returns the checked values of the ``known`` arguments, and all other given values, unchecked.
 
     The checked values have canonical names and the right types, are inside their ranges and fit together. Keys with the
     value None count as absent; no default is filled in.
@@ -64,19 +64,19 @@ def check_values(
 
 
 def is_custom(class_name: str) -> bool:
-    """Whether the name is a dotted path to a class outside our registry."""
+    """Whether the name is a dotted path to a class from outside this package."""
     return "." in class_name
 
 
 def num_bits_of(config: QuantizerConfig, is_weight: bool) -> int | None:
-    """Returns the width which a checked ``config`` gives its tensor, None if a custom class decides."""
+    """Returns the width that a checked ``config`` gives its tensor; None if a class from outside decides."""
     if is_custom(config.quantizer):
         return None
     return int(config.args.get("num_bits", arguments_of(config.quantizer, is_weight)["num_bits"].default))
 
 
 def effective_args(config: QuantizerConfig, is_weight: bool) -> dict[str, Any]:
-    """Returns the arguments of a checked ``config`` with every default filled in, of a custom class as they are."""
+    """Returns the arguments of a checked ``config`` with all defaults filled in; unchanged for a class from outside."""
     if config.quantizer not in QUANTIZERS:
         return dict(config.args)
     known = known_arguments(config.quantizer, observer_of(config), is_weight)
@@ -85,7 +85,7 @@ def effective_args(config: QuantizerConfig, is_weight: bool) -> dict[str, Any]:
 
 
 def observer_of(config: QuantizerConfig) -> str | None:
-    """Returns the observer's class of a ``config`` from our registry, None if there is none."""
+    """Returns the observer's class name of a ``config`` with a quantizer of this package; None without observer."""
     name = config.args.get("observer", QUANTIZERS[config.quantizer].observer)
     return None if name is None else str(name)
 
@@ -112,7 +112,11 @@ def _observer_name(config: QuantizerConfig, algorithm: Algorithm, where: str, is
 
 
 def known_arguments(quantizer: str, observer: str | None, is_weight: bool) -> dict[str, Argument]:
-    """Returns the arguments of both; the quantizer's win, except that a name is not also an alias of another."""
+    """Returns the arguments of a quantizer and its observer by name.
+
+    If both have an argument, that of the quantizer is used. An observer's argument is left out if its name is an alias
+    in the quantizer.
+    """
     own = arguments_of(quantizer, is_weight)
     if observer is None or is_custom(observer):
         return dict(own)
@@ -166,7 +170,7 @@ def _check_zero_point(args: Mapping[str, Any], known: Mapping[str, Argument], wh
 
 
 def _one_symmetry(args: dict[str, Any], where: str) -> dict[str, Any]:
-    """``qscheme`` and ``with_offset`` say the same thing; where they contradict, symmetric wins (spec 5.1)."""
+    """Makes ``qscheme`` and ``with_offset`` agree: if they contradict each other, symmetric is used (spec 5.1)."""
     scheme, with_offset = args.get("qscheme"), args.get("with_offset")
     if scheme is None or with_offset is None or (scheme == "symmetric") != with_offset:
         return args
@@ -175,7 +179,7 @@ def _one_symmetry(args: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def _hardware_bounds(args: dict[str, Any], known: Mapping[str, Argument], where: str) -> dict[str, Any]:
-    """Drops ``quant_min``, ``quant_max`` that are not the ends of the signed integer: the hardware has no others."""
+    """Drops ``quant_min`` and ``quant_max`` unless they are the ends of the signed integer, as the hardware demands."""
     if "quant_min" not in known:
         return args
     spec = QuantSpec(num_bits=_value(args, known, "num_bits"))

@@ -25,15 +25,15 @@ class Section:
     args: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def over(self, lower: QuantizerConfig) -> QuantizerConfig:
-        """Returns this section in place of ``lower``, which may lend its quantizer but not its arguments.
+        """Returns this section's settings, with the quantizer of ``lower`` if this section names none.
 
-        Arguments belong to the algorithm which they were written for, so they are not merged between levels.
+        Arguments of ``lower`` are dropped: they were written for its algorithm.
         """
         return QuantizerConfig(self.quantizer or lower.quantizer, dict(self.args))
 
 
 def read_section(value: object, where: str) -> Section:
-    """Returns the section that an object in a document describes; ``where`` says in messages where it stands.
+    """Returns the section that an object in a document describes; messages begin with ``where``.
 
     Raises:
       ConfigError: A key has a value of the wrong type.

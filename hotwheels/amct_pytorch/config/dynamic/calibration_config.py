@@ -54,15 +54,15 @@ class CalibrationConfig:
     """The content of the file.
 
     Attributes:
-      version: Of the format: 1.
+      version: Version of the format: 1.
       batch_num: Number of calibration forwards, above 0.
-      activation_offset: Whether data is quantized with offset, where a layer does not say it itself.
+      activation_offset: Whether data is quantized with offset, unless the layer's own entry decides.
       do_fusion: Whether BatchNorms are folded into convolutions.
       skip_fusion_layers: Layers whose BatchNorm is not folded.
       update_bn: Whether BatchNorms are updated before calibration (`update_bn_status`).
-      bn_update_config: How; written only with ``update_bn``.
-      layers: One entry per layer, by name, in graph order: what the file says, under our names of classes and
-        arguments. `to_quant_config` adds what follows from the settings above.
+      bn_update_config: Momentum and iterations of that update; written only with ``update_bn``.
+      layers: One entry per layer, by name, in graph order: the content of the file with this package's names of classes
+        and arguments. `to_quant_config` adds the arguments that follow from the settings above.
     """
 
     version: int = 1
@@ -81,8 +81,8 @@ _GLOBALS = tuple(field.name for field in dataclasses.fields(CalibrationConfig) i
 def read_calibration_config(path: PathLike, graph: OpGraph) -> CalibrationConfig:
     """Returns the checked configuration in ``path`` for the model ``graph``, layers in graph order.
 
-    A layer without an entry has none in the result: it is not quantized. A missing section or argument has its default.
-    Values of a layer that is off are not checked.
+    A layer without an entry in the file has none in the result: it is not quantized. A missing section or argument gets
+    its default. Values of a layer with ``quant_enable`` false are not checked.
 
     Raises:
       FileNotFoundError: There is no such file.
@@ -97,7 +97,7 @@ def read_calibration_config(path: PathLike, graph: OpGraph) -> CalibrationConfig
 
 
 def read_calibration_globals(path: PathLike) -> CalibrationConfig:
-    """Returns the settings for the whole model, without any layers: which layers there are depends on ``do_fusion``.
+    """Returns the settings for the whole model, without layers, since ``do_fusion`` decides which layers there are.
 
     Raises:
       FileNotFoundError: There is no such file.
@@ -123,13 +123,13 @@ def to_quant_config(config: CalibrationConfig, graph: OpGraph) -> QuantConfig:
 
 
 def calibration_context(config: CalibrationConfig, graph: OpGraph, source: str) -> LayerContext:
-    """Returns what the layers of a configuration with the global settings of ``config`` are completed with."""
+    """Returns the context in which entries of layers are read and completed, with the global settings of ``config``."""
     translation = partial(_translated, config=config)
     return LayerContext(graph=graph, dialect=CALIBRATION, translation=translation, source=source)
 
 
 def report_unknown_fusion_layers(names: tuple[str, ...], graph: OpGraph, source: str) -> None:
-    """Says in a WARNING which of ``skip_fusion_layers`` the model does not have."""
+    """Logs a WARNING about those of ``skip_fusion_layers`` that the model does not have."""
     report_unmatched(
         [name for name in names if name not in graph.nodes and name not in graph.layers],
         lambda name: (
@@ -140,8 +140,8 @@ def report_unknown_fusion_layers(names: tuple[str, ...], graph: OpGraph, source:
 
 def _translated(node: OpNode, entry: QuantizerConfig, *, config: CalibrationConfig) -> QuantizerConfig:
     given = {"with_offset": config.activation_offset and not is_matmul(node)} | dict(entry.args)
-    # Nothing is learned, so the class only carries what IFMR finds. One class for every kind of layer lets a matmul
-    # and another reader of the same tensor have equal settings, as the hardware wants.
+    # Nothing is learned, so any class can hold the range that IFMR finds. With one class for all layers, a matmul and
+    # another reader of the same tensor can have equal settings, as the hardware demands.
     return QuantizerConfig("UlqFakeQuantize", given | {"observer": "IFMRObserver", "batch_num": config.batch_num})
 
 

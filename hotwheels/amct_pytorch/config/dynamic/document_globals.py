@@ -1,4 +1,4 @@
-"""The settings of the dynamic path that are for the whole model, the same in .cfg and config.json (spec 9.2 - 9.5)."""
+"""The settings of the dynamic path for the whole model, common to .cfg and config.json (spec 9.2 - 9.5)."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class BnUpdateConfig:
     """How the BatchNorms are updated after non-uniform quantization (spec 3).
 
     Attributes:
-      bn_momentum: Share of a batch's statistics in the running ones, (0, 1).
-      bn_update_iterations: Number of forwards the user runs for it, (0, 1000).
+      bn_momentum: Share of a batch's statistics in the running statistics, (0, 1).
+      bn_update_iterations: Number of forwards that the user runs for the update, (0, 1000).
     """
 
     bn_momentum: float = 0.1
@@ -45,7 +45,7 @@ class BnUpdateConfig:
 
 
 def read_global(argument: Argument, document: Mapping[str, Any], source: str) -> Any:
-    """Returns the checked value of ``argument`` in ``document``, its default where the key is absent.
+    """Returns the checked value of ``argument`` in ``document``; its default if the key is absent.
 
     Raises:
       ConfigError: Wrong type or out of range.
@@ -55,7 +55,7 @@ def read_global(argument: Argument, document: Mapping[str, Any], source: str) ->
 
 
 def read_bn_update(given: Mapping[str, Any], is_used: bool, source: str) -> BnUpdateConfig:
-    """Returns the checked ``bn_update_config``; the defaults, with a WARNING, where ``update_bn`` does not use it.
+    """Returns the checked ``bn_update_config``; if it is not used (``update_bn`` false), the defaults, with a WARNING.
 
     Raises:
       ConfigError: Wrong type or out of range.

@@ -30,7 +30,7 @@ _OM_TYPE = "Add"  # HiSilicon's AMCT manual: om_config handles eltwise_add layer
 def expand_calibration(graph: OpGraph, simple: SimpleCalibrationConfig | None) -> CalibrationConfig:
     """Returns an entry for every quantizable layer, in graph order; None for ``simple`` gives the defaults.
 
-    What matches nothing is said in a WARNING. Values are checked only where they are applied to a layer that is on.
+    Names and types that match no layer give a WARNING. Only values that are applied to an enabled layer are checked.
 
     Raises:
       ConfigError: A value is wrong.
@@ -52,7 +52,7 @@ def expand_calibration(graph: OpGraph, simple: SimpleCalibrationConfig | None) -
 def expand_retrain(graph: OpGraph, simple: SimpleRetrainConfig | None) -> RetrainConfig:
     """Returns an entry for every quantizable layer, in graph order; None for ``simple`` gives the defaults.
 
-    What matches nothing is said in a WARNING. Values are checked only where they are applied to a layer that is on.
+    Names and types that match no layer give a WARNING. Only values that are applied to an enabled layer are checked.
 
     Raises:
       ConfigError: A value is wrong.
@@ -66,10 +66,10 @@ def expand_retrain(graph: OpGraph, simple: SimpleRetrainConfig | None) -> Retrai
 def _expand_layers(simple: SimpleRetrainConfig, context: LayerContext) -> dict[str, LayerConfig]:
     """Returns a complete, checked entry for every quantizable layer, in graph order.
 
-    What matches nothing is said in a WARNING, an om.json layer at DEBUG.
+    Names and types that match no layer give a WARNING, layers of om.json a DEBUG line.
 
     Raises:
-      ConfigError: A value of a layer that is switched on is wrong.
+      ConfigError: A value of an enabled layer is wrong.
     """
     _report_unmatched(context.graph, simple)
     return {name: settle(node, _layer(node, simple, context), context) for name, node in context.graph.layers.items()}
@@ -85,7 +85,7 @@ def _layer(node: OpNode, simple: SimpleRetrainConfig, context: LayerContext) -> 
     layer = overlay(node, bare_layer(node, context.dialect), simple.common, where)
     if node.onnx_type == _OM_TYPE:
         layer = with_om_widths(layer, simple.om_layers.get(node.layer, ()))
-    for rule in _matching(node, simple):  # naming a layer means to quantize it
+    for rule in _matching(node, simple):  # a rule that names a layer enables it
         layer = dataclasses.replace(overlay(node, layer, rule, where), quant_enable=True)
     is_enabled = layer.quant_enable and not _is_skipped(node, simple)
     return dataclasses.replace(layer, quant_enable=is_enabled)
@@ -101,12 +101,12 @@ def _is_one_of(node: OpNode, types: Iterable[str]) -> bool:
 
 
 def _is_inside(name: str, module: str) -> bool:
-    """Whether ``name`` is that of ``module`` or of something in it."""
+    """Whether ``name`` is the module path ``module`` or a path inside it."""
     return name == module or name.startswith(f"{module}.")
 
 
 def _report_unmatched(graph: OpGraph, simple: SimpleRetrainConfig) -> None:
-    containers = {name for node in graph for name in _containers(node.name)}  # they match, whatever is in them
+    containers = {name for node in graph for name in _containers(node.name)}  # a container always matches
     layers = [name for name in simple.skip_layers if name not in containers]
     report_names(graph, layers, f"skip_layers of {simple.source}")
     report_names(graph, names_of(simple.layers), f"override_layer_configs of {simple.source}")

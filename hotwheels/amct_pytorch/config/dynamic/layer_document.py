@@ -1,7 +1,7 @@
-"""Layers in a config.json of the dynamic path <-> LayerConfig, the same for both kinds of document (spec 9.2, 9.3).
+"""Layers in a config.json of the dynamic path <-> LayerConfig, for both kinds of document (spec 9.2, 9.3).
 
-Entries hold what the document says, under our names of classes and arguments. What follows from the document's global
-settings and from the model is added by a `Translation` when the quantizers are made.
+Entries hold the content of the document with this package's names of classes and arguments. A `Translation` adds the
+arguments that follow from the document's global settings and from the model, when the quantizers are made.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .layer_dialect import Dialect, TensorKeys
 Translation: TypeAlias = Callable[[OpNode, QuantizerConfig], QuantizerConfig]
 
 _log = get_logger(__name__)
-_TRANSLATED = ("observer", "batch_num", "qscheme", "with_offset")  # what a Translation may add
+_TRANSLATED = ("observer", "batch_num", "qscheme", "with_offset")  # arguments that a Translation may add
 _NOT_IN_ENTRIES = ("observer", "batch_num", "qscheme", "object_layer")
 _SPELLINGS = {"cali_min_distance": "min_distance", "zero_point": "offset"}
 _RELUS = ("relu", "relu6")
@@ -37,7 +37,7 @@ _RELUS = ("relu", "relu6")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LayerContext:
-    """What the entry of a layer is read and completed with.
+    """The context in which the entry of a layer is read and completed.
 
     Attributes:
       graph: The model.
@@ -52,7 +52,7 @@ class LayerContext:
     source: str
 
     def where(self, node: OpNode) -> str:
-        """The beginning of messages about a layer."""
+        """Returns the beginning of messages about a layer."""
         return f"Layer '{node.layer}' in {self.source}"
 
 
@@ -60,7 +60,7 @@ def read_layers(document: Mapping[str, Any], context: LayerContext) -> dict[str,
     """Returns the checked and completed entries of ``document``, by layer name, in graph order.
 
     Raises:
-      ConfigError: A layer that the model does not have, or a wrong value of one that is switched on.
+      ConfigError: A layer that the model does not have, or a wrong value of an enabled layer.
     """
     for name in document:
         check_known(name, context.graph, context.source)
@@ -83,7 +83,7 @@ def bare_layer(node: OpNode, dialect: Dialect) -> LayerConfig:
 
 
 def settle(node: OpNode, layer: LayerConfig, context: LayerContext) -> LayerConfig:
-    """Returns the complete entries of a layer, checked and corrected where it is switched on.
+    """Returns the complete entries of a layer; those of an enabled layer are checked and corrected.
 
     Raises:
       ConfigError: See `apply_rules`.
@@ -103,19 +103,19 @@ def to_quantizers(layers: Mapping[str, LayerConfig], graph: OpGraph, translation
 
 
 def translate(node: OpNode, layer: LayerConfig, translation: Translation) -> LayerConfig:
-    """Returns the settings of a layer's quantizers; a layer that is off is returned as it is."""
+    """Returns the settings of a layer's quantizers; a layer that is not enabled is returned unchanged."""
     if not layer.quant_enable:
         return layer
     return dataclasses.replace(layer, activations=tuple(translation(node, one) for one in layer.activations))
 
 
 def is_matmul(node: OpNode) -> bool:
-    """Whether its inputs have no offset in any case (spec 5.4)."""
+    """Whether the node is a matmul, whose inputs never have an offset (spec 5.4)."""
     return node.op is not None and node.op.role is Role.MATMUL
 
 
 def layer_document(layer: LayerConfig, dialect: Dialect) -> dict[str, Any]:
-    """Returns what is written for a layer."""
+    """Returns the entry of a layer in the document."""
     document: dict[str, Any] = {
         dialect.switch: layer.quant_enable,
         dialect.activation.section: [_entry_document(one, dialect.activation) for one in layer.activations],
@@ -160,10 +160,10 @@ def _read_section(value: object, where: str, *, keys: TensorKeys, is_enabled: bo
 
 
 def _complete(node: OpNode, layer: LayerConfig, context: LayerContext) -> LayerConfig:
-    """The entries with every argument that a written entry has; defaults depend on the place in the model."""
+    """Returns the entries with every argument that is written; some defaults depend on neighbours of the layer."""
     dialect = context.dialect
     assert node.op is not None, f"'{node.name}' is not quantizable"
-    # True is the algorithm's own default, except where it has no channels at all (LNQ).
+    # The algorithm's own default of channel_wise is True, except for LNQ, which has one scale.
     facts = {} if node.op.allows_channel_wise else {"channel_wise": False}
     return dataclasses.replace(
         layer,
@@ -180,27 +180,27 @@ def _completed(
 ) -> QuantizerConfig:
     names = keys.algorithms.get(keys.algorithm_of(config.quantizer), ())
     bare = QuantizerConfig(config.quantizer)
-    whole = bare if keys.is_weight else context.translation(node, bare)  # names the observer, which has the defaults
+    whole = bare if keys.is_weight else context.translation(node, bare)  # adds the observer, which has the defaults
     defaults = {**effective_args(whole, keys.is_weight), **facts}
     given = _under_our_names(config.args, names)
     return QuantizerConfig(config.quantizer, {**{name: defaults[name] for name in names}, **given})
 
 
 def _under_our_names(args: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    """The arguments that have a value, those among ``names`` under the name that they have there."""
+    """Drops None values and renames aliases to the names used in ``names``."""
     ours = {_SPELLINGS[name]: name for name in names if name in _SPELLINGS}
     present = {key: value for key, value in args.items() if value is not None}
     aliased = {ours[key]: value for key, value in present.items() if key in ours}
     given = aliased | {key: value for key, value in present.items() if key not in ours}
     ends = given.get(SEARCH_RANGE)
-    if "search_start" in names and isinstance(ends, list) and len(ends) == 2:  # anything else is reported by the check
+    if "search_start" in names and isinstance(ends, list) and len(ends) == 2:  # the check reports anything else
         del given[SEARCH_RANGE]
         return {"search_start": ends[0], "search_end": ends[1], **given}
     return given
 
 
 def _data_facts(node: OpNode, index: int, context: LayerContext) -> dict[str, Any]:
-    # A wrong number of entries is reported by the rules.
+    # `apply_rules` reports a wrong number of entries.
     edges = [use.edges[index] for use in context.graph.uses[node.layer] if index < len(use.edges)]
     is_positive = bool(edges) and all(_is_behind_relu(edge, context.graph) for edge in edges) and not is_matmul(node)
     return {"zero_point": 0, "fixed_min": is_positive}
@@ -208,12 +208,12 @@ def _data_facts(node: OpNode, index: int, context: LayerContext) -> dict[str, An
 
 def _is_behind_relu(edge: Edge, graph: OpGraph) -> bool:
     producer = graph[edge.producer]
-    # A ReLU6 is a Clip in ONNX, as other functions are; one that is no module is not recognised.
+    # A ReLU6 is a Clip in ONNX, as other functions are, so only a ReLU6 that is a module is recognised.
     return producer.onnx_type == "Relu" or (producer.op is not None and producer.op.name in _RELUS)
 
 
 def _without_translation(checked: QuantizerConfig, entry: QuantizerConfig) -> QuantizerConfig:
-    """The checked settings without what is not the entry's own."""
+    """Returns the checked settings without the arguments that a Translation has added."""
     own = {key: value for key, value in checked.args.items() if key in entry.args or key not in _TRANSLATED}
     return QuantizerConfig(checked.quantizer, own)
 
@@ -222,12 +222,12 @@ def _entry_document(config: QuantizerConfig, keys: TensorKeys) -> dict[str, Any]
     name = keys.algorithm_of(config.quantizer)
     order = [key for key in keys.algorithms.get(name, ()) if key in config.args]
     spelled = _spelled({key: config.args[key] for key in order} | dict(config.args))
-    # Where there is one algorithm only, its name says nothing: the samples of HiSilicon's AMCT manual omit it.
+    # The name is omitted if there is only one algorithm, as in the samples of HiSilicon's AMCT manual.
     return spelled if [name] == list(keys.algorithms) else {keys.algorithm: name, **spelled}
 
 
 def _spelled(args: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments under their names in documents, both ends of the search in one list."""
+    """Returns the arguments with the names of the documents, both ends of the search in one list."""
     is_range = {"search_start", "search_end"} <= args.keys()
     spelled: dict[str, Any] = {}
     for key, value in args.items():

@@ -46,10 +46,10 @@ class RetrainConfig:
     """The content of the file.
 
     Attributes:
-      version: Of the format: 1.
+      version: Version of the format: 1.
       batch_num: Number of forwards that find the first ranges and, after training, export the factors; above 0.
-      layers: One entry per layer, by name, in graph order: what the file says, under our names of classes and
-        arguments. `to_quant_config` adds what follows from ``batch_num`` and the algorithm.
+      layers: One entry per layer, by name, in graph order: the content of the file with this package's names of classes
+        and arguments. `to_quant_config` adds the arguments that follow from ``batch_num`` and the algorithm.
     """
 
     version: int = 1
@@ -64,7 +64,7 @@ def read_retrain_config(path: PathLike, graph: OpGraph) -> RetrainConfig:
     """Returns the checked configuration in ``path`` for the model ``graph``, layers in graph order.
 
     Missing entries, sections and arguments are treated as in `read_calibration_config`. ``fixed_min`` of ULQ is by
-    default true where the input comes directly from a ReLU or ReLU6.
+    default true if the input comes directly from a ReLU or ReLU6.
 
     Raises:
       FileNotFoundError: There is no such file.
@@ -92,14 +92,14 @@ def to_quant_config(config: RetrainConfig, graph: OpGraph) -> QuantConfig:
 
 
 def retrain_context(config: RetrainConfig, graph: OpGraph, source: str) -> LayerContext:
-    """Returns what the layers of a configuration with the global settings of ``config`` are completed with."""
+    """Returns the context in which entries of layers are read and completed, with the global settings of ``config``."""
     translation = partial(_translated, config=config)
     return LayerContext(graph=graph, dialect=RETRAIN, translation=translation, source=source)
 
 
 def _translated(node: OpNode, entry: QuantizerConfig, *, config: RetrainConfig) -> QuantizerConfig:
     added: dict[str, Any] = {}
-    if entry.quantizer == "LuqActivationFakeQuantize":  # it has no batch count: every calibration forward updates it
+    if entry.quantizer == "LuqActivationFakeQuantize":  # no batch_num: every calibration forward updates its range
         added = {"qscheme": "symmetric" if is_matmul(node) else "dynamic"}
     elif entry.quantizer == "UlqFakeQuantize":
         symmetry = {"with_offset": False} if is_matmul(node) else {}

@@ -36,17 +36,17 @@ _ARGUMENT_OF = {"search_range_start": "search_start", "search_range_end": "searc
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SimpleRetrainConfig:
-    """The content of an AMCTRetrainConfig; all defaults mean that the file says nothing.
+    """The content of an AMCTRetrainConfig; every default means that the file does not set the field.
 
     Attributes:
       source: Name of the file, for messages.
       batch_num: Number of forwards that find the first ranges.
-      skip_layers: Names of layers, or of modules that contain layers, that stay in float whatever else is said.
-      skip_layer_types: ONNX types of layers that stay in float whatever else is said.
-      common: For every layer.
-      types: For layers of an ONNX type, by increasing priority; above ``common`` and ``om_layers``.
-      layers: For layers by name, by increasing priority; above ``types``.
-      mapping_file: Path of the om.json as written in the file.
+      skip_layers: Names of layers, or of modules that contain layers, that stay in float; above all other settings.
+      skip_layer_types: ONNX types of layers that stay in float; above all other settings.
+      common: Rule for every layer.
+      types: Rules for layers of an ONNX type, by increasing priority; above ``common`` and ``om_layers``.
+      layers: Rules for layers by name, by increasing priority; above ``types``.
+      mapping_file: Path of the om.json as written in the file; None without om.json.
       om_layers: Content of that om.json: for each layer the widths of its inputs.
     """
 
@@ -63,14 +63,14 @@ class SimpleRetrainConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SimpleCalibrationConfig(SimpleRetrainConfig):
-    """The content of an AMCTConfig: what a SimpleRetrainConfig has, and the global settings of calibration.
+    """The content of an AMCTConfig: the fields of a SimpleRetrainConfig, and the global settings of calibration.
 
     Attributes:
-      activation_offset: Whether data is quantized with offset, where a rule does not say it itself.
+      activation_offset: Whether data is quantized with offset, unless a rule decides.
       do_fusion: Whether BatchNorms are folded into convolutions.
       skip_fusion_layers: Layers whose BatchNorm is not folded.
       update_bn: Whether BatchNorms are updated before calibration.
-      bn_update_config: How.
+      bn_update_config: Momentum and iterations of that update.
     """
 
     activation_offset: bool = True
@@ -88,8 +88,8 @@ def read_simple_calibration(path: PathLike) -> SimpleCalibrationConfig:
 
     Raises:
       FileNotFoundError: There is no such file, or no such om.json.
-      ConfigError: It does not parse, or a global setting has a wrong value. Arguments of algorithms are checked where
-        they are applied to a layer: the rule they stand in may be for no layer at all.
+      ConfigError: It does not parse, or a global setting has a wrong value. Arguments of algorithms are checked when
+        they are applied to a layer, since a rule may match no layer.
     """
     return _with_om_layers(parse_simple_calibration(read_text(path, _WHAT, SIMPLE_CONFIG), str(path)), path)
 
@@ -147,7 +147,7 @@ def parse_simple_retrain(text: str, source: str) -> SimpleRetrainConfig:
 def simple_calibration(
     skip_layers: Sequence[str] | str | None = None, batch_num: int = 1, activation_offset: bool = True
 ) -> SimpleCalibrationConfig:
-    """Returns the rules that the arguments of ``create_quant_config`` stand for.
+    """Returns the rules that follow from the arguments of ``create_quant_config``.
 
     Raises:
       ConfigError: An argument has the wrong type or is out of range.
@@ -174,7 +174,7 @@ def _with_om_layers(simple: _Simple, path: PathLike) -> _Simple:
 
 
 def _shared(message: Any, source: str) -> dict[str, Any]:
-    """The fields that both messages have."""
+    """Returns the fields that both messages have."""
     return {
         "source": source,
         "batch_num": read_global(BATCH_NUM, _set_fields(message), source),
@@ -194,12 +194,12 @@ def _retrain_rule(message: Any, *names: str) -> Rule:
 
 
 def _section(message: Any, oneof: str) -> Section | None:
-    """The algorithm that is chosen, with the arguments that are given; None if none is."""
+    """Returns the algorithm that the message chooses, with its arguments; None if it chooses none."""
     algorithm = message.WhichOneof(oneof)
     if algorithm is None:
         return None
     name = CLASS_OF_ALGORITHM[algorithm]
-    # An observer leaves the quantizer to the kind of layer.
+    # If the algorithm is an observer, the kind of layer decides the quantizer.
     return Section(name if name in QUANTIZERS else None, _arguments(getattr(message, algorithm)))
 
 
@@ -216,6 +216,6 @@ def _set_fields(message: Any) -> dict[str, Any]:
 
 
 def _value(field: Any, value: Any) -> Any:
-    """A float32 as the shortest decimal that is read as it: 0.7, not 0.699999988."""
+    """Returns ``value``; a float32 as the shortest decimal that reads back equal: 0.7, not 0.699999988."""
     is_float32 = field.type == field.TYPE_FLOAT and isinstance(value, float)
     return float(str(np.float32(value))) if is_float32 else value

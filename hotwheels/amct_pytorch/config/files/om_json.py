@@ -1,6 +1,6 @@
-"""Reads om.json: which widths the model converter chose for the inputs of each layer (spec 11.7).
+"""Reads om.json: the widths that the model converter chose for the inputs of each layer (spec 11.7).
 
-The layout is not documented, so all that is assumed is objects with a name and with data types of their inputs.
+The layout is not documented. The reader only assumes objects that have a name and the data types of their inputs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ...files import PathLike
 from ...files.limits import OM_JSON
 from .tolerant_json import read_json
 
-# Layer name -> width of each input; None is an input in float16. Inputs of other types have the width -1: not told.
+# Layer name -> width of each input; None means float16, -1 (UNKNOWN_WIDTH) any other type.
 OmLayers: TypeAlias = Mapping[str, tuple[int | None, ...]]
 
 UNKNOWN_WIDTH = -1
@@ -33,7 +33,7 @@ _TYPE_KEYS = ("dtype", "data_type", "datatype", "type")
 
 
 def read_om_json(path: PathLike) -> OmLayers:
-    """Returns the widths of each layer's inputs, in the order of the file; a later object of a name wins.
+    """Returns the widths of each layer's inputs, in the order of the file; of two objects with one name the later wins.
 
     Raises:
       FileNotFoundError: There is no such file.
@@ -43,16 +43,17 @@ def read_om_json(path: PathLike) -> OmLayers:
 
 
 def mapping_path(mapping_file: str, config_path: PathLike) -> Path:
-    """Returns where the om.json that a configuration names is.
+    """Returns the path of the om.json that a configuration names.
 
-    Relative to the working directory, as scripts of the vendor's tool have it; else beside the configuration.
+    The name is relative to the working directory, as in scripts of the vendor's tool; if no such file exists there, to
+    the folder of the configuration.
     """
     beside = Path(config_path).parent / mapping_file
     return beside if beside.is_file() and not Path(mapping_file).is_file() else Path(mapping_file)
 
 
 def om_layers(document: Any) -> OmLayers:
-    """Returns what `read_om_json` does, of a document in memory."""
+    """Returns the widths of each layer's inputs in a parsed document; see `read_om_json`."""
     found: dict[str, tuple[int | None, ...]] = {}
     for one in _objects(document):
         if not one.keys() & _NAMING_KEYS:

@@ -8,7 +8,7 @@ from ...files.limits import Limit, read_limited
 
 
 def read_text(path: PathLike, what: str, limit: Limit) -> str:
-    """Returns the content of a UTF-8 file, with or without byte order mark; ``what`` says in messages what it is.
+    """Returns the content of a UTF-8 file, with or without byte order mark; ``what`` names its kind in messages.
 
     Raises:
       FileNotFoundError: There is no such file.

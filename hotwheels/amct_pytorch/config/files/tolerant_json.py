@@ -1,4 +1,4 @@
-"""Reads JSON as people edit it - comments, trailing and missing commas - and writes it strictly (spec 7.1)."""
+"""Reads JSON with comments, trailing and missing commas, as people edit it; writes strict JSON (spec 7.1)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _VALUE_STARTS = frozenset('"{[-0123456789tfnNI')
 
 
 def read_json(path: PathLike, what: str = "Configuration file", limit: Limit = CONFIG) -> Any:
-    """Returns the value in a JSON file; ``what`` says in messages what the file is.
+    """Returns the value in a JSON file; ``what`` names the kind of file in messages.
 
     Raises:
       FileNotFoundError: There is no such file.
@@ -32,11 +32,11 @@ def read_json(path: PathLike, what: str = "Configuration file", limit: Limit = C
 def parse_json(text: str, source: str) -> Any:
     """Returns the value that ``text`` describes; ``source`` is the file's name in messages.
 
-    Strict JSON gives what the ``json`` module gives. Beyond it are accepted: comments from ``//`` or ``#`` to the end
-    of the line, a comma behind the last member or element, and, with a WARNING, no comma between two of them.
+    Strict JSON gives the same value as the ``json`` module. Also accepted are comments from ``//`` or ``#`` to the end
+    of the line, a comma behind the last member or element, and, with a WARNING, a missing comma between two of them.
 
     Raises:
-      ConfigError: With line and column. Also if a key stands twice in one object, or beyond a limit.
+      ConfigError: The text is not valid, exceeds a limit, or an object has a key twice; with line and column.
     """
     value = _strict(text)
     return _tolerant(text, source) if value is None else value
@@ -89,10 +89,10 @@ def _tolerant(text: str, source: str) -> Any:
 
 
 class _Parser:
-    """A recursive descent; ``position`` is the index of the next character.
+    """A recursive descent parser; ``position`` is the index of the next character.
 
     Attributes:
-      missing_commas: Where commas are missing.
+      missing_commas: Positions of missing commas.
     """
 
     def __init__(self, text: str, source: str) -> None:
@@ -126,7 +126,7 @@ class _Parser:
             at = self._position
             key = self._key()
             if key in members:
-                raise self._error(f"key '{key}' stands twice in the same object", at)
+                raise self._error(f"key '{key}' occurs twice in the same object", at)
             self._take(":")
             members[key] = self._value()
             self._separator("}")
@@ -157,7 +157,7 @@ class _Parser:
         return value
 
     def _separator(self, closing: str) -> None:
-        """Reads the comma behind a member or element. It may be missing, and it may stand before ``closing``."""
+        """Reads the comma behind a member or element; the comma may be missing, or precede ``closing``."""
         end = self._position
         char = self._peek()
         if char == ",":
@@ -168,7 +168,7 @@ class _Parser:
             raise self._error(f"',' or '{closing}' is expected")
 
     def _is_apart(self, end: int) -> bool:
-        """Whether the next value is clearly another one: ``1 2`` and ``{} {}`` are two values, ``1-2`` is a mistake."""
+        """Whether the next value is clearly a separate value: ``1 2`` and ``{} {}`` are, ``1-2`` is a mistake."""
         return self._position > end or self._text[end] in '"{['
 
     def _ends(self, closing: str) -> bool:
@@ -183,7 +183,7 @@ class _Parser:
         self._position += 1
 
     def _peek(self) -> str:
-        """The next significant character, '' at the end."""
+        """Returns the next significant character; '' at the end."""
         blank = _BLANK.match(self._text, self._position)
         self._position = blank.end() if blank else self._position
         return self._text[self._position : self._position + 1]

@@ -26,11 +26,11 @@ _log = get_logger(__name__)
 def expand(graph: OpGraph, simple: SimpleConfig | None) -> QuantConfig:
     """Returns an entry for every quantizable layer, in graph order; None for ``simple`` gives the defaults.
 
-    What matches nothing is said: a layer name or a type that does not exist in a WARNING, a type that the model lacks
-    or an om.json layer at DEBUG. Values are checked only where they are applied to a layer that is switched on.
+    A layer name or type that does not exist gives a WARNING; a type that the model lacks, or a layer of om.json, gives a
+    DEBUG line. Only values that are applied to an enabled layer are checked.
 
     Raises:
-      ConfigError: A value is wrong, or the number of activation entries is not that of a layer's inputs.
+      ConfigError: A value is wrong, or the number of activation entries differs from the number of a layer's inputs.
     """
     simple = simple or SimpleConfig()
     _report_unmatched(graph, simple)
@@ -45,7 +45,7 @@ def _layer(node: OpNode, simple: SimpleConfig) -> LayerConfig:
     layer = dataclasses.replace(overlay(node, layer, simple.common, where), quant_enable=is_enabled)
     layer = with_om_widths(layer, simple.om_layers.get(node.name, ()))
     for rule in _matching(node, simple):
-        is_enabled = rule.quant_enable is not False  # naming a layer means to quantize it
+        is_enabled = rule.quant_enable is not False  # a rule that names a layer enables it
         layer = dataclasses.replace(overlay(node, layer, rule, where), quant_enable=is_enabled)
     if node.name in simple.skip_layers:
         layer = dataclasses.replace(layer, quant_enable=False)
@@ -58,7 +58,7 @@ def _matching(node: OpNode, simple: SimpleConfig) -> list[Rule]:
 
 
 def overlay(node: OpNode, layer: LayerConfig, rule: Rule, where: str) -> LayerConfig:
-    """The settings with the rule's sections in place of the layer's; a section that the rule lacks stays."""
+    """Returns ``layer`` with the sections of ``rule`` in place of its own; sections that the rule lacks are kept."""
     if rule.weight is not None and layer.weight is None:
         _log.debug("%s: its weight_quant_params is ignored, the layer has no weight.", where)
     return dataclasses.replace(
@@ -86,10 +86,10 @@ def _overlay_activations(
 
 
 def with_om_widths(layer: LayerConfig, widths: tuple[int | None, ...]) -> LayerConfig:
-    """The settings with the converter's widths; an operation that the converter runs in float16 is switched off.
+    """Returns ``layer`` with the converter's widths; a layer that the converter runs in float16 is disabled.
 
-    The converter says 16 bits of every width above 8, so one of 9 to 15 that is configured stays. It also lists weight
-    and bias, behind the data inputs; they are not looked at.
+    The converter says 16 bits for every width above 8, so a configured width of 9 to 15 is kept. The converter lists
+    weight and bias too, after the data inputs; these entries are ignored.
     """
     told = widths[: len(layer.activations)]
     padded = told + (UNKNOWN_WIDTH,) * (len(layer.activations) - len(told))

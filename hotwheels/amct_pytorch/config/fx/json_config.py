@@ -36,8 +36,8 @@ _LAYER_KEYS = (*SWITCHES, ACTIVATION_PARAMS, WEIGHT_PARAMS)
 def read_config(path: PathLike, graph: OpGraph) -> QuantConfig:
     """Returns the checked configuration in ``path`` for the model ``graph``, in graph order.
 
-    A layer without an entry has none in the result: it is not quantized. A missing section has its default.
-    Values of a layer that is off are not checked.
+    A layer without an entry in the file has none in the result: it is not quantized. A missing section gets its
+    default. Values of a layer with ``quant_enable`` false are not checked.
 
     Raises:
       FileNotFoundError: There is no such file.
@@ -75,7 +75,7 @@ def write_config(config: QuantConfig, path: PathLike) -> None:
 
 
 def check_any_enabled(config: QuantConfig) -> None:
-    """Raises ConfigError, when a model is made, if no layer is switched on."""
+    """Raises ConfigError if no layer is enabled; called before a model is quantized."""
     if not any(layer.quant_enable for layer in config.layers.values()):
         raise ConfigError(NO_LAYER_ENABLED)
 

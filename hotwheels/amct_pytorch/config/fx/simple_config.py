@@ -1,4 +1,4 @@
-"""SimpleConfig: the few rules from which every layer's settings are made, what a simple yaml holds (spec 8.5)."""
+"""SimpleConfig: the content of a simple yaml, the few rules that give every layer its settings (spec 8.5)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class Rule:
     """``common_config``, or one entry of an override list.
 
     Attributes:
-      names: Layer types or layer names that it is for; empty in ``common_config``.
-      activations: One Section for every input, a tuple with one for each input, or None if the rule says nothing.
-      weight: None if the rule says nothing.
-      quant_enable: None if the rule says nothing: an override then switches its layers on.
+      names: Layer types or layer names to which the rule applies; empty in ``common_config``.
+      activations: One Section for all inputs, a tuple with one Section per input, or None if the rule has none.
+      weight: None if the rule has no section for the weight.
+      quant_enable: None if the rule does not set it: an override then enables its layers.
     """
 
     names: tuple[str, ...] = ()
@@ -28,16 +28,16 @@ class Rule:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SimpleConfig:
-    """The content of a simple yaml; all defaults mean that the file says nothing.
+    """The content of a simple yaml; every default means that the file does not set the field.
 
     Attributes:
       source: Name of the file, for messages.
-      skip_layers: Names of layers that stay in float whatever else is said.
-      mapping_file: Path of the om.json as written in the file.
+      skip_layers: Names of layers that stay in float; above all other settings.
+      mapping_file: Path of the om.json as written in the file; None without om.json.
       om_layers: Content of that om.json: for each layer the widths of its inputs.
-      common: For every layer.
-      types: For layers of a type, by increasing priority; above ``common`` and ``om_layers``.
-      layers: For layers by name, by increasing priority; above ``types``.
+      common: Rule for every layer.
+      types: Rules for layers of a type, by increasing priority; above ``common`` and ``om_layers``.
+      layers: Rules for layers by name, by increasing priority; above ``types``.
       refine: Asks for refinement after calibration.
     """
 

@@ -1,1 +1,1 @@
-"""What is configured for one layer, and what a layer's kind demands of it."""
+"""The settings of one layer, their defaults, and the rules of a layer's kind."""

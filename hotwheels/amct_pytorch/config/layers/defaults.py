@@ -1,4 +1,4 @@
-"""The settings of a layer that no document says anything about (spec 8.4)."""
+"""The default settings of a layer, for which no document has an entry (spec 8.4)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def default_layer(node: OpNode) -> LayerConfig:
 
 
 def _activation(node: OpNode, op: OpDesc) -> QuantizerConfig:
-    if op.role is Role.MATMUL:  # the converter takes matmul only without offset (spec 5.4)
+    if op.role is Role.MATMUL:  # the converter accepts matmul only without offset (spec 5.4)
         args = {
             "num_bits": 8,
             "observer": "IFMRObserver",

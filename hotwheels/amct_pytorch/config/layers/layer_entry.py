@@ -1,4 +1,4 @@
-"""What every config.json says of a layer in the same way: its name, its switch, one entry per input."""
+"""The common parts of a layer's entry in every config.json: name, switch, one entry per input."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _log = get_logger(__name__)
 
 
 def check_known(name: str, graph: OpGraph, source: str) -> None:
-    """Raises ConfigError if ``name`` is not that of a quantizable layer.
+    """Raises ConfigError if ``name`` is not the name of a quantizable layer.
 
-    A document may be older than the rule that makes a node part of another layer: such an entry is a WARNING.
+    A node that is now part of another layer gives only a WARNING: older versions wrote an entry for it.
     """
     problem = why_unmatched(name, graph)
     if problem is not None and graph.nodes.get(name) is not None and graph[name].part_of is not None:
@@ -33,7 +33,7 @@ def check_known(name: str, graph: OpGraph, source: str) -> None:
 
 
 def read_switch(given: Mapping[str, Any], where: str) -> bool:
-    """Returns whether the layer is switched on, which it is if nothing is said. Raises ConfigError."""
+    """Returns whether the layer is enabled; True without a switch. Raises ConfigError."""
     found = {key: as_bool(given[key], f"{where}: {key}") for key in SWITCHES if given.get(key) is not None}
     if len(set(found.values())) > 1:
         raise ConfigError(f"{where}: {found}; quant_enable and retrain_enable mean the same, so they must be equal.")
@@ -43,15 +43,15 @@ def read_switch(given: Mapping[str, Any], where: str) -> bool:
 def read_activations(
     given: object, defaults: tuple[QuantizerConfig, ...], where: str, read: SectionReader
 ) -> tuple[QuantizerConfig, ...]:
-    """Returns one entry per element of the list ``given``, ``defaults`` where it is absent; one object is for all.
+    """Returns one entry per element of the list ``given``; an object applies to all inputs, None gives ``defaults``.
 
     Raises:
-      ConfigError: An entry is not what ``read`` expects. Their number is checked by the layer's rules.
+      ConfigError: ``read`` refuses an entry. `apply_rules` checks the number of entries.
     """
     if given is None:
         return defaults
     entries = given if isinstance(given, list) else [given] * len(defaults)
-    # Entries beyond the inputs are counted and reported by the layer's rules.
+    # Entries beyond the inputs are kept here, so that `apply_rules` can report them.
     padded = [*defaults, *defaults[:1] * len(entries)]
     return tuple(
         read(entry, f"{where}[{index}]").over(default)
@@ -60,9 +60,9 @@ def read_activations(
 
 
 def without_weight_operand(node: OpNode, entries: Sequence[Entry], where: str) -> tuple[Entry, ...]:
-    """Returns the entries of a product's inputs without that of an operand which is a weight.
+    """Returns the entries of a product's inputs without the entry of an operand that is a weight.
 
-    Documents written for products give one entry for each of the two operands; the weight has a section of its own.
+    A document may have one entry for each of the two operands, but the weight is configured in its own section.
     """
     if not node.has_weight_operand or len(entries) != len(node.edges) + 1:
         return tuple(entries)
@@ -73,7 +73,7 @@ def without_weight_operand(node: OpNode, entries: Sequence[Entry], where: str) -
 def read_weight(
     given: object, default: QuantizerConfig | None, where: str, key: str, read: SectionReader
 ) -> QuantizerConfig | None:
-    """Returns the weight's entry, None for a layer without weight (``default`` None). Raises ConfigError."""
+    """Returns the weight's entry; None for a layer without weight (``default`` None). Raises ConfigError."""
     if default is None:
         if given is not None:
             report_unmatched([key], lambda key: f"{where}: {key} is ignored, the layer has no weight.")
@@ -90,10 +90,10 @@ def report_names(graph: OpGraph, names: Iterable[str], where: str) -> None:
 
 
 def why_unmatched(name: str, graph: OpGraph) -> str | None:
-    """Returns the end of a sentence that begins with ``Layer 'x'``, None if ``name`` is a quantizable layer."""
+    """Returns the end of a sentence that begins with ``Layer 'x'``; None if ``name`` is a quantizable layer."""
     if name in graph.layers:
         return None
     if name not in graph.nodes:
         return f"is not in the model. {nearest_names(name, list(graph.layers))}"
-    reason = graph[name].unquantizable or "its operation is not in the list of quantizable ones"
+    reason = graph[name].unquantizable or "its operation is not in the list of quantizable operations"
     return f"cannot be quantized: {reason}."

@@ -1,4 +1,4 @@
-"""What a layer's kind demands of its quantizers: matmul, Linear, widths that the hardware pairs (spec 4.2, 5.4)."""
+"""The rules of a layer's kind for its quantizers: matmul, Linear, pairs of widths (spec 4.2, 5.4)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..arguments.algorithms import arguments_of
 from ..arguments.quantizer_check import check_quantizer, is_custom, num_bits_of, observer_of
 from .quant_config import LayerConfig, QuantizerConfig
 
-# The sections of a layer in config.json; the retrain documents of the dynamic path name them otherwise.
+# The sections of a layer in config.json; retraining on the dynamic path has other names.
 ACTIVATION_PARAMS = "activation_quant_params"
 WEIGHT_PARAMS = "weight_quant_params"
 
@@ -24,13 +24,13 @@ _SYMMETRIC = {"qscheme": "symmetric", "with_offset": False}
 def apply_rules(
     node: OpNode, layer: LayerConfig, where: str, keys: tuple[str, str] = (ACTIVATION_PARAMS, WEIGHT_PARAMS)
 ) -> LayerConfig:
-    """Returns the checked and corrected settings of a layer that is switched on; one switched off is returned as it is.
+    """Returns the checked and corrected settings of an enabled layer; returns a disabled layer unchanged.
 
-    ``where`` says in messages what they belong to, e.g. ``Layer 'conv1' in config.json``; ``keys`` are the names of its
-    two sections there. Applying it twice changes nothing more. What is corrected is said in a WARNING.
+    Messages begin with ``where``, e.g. ``Layer 'conv1' in config.json``; ``keys`` are the names of the layer's two
+    sections there. A second call changes nothing more. Corrections give a WARNING.
 
     Raises:
-      ConfigError: See `check_quantizer`; or the number of activation entries is not that of the quantizable inputs.
+      ConfigError: See `check_quantizer`; or the number of activation entries is not the number of quantizable inputs.
     """
     if not layer.quant_enable:
         return layer
@@ -60,7 +60,7 @@ def _check_count(node: OpNode, layer: LayerConfig, where: str) -> None:
 
 
 def _for_matmul(node: OpNode, activations: tuple[QuantizerConfig, ...], where: str) -> tuple[QuantizerConfig, ...]:
-    """The converter takes matmul only without offset, and its second or its constant input like a weight, in 8 bits."""
+    """Returns the settings of a matmul's inputs: all without offset, a second or constant input in 8 bits."""
     fixed = [_symmetric(one, f"{where}, input {index}") for index, one in enumerate(activations)]
     for index, (one, edge) in enumerate(zip(fixed, node.edges, strict=True)):
         bits = num_bits_of(one, is_weight=False)
@@ -72,7 +72,7 @@ def _for_matmul(node: OpNode, activations: tuple[QuantizerConfig, ...], where: s
 
 
 def as_symmetric(config: QuantizerConfig) -> QuantizerConfig:
-    """Returns a checked ``config`` of our registry, not of a fixed grid, with offset 0."""
+    """Returns a checked ``config`` with offset 0; for quantizers of this package that have no fixed grid."""
     if is_symmetric(config):
         return config
     config = _with(config, with_offset=False)
@@ -92,7 +92,7 @@ def _symmetric(config: QuantizerConfig, where: str) -> QuantizerConfig:
 
 
 def is_symmetric(config: QuantizerConfig) -> bool:
-    """Whether a checked ``config`` of our registry gives offset 0 in any case."""
+    """Whether a checked ``config`` of a quantizer of this package always gives offset 0."""
     args = config.args
     if config.quantizer == "FixedFakeQuantize":
         return bool(args["zero_point"] == 0)
@@ -103,7 +103,7 @@ def is_symmetric(config: QuantizerConfig) -> bool:
 
 
 def _per_tensor(op: OpDesc, weight: QuantizerConfig, where: str) -> QuantizerConfig:
-    """A Linear has no channels (spec 6.1), nor what the capacity file takes out of its row CHANNEL_WISE_TYPES."""
+    """Returns the weight's settings with one scale: for a Linear (spec 6.1), or a type not in CHANNEL_WISE_TYPES."""
     if is_custom(weight.quantizer) or "channel_wise" not in arguments_of(weight.quantizer, is_weight=True):
         return weight
     if weight.args.get("channel_wise"):
@@ -113,7 +113,7 @@ def _per_tensor(op: OpDesc, weight: QuantizerConfig, where: str) -> QuantizerCon
 
 
 def _report_widths(node: OpNode, layer: LayerConfig, where: str) -> None:
-    """Says which pairs of widths the hardware does not compute; they are applied all the same (spec 4.2)."""
+    """Logs a WARNING for pairs of widths that the hardware does not compute; they are applied anyway (spec 4.2)."""
     data_bits, weight_bits = _widths(node, layer)
     for bits in data_bits:
         if bits is None or weight_bits is None:
@@ -125,7 +125,7 @@ def _report_widths(node: OpNode, layer: LayerConfig, where: str) -> None:
 
 
 def _widths(node: OpNode, layer: LayerConfig) -> tuple[list[int | None], int | None]:
-    """Widths of the activations and of the weight, which for matmul is the second input."""
+    """Returns the widths of the activations and of the weight; the second input of a matmul counts as its weight."""
     bits = [num_bits_of(one, is_weight=False) for one in layer.activations]
     if layer.weight is not None:
         return bits, num_bits_of(layer.weight, is_weight=True)

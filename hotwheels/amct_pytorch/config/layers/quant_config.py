@@ -1,4 +1,4 @@
-"""QuantConfig: one entry per layer, what config.json holds (spec 8.4)."""
+"""QuantConfig: the content of config.json, one entry per layer (spec 8.4)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .refine_config import RefineConfig
 
 @dataclasses.dataclass(frozen=True)
 class QuantizerConfig:
-    """Which algorithm quantizes one tensor, and with which arguments.
+    """The algorithm that quantizes one tensor, and its arguments.
 
     Attributes:
-      quantizer: Class name in our registry, or a dotted path to any class (spec 6.6).
+      quantizer: Name of a quantizer of this package, or a dotted path to any class (spec 6.6).
       args: Arguments of the quantizer and of its observer, as in the file; ``observer`` names the observer class.
     """
 
