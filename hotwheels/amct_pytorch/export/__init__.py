@@ -1,1 +1,1 @@
-"""From one float ONNX model and one Record to the files: fake-quant model, deploy pair."""
+"""Makes the exported files, fake_quant model and deploy pair, from a float ONNX model and a Record."""

@@ -32,8 +32,8 @@ def build_deploy(
 ) -> tuple[ir.Model, CalibrationParam]:
     """Returns a copy of ``float_model`` with integer-valued float32 weights, and the parameters of its nodes.
 
-    Biases are in real units, at their grid points; ``custom_domain`` operators are kept. What the parameters cannot
-    say (9 to 15 bit clip ranges, shift N) is in the model's metadata (spec 11.3).
+    Biases are in real units, at their grid points; ``custom_domain`` operators are kept. The model's metadata hold what
+    the parameters cannot express: widths of 9 to 15 bits and the shift N (spec 11.3).
 
     Raises:
         ExportError: The record does not fit the model.
@@ -73,7 +73,7 @@ def _opened(layer: ExportLayer) -> list[InputRead]:
 
 
 def _store_integer_weights(layers: Iterable[ExportLayer]) -> None:
-    """Replaces the weights; layers that share one and its grid go on sharing it."""
+    """Replaces the weights by their integers; layers that share a weight and its grid still share the result."""
     made: dict[tuple[ir.Value | None, int, int, WeightRecord], ir.Value] = {}
     for layer in layers:
         if (weight := layer.weight) is None:
@@ -86,9 +86,9 @@ def _store_integer_weights(layers: Iterable[ExportLayer]) -> None:
 
 
 def _store_biases_on_grid(layers: Iterable[ExportLayer]) -> None:
-    """Replaces biases by their grid points, so that whoever divides by the scales finds the same integers.
+    """Replaces biases by their grid points, so that a division by the scales gives the same integers.
 
-    Beyond 2^23 steps no float32 need be at a grid point; there the bias stays as it is, from which the integer follows.
+    Beyond 2^23 steps a grid point may not be a float32; such a bias is kept, since its division gives the integer too.
     """
     for layer in layers:
         weight = layer.weight
@@ -99,9 +99,9 @@ def _store_biases_on_grid(layers: Iterable[ExportLayer]) -> None:
 
 
 def _quantize_constants(reads: Iterable[InputRead]) -> None:
-    """Replaces constants that are quantized like activations by their grid points: parameters leave them out.
+    """Replaces constants that are quantized like activations by their grid points, as they have no parameters.
 
-    The constant of a product is a weight to the chip: it is replaced by its integers.
+    The constant of a product is a weight for the chip, so it is replaced by its integers.
     """
     for read in reads:
         array = constant_of(read.value)
@@ -114,7 +114,7 @@ def _quantize_constants(reads: Iterable[InputRead]) -> None:
 
 
 def _with_constant_operand(layer: ExportLayer) -> ExportLayer:
-    """Returns ``layer`` with the constant operand of a product, which has a grid like the data, as its weight."""
+    """Returns ``layer`` with the constant operand of a product as its weight; other layers are returned unchanged."""
     if layer.node.op_type != _PRODUCT or layer.weight is not None:
         return layer
     for read in layer.reads:

@@ -1,4 +1,4 @@
-"""The fake-quant model: the float model with QuantizeLinear/DequantizeLinear pairs, for stock onnxruntime (spec 11.5).
+"""The fake_quant model: the float model with QuantizeLinear/DequantizeLinear pairs, for stock onnxruntime (spec 11.5).
 
     quantized input:  x -> [Clip, for 9..15 bits] -> QuantizeLinear -> DequantizeLinear -> node
     weight:           integers -> DequantizeLinear -> node
@@ -31,8 +31,8 @@ _INT4_INT16_OPSET = 21
 def build_fake_quant(float_model: ir.Model, sites: Mapping[str, LayerSite], record: Record) -> ir.Model:
     """Returns a copy of ``float_model`` in which the layers of ``record`` compute on fake-quantized values.
 
-    Opset 13 or that of ``float_model``, 21 where int16 or int4 occur (spec 11.5). ``custom_domain`` operators are
-    written as standard ones.
+    The opset is that of ``float_model``, at least 13, and at least 21 with int16 or int4 (spec 11.5). Standard
+    operators replace those of ``custom_domain``.
 
     Raises:
         ExportError: The record does not fit the model, or the model cannot be raised to opset 21.
@@ -59,12 +59,12 @@ def _needs_int4_or_int16(layer: LayerRecord) -> bool:
 
 
 def _weight_bits(weight: WeightRecord) -> int:
-    """Bits of the stored integers: those of a codebook are int8 (spec 6.3)."""
+    """Returns the width of the stored integers; a codebook stores int8 (spec 6.3)."""
     return 8 if weight.codebook else weight.num_bits
 
 
 def _quantize_operands(node: ir.Node, weight: WeightRead) -> None:
-    """Feeds weight and bias of ``node`` from integers."""
+    """Replaces weight and bias of ``node`` by dequantized integers."""
     node.replace_input_with(1, _dequantized_weight(node, weight))
     if weight.bias is not None and weight.data_scale is not None:
         scale = bias_scale(weight.data_scale, weight.record.scale)
@@ -81,14 +81,14 @@ def _dequantized_weight(node: ir.Node, weight: WeightRead) -> ir.Value:
         return dequantize_constant(node, name, integers.tensor(dtype), scale.reshape(()), None)
     if weight.groups == 1:
         return dequantize_constant(node, name, integers.tensor(dtype), scale, weight.channel_axis)
-    # The output channels of a grouped ConvTranspose are spread over two axes; DequantizeLinear knows one.
+    # The output channels of a grouped ConvTranspose are spread over two axes; DequantizeLinear takes one axis.
     by_output = ir.Tensor(output_first(integers.all(), weight.groups).astype(dtype.numpy()), dtype=dtype)
     first = dequantize_constant(node, name, by_output, scale, 0)
     return _operator_layout(node, name, first, weight)
 
 
 def _operator_layout(node: ir.Node, name: str, value: ir.Value, weight: WeightRead) -> ir.Value:
-    """Turns (out, in/G, kH, kW) back into (in, out/G, kH, kW)."""
+    """Returns the result of new nodes that turn (out, in/G, kH, kW) back into (in, out/G, kH, kW)."""
     inputs, outputs, *kernel = weight.array.shape
     groups, graph = weight.groups, graph_of(node)
     by_group = np.array([groups, outputs, inputs // groups, *kernel], dtype=np.int64)

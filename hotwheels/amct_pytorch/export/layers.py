@@ -1,4 +1,4 @@
-"""ExportLayer: one quantized layer of an ONNX graph, its record and the operands the record is about."""
+"""ExportLayer: one quantized layer of an ONNX graph, with its record and the operands that the record quantizes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _logger = get_logger(__name__)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InputRead:
-    """One place where a node reads a quantized tensor."""
+    """One input of a node that reads a quantized tensor."""
 
     node: ir.Node
     position: int
@@ -31,11 +31,11 @@ class InputRead:
 
     @property
     def value(self) -> ir.Value:
-        """What is read there now."""
+        """The value that the node reads now."""
         return operand(self.node, self.position)
 
     def replace(self, value: ir.Value) -> None:
-        """Lets the node read ``value`` instead."""
+        """Makes the node read ``value`` instead."""
         self.node.replace_input_with(self.position, value)
 
 
@@ -50,7 +50,7 @@ class WeightRead:
       groups: Groups of a ConvTranspose, whose output channels are spread over the groups; else 1.
       record: The grid.
       bias: Real values [C_out], or None.
-      data_scale: Scale of the layer's first input; None if that is not quantized.
+      data_scale: Scale of the layer's first input; None if that input is not quantized.
     """
 
     layer: str
@@ -69,7 +69,7 @@ class WeightRead:
             raise ExportError(f"Layer '{self.layer}': {error}") from error
 
     def bias_integers(self) -> NDArray[np.int32]:
-        """Returns the integers of the bias; only where there is one and the input is quantized."""
+        """Returns the integers of the bias; only for a layer with bias and quantized input."""
         assert self.bias is not None and self.data_scale is not None
         try:
             return integers.quantize_bias(self.bias, self.data_scale, self.record.scale)
@@ -79,7 +79,7 @@ class WeightRead:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportLayer:
-    """One quantized layer: the node that carries its name, and the operands that the record quantizes."""
+    """One quantized layer: the node with its name, and the operands that the record quantizes."""
 
     name: str
     node: ir.Node
@@ -89,24 +89,24 @@ class ExportLayer:
 
 
 def copy_model(model: ir.Model) -> ir.Model:
-    """Returns a copy to be edited: nodes and values are new, tensors are shared, the layer sites are left out."""
+    """Returns a copy for changes: nodes and values are new, tensors are shared, the metadata of sites is removed."""
     copy = model.clone()
     copy.metadata_props.pop(SITES_KEY, None)
     return copy
 
 
 def finish(model: ir.Model) -> ir.Model:
-    """Drops the initializers and the operator domains that are no longer used, in place, and returns ``model``."""
+    """Removes unused initializers and operator domains of ``model`` in place; returns ``model``."""
     remove_unused_initializers(model.graph)
     RemoveUnusedOpsetsPass()(model)
     return model
 
 
 def find_layers(model: ir.Model, sites: Mapping[str, LayerSite], record: Record) -> tuple[ExportLayer, ...]:
-    """Returns the layers of ``record`` that ``model`` has, in graph order; a WARNING names the missing ones.
+    """Returns the layers of ``record`` that ``model`` has, in graph order; a WARNING names missing layers.
 
     Raises:
-        ExportError: The record and the model do not fit: an input or a weight is missing, a node is gone.
+        ExportError: The record does not fit the model: an input, a weight or a node is missing.
     """
     for name in record.layers:
         if name not in sites:
@@ -172,6 +172,6 @@ def _weight(name: str, node: ir.Node, record: LayerRecord) -> WeightRead:
 
 
 def _bias(node: ir.Node) -> NDArray[np.float32] | None:
-    """A MatMul has no third input: the Add behind it is a node of its own, which is not quantized (spec 8.3)."""
+    """Returns the bias, float32; None for a MatMul, behind which an Add node adds the bias in float (spec 8.3)."""
     bias = constant_of(node.inputs[2]) if len(node.inputs) > 2 else None
     return None if bias is None else bias.astype(np.float32, copy=False)

@@ -1,4 +1,4 @@
-"""QuantizeLinear and DequantizeLinear nodes: the pair of a quantized tensor, the dequantizer of a constant."""
+"""QuantizeLinear and DequantizeLinear nodes: pairs for quantized tensors, DequantizeLinear alone for constants."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def dequantize_constant(
     scale: NDArray[np.float32],
     axis: int | None,
 ) -> ir.Value:
-    """Returns the real values of ``integers``, made by a node ``<name>.dequant`` that stands before ``before``.
+    """Returns the real values of ``integers``, made by a new node ``<name>.dequant`` in front of ``before``.
 
-    Zero point 0 (absent). ``axis`` is that of a vector of scales, None for a scalar.
+    The zero point is absent, which means 0. ``axis`` is the axis of a vector of scales, None for a scalar.
     """
     graph = graph_of(before)
     inputs = [add_initializer(graph, f"{name}.quantized", integers), add_initializer(graph, f"{name}.scale", scale)]
@@ -56,26 +56,27 @@ def dequantize_constant(
 
 
 def _describe(node: ir.Node, type_: ir.TypeProtocol | None, shape: ir.Shape | None) -> None:
-    """Says what the result is: lowering ``custom_domain`` asks for the rank."""
+    """Sets type and shape of the node's result: `lower_custom_domain` needs the rank."""
     result(node).type, result(node).shape = type_, shape
 
 
 class QuantizedTensors:
     """The Quantize/Dequantize pairs of a graph; readers of one tensor on one grid share a pair.
 
-    From opset 21 on, 8-bit integers are uint8, 128 larger and with a zero point 128 larger: the same real values.
-    onnxruntime makes uint8 of int8 itself, and forgets there that QuantizeLinear names its type since opset 21. It
-    then refuses its own graph (onnxruntime 1.32, a pooling, Transpose or Reshape behind the pair).
+    From opset 21 on, 8-bit integers are stored as uint8, with 128 added to integers and zero point: the same real
+    values. With int8, onnxruntime converts to uint8 itself, but does not update the output type that QuantizeLinear
+    states since opset 21, and then refuses its own graph (onnxruntime 1.32, a pooling, Transpose or Reshape behind the
+    pair).
     """
 
     def __init__(self, graph: ir.Graph, opset: int) -> None:
-        """Starts with none. ``opset`` is that of ``graph``."""
+        """Starts without pairs. ``opset`` is the opset of ``graph``."""
         self._graph = graph
         self._is_unsigned = opset >= _OUTPUT_TYPE_OPSET
         self._made: dict[tuple[ir.Value, float, int, int], ir.Value] = {}
 
     def of(self, layer: str, read: InputRead) -> ir.Value:
-        """Returns the fake-quantized form of what ``read`` reads; a new pair is named after ``layer``."""
+        """Returns the fake-quantized form of the value of ``read``; a new pair is named after ``layer``."""
         grid, value = read.grid, read.value
         key = (value, grid.scale, grid.offset, grid.num_bits)
         if key not in self._made:
@@ -99,7 +100,10 @@ class QuantizedTensors:
         return [*clips, quant, dequant]
 
     def _clip(self, name: str, value: ir.Value, grid: ActivationRecord) -> ir.Node:
-        """int16 saturates at 16 bits only and stock onnxruntime has no int16 Clip: the real values are clipped."""
+        """Returns a Clip of the real values to the ends of the grid, for 9 to 15 bits.
+
+        The integers are int16, which saturates at 16 bits only, and stock onnxruntime has no Clip of int16.
+        """
         spec, scale = QuantSpec(num_bits=grid.num_bits), np.float32(grid.scale)
         low = add_initializer(self._graph, f"{name}.low", np.array(np.float32(spec.qmin - grid.offset) * scale))
         high = add_initializer(self._graph, f"{name}.high", np.array(np.float32(spec.qmax - grid.offset) * scale))
@@ -108,7 +112,7 @@ class QuantizedTensors:
         return node
 
     def _insert_behind(self, value: ir.Value, nodes: list[ir.Node]) -> None:
-        """Puts ``nodes`` in front of every reader of ``value``."""
+        """Inserts ``nodes`` directly behind the producer of ``value``, or at the start for a graph input."""
         producer = value.producer()
         if producer is not None:
             self._graph.insert_after(producer, nodes)

@@ -1,8 +1,8 @@
-"""Integers of weights and biases in NumPy; bit-equal to what the torch side computes (spec 4.1, 4.4, 6.3).
+"""Integers of weights and biases in NumPy; bit-equal to the results of the torch code (spec 4.1, 4.4, 6.3).
 
-A weight comes in the operator's layout. ``channel_axis`` is the axis with one scale per index; with ``groups`` > 1
-(grouped ConvTranspose: (in, out/G, kH, kW), axis 1) output channel ``g * out/G + j`` is the rows of group ``g``,
-column ``j`` (spec 6.1).
+Weights have the operator's layout. ``channel_axis`` is the axis with one scale per index; with ``groups`` > 1 (grouped
+ConvTranspose: (in, out/G, kH, kW), axis 1) output channel ``g * out/G + j`` is column ``j`` of the rows of group ``g``
+(spec 6.1).
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def quantize_bias(bias: Float32, data_scale: float, weight_scale: tuple[float, .
     """Returns ``rhe(bias / (scale_d * scale_w))`` in float64, of shape [C_out].
 
     Raises:
-        ExportError: A value does not fit into int32; calibration enlarges the weight scale where that would happen.
+        ExportError: A value does not fit into int32; calibration prevents this by enlarging the weight scale.
     """
     steps = np.rint(bias.astype(np.float64) / (data_scale * np.asarray(weight_scale, dtype=np.float64)))
     worst = np.abs(steps).max(initial=0)
@@ -91,7 +91,7 @@ def quantize_bias(bias: Float32, data_scale: float, weight_scale: tuple[float, .
 def bias_on_grid(
     bias: Float32, integers: NDArray[np.int32], data_scale: float, weight_scale: tuple[float, ...]
 ) -> Float32:
-    """Returns the float32 nearest to each grid point, [C_out]; ``bias`` where that reads as another integer."""
+    """Returns the float32 nearest to each grid point, [C_out]; ``bias`` if that float32 gives another integer."""
     step = data_scale * np.asarray(weight_scale, dtype=np.float64)
     points = (integers * step).astype(np.float32)
     reads_right = np.rint(points.astype(np.float64) / step) == integers
@@ -111,7 +111,7 @@ def fake_quantize(x: NDArray[np.generic], grid: ActivationRecord) -> Float32:
 
 
 def spread_scale(scale: tuple[float, ...], shape: tuple[int, ...], channel_axis: int, groups: int = 1) -> Float32:
-    """Returns the scales so shaped that they broadcast against a weight of ``shape``; a scalar for a single one."""
+    """Returns the scales shaped to broadcast against a weight of ``shape``; a scalar for a single scale."""
     values = np.asarray(scale, dtype=np.float32)
     if values.size == 1:
         return values.reshape(())
@@ -134,13 +134,13 @@ def output_first(weight: NDArray[np.int8], groups: int) -> NDArray[np.int8]:
 
 
 def _round(x: Float32, scale: Float32 | np.float32, offset: int, num_bits: int) -> Float32:
-    """Divides, rounds half to even, adds the offset, clips; all in float32, as QuantizeLinear does (spec 4.1)."""
+    """Returns ``clip(rhe(x / scale) + offset, Qmin, Qmax)``, computed in float32 as QuantizeLinear does (spec 4.1)."""
     spec = QuantSpec(num_bits=num_bits)
     return np.asarray(np.clip(np.rint(x / scale) + np.float32(offset), spec.qmin, spec.qmax), dtype=np.float32)
 
 
 def _nearest(weight: Float32, scale: Float32, codebook: tuple[int, ...]) -> NDArray[np.int8]:
-    """Returns the codebook value nearest to ``w / scale``, the lower of two (spec 6.3)."""
+    """Returns the codebook value nearest to ``w / scale``; on a tie the lower value (spec 6.3)."""
     values = np.sort(np.asarray(codebook, dtype=np.int8))
     middles = (values[:-1].astype(np.float32) + values[1:]) / 2  # exact: halves of integers
     return np.asarray(values[np.searchsorted(middles, weight / scale)])

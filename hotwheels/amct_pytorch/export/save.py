@@ -1,4 +1,4 @@
-"""Writes what leaves the SDK: the files of spec 11.1."""
+"""Writes the exported files of spec 11.1."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def write_files(
         files: The files of the save.
         float_model: Float model whose markers are resolved; not changed.
         record: Quantization parameters.
-        prefix: Start of the file names, ``<prefix>_deploy_model.onnx``; with a path separator at its end, the folder of
-          files with the bare names.
-        with_float_model: Whether to write ``<prefix>_float_model.onnx``, too (spec 11.6).
-        with_record: Whether to write ``<prefix>_scale_offset_record.txt``, too.
+        prefix: Start of the file names, ``<prefix>_deploy_model.onnx``; if it ends with a path separator, the folder
+          for files named ``deploy_model.onnx`` etc.
+        with_float_model: Whether to write ``<prefix>_float_model.onnx`` too (spec 11.6).
+        with_record: Whether to write ``<prefix>_scale_offset_record.txt`` too.
 
     Raises:
         ExportError: The record does not fit the model, or ONNX's checker refuses a result.
@@ -60,7 +60,7 @@ def write_files(
 
 
 def build_float(float_model: ir.Model) -> ir.Model:
-    """Returns a copy of ``float_model`` that stock onnxruntime runs: ``custom_domain`` operators as standard ones."""
+    """Returns a copy of ``float_model`` that stock onnxruntime runs: standard operators replace ``custom_domain``."""
     model = copy_model(float_model)
     lower_custom_domain(model)
     return finish(model)

@@ -1,1 +1,1 @@
-"""ONNX files: markers, node names, atomic reading and writing."""
+"""ONNX files: layer sites, node names, checked reading and writing."""

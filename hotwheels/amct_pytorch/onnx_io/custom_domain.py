@@ -1,4 +1,4 @@
-"""Replaces the chip's own operators (``custom_domain``) by standard ONNX ones, so that stock onnxruntime can run them.
+"""Replaces the chip's own operators (``custom_domain``) by standard ONNX operators, for stock onnxruntime.
 
     LayerNorm(x, weight, bias; dim, epsilon) -> ReduceMean, Sub, Mul, ReduceMean, Add, Sqrt, Div, Mul, Add
     Gelu(x; approximate = "tanh")            -> 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3)))
@@ -6,7 +6,7 @@
     GlobalWarp(x, grid)                      -> GridSample (nearest, border, align_corners)
     Warp(x, grid; roi)                       -> Slice, GridSample; without roi GridSample only
 
-The node which produces the output keeps the name of the replaced one, the others are ``<name>/<OpType>[_k]``, their
+The node that makes the output keeps the name of the replaced node, the other nodes are ``<name>/<OpType>[_k]``, their
 values ``<node>_output_0`` and the constants initializers ``<name>/<what>`` (spec 12.1).
 """
 
@@ -34,8 +34,8 @@ _REDUCE_AXES_INPUT_OPSET = 18  # since then the axes of ReduceMean are an input
 def lower_custom_domain(model: ir.Model) -> ir.passes.PassResult:
     """Replaces every ``custom_domain`` node of ``model``, in place, also inside the bodies of If, Loop and Scan.
 
-    The opset stays as it is, unless a warp needs GridSample: then 13..15 becomes 16. Values which other nodes or the
-    caller see keep their names. The import of ``custom_domain`` is removed.
+    The opset is kept, unless a warp needs GridSample: then 13..15 becomes 16. Values that other nodes read and graph
+    outputs keep their names. The import of ``custom_domain`` is removed.
 
     Raises:
         ExportError: An operator is unknown, the opset is below 13, or the model cannot be raised to opset 16. The
@@ -53,7 +53,7 @@ def lower_custom_domain(model: ir.Model) -> ir.passes.PassResult:
 
 
 def needed_opset(model: ir.Model) -> int:
-    """Returns the opset that ``model`` has after lowering: its own, but at least 16 where it contains a warp."""
+    """Returns the opset that ``model`` has after lowering: its own, but at least 16 if it contains a warp."""
     has_warp = any(node.op_type in ("Warp", "GlobalWarp") for node in _custom_nodes(model))
     return max(_opset(model), _GRID_SAMPLE_OPSET) if has_warp else _opset(model)
 
@@ -87,7 +87,7 @@ def _check(model: ir.Model, nodes: Sequence[ir.Node]) -> None:
 
 def _check_raisable(model: ir.Model) -> None:
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        # Opset 14 replaced its running statistics of training by the attribute training_mode.
+        # Until opset 13 a training BatchNormalization has further outputs; opset 14 has the attribute training_mode.
         if node.domain == "" and node.op_type == "BatchNormalization" and len(node.outputs) > 1:
             raise ExportError(
                 f"A warp needs opset {_GRID_SAMPLE_OPSET}, but BatchNormalization '{node.name}' is in training form, "
@@ -96,7 +96,7 @@ def _check_raisable(model: ir.Model) -> None:
 
 
 def _raise_to_opset_16(model: ir.Model) -> None:
-    """Declares opset 16. Of the operators of opset 13 to 15 only RoiAlign means something else there (its default)."""
+    """Sets opset 16; of the operators of opset 13 to 15 only RoiAlign changed, whose old default is written out."""
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
         if node.domain == "" and node.op_type == "RoiAlign":
             node.attributes.add(ir.AttrString("coordinate_transformation_mode", "output_half_pixel"))
@@ -108,21 +108,21 @@ def _raise_to_opset_16(model: ir.Model) -> None:
 
 
 class _Builder:
-    """Collects the nodes that replace one custom node; gives them and their constants their names."""
+    """Collects the nodes that replace one custom node, and names them and their constants."""
 
     def __init__(self, replaced: ir.Node, opset: int) -> None:
         self.replaced = replaced
         self.opset = opset
         self.nodes: list[ir.Node] = []
         self.name = replaced.name or str(replaced.outputs[0].name)
-        assert isinstance(replaced.graph, ir.Graph), "custom nodes stand in the main graph"
+        assert isinstance(replaced.graph, ir.Graph), "custom nodes are in the main graph"
         self._graph = replaced.graph
         self._dtype = self.input(0).dtype or ir.DataType.FLOAT
         self._op_counts: Counter[str] = Counter()
         self._constants: dict[str, ir.Value] = {}
 
     def input(self, index: int) -> ir.Value:
-        """Returns an input of the replaced node, which a custom node always has."""
+        """Returns input ``index`` of the replaced node; all inputs of custom nodes are required."""
         value = self.replaced.inputs[index]
         assert value is not None
         return value
@@ -142,7 +142,7 @@ class _Builder:
         return self.constant(what, np.array(number, dtype=self._dtype.numpy()))
 
     def constant(self, what: str, array: NDArray[Any]) -> ir.Value:
-        """Returns ``array`` as an initializer of the graph; the same one whenever ``what`` is asked for again."""
+        """Returns ``array`` as an initializer of the graph; a second call with the same ``what`` returns the same."""
         if what not in self._constants:
             tensor = ir.tensor(array, name=f"{self.name}/{what}")
             self._constants[what] = ir.val(tensor.name, const_value=tensor)
@@ -150,7 +150,7 @@ class _Builder:
         return self._constants[what]
 
     def finish(self) -> None:
-        """Puts the nodes in the place of the replaced one; the last takes over its name, output and metadata."""
+        """Replaces the custom node by the collected nodes; the last one gets its name, output and metadata."""
         last = self.nodes[-1]
         last.name = self.name
         last.metadata_props.update(self.replaced.metadata_props)
@@ -210,7 +210,7 @@ def _along(builder: _Builder, what: str, vector: ir.Value) -> ir.Value:
 
 
 def _trailing_axes(layer_norm: ir.Node) -> int:
-    """Returns how many axes follow the normalised one; raises ExportError if that cannot be known."""
+    """Returns the number of axes behind the normalised axis; raises ExportError if that is not known."""
     dim = layer_norm.attributes["dim"].as_int()
     if dim < 0:
         return -dim - 1

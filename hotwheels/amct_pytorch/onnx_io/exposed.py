@@ -1,4 +1,4 @@
-"""An ONNX model in which the results of inner nodes are outputs, too: to see in a runtime what every layer computes."""
+"""An ONNX model whose inner results are outputs too, so that a runtime returns the result of every layer."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _QDQ = ("QuantizeLinear", "DequantizeLinear")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExposedModel:
-    """A model and the places to look at.
+    """A model with additional outputs.
 
     Attributes:
       content: The model with the additional outputs.
-      results: Value by layer name, in graph order: the last node of a layer gives it.
-      steps: Scale of the grid on which the result of a layer is quantized behind it, by layer name.
+      results: Value name by layer name, in graph order: the first output of the layer's last node.
+      steps: By layer name: scale of the grid on which the layer's result is quantized.
     """
 
     content: bytes
@@ -28,10 +28,10 @@ class ExposedModel:
 
 
 def expose_results(path: PathLike, *, only_quantized: bool = False) -> ExposedModel:
-    """Reads a model and makes the first result of every layer an output.
+    """Returns the model in ``path`` with the first result of every layer as an output.
 
-    ``only_quantized``: the integers of the QuantizeLinear behind a layer instead, and nothing where there is none; so
-    a runtime may still put integer kernels in the place of the nodes.
+    ``only_quantized``: the outputs are the integers of the QuantizeLinear behind a layer instead, and layers without
+    one have no output; so a runtime can still replace nodes by integer kernels.
     """
     model = onnx.load(str(check_input_file(path, "ONNX model")))
     results = {layer_of(node.name): node.output[0] for node in model.graph.node if not _is_quantization(node)}
@@ -58,7 +58,7 @@ def zero_points(path: Path) -> dict[str, int]:
 
 
 def layer_of(node_name: str) -> str:
-    """Returns the layer a node belongs to: ``fc`` of ``fc`` and ``fc/Add``, ``mul_6`` of ``/mul_6/Mul``."""
+    """Returns the layer of a node: ``fc`` for ``fc`` and ``fc/Add``, ``mul_6`` for ``/mul_6/Mul``."""
     if not node_name.startswith("/"):
         return node_name.partition("/")[0]
     parts = node_name.strip("/").split("/")

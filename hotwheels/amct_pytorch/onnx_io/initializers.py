@@ -1,4 +1,4 @@
-"""Initializers of an ONNX graph: adding one under a free name, dropping unused ones, finding free names."""
+"""Initializers of an ONNX graph: adds an initializer, removes unused initializers, finds free names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 
 def add_initializer(graph: ir.Graph, name: str, content: NDArray[np.generic] | ir.TensorProtocol) -> ir.Value:
-    """Returns a new initializer called ``name``, or ``name_1``, ... where the graph has an initializer of that name."""
+    """Returns a new initializer ``name``; ``name_1``, ``name_2``, ... if the graph has an initializer of that name."""
     tensor = ir.Tensor(content) if isinstance(content, np.ndarray) else content
     tensor.name = free_name(name, graph.initializers)
     value = ir.val(tensor.name, const_value=tensor)
@@ -19,7 +19,7 @@ def add_initializer(graph: ir.Graph, name: str, content: NDArray[np.generic] | i
 
 
 def constant_of(value: ir.Value | None) -> NDArray[np.generic] | None:
-    """Returns the array of ``value`` if it is an initializer which the model's caller cannot replace, else None."""
+    """Returns the array of ``value`` if it is an initializer and no graph input; else None."""
     if value is None or not value.is_initializer() or value.is_graph_input() or value.const_value is None:
         return None
     return np.asarray(value.const_value.numpy())
@@ -33,19 +33,19 @@ def remove_unused_initializers(graph: ir.Graph) -> None:
 
 
 class NameGiver:
-    """Gives every name once: ``name``, ``name_1``, ``name_2``, ... ; the time does not grow with their number."""
+    """Returns every name only once: ``name``, ``name_1``, ``name_2``, ... ; in constant time per name."""
 
     def __init__(self) -> None:
-        """Starts with no name taken."""
+        """Starts with all names free."""
         self._taken: set[str] = set()
         self._counts: dict[str, int] = {}
 
     def reserve(self, names: Iterable[str]) -> None:
-        """Takes ``names``, so that they are not given."""
+        """Marks ``names`` as taken."""
         self._taken.update(names)
 
     def give(self, wanted: str) -> str:
-        """Returns ``wanted``, or ``wanted_1``, ``wanted_2``, ... : the first that is free, which then is taken."""
+        """Returns the first free name of ``wanted``, ``wanted_1``, ``wanted_2``, ... and marks it as taken."""
         name, count = wanted, self._counts.get(wanted, 0)
         while name in self._taken:
             count += 1
@@ -56,7 +56,7 @@ class NameGiver:
 
 
 def free_name(wanted: str, taken: Container[str]) -> str:
-    """Returns ``wanted``, or ``wanted_1``, ``wanted_2``, ... : the first that is not in ``taken``."""
+    """Returns the first of ``wanted``, ``wanted_1``, ``wanted_2``, ... that is not in ``taken``."""
     name, count = wanted, 0
     while name in taken:
         count += 1

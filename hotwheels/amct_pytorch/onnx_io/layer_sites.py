@@ -1,7 +1,7 @@
-"""LayerSite: where in a float ONNX model one quantized layer is, and how the file itself remembers the place.
+"""LayerSite: the nodes and inputs of one quantized layer in a float ONNX model, also as metadata in the file.
 
-Whoever exports the float model leaves the sites behind as model metadata, so that a model read from its file is as good
-as the one in memory.
+The exporter writes the sites into the model's metadata, so that a model read from its file can be quantized like the
+model in memory.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class LayerSite:
     """One layer of the float ONNX model.
 
     Attributes:
-      nodes: Names of its nodes in graph order; one of them is called as the layer.
-      inputs: For each quantizable input (the key is the ``index`` of the record) the places which read it: pairs of
-        node name and input position.
+      nodes: Names of its nodes in graph order; one of them has the layer's name.
+      inputs: For each quantizable input (the key is the ``index`` of the record) the node inputs that read it, as pairs
+        of node name and input position.
     """
 
     nodes: tuple[str, ...]
@@ -60,17 +60,17 @@ def _is_pooling(node: ir.Node) -> bool:
 def read_places(value: ir.Value, order: Mapping[ir.Node, int]) -> tuple[tuple[ir.Node, int], ...]:
     """Returns the nodes that read ``value``, with the position of the input, in the ``order`` of the graph.
 
-    Those which ask for its shape only are left out: quantizing their input would change nothing.
+    Nodes that only read the shape are left out, since quantizing their input would change nothing.
     """
     uses = [use for use in value.uses() if use.node.op_type not in _SHAPE_OPS]
     return tuple(sorted(((use.node, use.idx) for use in uses), key=lambda place: (order[place[0]], place[1])))
 
 
 def read_sites(model: ir.Model) -> dict[str, LayerSite]:
-    """Returns the sites which ``write_sites`` left in the metadata of ``model``, in graph order.
+    """Returns the sites that ``write_sites`` stored in the metadata of ``model``, in graph order.
 
     Raises:
-        ExportError: The model has none, or they cannot be read.
+        ExportError: The model has no sites, or they cannot be read.
     """
     text = model.metadata_props.get(SITES_KEY)
     if text is None:
@@ -82,7 +82,7 @@ def read_sites(model: ir.Model) -> dict[str, LayerSite]:
 
 
 def write_sites(model: ir.Model, sites: Mapping[str, LayerSite]) -> None:
-    """Leaves ``sites`` in the metadata of ``model``, in place of what is there."""
+    """Stores ``sites`` in the metadata of ``model``; replaces earlier sites."""
     model.metadata_props[SITES_KEY] = _to_json(sites)
 
 

@@ -1,4 +1,4 @@
-"""ONNX models as files: read, checked before they are written, never half written."""
+"""ONNX models as files: read, checked before they are written, written completely or not at all."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ..errors import ExportError
 from ..files import FileSet, PathLike, check_input_file, part_of
 from .wire_format import write_values, write_with_tensors
 
-# One protobuf message ends at 2 GB; a larger model keeps its tensors in a second file. The margin is for the nodes.
+# A protobuf message holds at most 2 GB; a larger model has its tensors in a second file. The margin is for the nodes.
 _LARGEST_MESSAGE = 2**31 - 2**26
-_SMALLEST = 1 << 14  # bytes of a tensor that is worth being written on its own
+_SMALLEST = 1 << 14  # bytes; larger tensors are written without a copy
 
 
 def load_model(path: PathLike) -> ir.Model:
@@ -24,7 +24,7 @@ def load_model(path: PathLike) -> ir.Model:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ExportError: It is not an ONNX model.
+        ExportError: The file is not an ONNX model.
     """
     path = check_input_file(path, "ONNX model")
     try:
@@ -36,7 +36,7 @@ def load_model(path: PathLike) -> ir.Model:
 def save_model(model: ir.Model, path: PathLike, files: FileSet | None = None) -> None:
     """Checks ``model`` and adds it to ``files`` as ``path``; above 2 GB the tensors go into ``<path>.data``.
 
-    Without ``files`` it is written at once.
+    Without ``files`` the model is written at once.
 
     Raises:
         ExportError: ONNX's checker refuses the model; the message names the file and the node.
@@ -59,7 +59,7 @@ def save_model(model: ir.Model, path: PathLike, files: FileSet | None = None) ->
 
 
 def _large_tensors(model: ir.Model) -> dict[str, ir.TensorProtocol]:
-    """The initializers that are written straight from their own memory, by name."""
+    """Returns the initializers that are written directly from their own memory, by name."""
     tensors = {name: value.const_value for name, value in model.graph.initializers.items()}
     return {
         name: tensor
@@ -86,9 +86,10 @@ def _without(large: Mapping[str, ir.TensorProtocol], model: ir.Model, path: Path
 
 
 def _with_inputs_for(large: Mapping[str, ir.TensorProtocol], proto: onnx.ModelProto) -> bytes:
-    """Returns a model for the checker, which has ``large`` as inputs: shapes and types are all that it looks at.
+    """Returns a model for the checker, in which the ``large`` tensors are inputs.
 
-    It would read files that are not there yet, or want all values in one message of at most 2 GB.
+    The checker only uses their shapes and types. With the tensors themselves, it would read files that do not exist
+    yet, or need all values in one message of at most 2 GB.
     """
     checked = onnx.ModelProto()
     checked.CopyFrom(proto)
@@ -107,7 +108,7 @@ def _with_inputs_for(large: Mapping[str, ir.TensorProtocol], proto: onnx.ModelPr
 
 @contextlib.contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """The checker's text says which node is wrong; this adds which file."""
+    """Returns a context that adds the file's name to errors of ONNX's checker, which name the node only."""
     try:
         yield
     except (onnx.checker.ValidationError, InferenceError) as error:
@@ -120,10 +121,10 @@ def parse_model(content: bytes) -> ir.Model:
 
 
 def name_outputs(model: ir.Model, names: Sequence[str] | None = None) -> None:
-    """Names the graph outputs, in place; a tensor that is returned several times becomes as many outputs.
+    """Names the graph outputs, in place; a tensor that is returned several times becomes several outputs.
 
-    ``names`` are those which the user has given. Others are called ``output``, or ``output_0``, ``output_1``, ... for
-    several (spec 2.4).
+    ``names`` are the user's names. Further outputs are called ``output`` if there is only one output, else
+    ``output_0``, ``output_1``, ... (spec 2.4).
     """
     outputs = model.graph.outputs
     seen: set[ir.Value] = set()
@@ -139,7 +140,7 @@ def name_outputs(model: ir.Model, names: Sequence[str] | None = None) -> None:
 
 
 def _copied(graph: ir.Graph, value: ir.Value, index: int) -> ir.Value:
-    """Returns the result of a new Identity of ``value``, of the same type and shape."""
+    """Returns the result of a new Identity node on ``value``, with the same type and shape."""
     node = ir.node("Identity", [value], name=f"/Identity_of_output_{index}")
     node.outputs[0].type, node.outputs[0].shape = value.type, value.shape
     graph.append(node)

@@ -1,4 +1,4 @@
-"""The parts of a node which onnx_ir types as optional, where our code knows that they are there."""
+"""Access to parts of a node that onnx_ir types as optional, for callers that know that they exist."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def graph_of(node: ir.Node) -> ir.Graph:
 
 
 def operand(node: ir.Node, position: int) -> ir.Value:
-    """Returns input ``position`` of ``node``, which is not one of the left out optional ones."""
+    """Returns input ``position`` of ``node``, which must not be an omitted optional input."""
     value = node.inputs[position]
     assert value is not None
     return value
@@ -30,5 +30,5 @@ def producers(node: ir.Node) -> list[ir.Node]:
 
 
 def readers(node: ir.Node) -> list[ir.Node]:
-    """Returns the nodes of the same graph that read an output of ``node``, one per place."""
+    """Returns the nodes of the same graph that read an output of ``node``, one entry per reading input."""
     return [use.node for value in node.outputs for use in value.uses() if use.node.graph is node.graph]

@@ -1,4 +1,4 @@
-"""Names of the nodes of an ONNX graph: the layers' are given, the others keep the exporter's (spec 11.3, 9.1)."""
+"""Names of the nodes of an ONNX graph: from the layers; other nodes keep the exporter's names (spec 11.3, 9.1)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def name_nodes(
 
     Args:
         model: The model.
-        layers: For each layer name the node that shall carry it and all nodes of the layer.
-        suffixes: Op type -> suffix of such a node's name where it is not the one that carries the layer's name.
+        layers: For each layer name the node that gets this name, and all nodes of the layer.
+        suffixes: Op type -> suffix to the layer's name for further nodes of this type.
     """
     given: dict[ir.Node, str] = {main: layer for layer, (main, _) in layers.items()}
     taken = NameGiver()
@@ -31,13 +31,13 @@ def name_nodes(
 
 
 def name_values(model: ir.Model) -> None:
-    """Names the results of the nodes of ``model`` after the nodes, in place; inputs, outputs, constants stay."""
+    """Names the results of nodes of ``model`` after the nodes, in place; not inputs, outputs and constants."""
     kept = {*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()}
     names = NameGiver()
     names.reserve(str(value.name) for value in kept)
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
         for index, value in enumerate(node.outputs):
-            if value not in kept and value.name != "":  # an empty one is an output that is left out
+            if value not in kept and value.name != "":  # an empty name is an omitted optional output
                 value.name = names.give(f"{node.name}_output_{index}")
 
 

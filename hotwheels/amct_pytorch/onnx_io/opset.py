@@ -1,4 +1,4 @@
-"""Raising the opset of a model with ONNX's own converter."""
+"""Raises the opset of a model with ONNX's own converter."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LARGE_TENSOR = 1025  # bytes; those from here on are kept out of the converter:
 
 
 class OpsetTooLow(Exception):
-    """A call has an ONNX form at ``opset`` only."""
+    """A call has an ONNX form only from ``opset`` on."""
 
     def __init__(self, opset: int, reason: str) -> None:
         super().__init__(reason)
@@ -23,19 +23,19 @@ class OpsetTooLow(Exception):
 
 
 def opset_of(model: ir.Model) -> int:
-    """Returns the version of the standard operators which ``model`` uses."""
+    """Returns the opset of the standard operators in ``model``."""
     return model.opset_imports.get("", 1)
 
 
 def ir_version_of(opset: int) -> int:
-    """Returns the IR version that the standard operators of version ``opset`` were released with."""
+    """Returns the IR version with which ``opset`` of the standard operators was released."""
     return int(onnx.helper.OP_SET_ID_VERSION_MAP["ai.onnx", opset])
 
 
 def raise_opset(model: ir.Model, version: int) -> ir.Model:
-    """Returns ``model`` at opset ``version`` or its own if that is higher; nodes and values keep their names.
+    """Returns ``model`` at opset ``version``, or at its own opset if that is higher; names are kept.
 
-    ``model`` itself is returned where nothing is to do, else a new model. Nodes of other domains are left as they are.
+    Returns ``model`` itself if its opset is high enough, else a new model. Nodes of other domains are not changed.
 
     Raises:
         ExportError: ONNX's converter has no rule for an operator of the model.

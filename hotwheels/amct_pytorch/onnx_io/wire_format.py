@@ -1,4 +1,4 @@
-"""Writes an ONNX model without making a copy of its large tensors in memory: protobuf's wire format, piece by piece."""
+"""Writes an ONNX model in protobuf's wire format, piece by piece, so that large tensors are not copied in memory."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from ..files.marks import field_start
 
 
 def write_with_tensors(proto: onnx.ModelProto, tensors: Mapping[str, ir.TensorProtocol], file: BinaryIO) -> None:
-    """Writes ``proto`` with the values of ``tensors``, whose initializers say in it that they are in another file.
+    """Writes ``proto`` with the values of ``tensors``, which ``proto`` only references as external data.
 
-    These initializers come last; the order of fields has no meaning in protobuf.
+    These initializers are written last; the order of fields has no meaning in protobuf.
     """
     graph, rest = onnx.GraphProto(), onnx.ModelProto()
     graph.CopyFrom(proto.graph)
@@ -44,7 +44,7 @@ def write_values(tensor: ir.TensorProtocol, file: BinaryIO) -> None:
 
 
 def _head(reference: onnx.TensorProto) -> onnx.TensorProto:
-    """All of a tensor but its values."""
+    """Returns a tensor message without values."""
     head = onnx.TensorProto()
     head.CopyFrom(reference)
     head.ClearField("external_data")
@@ -53,6 +53,6 @@ def _head(reference: onnx.TensorProto) -> onnx.TensorProto:
 
 
 def _initializer(head: onnx.TensorProto, size: int) -> bytes:
-    """What comes in front of the ``size`` bytes of values, in the graph's message."""
+    """Returns the bytes in front of the ``size`` bytes of values, in the graph's message."""
     inner = head.SerializeToString(deterministic=True) + field_start(onnx.TensorProto.RAW_DATA_FIELD_NUMBER, size)
     return field_start(onnx.GraphProto.INITIALIZER_FIELD_NUMBER, len(inner) + size) + bytes(inner)

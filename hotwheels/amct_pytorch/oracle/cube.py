@@ -1,4 +1,4 @@
-"""Convolutions, products and poolings: exact on integers, in float64 where not quantized (spec 10.3, 10.4)."""
+"""Convolutions, products and poolings: exact on integers, in float64 if not quantized (spec 10.3, 10.4)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _INT16 = np.iinfo(np.int16)
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Operand:
-    """Integers, and their real units per step: one value, or one per output channel."""
+    """Integers, and the real units per step: one value, or one value per output channel."""
 
     integers: NDArray[Any]
     scale: NDArray[np.float64]
@@ -62,14 +62,14 @@ def run_cube(node: Node, values: Sequence[Value | None], layer: Layer) -> tuple[
 
 
 def _as_operand(node: Node, value: Value | None) -> _Operand | None:
-    """Returns integers on this layer's grid; integers of other grids count as real numbers here."""
+    """Returns the integers of ``value`` if it is on this layer's grid; else None, as for a real number."""
     if isinstance(value, Centred) and value.layer == node.name:
         return _Operand(value.integers, np.array([value.scale]))
     return None
 
 
 def _weight_position(node: Node, values: Sequence[Value | None], layer: Layer) -> int | None:
-    """Returns which input is the weight: input 1, but of a product the one that is a constant; None without weight."""
+    """Returns the position of the weight: 1, or that of a product's constant input; None without a weight."""
     if layer.weight_scale is None:
         return None
     return 0 if node.op_type == "MatMul" and isinstance(values[0], np.ndarray) else 1
@@ -108,7 +108,7 @@ def _bias(node: Node, values: Sequence[Value | None]) -> NDArray[np.float64] | N
 
 
 def _pooled(node: Node, data: _Operand) -> tuple[Value, ...]:
-    """Returns the accumulator, and where the maxima stand if the node has that output."""
+    """Returns the accumulator and, if the node has that output, the indices of the maxima."""
     pooled = _integer_pool(node, data)
     if node.op_type not in _MAX_POOLS or len(node.outputs) < 2:
         return (pooled,)
@@ -151,7 +151,7 @@ def _largest(integers: NDArray[Any]) -> float:
 
 
 def _largest_sum(node: Node, second: NDArray[Any]) -> float:
-    """Returns the largest sum of magnitudes in ``second`` that meets one output element."""
+    """Returns the largest sum of magnitudes of the elements of ``second`` that contribute to one output element."""
     if node.op_type in _CONVOLUTIONS:
         is_transposed = node.op_type == "ConvTranspose"
         return float(channel_sums(second, node.get("group", 1), is_transposed=is_transposed).max(initial=0))
@@ -176,7 +176,7 @@ def _gemm_operands(node: Node, data: NDArray[Any], second: NDArray[Any]) -> tupl
 
 
 def _bias_integers(node: Node, bias: NDArray[np.float64], step: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Spec 4.4, in float64."""
+    """Returns the int32 bias ``rhe(bias / step)``, computed in float64 (spec 4.4)."""
     steps = np.rint(bias / step)
     worst = steps[np.argmax(np.abs(steps))]
     if not abs(worst) <= _INT32.max:
@@ -202,7 +202,7 @@ def _shifted(node: Node, sums: NDArray[np.int32], shift_bit: tuple[int, ...]) ->
 
 
 def _along_channels(node: Node, vector: NDArray[Any], rank: int) -> NDArray[Any]:
-    """Returns a vector so that it broadcasts along the channels of the output: axis 1 of images, else the last one."""
+    """Returns ``vector`` shaped to broadcast along the output's channels: axis 1 of images, else the last axis."""
     if vector.size == 1 or node.op_type in _PRODUCTS:
         return vector
     return vector.reshape(-1, *[1] * (rank - 2))

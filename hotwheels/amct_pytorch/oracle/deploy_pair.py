@@ -20,7 +20,7 @@ from ..record import calibration_param
 from ..record.calibration_param import DataType, FactorParam, LayerParam
 
 METADATA_KEY = "amct.deploy.v1"
-# Width of a grid where the metadata is silent (spec 11.3). A type that is not listed means: not quantized.
+# Width of a grid that has no entry in the metadata (spec 11.3). Types that are not listed mean: not quantized.
 _BITS_OF_TYPE = {DataType.S4: 4, DataType.S8: 8, DataType.S16: 16}
 _MAX_SHIFT = 16  # spec 4.6
 
@@ -52,7 +52,7 @@ class Grid:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layer:
-    """What the two files say about the quantization of one node.
+    """The quantization parameters of one node, from the two files.
 
     Attributes:
       grids: Grid of each quantized input, by its position among all inputs of the node.
@@ -191,7 +191,7 @@ _LIST_TYPES = (onnx.AttributeProto.INTS, onnx.AttributeProto.FLOATS, onnx.Attrib
 
 
 def _layers(graph: Graph, params: Mapping[str, LayerParam], metadata: Mapping[str, Any]) -> dict[str, Layer]:
-    """Pairs nodes and parameters one to one: a layer that ran in float unnoticed would be a silent wrong result."""
+    """Pairs nodes and parameters one to one; RecordError if a partner is missing: the layer would run in float."""
     nodes = {node.name: node for node in graph.nodes}
     if len(nodes) != len(graph.nodes):
         names = [node.name for node in graph.nodes]
@@ -244,7 +244,7 @@ def _grid(layer: str, factor: FactorParam, num_bits: int | None) -> Grid | None:
 
 
 def _steps(layer: str, reciprocals: tuple[float, ...]) -> NDArray[np.float64]:
-    """``fl32(1 / scale of the file)``, held in float64."""
+    """Returns ``fl32(1 / scale of the file)``, as float64."""
     with np.errstate(divide="ignore", over="ignore"):
         steps = np.float32(1) / np.asarray(reciprocals, dtype=np.float32)
     if not (np.isfinite(steps) & (steps > 0)).all():

@@ -1,4 +1,4 @@
-"""Golden files: inputs and what the oracle computed from them, ``<prefix>_golden.npz``; and their verification."""
+"""Golden files: inputs and the oracle's results for them, ``<prefix>_golden.npz``; and their verification."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from ..files.seal import DEPLOY_MODEL, GOLDEN, PARAMETERS_BINARY, PARAMETERS_TEX
 from .golden_tensor import GoldenTensor, first_difference
 from .interpreter import Interpreter, Result
 
-# Elements whose values a golden file holds; ResNet-50 on one image of 224 x 224 has 39 million, 52 MB when compressed.
-# Of what is beyond, the largest tensors, it holds the digests only.
+# Number of elements whose values a golden file holds; ResNet-50 on one image of 224 x 224 has 39 million, 52 MB when
+# compressed. If there are more, the file holds only the digests of the largest tensors.
 MOST_VALUES = 1 << 26
 _FORMAT, _VERSION, _INPUT = "golden.version", 2, "input:"
 _EDGES, _SUMS, _OUTPUT = "input", "accumulator", "output"  # kinds of tensors
@@ -27,10 +27,10 @@ _PARTS = ("shape", "blocks", "values")
 
 @dataclasses.dataclass(frozen=True, kw_only=True, order=True)
 class Place:
-    """Which tensor.
+    """The key of a tensor in a golden file.
 
     Attributes:
-      layer: Layer, or name of a graph output.
+      layer: Name of a layer or of a graph output.
       kind: ``input``: integers of a quantized input; ``accumulator``: sums of a CUBE operation; ``output``.
       index: Number of the quantized input.
     """
@@ -50,7 +50,7 @@ class Golden:
 
     Attributes:
       inputs: Graph inputs by name.
-      tensors: What was computed from them.
+      tensors: The results for these inputs.
     """
 
     inputs: Mapping[str, NDArray[Any]]
@@ -59,7 +59,7 @@ class Golden:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LayerVerdict:
-    """Whether one layer computes what the golden file says; ``reason`` is empty where it does."""
+    """Whether one layer computes the values of the golden file; ``reason`` is empty if it does."""
 
     name: str
     is_ok: bool
@@ -67,7 +67,7 @@ class LayerVerdict:
 
 
 def tensors_of(result: Result) -> dict[Place, NDArray[Any]]:
-    """Returns all that a golden file is about: by layer its inputs and its accumulator; the outputs of the graph."""
+    """Returns all tensors of a golden file: inputs and accumulator of each layer, and the outputs of the graph."""
     found: dict[Place, NDArray[Any]] = {}
     for name in dict.fromkeys((*result.edges, *result.sums)):
         for index, array in enumerate(result.edges.get(name, ())):
@@ -79,7 +79,7 @@ def tensors_of(result: Result) -> dict[Place, NDArray[Any]]:
 
 
 def write_golden(path: PathLike, inputs: Mapping[str, NDArray[Any]], result: Result, files: FileSet) -> None:
-    """Adds a file with inputs and what was computed from them to ``files``."""
+    """Adds a golden file with ``inputs`` and the ``result`` for them to ``files``."""
     tensors = tensors_of(result)
     kept = _kept(tensors)
     arrays: dict[str, Any] = {_FORMAT: np.array(_VERSION)}
@@ -97,7 +97,7 @@ def make_golden(prefix: PathLike, inputs: Sequence[NDArray[Any]], files: FileSet
     """Runs the deploy pair of ``prefix`` in ``files`` on ``inputs``, in the graph's order, and adds the golden file.
 
     Raises:
-      ConfigError: The graph has another number of inputs.
+      ConfigError: The number of inputs differs from that of the graph.
       CalibrationError: An accumulator exceeds int32.
     """
     model, parameters = (output_path(prefix, name) for name in (DEPLOY_MODEL, PARAMETERS_TEXT))
@@ -114,14 +114,14 @@ def read_golden(path: PathLike) -> Golden:
 
     Raises:
       FileNotFoundError: There is no such file.
-      RecordError: It is no golden file.
+      RecordError: The file is no golden file.
     """
     path = check_input_file(path, "Golden file")
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         if int(arrays.pop(_FORMAT)) != _VERSION:
-            raise ValueError("it has another version; save the model with golden_inputs again.")
+            raise ValueError("it is of another version; save the model with golden_inputs again.")
         inputs = {name.removeprefix(_INPUT): arrays.pop(name) for name in list(arrays) if name.startswith(_INPUT)}
         return Golden(inputs=inputs, tensors=dict(_tensors(arrays)))
     except (OSError, ValueError, AttributeError, KeyError) as error:
@@ -134,7 +134,7 @@ def golden_path(prefix: PathLike) -> Path:
 
 
 def deploy_paths(prefix: PathLike) -> tuple[Path, Path]:
-    """Returns the deploy model and the parameter file of ``prefix``; the binary form only where there is no text."""
+    """Returns the paths of deploy model and parameter file of ``prefix``; the binary form if there is no text."""
     text, binary = output_path(prefix, PARAMETERS_TEXT), output_path(prefix, PARAMETERS_BINARY)
     return output_path(prefix, DEPLOY_MODEL), binary if binary.is_file() and not text.is_file() else text
 
@@ -142,8 +142,8 @@ def deploy_paths(prefix: PathLike) -> tuple[Path, Path]:
 def verify(prefix: PathLike) -> list[LayerVerdict]:
     """Runs the deploy pair of ``prefix`` on its golden inputs and returns a verdict on every layer, in graph order.
 
-    Where the run ends in an error - an accumulator that overflows - the verdict on what was computed before it is
-    followed by one called ``(run)`` with the error.
+    If the run ends in an error (an accumulator overflows), the verdicts on the layers before are followed by a verdict
+    named ``(run)`` with the error.
 
     Raises:
       FileNotFoundError: A file is missing.
@@ -160,7 +160,7 @@ def verify(prefix: PathLike) -> list[LayerVerdict]:
 
 
 def verdicts(golden: Golden, result: Result) -> list[LayerVerdict]:
-    """Compares what was computed with what the golden file says."""
+    """Returns a verdict on each layer: whether ``result`` equals the golden file."""
     found = tensors_of(result)
     layers: dict[str, list[Place]] = {}
     for place in dict.fromkeys((*found, *golden.tensors)):
@@ -188,7 +188,7 @@ def _reason(place: Place, golden: GoldenTensor | None, found: NDArray[Any] | Non
 
 
 def _kept(tensors: Mapping[Place, NDArray[Any]]) -> set[Place]:
-    """The tensors whose values are stored: from the smallest on, until the room is used up."""
+    """Returns the tensors whose values are stored: the smallest ones, up to `MOST_VALUES` elements in all."""
     kept, room = set(), MOST_VALUES
     for place, array in sorted(tensors.items(), key=lambda item: item[1].size):
         room -= array.size

@@ -1,4 +1,4 @@
-"""Compares an exported float ONNX model with what the user's own model computes in torch (spec 2.4, 3)."""
+"""Compares the results of an exported float ONNX model with those of the user's model in torch (spec 2.4, 3)."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from ..log import get_logger
 from .float_run import run_float
 
 _log = get_logger(__name__)
-# Of the largest value of a tensor: what float32 sums in another order may differ by in an ordinary network.
+# Share of a tensor's largest value by which results may differ, as float32 sums in another order do.
 TOLERANCE = 1e-4
-# Steps of float32 below 1: functions with values up to 1 (sigmoid, softmax) are computed to these. onnxruntime's
-# sigmoid(-62) is 0, torch's 7.7e-28; in a tensor of nothing but such values neither is wrong.
+# Float32 step below 1: functions with values up to 1 (sigmoid, softmax) are only computed to this precision.
+# onnxruntime's sigmoid(-62) is 0, torch's is 7.7e-28; in a tensor of only such values both are right.
 FLOOR = 2.0**-24
-# A network may amplify the rounding of its first layers; so much more than the example shows may happen elsewhere.
+# A network may amplify the rounding of its first layers; this factor allows for more than `rounding` shows.
 _MARGIN = 16.0
 _ADVICE = (
-    "The exporter has translated an operation wrongly, or the model does what no ONNX file can do. Write that operation"
-    " in another way, or leave it out of the exported part of the model."
+    "The exporter has translated an operation wrongly, or the model does something that ONNX cannot express. Write that"
+    " operation in another way, or leave it out of the exported part of the model."
 )
 
 
 class FloatReference(Protocol):
-    """The user's own float model on one example."""
+    """The results of the user's float model on one example."""
 
     def outputs(self) -> Sequence[NDArray[Any]]:
-        """Returns its outputs, in the order of the ONNX model's."""
+        """Returns the model's outputs, in the order of the ONNX model's outputs."""
 
     def rounding(self) -> Sequence[NDArray[Any]]:
-        """Returns its outputs on inputs which differ in their last bits from the example's."""
+        """Returns the model's outputs on inputs that differ from the example in their last bits."""
 
     def inner(self) -> Sequence[tuple[str, str, NDArray[Any]]]:
-        """Returns known values inside, in the order in which the model computes them.
+        """Returns intermediate values, in the order in which the model computes them.
 
-        Each with its name in the ONNX model and what it is, such as ``the result of layer 'conv1'``.
+        Each value comes with its name in the ONNX model and a description, such as ``the result of layer 'conv1'``.
         """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Difference:
-    """The largest difference of one tensor, and the largest value which the tensor should have."""
+    """The largest difference of one tensor, and the largest magnitude in the expected tensor."""
 
     error: float
     largest: float
@@ -58,13 +58,13 @@ class _Difference:
 
 
 def check_float_model(model: ir.Model, inputs: Sequence[NDArray[Any]], reference: FloatReference) -> None:
-    """Runs ``model`` on ``inputs``, in the order of the graph's, and compares its outputs with those of ``reference``.
+    """Runs ``model`` on ``inputs`` (in graph order) and compares its outputs with those of ``reference``.
 
-    In onnxruntime where that is installed, else in the oracle. Differences of float rounding are none. A model that
-    neither of them can run is not compared, which is said in the log.
+    onnxruntime runs the model if it is installed, else the oracle. Differences of float rounding are allowed. A model
+    that neither of them can run is not compared; a WARNING says so.
 
     Raises:
-      ExportError: An output is another one; the text names the first node whose value is.
+      ExportError: An output differs; the text names the first node whose value differs.
     """
     try:
         found = run_float(model, inputs)
@@ -78,12 +78,12 @@ def check_float_model(model: ir.Model, inputs: Sequence[NDArray[Any]], reference
         return
     pairs = {name: (found[name], array) for name, array in zip(names, expected, strict=True)}
     wrong = _wrong(pairs, {})
-    if wrong:  # it may be what rounding makes of this network
+    if wrong:  # this network may amplify rounding, so compare once more with its own sensitivity
         wrong = _wrong(pairs, dict(zip(names, reference.rounding(), strict=True)))
     if wrong:
         output, difference = next(iter(wrong.items()))
         raise ExportError(
-            f"The exported ONNX model does not compute what the model computes in PyTorch: on input_data the output"
+            f"The exported ONNX model does not compute the same as the model in PyTorch: on input_data the output"
             f" '{output}' {difference}. {_first_wrong(model, inputs, reference, output)} {_ADVICE}"
         )
 
@@ -91,7 +91,11 @@ def check_float_model(model: ir.Model, inputs: Sequence[NDArray[Any]], reference
 def _wrong(
     pairs: Mapping[str, tuple[NDArray[Any], NDArray[Any]]], shaken: Mapping[str, NDArray[Any]]
 ) -> dict[str, _Difference]:
-    """Returns the tensors, found and expected, that differ by more than rounding; ``shaken`` shows what that does."""
+    """Returns the pairs (found, expected) that differ by more than rounding.
+
+    ``shaken`` has the expected tensors after a change of the inputs in their last bits, which shows the effect of
+    rounding.
+    """
     differences = {name: _difference(*pair) for name, pair in pairs.items()}
     allowed = {
         name: FLOOR
@@ -115,7 +119,7 @@ def _difference(found: NDArray[Any], expected: NDArray[Any]) -> _Difference:
 
 
 def _first_wrong(model: ir.Model, inputs: Sequence[NDArray[Any]], reference: FloatReference, output: str) -> str:
-    """Returns the sentence that names the first known value which is wrong, and the node that makes it."""
+    """Returns a sentence with the first known value that differs, and the node that makes it."""
     makers = {str(value.name): node for node in model.graph for value in node.outputs}
     inner = [one for one in reference.inner() if one[0] in makers]
     found = run_float(model, inputs, also=[name for name, _, _ in inner])
@@ -124,6 +128,6 @@ def _first_wrong(model: ir.Model, inputs: Sequence[NDArray[Any]], reference: Flo
     if wrong:
         name, place, _ = inner[int(next(iter(wrong)))]
     if name not in makers:
-        return "That is an input or a constant of the ONNX model."
+        return "This output is an input or a constant of the ONNX model."
     maker = makers[name]
-    return f"The first value that is another one is {place}, made by node '{maker.name}' ({maker.op_type})."
+    return f"The first value that differs is {place}, made by node '{maker.name}' ({maker.op_type})."

@@ -1,4 +1,4 @@
-"""Runs a float ONNX model on one example: in onnxruntime where that is installed, else in the oracle."""
+"""Runs a float ONNX model on one example: in onnxruntime if that is installed, else in the oracle."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CONTRIB = "com.microsoft"  # operators which only onnxruntime has
 
 
 def run_float(model: ir.Model, inputs: Sequence[NDArray[Any]], also: Sequence[str] = ()) -> Mapping[str, NDArray[Any]]:
-    """Returns the graph outputs of ``model`` and the values ``also`` names, by name.
+    """Returns the graph outputs of ``model`` and the values named in ``also``, by name.
 
     Args:
       model: Float model; ``custom_domain`` operators are allowed. Not changed.
@@ -33,8 +33,8 @@ def run_float(model: ir.Model, inputs: Sequence[NDArray[Any]], also: Sequence[st
       also: Names of further values.
 
     Raises:
-      ConfigError: The number of inputs is another one.
-      UnsupportedModelError: There is no onnxruntime that runs it, and the oracle has no kernel for an operator.
+      ConfigError: The number of inputs differs from that of the graph.
+      UnsupportedModelError: onnxruntime cannot run the model, and the oracle has no kernel for an operator.
     """
     lowered = model.clone()
     lower_custom_domain(lowered)

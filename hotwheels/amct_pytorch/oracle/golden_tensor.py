@@ -1,4 +1,4 @@
-"""GoldenTensor: what a golden file remembers of one tensor, and where another one first differs from it."""
+"""GoldenTensor: the entry of one tensor in a golden file, and the first difference of a computed tensor from it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK = 1024  # elements behind one digest, in row-major order
+BLOCK = 1024  # elements of one digest, in row-major order
 _DIGEST_BYTES = 8
 _INTEGERS = (np.int8, np.int16, np.int32)
 
@@ -19,9 +19,9 @@ class GoldenTensor:
     """One tensor: int32 or, at the outputs of the graph, float32.
 
     Attributes:
-      shape: Its shape.
+      shape: Shape of the tensor.
       blocks: uint8 [blocks, 8], the digest of each `BLOCK` of elements.
-      values: All elements, integers in the smallest type that holds them; None where they are too many to be stored.
+      values: All elements, integers in the smallest type that holds them; None if the tensor is too large to be stored.
     """
 
     shape: tuple[int, ...]
@@ -30,21 +30,21 @@ class GoldenTensor:
 
     @staticmethod
     def of(array: NDArray[Any], *, keeps_values: bool) -> GoldenTensor:
-        """Describes ``array``."""
+        """Returns the entry of ``array``."""
         values = _narrowed(array) if keeps_values else None
         return GoldenTensor(shape=array.shape, blocks=_digests(array), values=values)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Difference:
-    """The first element, in row-major order, of a tensor that is not what the golden file says.
+    """The first element, in row-major order, that differs from the golden file.
 
     Attributes:
-      index: Where it is; where the values are not stored the first index of the block it is in.
-      expected: What the golden file says; None where it does not store the values.
-      found: What is there.
-      count: How many elements differ; None where the values are not stored.
-      last: Where the values are not stored the last index of the block, else None.
+      index: Index of the element; if the golden file has no values, the first index of the element's block.
+      expected: The value in the golden file; None if the golden file has no values.
+      found: The computed value.
+      count: Number of elements that differ; None if the golden file has no values.
+      last: If the golden file has no values, the last index of the block; else None.
     """
 
     index: tuple[int, ...]
@@ -65,7 +65,7 @@ class Difference:
 
 
 def first_difference(golden: GoldenTensor, found: NDArray[Any]) -> Difference | None:
-    """Returns where ``found``, of the same shape, first differs; None if it is equal bit for bit."""
+    """Returns the first difference of ``found``, which has the same shape; None if it is equal bit for bit."""
     assert found.shape == golden.shape
     unequal = (_digests(found) != golden.blocks).any(axis=1)
     if not unequal.any():
@@ -88,7 +88,7 @@ def _place(position: int, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _digests(array: NDArray[Any]) -> NDArray[np.uint8]:
-    """The first bytes of the SHA-256 of each block, as little-endian 4-byte elements."""
+    """Returns the first bytes of the SHA-256 of each block of little-endian 4-byte elements."""
     content = np.ascontiguousarray(array).reshape(-1).astype(array.dtype.newbyteorder("<")).view(np.uint8).data
     step = BLOCK * array.itemsize
     digests = [hashlib.sha256(content[at : at + step]).digest()[:_DIGEST_BYTES] for at in range(0, len(content), step)]

@@ -22,19 +22,19 @@ from .values import Accumulator, Centred, Value, as_real, as_single, centre, qua
 
 _Scope = MutableMapping[str, Value]
 _FLOAT_LAYER = Layer(grids={})
-# On the dynamic path auxiliary nodes are called as the layer, with an ending (spec 9.1).
+# On the dynamic path auxiliary nodes have the layer's name with an ending (spec 9.1).
 _ENDINGS = {"Pad": "_pad", "Transpose": "_transpose"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Result:
-    """What one run computed.
+    """The results of one run.
 
     Attributes:
       outputs: Graph outputs by name; floats as float32.
       edges: Integers of every quantized input, offset included, int32: by node name, in the order of the node's inputs.
       sums: Exact integers of every quantized CUBE op, after bias and shift, int32: by node name.
-      values: First output of every node, real values: by node name. Empty unless asked for.
+      values: First output of every node, real values: by node name. Empty unless ``keep_values``.
     """
 
     outputs: Mapping[str, NDArray[Any]]
@@ -94,7 +94,7 @@ class Interpreter:
     def run_to_error(
         self, inputs: Mapping[str, NDArray[Any]], *, keep_values: bool = False
     ) -> tuple[Result, CalibrationError | None]:
-        """Returns what ``run`` does, and None; or what was computed until a CalibrationError, and that error."""
+        """Returns (result, None); or, after a CalibrationError, (all results before the error, the error)."""
         graph = self.pair.graph
         run = _Run(self.pair.layers, keep_values=keep_values)
         scope: _Scope = {**graph.constants, **_checked_inputs(graph, inputs)}
@@ -114,7 +114,7 @@ def run(model_path: PathLike, param_path: PathLike, inputs: Mapping[str, NDArray
 
 
 class _Run:
-    """One run: what it has found so far."""
+    """One run, with its results so far."""
 
     def __init__(self, layers: Mapping[str, Layer], *, keep_values: bool) -> None:
         self.edges: dict[str, tuple[NDArray[np.int32], ...]] = {}
@@ -124,7 +124,7 @@ class _Run:
         self._keep_values = keep_values
 
     def graph(self, graph: Graph, scope: _Scope) -> None:
-        """Executes all nodes; drops a value behind its last reader."""
+        """Executes all nodes; drops a value after its last reader."""
         last_reader = _last_readers(graph)
         for number, node in enumerate(graph.nodes):
             self._node(node, scope)
@@ -186,7 +186,7 @@ class _Run:
         return [first, *others]
 
     def _branch(self, node: Node, values: list[Value | None], scope: _Scope) -> Sequence[Value]:
-        """Executes one branch of an If; it sees what surrounds it."""
+        """Executes one branch of an If; the branch can read the values of the surrounding graph."""
         branch: Graph = node.get("then_branch" if as_real(_given(values)).reshape(()) else "else_branch")
         inner: _Scope = ChainMap(dict(branch.constants), scope)
         self.graph(branch, inner)
@@ -194,7 +194,7 @@ class _Run:
 
 
 def _moves_integers(node: Node, source: Centred, arrays: Sequence[NDArray[Any] | None]) -> bool:
-    """Whether a movement keeps the integers for a CUBE op of the same layer (a padding before its pooling)."""
+    """Whether the node moves the integers of a CUBE operation of its own layer (a padding before its pooling)."""
     if not is_movement(node) or source.layer not in (node.name, _owner(node)):
         return False
     is_constant_pad = node.op_type == "Pad" and node.get("mode", "constant") == "constant"
@@ -202,7 +202,7 @@ def _moves_integers(node: Node, source: Centred, arrays: Sequence[NDArray[Any] |
 
 
 def _joins_integers(node: Node, values: Sequence[Value | None]) -> bool:
-    """Whether a Concat inside a layer joins parts of one quantized input (a padding that goes round)."""
+    """Whether a Concat inside a layer joins parts of one quantized input (a circular padding)."""
     parts = [value for value in values if isinstance(value, Centred)]
     is_whole = bool(parts) and len(parts) == len(values)
     layers, scales = {part.layer for part in parts}, {part.scale for part in parts}
@@ -219,7 +219,7 @@ _RESHAPES = ("Reshape", "Flatten", "Squeeze", "Expand")
 
 
 def _hands_on(node: Node, values: Sequence[Value | None]) -> bool:
-    """Whether the node changes neither values nor shape: exporters leave such nodes out or in, as it happens."""
+    """Whether the node changes neither values nor shape; some exporters write such nodes and others do not."""
     if node.domain or not values or values[0] is None:
         return False
     if node.op_type in ("Identity", "Dropout"):
@@ -296,5 +296,5 @@ def _checked_inputs(graph: Graph, inputs: Mapping[str, NDArray[Any]]) -> dict[st
 
 
 def _as_input(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Every float input is a float32, whatever float type the model declares (spec 4.7)."""
+    """Returns ``array`` in the input's type; every float input becomes float32 (spec 4.7)."""
     return array.astype(np.float32 if np.issubdtype(dtype, np.floating) else dtype)

@@ -1,4 +1,4 @@
-"""The value on an edge of the integer network, and how it is put on the grid of a consumer (spec 10.2, 10.3)."""
+"""The value on an edge of the integer network, and its quantization to the grid of a consumer (spec 10.2, 10.3)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Accumulator:
     Attributes:
       sums: Integers, int32.
       step: Real units per integer, ``s_x * s_w`` in float64; broadcasts against ``sums``.
-      layer: Layer whose result this is. Inside it, an axis that is taken away again leaves the integers as they are.
+      layer: Layer whose result this is; movement nodes of the same layer move the integers unchanged.
     """
 
     sums: NDArray[np.int32]
@@ -38,7 +38,7 @@ class Centred:
     Attributes:
       integers: int32.
       scale: Real units per step.
-      layer: Layer whose grid this is. Inside it, a pooling behind a padding still works on the integers.
+      layer: Layer whose grid this is; movement nodes of the same layer (a padding) move the integers unchanged.
     """
 
     integers: NDArray[np.int32]
@@ -55,14 +55,14 @@ Value: TypeAlias = "Accumulator | Centred | NDArray[Any]"
 
 
 def as_real(value: Value) -> NDArray[Any]:
-    """Returns what an operator computes with: floats as float64, integers and booleans as they are (spec 10.4)."""
+    """Returns the operand of an operator: floats as float64, integers and booleans unchanged (spec 10.4)."""
     if isinstance(value, Accumulator | Centred):
         return value.real()
     return value.astype(np.float64) if np.issubdtype(value.dtype, np.floating) else value
 
 
 def as_single(value: Value) -> NDArray[Any]:
-    """Returns what leaves the network or enters an unquantized CUBE op: floats as float32."""
+    """Returns a graph output, or the input of an unquantized CUBE operation: floats as float32."""
     real = as_real(value)
     with np.errstate(over="ignore"):
         return real.astype(np.float32) if real.dtype == np.float64 else real
@@ -80,7 +80,7 @@ def quantize(value: Value, grid: Grid, layer: str) -> NDArray[np.int32]:
     steps = np.rint(_steps(value, grid, layer))
     if np.isnan(steps).any():
         raise CalibrationError(f"Layer '{layer}': a quantized input contains NaN.")
-    # In float64 the sum is exact for all that is not clipped, and infinities survive until the clip.
+    # In float64 the sum is exact for all values that are not clipped, and infinities are kept until they are clipped.
     clipped = np.clip(steps.astype(np.float64) + grid.offset, grid.qmin, grid.qmax)
     return np.asarray(clipped).astype(np.int32)
 

@@ -1,1 +1,1 @@
-"""What people look at: dumps, pictures of graphs, error analysis."""
+"""Reports: dumps, pictures of graphs, error analysis, comparisons."""

@@ -14,19 +14,19 @@ from ..core.metrics import cosine, sqnr_db
 from ..graph import Skip
 from ..plan.integer_share import IntegerShare
 
-BINS = 64  # of a histogram: as many bars as can be told apart on a screen
-_NARROWEST_RANGE = 1e-6  # of the values: a narrower one would have bins which float32 values cannot tell apart
+BINS = 64  # of a histogram: more bars could not be told apart on a screen
+_NARROWEST_RANGE = 1e-6  # relative to the values; in a narrower range a bin would be smaller than a step of float32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Difference:
-    """How far a quantized tensor is from the float one.
+    """How far a quantized tensor is from the float tensor.
 
     Attributes:
       sqnr_db: Signal to quantization noise in dB; inf if they are equal.
       cosine: Cosine of the angle between them, in [-1, 1].
       max_error: Largest absolute difference.
-      left_out: Number of elements which are NaN or infinite in either of them; no number above counts them.
+      left_out: Number of elements that are NaN or infinite in either tensor; the numbers above ignore them.
     """
 
     sqnr_db: float
@@ -44,7 +44,7 @@ class Distribution:
       maximum: Largest value.
       mean: Mean.
       std: Standard deviation of the values, divided by their number and not by one less.
-      counts: Number of values in each of ``BINS`` equal bins between the edges which a `Change` names.
+      counts: Number of values in each of ``BINS`` equal bins between ``low`` and ``high`` of the `Change`.
     """
 
     minimum: float
@@ -60,9 +60,9 @@ class Change:
 
     Attributes:
       low: Lower edge of the first bin of both histograms.
-      high: Upper edge of the last one.
+      high: Upper edge of the last bin.
       before: The float tensor.
-      after: The quantized one.
+      after: The quantized tensor.
       difference: How far they are apart.
     """
 
@@ -75,12 +75,12 @@ class Change:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LayerEffect:
-    """What quantizing one layer alone does to each output of the model.
+    """The effect of quantizing one layer alone on each output of the model.
 
     Attributes:
       name: Layer name.
       op: Operation of the layer.
-      outputs: The outputs which can be compared, by their index; one at least.
+      outputs: The outputs that can be compared, by index; at least one.
     """
 
     name: str
@@ -89,7 +89,7 @@ class LayerEffect:
 
     @property
     def worst_output(self) -> int:
-        """Index of the output which it hurts most."""
+        """Index of the output with the lowest SQNR."""
         return min(self.outputs, key=lambda index: self.outputs[index].sqnr_db)
 
     @property
@@ -100,7 +100,7 @@ class LayerEffect:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NodeSimilarity:
-    """How far the result of one node is from float while every layer is quantized."""
+    """How far the result of one node is from its float result while all layers are quantized."""
 
     name: str
     is_quantized: bool
@@ -125,12 +125,12 @@ class Analysis:
     Attributes:
       model: Class name of the model.
       inputs: The inputs in words.
-      layerwise: Each layer quantized alone.
-      graphwise: Every node that gives floating tensors.
+      layerwise: The effect of each layer quantized alone.
+      graphwise: Every node that returns floating tensors.
       statistic: Every quantized layer.
       outputs: The outputs of the model by index, in the states ``fake_quant`` and ``real_quant``.
-      skipped: What could not be compared, and why.
-      multiplications: Which of them run on integers; None for a model that only contains a quantized one.
+      skipped: Nodes and layers that could not be compared, with the reason.
+      multiplications: Which multiplications run on integers; None if the quantized model is only a part of the model.
     """
 
     model: str
@@ -175,7 +175,7 @@ def floating_tensors(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def why_incomparable(before: Tensor, after: Tensor) -> str | None:
-    """Returns why there is nothing to compare, or None if there is."""
+    """Returns why the tensors cannot be compared; None if they can."""
     if before.shape != after.shape:
         return (
             f"its shape depends on the data: {tuple(before.shape)} in float, {tuple(after.shape)} with quantized layers"
@@ -186,7 +186,7 @@ def why_incomparable(before: Tensor, after: Tensor) -> str | None:
 
 
 def compare(before: Tensor, after: Tensor) -> Difference:
-    """Returns how far ``after`` is from ``before``; the tensors have one shape."""
+    """Returns how far ``after`` is from ``before``; both have the same shape."""
     wanted, got = _finite_elements(before, after)
     return Difference(
         sqnr_db=sqnr_db(wanted, got),
@@ -197,7 +197,7 @@ def compare(before: Tensor, after: Tensor) -> Difference:
 
 
 def describe_change(before: Tensor, after: Tensor) -> Change:
-    """Returns the distributions of two tensors of one shape, on the same bins; one element at least is finite."""
+    """Returns the distributions of two tensors of the same shape on the same bins; at least one element is finite."""
     wanted, got = _finite_elements(before, after)
     low, high = _edges(float(min(wanted.min(), got.min())), float(max(wanted.max(), got.max())))
     return Change(
@@ -210,7 +210,7 @@ def describe_change(before: Tensor, after: Tensor) -> Change:
 
 
 def group_by_size(sizes: Mapping[str, int], limit: int) -> list[set[str]]:
-    """Returns the names in groups of at most ``limit`` bytes, in order; what is larger stands alone."""
+    """Returns the names in groups of at most ``limit`` bytes, in order; a larger tensor is a group alone."""
     groups: list[set[str]] = []
     left = 0
     for name, size in sizes.items():
@@ -229,14 +229,14 @@ def _without_name(value: Any) -> dict[str, Any]:
 
 
 def _finite_elements(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
-    """The elements which are finite in both: 1-D, float64."""
+    """Returns the elements that are finite in both tensors: 1-D, float64."""
     wanted, got = before.detach().flatten().double(), after.detach().flatten().double()
     is_finite = torch.isfinite(wanted) & torch.isfinite(got)
     return (wanted, got) if bool(is_finite.all()) else (wanted[is_finite], got[is_finite])
 
 
 def _edges(low: float, high: float) -> tuple[float, float]:
-    """Edges between which ``BINS`` bins have a width, also where all values are one."""
+    """Returns edges such that ``BINS`` bins have a width above 0, even if all values are equal."""
     if high - low > max(abs(low), abs(high)) * _NARROWEST_RANGE:
         return low, high
     margin = max(0.5, abs(low) * 0.5)

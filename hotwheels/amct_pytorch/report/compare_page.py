@@ -1,4 +1,4 @@
-"""The rows of `divergence.compare` as an HTML page that needs no other file."""
+"""An HTML page, which needs no other file, with the rows of `divergence.compare`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ th:first-child, td:first-child { text-align: left; }
 
 
 def comparison_page(a: str, b: str, rows: Sequence[Row]) -> str:
-    """Returns the page of ``rows``; ``a`` and ``b`` are the titles of the sides."""
+    """Returns the page of ``rows``; ``a`` and ``b`` are the titles of the two sides."""
     first = first_divergence(rows)
     verdict = (
         f"{len(rows)} layers, none diverges."

@@ -1,4 +1,4 @@
-"""Compares two sides layer by layer: a row per layer, the first one that diverges, and what probably makes it."""
+"""Compares two runs layer by layer: a row per layer, the first layer that diverges, and the probable cause."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .tensors import LayerTensors
 
 Array = NDArray[np.float64]
 
-_SINGLE = 2.0**-22  # two roundings to float32 and the last bits of float64 functions lie below it
+_SINGLE = 2.0**-22  # larger than two roundings to float32 and the last bits of float64 functions
 _QUANTIZED_SQNR = 10.0  # dB; below it a quantized layer has lost its float signal
 _ONE_STEP = 0.99
-_FEW = 0.02  # share of elements that stand beside a rounding tie at most
+_FEW = 0.02  # if more than this share of elements differs, rounding ties are not the cause
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,12 +23,12 @@ class Row:
     """One layer on both sides.
 
     Attributes:
-      layer: Its name.
-      cosine: Similarity of the two results; NaN if one is all zero.
-      sqnr: Signal of A over the difference, in dB; inf where they are equal.
-      max_lsb: Largest difference in steps of the grid behind the layer; None where none is known.
-      diverges: Whether the difference is more than the two sides may have.
-      cause: Of the first layer that diverges; else empty.
+      layer: Name of the layer.
+      cosine: Similarity of the two results; NaN if one of them is all zero.
+      sqnr: Signal of A over the difference, in dB; inf if the results are equal.
+      max_lsb: Largest difference in steps of the grid behind the layer; None if that grid is not known.
+      diverges: Whether the difference exceeds what is allowed between these two sides.
+      cause: Probable cause, for the first layer that diverges; else empty.
     """
 
     layer: str
@@ -42,8 +42,8 @@ class Row:
 def compare(a: LayerTensors, b: LayerTensors, tolerance: float | None = None) -> tuple[Row, ...]:
     """Returns a row for each layer that both sides have, in the order of the side that computed them.
 
-    Without a ``tolerance`` (steps of the output grid) equal results are demanded of real_quant and dumps, one step
-    between other quantized sides, and beside a float model 10 dB.
+    Without a ``tolerance`` (in steps of the output grid), real_quant and dumps must have equal results, other quantized
+    sides may differ by one step, and against a float model at least 10 dB are required.
     """
     order = a if a.steps or not b.steps else b
     steps = {**b.steps, **a.steps}
@@ -61,12 +61,12 @@ def compare(a: LayerTensors, b: LayerTensors, tolerance: float | None = None) ->
 
 
 def first_divergence(rows: Iterable[Row]) -> Row | None:
-    """Returns the first layer that diverges, None if none does."""
+    """Returns the row of the first layer that diverges; None if none does."""
     return next((row for row in rows if row.diverges), None)
 
 
 def find_cause(a: Array, b: Array, step: float | None) -> str:
-    """Says what probably makes ``b`` differ from ``a`` in a layer whose inputs agree."""
+    """Returns the probable cause of the difference of ``b`` from ``a``, in a layer whose inputs agree."""
     if a.shape != b.shape:
         return f"other fusion: the shape is {b.shape} instead of {a.shape}"
     if not np.isfinite(b).all():
@@ -78,7 +78,7 @@ def find_cause(a: Array, b: Array, step: float | None) -> str:
 
 
 def _is_fusion(a: Array, b: Array, _step: float | None) -> bool:
-    """An activation is applied on one side only."""
+    """Whether an activation is applied on one side only."""
     slack = _slack(a)
     return any(
         np.abs(one - other).max() <= slack
@@ -94,7 +94,7 @@ def _is_tie(a: Array, b: Array, step: float | None) -> bool:
 
 
 def _is_saturation(a: Array, b: Array, _step: float | None) -> bool:
-    """Returns whether the differing values are at an end of one side's range."""
+    """Whether the differing values are at an end of one side's range."""
     differs = np.abs(a - b) > _slack(a)
     for one, other in ((a, b), (b, a)):
         clipped = np.clip(other, one.min(), one.max())
@@ -105,14 +105,14 @@ def _is_saturation(a: Array, b: Array, _step: float | None) -> bool:
 
 
 def _is_scale(a: Array, b: Array, _step: float | None) -> bool:
-    """One factor for each channel."""
+    """Whether the sides differ by one factor for each channel."""
     a, b = _by_channel(a), _by_channel(b)
     factor = (a * b).sum(1, keepdims=True) / np.maximum((a * a).sum(1, keepdims=True), np.finfo(np.float64).tiny)
     return bool(np.abs(a * factor - b).max() <= 1e-5 * np.abs(b).max(initial=1e-30))
 
 
 def _is_shift(a: Array, b: Array, _step: float | None) -> bool:
-    """One difference for each channel."""
+    """Whether the sides differ by one constant for each channel."""
     difference = _by_channel(b - a)
     return bool(np.ptp(difference, axis=1).max() <= 1e-5 * np.abs(a).max(initial=1e-30))
 
@@ -123,7 +123,7 @@ def _is_requantization(a: Array, b: Array, step: float | None) -> bool:
 
 _CAUSES = (
     ("other fusion: an activation is applied on one side only", _is_fusion),
-    ("saturation: what differs is clipped on one side", _is_saturation),
+    ("saturation: the values that differ are clipped on one side", _is_saturation),
     ("wrong parameters: one factor per channel, a scale", _is_scale),
     ("wrong parameters: one difference per channel, a bias or an offset", _is_shift),
     ("rounding tie: few elements, by one step", _is_tie),
@@ -170,7 +170,7 @@ def _diverges(
 
 
 def _on_same_grid(layer: str, a: LayerTensors, b: LayerTensors, step: float | None) -> tuple[Array, Array]:
-    """A side that can only be seen behind its rounding is compared with the rounded and clipped other side."""
+    """Returns both results of a layer; if only one is rounded to the grid, the other is rounded and clipped too."""
     left, right = a.results[layer], b.results[layer]
     if step is None or a.is_rounded == b.is_rounded or left.shape != right.shape:
         return left, right
@@ -181,7 +181,7 @@ def _on_same_grid(layer: str, a: LayerTensors, b: LayerTensors, step: float | No
 
 
 def _by_channel(x: Array) -> Array:
-    """[channels, elements]; axis 1 of images, the last axis of all others."""
+    """Returns ``x`` as [channels, elements]; the channels are axis 1 of images, the last axis of other tensors."""
     if x.ndim == 0:
         return x.reshape(1, 1)
     axis = 1 if x.ndim == 4 else -1

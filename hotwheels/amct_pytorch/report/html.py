@@ -1,4 +1,4 @@
-"""The three reports of the error analysis as HTML files which need no other file and no network (spec 14)."""
+"""The three reports of the error analysis as HTML files that need no other file and no network (spec 14)."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Cell:
     """One cell of a table.
 
     Attributes:
-      text: What is read.
-      key: What a column of numbers is sorted by, as JavaScript reads it; empty for words, sorted by their text.
+      text: The text shown.
+      key: Sort key of a number, as JavaScript reads it; empty for words, which are sorted by ``text``.
     """
 
     text: str
@@ -46,9 +46,9 @@ class Table:
 
     Attributes:
       columns: Titles.
-      rows: Cells of each row, in the first order.
-      first_sorted: Index of the column which makes that order, ascending.
-      choice_column: Index of the column whose text says what a row shows when it is clicked; None if it shows nothing.
+      rows: Cells of each row, in the initial order.
+      first_sorted: Index of the column that gives the initial order, ascending.
+      choice_column: Index of the column whose text names the diagram shown after a click on a row; None without one.
     """
 
     columns: Sequence[str]
@@ -58,7 +58,7 @@ class Table:
 
 
 def write_reports(analysis: Analysis, folder: Path) -> list[Path]:
-    """Writes the reports into ``folder``, which is made, and returns their paths."""
+    """Writes the reports into ``folder``, which is created if needed, and returns their paths."""
     with FileSet() as files:
         for name, view in _VIEWS.items():
             template = _environment().get_template(f"{name}.html.j2")
@@ -188,7 +188,7 @@ def _histogram(change: Change | None) -> dict[str, Any] | None:
 
 
 def _finite(value: float) -> float | None:
-    """Returns the number, or None for an infinite one, which JSON cannot hold: an exact result has no bar."""
+    """Returns ``value``; None (no bar) for an infinite number, which an exact result has and JSON cannot hold."""
     return value if math.isfinite(value) else None
 
 

@@ -24,14 +24,14 @@ _DUMP = re.compile(r"(?P<layer>.+)_output(?P<index>\d+)(?P<shape>(_\d+)*?)(_pyto
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LayerTensors:
-    """What one side computed.
+    """The results of one side of a comparison.
 
     Attributes:
-      title: What it is, for messages.
+      title: Name of the side, for messages.
       results: First result of each layer, float64, in the order in which they were computed.
-      steps: By layer: the step of the grid on which its result is quantized by a reader, where that is known.
-      is_exact: Whether equal parameters must give equal values: real_quant and dumps.
-      is_rounded: Whether the results are on that grid already.
+      steps: By layer, as far as known: the step of the grid on which a reader quantizes the layer's result.
+      is_exact: Whether equal parameters must give equal values, as for real_quant and dumps.
+      is_rounded: Whether the results are already rounded to that grid.
     """
 
     title: str
@@ -42,10 +42,10 @@ class LayerTensors:
 
 
 def load_tensors(source: str, prefix: PathLike | None, inputs: Sequence[NDArray[Any]]) -> LayerTensors:
-    """Returns the tensors of ``source``: a folder, or one of ``KINDS``, with ``:<prefix>`` behind it or ``prefix``.
+    """Returns the tensors of ``source``: a folder, or one of ``KINDS``, as ``<kind>:<prefix>`` or with ``prefix``.
 
     Raises:
-      ConfigError: It is neither, the prefix or the inputs are missing, or a folder has no dumps.
+      ConfigError: ``source`` is neither, the prefix or the inputs are missing, or the folder has no dumps.
       FileNotFoundError: A file of the prefix is missing.
     """
     kind, _, own = source.partition(":")
@@ -61,10 +61,10 @@ def load_tensors(source: str, prefix: PathLike | None, inputs: Sequence[NDArray[
 
 
 def read_dumps(folder: PathLike) -> LayerTensors:
-    """Returns the first output of each layer from files named as ``enable_dump`` does (spec 11.8).
+    """Returns the first output of each layer from the files of ``enable_dump`` (spec 11.8).
 
     Raises:
-      ConfigError: There is no such folder, no such file in it, or a file does not hold what its name says.
+      ConfigError: There is no such folder, it has no such file, or a file does not hold the shape in its name.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -118,7 +118,10 @@ def _run_onnx(path: Path, inputs: Sequence[NDArray[Any]], title: str) -> LayerTe
 
 
 def _run_optimized(prefix: PathLike, inputs: Sequence[NDArray[Any]]) -> LayerTensors:
-    """The fake-quant model with the runtime's own choice of kernels; what can be seen are the integers between them."""
+    """Returns the results of the fake_quant model in an optimized session.
+
+    onnxruntime may fuse nodes there, so only the integers between them can be read.
+    """
     path = output_path(prefix, FAKE_QUANT_MODEL)
     exposed, offsets = expose_results(path, only_quantized=True), zero_points(path)
     values = _run_session(exposed.content, list(exposed.results.values()), inputs, is_optimized=True)

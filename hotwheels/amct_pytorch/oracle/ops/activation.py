@@ -106,7 +106,7 @@ def _selu(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
 def _hard_sigmoid(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
     (x,) = inputs
     alpha, beta = _attribute(node, "alpha", 0.2), _attribute(node, "beta", 0.5)
-    # No float32 is 1/6, which torch's hardsigmoid means, and its hardswish below opset 14.
+    # torch means exactly 1/6 in hardsigmoid, and in hardswish below opset 14; no float32 is 1/6.
     if (alpha, beta) == (_SIXTH, 0.5):
         return (np.clip(x + 3.0, 0.0, 6.0) / 6.0,)
     return (np.clip(alpha * x + beta, 0.0, 1.0),)
@@ -124,7 +124,7 @@ def _log_softmax(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
 
 @register("Gelu")
 def _gelu(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
-    """By the standard a function whose constants are of the type of x, float32; below opset 20 it is nodes."""
+    """Gelu; the ONNX standard defines it as a function with constants of the type of x, float32."""
     x = inputs[0]
     if node.get("approximate", "none") == "tanh":
         return (0.5 * (x * (1.0 + np.tanh(_ROOT_2_BY_PI * (x + _KAPPA * (x * x * x))))),)
@@ -137,5 +137,5 @@ def _custom_gelu(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
 
 
 def _attribute(node: Node, name: str, default: float) -> float:
-    """A float attribute is a float32, also where the standard gives a default."""
+    """Returns a float attribute rounded to float32, as ONNX stores it; the default of the standard too."""
     return float(np.float32(node.get(name, default)))

@@ -1,4 +1,4 @@
-"""Convolutions as matrix products in a float type: exact on integers while no sum exceeds its mantissa."""
+"""Convolutions as matrix products in a float type: exact on integers while no sum exceeds the type's mantissa."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def conv(node: Node, x: NDArray[Any], weight: NDArray[Any]) -> NDArray[Any]:
     """Returns the convolution without bias.
 
     Args:
-      node: For pads, strides, dilations and group.
+      node: The node, which has pads, strides, dilations and group.
       x: [N, C, *spatial], padded with zeros.
       weight: [C_out, C / group, *kernel].
 
@@ -30,7 +30,7 @@ def conv(node: Node, x: NDArray[Any], weight: NDArray[Any]) -> NDArray[Any]:
     geometry = windows(node, x.shape[2:], weight.shape[2:])
     matrix = weight.reshape(groups, weight.shape[0] // groups, -1)
     result = np.empty((len(x), weight.shape[0], *geometry.output), dtype=x.dtype)
-    for image, padded in enumerate(geometry.pad(x, 0)):  # one image at a time: the columns are kernel times as large
+    for image, padded in enumerate(geometry.pad(x, 0)):  # one image at a time, as the columns need kernel-size times it
         result[image] = np.matmul(matrix, _columns(geometry, padded, groups)).reshape(result.shape[1:])
     return result
 
@@ -39,7 +39,7 @@ def conv_transpose(node: Node, x: NDArray[Any], weight: NDArray[Any]) -> NDArray
     """Returns the transposed convolution without bias: every input element adds its multiple of the kernel.
 
     Args:
-      node: For pads, strides, dilations, group, output_padding and output_shape.
+      node: The node, which has pads, strides, dilations, group and output_padding.
       x: [N, C, *spatial].
       weight: [C, C_out / group, *kernel].
 
@@ -61,7 +61,10 @@ def conv_transpose(node: Node, x: NDArray[Any], weight: NDArray[Any]) -> NDArray
 
 
 def channel_sums(weight: NDArray[Any], groups: int, *, is_transposed: bool) -> NDArray[Any]:
-    """Returns the sum of |weight| behind one output element, per output channel; times max |x| it bounds every sum."""
+    """Returns the sum of |weight| over the terms of one output element, per output channel.
+
+    Multiplied by max |x| this bounds every partial sum.
+    """
     magnitude = np.abs(weight.astype(np.float64))
     if not is_transposed:
         return np.asarray(magnitude.reshape(len(weight), -1).sum(axis=1))
@@ -83,7 +86,7 @@ def _columns(geometry: Windows, padded: NDArray[Any], groups: int) -> NDArray[An
 def _transposed_geometry(
     node: Node, size: Sequence[int], kernel: Sequence[int]
 ) -> tuple[Windows, tuple[int, ...], tuple[int, ...]]:
-    """Returns the windows over the uncropped output, where the result starts in it, and the size of the result."""
+    """Returns (windows over the uncropped output, start of the result inside that output, size of the result)."""
     rank = len(size)
     stride = tuple(node.get("strides", (1,) * rank))
     dilation = tuple(node.get("dilations", (1,) * rank))

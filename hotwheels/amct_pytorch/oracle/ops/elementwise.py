@@ -1,4 +1,4 @@
-"""Element-wise arithmetic, comparison and logic. Reals arrive as float64 and stay so."""
+"""Element-wise arithmetic, comparison and logic. Real inputs and results are float64."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _is_real(array: NDArray[Any]) -> bool:
 
 
 def divide(a: Array, b: Array) -> Array:
-    """Returns the quotient; of integers it is cut towards zero, as in C."""
+    """Returns the quotient; that of integers is truncated towards zero, as in C."""
     if _is_real(a):
         return np.asarray(a / b)
     quotient = np.floor_divide(a, b)
@@ -41,7 +41,7 @@ def power(a: Array, b: Array) -> Array:
 
 
 def clip(x: Array, lower: Array | None = None, upper: Array | None = None) -> Array:
-    """Returns x between the bounds which are given."""
+    """Returns x clipped to the bounds that are not None."""
     x = x if lower is None else np.maximum(x, lower)
     return np.asarray(x if upper is None else np.minimum(x, upper))
 
@@ -127,6 +127,6 @@ def _cast_like(_node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
 
 
 def _converted(x: Array, dtype: np.dtype[Any]) -> Array:
-    """Every float type is float64 here: between the rounding to two grids nothing is rounded (spec 10.4)."""
+    """Returns ``x`` in ``dtype``; every float type is float64, since nothing is rounded between grids (spec 10.4)."""
     is_integer = dtype == np.bool_ or np.issubdtype(dtype, np.integer)
     return x.astype(dtype if is_integer else np.float64)

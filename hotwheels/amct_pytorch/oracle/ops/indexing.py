@@ -23,7 +23,7 @@ def _slice(_node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
 
 
 def _end(end: int, step: int, size: int) -> int | None:
-    """Backwards, everything at or below -size - 1 means: down to element 0, which a Python slice calls None."""
+    """Returns the end for a Python slice: None if a backward slice ends below -size, so that it includes element 0."""
     return None if step < 0 and end < -size else end
 
 
@@ -36,7 +36,7 @@ def _split(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
 
 
 def _equal_parts(size: int, count: int) -> list[int]:
-    """The last part is smaller where the size is no multiple (opset 18)."""
+    """Returns ``count`` sizes; the last is smaller if ``size`` is no multiple of ``count`` (opset 18)."""
     part = -(-size // count)
     return [part] * (count - 1) + [size - part * (count - 1)]
 

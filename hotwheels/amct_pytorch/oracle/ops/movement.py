@@ -97,7 +97,7 @@ def _pad(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
 
 
 def pad_value(node: Node, inputs: Sequence[Any]) -> Any:
-    """Returns what a Pad node in constant mode writes."""
+    """Returns the value with which a Pad node in constant mode fills."""
     if len(inputs) > 2 and inputs[2] is not None:
         return inputs[2].reshape(())
     return node.get("value", 0.0)
@@ -114,7 +114,7 @@ def _pad_widths(node: Node, inputs: Sequence[Any]) -> list[tuple[int, int]]:
 
 
 def _axes(node: Node, inputs: Sequence[Any]) -> tuple[int, ...] | None:
-    """An input since opset 13, before that an attribute; None where there are none."""
+    """Returns the axes: an input since opset 13, an attribute before; None if the node has none."""
     if len(inputs) > 1 and inputs[1] is not None:
         return tuple(int(axis) for axis in inputs[1])
     axes: tuple[int, ...] | None = node.get("axes")

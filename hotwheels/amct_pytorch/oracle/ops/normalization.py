@@ -74,7 +74,7 @@ def _lp_normalization(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
 
 
 def along(vector: Array, rank: int, axis: int) -> Array:
-    """Returns a vector so that it broadcasts along one axis of a tensor."""
+    """Returns ``vector`` shaped to broadcast along ``axis`` of a tensor with ``rank`` dimensions."""
     shape = [1] * rank
     shape[axis] = -1
     return vector.reshape(shape)

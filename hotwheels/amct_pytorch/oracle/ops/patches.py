@@ -1,4 +1,4 @@
-"""Col2Im: patches, which may overlap, added up to an image."""
+"""Col2Im: adds up patches, which may overlap, to an image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .windows import windows
 
 @register("Col2Im")
 def _col2im(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
-    """The sums run in the order of the kernel's places, as in torch: sums of grid points may lie on rounding ties."""
+    """Col2Im; sums in the order of kernel positions, as torch does, since sums of grid points may be rounding ties."""
     x, (size, kernel) = inputs[0], (tuple(map(int, one)) for one in inputs[1:3])
     places = windows(node, size, kernel)
     columns = x.reshape(len(x), -1, *kernel, *places.output)

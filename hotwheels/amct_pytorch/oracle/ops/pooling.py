@@ -13,7 +13,7 @@ from .windows import Windows, windows
 
 
 def max_pool(node: Node, x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns the maxima; padding never wins. -inf stands where a window holds nothing but padding."""
+    """Returns the maxima; padding is ignored, and the maximum of a window of padding alone is -inf."""
     if node.op_type == "GlobalMaxPool":
         return np.asarray(x.max(axis=_spatial(x), keepdims=True))
     geometry = windows(node, x.shape[2:], node.get("kernel_shape"), ceil_mode=bool(node.get("ceil_mode", 0)))
@@ -25,7 +25,7 @@ def max_pool(node: Node, x: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def max_indices(node: Node, x: NDArray[np.float64], maxima: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Returns where in the flattened ``x`` the maxima stand, the first one where several are equal."""
+    """Returns the indices of the maxima in the flattened ``x``; the first of equal maxima."""
     geometry = windows(node, x.shape[2:], node.get("kernel_shape"), ceil_mode=bool(node.get("ceil_mode", 0)))
     places = geometry.pad(np.arange(x.size, dtype=np.int64).reshape(x.shape), -1)
     padded = geometry.pad(x, -np.inf)
@@ -38,7 +38,7 @@ def max_indices(node: Node, x: NDArray[np.float64], maxima: NDArray[np.float64])
 
 
 def sum_pool(node: Node, x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Returns the sums over the windows of an average pooling, and the divisor of each place, which broadcasts."""
+    """Returns the window sums of an average pooling, and the divisor of each position, which broadcasts."""
     if node.op_type == "GlobalAveragePool":
         axes = _spatial(x)
         count = float(np.prod([x.shape[axis] for axis in axes]))
@@ -52,7 +52,7 @@ def sum_pool(node: Node, x: NDArray[np.float64]) -> tuple[NDArray[np.float64], N
 
 
 def _divisors(geometry: Windows, *, is_padding_counted: bool) -> NDArray[np.float64]:
-    """As in torch: what ceil_mode adds beyond the padding never counts."""
+    """Returns the divisor of each window; elements that ceil_mode adds beyond the padding never count, as in torch."""
     result = np.ones(geometry.output)
     for axis, size in enumerate(geometry.size):
         counts = np.ones(size)

@@ -11,7 +11,7 @@ from ..deploy_pair import Node
 from .activation import sigmoid
 from .registry import Array, register
 
-# From the input's and the state's share of all gates [batch, gates * hidden] and the states: the states behind.
+# (input's part, state's part of all gates [batch, gates * hidden], old states) -> new states.
 _Step = Callable[[Array, Array, tuple[Array, ...]], tuple[Array, ...]]
 
 
@@ -29,7 +29,7 @@ def _rnn(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
 
 @register("LSTM")
 def _lstm(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
-    """Gates in the order input, output, forget, cell."""
+    """LSTM; gates in the order input, output, forget, cell."""
     if len(inputs) > 7 and inputs[7] is not None:
         raise ValueError("peepholes are not supported.")
 
@@ -43,7 +43,7 @@ def _lstm(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
 
 @register("GRU")
 def _gru(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
-    """Gates in the order update, reset, hidden; the reset gate behind the product, as in torch."""
+    """GRU; gates in the order update, reset, hidden. The reset gate is applied after the product, as in torch."""
     if not node.get("linear_before_reset", 0):
         raise ValueError("linear_before_reset = 0 is not supported.")
 
@@ -57,7 +57,7 @@ def _gru(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
 
 
 def _run(node: Node, inputs: Sequence[Any], step: _Step, gates: int, initial: Sequence[Any]) -> Sequence[Array]:
-    """Returns all outputs [time, directions, batch, hidden], and each last state [directions, batch, hidden]."""
+    """Returns all outputs [time, directions, batch, hidden], and the last states, each [directions, batch, hidden]."""
     x, weights, recurrent = inputs[:3]
     if (len(inputs) > 4 and inputs[4] is not None) or node.get("layout", 0):
         raise ValueError("sequences of different lengths, or with the batch first, are not supported.")

@@ -53,7 +53,10 @@ _REDUCTIONS: dict[str, Callable[..., Array]] = {
 
 @register(*_REDUCTIONS)
 def _reduce(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
-    """The axes are an attribute or, in later opsets, an input; no axes mean all of them, or with a flag none."""
+    """A reduction; the axes are an attribute or, in later opsets, an input.
+
+    Without axes all are reduced, or none with ``noop_with_empty_axes``.
+    """
     given = inputs[1] if len(inputs) > 1 and inputs[1] is not None else node.get("axes", ())
     axes = tuple(int(axis) for axis in given)
     if not axes and node.get("noop_with_empty_axes", 0):

@@ -1,4 +1,4 @@
-"""Rare operators by onnx's own NumPy reference, which computes in the type of its inputs."""
+"""Rare operators, run by onnx's own NumPy reference, which computes in the type of its inputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from onnx.reference import ReferenceEvaluator
 from ..deploy_pair import Node
 from .registry import Array, register
 
-# Those whose reference was read: it only moves elements, compares them, or adds and multiplies in the given type.
+# The code of these references was checked: it only moves, compares, adds or multiplies elements in the given type.
 _OP_TYPES = (
     "ArgMax",
     "ArgMin",

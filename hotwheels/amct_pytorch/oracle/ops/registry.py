@@ -1,4 +1,4 @@
-"""The kernels by operator: what each ONNX node type computes, on NumPy arrays."""
+"""The registry of NumPy kernels by ONNX operator."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ..deploy_pair import Node
 
 Array: TypeAlias = "NDArray[Any]"
-# A kernel gets the node and its inputs (None: an absent optional one) and returns its outputs. Reals are float64.
+# A kernel gets the node and its inputs (None for an absent optional input) and returns its outputs. Reals are float64.
 Kernel: TypeAlias = "Callable[[Node, Sequence[Any]], Sequence[Array]]"
 SimpleKernel: TypeAlias = "Callable[..., Array]"
 
@@ -22,7 +22,7 @@ _MOVEMENTS: set[tuple[str, str]] = set()
 def register(*op_types: str, domain: str = "", is_movement: bool = False) -> Callable[[Kernel], Kernel]:
     """Makes the decorated function the kernel of ``op_types``.
 
-    ``is_movement``: every output element is one of input 0, or what a padding writes; so integers pass unchanged.
+    ``is_movement``: every output element is an element of input 0 or a padding value, so integers are not changed.
     """
 
     def decorate(kernel: Kernel) -> Kernel:
@@ -41,7 +41,7 @@ def register_simple(op_type: str, function: SimpleKernel) -> None:
 
 
 def find_kernel(node: Node) -> Kernel | None:
-    """Returns the kernel of a node, or None where there is none."""
+    """Returns the kernel of a node; None if there is none."""
     return _KERNELS.get((node.domain, node.op_type))
 
 

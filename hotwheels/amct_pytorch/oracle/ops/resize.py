@@ -21,7 +21,7 @@ def _resize(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
         if node.get(attribute, allowed[0]) not in allowed:
             raise ValueError(f"{attribute}={node.get(attribute)!r} is not supported.")
     x = inputs[0]
-    # The last axis first, as torch's kernels sum.
+    # The last axis first: the order in which torch's kernels sum.
     for axis, (size, scale) in sorted(_targets(node, inputs).items(), reverse=True):
         x = _resize_axis(node, x, axis, size, scale)
     return (x,)
@@ -40,7 +40,7 @@ def cubic_weights(fraction: NDArray[np.float64], a: float) -> list[NDArray[np.fl
 
 
 def _targets(node: Node, inputs: Sequence[Any]) -> dict[int, tuple[int, float]]:
-    """Returns (size, scale) of every axis that changes."""
+    """Returns (size, scale) of every axis that is resized."""
     x = inputs[0]
     scales, sizes = _scales_and_sizes(node, inputs)
     given = sizes if sizes is not None else scales
@@ -55,7 +55,10 @@ def _targets(node: Node, inputs: Sequence[Any]) -> dict[int, tuple[int, float]]:
 
 
 def _scales_and_sizes(node: Node, inputs: Sequence[Any]) -> tuple[Any, Any]:
-    """Resize has (x, roi, scales, sizes) since opset 11; Upsample and the first Resize (x, scales)."""
+    """Returns (scales, sizes), one of them None.
+
+    The inputs are (x, roi, scales, sizes) since opset 11; Upsample and older Resize have (x, scales).
+    """
     if node.op_type == "Upsample" or node.opset < 11:
         return (inputs[1] if len(inputs) > 1 else node.get("scales")), None
     sizes = inputs[3] if len(inputs) > 3 else None
@@ -69,7 +72,7 @@ def _scales_and_sizes(node: Node, inputs: Sequence[Any]) -> tuple[Any, Any]:
 
 def _resize_axis(node: Node, x: Array, axis: int, size: int, scale: float) -> Array:
     mode = node.get("mode", "nearest")
-    # A place next to the edge of a pixel falls on the side where float32 puts it, as in every runtime.
+    # Positions are computed in float32, as runtimes do: rounding decides between two pixels near their common edge.
     dtype = np.float32 if mode == "nearest" else np.float64
     places = _coordinates(node, size, x.shape[axis], scale, dtype)
     if mode == "nearest":
@@ -84,7 +87,7 @@ def _resize_axis(node: Node, x: Array, axis: int, size: int, scale: float) -> Ar
 def _coordinates(
     node: Node, size: int, source: int, scale: float, dtype: type[np.floating[Any]]
 ) -> NDArray[np.floating[Any]]:
-    """Returns where in the input each output element lies, computed in ``dtype``."""
+    """Returns the position in the input of each output element, computed in ``dtype``."""
     at, scale = np.arange(size, dtype=dtype), dtype(scale)  # type: ignore[assignment]
     default = "asymmetric" if node.op_type == "Upsample" or node.opset < 11 else "half_pixel"
     transformation = node.get("coordinate_transformation_mode", default)
@@ -111,7 +114,7 @@ def _nearest(node: Node, places: NDArray[np.floating[Any]]) -> NDArray[np.int64]
 
 
 def _blend(x: Array, axis: int, places: NDArray[np.floating[Any]], *, is_cubic: bool, a: float = -0.75) -> Array:
-    """Returns the weighted sum of neighbours; those outside repeat the border."""
+    """Returns the weighted sum of neighbours; positions outside take the border's value."""
     floor = np.floor(places)
     fraction = places - floor
     weights = cubic_weights(fraction, a) if is_cubic else [1.0 - fraction, fraction]

@@ -1,4 +1,4 @@
-"""Sampling of images at given places: GridSample, Warp, GlobalWarp."""
+"""Sampling of images at given positions: GridSample, Warp, GlobalWarp."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..deploy_pair import Node
 from .registry import CUSTOM_DOMAIN, Array, register
 from .resize import cubic_weights
 
-_CUBIC_A = -0.75  # the ONNX standard, as torch
+_CUBIC_A = -0.75  # in the ONNX standard and in torch
 _MODES = {"bilinear": "linear", "bicubic": "cubic"}  # names before opset 20
 
 
@@ -30,14 +30,14 @@ def _global_warp(_node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
 
 @register("Warp", domain=CUSTOM_DOMAIN)
 def _warp(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
-    """``roi`` = (x0, y0, x1, y1), end exclusive; the grid spans what is inside (spec 12.1)."""
+    """Warp; the grid spans the region ``roi`` = (x0, y0, x1, y1), end exclusive (spec 12.1)."""
     x, grid = inputs
     left, top, right, bottom = node.get("roi") or (0, 0, x.shape[3], x.shape[2])
     return (grid_sample(x[:, :, top:bottom, left:right], grid, "nearest", "border", True),)
 
 
 def grid_sample(x: Array, grid: Array, mode: str, padding: str, is_aligned: bool) -> Array:
-    """Returns ``x`` [N, C, H, W] at the places of ``grid`` [N, Ho, Wo, 2] (x, y), -1 and 1 being the ends of the image.
+    """Returns ``x`` [N, C, H, W] sampled at ``grid`` [N, Ho, Wo, 2] (x, y); -1 and 1 are the ends of the image.
 
     Raises:
       ValueError: The input is not four-dimensional.
@@ -59,7 +59,7 @@ def _pixels(place: NDArray[np.float64], size: int, is_aligned: bool) -> NDArray[
 
 
 def _inside(place: NDArray[np.float64], size: int, padding: str, is_aligned: bool) -> NDArray[np.float64]:
-    """Returns places outside the image moved to where its padding repeats it."""
+    """Returns the positions, with those outside the image moved inside as the padding mode says."""
     if padding == "zeros":
         return place
     if padding == "reflection":
@@ -101,7 +101,7 @@ def _taps(place: Array, is_cubic: bool) -> list[tuple[Array, Array]]:
 
 
 def _fetch(x: Array, rows: Array, columns: Array) -> Array:
-    """Returns the pixels at whole places, 0 outside the image."""
+    """Returns the pixels at integer positions, 0 outside the image."""
     height, width = x.shape[2:]
     is_inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
     row = np.where(is_inside, rows, 0).astype(np.int64)

@@ -1,4 +1,4 @@
-"""Shapes, constants and ranges: the integer arithmetic around the network."""
+"""Shapes, constants and ranges: the integer arithmetic of shape computations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Geometry of convolutions and poolings: where the windows lie."""
+"""Geometry of convolutions and poolings: the positions of the windows."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from ..deploy_pair import Node
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Windows:
-    """One value per spatial axis in every field.
+    """The windows of one node; every field has one value per spatial axis.
 
     Attributes:
       size: Extent of the input.
       kernel: Number of taps.
       begin: Padding before the input.
-      end: Padding after it, as the node says.
+      end: Padding after the input, as the node states.
       output: Number of windows.
     """
 
@@ -34,7 +34,7 @@ class Windows:
     output: tuple[int, ...]
 
     def pad(self, x: NDArray[Any], value: float) -> NDArray[Any]:
-        """Returns a padded copy, long enough for windows which ceil_mode lets reach beyond the padding."""
+        """Returns a padded copy, long enough for windows that reach beyond the padding with ceil_mode."""
         needed = [
             (out - 1) * stride + dilation * (kernel - 1) + 1
             for out, stride, dilation, kernel in zip(self.output, self.stride, self.dilation, self.kernel, strict=True)
@@ -98,7 +98,7 @@ def _pads(
 
 
 def _count(padded: int, start_limit: int, extent: int, stride: int, ceil_mode: bool) -> int:
-    """As in torch: with ceil_mode, a window that would start behind the input (in its end padding) does not exist."""
+    """Returns the number of windows; with ceil_mode, as in torch, without a window that starts in the end padding."""
     if not ceil_mode:
         return (padded - extent) // stride + 1
     count = -((extent - padded) // stride) + 1
