@@ -1,1 +1,1 @@
-"""The public functions, one module per family: the only place that knows models, mathematics and files."""
+"""The public functions, one module per family: they check their arguments and call `workflows`."""

@@ -1,4 +1,4 @@
-"""check_model: what the SDK can do with a model, and what is worth changing in it."""
+"""check_model: reports which layers of a model can be quantized, with problems and advice."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from ..workflows.quantized import quantized_inside, the_quantized_graph
 
 
 def check_model(model: nn.Module, inputs: Any = None, *, input_data: Any = None) -> ModelReport:
-    """Returns what can be quantized in ``model``, what stays in float and why, what cannot be traced, and advice.
+    """Returns the layers of ``model`` that can be quantized, all others with the reason, trace problems, and advice.
 
-    ``model`` is not changed. Without ``inputs`` a float model is only looked at: nothing is quantized.
+    ``model`` is not changed. Without ``inputs`` a float model is only traced, not quantized.
 
     Args:
       model: Float model, or a calibrated quantized model of the FX path.
-      inputs: Input of the model, a tensor or the positional arguments of its forward; None if there is none. A float
-        model that can be traced is copied, quantized with the default configuration and calibrated with it, so that
-        there is advice on ranges too. What a swap of the inputs of a matmul gains is measured on it.
-      input_data: As in ``create_quant_config_fx``: an example which only the trace follows. ``inputs`` are one too.
+      inputs: Input of the model, a tensor or the positional arguments of its forward; None if there is none. A copy of
+        a float model that can be traced is quantized with the default configuration and calibrated with ``inputs``, so
+        that there is advice on ranges too. The gain of swapping the inputs of a matmul is measured on ``inputs``.
+      input_data: As in ``create_quant_config_fx``: an example for the trace; default ``inputs``.
 
     Raises:
       CalibrationError: The quantized model is not calibrated.

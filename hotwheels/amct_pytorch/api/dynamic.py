@@ -47,18 +47,18 @@ def create_quant_config(
       config_file: File to write; folders are made, an existing file is replaced with a warning.
       model: Float model with its weights; it is not changed.
       input_data: Example input: a tensor, or the positional arguments of the forward.
-      skip_layers: Layers that stay in float; a container stands for all that is inside it.
+      skip_layers: Layers that stay in float; the name of a container means all layers inside it.
       batch_num: Number of calibration forwards, above 0.
       activation_offset: Whether data is quantized with an offset.
       config_defination: Simple configuration (spec 9.4), which replaces the three arguments in front of it. Also
         spelled ``config_definition``.
-      strict: Whether what the configuration says and nothing matches - a layer, a type, a key - is a ConfigError, not a
-        WARNING. None: as the environment variable AMCT_STRICT says (spec 7.3).
+      strict: Whether a layer, type or key in the configuration that matches nothing raises a ConfigError instead of a
+        WARNING. None: the environment variable AMCT_STRICT decides (spec 7.3).
 
     Raises:
       ConfigError: The simple configuration or an argument is wrong.
       ExportError: The model cannot be exported to ONNX.
-      UnsupportedModelError: It is quantized already, or ``input_data`` holds no tensor.
+      UnsupportedModelError: The model is quantized already, or ``input_data`` holds no tensor.
     """
     function = "create_quant_config"
     path, model = check_path(function, "config_file", config_file), check_model(function, model)
@@ -97,14 +97,14 @@ def quantize_model(
       config_file: JSON made by ``create_quant_config``.
       modfied_onnx_file: Written: the float model as ONNX, BatchNorm folded, nodes named after the layers. Also spelled
         ``modified_onnx_file``.
-      record_file: Written: the quantization factors, those of the weights at once.
+      record_file: Written: the quantization factors; at once those of the weights, after calibration all.
       model: Float model; it is not changed.
       input_data: Example input: a tensor, or the positional arguments of the forward.
       input_names: Names of the ONNX inputs, default: the argument names of the forward.
       output_names: Names of the ONNX outputs, default ``output`` or ``output_<i>``.
       dynamic_axes: ``{name: {axis: label}}`` or ``{name: [axes]}``.
-      strict: Whether what the configuration says and nothing matches - a layer, a type, a key - is a ConfigError, not a
-        WARNING. None: as the environment variable AMCT_STRICT says (spec 7.3).
+      strict: Whether a layer, type or key in the configuration that matches nothing raises a ConfigError instead of a
+        WARNING. None: the environment variable AMCT_STRICT decides (spec 7.3).
 
     Raises:
       ConfigError: The configuration is wrong, does not fit the model or enables no layer.
@@ -141,8 +141,8 @@ def save_model(
       modfied_onnx_file: Made by ``quantize_model``. Also spelled ``modified_onnx_file``.
       record_file: Completed by the calibration.
       save_path: Folder and name prefix of the files; folders are made.
-      calibration_torch_model: The quantized model; needed only if the configuration says ``update_bn``. Then what the
-        new BatchNorm statistics make of the factors is also written, to ``<record_file>_update.txt``.
+      calibration_torch_model: The quantized model; needed only if the configuration says ``update_bn``. The factors
+        that follow from the new BatchNorm statistics are then also written, to ``<record_file>_update.txt``.
 
     Raises:
       CalibrationError: The record lacks factors; the text names the layers.
@@ -163,13 +163,13 @@ def save_model(
 
 @documented_order()
 def update_bn_status(calibration_model: nn.Module, training: bool = True) -> None:
-    """Makes the BatchNorms of a model from ``quantize_model`` learn, or freezes them (spec 3).
+    """Makes the BatchNorms of a model from ``quantize_model`` update their statistics, or freezes them (spec 3).
 
     Args:
-      calibration_model: The model, or one that contains it.
-      training: True: batch statistics, which update the running ones; weights are quantized, data is not observed.
-        False: running statistics; the calibration goes on. Without ``update_bn`` in the configuration nothing but the
-        BatchNorms' training flag changes.
+      calibration_model: The model, or a module that contains it.
+      training: True: BatchNorms use batch statistics, which update the running statistics; weights are quantized, data
+        is not observed. False: BatchNorms use running statistics; calibration continues. Without ``update_bn`` in the
+        configuration only the BatchNorms' training flag changes.
 
     Raises:
       ConfigError: There is no such model inside ``calibration_model``.

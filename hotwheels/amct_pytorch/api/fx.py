@@ -43,10 +43,10 @@ def create_quant_config_fx(
       model: Float model with its weights; it is not changed.
       config_definition: Simple configuration (``.yml``, ``.yaml``; spec 8.5), or None for the defaults.
       config_defination: The vendor's spelling of ``config_definition``.
-      input_data: Example input, a tensor or the positional arguments of the forward (a dict in the last place holds
-        keyword arguments), which the trace follows. None: a stock trace, which needs none.
-      strict: Whether what the configuration says and nothing matches - a layer, a type, a key - is a ConfigError, not a
-        WARNING. None: as the environment variable AMCT_STRICT says (spec 7.3).
+      input_data: Example input, a tensor or the positional arguments of the forward (a dict as last element holds
+        keyword arguments), with which the model is traced. None: torch.fx traces symbolically, without an example.
+      strict: Whether a layer, type or key in the configuration that matches nothing raises a ConfigError instead of a
+        WARNING. None: the environment variable AMCT_STRICT decides (spec 7.3).
 
     Raises:
       ConfigError: The simple configuration is wrong.
@@ -74,8 +74,8 @@ def create_quant_model_fx(
       config_file: JSON made by ``create_quant_config_fx``.
       model: Float model; it is not changed.
       input_data: As in ``create_quant_config_fx``; the float graph is compared with ``model`` on it.
-      strict: Whether what the configuration says and nothing matches - a layer, a type, a key - is a ConfigError, not a
-        WARNING. None: as the environment variable AMCT_STRICT says (spec 7.3).
+      strict: Whether a layer, type or key in the configuration that matches nothing raises a ConfigError instead of a
+        WARNING. None: the environment variable AMCT_STRICT decides (spec 7.3).
 
     Raises:
       ConfigError: The configuration is wrong, does not fit the model or enables no layer.
@@ -103,9 +103,9 @@ def restore_quant_model_fx(
       model: A fresh float model; it is not changed.
       pth_file: ``torch.save`` of the quantized model's ``state_dict()``, or of a dict that holds one.
       state_dict_name: Key of the state_dict in such a dict.
-      input_data: As in ``create_quant_config_fx``; given there, it is wanted here too.
-      strict: Whether what the configuration says and nothing matches - a layer, a type, a key - is a ConfigError, not a
-        WARNING. None: as the environment variable AMCT_STRICT says (spec 7.3).
+      input_data: As in ``create_quant_config_fx``; if it was given there, give it here too.
+      strict: Whether a layer, type or key in the configuration that matches nothing raises a ConfigError instead of a
+        WARNING. None: the environment variable AMCT_STRICT decides (spec 7.3).
 
     Raises:
       ConfigError: The key is missing, or the state does not fit the model and configuration.
@@ -125,12 +125,12 @@ def enable_quantization(
 ) -> None:
     """Switches every quantized graph inside ``model`` to one of its states (spec 2.1).
 
-    All False: float. ``calibration``: observers watch. ``calibration`` and ``fake_quant``: pre-calibration of training.
-    ``fake_quant``: quantized and dequantized. ``real_quant``: the integers of the chip.
+    All False: float. ``calibration``: observers collect ranges. ``calibration`` and ``fake_quant``: pre-calibration of
+    training. ``fake_quant``: quantized and dequantized. ``real_quant``: the integers of the chip.
 
-    A model of the dynamic path calibrates by itself, and is fake-quantized when it has. It may be switched to float,
-    fake_quant or real_quant all the same; forwards in these states are not counted. ``calibration=True`` lets it go on
-    by itself.
+    A model of the dynamic path starts in calibration and switches to fake_quant when calibration is complete. It may be
+    switched to float, fake_quant or real_quant too; calibration does not count forwards in these states.
+    ``calibration=True`` returns it to its own sequence.
 
     Raises:
       ConfigError: Another combination, or no quantized model inside ``model``.
@@ -183,12 +183,12 @@ def save_quant_model_fx(
       save_path: Folder and name prefix of the files; folders are made.
       input_data: Example input, a tensor or the positional arguments of the forward.
       onnx_export_setting: Keyword arguments of ``torch.onnx.export``, such as ``input_names`` or ``dynamic_axes``.
-      golden_inputs: Inputs, in the form of ``input_data``, for which ``<save_path>_golden.npz`` is written as well: the
-        digests of every layer's integers, for ``python -m hotwheels.amct_pytorch verify``. None: no such file.
+      golden_inputs: Inputs, in the form of ``input_data``, for which ``<save_path>_golden.npz`` is also written: the
+        digests of every layer's integers, for ``python -m hotwheels.amct_pytorch verify``. None: no golden file.
 
     Raises:
       CalibrationError: Layers are not calibrated; the text names them.
-      ExportError: The model cannot be written as ONNX. Files of an earlier save stay whole.
+      ExportError: The model cannot be written as ONNX. Files of an earlier save are not changed.
     """
     function = "save_quant_model_fx"
     quantized = the_quantized_graph(function, check_model(function, model))

@@ -1,4 +1,4 @@
-"""refine: accuracy that calibration alone cannot reach, without training."""
+"""refine: better accuracy than calibration alone, without training."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def refine(
     progress: bool = True,
     resume_dir: str | Path | None = None,
 ) -> Refinement:
-    """Chooses weights and biases anew by what the layers put out; after calibration, before saving. In place.
+    """Changes weights and biases so that the output error of the layers gets smaller; after calibration. In place.
 
-    The layers are visited in the order of execution, on the inputs which the quantized network gives. The result is in
-    the weights, codebooks and biases of ``model``: its state_dict, its record and its files hold it, and the float
-    state of ``model`` is the refined network. The user's own float model is not touched.
+    The layers are visited in the order of execution, with their inputs from the quantized network. The result is in the
+    weights, codebooks and biases of ``model``, so in its state_dict, record and files; the float state of ``model`` is
+    the refined network. The user's own float model is not changed.
 
     Methods:
-      ``compensated_rounding``: each weight's rounding error is made up for by the weights that are rounded after it
+      ``compensated_rounding``: weights that are not yet rounded are changed to cancel the rounding error of each weight
         (GPTQ, Frantar et al. 2022), on uniform grids of 8 and 4 bits and on codebooks, whose entries are fitted anew.
-        Kept for a layer only where the layer's output comes nearer to the float one on pictures held back from it.
+        Kept for a layer only if the layer's output comes nearer to the float output on held-out images.
       ``bias_correction``: the mean of every output channel becomes that of the float network (Nagel et al. 2019).
 
     Args:
@@ -49,10 +49,10 @@ def refine(
         they count here, not the configuration's ``refine`` section (spec 8.7).
       seed: Draws the positions of the feature maps that are looked at.
       progress: Whether a progress bar is shown.
-      resume_dir: Folder in which every finished layer is saved; a call after an interruption goes on from there.
+      resume_dir: Folder in which every finished layer is saved; a later call continues from there.
 
     Returns:
-      What was done to each layer, and why not.
+      The methods applied to each layer, and the reasons why others were not.
 
     Raises:
       CalibrationError: The model is not calibrated, or there is no data.

@@ -47,14 +47,14 @@ def create_quant_retrain_config(
       input_data: Example input: a tensor, or the positional arguments of the forward.
       config_defination: Simple configuration (spec 9.5), or None for the defaults: LUQ data, ARQ weights, 8 bits. Also
         spelled ``config_definition``.
-      strict: Whether what the configuration says and nothing matches - a layer, a type, a key - is a ConfigError, not a
-        WARNING. None: as the environment variable AMCT_STRICT says (spec 7.3).
+      strict: Whether a layer, type or key in the configuration that matches nothing raises a ConfigError instead of a
+        WARNING. None: the environment variable AMCT_STRICT decides (spec 7.3).
 
     Raises:
       ConfigError: The simple configuration is wrong.
       ExportError: The model cannot be exported to ONNX.
-      UnsupportedModelError: It is quantized already, uses a module without weights several times, or ``input_data``
-        holds no tensor.
+      UnsupportedModelError: The model is quantized already, uses a module without weights several times, or
+        ``input_data`` holds no tensor.
     """
     function = "create_quant_retrain_config"
     path, model = check_path(function, "config_file", config_file), check_model(function, model)
@@ -81,19 +81,19 @@ def create_quant_retrain_model(
 ) -> nn.Module:
     """Returns ``model`` with quantizers as ``config_file`` says, ready to be trained (spec 3).
 
-    Its first ``batch_num`` forwards find the ranges that training begins with; from then on everything is
-    fake-quantized. After training ``batch_num`` forwards in eval mode complete ``record_file``. The optimizer is built
-    after this call, because quantizers have parameters of their own; of the model and the configuration every process
-    of a distributed run makes its own, with the same paths. Where ULQ ranges take more than one batch, tell
-    DistributedDataParallel ``find_unused_parameters=True``.
+    Its first ``batch_num`` forwards find the ranges with which training begins; from then on everything is
+    fake-quantized. After training, ``batch_num`` forwards in eval mode complete ``record_file``. Build the optimizer
+    after this call, because quantizers have parameters of their own. In a distributed run every process makes its own
+    model and configuration, with the same paths. If ULQ ranges need more than one batch, set
+    ``find_unused_parameters=True`` in DistributedDataParallel.
 
     Args:
       config_file: JSON made by ``create_quant_retrain_config``.
       model: Float model with its weights; it is not changed.
       record_file: Written: the quantization factors, those of the weights at once.
       input_data: Example input: a tensor, or the positional arguments of the forward.
-      strict: Whether what the configuration says and nothing matches - a layer, a type, a key - is a ConfigError, not a
-        WARNING. None: as the environment variable AMCT_STRICT says (spec 7.3).
+      strict: Whether a layer, type or key in the configuration that matches nothing raises a ConfigError instead of a
+        WARNING. None: the environment variable AMCT_STRICT decides (spec 7.3).
 
     Raises:
       ConfigError: The configuration is wrong, does not fit the model or enables no layer.
@@ -116,7 +116,7 @@ def restore_quant_retrain_model(
     *,
     strict: bool | None = None,
 ) -> nn.Module:
-    """Returns the quantized model whose state was saved in ``pth_file``; training goes on where it was (spec 3).
+    """Returns the quantized model whose state was saved in ``pth_file``, so that its training can continue (spec 3).
 
     Args:
       config_file: The configuration the saved model was made with.
@@ -125,8 +125,8 @@ def restore_quant_retrain_model(
       input_data: Example input: a tensor, or the positional arguments of the forward.
       pth_file: ``torch.save`` of the quantized model's ``state_dict()``, or of a dict that holds one.
       state_dict_name: Key of the state_dict in such a dict.
-      strict: Whether what the configuration says and nothing matches - a layer, a type, a key - is a ConfigError, not a
-        WARNING. None: as the environment variable AMCT_STRICT says (spec 7.3).
+      strict: Whether a layer, type or key in the configuration that matches nothing raises a ConfigError instead of a
+        WARNING. None: the environment variable AMCT_STRICT decides (spec 7.3).
 
     Raises:
       ConfigError: The key is missing, the state does not fit the model, or it was saved with other quantizers.
@@ -155,8 +155,8 @@ def save_quant_retrain_model(
 ) -> None:
     """Writes the fake_quant and the deploy model of a trained model with its parameter files (spec 11.1).
 
-    To be called on one process only. If weights have changed since the record was completed, it is also written as it
-    is saved, to ``<record_file>_update.txt``.
+    Call it on one process only. If weights have changed since the record was completed, the factors that are saved are
+    also written to ``<record_file>_update.txt``.
 
     Args:
       config_file: The configuration of the model.
@@ -169,7 +169,7 @@ def save_quant_retrain_model(
       dynamic_axes: ``{name: {axis: label}}`` or ``{name: [axes]}``.
 
     Raises:
-      CalibrationError: The record lacks factors, or those of data have changed since; the text names the layers.
+      CalibrationError: The record lacks factors, or factors of data have changed since; the text names the layers.
       ConfigError: ``model`` is not from ``create_quant_retrain_model``, or ``config_file`` is not its configuration.
       ExportError: The model cannot be exported to ONNX.
       RecordError: The record is damaged.

@@ -1,4 +1,4 @@
-"""graph_to_dynamic_module: a static graph as Python source, to find errors in.
+"""graph_to_dynamic_module: writes a static graph as Python source, for finding errors.
 
 HiSilicon's AMCT manual, chapter "Finding errors in a static-graph model" [静态图模型如何定位bug].
 """
@@ -23,9 +23,9 @@ def graph_to_dynamic_module(
 ) -> nn.Module:
     """Writes a static graph as a Python file and returns the module made from that file.
 
-    An error in a static graph is raised in generated code. Put this call in front of the one that fails, go on with its
-    result and run the script again: the traceback then leads to ``module.py``, where a debugger can stop as well, and
-    the comment above the line is the place in your model it comes from. Remove the call when the error is found
+    An error in a static graph is raised in generated code. Put this call in front of the failing call, use its result
+    from there on and run the script again: the traceback then leads to ``module.py``, where a debugger can stop, and
+    the comment above the line names the place in your model. Remove the call when the error is found
     (HiSilicon's AMCT manual, chapter "Finding errors in a static-graph model" [静态图模型如何定位bug])::
 
         quant_model = amct.create_quant_model_fx(config_file, model)
@@ -33,15 +33,16 @@ def graph_to_dynamic_module(
         amct.enable_quantization(quant_model, calibration=True)
         quant_model(images)
 
-    The result computes the same, bit for bit. It is a copy, on the devices of ``graph_module``: an optimizer is built
-    after this call. Made from a quantized model it is one itself, for all functions of this package; an edited file
-    (``from debug import FxModule; quant_model = FxModule()``) then acts in float, calibration and fake_quant, while
-    real_quant, dumps and exported files follow the graph. Made from a float graph it is an ordinary module.
+    The result computes the same, bit for bit. The result is a copy, on the devices of ``graph_module``, so build
+    optimizers after this call. Made from a quantized model, it is a quantized model for all functions of this package;
+    changes in the file (``from debug import FxModule; quant_model = FxModule()``) then have an effect in float,
+    calibration and fake_quant, while real_quant, dumps and exported files follow the graph. Made from a float graph, it
+    is an ordinary module.
 
     Args:
-      graph_module: What ``create_quant_model_fx``, ``restore_quant_model_fx`` or ``torch.fx.symbolic_trace`` returned;
-        it is not changed.
-      save_module_path: Folder of the files; it is made, and files of an earlier call are replaced.
+      graph_module: Result of ``create_quant_model_fx``, ``restore_quant_model_fx`` or ``torch.fx.symbolic_trace``; not
+        changed.
+      save_module_path: Folder of the files; created if needed, files of an earlier call are replaced.
       module_name: Name of the class in the file.
 
     Raises:

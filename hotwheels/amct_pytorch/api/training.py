@@ -1,4 +1,4 @@
-"""What training a quantized model needs beside its modes: BatchNorm statistics that stay (spec 6.7)."""
+"""freeze_batch_norm: keeps BatchNorm statistics constant in the training of a quantized model (spec 6.7)."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ..workflows.quantized import instances_inside
 def freeze_batch_norm(model: nn.Module, freeze: bool = True) -> None:
     """Makes every BatchNorm of the quantized models inside ``model`` use and keep its running statistics.
 
-    Frozen ones stay so through ``model.train()`` until ``freeze=False``; their weights and biases are still trained.
-    A BatchNorm which is folded is trained as it is deployed from then on: as part of the convolution. eps and momentum
-    are never touched. The usual place is after the first epochs, when the statistics fit the quantized network. Copies
-    and checkpoints are frozen as well; loading one that is not frozen leaves the model as it is.
+    A frozen BatchNorm stays frozen after ``model.train()``, until ``freeze=False``; its weight and bias are still
+    trained. A folded BatchNorm that is frozen is trained as it is deployed: as part of the convolution. eps and
+    momentum are not changed. The usual time is after the first epochs, when the statistics fit the quantized network.
+    Copies and checkpoints of a frozen model are frozen too; loading a checkpoint that is not frozen does not unfreeze.
 
     Args:
       model: Quantized model, or a module that contains one, such as DistributedDataParallel.
-      freeze: False lets the statistics follow the batches again, in training mode.
+      freeze: False makes training forwards update the statistics again.
 
     Raises:
       ConfigError: There is no quantized model inside ``model``.

@@ -1,4 +1,4 @@
-"""The command line ``amct``: one module per command, doors over ``api`` and ``workflows``.
+"""The command line ``amct``: one module per command, which calls ``api`` and ``workflows``.
 
 Loaded by the console script and ``python -m hotwheels.amct_pytorch`` only, never by ``import hotwheels.amct_pytorch``.
 """

@@ -1,4 +1,4 @@
-"""Command: what every command of ``amct`` has: an example in its help, ``--debug``, an exit code."""
+"""Command: the base of all commands of ``amct``: an example in the help, ``--debug``, an exit code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_
 
 
 def debug_option() -> click.Option:
-    """Returns the option ``--debug``, which `main` looks for itself: it counts wherever it stands."""
+    """Returns the option ``--debug`` for the help; `main` itself looks for it, at any position."""
     return click.Option([DEBUG], is_flag=True, expose_value=False, help="Show the traceback of an error.")
 
 
@@ -27,8 +27,8 @@ class Command(click.Command):
         """Makes a command.
 
         Args:
-          example: Lines of a shell, behind the help.
-          notes: Lines of the help that are shown as they are; the others are filled.
+          example: Shell commands, shown at the end of the help.
+          notes: Lines of the help that are shown unchanged; other lines are wrapped.
           **options: Of click.Command.
         """
         if notes:

@@ -82,7 +82,7 @@ def _verdict(rows: Sequence[Row], first: Row | None) -> str:
 
 
 def _plain(row: Row) -> dict[str, Any]:
-    """Numbers that JSON does not have, infinite ones and NaN, are None."""
+    """Returns the row as plain values; infinity and NaN, which JSON does not have, become None."""
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value
         for name, value in dataclasses.asdict(row).items()

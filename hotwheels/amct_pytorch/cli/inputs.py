@@ -57,14 +57,14 @@ def input_options(function: _Function) -> _Function:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class InputOptions:
-    """What the options of `input_options` say.
+    """The values of the options of `input_options`.
 
     Attributes:
-      sources: One per input of the model; empty if none was given.
-      shapes: One per input, with the batch; empty if none was given.
-      batch_size: None if it was not given.
-      mean: Of the channels of images.
-      std: Of the channels of images.
+      sources: One source per input of the model; empty without ``-i``.
+      shapes: One shape per input, with the batch; empty without ``--input_shape``.
+      batch_size: Samples per batch; None without ``--batch_size``.
+      mean: Mean of the channels of images.
+      std: Deviation of the channels of images.
     """
 
     sources: tuple[str, ...]
@@ -101,7 +101,7 @@ class InputOptions:
 
 
 class Batches:
-    """The samples of all inputs, in batches; read when they are asked for."""
+    """The samples of all inputs, in batches; files are read when a batch is made."""
 
     def __init__(self, inputs: Sequence[_Samples], batch_size: int) -> None:
         self._inputs = inputs

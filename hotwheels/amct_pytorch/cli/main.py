@@ -36,7 +36,7 @@ _MODULES = MappingProxyType(
 
 
 class _Commands(click.Group):
-    """Loads the module of a command when it is asked for."""
+    """A group that loads the module of a command only when the command is used."""
 
     def list_commands(self, _context: click.Context) -> list[str]:
         return list(_MODULES)
@@ -70,9 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code.
 
     Args:
-      arguments: What stands behind ``amct``; None for those of the process.
+      arguments: The arguments behind ``amct``; None for those of the process.
     """
-    # A model's module lies where the user is, as with ``python -m``; a console script has its own folder there.
+    # The user's model is imported from the working directory, as with ``python -m``; a console script does not have
+    # that directory in sys.path.
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     given = sys.argv[1:] if arguments is None else list(arguments)
@@ -81,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.exceptions.Abort:
         click.echo("interrupted", err=True)
         return _INTERRUPTED
-    except Exception as error:  # every failure ends in one line and 2: 1 would say that something differs
+    except Exception as error:  # every failure prints one line and returns 2; 1 would mean that something differs
         _tell(error, DEBUG in given)
         return BAD_INPUT
 
@@ -95,6 +96,6 @@ def _tell(error: Exception, with_traceback: bool) -> None:
         click.echo(f"error: {error.format_message()}{hint}", err=True)
     elif isinstance(error, (AmctError, OSError)):
         click.echo(f"error: {error}", err=True)
-    else:  # of the user's model, or a mistake of ours: the class says more than the text
+    else:  # raised by the user's model, or a bug of this package: the error's class helps more than its text
         more = "" if with_traceback else f" ({DEBUG} shows the traceback)"
         click.echo(f"error: {type(error).__name__}: {error}{more}", err=True)

@@ -17,11 +17,11 @@ from ..errors import ConfigError, nearest_names
 from ..workflows.checkpoint import read_state
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-QUANTIZED_LAYERS = "amct_layers."  # of the keys in the state_dict of a quantized model
+QUANTIZED_LAYERS = "amct_layers."  # part of keys in the state_dict of a quantized model
 
 
 def model_options(function: _Function) -> _Function:
-    """Adds MODEL and the options that say where it comes from."""
+    """Adds MODEL and the options of its weights and arguments."""
     for decorate in reversed(
         (
             click.argument("source", metavar="[MODEL]", required=False),
@@ -43,10 +43,10 @@ def model_options(function: _Function) -> _Function:
 
 
 def given_model(source: str | None, named: str | None) -> str:
-    """Returns the one MODEL of the two places where it may be given.
+    """Returns MODEL, which is either the argument or the option -m.
 
     Raises:
-      UsageError: There is none, or two.
+      UsageError: Neither or both are given.
     """
     if (source is None) == (named is None):
         said = "Give MODEL once: as the argument or with -m." if source else "MODEL is missing."
@@ -81,7 +81,7 @@ def build_model(source: str, model_args: str) -> nn.Module:
 
 
 def read_weights(path: Path | None, state_dict_name: str | None) -> Mapping[str, Tensor] | None:
-    """Returns the state_dict in a checkpoint, which may stand under ``state_dict``; None without a checkpoint.
+    """Returns the state_dict in a checkpoint, or under one of its usual keys; None without a checkpoint.
 
     Raises:
       ConfigError: The file is no checkpoint of tensors, or has no such key.
@@ -95,7 +95,7 @@ def read_weights(path: Path | None, state_dict_name: str | None) -> Mapping[str,
 
 
 def is_of_quantized(state: Mapping[str, Tensor]) -> bool:
-    """Whether a state_dict is that of a model of ``create_quant_model_fx``."""
+    """Whether ``state`` is the state_dict of a model from ``create_quant_model_fx``."""
     return any(QUANTIZED_LAYERS in key for key in state)
 
 
@@ -103,7 +103,7 @@ def load_float_weights(model: nn.Module, state: Mapping[str, Tensor], path: Path
     """Loads ``state`` strictly.
 
     Raises:
-      ConfigError: It does not fit the model.
+      ConfigError: The state does not fit the model.
     """
     try:
         model.load_state_dict(dict(state))
@@ -145,7 +145,7 @@ def _module_of_file(file: Path) -> Any:
     spec = importlib.util.spec_from_file_location(file.stem, file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[file.stem] = module  # dataclasses and pickles look their module up
+    sys.modules[file.stem] = module  # dataclasses and pickle look up a class's module there
     sys.path.insert(0, str(file.parent.resolve()))
     spec.loader.exec_module(module)
     return module

@@ -1,4 +1,4 @@
-"""What the commands on models share: MODEL, its configuration and its inputs, up to a calibrated model."""
+"""The common part of commands on models: MODEL, its configuration and its inputs, up to a calibrated model."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ _SIMPLE, _JSON = (".yml", ".yaml"), ".json"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Given:
-    """MODEL and what it is run with, as the options say.
+    """MODEL, its weights and its inputs, as the options give them.
 
     Attributes:
       name: Beginning of the names of the files.
       model: The float model with its weights, in eval mode.
-      quantized_state: The state_dict in ``-w`` if it is that of a quantized model; else None.
-      weights: The checkpoint.
-      inputs: What the model is run with.
+      quantized_state: The state_dict in ``-w`` if it belongs to a quantized model; else None.
+      weights: Path of the checkpoint; None without ``-w``.
+      inputs: The options of the inputs.
     """
 
     name: str
@@ -104,7 +104,7 @@ def write_config(given: Given, quant_config: Path | None, target: Path, batch_nu
       given: The model.
       quant_config: .yml, .yaml, .json or None for the defaults.
       target: File to write.
-      batch_num: Calibration batches of every quantizer; None for what the configuration says.
+      batch_num: Calibration batches of every quantizer; None keeps the values of the configuration.
 
     Raises:
       ConfigError: The file is of another kind, or its content is wrong.
@@ -139,7 +139,7 @@ def restored(given: Given, config_file: Path) -> QuantGraphModule:
 
 
 def restored_or_float(given: Given, quant_config: Path | None) -> nn.Module:
-    """Returns the quantized model of ``-w``, or the float model where ``-w`` is not of a quantized one."""
+    """Returns the quantized model if ``-w`` is a checkpoint of one; else the float model."""
     if given.quantized_state is None:
         return given.model
     if quant_config is None or quant_config.suffix.lower() != _JSON:
@@ -162,7 +162,7 @@ def calibrated(given: Given, config_file: Path) -> QuantGraphModule:
 
 
 def _has_seen_enough(quantized: QuantGraphModule) -> bool:
-    """Whether more batches would change nothing."""
+    """Whether further batches would change nothing."""
     observers = (one for one in quantized.modules() if isinstance(one, RangeObserver))
     return not uncalibrated(quantized) and not any(one.keeps_updating for one in observers)
 

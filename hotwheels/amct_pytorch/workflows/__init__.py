@@ -1,1 +1,1 @@
-"""What the public functions do, step by step; `api` has only their doors."""
+"""The implementation of the public functions, step by step; `api` checks arguments and calls it."""

@@ -1,4 +1,4 @@
-"""What quantized models are advised, and when: at creation, and once more when they are calibrated."""
+"""Advice on quantized models: logged when a model is made, and again when it is calibrated."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _log = get_logger(__name__)
 
 
 def log_advice(advice: Iterable[Advice]) -> None:
-    """Logs each piece in one line: in a WARNING where the converter may refuse the model, else as INFO."""
+    """Logs each piece in one line: as WARNING if the converter may refuse the model, else as INFO."""
     for one in advice:
         log = _log.warning if one.rule.is_about_converter else _log.info
         log("%s", one)
 
 
 def log_calibrated_advice(quantized: QuantGraphModule) -> None:
-    """Logs what calibration has shown, once per model; nothing before all layers are calibrated."""
+    """Logs the advice that needs calibration, once per model; nothing before all layers are calibrated."""
     origin = quantized.origin
     if origin is None or origin.is_advised or uncalibrated(quantized):
         return
@@ -44,7 +44,7 @@ def log_calibrated_advice(quantized: QuantGraphModule) -> None:
 
 
 def all_advice(quantized: QuantGraphModule, inputs: tuple[Any, ...] | None) -> tuple[Advice, ...]:
-    """Returns all there is to say of a calibrated model; one forward with ``inputs``, if given, measures more."""
+    """Returns all advice on a calibrated model; with ``inputs``, one forward measures more."""
     if quantized.origin is None:
         return ()
     model, advice, found = quantized.origin.model, quantized.origin.advice, _calibrated_inputs(quantized)
@@ -77,9 +77,9 @@ def _calibrated_input(quantizer: ActivationQuantizer) -> CalibratedInput:
 
 
 class _Watch:
-    """Measures in one float forward: shapes of all tensors, and what a swap does to each matmul while it runs.
+    """Measures, in one float forward, the shapes of all tensors and the effect of a swap on each matmul.
 
-    No tensor outlives its layer.
+    A matmul is measured when it runs, so that no tensor is kept longer than its layer needs.
     """
 
     def __init__(self) -> None:
@@ -114,9 +114,9 @@ class _Watch:
 
 
 def _seen_range(quantizer: ActivationQuantizer) -> tuple[float, float]:
-    """Returns the smallest and the largest value seen, 0 included, if the observer has kept them.
+    """Returns (min(0, smallest), max(0, largest)) of the values seen, if the observer has kept them.
 
-    Else what the grid spans, which is wider if it is symmetric. All zeros: (0, 0), if the observer knows.
+    Otherwise returns the ends of the grid, which are wider if the grid is symmetric.
     """
     observer = quantizer._modules.get("observer")
     if isinstance(observer, RangeObserver) and observer.extremes is not None:

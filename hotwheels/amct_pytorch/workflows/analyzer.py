@@ -1,4 +1,4 @@
-"""QuantAnalyzer: where a quantized model loses its accuracy (spec 14).
+"""QuantAnalyzer: shows which layers of a quantized model lose accuracy (spec 14).
 
 HiSilicon's AMCT manual, chapter "Error analysis" [误差分析功能的使用介绍].
 """
@@ -44,20 +44,20 @@ from .static import default_quantized_copy
 
 _log = get_logger(__name__)
 
-_KEPT_BYTES = 1 << 30  # of float results which are kept at a time; beyond it the float model is run again
+_KEPT_BYTES = 1 << 30  # float results kept at a time; if there are more, the float model runs once per group
 _STATES = {"fake_quant": Mode.FAKE_QUANT, "real_quant": Mode.REAL_QUANT}
 
 _Watch = Callable[[str, str, Tensor], None]  # node, name of the tensor, tensor
 
 
 class QuantAnalyzer:
-    """Compares a quantized model, layer by layer, with its float self and writes three reports.
+    """Compares a quantized model, layer by layer, with the same model in float, and writes three reports.
 
     Args:
-      model: Calibrated quantized model in any state, or a module that contains one; its state is kept. Or a float
-        model: a copy of it is quantized with the default configuration and calibrated with ``inputs``.
+      model: Calibrated quantized model in any state, or a module that contains one; its state is restored afterwards.
+        Or a float model: a copy of it is quantized with the default configuration and calibrated with ``inputs``.
       inputs: The input of the model, a tensor or the positional arguments of its forward.
-      save_dir: Folder of the reports; it is made.
+      save_dir: Folder of the reports; created if it does not exist.
     """
 
     def __init__(self, model: nn.Module, inputs: Any, save_dir: str | Path) -> None:
@@ -70,10 +70,10 @@ class QuantAnalyzer:
     def analyze(self) -> dict[str, Any]:
         """Writes the reports and returns their numbers (`Analysis.as_dict`).
 
-        ``layerwise_analysis_report.html``: what each layer, quantized alone, does to the outputs; one forward per
-        layer. ``graphwise_analysis_report.html``: how far the result of every node is from float in fake_quant and in
-        real_quant. ``statistic_analysis_report.html``: how outputs and weights of the layers are distributed before
-        and after quantization.
+        ``layerwise_analysis_report.html``: the effect of each layer, quantized alone, on the outputs; one forward per
+        layer. ``graphwise_analysis_report.html``: the difference of the result of every node from float, in fake_quant
+        and in real_quant. ``statistic_analysis_report.html``: the distributions of outputs and weights of the layers
+        before and after quantization.
 
         Raises:
           CalibrationError: The quantized model is not calibrated.
@@ -93,7 +93,7 @@ class QuantAnalyzer:
 
 
 class _Comparison:
-    """One analysis of one quantized model, which is left in another state."""
+    """One analysis of one quantized model, whose mode it changes."""
 
     def __init__(self, model: nn.Module, inputs: tuple[Any, ...], model_name: str) -> None:
         self._model = model.eval()  # one forward changes nothing for the next one
@@ -112,8 +112,8 @@ class _Comparison:
         self._skipped: dict[str, str] = {}
 
     def run(self) -> Analysis:
-        # Layerwise comes first: siblings of a layer quantized alone never fetch the input it shares with them, so it
-        # stays in memory until the forwards with all layers quantized.
+        # Layerwise comes first: siblings of a layer quantized alone do not fetch the input that they share with the
+        # layer, so that input stays in memory until the forwards with all layers quantized.
         wanted = self._run_watched(Mode.FLOAT, self._measure)
         layerwise = self._layerwise(wanted)
         outputs = self._graphwise(wanted)
@@ -157,7 +157,7 @@ class _Comparison:
         return outputs
 
     def _compare_group(self, names: set[str], wanted: list[Tensor]) -> dict[str, dict[int, Difference]]:
-        """Compares the tensors of these names, and the outputs, in every state."""
+        """Compares the tensors ``names``, and returns the differences of the outputs, in every state."""
         floats = self._float_results(names)
         outputs = {}
         for state, mode in _STATES.items():
@@ -209,7 +209,7 @@ class _Comparison:
         return differences
 
     def _run_watched(self, mode: Mode, watch: _Watch) -> list[Tensor]:
-        """Runs the model in ``mode`` and shows ``watch`` the floating results of its operations."""
+        """Runs the model in ``mode``, calls ``watch`` with the floating results of its nodes; returns the outputs."""
         self._set_mode(mode)
         for prefix, graph in self._graphs.items():
             graph.watch_next_forward(_watcher(prefix, _operations(graph), watch))
@@ -228,14 +228,14 @@ def _is_quantized(model: nn.Module) -> bool:
 
 
 def _named_graphs(model: nn.Module) -> dict[str, QuantGraphModule]:
-    """The quantized graphs inside ``model`` by the prefix that makes their layers' names unique."""
+    """Returns the quantized graphs inside ``model``, by a prefix that makes the layer names unique."""
     quantized_inside("QuantAnalyzer", model)  # refuses DataParallel
     found = {f"{path}.": one for path, one in model.named_modules() if isinstance(one, QuantGraphModule)}
     return found if len(found) > 1 else {"": next(iter(found.values()))}
 
 
 def _operations(graph: QuantGraphModule) -> frozenset[str]:
-    """Names of the nodes that compute; inputs and constants are the same in every state."""
+    """Returns the names of the nodes that compute; inputs and constants are equal in every state."""
     return frozenset(node.name for node in graph.graph.nodes if node.op.startswith("call_"))
 
 

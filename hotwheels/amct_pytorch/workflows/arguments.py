@@ -1,4 +1,4 @@
-"""Checks of what callers pass in, once, at the door."""
+"""Checks of the arguments of public functions."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def check_existing(function: str, argument: str, value: object) -> Path:
 
 
 def check_aliases(function: str, name: str, value: Any, alias: str, alias_value: Any) -> Any:
-    """Returns the one of two spellings of an argument that was given; TypeError if both were."""
+    """Returns the value of an argument with two spellings, None if neither was passed; TypeError if both were."""
     if value is not None and alias_value is not None:
         raise TypeError(f"{function}: '{name}' and '{alias}' are two spellings of one argument; pass one of them.")
     return value if value is not None else alias_value
@@ -47,7 +47,7 @@ def as_inputs(input_data: Any) -> tuple[Any, ...]:
 
 
 def as_example(input_data: Any) -> tuple[Any, ...] | None:
-    """Returns ``input_data`` as `as_inputs` does; None if there is none."""
+    """Returns ``input_data`` as a tuple of positional arguments (see `as_inputs`); None for None."""
     return None if input_data is None else as_inputs(input_data)
 
 
@@ -73,16 +73,16 @@ def check_axes(function: str, value: object) -> dict[str, Any] | None:
 
 
 def check_save_path(function: Callable[..., Any], value: object) -> None:
-    """Raises TypeError, with the order of all arguments, if ``value`` is no path: it is the one that is forgotten."""
+    """Raises TypeError, with the order of all arguments, if ``value`` is no path: the argument is easily forgotten."""
     if not isinstance(value, (str, os.PathLike)):
         msg = f"{function.__name__}: argument 'save_path' must be a string, got {type(value).__name__}."
         raise TypeError(f"{msg} The arguments in order: {_order_of(function)}.")
 
 
 def documented_order(**aliases: str) -> Callable[[_Function], _Function]:
-    """Makes the keywords ``aliases`` other spellings, and wrong calls a TypeError that states the order (spec 3).
+    """Returns a decorator: the function also accepts ``aliases``, and its TypeErrors state the argument order (spec 3).
 
-    Each alias names the parameter that it stands for.
+    ``aliases`` maps each other spelling to the parameter.
     """
 
     def decorate(function: _Function) -> _Function:

@@ -1,4 +1,4 @@
-"""What the functions of the dynamic path do; the half that needs onnx."""
+"""The implementation of post-training quantization on the dynamic path; importing it loads onnx."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ from .dynamic_rules import (
 from .planning import checked_plan, refuse
 
 _log = get_logger(__name__)
-# In the metadata of the file: a save must know them without the configuration.
+# Key in the metadata of the float model, from which a save reads the setting: it does not get the configuration.
 _UPDATE_BN = "update_bn"
 
 
 def write_config(path: Path, model: nn.Module, inputs: tuple[Any, ...], simple: SimpleCalibrationConfig) -> int:
-    """Writes the configuration of ``model`` that ``simple`` describes; returns the number of its layers."""
+    """Writes the configuration of ``model`` that follows from ``simple``; returns the number of its layers."""
     backend = DynamicBackend(model, inputs)
     graph = backend.graph(Fusion(is_on=simple.do_fusion, skipped=simple.skip_fusion_layers))
     write_calibration_config(expand_calibration(graph, simple), path)
@@ -66,7 +66,7 @@ def quantize(
 ) -> nn.Module:
     """Returns the quantized model in its first phase, and writes the float model and the first record.
 
-    Nothing is written unless the configuration keeps all rules of the hardware. ``setting`` is that of the export.
+    Nothing is written if the configuration breaks a rule of the hardware. ``setting`` has the arguments of the export.
     """
     keep_freed_memory_for(model)
     given = read_calibration_globals(config_path)
@@ -98,7 +98,7 @@ def quantize(
 
 
 def save(onnx_path: Path, record_path: Path, prefix: PathLike, model: nn.Module | None) -> tuple[Path, ...]:
-    """Writes the deploy pair and the fake_quant model; returns the paths. ``model`` counts with ``update_bn`` only."""
+    """Writes the deploy pair and the fake_quant model; returns the paths. Only ``update_bn`` needs ``model``."""
     float_model = load_model(onnx_path)
     settings, record = read_settings(float_model, onnx_path), read_record(record_path)
     check_record_partners(record_path, onnx_path)

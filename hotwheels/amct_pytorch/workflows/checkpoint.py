@@ -16,8 +16,8 @@ from ..quantizers.observers.observation import RangeObserver
 from ..quantizers.quantizer import Quantizer
 
 _SCALES = ("scale", "known_scale", "fixed_scale", "previous_clip_max")
-# Ends of ranges, which contain 0. Learned ends that a training step has just moved over 0 are repaired by the next
-# forward, from the ends before.
+# Ends of ranges, which contain 0. ULQ's learned ends, clip_max and clip_min, are left out: if a training step has moved
+# an end across 0, the next forward restores the previous end.
 _UPPER_ENDS, _LOWER_ENDS = ("max_val", "previous_max", "max_value"), ("min_val", "previous_min", "min_value")
 
 
@@ -25,8 +25,8 @@ def load_checkpoint(model: nn.Module, path: Path, state_dict_name: str | None) -
     """Loads the state in ``path`` strictly into ``model``.
 
     Raises:
-      ConfigError: The file holds no such state, the state does not fit the model, or a grid in it is impossible. The
-        model may then hold a part of the state.
+      ConfigError: The file holds no such state, the state does not fit the model, or has an impossible grid. A part of
+        the state may be loaded then.
     """
     load_state(model, read_state(path, state_dict_name), path)
 
@@ -56,8 +56,8 @@ def read_state(path: Path, name: str | None, usual_names: Sequence[str] = ()) ->
 
     Args:
       path: The file.
-      name: Key of the state_dict, where the file holds more.
-      usual_names: Keys that are tried, in this order, where ``name`` is None.
+      name: Key of the state_dict, if the file holds a dict with more.
+      usual_names: Keys that are tried, in this order, if ``name`` is None.
 
     Raises:
       ConfigError: The file holds no such state.
@@ -85,7 +85,7 @@ def read_state(path: Path, name: str | None, usual_names: Sequence[str] = ()) ->
 
 
 def _load(path: Path) -> Any:
-    """Returns what the file holds; tensors stay on the CPU, no code of the file is run."""
+    """Returns the object in the file; tensors are on the CPU, and no code in the file is run."""
     reason = _unreadable(path)
     if reason is None:
         try:
@@ -94,7 +94,7 @@ def _load(path: Path) -> Any:
                 return torch.load(path, weights_only=True, map_location="cpu")
         except MemoryError:
             reason = "it claims more memory than there is"
-        except Exception:  # a damaged pickle raises anything; torch's text recommends to run the code in the file
+        except Exception:  # a damaged pickle may raise anything; torch's own text recommends running code of the file
             reason = "it is damaged, of another format, or holds other objects than tensors"
     raise ConfigError(
         f"'{path}' is not a checkpoint of tensors: {reason}. Save it with torch.save(model.state_dict(), ...)."
@@ -102,7 +102,7 @@ def _load(path: Path) -> Any:
 
 
 def _unreadable(path: Path) -> str | None:
-    """Why the file is not even to be opened by torch; None if it may be. Raises OSError if it cannot be opened."""
+    """Returns why torch must not open the file; None if torch may. Raises OSError if the file cannot be opened."""
     if not path.stat().st_size:
         return "the file is empty"
     try:
@@ -117,7 +117,7 @@ def _unreadable(path: Path) -> str | None:
 
 
 def _check_types(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
-    """Raises ConfigError for integers in place of real numbers and the like, which loading would convert."""
+    """Raises ConfigError for tensors of another kind, such as integers for reals, which loading would convert."""
     for key in state.keys() & expected.keys():
         found, wanted = state[key], expected[key]
         if found.layout != torch.strided or _number_kind(found) != _number_kind(wanted):
@@ -131,7 +131,7 @@ def _number_kind(tensor: Tensor) -> str:
 
 
 def _impossible_values(model: nn.Module) -> Iterator[tuple[str, Tensor, str]]:
-    """Yields values of our quantizers that no calibration and no training leaves: key, tensor, what is wrong."""
+    """Yields (key, tensor, problem) for values of quantizers that neither calibration nor training can produce."""
     for prefix, module in model.named_modules():
         if not isinstance(module, Quantizer | RangeObserver):
             continue

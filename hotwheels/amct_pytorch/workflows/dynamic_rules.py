@@ -1,4 +1,4 @@
-"""What quantizing on the dynamic path asks of a configuration, and saving of a record, trained or not."""
+"""Shared rules of the dynamic path: the layers of a plan, and the completeness of a record at a save."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from ..record.text_proto import write_record
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-# Keys of the settings in the float model.
+# Keys of the settings in the metadata of the float model.
 WEIGHTED = "weighted_layers"  # names of the layers with weights
 USES = "uses"  # for the further uses of layers: name of the use to name of the layer
 
 
 def shifted_layers(graph: OpGraph) -> frozenset[str]:
-    """Returns the layers whose record carries a shift bit (spec 4.6)."""
+    """Returns the layers whose record has a shift bit (spec 4.6)."""
     return frozenset(node.layer for node in graph if node.op is not None and node.op.has_shift)
 
 
@@ -33,12 +33,12 @@ def weighted_layers(plan: QuantPlan) -> list[str]:
 
 
 def further_uses(plan: QuantPlan) -> dict[str, str]:
-    """Returns the names of the nodes which are further uses of a layer, each with the name of the layer."""
+    """Returns, by node name, the layer name of each node that is a further use of a layer."""
     return {use: name for name, layer in plan.layers.items() for use in layer.uses if use != name}
 
 
 def for_each_use(record: Record, model: ir.Model, settings: Mapping[str, Any]) -> Record:
-    """Returns a record for the nodes of ``model``: every use of a layer has the factors of the layer."""
+    """Returns a record by the nodes of ``model``, in which every use of a layer has the layer's factors."""
     layer_of = {use: settings.get(USES, {}).get(use, use) for use in read_sites(model)}
     unused = {name: layer for name, layer in record.layers.items() if name not in layer_of.values()}
     uses = {use: record.layers[name] for use, name in layer_of.items() if name in record.layers}
@@ -46,9 +46,9 @@ def for_each_use(record: Record, model: ir.Model, settings: Mapping[str, Any]) -
 
 
 def require_complete(model: ir.Model, settings: Mapping[str, Any], record: Record, path: Path, advice: str) -> None:
-    """Raises IncompleteRecordError if the ``record`` in file ``path`` lacks factors which ``model`` needs.
+    """Raises IncompleteRecordError if the ``record`` in file ``path`` lacks factors that ``model`` needs.
 
-    ``advice`` is the sentence that says how to get them.
+    ``advice`` is the last sentence of the message: how to complete the record.
     """
     missing = []
     for use, site in read_sites(model).items():
@@ -66,5 +66,5 @@ def require_complete(model: ir.Model, settings: Mapping[str, Any], record: Recor
 
 
 def write_update(record: Record, record_path: Path, files: FileSet) -> None:
-    """Adds what a save made of the factors in ``record_path`` as ``<record>_update.txt`` beside it (spec 9.8)."""
+    """Adds ``record``, the factors used by a save, as ``<record>_update.txt`` beside ``record_path`` (spec 9.8)."""
     write_record(record, record_path.with_name(f"{record_path.stem}_update.txt"), files)

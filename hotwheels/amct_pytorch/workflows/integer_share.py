@@ -11,9 +11,9 @@ from .kept_state import copies_of
 
 
 def measured_share(quantized: QuantGraphModule, inputs: tuple[Any, ...]) -> IntegerShare | None:
-    """Returns the share for a forward of the calibrated model ``quantized``; None if it does not know its graph.
+    """Returns the share for a forward of the calibrated model ``quantized``.
 
-    A model that was loaded from source, or unpickled, does not.
+    Returns None for a model without its operation graph: one that was loaded from source, or unpickled.
     """
     if quantized.origin is None:
         return None

@@ -1,4 +1,4 @@
-"""What lets a model be run without a trace: its state comes back, its inputs are copies."""
+"""Runs of a model without side effects: its state is restored, its inputs are copied."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ..torch_private import pytree
 
 
 def copies_of(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Returns ``inputs`` with every tensor copied: the model may work on them in place."""
+    """Returns ``inputs`` with every tensor copied, since the model may change its inputs in place."""
     return pytree.tree_map(lambda one: one.clone() if isinstance(one, Tensor) else one, inputs)  # type: ignore[no-any-return]
 
 
 @contextlib.contextmanager
 def kept_state(model: nn.Module) -> Iterator[None]:
-    """Gives modes, training flags and an armed dump back, whatever happens."""
+    """Returns a context that restores modes, training flags and a requested dump at exit, also after an error."""
     modes = [(one, one.mode) for one in model.modules() if isinstance(one, QuantizedLayer)]
     training = [(one, one.training) for one in model.modules()]
-    # QuantGraphModule has no way to ask: the watcher is there for its own forward only.
+    # Read from the attribute: QuantGraphModule has no public access to its watcher.
     watchers = [(one, vars(one).get("_watcher")) for one in model.modules() if isinstance(one, QuantGraphModule)]
     for graph, _ in watchers:
         vars(graph).pop("_watcher", None)
@@ -33,6 +33,6 @@ def kept_state(model: nn.Module) -> Iterator[None]:
         for layer, mode in modes:
             layer.mode = mode
         for module, flag in training:
-            module.training = flag  # not train(flag), which sets the children as well
+            module.training = flag  # not train(flag), which would set the children too
         for graph, watcher in watchers:
             vars(graph)["_watcher"] = watcher

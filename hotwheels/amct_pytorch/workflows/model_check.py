@@ -1,4 +1,4 @@
-"""What ``check_model`` finds: what can be quantized, what cannot be traced, and what is worth changing."""
+"""The implementation of ``check_model``: quantizable layers, problems of the trace, and advice."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .static import default_quantized_copy
 def report_of_float(model: nn.Module, inputs: tuple[Any, ...] | None, example: tuple[Any, ...] | None) -> ModelReport:
     """Returns the report of a float model.
 
-    With ``inputs`` there is advice that needs data; ``example``, or else ``inputs``, is what the trace follows.
+    With ``inputs`` there is advice that needs data too. The trace uses ``example``, or else ``inputs``.
     """
     found = diagnose(model, Registry(), example or inputs)
     problems = tuple(
@@ -47,7 +47,7 @@ def report_of_float(model: nn.Module, inputs: tuple[Any, ...] | None, example: t
 
 
 def report_of_quantized(quantized: QuantGraphModule, inputs: tuple[Any, ...] | None) -> ModelReport:
-    """Returns the report of a model that is quantized; CalibrationError if it is not calibrated."""
+    """Returns the report of a quantized model; CalibrationError if the model is not calibrated."""
     require_calibration(quantized)
     origin = quantized.origin
     return ModelReport(

@@ -1,4 +1,4 @@
-"""ModelReport: what check_model has found, as values and as a text to read."""
+"""ModelReport: the result of check_model, as values and as a text to read."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _WIDTH = 120
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelProblem:
-    """One place in the source of a model which the static path cannot follow.
+    """One place in the source of a model that cannot be traced.
 
     Attributes:
-      modules: Paths of the modules it concerns; ``""`` is the model itself.
-      error: What Python raised there.
-      place: File, line and code, as in a traceback; empty if there is none.
-      reason: What the line does that cannot be traced.
-      rewrite: What to write instead.
+      modules: Paths of the modules concerned; ``""`` is the model itself.
+      error: The error that Python raised there.
+      place: File, line and code, as in a traceback; empty if not known.
+      reason: Why the line cannot be traced.
+      rewrite: How to rewrite the line.
     """
 
     modules: tuple[str, ...]
@@ -41,12 +41,12 @@ class ModelProblem:
 
 @dataclasses.dataclass(frozen=True)
 class CheckedLayer:
-    """A layer which a configuration may name.
+    """A layer for which a configuration may have an entry.
 
     Attributes:
       name: Layer name.
       type: Type string of the configuration.
-      is_default_enabled: Whether it is quantized unless the configuration says otherwise.
+      is_default_enabled: Whether the default configuration quantizes the layer.
     """
 
     name: str
@@ -56,19 +56,20 @@ class CheckedLayer:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelReport:
-    """What ``check_model`` found; ``str()`` of it is the text to read.
+    """The result of ``check_model``; ``str(report)`` is the text to read.
 
     Attributes:
       model: Class of the model.
-      problems: What the static path (``create_quant_model_fx``) cannot follow.
-      quantizable: Layers that can be quantized, in execution order. With problems: those outside the modules concerned.
-      skipped: What stays in float, with the reason.
-      advice: What is worth changing, in the model or in its configuration.
+      problems: The places that the static path (``create_quant_model_fx``) cannot trace.
+      quantizable: Layers that can be quantized, in execution order; with problems, only layers outside the modules
+        concerned.
+      skipped: The nodes that stay in float, with the reason.
+      advice: Recommended changes of the model or of its configuration.
       batch_norms: The BatchNorms that are not folded into a weight, with the reason.
-      multiplications: Which multiplications run on integers, in the default configuration or in that of the quantized
-        model; None without inputs.
-      is_complete: Whether the whole model was seen. If not, there may be more problems behind those listed.
-      is_quantized: Whether it is a quantized model; ``is_default_enabled`` then says whether a layer is quantized.
+      multiplications: Which multiplications run on integers, with the default configuration or, for a quantized model,
+        its own; None without inputs.
+      is_complete: Whether the whole model was traced. If not, there may be more problems than those listed.
+      is_quantized: Whether the model is quantized; ``is_default_enabled`` then means that the layer is quantized.
     """
 
     model: str
@@ -83,7 +84,7 @@ class ModelReport:
 
     @property
     def is_static_path_possible(self) -> bool:
-        """Whether ``create_quant_model_fx`` takes the model as it is."""
+        """Whether ``create_quant_model_fx`` accepts the model without changes."""
         return not self.problems
 
     def __str__(self) -> str:
@@ -103,7 +104,7 @@ class ModelReport:
         return "\n\n".join(part for part in parts if part)
 
     def _measured(self) -> list[str]:
-        """The share of the multiplications, and what is left in float with its reason."""
+        """Returns the share of the multiplications on integers, and the multiplications in float with the reason."""
         found = self.multiplications
         if found is None:
             return []
@@ -122,13 +123,13 @@ class ModelReport:
         rest = "" if self.is_complete else " The rest of the model was not seen: check again after the changes."
         return _filled(
             f"The static path ({_STATIC}) cannot follow it: {len(self.problems)} problem(s).{rest} Rewrite the lines"
-            f" below. Where that is impossible the dynamic path ({_DYNAMIC}) is the way: it runs the model as it is,"
-            " and quantizes operations that are modules."
+            f" below. If that is impossible, use the dynamic path ({_DYNAMIC}): it runs the model without tracing, and"
+            " quantizes operations that are modules."
         )
 
 
 def _table(title: str, rows: Iterable[tuple[str, str]]) -> str:
-    """Names grouped by what they have in common, in the order of the first of each group."""
+    """Returns the names grouped by the first element of each row; groups and names keep the order of ``rows``."""
     groups: dict[str, list[str]] = {}
     for group, name in rows:
         groups.setdefault(group, []).append(name)

@@ -1,4 +1,4 @@
-"""From a quantized graph and its record to the files of a save; the half of the FX path that needs onnx."""
+"""Writes the files of a save from a quantized graph and its record (FX path); importing it loads onnx."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ def write_onnx_files(
     registry: Registry,
     golden_inputs: Any,
 ) -> tuple[Path, ...]:
-    """Writes everything that a save of the FX path leaves and returns the paths.
+    """Writes all files of a save of the FX path and returns their paths.
 
     Args:
-      model: Quantized graph; it is not changed.
+      model: Quantized graph; not changed.
       record: Parameters of the layers.
       prefix: Folder and name prefix of the files.
       example: The call that is exported.
       setting: Keyword arguments of ``torch.onnx.export``.
       registry: The operations.
-      golden_inputs: Inputs of the golden file, any nesting of tensors; None for no such file.
+      golden_inputs: Inputs of the golden file, any nesting of tensors; None writes no golden file.
     """
     module = flat_float_graph(model, registry, example.constants)
     written = write_float_model(module, example, setting)

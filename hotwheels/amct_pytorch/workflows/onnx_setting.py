@@ -1,4 +1,4 @@
-"""``onnx_export_setting``: which keyword arguments of ``torch.onnx.export`` a user may set (spec 2.4)."""
+"""``onnx_export_setting``: the keyword arguments of ``torch.onnx.export`` that a user may set (spec 2.4)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _TYPES: Mapping[str, tuple[tuple[type, ...], str]] = {
 
 
 def check_setting(setting: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Returns the keyword arguments for the export that ``setting`` gives.
+    """Returns the keyword arguments in ``setting`` that the export uses; others give a WARNING.
 
     Raises TypeError for a wrong type or an unknown argument.
     """

@@ -1,4 +1,4 @@
-"""From a configuration to the plan of the layers: what is asked of every configuration, on both paths."""
+"""Makes and checks the plan of a configuration, on both paths."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _log = get_logger(__name__)
 
 
 def checked_plan(graph: OpGraph, config: QuantConfig, tell: Callable[[Sequence[Violation]], None]) -> QuantPlan:
-    """Returns the plan that ``config`` makes of ``graph``; ``tell`` gets the rules of the hardware that are broken.
+    """Returns the plan of ``graph`` with ``config``; calls ``tell`` with the rules of the hardware that are broken.
 
     Raises:
-      ConfigError: No layer is switched on.
+      ConfigError: No layer is enabled.
     """
     check_any_enabled(config)
     tell(find_violations(graph, config))
@@ -31,13 +31,13 @@ def checked_plan(graph: OpGraph, config: QuantConfig, tell: Callable[[Sequence[V
 
 
 def warn(violations: Sequence[Violation]) -> None:
-    """Writes a WARNING for each rule that is broken: on the FX path they are no errors (spec 13.1)."""
+    """Logs a WARNING for each broken rule: on the FX path they are no errors (spec 13.1)."""
     for one in violations:
         _log.warning("%s", one.reason)
 
 
 def refuse(violations: Sequence[Violation]) -> None:
-    """Raises UnsupportedModelError for all rules of the hardware that are broken, each with its repair."""
+    """Raises UnsupportedModelError with all rules of the hardware that are broken, each with its repair."""
     if violations:
         lines = [f"- {one.reason}\n  Repair: {one.repair}." for one in violations]
         title = "The model cannot be quantized with this configuration, rules of the hardware are broken:"

@@ -1,4 +1,4 @@
-"""Finds the quantized graphs inside what the user passes."""
+"""Finds the quantized graphs inside a module that the user passes."""
 
 from __future__ import annotations
 
@@ -23,15 +23,13 @@ def instances_inside(function: str, model: nn.Module, *kinds: type[_Quantized]) 
     """Returns the modules of the classes ``kinds``, which are quantized models, inside ``model``, at any depth.
 
     Raises:
-      ConfigError: There is none.
-      UnsupportedModelError: One of them is wrapped in DataParallel.
+      ConfigError: There is no such module.
+      UnsupportedModelError: Such a module is wrapped in DataParallel.
     """
     modules = list(model.modules())
     found = [module for module in modules if isinstance(module, kinds)]
     if not found:
-        msg = (
-            f"{function}: {type(model).__name__} contains no quantized model. Pass what create_quant_model_fx returned."
-        )
+        msg = f"{function}: {type(model).__name__} contains no quantized model. Pass a result of create_quant_model_fx."
         raise ConfigError(msg)
     for wrapper in (module for module in modules if isinstance(module, nn.DataParallel)):
         if any(isinstance(module, kinds) for module in wrapper.modules()):
@@ -40,10 +38,10 @@ def instances_inside(function: str, model: nn.Module, *kinds: type[_Quantized]) 
 
 
 def switchable_inside(function: str, model: nn.Module) -> list[QuantGraphModule | ModeSwitch]:
-    """Returns what is quantized inside ``model``, of both paths.
+    """Returns the quantized models of both paths inside ``model``.
 
     Raises:
-      ConfigError: There is none.
+      ConfigError: There is no quantized model.
       UnsupportedModelError: A quantized graph is wrapped in DataParallel.
     """
     dynamic = switches_inside(model)
@@ -53,24 +51,24 @@ def switchable_inside(function: str, model: nn.Module) -> list[QuantGraphModule 
 
 
 def the_quantized_graph(function: str, model: nn.Module) -> QuantGraphModule:
-    """Returns the quantized graph which ``model`` is, or which DistributedDataParallel wraps.
+    """Returns ``model``, or the module that DistributedDataParallel wraps, if it is a quantized graph.
 
     Raises:
-      UnsupportedModelError: It is something else.
+      UnsupportedModelError: The model is no quantized graph.
     """
     if isinstance(model, nn.parallel.DistributedDataParallel):
         model = model.module
     if not isinstance(model, QuantGraphModule):
         msg = (
-            f"{function}: {type(model).__name__} is not a quantized model. Pass what create_quant_model_fx returned,"
-            " not a module that contains it."
+            f"{function}: {type(model).__name__} is not a quantized model. Pass a result of create_quant_model_fx, not"
+            " a module that contains it."
         )
         raise UnsupportedModelError(msg)
     return model
 
 
 def require_calibration(quantized: QuantGraphModule) -> None:
-    """Raises CalibrationError, with the names, if layers have no grids yet."""
+    """Raises CalibrationError, with the names, if layers are not calibrated."""
     missing = uncalibrated(quantized)
     if missing:
         msg = (
@@ -81,5 +79,5 @@ def require_calibration(quantized: QuantGraphModule) -> None:
 
 
 def uncalibrated(quantized: QuantGraphModule) -> list[str]:
-    """Returns the names of the layers that have no grids yet."""
+    """Returns the names of the layers that are not calibrated."""
     return [name for name, layer in quantized.quantized_layers.items() if not layer.is_calibrated]

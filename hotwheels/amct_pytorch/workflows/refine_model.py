@@ -31,7 +31,7 @@ Methods = Sequence[str] | Mapping[str, Sequence[str] | None]
 
 @dataclasses.dataclass(frozen=True)
 class Refinement:
-    """What `refine` did.
+    """The result of `refine`.
 
     Attributes:
       layers: One entry per weighted layer, in the order of execution.
@@ -45,7 +45,7 @@ class Refinement:
         return f"Refined {changed} of {len(self.layers)} weighted layers."
 
     def __str__(self) -> str:
-        """A line per layer: its methods, and why others were left out."""
+        """Returns a line per layer: the methods applied, and why others were not."""
         return "\n".join(
             f"{one.name}: {', '.join(one.methods) or 'unchanged'}"
             + "".join(f"; no {method}: {reason}" for method, reason in one.skipped)
@@ -100,7 +100,7 @@ def refine_if_asked(model: QuantGraphModule) -> None:
 
 
 class _Choice:
-    """Which layers get which methods."""
+    """The methods chosen for each layer."""
 
     def __init__(self, methods: Methods, layers: Mapping[str, QuantizedLayer]) -> None:
         chosen = dict(methods) if isinstance(methods, Mapping) else dict.fromkeys(methods)
@@ -120,7 +120,7 @@ class _Choice:
         return json.dumps({method: names and sorted(names) for method, names in self._chosen.items()})
 
     def wanted(self, layer: str, method: str) -> bool | str:
-        """Whether ``layer`` gets ``method``; the reason if that cannot be."""
+        """Returns whether ``layer`` gets ``method``; the reason, as a text, if the method cannot be applied."""
         if method not in self._chosen:
             return False
         names = self._chosen[method]
@@ -130,7 +130,7 @@ class _Choice:
 
 
 def _shared_weights(layers: Mapping[str, QuantizedLayer]) -> dict[str, str]:
-    """Layers whose weight another layer has, too, with the name of one of the others."""
+    """Returns the layers that share their weight, each with the name of another layer with that weight."""
     owners: dict[int, list[str]] = collections.defaultdict(list)
     for name, layer in layers.items():
         assert layer.weighted is not None
@@ -156,7 +156,11 @@ class _SavedLayers:
         part.replace(file)
 
     def load(self, layer: QuantizedLayer) -> RefinedLayer | None:
-        """Puts what was saved into ``layer``; None if nothing was, or with other settings."""
+        """Loads the saved state into ``layer`` and returns its result; None if the layer was not saved.
+
+        Raises:
+          ConfigError: The file was written with other settings.
+        """
         file = self._file(layer.name)
         if not file.exists():
             return None
@@ -177,7 +181,7 @@ class _SavedLayers:
 
 
 def _state(layer: QuantizedLayer) -> dict[str, dict[str, torch.Tensor]]:
-    """What refinement may change of a layer."""
+    """Returns the tensors of a layer that refinement may change."""
     assert layer.weighted is not None
     op = layer.weighted.op
     bias = op.stored_bias()

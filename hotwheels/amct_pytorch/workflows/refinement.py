@@ -1,8 +1,8 @@
-"""Refinement: weights and biases of a calibrated model chosen by what its layers put out, without training.
+"""Refinement: changes weights and biases of a calibrated model to reduce the output error of its layers, no training.
 
-The layers are visited in the order of execution. Each gets the inputs that the quantized network really gives, after
-all layers in front of it were refined, and has the output of the float network as its aim. What changes is the layer's
-weight, its codebook and its bias, so a refined model is saved, restored, trained and verified like any other.
+The layers are visited in the order of execution. Each layer gets its inputs from the quantized network, whose layers in
+front are refined already, and is to match the output of the float network. Only the layer's weight, codebook and bias
+change, so a refined model is saved, restored, trained and verified like any other.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from ..quantizers.weight_grid import GridOrigin
 
 Pair = tuple[int, int]
 COLUMNS_PER_ELEMENT, FEWEST_COLUMNS, MOST_COLUMNS = 16, 1024, 16384  # per layer, over all batches
-HELD_OUT = 4  # every fourth picture judges and is not learned from
+HELD_OUT = 4  # every fourth image is held out to judge the result
 SHIFT_DAMPINGS = (0.03, 0.1, 0.3, 1.0, 3.0)
 
 
 @dataclasses.dataclass(frozen=True)
 class RefinedLayer:
-    """What refinement did to one layer.
+    """The result of refinement for one layer.
 
     Attributes:
-      name: The layer.
+      name: Layer name.
       methods: The methods that changed the layer.
-      skipped: Method and reason of what was not done or not kept.
+      skipped: (method, reason) for each method that was not applied or not kept.
     """
 
     name: str
@@ -53,7 +53,7 @@ class RefinedLayer:
 
 
 class LayerRefiner:
-    """Refines the layers that it is shown, the same on every process of a distributed run."""
+    """Refines layers one by one, with the same result on every process of a distributed run."""
 
     def __init__(self, wanted: Callable[[str, str], bool | str], seed: int = 0) -> None:
         """Makes a refiner.
@@ -61,7 +61,7 @@ class LayerRefiner:
         Args:
           wanted: Called with a layer's name and a method: True to apply the method, False if the user does not want it,
             else the reason why the method cannot be applied.
-          seed: Draws the positions that are looked at.
+          seed: Seed for drawing the positions of the feature maps that are used.
         """
         self._wanted = wanted
         self._seed = seed
@@ -83,7 +83,7 @@ class LayerRefiner:
         return RefinedLayer(name, tuple(done), tuple(skipped))
 
     def _correct_bias(self, step: LayerStep) -> str | None:
-        """Adds what the mean of every output channel is off to the bias; returns why not, None if that was done."""
+        """Adds the mean error of every output channel to the bias; returns None, or the reason if impossible."""
         op = step.weight.op
         if op.stored_bias() is None:
             return "the layer has no bias that could take the correction"
@@ -110,19 +110,19 @@ class LayerRefiner:
         found = _rounded(folded, target, params, weight.quantizer.grid_origin, learned)
         before = _error(weight.quantizer.fake_quantize(folded, params), folded, judged, op)
         if _error(found.weight, folded, judged, op) >= before:
-            return "the output of held-out data did not come nearer to the float one"
+            return "the output of held-out data did not come nearer to the float output"
         op.set_folded(found.weight)
         if found.params is not None:
             weight.quantizer.adopt(found.params)
         return None
 
     def _count(self, step: LayerStep) -> int:
-        """Columns to look at: some for every element of a column, since a matrix of its size is learned from them."""
+        """Returns the number of columns to use, proportional to their length: a matrix of that size is estimated."""
         weight = step.weight.op.folded()[0]
         return min(max(COLUMNS_PER_ELEMENT * weight[0].numel(), FEWEST_COLUMNS), MOST_COLUMNS)
 
     def _moments(self, step: LayerStep) -> tuple[Moments, Moments]:
-        """Second moments to learn from and to judge by."""
+        """Returns the second moments of the data to learn from, and those of the held-out data."""
         learned, judged = MomentsSum(), MomentsSum()
         batches = sum(1 for _ in step.calls())
         for index, (exact, quantized) in enumerate(step.inputs()):
@@ -140,7 +140,7 @@ class LayerRefiner:
 
 
 def _split(images: int, batch: int) -> tuple[slice, slice]:
-    """Which images of a batch teach, and which judge: the last quarter, or every fourth batch of single images."""
+    """Returns (images to learn from, held-out images): the last quarter of a batch; of small batches every fourth."""
     if images < HELD_OUT:
         teaches = batch % HELD_OUT != HELD_OUT - 1
         return (slice(0, images), slice(0, 0)) if teaches else (slice(0, 0), slice(0, images))
@@ -150,14 +150,14 @@ def _split(images: int, batch: int) -> tuple[slice, slice]:
 
 @dataclasses.dataclass(frozen=True)
 class _Rounded:
-    """Weights on their grid, [C_out, ...] float64, and the grid where the quantizer has to adopt it."""
+    """Weights on their grid, [C_out, ...] float64, and the new grid; None if the quantizer keeps its grid."""
 
     weight: Tensor
     params: QuantParams | None
 
 
 def _target(folded: Tensor, learned: Moments, judged: Moments, op: WeightedOp) -> Tensor:
-    """Returns the weight [groups, rows, K] to round: the float one, or shifted for the inputs that really come."""
+    """Returns the weight [groups, rows, K] to round: the float weight, or one adapted to the quantized inputs."""
     rows = as_rows(folded.detach().double(), _groups(op))
     shifted = [shifted_target(rows, learned, damping) for damping in SHIFT_DAMPINGS]
     return min((rows, *shifted), key=lambda one: _error(one.reshape(folded.shape), folded, judged, op))
@@ -198,15 +198,16 @@ def _on_codebook(folded: Tensor, params: QuantParams, grid: RowGrid, target: Ten
 
 
 def _covering(rows: Tensor, largest: int, has_one_scale: bool) -> Tensor:
-    """The scale, [groups, rows], whose grid ends at the largest weight of each row, or of all rows."""
+    """Returns the scales, [groups, rows], whose grids end at the largest weight of each row, or of all rows."""
     ends = rows.abs().amax(2) / largest
     return ends.max().expand(ends.shape) if has_one_scale else ends
 
 
 def _pin(target: Tensor, scale: Tensor, largest: int, may_pin: Tensor, has_one_scale: bool) -> tuple[Tensor, Tensor]:
-    """Returns which weights stay at the end of their grid, one per row or one in all, and the target with them there.
+    """Returns (pinned, target): one weight per row, or one in all, is pinned to the end of the grid.
 
-    The grid of the weight is computed from its largest element; so the rounded weight has the grid it was rounded to.
+    The quantizer computes the grid from the largest element of the weight. With that element at the end of the grid,
+    it computes from the rounded weight the same grid on which the weight was rounded.
     """
     units = (target / scale.unsqueeze(2)).abs()
     pinned = torch.zeros_like(units, dtype=torch.bool)
@@ -220,7 +221,7 @@ def _pin(target: Tensor, scale: Tensor, largest: int, may_pin: Tensor, has_one_s
 
 
 def _error(weight: Tensor, folded: Tensor, moments: Moments, op: WeightedOp) -> float:
-    """Squared error of the output of ``weight`` on the quantized inputs against the float one, up to a constant."""
+    """Returns the squared error of the output of ``weight`` on quantized inputs against float, up to a constant."""
     rounded, exact = (as_rows(one.detach().double(), _groups(op)) for one in (weight, folded))
     own = ((rounded @ moments.quantized) * rounded).sum()
     return float(own - 2 * ((exact @ moments.crossed) * rounded).sum())
@@ -272,7 +273,7 @@ def _geometry_of(op: WeightedOp) -> Geometry:
 def _geometry_of_transposed(
     groups: int, kernel_size: Pair, stride: Pair, padding: Pair, output_padding: Pair, dilation: Pair
 ) -> Geometry:
-    """A transposed convolution is a convolution of spread inputs by the reversed kernel."""
+    """Returns the geometry of a transposed convolution: a convolution of spread inputs with the reversed kernel."""
     reach = [step * (size - 1) for step, size in zip(dilation, kernel_size, strict=True)]
     height, width = (one - removed for one, removed in zip(reach, padding, strict=True))
     extra_height, extra_width = output_padding

@@ -1,4 +1,4 @@
-"""What the training functions of the dynamic path do; the half that needs onnx."""
+"""The implementation of quantization-aware training on the dynamic path; importing it loads onnx."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _EXPORT = "Run at least batch_num forwards of the trained model in eval mode bef
 
 
 def write_config(path: Path, model: nn.Module, inputs: tuple[Any, ...], simple: SimpleRetrainConfig | None) -> int:
-    """Writes the configuration of ``model`` that ``simple`` describes; returns the number of its layers."""
+    """Writes the configuration of ``model`` that follows from ``simple``; returns the number of its layers."""
     backend = DynamicBackend(model, inputs)
     graph = backend.graph()
     config = expand_retrain(graph, simple)
@@ -62,7 +62,7 @@ def write_config(path: Path, model: nn.Module, inputs: tuple[Any, ...], simple: 
 def quantize(config_path: Path, record_path: Path, model: nn.Module, inputs: tuple[Any, ...]) -> nn.Module:
     """Returns the quantized model, ready to be trained, and writes the first record.
 
-    Nothing is written unless the configuration keeps all rules of the hardware.
+    Nothing is written if the configuration breaks a rule of the hardware.
     """
     keep_freed_memory_for(model)
     backend = DynamicBackend(model, inputs)
@@ -130,10 +130,10 @@ def _planned(config_path: Path, graph: OpGraph) -> tuple[RetrainConfig, QuantPla
 
 
 def _with_present_weights(record: Record, present: Mapping[str, LayerRecord], path: Path) -> Record:
-    """Returns ``record``, read from ``path``, with the factors that the weights have now.
+    """Returns ``record``, read from ``path``, with the present factors of the weights.
 
     Raises:
-      CalibrationError: Ranges of data are others now: shift bits, and what was evaluated, belong to the old ones.
+      CalibrationError: Ranges of data have changed; shift bits and evaluated accuracy belong to the old ranges.
     """
     changed = [name for name, one in present.items() if one.activations != record.layers[name].activations]
     if changed:

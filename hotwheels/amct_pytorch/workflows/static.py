@@ -1,4 +1,4 @@
-"""What the functions of the FX path do: configuration, quantized model, files."""
+"""The implementation of the FX path: configuration, quantized model, files."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Inputs = tuple[Any, ...]
 
 
 def write_config(path: Path, model: nn.Module, simple: SimpleConfig | None, inputs: Inputs | None) -> int:
-    """Writes the configuration of ``model`` that ``simple`` describes; returns the number of its layers."""
+    """Writes the configuration of ``model`` that follows from ``simple``; returns the number of its layers."""
     graph = FxBackend(model, Registry(), copies_tensors=False, inputs=inputs).graph()
     write_document(expand(graph, simple), path)
     return len(graph.quantizable)
@@ -57,7 +57,7 @@ def quantize(config_file: Path, model: nn.Module, inputs: Inputs | None) -> Quan
 
 @torch.no_grad()
 def default_quantized_copy(model: nn.Module, inputs: Inputs) -> QuantGraphModule:
-    """Returns ``model`` with its default configuration, whose observers are content with one batch: ``inputs``."""
+    """Returns a copy of ``model``, quantized with the default configuration and calibrated with ``inputs``."""
     backend = FxBackend(model, Registry(), inputs=inputs)
     graph = backend.graph()
     config = expand(graph, None)

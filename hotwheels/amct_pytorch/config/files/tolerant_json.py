@@ -82,7 +82,7 @@ def _tolerant(text: str, source: str) -> Any:
     with named_if_other(text, source, "JSON", "JSON"):
         value = parser.document()
     for at in parser.missing_commas[:WARNINGS]:
-        _log.warning("%s: a comma is missing; read as if it stood there.", parser.place(at))
+        _log.warning("%s: a comma is missing; the text is read as if it were there.", parser.place(at))
     if len(parser.missing_commas) > WARNINGS:
         _log.warning("%s: %d more commas are missing.", source, len(parser.missing_commas) - WARNINGS)
     return value

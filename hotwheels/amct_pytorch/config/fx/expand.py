@@ -26,8 +26,8 @@ _log = get_logger(__name__)
 def expand(graph: OpGraph, simple: SimpleConfig | None) -> QuantConfig:
     """Returns an entry for every quantizable layer, in graph order; None for ``simple`` gives the defaults.
 
-    A layer name or type that does not exist gives a WARNING; a type that the model lacks, or a layer of om.json, gives a
-    DEBUG line. Only values that are applied to an enabled layer are checked.
+    A layer name or type that does not exist gives a WARNING; a type that the model lacks, or a layer of om.json, gives
+    a DEBUG line. Only values that are applied to an enabled layer are checked.
 
     Raises:
       ConfigError: A value is wrong, or the number of activation entries differs from the number of a layer's inputs.

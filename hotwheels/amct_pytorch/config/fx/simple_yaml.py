@@ -74,8 +74,7 @@ def is_layer_config(document: Mapping[str, Any]) -> bool:
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
-<<<<<<< HEAD
-    """Knows no tags of Python objects; notes keys that stand twice, which yaml itself passes over.
+    """A safe loader (no tags of Python objects) that notes keys that occur twice, which yaml itself ignores.
 
     Attributes:
       repeated: Line and name of each such key.
@@ -83,31 +82,21 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
 
     def __init__(self, text: str, source: str) -> None:
         super().__init__(text)
-        self.name = source  # what the marks of its errors call the text
+        self.name = source  # the name of the text in error messages
         self.repeated: list[tuple[int, str]] = []
 
     def construct_document(self, node: yaml.Node) -> Any:
         SIMPLE_CONFIG_EXPANDED.check(_expanded_size(node, {}), self.name)
         return super().construct_document(node)
-=======
-    """A safe loader (no tags of Python objects) that warns of a key that occurs twice, which yaml itself ignores."""
->>>>>>> af2fecc (Prose of plan, config, files, log, errors and torch_private; messages of advice and JSON say the noun)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-<<<<<<< HEAD
             if not isinstance(key, yaml.ScalarNode):
                 continue
             if key.value in seen:
                 self.repeated.append((key.start_mark.line + 1, key.value))
             seen.add(key.value)
-=======
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                line = key.start_mark.line + 1
-                _log.warning("%s, line %s: key '%s' occurs twice; the last value is used.", self.name, line, key.value)
-            seen.add(str(key.value))
->>>>>>> af2fecc (Prose of plan, config, files, log, errors and torch_private; messages of advice and JSON say the noun)
         return dict(super().construct_mapping(node, deep=deep))
 
 
@@ -146,12 +135,7 @@ _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 def _load(text: str, source: str) -> Any:
     try:
-<<<<<<< HEAD
         loader = _Loader(text, source)
-=======
-        loader = _Loader(text)
-        loader.name = source  # the name of the text in error messages
->>>>>>> af2fecc (Prose of plan, config, files, log, errors and torch_private; messages of advice and JSON say the noun)
         try:
             value = loader.get_single_data()
         finally:
@@ -162,13 +146,9 @@ def _load(text: str, source: str) -> Any:
         mark = error.problem_mark or error.context_mark
         where = f"{source}, line {mark.line + 1}, column {mark.column + 1}" if mark else source
         raise ConfigError(f"{where}: {error.problem or error.context}.") from error
-<<<<<<< HEAD
     except ConfigError:
         raise
-    except Exception as error:  # PyYAML leaks errors of many classes for odd scalars and tags
-=======
     except Exception as error:  # PyYAML raises errors of many classes for odd scalars and tags
->>>>>>> af2fecc (Prose of plan, config, files, log, errors and torch_private; messages of advice and JSON say the noun)
         raise ConfigError(f"{source} is not a yaml document: {error}.") from error
 
 
