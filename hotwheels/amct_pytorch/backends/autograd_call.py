@@ -10,7 +10,7 @@ from torch import nn
 
 
 class AutogradCall(nn.Module):
-    """Applies ``function``; an opaque operation, which runs in float.
+    """Applies ``function``: an operation that is not quantized and not traced.
 
     Attributes:
       function: The subclass of torch.autograd.Function.
@@ -26,5 +26,5 @@ class AutogradCall(nn.Module):
         return apply(*args, **kwargs)
 
     def extra_repr(self) -> str:
-        """The class."""
+        """Returns the name of the class."""
         return self.function.__qualname__

@@ -1,4 +1,4 @@
-"""BatchStore: the values of several batches of two networks; what memory should not hold goes to temporary files."""
+"""BatchStore: values of several batches of two networks, in memory up to a limit, beyond it in temporary files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _OnDisk:
 class BatchStore:
     """Keeps named values per batch and network, in memory up to a limit of bytes and in a temporary folder beyond it.
 
-    A context manager: the folder goes when the block ends.
+    A context manager: the folder is removed at exit.
     """
 
     def __init__(self, batches: int, limit: int = BYTES_IN_MEMORY) -> None:
@@ -48,7 +48,7 @@ class BatchStore:
             self._folder.cleanup()
 
     def put(self, batch: int, is_quantized: bool, name: str, value: Any) -> None:
-        """Keeps ``value``; on the disk if it holds tensors and memory is full."""
+        """Keeps ``value``; on disk if it holds tensors and the limit is reached."""
         key, size = (batch, is_quantized, name), _size(value)
         if self._used + size > self._limit and size:
             self._kept[key] = self._write(value)

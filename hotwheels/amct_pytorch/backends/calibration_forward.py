@@ -1,4 +1,4 @@
-"""A forward in which ranges are found: alone in the process, all or nothing, not by mistake in training mode."""
+"""A forward of calibration: one at a time in the process, undone on an error, with a WARNING in training mode."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ _lock = threading.RLock()
 
 @contextlib.contextmanager
 def calibration_forward(model: nn.Module, layers: LayerContainer, objects: Iterable[Any] = ()) -> Iterator[None]:
-    """Inside it ``model`` runs one forward that observes.
+    """Returns a context in which ``model`` runs one forward that observes.
 
-    Threads that calibrate take turns. If the forward fails, no quantizer has seen its batch: repeated, it gives the
-    grids of an undisturbed run.
+    Threads that calibrate take turns. If the forward fails, the state of all quantizers is restored, so repeating the
+    forward gives the grids of an undisturbed run.
 
     Args:
       model: The quantized model.
@@ -44,7 +44,7 @@ def calibration_forward(model: nn.Module, layers: LayerContainer, objects: Itera
 
 @contextlib.contextmanager
 def any_forward() -> Iterator[None]:
-    """Around every forward of a quantized model: what its layers share ends with it."""
+    """Returns a context for every forward of a quantized model: shared results of layers are dropped at exit."""
     try:
         yield
     finally:
@@ -52,7 +52,7 @@ def any_forward() -> Iterator[None]:
 
 
 def _warn_of_training_mode(model: nn.Module, layers: LayerContainer) -> None:
-    """Says once that a BatchNorm or a Dropout changes what is calibrated."""
+    """Warns once if a BatchNorm or a Dropout in training mode changes the calibrated ranges."""
     if not model.training or layers._has_warned or not _observes_only(layers):
         return
     named = next((pair for pair in model.named_modules() if _depends_on_training(pair[1])), None)

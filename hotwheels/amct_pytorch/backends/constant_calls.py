@@ -1,7 +1,7 @@
-"""What a model computes from its parameters and buffers only: a constant of every exported file.
+"""Constants: tensors that a model computes from its parameters and buffers only; exported files hold their values.
 
-It is evaluated in float32 on both sides, before it is exported and in real_quant. The exporter by itself would fold
-some of its operations in float32, and leave others to the runtime.
+They are evaluated in float32, before the export and in real_quant. The exporter alone would fold some of these
+operations in float32 and leave others to the runtime.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class Constants:
     """The constant tensors of one forward of ``model``."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._known = {id(one): one for one in (*model.parameters(), *model.buffers())}  # kept, so that ids stay theirs
+        self._known = {id(one): one for one in (*model.parameters(), *model.buffers())}  # kept, so ids stay unique
 
     def evaluate(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any] | None:
-        """Returns, in a tuple, what ``func`` makes of constants; None if it takes other tensors, or changes one."""
+        """Returns a tuple with ``func``'s result on constants; None if ``func`` reads other tensors, or changes one."""
         tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         if not tensors or not all(id(one) in self._known for one in tensors):
             return None
@@ -41,12 +41,12 @@ class Constants:
         return (result,)
 
     def _detached(self, leaf: Any) -> Any:
-        """A view of a parameter requires a gradient, which no constant of a trace may."""
+        """Returns ``leaf`` detached: a view of a parameter requires a gradient, but constants of a trace must not."""
         return leaf.detach() if isinstance(leaf, Tensor) and id(leaf) not in self._known else leaf
 
 
 class ConstantsBeforehand(TorchFunctionMode):
-    """While the model is traced constants are computed outside of the trace, which then holds their values."""
+    """While this mode is active, constants are computed outside of the trace, which then holds their values."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class ConstantsBeforehand(TorchFunctionMode):
 
 
 def changes_in_place(func: Callable[..., Any], kwargs: dict[str, Any]) -> bool:
-    """Whether ``func``, of torch, changes its first argument, or one that it is given for its result."""
+    """Whether the torch function ``func`` changes its first argument, or writes into an argument ``out``."""
     name = getattr(func, "__name__", "")
     return (
         name in _IN_PLACE_OPERATORS

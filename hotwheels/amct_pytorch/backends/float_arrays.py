@@ -1,4 +1,4 @@
-"""What a float model is compared by: its tensors as arrays, and inputs that differ in their last bits."""
+"""Arrays for the comparison of float models: tensors as arrays, and inputs that differ in their last bits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def array_of(x: Tensor) -> NDArray[Any]:
 
 
 def shaken(x: Tensor) -> Tensor:
-    """Returns a copy of ``x`` in which the last bits of floats are others."""
+    """Returns a copy of ``x`` in which floats differ in their last bits."""
     if not x.is_floating_point():
         return x.clone()
     signs = torch.randint(0, 2, x.shape, generator=torch.Generator().manual_seed(0)).to(x.device, x.dtype)

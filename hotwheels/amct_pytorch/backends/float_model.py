@@ -1,4 +1,4 @@
-"""Which model is meant by what a user passes: what is inside a wrapper, in float32, or none."""
+"""Prepares the model that a user passes: unwraps it, casts it to float32, or refuses it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .weight_hooks import stored_tensors
 
 _log = get_logger(__name__)
 
-# Classes by name and package, since importing them costs seconds or is not possible.
+# Classes by name and package, since importing them would take seconds or is not possible.
 _COMPILED = ("OptimizedModule", "torch._dynamo")
 _SHARDED = ("FullyShardedDataParallel", "torch.distributed")
 _ADAPTED = ("PeftModel", "peft")
@@ -27,10 +27,10 @@ _SHARDED_TENSOR = ("DTensor", "torch.distributed")
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Returns the model inside DataParallel, DistributedDataParallel or ``torch.compile``; ``model`` if it is none.
+    """Returns the model inside DataParallel, DistributedDataParallel or ``torch.compile``; else ``model`` itself.
 
     Raises:
-      UnsupportedModelError: It is of a kind whose parameters or whose code cannot be taken; the text says what to pass.
+      UnsupportedModelError: The model's parameters or code are not accessible; the text says what to pass instead.
     """
     while True:
         inner = inside_wrapper(model)
@@ -44,7 +44,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def inside_wrapper(module: nn.Module) -> nn.Module | None:
-    """Returns the module which ``module`` only calls; None if it does something itself."""
+    """Returns the module inside the wrapper ``module``; None if ``module`` is no known wrapper."""
     inside: nn.Module | None = None
     if isinstance(module, (DataParallel, DistributedDataParallel)):
         inside = module.module
@@ -59,7 +59,7 @@ def needs_float32(model: nn.Module) -> bool:
 
 
 def cast_to_float32(model: nn.Module) -> None:
-    """Casts ``model``, a copy, in place and says so in the log; without effect on a float32 model."""
+    """Casts ``model``, a copy, in place and logs it; no effect on a float32 model."""
     if not needs_float32(model):
         return
     types = sorted({str(one.dtype).removeprefix("torch.") for one in _tensors(model) if one.is_floating_point()})
@@ -76,7 +76,7 @@ def copied(model: nn.Module, copies_parameters: bool) -> nn.Module:
     """Returns a copy of ``model`` in float32; without ``copies_parameters`` it shares those that need no cast.
 
     Raises:
-      UnsupportedModelError: It cannot be copied.
+      UnsupportedModelError: The model cannot be copied.
     """
     shared: Iterable[Tensor] = () if copies_parameters or needs_float32(model) else model.parameters()
     try:

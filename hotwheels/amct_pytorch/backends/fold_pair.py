@@ -1,4 +1,4 @@
-"""Whether a convolution and the BatchNorm behind it can become one weight and bias (spec 6.7)."""
+"""Decides whether a convolution and the BatchNorm behind it can become one weight and bias (spec 6.7)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ..ops.registry import Registry
 
 
 def is_foldable_pair(conv: Any, norm: Any, registry: Registry) -> bool:
-    """Whether ``norm`` can be folded into ``conv``, going by what the two modules are.
+    """Whether ``norm`` can be folded into ``conv``, judged by the two modules alone.
 
-    Not if the convolution pads with anything but zeros, the BatchNorm has no affine values or no running statistics, or
-    a folded value is not finite. That they are called once, one behind the other, is for the caller to know.
+    False if the convolution pads with anything but zeros, the BatchNorm has no affine values or no running statistics,
+    or a folded value is not finite. The caller checks that both are called once, one behind the other.
     """
     op = registry.find_module(type(conv))
     if op is None or op.role not in (Role.CONV, Role.CONV_TRANSPOSE) or not registry.is_fusable(type(norm)):
@@ -32,7 +32,7 @@ def _has_all_values(norm: Any) -> bool:
 
 @torch.no_grad()
 def _is_finite(conv: Any, norm: Any, is_transposed: bool) -> bool:
-    """Whether the folded values are: the extremes of each channel are, so all between them are."""
+    """Whether the folded values are finite; only the extremes of each channel are computed and checked."""
     factor = channel_factor(norm.running_var, norm.weight, norm.eps)
     rows = to_output_first(conv.weight, conv.groups, is_transposed).flatten(1)
     extremes = torch.stack(row_extremes(rows)) * factor

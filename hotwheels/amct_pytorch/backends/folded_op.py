@@ -12,7 +12,7 @@ from .weight_hooks import stored_tensors
 
 
 class FoldedOp(nn.Module):
-    """A weighted operation with its BatchNorm folded into parameters of its own; without one it copies nothing."""
+    """A weighted operation with its BatchNorm folded into new parameters; without BatchNorm it shares the originals."""
 
     def __init__(self, op: WeightedOp) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Assignment to an index as a function: ``x[index] = value`` changes memory, a graph of layers wants a new tensor."""
+"""Assignment to an index as a function: a graph needs a new tensor, while ``x[index] = value`` changes ``x``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def with_item(x: Tensor, index: Any, value: Any) -> Tensor:
-    """Returns a copy of ``x`` with ``value`` in the places ``index``."""
+    """Returns a copy of ``x`` with ``value`` at ``index``."""
     x = x.clone()
     x[index] = value
     return x

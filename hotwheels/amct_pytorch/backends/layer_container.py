@@ -32,15 +32,15 @@ class Standing:
 class LayerContainer(nn.Module):
     """The child ``amct_layers`` of a quantized model.
 
-    Its children have the names of layers, such as ``add``, so it has no public attribute of its own. A model which runs
-    its children one after the other (nn.Sequential) comes by here, too: it hands its input on.
+    Its children have the names of layers, such as ``add``, so it has no public attribute of its own. It returns its
+    input, because nn.Sequential calls all children of a model.
     """
 
     # float32 [], above 0 if the BatchNorms of the model keep their statistics in training mode.
     _freezes_batch_norm: Tensor
 
     def __init__(self, training: bool, model: nn.Module | None = None) -> None:
-        """Makes an empty one; ``model`` is the quantized model if its ``train`` does not know of frozen BatchNorms."""
+        """Makes it empty; ``model``: the quantized model, if its ``train`` does not keep BatchNorms frozen."""
         super().__init__()
         self.training = training
         self._model = () if model is None else (model,)  # a tuple, so that it does not become a child
@@ -50,7 +50,7 @@ class LayerContainer(nn.Module):
         self._has_warned = False  # whether it was said that the model is calibrated in training mode
 
     def train(self, mode: bool = True) -> LayerContainer:
-        """Sets the training mode; as the last child of the model, so that frozen BatchNorms stay as they are."""
+        """Sets the training mode and freezes BatchNorms again; this works because it is the model's last child."""
         super().train(mode)
         for model in self._model:
             follow_flag(model, self)
@@ -61,7 +61,7 @@ class LayerContainer(nn.Module):
         return x
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Loads; frozen BatchNorms stay frozen, so that freezing and loading commute. An older state has no flag."""
+        """Loads the flag; frozen BatchNorms stay frozen, so freezing and loading commute. Old states have no flag."""
         key = f"{prefix}_freezes_batch_norm"
         if key not in state_dict or self._freezes_batch_norm.item() > 0:
             state_dict[key] = self._freezes_batch_norm.clone()
@@ -79,7 +79,7 @@ def layers_by_name(layers: LayerContainer) -> dict[str, QuantizedLayer]:
 
 
 def containers_inside(model: nn.Module) -> list[tuple[nn.Module, LayerContainer]]:
-    """Returns each quantized model which is, or stands inside, ``model``, and its layers."""
+    """Returns the quantized models in ``model`` (itself included), each with its layers."""
     pairs = ((module, module._modules.get(LAYERS)) for module in model.modules())
     return [(module, layers) for module, layers in pairs if isinstance(layers, LayerContainer)]
 
@@ -91,7 +91,7 @@ def freeze_batch_norms(model: nn.Module, layers: LayerContainer, freeze: bool) -
 
 
 def follow_flag(model: nn.Module, layers: LayerContainer) -> None:
-    """Does to the BatchNorms of ``model`` what the buffer says, which may have been loaded or sent."""
+    """Freezes or unfreezes the BatchNorms of ``model`` as the buffer says, which may have been loaded or received."""
     is_frozen = layers._freezes_batch_norm.item() > 0
     if is_frozen or layers._is_frozen:
         for module in model.modules():

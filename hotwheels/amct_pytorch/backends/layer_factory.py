@@ -18,10 +18,10 @@ NOT_LISTED = "the capacity file does not list its type as quantizable"
 
 
 class LayerFactory:
-    """Remembers the quantizers it has made, by group."""
+    """Makes layers, and keeps their quantizers by group, so that inputs of a group share a quantizer."""
 
     def __init__(self, plan: QuantPlan, sharing: Mapping[str, SharedInput] | None = None) -> None:
-        """Starts the layers of ``plan``; ``sharing`` per group, by default such that nothing is overwritten."""
+        """Starts with no layer of ``plan``; ``sharing`` is by group, by default objects that overwrite no tensor."""
         self._activation: dict[str, ActivationQuantizer] = {}
         self._weight: dict[str, WeightQuantizer] = {}
         self._sharing = sharing or _sharing(plan)
@@ -50,7 +50,7 @@ class LayerFactory:
 
 
 def _sharing(plan: QuantPlan) -> dict[str, SharedInput]:
-    """Returns one object for each group, such that nothing is overwritten."""
+    """Returns one SharedInput for each group, none of which overwrites tensors."""
     readers: dict[str, Counter[str]] = {}
     for one in (one for layer in plan.layers.values() for one in layer.inputs):
         readers.setdefault(one.group, Counter()).update(one.tensors)

@@ -1,4 +1,4 @@
-"""LayerStep: one weighted layer of a quantized network, with what reaches the layer on every batch."""
+"""LayerStep: one weighted layer of a quantized network, with the layer's inputs on every batch."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 @dataclasses.dataclass(frozen=True)
 class LayerStep:
-    """A layer at the moment when everything in front of it is final.
+    """A layer whose preceding layers are all refined.
 
     Attributes:
       layer: The layer of the quantized network.
       reference: The same layer of the float network.
-      calls: Gives, for each batch, the arguments of the layer's call in the float and in the quantized network.
+      calls: Yields, for each batch, the arguments of the layer's call in the float and in the quantized network.
     """
 
     layer: QuantizedLayer
@@ -32,17 +32,17 @@ class LayerStep:
     def weight(self) -> LayerWeight:
         """The weight of the layer in the quantized network."""
         weight = self.layer.weighted
-        assert weight is not None, "only weighted layers are shown"
+        assert weight is not None, "a LayerStep has a weighted layer"
         return weight
 
     def inputs(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Gives, for each batch, the input in the float network, and on the input's grid in the quantized one."""
+        """Yields, for each batch, the input in the float network, and the quantized network's input on its grid."""
         for (args, kwargs), (quantized_args, quantized_kwargs) in self.calls():
             exact = self.reference.call.inputs(args, kwargs)[0]
             rounded = self.layer.call.inputs(quantized_args, quantized_kwargs)[0]
             yield exact, self.layer.activation[0].fake_quantize(rounded)
 
     def outputs(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Gives, for each batch, the layer's output in the float network and in the quantized one as it is now."""
+        """Yields, for each batch, the layer's output in the float network and in the present quantized network."""
         for (args, kwargs), (quantized_args, quantized_kwargs) in self.calls():
             yield self.reference(*args, **kwargs), self.layer(*quantized_args, **quantized_kwargs)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def leaves(tree: Any) -> Iterator[Any]:
-    """Yields what ``tree`` consists of: it looks into tuples, sizes, lists, dicts and slices."""
+    """Yields the leaves of ``tree``: everything that is no tuple, size, list, dict or slice."""
     if isinstance(tree, (tuple, list)):
         for one in tree:
             yield from leaves(one)

@@ -1,6 +1,6 @@
 """Masks on attention scores, and the softmax under them, as single nodes of the graph.
 
-Only when these run is it known whether a mask is there at all, and whether it is bool or float: while tracing it is a
+Only when these nodes run is it known whether there is a mask, and whether it is bool or float: in a trace a mask is a
 Proxy.
 """
 
@@ -19,8 +19,8 @@ def masked_softmax(
 ) -> Tensor:
     """Returns the softmax over the keys of `masked_scores`.
 
-    It is no quantized layer: a masked score is -inf, for which no grid has room, and any finite stand-in takes the grid
-    from the scores that count.
+    This is no quantized layer: a masked score is -inf, which no grid contains, and any finite substitute would widen
+    the grid at the cost of the other scores.
     """
     return torch.softmax(masked_scores(scores, attn_mask, key_padding_mask, is_causal, marks_blocked), dim=-1)
 
@@ -56,7 +56,7 @@ def is_unmasked(
     is_causal: bool = False,
     marks_blocked: bool = True,  # noqa: ARG001 - called with the arguments of masked_scores
 ) -> bool:
-    """Whether `masked_scores` with these arguments hands its scores on as they are."""
+    """Whether `masked_scores` with these arguments returns its scores unchanged."""
     return attn_mask is None and key_padding_mask is None and not is_causal
 
 
@@ -71,6 +71,6 @@ def _masked(scores: Tensor, mask: Tensor, marks_blocked: bool) -> Tensor:
 
 
 def _behind(scores: Tensor) -> Tensor:
-    """True where the key comes after the query."""
+    """Returns a bool mask: True if the key comes after the query."""
     queries, keys = (torch.arange(scores.shape[axis], device=scores.device) for axis in (-2, -1))
     return keys[None, :] > queries[:, None]

@@ -1,6 +1,6 @@
-"""Calls that hand their tensor on unchanged: no node of an exported file stands for them.
+"""Calls that return their tensor unchanged; exported files have no node for them.
 
-In real_quant they must not turn an accumulator or a float32 into a float64, since in the file they are not there.
+In real_quant they must not turn an accumulator or a float32 into a float64, since the file does not have them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _RESHAPE_FUNCTIONS = frozenset({torch.reshape, torch.flatten, torch.squeeze})
 
 
 def handed_on(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any] | None:
-    """Returns, in a tuple, the argument which ``function(*args)`` gives back as it is; None for all other calls."""
+    """Returns a tuple with the argument that ``function(*args)`` returns unchanged; None for all other calls."""
     if not args:
         return None
     first = args[0]

@@ -1,4 +1,4 @@
-"""Functions that tell of a tensor what none of its values decides: its shape, its type, its place."""
+"""Functions whose result does not depend on the values of a tensor: shape, type, device and the like."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _NAMES = frozenset(
 
 
 def is_fact(func: Any) -> bool:
-    """Whether ``func``, as a `TorchFunctionMode` sees it, is such a function, or a property."""
+    """Whether ``func``, as a `TorchFunctionMode` gets it, is such a function, or a property."""
     name = getattr(func, "__name__", "")
     name = getattr(getattr(func, "__self__", None), "__name__", "") if name == _PROPERTY else name
     return name in _NAMES

@@ -12,7 +12,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 
 def stored_tensors(model: nn.Module) -> list[Tensor]:
-    """Returns what the hooks have left on the modules of ``model``: computed tensors, which cannot be copied."""
+    """Returns the computed tensors that the hooks have stored on modules of ``model``, which cannot be deep-copied."""
     stored = [vars(module).get(str(tensor_of(hook))) for module in model.modules() for hook in tensor_hooks(module)]
     return [one for one in stored if isinstance(one, Tensor)]
 
@@ -24,7 +24,7 @@ def hooked_weight(module: nn.Module) -> Tensor:
         if isinstance(hook, WeightNorm):
             weight = hook.compute_weight(module)
         elif isinstance(hook, SpectralNorm):
-            # The vectors are iterated in the forwards that train, not where somebody else looks at the weight.
+            # The power iteration runs in training forwards only, not when other code reads the weight.
             weight = hook.compute_weight(module, do_power_iteration=module.training and torch.is_grad_enabled())
         else:
             weight = hook.apply_mask(module)

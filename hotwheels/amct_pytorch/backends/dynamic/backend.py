@@ -41,7 +41,7 @@ _log = get_logger(__name__)
 
 
 class DynamicBackend:
-    """One model on its way to its quantized form. Works on a copy, which it exports to ONNX once."""
+    """Quantizes one model; works on a copy, which it exports to ONNX once."""
 
     def __init__(
         self,
@@ -54,14 +54,14 @@ class DynamicBackend:
     ) -> None:
         """Copies and exports ``model``, called with the positional ``inputs``.
 
-        ``capacity`` are the rows of the capacity file, None for those of the installed one. ``export_setting`` holds
-        ``input_names``, ``output_names`` and ``dynamic_axes``, None where the user says nothing. A model in another
-        floating type than float32 is cast, and its inputs; ``takes_other_floats`` says that the model was one.
+        ``capacity`` are the rows of the capacity file, None for those of the installed file. ``export_setting`` holds
+        ``input_names``, ``output_names`` and ``dynamic_axes``, None if the user gives none. A model in another floating
+        type is cast to float32, and its inputs too; ``takes_other_floats`` says that this was done before.
 
         Raises:
-          UnsupportedModelError: The model is quantized already, or of a kind that cannot be, or ``inputs`` holds no
-            tensor.
-          ExportError: It cannot be exported to ONNX.
+          UnsupportedModelError: The model is quantized already or of a kind that cannot be quantized, or ``inputs``
+            holds no tensor.
+          ExportError: The model cannot be exported to ONNX.
         """
         if not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(inputs)):
             raise UnsupportedModelError("input_data holds no tensor, so the ONNX model would have no input.")
@@ -99,7 +99,10 @@ class DynamicBackend:
         return graph
 
     def _parted(self, graph: OpGraph) -> list[str]:
-        """Looks for what is between convolutions and BatchNorms in training; returns the latter where none may be."""
+        """Finds the dropouts between convolutions and BatchNorms in training.
+
+        Returns the BatchNorms that are not foldable, since something other than a dropout is in between.
+        """
         norms = {node.layer: graph[node.inputs[0]].layer for node in graph if node.is_fold_target}
         pairs = {self._candidates[norm].module: self._candidates[conv].module for norm, conv in norms.items()}
         if pairs.keys() - self._between.keys():
@@ -107,12 +110,12 @@ class DynamicBackend:
         parted = [norm for norm in norms if self._between[self._candidates[norm].module] is None]
         for norm in parted:
             _log.warning(
-                "Layer '%s' is not folded into '%s': in training something stands between them.", norm, norms[norm]
+                "Layer '%s' is not folded into '%s': in training another operation is between them.", norm, norms[norm]
             )
         return parted
 
     def place(self, plan: QuantPlan, *, updates_batch_norms: bool = False) -> tuple[nn.Module, LayerContainer]:
-        """Returns the quantized model and its layers; see `place_layers`. Uses up the copy."""
+        """Returns the quantized model and its layers; see `place_layers`. Changes the copy, so call it last."""
         folded = {layer.batch_norm for layer in plan.layers.values()}
         for path in self._calling.keys() - plan.layers.keys() - folded:
             self._calling[path].original.restore()
@@ -133,7 +136,7 @@ class DynamicBackend:
         return tuple(self._fold(conv, tuple(pairs)) for conv, pairs in calls.items())
 
     def standing_norms(self, folds: tuple[Fold, ...]) -> dict[str, nn.Module]:
-        """Returns the BatchNorms which are not in ``folds``, by the names of their nodes: one for each call."""
+        """Returns the BatchNorms that are not in ``folds``, by node name, so one entry for each call."""
         folded = {norm for fold in folds for _, norm in fold.calls}
         paths = {name: path for name, path in self._export.paths.items() if name in self._export.sites}
         modules = {name: self._owner(self._candidates[path]) for name, path in paths.items()}
@@ -142,18 +145,18 @@ class DynamicBackend:
     def float_model(
         self, plan: QuantPlan, folds: tuple[Fold, ...], settings: Mapping[str, object] | None = None
     ) -> ir.Model:
-        """Returns the float model as ONNX with BatchNorms folded, and the sites of the planned layers. Uses it up."""
+        """Returns the float model as ONNX, BatchNorms folded, with the sites of the planned layers. Call it once."""
         uses = {use for layer in plan.layers.values() for use in layer.uses}
         finish_float_model(self._export.model, folds, uses, settings or {})
         return self._export.model
 
     def float_forward(self, folds: tuple[Fold, ...]) -> FloatForward:
-        """Returns what the model of `float_model`, with these ``folds``, has to compute. Only before `place`."""
+        """Returns the reference results for `float_model` with these ``folds``. Only before `place`."""
         modules = {path: one.module for path, one in self._candidates.items()}
         return FloatForward(self._model, self._inputs, self._export, modules, folds)
 
     def _owners(self, layer: LayerPlan) -> frozenset[str]:
-        """The paths of the modules to which those calls of the layer's module belong that are no uses of it."""
+        """Returns the paths of the modules to which some calls of the layer's module belong, not to the layer."""
         calls = {name for name, path in self._export.paths.items() if path == layer.name and name in self._export.sites}
         return frozenset(self._export.makers[call] for call in calls if call not in layer.uses)
 
@@ -164,5 +167,5 @@ class DynamicBackend:
         return Fold(conv=conv, calls=calls, op=op, role=role, batch_norm=self._owner(norm))
 
     def _owner(self, norm: Candidate) -> nn.Module:
-        """The module of the user which the candidate is, or in whose forward it is called."""
+        """Returns the user's module: the candidate itself, or the module in whose forward the candidate is called."""
         return self._calling[norm.path].original.module if norm.path in self._calling else norm.module

@@ -1,6 +1,6 @@
-"""Replacements of a module's forward, set on the instance: so modules keep their names and types.
+"""Replacements of a module's forward, set on the instance, so that modules keep their names and types.
 
-All are small classes, not closures, so that ``copy.deepcopy`` and ``pickle`` of a model take them along.
+All are small classes, not closures, so that ``copy.deepcopy`` and ``pickle`` of a model copy them correctly.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FORWARD = "forward"
 
 
 class OriginalForward:
-    """The forward which a module has before it is replaced: one set on the instance, else that of its class."""
+    """The forward of a module before it is replaced: the forward set on the instance, else that of its class."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
@@ -38,21 +38,21 @@ class OriginalForward:
 
     @property
     def is_own(self) -> bool:
-        """Whether it was set on the instance."""
+        """Whether the forward was set on the instance."""
         return self._own is not None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Runs it."""
+        """Runs the forward."""
         if self._own is not None:
             return self._own(*args, **kwargs)
         return type(self.module).forward(self.module, *args, **kwargs)
 
     def in_double(self, *args: Any, **kwargs: Any) -> Any:
-        """Runs it in float64, as real_quant does with what is no CUBE operation (spec 10.4)."""
+        """Runs the forward in float64, as real_quant does for operations that are not CUBE operations (spec 10.4)."""
         return run_in_double(self, args, kwargs)
 
     def restore(self) -> None:
-        """Puts it back in its place."""
+        """Makes the original forward the module's forward again."""
         if self._own is None:
             self.module.__dict__.pop(FORWARD, None)
         else:
@@ -63,18 +63,18 @@ class OutOfPlaceCall(OriginalForward):
     """Runs the original forward of a module that works in place on a copy of its first argument."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Runs it; the argument stays as it is."""
+        """Runs the forward; the argument is not changed."""
         args, kwargs = _with_copy(args, kwargs)
         return super().__call__(*args, **kwargs)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MarkedCall:
-    """What an export notes of one call of a module.
+    """One call of a module, as the export sees it.
 
     Attributes:
-      edges: Its quantizable inputs, without producers, in the order of the markers' indices.
-      maker: Path of the module whose result its first argument is, untouched; None if no marked module has made it.
+      edges: The quantizable inputs, without producers, in the order of the markers' indices.
+      maker: Path of the module whose unchanged result is the first argument; None if no marked module made it.
     """
 
     edges: tuple[Edge, ...]
@@ -82,10 +82,10 @@ class MarkedCall:
 
 
 class MarkedForward:
-    """Runs the module between markers, and remembers where its float tensors came in.
+    """Runs the module between markers, and records which arguments are float tensors.
 
     Attributes:
-      calls: What was noted of each call.
+      calls: One entry for each call.
     """
 
     def __init__(self, name: str, op: OpDesc, original: OriginalForward) -> None:
@@ -110,7 +110,7 @@ class MarkedForward:
                 args, kwargs = _with_copy(args, kwargs)
             result = self.original(*args, **kwargs)
         result = mark_result(result, layer) if edges else result
-        if works_in_place(self.original.module):  # the markers stand between the module and what it was given
+        if works_in_place(self.original.module):  # the module would change the marker's result, not its argument
             result = first.copy_(result)
         return made_by(self._name, result)
 
@@ -119,7 +119,7 @@ class Replacement:
     """A forward of a quantized model that replaces the float model's.
 
     Attributes:
-      original: The forward that it replaces.
+      original: The forward that is replaced.
     """
 
     def __init__(self, original: OriginalForward) -> None:
@@ -127,11 +127,11 @@ class Replacement:
 
 
 class LayerForward(Replacement):
-    """Runs the QuantizedLayer of the module, whose call comes back to the module's original forward.
+    """Runs the QuantizedLayer of the module, which in turn calls the module's original forward.
 
-    A call on the untouched result of one of the modules ``owners`` is no use of the layer but belongs to that module,
-    which computes it on the chip: it stays in float. A module that works in place, since its input is read again,
-    leaves the result of its layer there.
+    A call on the unchanged result of one of the modules ``owners`` is no use of this layer: it belongs to that module,
+    which computes it on the chip, so it stays in float. If the module works in place and its input is read again, the
+    layer's result is written into the input.
     """
 
     def __init__(self, layer: QuantizedLayer, original: OriginalForward, owners: Collection[str] = frozenset()) -> None:
@@ -161,7 +161,7 @@ class LayerForward(Replacement):
 
 
 class MakingForward(Replacement):
-    """Leaves on what the module returns that it comes from there; see `maker`."""
+    """Notes on the module's result by which module it was made; see `maker`."""
 
     def __init__(self, path: str, original: OriginalForward, forward: Callable[..., Any]) -> None:
         """``forward`` is the present replacement of ``original``, or ``original`` itself."""
@@ -175,7 +175,7 @@ class MakingForward(Replacement):
 
 
 class FoldedForward(Replacement):
-    """Of a BatchNorm whose work the convolution in front of it does."""
+    """The forward of a BatchNorm that is folded into the convolution in front of it."""
 
     def __call__(self, x: Tensor) -> Tensor:
         """Returns ``x``."""
@@ -188,13 +188,13 @@ def works_in_place(module: nn.Module) -> bool:
 
 
 def call_name(path: str, number: int) -> str:
-    """Returns the layer name of call ``number`` of the module at ``path``; only the first is called as the module."""
+    """Returns the layer name of call ``number`` of the module at ``path``: the path for the first call."""
     return f"{path}:{number}" if number else path
 
 
 @contextlib.contextmanager
 def original_forwards(model: nn.Module) -> Iterator[None]:
-    """Inside it the modules of a quantized ``model`` run as those of the float model."""
+    """Returns a context in which the modules of a quantized ``model`` have their original forwards."""
     replaced = [
         (module, forward)
         for module in model.modules()
@@ -210,17 +210,17 @@ def original_forwards(model: nn.Module) -> Iterator[None]:
 
 
 def replace_forward(module: nn.Module, forward: Any) -> None:
-    """Sets ``forward`` on the instance; as an entry of its dict, since some modules forbid or watch assignments."""
+    """Sets ``forward`` in the instance's ``__dict__``, since some modules forbid or intercept assignments."""
     module.__dict__[FORWARD] = forward
 
 
 def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The first argument of a call, None if there is none."""
+    """Returns the first argument of a call; None if there is none."""
     return next(iter((*args, *kwargs.values())), None)
 
 
 def _with_copy(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments of a call with a copy of the first one, a tensor."""
+    """Returns the arguments of a call with a copy of the first argument, a tensor."""
     if args:
         return (args[0].clone(), *args[1:]), kwargs
     name, x = next(iter(kwargs.items()))

@@ -1,7 +1,7 @@
 """HookedForward: the forward of a whole model together with the hooks on that model.
 
-Sessions and the exporter put forwards of their own in the place of the model's. The hooks belong to what they replace:
-a pre-hook wants the arguments that the user passes, a hook the result that the user's forward returns.
+Sessions and the exporter replace the model's forward. The hooks must run around the user's forward, not around the
+replacement: a pre-hook gets the arguments that the user passes, a hook the result of the user's forward.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class HookedForward(OriginalForward):
     """Runs pre-hooks, the forward and hooks, as calling the module does while it has them."""
 
     def __init__(self, module: nn.Module) -> None:
-        """Takes the hooks over from ``module``, which has none afterwards."""
+        """Moves the hooks from ``module`` to this object."""
         super().__init__(module)
         self._hooks = ModuleHooks(module)
 
@@ -29,11 +29,11 @@ class HookedForward(OriginalForward):
         return inspect.signature(self._own or type(self.module).forward.__get__(self.module))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Runs them."""
+        """Runs pre-hooks, forward and hooks."""
         return self._hooks.around(super().__call__, args, kwargs)
 
 
 def take_root_hooks(model: nn.Module) -> None:
-    """Makes the hooks on ``model``, a copy, part of its forward; without effect if it has none."""
+    """Makes the hooks on ``model``, a copy, part of its forward; no effect if it has no hooks."""
     if has_hooks(model):
         replace_forward(model, HookedForward(model))

@@ -42,10 +42,10 @@ _FUNCTIONS: Mapping[str, tuple[Any, type[WeightedCall], tuple[str, ...]]] = {  #
 
 
 class CallOf(TorchFunctionMode):
-    """While it is on, each call of ``function`` goes to ``take``, with its arguments by name."""
+    """While this mode is active, each call of ``function`` is replaced by ``take(arguments by name)``."""
 
     def __init__(self, function: Callable[..., Any], names: Sequence[str], take: Take) -> None:
-        """``names`` are those of the arguments in order."""
+        """``names`` are the names of the arguments in order."""
         super().__init__()
         self._function = function
         self._names = names
@@ -72,7 +72,7 @@ def run_call(operation: str, call: Mapping[str, Any]) -> Any:
 
 
 class _Reached(Exception):
-    """Ends a forward at the call: only its weight and bias were asked for."""
+    """Ends a forward at the call, when only weight and bias of the call are needed."""
 
     def __init__(self, call: dict[str, Any]) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class CalledWith:
     def __init__(
         self, original: OriginalForward, operation: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        """``args`` and ``kwargs`` are those of an example; only their shapes are kept."""
+        """``args`` and ``kwargs`` are an example call; only shapes and types are kept."""
         self.original = original
         self.operation = operation
         self._example = pytree.tree_map_only(Tensor, _shape_of, (args, kwargs))
@@ -103,8 +103,8 @@ class CalledWith:
 
     @contextlib.contextmanager
     def during(self, call: dict[str, Any]) -> Iterator[None]:
-        """Inside it ``call`` is in progress."""
-        # In a trace the weight is a constant; real_quant may have made a float64 of it.
+        """Returns a context in which `tensors` returns weight and bias of ``call``."""
+        # In a trace the weight must become a constant, and real_quant may have converted it to float64.
         is_other = is_tracing() or call["weight"].dtype == torch.float64
         self._present = self._computed() if is_other else call
         try:
@@ -126,7 +126,7 @@ class CalledWith:
 
 
 class InnerSource:
-    """``weight`` or ``bias`` of `CalledWith`, as a `WeightedCall` asks for them."""
+    """``weight`` or ``bias`` of `CalledWith`, as a source for `WeightedCall`."""
 
     def __init__(self, called: CalledWith, name: str) -> None:
         self.called = called
@@ -139,10 +139,10 @@ class InnerSource:
 
 
 class CallingForward(Replacement):
-    """Runs the original forward, whose call of the operation is done by a module of its own.
+    """Runs the original forward, with its call of the operation replaced by the module ``inner``.
 
     Attributes:
-      inner: That module, a `WeightedCall`.
+      inner: A `WeightedCall`.
     """
 
     def __init__(self, inner: WeightedCall, called: CalledWith) -> None:
@@ -151,7 +151,7 @@ class CallingForward(Replacement):
         self._called = called
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Runs it."""
+        """Runs the forward."""
         with call_of(self._called.operation, self._take):
             return self.original(*args, **kwargs)
 
@@ -161,7 +161,7 @@ class CallingForward(Replacement):
 
 
 def make_inner(called: CalledWith, call: Mapping[str, Any]) -> WeightedCall:
-    """Returns the module that does ``call``, one of those of the forward."""
+    """Returns a `WeightedCall` that computes ``call``, the operation's call in the forward."""
     _, kind, settings = _FUNCTIONS[called.operation]
     given = {name: call[name] for name in settings if name in call}
     weight: Any = InnerSource(called, "weight")
@@ -176,7 +176,7 @@ class _Shape:
         self._shape, self._dtype = tuple(x.shape), x.dtype
 
     def zeros(self, device: torch.device) -> Tensor:
-        """Returns zeros of that shape which take the memory of one."""
+        """Returns zeros of that shape, expanded from one element so that they need no memory."""
         return torch.zeros((), dtype=self._dtype, device=device).expand(self._shape)
 
 
@@ -191,14 +191,14 @@ def _stop(call: dict[str, Any]) -> Any:
 
 @contextlib.contextmanager
 def _outside() -> Iterator[None]:
-    """Inside it nothing that watches the model sees what is computed, neither a trace nor real_quant."""
+    """Returns a context in which neither a trace nor real_quant intercepts computations."""
     with without_function_modes(), not_tracing(), with_torch_function():
         yield
 
 
 @contextlib.contextmanager
 def _in_eval(module: nn.Module) -> Iterator[None]:
-    """Inside it reading a weight moves no estimate that it depends on, such as that of a spectral norm."""
+    """Returns a context in which reading a computed weight does not update its state, e.g. of a spectral norm."""
     flags = [(one, one.training) for one in module.modules()]
     for one, _ in flags:
         one.training = False
@@ -210,7 +210,7 @@ def _in_eval(module: nn.Module) -> Iterator[None]:
 
 
 def _run_hooks(module: nn.Module, args: tuple[Any, ...]) -> None:
-    """Runs the hooks of torch which compute the weight in front of a forward: weight_norm, spectral_norm, pruning."""
+    """Runs torch's pre-hooks that compute the weight: weight_norm, spectral_norm, pruning."""
     for hook in module._forward_pre_hooks.values():
         if type(hook).__module__.startswith("torch.nn.utils."):
             hook(module, args)

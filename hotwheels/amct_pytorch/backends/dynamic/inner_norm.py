@@ -15,19 +15,19 @@ NAMES = ("input", "running_mean", "running_var", "weight", "bias", "training", "
 
 
 class InnerNorm(nn.BatchNorm2d):
-    """What ``F.batch_norm`` computes in the forward of ``owner``, as a module that shares everything with the owner.
+    """The call of ``F.batch_norm`` in the forward of ``owner``, as a module that shares all state with the owner.
 
-    It counts no batches: the forward of the owner does.
+    The module does not count batches, since the forward of the owner does.
     """
 
     def __init__(self, owner: nn.Module) -> None:
-        nn.Module.__init__(self)  # that of BatchNorm2d would make parameters
+        nn.Module.__init__(self)  # BatchNorm2d.__init__ would make parameters
         own = vars(self)
         own.update(_owner=owner, _parameters=owner._parameters, _buffers=owner._buffers)
         del own["training"]
 
     def __getattr__(self, name: str) -> Any:
-        """Returns an attribute of the owner which this module has not: the training flag, ``eps``, ``momentum``."""
+        """Returns an attribute of the owner that this module lacks: the training flag, ``eps``, ``momentum``."""
         own = vars(self)
         for holder in ("_parameters", "_buffers"):
             if name in own.get(holder, {}):
@@ -44,10 +44,10 @@ class InnerNorm(nn.BatchNorm2d):
 
 
 class CallingNorm(Replacement):
-    """Runs the original forward, whose call of ``F.batch_norm`` is done by a module of its own.
+    """Runs the original forward, with its call of ``F.batch_norm`` replaced by the module ``inner``.
 
     Attributes:
-      inner: That module.
+      inner: The `InnerNorm`.
     """
 
     def __init__(self, original: OriginalForward) -> None:
@@ -55,13 +55,13 @@ class CallingNorm(Replacement):
         self.inner = InnerNorm(original.module)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Runs it."""
+        """Runs the forward."""
         with CallOf(FUNCTION, NAMES, lambda call: self.inner(call["input"])):
             return self.original(*args, **kwargs)
 
 
 def is_own(module: nn.Module, call: dict[str, Any]) -> bool:
-    """Whether ``call`` is that of a BatchNorm with the state of ``module``, on its running statistics."""
+    """Whether ``call`` of ``F.batch_norm`` uses the parameters and running statistics of ``module``."""
     names = ("running_mean", "running_var", "weight", "bias")
     is_of_module = all(call.get(name) is getattr(module, name) for name in names)
     return is_of_module and not call.get("training", False) and call.get("eps", 1e-5) == module.eps

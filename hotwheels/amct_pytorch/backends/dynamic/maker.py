@@ -1,8 +1,8 @@
-"""Which module made a tensor, as long as the tensor was not changed in place.
+"""Records which module made a tensor, as long as the tensor is not changed in place.
 
-An activation that is called several times may stand behind a convolution in one call, which it then belongs to, and
-behind something else in another (torchvision's ResNet has one ReLU per block). Which call it is can be told by the
-tensor alone: calls cannot be counted where control flow depends on data, or where a checkpoint runs them once more.
+An activation module that is called several times may belong to the convolution in front in one call, but not in another
+(torchvision's ResNet has one ReLU per block). The tensor tells which call it is. Calls cannot be counted instead, since
+control flow may depend on data, and checkpointing runs calls again.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _MAKER = "_amct_maker"
 
 
 def made_by(path: str, result: Any) -> Any:
-    """Returns ``result``, noted as that of the module ``path`` if it is a tensor; one of inference mode as a copy."""
+    """Returns ``result``, noted as made by the module ``path`` if it is a tensor; a copy of an inference tensor."""
     if not isinstance(result, Tensor):
         return result
     with without_torch_function():
-        if result.is_inference():  # it counts no versions
+        if result.is_inference():  # inference tensors have no version counter
             with torch.inference_mode(False):
                 result = result.clone()
         setattr(result, _MAKER, (path, result._version))
@@ -30,7 +30,7 @@ def made_by(path: str, result: Any) -> Any:
 
 
 def maker_of(x: Any) -> str | None:
-    """Returns the path of the module whose result ``x`` is; None if none was noted, or it was changed since then."""
+    """Returns the path of the module that made ``x``; None if not recorded, or ``x`` was changed in place since."""
     path, version = getattr(x, _MAKER, (None, None)) if isinstance(x, Tensor) else (None, None)
     if path is None:
         return None

@@ -1,4 +1,4 @@
-"""Puts the quantized layers of a plan into a model: modules keep their places, their forward is another."""
+"""Puts the quantized layers of a plan into a model: modules stay in place, their forwards are replaced."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from .read.candidates import Candidate
 
 
 def key_of(layer: str) -> str:
-    """Returns the name of ``layer`` without dots, which names of sub-modules must not have; others stay apart."""
+    """Returns a unique name for ``layer`` without dots, which names of submodules must not have."""
     return layer.replace("%", "%25").replace("/", "%2F").replace(".", "/")
 
 
@@ -47,10 +47,10 @@ def place_layers(
 ) -> LayerContainer:
     """Replaces, in place, the forward of every planned module, and of the BatchNorms folded into them.
 
-    With ``updates_batch_norms`` the codebook of non-uniform weights is that of the bare weight: it is found before the
-    BatchNorm is updated (spec 6.7, last paragraph). ``owners`` are, by layer, the paths of the modules to which some
-    calls of the layer's module belong (see `LayerForward`). ``between`` are the dropouts which each BatchNorm has in
-    front of it: they become part of the layer, too.
+    With ``updates_batch_norms`` the codebook of non-uniform weights is that of the bare weight, since the codebook is
+    found before the BatchNorm is updated (spec 6.7, last paragraph). ``owners`` are, by layer, the paths of the modules
+    to which some calls of the layer's module belong (see `LayerForward`). ``between`` are the dropouts in front of each
+    BatchNorm, which become part of the layer too.
     """
     container, factory = LayerContainer(model.training, model), LayerFactory(plan)
     for one in plan.layers.values():
@@ -60,7 +60,7 @@ def place_layers(
         for member in behind:
             replace_forward(member, FoldedForward(OriginalForward(member)))
         if norm is not None:
-            assert layer.weighted is not None, "only layers with weights take up a BatchNorm"
+            assert layer.weighted is not None, "a BatchNorm is folded into layers with weights only"
             layer.weighted.has_bare_grid = updates_batch_norms and isinstance(layer.weight, SnqWeightFakeQuantize)
         module = candidates[one.name].module
         replace_forward(module, LayerForward(layer, OriginalForward(module), owners.get(one.name, ())))
@@ -77,7 +77,7 @@ def place_layers(
 
 @contextlib.contextmanager
 def without_layers(model: nn.Module) -> Iterator[None]:
-    """Inside it the quantizers of ``model`` are not part of it."""
+    """Returns a context in which the quantizers are not registered in ``model``."""
     layers = model._modules.pop(LAYERS)
     try:
         yield

@@ -57,10 +57,10 @@ class FxBackend:
 
         Args:
           model: The float model; it is not changed.
-          registry: The operations that are known.
-          opaque: Further module classes that are not looked into.
-          copies_tensors: Without it the copy shares its parameters: enough to look at the graph.
-          inputs: An example call of the model, which the trace follows; None if there is none.
+          registry: The known operations.
+          opaque: Further module classes that the trace treats as one node.
+          copies_tensors: If False, the copy shares its parameters with ``model``; enough to read the graph.
+          inputs: An example call of the model for the trace; None if there is none.
 
         Raises:
           UnsupportedModelError: The model cannot be copied or traced, or is quantized.
@@ -98,17 +98,17 @@ class FxBackend:
         return self._traced
 
     def origin(self, graph: OpGraph, config: QuantConfig) -> Origin:
-        """Returns ``graph``, that of this model, its settings and the advice that needs no data. Before `place`."""
+        """Returns the model's ``graph``, its settings and the advice that needs no data. Call it before `place`."""
         model = ConfiguredGraph(graph, config, handed_on=handed_on_nodes(self._traced))
         advice = (*model_advice(self._traced, model, self._registry), *sibling_advice(model))
         return Origin(model, advice, config.refine)
 
     def place(self, plan: QuantPlan, origin: Origin | None = None) -> QuantGraphModule:
-        """Returns the quantized model, which remembers its ``origin``. Uses up the traced copy."""
+        """Returns the quantized model, which keeps its ``origin``. Changes the traced copy, so call it last."""
         for skip in self._in_place:
             _log.warning(
-                "'%s' stays an in-place operation, since %s. What reads that memory under another name does not see the"
-                " change in real_quant, in exported models and behind quantized layers: write it out of place.",
+                "'%s' stays an in-place operation, since %s. Other tensors with the same memory do not show the change"
+                " in real_quant, in exported models and behind quantized layers: write it out of place.",
                 skip.name,
                 skip.reason,
             )

@@ -20,15 +20,15 @@ from .read.called import callable_of
 
 
 class GraphStream:
-    """Walks a quantized graph once and stops at each weighted layer, with what reaches the layer in both networks.
+    """Walks a quantized graph once and stops at each weighted layer, with the layer's inputs in both networks.
 
-    Each node runs on every batch before the next node does, so a change of a layer's weights shows in all that lies
-    behind the layer. Values which no later node reads are dropped; the others are in a `BatchStore`, which moves to
-    the disk what memory should not hold.
+    Each node runs on every batch before the next node runs, so a change of a layer's weights affects all nodes behind
+    the layer. Values that no later node reads are dropped; the others are in a `BatchStore`, which moves values beyond
+    its limit to disk.
     """
 
     def __init__(self, model: QuantGraphModule) -> None:
-        """Takes a copy of ``model`` as the float network, as the weights are now."""
+        """Uses a copy of ``model`` with its present weights as the float network."""
         self._model = model
         self._reference = copy.deepcopy(model)
         self._last_use = _last_uses(model.graph)
@@ -102,7 +102,7 @@ def _arguments(node: fx.Node, read: Callable[[str], Any]) -> Call:
 
 
 def _last_uses(graph: fx.Graph) -> dict[fx.Node, tuple[str, ...]]:
-    """For each node the names of the values which no node behind it reads."""
+    """Returns, for each node, the names of the values that no later node reads."""
     dropped: dict[fx.Node, list[str]] = {}
     seen: set[fx.Node] = set()
     for node in reversed(graph.nodes):

@@ -20,11 +20,11 @@ from .read.constants import constant_nodes
 
 @dataclasses.dataclass(frozen=True)
 class NodeResult:
-    """What one node gave.
+    """The result of one node.
 
     Attributes:
       name: Layer name of the node.
-      value: Its result: a tensor, or a tuple, size, ...
+      value: The result: a tensor, a tuple, a size, ...
     """
 
     name: str
@@ -35,7 +35,7 @@ Watcher = Callable[[NodeResult], None]
 
 
 class RecordingInterpreter(fx.Interpreter):
-    """Runs the graph as its generated code does and shows every node's result to a watcher."""
+    """Runs the graph like its generated code and calls a watcher with every node's result."""
 
     def __init__(self, module: fx.GraphModule, watcher: Watcher | None) -> None:
         super().__init__(module)
@@ -54,10 +54,10 @@ class RecordingInterpreter(fx.Interpreter):
 
 
 class RealQuantInterpreter(RecordingInterpreter):
-    """Runs the integer network (spec 10.4): float64 between the layers, float32 where the outside begins.
+    """Runs the integer network (spec 10.4): float64 between the layers, float32 at functions of the user.
 
-    Between the layers stands what `BetweenLayers` says. Graph outputs are float32. What is computed from constants only
-    has the float32 value of the exported files.
+    `BetweenLayers` computes the operations between the layers. Graph outputs are float32. Results computed from
+    constants only have the float32 values of the exported files.
     """
 
     def __init__(self, module: fx.GraphModule, watcher: Watcher | None = None) -> None:
@@ -66,25 +66,25 @@ class RealQuantInterpreter(RecordingInterpreter):
         self._constants = constant_nodes(module.graph)
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A QuantizedLayer takes what comes; other modules compute in float64, or as a user's function does."""
+        """Calls a QuantizedLayer with unchanged arguments, other modules in float64 or like a user's function."""
         module = self.fetch_attr(target)
         if isinstance(module, QuantizedLayer):
             return module(*args, **kwargs)
         return self._call(module, args, kwargs)
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A torch or Python function computes in float64, a user's function as if its calls stood in the graph."""
+        """Calls a torch or Python function in float64, a user's function as if its inner calls were graph nodes."""
         return self._call(target, args, kwargs)
 
     def call_method(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A Tensor method computes in float64."""
+        """Calls a Tensor method in float64."""
         return self._between.call(MethodCall(target), args, kwargs)
 
     def _call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return self._between.call(function, args, kwargs) if is_known(function) else run_opaque(function, args, kwargs)
 
     def output(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Graph outputs are float32."""
+        """Returns the graph outputs as float32."""
         return cast_floats(super().output(target, args, kwargs), torch.float32)
 
     def _result(self, n: fx.Node) -> Any:
@@ -95,7 +95,7 @@ class RealQuantInterpreter(RecordingInterpreter):
 
 
 def layer_name(module: nn.Module, node: fx.Node) -> str:
-    """Returns the layer's own name for a QuantizedLayer, else the node's."""
+    """Returns the layer name if ``node`` calls a QuantizedLayer, else the node's name."""
     called = _module_of(module, node)
     return called.name if isinstance(called, QuantizedLayer) else node.name
 

@@ -1,4 +1,4 @@
-"""Graphs as bytes: what pickle itself does not save of them."""
+"""Graphs as bytes, with functions that pickle itself cannot save."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def load_graph(content: bytes) -> fx.Graph:
 
 
 def portable(graph: fx.Graph) -> fx.Graph:
-    """Returns a copy without its module, the classes that calls came from (they may be local ones) and fakes."""
+    """Returns a copy without the owning module, the classes of callers (which may be local) and fake tensors."""
     copied = copy.deepcopy(graph)
     for node in copied.nodes:
         for name in ("nn_module_stack", "val", "amct_writes"):

@@ -55,7 +55,7 @@ class QuantGraphModule(fx.GraphModule):
     """
 
     def recompile(self) -> Any:
-        """Puts the choice of the way to run in front of the generated ``forward``, whose signature it keeps."""
+        """Wraps forward so that it first selects generated code, the interpreter or real_quant; keeps its signature."""
         code = super().recompile()
         cls = type(self)
         generated = self._forward_to_run(cls.forward)
@@ -68,11 +68,11 @@ class QuantGraphModule(fx.GraphModule):
         return code
 
     def _forward_to_run(self, generated: Callable[..., Any]) -> Callable[..., Any]:
-        """Returns what runs in float, calibration and fake_quant: the code which torch.fx generated."""
+        """Returns the forward for float, calibration and fake_quant: the code that torch.fx generated."""
         return generated
 
     def __deepcopy__(self, memo: dict[int, Any]) -> QuantGraphModule:
-        """Copies the graph and all of the state, also what the graph does not call."""
+        """Copies the graph and all state, including modules that the graph does not call."""
         copied: Any = super().__deepcopy__(memo)
         adopt_state(copied, self, memo)
         copied.__dict__["_takes_other_floats"] = self.takes_other_floats
@@ -81,7 +81,7 @@ class QuantGraphModule(fx.GraphModule):
         return cast("QuantGraphModule", copied)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Saves the graph itself: torch.fx saves the generated code and traces that again, as another class."""
+        """Pickles the graph itself; torch.fx would pickle generated code, trace it again and return another class."""
         # torch.fx gives every GraphModule a class of its own.
         cls = next(one for one in type(self).__mro__ if not one.__qualname__.endswith("GraphModuleImpl"))
         state = {**vars(self), "_graph": dump_graph(self.graph), "_class_name": type(self).__name__}
@@ -90,7 +90,7 @@ class QuantGraphModule(fx.GraphModule):
         return _new, (cls,), state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Takes what `__reduce__` has saved."""
+        """Restores the state that `__reduce__` has saved."""
         nn.Module.__init__(self)
         graph, type(self).__name__ = load_graph(state.pop("_graph")), state.pop("_class_name")
         vars(self).update(state)
@@ -114,7 +114,7 @@ class QuantGraphModule(fx.GraphModule):
 
     @property
     def origin(self) -> Origin | None:
-        """What the model was made from; None if it was not recorded."""
+        """The origin of the model; None if it was not recorded."""
         return self.__dict__.get("_origin")
 
     @origin.setter
@@ -123,7 +123,7 @@ class QuantGraphModule(fx.GraphModule):
 
     @property
     def takes_other_floats(self) -> bool:
-        """Whether inputs of other floating types are cast to float32, as the model was."""
+        """Whether inputs of other floating types are cast to float32, because the model was cast."""
         return bool(self.__dict__.get("_takes_other_floats", False))
 
     @takes_other_floats.setter
@@ -190,7 +190,7 @@ class QuantGraphModule(fx.GraphModule):
 
     @contextlib.contextmanager
     def keeping_inputs(self) -> Iterator[None]:
-        """Keeps layers from overwriting their inputs, for those who look at the results of nodes."""
+        """Returns a context in which layers do not overwrite their inputs, so that results of nodes stay readable."""
         layers = self.quantized_layers.values()
         for layer in layers:
             layer.keeps_inputs = True
@@ -202,11 +202,11 @@ class QuantGraphModule(fx.GraphModule):
 
 
 def adopt_state(target: nn.Module, source: nn.Module, memo: dict[int, Any] | None = None) -> None:
-    """Registers in ``target`` the children, parameters and buffers of ``source`` that a GraphModule leaves behind.
+    """Registers in ``target`` the children, parameters and buffers of ``source`` that a GraphModule does not copy.
 
-    A GraphModule takes over only what its graph calls: not the modules inside QuantizedLayers, and not unused heads.
+    A GraphModule takes only the modules that its graph calls, so not those inside QuantizedLayers, and no unused heads.
     Weights of functions are looked up in ``target`` from then on.
-    With a ``memo`` they are the copies which ``copy.deepcopy`` has made of them.
+    With a ``memo`` of ``copy.deepcopy``, the copies in ``memo`` are registered.
     """
     for kind in ("_modules", "_parameters", "_buffers"):
         for name, value in getattr(source, kind).items():
@@ -235,7 +235,7 @@ def _new(cls: type[QuantGraphModule]) -> QuantGraphModule:
 
 
 def positional(module: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-    """The arguments in placeholder order, as an interpreter wants them; absent ones keep their default."""
+    """Returns the arguments in placeholder order, as an interpreter needs them, with defaults for absent arguments."""
     names = [node.target for node in module.graph.nodes if node.op == "placeholder"]
     values = dict(zip(names, args, strict=False)) | kwargs
     given = []

@@ -1,1 +1,1 @@
-"""real_quant of everything between the quantized layers; the same rules for both back-ends."""
+"""real_quant of all operations between the quantized layers; the same rules for both back-ends."""

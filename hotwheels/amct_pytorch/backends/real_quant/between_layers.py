@@ -1,4 +1,4 @@
-"""BetweenLayers: how real_quant calls what is no quantized layer (spec 10.4); one rule for both back-ends."""
+"""BetweenLayers: how real_quant calls functions that are no quantized layers (spec 10.4), on both back-ends."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _registry() -> Registry:
 
 
 class BetweenLayers:
-    """Calls functions, methods and modules the way the exported file computes them.
+    """Calls functions, methods and modules with the results that the exported file computes.
 
     Functions of torch and of this package run in float64. Values become float32 before a user's function,
     and around weighted and CUBE operations that are not quantized.
@@ -42,7 +42,7 @@ class BetweenLayers:
         return call_in_double(function, args, kwargs, op) if deferred is None else deferred
 
     def gives_single(self, function: Callable[..., Any]) -> bool:
-        """Whether float32 results of ``function`` are values which the file has in float32."""
+        """Whether float32 results of ``function`` are float32 values in the exported file too."""
         return not is_known(function) or is_float_product(function, op_of(function, _registry()))
 
 

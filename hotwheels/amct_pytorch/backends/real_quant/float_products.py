@@ -1,7 +1,7 @@
 """Products and poolings that stay in float: the chip computes them in float32, from float32 (spec 10.4).
 
-Beside the CUBE operations of the registry these are what becomes the same nodes in the file: functions with a weight as
-an argument, and what works on other than two dimensions.
+Besides the CUBE operations of the registry, these are other spellings that are exported as the same nodes: functions
+with a weight as an argument, and operations on one or three dimensions.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ def is_float_product(function: Callable[..., Any], op: OpDesc | None) -> bool:
 
 
 def call_float_product(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Returns ``function(*args, **kwargs)``, rounded to float32 where its node ends.
+    """Returns ``function(*args, **kwargs)``, rounded to float32 at the end of its ONNX node.
 
-    With a bias, a linear function of more than two dimensions is two nodes: the sum behind the product is not rounded.
+    A linear function with bias on more than two dimensions is exported as two nodes: only the product is rounded.
     """
     args, kwargs = cast_floats((args, kwargs), torch.float32)
     bias = _added_bias(function, args, kwargs)

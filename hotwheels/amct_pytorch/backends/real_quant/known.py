@@ -14,16 +14,16 @@ from ..autograd_call import AutogradCall
 from ..item_assignment import with_item
 
 _KNOWN_PACKAGES = frozenset({"torch", "operator", "_operator", "builtins", "math", "hotwheels", "picovision"})
-_CUSTOM_OPERATORS = "torch._ops."  # behind it the namespace of ``torch.ops``
+_CUSTOM_OPERATORS = "torch._ops."  # followed by a namespace of ``torch.ops``
 _KNOWN_NAMESPACES = frozenset({"aten", "prim", "prims", "pico_ops"})
 
 
 def is_known(function: object) -> bool:
-    """Whether ``function`` - a function, a module or a MethodCall - is torch's, Python's or ours, not a user's."""
+    """Whether ``function`` (a function, module or MethodCall) is of torch, Python or this package, not of the user."""
     if isinstance(function, MethodCall):
         return True
     if isinstance(function, AutogradCall) or function is with_item:
-        return False  # what happens inside is not ours, or goes step by step
+        return False  # an AutogradCall runs the user's code; with_item is computed step by step
     source = type(function) if isinstance(function, nn.Module) else function
     module = getattr(source, "__module__", None) or "torch"  # C functions have none
     if module.startswith(_CUSTOM_OPERATORS):
@@ -32,7 +32,7 @@ def is_known(function: object) -> bool:
 
 
 def op_of(function: Callable[..., Any], registry: Registry) -> OpDesc | None:
-    """Returns what the registry knows of ``function``."""
+    """Returns the description of ``function`` in the registry; None if it has none."""
     if isinstance(function, MethodCall):
         return registry.find_method(function.name)
     return registry.find_module(type(function)) if isinstance(function, nn.Module) else registry.find_function(function)

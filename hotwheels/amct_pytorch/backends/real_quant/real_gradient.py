@@ -22,7 +22,7 @@ def _straight_through(real: Any, fake: Any) -> Any:
 
 
 class _ValueOf(torch.autograd.Function):
-    """Identity gradient, another value: ``fake + (real - fake)`` would round."""
+    """Returns ``real`` exactly, with the gradient of ``fake``; ``fake + (real - fake)`` would round."""
 
     @staticmethod
     def forward(_ctx: Any, _fake: Tensor, real: Tensor) -> Tensor:

@@ -1,9 +1,8 @@
-"""real_quant of what has no graph, a whole model or a function of a user: it is seen as it is called (spec 10.4).
+"""real_quant of a model or function without a graph: every call of torch is intercepted (spec 10.4).
 
-Between the layers all floating tensors are plain float64 ones, so that whatever a model does with them works: views,
-changes in place, item assignment, scripted functions. Where such a tensor stands for something more exact - the
-integers of a CUBE operation, or a float32 that is divided in float32 - it carries the exact form along until a call
-changes the value.
+Between the layers all floating tensors are plain float64 tensors, so that everything a model does with them works:
+views, changes in place, item assignment, scripted functions. If the tensor has a more exact form (the integers of a
+CUBE operation, or a float32 that must be divided in float32), that form is attached to it until its value changes.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ from .recurrent import recurrent_in_double
 
 _log = get_logger(__name__)
 _ORIGIN = "_amct_origin"
-# What makes new memory, so that a change of the result in place is none of the original.
+# Methods whose result has its own memory, so that a change of the result in place does not change the original.
 _COPIES = frozenset({"clone", "contiguous", "double", "half", "bfloat16"})
 _PROPERTY = "__get__"
 
 
 @dataclasses.dataclass(frozen=True)
 class _Origin:
-    """What a float64 tensor stands for as long as it has this version: an `Accumulator` or a float32 tensor."""
+    """The exact form of a float64 tensor, an `Accumulator` or a float32 tensor; valid for one version of the tensor."""
 
     exact: Tensor
     version: int
@@ -51,23 +50,24 @@ def run_real_quant(model: nn.Module, forward: Callable[..., Any], args: tuple[An
 
 
 def call_layer(layer: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Returns what a quantized layer in real_quant makes of tensors from between the layers, as another such tensor."""
-    with without_torch_function():  # the layer decides itself what it computes in which type
+    """Returns the result of a quantized layer in real_quant; arguments and result are float64 with exact forms."""
+    with without_torch_function():  # the layer itself chooses the types in which it computes
         args, kwargs = pytree.tree_map(_exact, (args, kwargs))
         return pytree.tree_map(_to_double, layer(*args, **kwargs))
 
 
 def run_in_double(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Returns ``forward(*args, **kwargs)``, of something that is one call to us, as if it stood between two layers."""
+    """Returns ``forward(*args, **kwargs)`` of a module that is a single node, computed as between two layers."""
     args, kwargs = pytree.tree_map(_to_double, (args, kwargs))
     with with_torch_function(), _FloatBetweenLayers(Constants(nn.Module())):
         return forward(*args, **kwargs)
 
 
 def run_opaque(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Returns ``function(*args, **kwargs)``, somebody else's, as the exported file computes it, which has its nodes.
+    """Returns ``function(*args, **kwargs)`` of a user's function, with the results of its nodes in the exported file.
 
-    What raises an error on float64, an extension for float32 only, is called on float32: its last bits may differ.
+    A function that raises an error on float64 (an extension for float32 only) is called on float32: the last bits of
+    its result may differ.
     """
     try:
         return pytree.tree_map(_exact, run_in_double(function, args, kwargs))
@@ -88,7 +88,7 @@ def _tell_single(name: str, reason: str) -> None:
 
 
 class _FloatBetweenLayers(TorchFunctionMode):
-    """Every function and method of torch which is called while it is on goes through `BetweenLayers`."""
+    """While this mode is active, every call of a torch function or method goes through `BetweenLayers`."""
 
     def __init__(self, constants: Constants) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class _FloatBetweenLayers(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Computes what ``func`` would."""
+        """Returns the result of ``func`` as the exported file computes it."""
         kwargs, name = kwargs or {}, _name(func)
         constant = self._constants.evaluate(func, args, kwargs)
         if constant is not None:
@@ -106,7 +106,7 @@ class _FloatBetweenLayers(TorchFunctionMode):
         if name == _PROPERTY:
             return args[0] if _name(func.__self__) == "data" else func(*args, **kwargs)  # type: ignore[attr-defined]
         if args and _is_single(args[0]) and changes_in_place(func, kwargs):
-            return func(*args, **kwargs)  # a buffer, a parameter: it stays float32
+            return func(*args, **kwargs)  # a buffer or parameter, which stays float32
         if name in _COPIES and _is_float(args[0]):
             return _copied(args[0], func, args, kwargs)
         function = MethodCall(name) if getattr(Tensor, name, None) is func else func
@@ -128,7 +128,7 @@ def _is_single(leaf: Any) -> bool:
 
 
 def _copied(x: Tensor, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """A copy that stands for the same; types are none between the layers (spec 10.4)."""
+    """Returns a copy with the same exact form; between the layers conversions of type have no effect (spec 10.4)."""
     copy = func(*args, **kwargs) if _name(func) in ("clone", "contiguous") else x.clone()
     return copy if copy is x else _standing_for(_exact(x), copy.double())
 
@@ -154,7 +154,7 @@ def _as_double(leaf: Any) -> Any:
 
 
 def _to_single(leaf: Any) -> Any:
-    """Outputs are float32, also those in the fields of a dataclass."""
+    """Returns ``leaf`` as an output of the model: float32, also in the fields of a dataclass."""
     if not dataclasses.is_dataclass(leaf) or isinstance(leaf, type):
         return cast_floats(leaf, torch.float32)
     output = copy.copy(leaf)
@@ -169,7 +169,7 @@ def _standing_for(exact: Tensor, double: Tensor) -> Tensor:
 
 
 def _exact(leaf: Any) -> Any:
-    """Returns the exact form of a value between the layers; None if it has none or the value was changed since."""
+    """Returns the exact form of a value; ``leaf`` itself if it has none or was changed in place since."""
     origin: _Origin | None = getattr(leaf, _ORIGIN, None) if isinstance(leaf, Tensor) else None
     return origin.exact if origin is not None and origin.version == version_of(leaf) else leaf
 

@@ -1,4 +1,4 @@
-"""Lets recurrent modules of torch run in float64 in a model: they refuse inputs of another type than their weights."""
+"""Runs recurrent modules of torch in float64 inside a model; they refuse inputs of another type than their weights."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class _DoubleForward:
         self._module.__dict__ = {**module.__dict__}
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Runs it."""
+        """Runs the module in float64."""
         with without_torch_function():
             return call_in_double(self._module, args, kwargs)
 
 
 @contextlib.contextmanager
 def recurrent_in_double(model: nn.Module) -> Iterator[None]:
-    """Inside it RNN, LSTM and GRU of ``model`` compute in float64."""
+    """Returns a context in which RNN, LSTM and GRU of ``model`` compute in float64."""
     modules = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
     own = [module.__dict__.get(_FORWARD) for module in modules]
     for module in modules:

@@ -1,1 +1,1 @@
-"""From the user's module to an OpGraph through ONNX: candidates, the marked export, the float model."""
+"""Makes an OpGraph of the user's module through ONNX: candidates, the marked export, the float model."""

@@ -1,4 +1,4 @@
-"""Which modules of a model are single operations that the dynamic path names, and may quantize (spec 9.1, 9.6)."""
+"""Finds the modules of a model that are single operations, which the dynamic path may quantize (spec 9.1, 9.6)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ....ops.desc import OpDesc, Role
 from ....ops.registry import Registry
 
 _CONVOLUTIONS = frozenset({Role.CONV, Role.CONV_TRANSPOSE})
-_METHODS = ("forward", "_conv_forward")  # what a subclass must not change to be the operation of its base
+_METHODS = ("forward", "_conv_forward")  # a subclass that changes one of these is another operation than its base
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,12 +20,12 @@ class Candidate:
     """One module that is one operation.
 
     Attributes:
-      path: Its path, the layer's name.
+      path: Path of the module, which is the layer name.
       module: The module.
       type: Type string, ``torch.nn.Conv2d``.
-      op: What the registry knows of it.
-      onnx_types: Types of the ONNX node that may do its work.
-      is_listed: Whether the capacity file lists it as quantizable; a SyncBatchNorm is only there to be folded.
+      op: The operation's description in the registry.
+      onnx_types: Types of the ONNX node to which the module may be exported.
+      is_listed: Whether the capacity file lists the module as quantizable; a SyncBatchNorm can only be folded.
     """
 
     path: str
@@ -39,10 +39,10 @@ class Candidate:
 def find_candidates(
     model: nn.Module, registry: Registry, inner: Mapping[str, nn.Module] | None = None
 ) -> dict[str, Candidate]:
-    """Returns the candidates of ``model`` by path; not the model itself, and none inside of another one.
+    """Returns the candidates of ``model`` by path; not the model itself, and none inside another candidate.
 
-    ``inner`` are the modules which do the operation in the forwards of others, by the paths of these. A convolution
-    that is not listed is a candidate all the same: BatchNorms and activations behind it belong to it.
+    ``inner`` are the modules that replace the operation in the forward of another module, by the path of that module. A
+    convolution that is not listed is a candidate too, since BatchNorms and activations behind it belong to it.
     """
     found: dict[str, Candidate] = {}
     for path, module in _outermost(model, registry):
@@ -60,7 +60,7 @@ def find_candidates(
 
 
 def _outermost(model: nn.Module, registry: Registry) -> Iterator[tuple[str, nn.Module]]:
-    """Yields the modules with their paths, but not those inside extension modules: they are one operation each."""
+    """Yields modules with their paths, without those inside extension modules, which are one operation each."""
     closed: list[str] = []
     for path, module in model.named_modules():
         if path and not path.startswith(tuple(closed)):
@@ -70,7 +70,7 @@ def _outermost(model: nn.Module, registry: Registry) -> Iterator[tuple[str, nn.M
 
 
 def is_plain_class(cls: type, registry: Registry) -> bool:
-    """Whether a subclass of a known class left the computation as it is; an extension is what its class says."""
+    """Whether ``cls`` computes the same as the known class it derives from; True for an extension."""
     if registry.is_leaf_type(cls):
         return True
     homes = (_home(cls, method) for method in _METHODS)
@@ -79,5 +79,5 @@ def is_plain_class(cls: type, registry: Registry) -> bool:
 
 
 def _home(cls: type, method: str) -> str | None:
-    """The Python module of the class which defines ``method``."""
+    """Returns the Python module of the class that defines ``method``; None if there is none."""
     return next((base.__module__ for base in cls.__mro__ if method in vars(base)), None)

@@ -1,7 +1,7 @@
-"""What stands between a convolution and the BatchNorm behind it in training: no file shows it (spec 9.2).
+"""Finds dropouts between a convolution and the BatchNorm behind it, which are active in training only (spec 9.2).
 
-In an exported model, which is one in eval mode, a dropout is not there, and the two are neighbours. Folded into one
-layer they still train as the user's model does only if the layer drops in between.
+The exported model is in eval mode and has no dropouts, so convolution and BatchNorm are neighbours there. If the two
+are folded into one layer, training equals that of the user's model only if the layer applies the dropout in between.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ def find_between(
 ) -> dict[nn.Module, Between | None]:
     """Returns the dropout modules in front of each BatchNorm of ``pairs``, in the order of the data.
 
-    None stands for something else, or a dropout that is called elsewhere, too. The model is left as it was.
+    The value is None if there is another operation in between, or a dropout that is also called elsewhere. The state of
+    the model is restored.
 
     Args:
       model: The float model.
@@ -42,7 +43,7 @@ def find_between(
                 with watch.watching(model):
                     model(*pytree.tree_map_only(Tensor, torch.clone, inputs))
                 return watch.found()
-            except Exception as error:  # a forward of the user's may raise anything in training
+            except Exception as error:  # the user's forward may raise anything in training mode
                 _log.debug("The model cannot be run in training mode on input_data: %s", error)
     return {norm: () for norm in pairs}
 
@@ -52,15 +53,15 @@ class _Watch:
 
     def __init__(self, pairs: Mapping[nn.Module, nn.Module]) -> None:
         self._pairs = pairs
-        # Of each convolution the tensor, as it was behind the dropouts so far, and these.
+        # For each convolution: its result, the tensor behind the dropouts seen so far, and these dropouts.
         self._results: dict[nn.Module, tuple[Tensor, Tensor, Between]] = {}
         self._between: dict[nn.Module, Between | None] = {}
-        self._calls: dict[nn.Module, int] = {}  # of each dropout
+        self._calls: dict[nn.Module, int] = {}  # number of calls of each dropout
         self._norms: dict[nn.Module, int] = {}
 
     @contextlib.contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:
-        """Inside it the calls of these modules, and of the dropouts of ``model``, are followed."""
+        """Returns a context in which the calls of these modules, and of the dropouts of ``model``, are recorded."""
         dropouts = [module for module in model.modules() if isinstance(module, Dropout)]
         handles = [
             *(module.register_forward_hook(self._convolved) for module in set(self._pairs.values())),
@@ -74,7 +75,7 @@ class _Watch:
                 handle.remove()
 
     def found(self) -> dict[nn.Module, Between | None]:
-        """Returns what `find_between` does."""
+        """Returns the result of `find_between`."""
         return {norm: self._if_alone(norm, self._between.get(norm, ())) for norm in self._pairs}
 
     def _if_alone(self, norm: nn.Module, between: Between | None) -> Between | None:
@@ -98,7 +99,7 @@ class _Watch:
 
 
 def _train(model: nn.Module, only_dropouts: bool) -> None:
-    """Puts ``model`` into training mode without its BatchNorms, or its dropouts alone."""
+    """Puts ``model`` without its BatchNorms, or only its dropouts, into training mode."""
     for module in model.modules():
         module.training = isinstance(module, Dropout) if only_dropouts else not isinstance(module, BatchNorm)
 

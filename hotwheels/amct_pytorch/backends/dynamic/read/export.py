@@ -1,4 +1,4 @@
-"""Exports a model once, with markers around its candidate modules, and reads back what the markers say."""
+"""Exports a model once with markers around its candidate modules, and reads layer sites from the markers."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class MarkedExport:
       sites: The place of each call of a candidate in the model, by layer name.
       edges: The quantizable inputs of each call, in the order of the site's indices, without producers.
       calls: How often each candidate was called, by path.
-      makers: The candidate, by path, which made the first argument of a call and was not changed since, by call.
-      exporter_names: For each node the name which torch's exporter had given it.
+      makers: By call: path of the candidate that made the first argument of the call, if that was not changed since.
+      exporter_names: For each node the name that torch's exporter gave it.
       own_forwards: Paths of the candidates whose forward was set on the instance.
     """
 
@@ -58,17 +58,17 @@ class MarkedExport:
 
     @property
     def paths(self) -> dict[str, str]:
-        """The path of the module of each call, by the call's name."""
+        """The module path of each call, by the call's name."""
         return {call_name(path, number): path for path, count in self.calls.items() for number in range(count)}
 
 
 def export_marked(
     model: nn.Module, candidates: Mapping[str, Candidate], inputs: tuple[Any, ...], setting: Mapping[str, Any]
 ) -> MarkedExport:
-    """Exports ``model`` in eval mode; it is left as it was.
+    """Exports ``model`` in eval mode; the state of the model is restored.
 
     ``setting`` holds ``input_names``, ``output_names`` and ``dynamic_axes`` of ``torch.onnx.export`` as far as the user
-    gave them; else inputs are called as the arguments of ``forward``, outputs ``output`` or ``output_<i>``.
+    gave them. Otherwise inputs are named after the arguments of ``forward``, outputs ``output`` or ``output_<i>``.
 
     Raises:
       ExportError: The call with ``inputs``, which hold a tensor, fails, or an operation has no ONNX form.
@@ -111,7 +111,7 @@ def _marked(candidates: Mapping[str, Candidate]) -> Iterator[dict[str, MarkedFor
 
 @contextlib.contextmanager
 def _counting_anew(model: nn.Module, forwards: Mapping[str, MarkedForward]) -> Iterator[None]:
-    """The exporter runs ``model`` once for each opset it tries."""
+    """Returns a context in which each run of ``model`` restarts the records: the exporter runs it once per opset."""
 
     def forget(*_: Any) -> None:
         for forward in forwards.values():
@@ -125,9 +125,9 @@ def _counting_anew(model: nn.Module, forwards: Mapping[str, MarkedForward]) -> I
 
 
 class _EntryForward:
-    """Takes the tensors of ``input_data`` alone and calls the model with them in their places.
+    """Takes only the tensors of ``input_data`` and calls the model with all of ``input_data``.
 
-    The exporter would make inputs of plain numbers, also of those which stand as defaults in the model's signature.
+    Otherwise the exporter would make inputs of plain numbers, even of default values in the model's signature.
     """
 
     def __init__(self, original: OriginalForward, inputs: tuple[Any, ...]) -> None:
@@ -136,7 +136,7 @@ class _EntryForward:
         self.baked = BakedValues(sum(isinstance(leaf, Tensor) for leaf in self._leaves))
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Runs the model and returns the tensors of its result; what is no tensor among the inputs is a constant."""
+        """Runs the model and returns the tensors of its result; inputs that are no tensors are constants."""
         given = iter(tensors)
         leaves = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in self._leaves]
         with ConstantsBeforehand(self.original.module), FollowedAliases(), self.baked:
@@ -174,7 +174,7 @@ def _input_names(model: nn.Module, inputs: tuple[Any, ...]) -> list[str]:
 
 
 def _argument_names(model: nn.Module, count: int) -> list[str]:
-    """The names of the first ``count`` positional arguments; those behind ``*args`` are numbered."""
+    """Returns the names of the first ``count`` positional arguments; arguments of ``*args`` are numbered."""
     parameters = inspect.signature(model.forward).parameters.values()
     named = [one.name for one in parameters if one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)]
     return [*named, *(f"input_{index}" for index in range(len(named), count))][:count]
@@ -205,9 +205,9 @@ def _read(model: ir.Model, forwards: Mapping[str, MarkedForward]) -> MarkedExpor
 
 
 def _settle_indices(model: ir.Model, edges: Mapping[str, tuple[Edge, ...]]) -> dict[str, tuple[Edge, ...]]:
-    """Numbers the quantizable inputs of each layer from 0, in place; returns those that are left.
+    """Numbers the quantizable inputs of each layer from 0, in place; returns the remaining edges.
 
-    A constant operand is none, as on the FX path; nor is one which the exporter found that nobody reads.
+    Constant operands are removed, as on the FX path, and operands that no node of the exported model reads.
     """
     markers: dict[str, list[ir.Node]] = {}
     for node in list(model.graph):

@@ -1,4 +1,4 @@
-"""FloatForward: what the user's float model computes on its example, which the exported model must compute, too."""
+"""FloatForward: the results of the user's float model on its example, which the exported model must reproduce."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from .float_model import Fold
 from .kept_state import kept_state
 from .outputs import output_tensors
 
-_InnerValue: TypeAlias = "tuple[str, str, NDArray[Any]]"  # name in the ONNX model, what it is, what it should be
+_InnerValue: TypeAlias = "tuple[str, str, NDArray[Any]]"  # name in the ONNX model, description, expected value
 
 
 class FloatForward:
-    """Runs ``model``, which is left as it was, in eval mode on the positional ``inputs``."""
+    """Runs ``model`` in eval mode on the positional ``inputs``; the state of the model is restored."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class FloatForward:
           inputs: Its positional arguments.
           export: The places of the calls of ``modules`` in the ONNX model.
           modules: Modules that are single operations, by path.
-          folds: The BatchNorms which that model has folded into convolutions.
+          folds: The BatchNorms that are folded into convolutions in the ONNX model.
         """
         self._model = model
         self._inputs = inputs
@@ -54,11 +54,11 @@ class FloatForward:
         return [array_of(leaf) for leaf in pytree.tree_leaves(self._inputs) if isinstance(leaf, Tensor)]
 
     def outputs(self) -> list[NDArray[Any]]:
-        """Returns the outputs in the order of the ONNX model's."""
+        """Returns the outputs in the order of the ONNX model's outputs."""
         return self._run(_same)
 
     def rounding(self) -> list[NDArray[Any]]:
-        """Returns the outputs on inputs whose last bits are others."""
+        """Returns the outputs on inputs that differ from the example in their last bits."""
         return self._run(shaken)
 
     def inner(self) -> list[_InnerValue]:
@@ -102,7 +102,7 @@ def _same(x: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def _watched(modules: Mapping[str, nn.Module], see: Callable[..., None]) -> Iterator[None]:
-    """Calls ``see(path, number, args, kwargs, result)`` for each call of a module, with what it was called with."""
+    """Calls ``see(path, number, args, kwargs, result)`` for each call of a module, with copies of its arguments."""
     given: dict[str, list[Any]] = {path: [] for path in modules}
     handles = []
     for path, module in modules.items():

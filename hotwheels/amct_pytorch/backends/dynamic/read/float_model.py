@@ -1,4 +1,4 @@
-"""The float ONNX model of the dynamic path: BatchNorm folded, only quantized layers kept as sites (spec 3)."""
+"""The float ONNX model of the dynamic path: BatchNorms folded, with the sites of quantized layers only (spec 3)."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Fold:
     Attributes:
       conv: Layer name of the convolution.
       calls: For each call of the two modules the names of both nodes, convolution first.
-      op: Both as modules.
-      role: Which convolution it is.
+      op: Convolution and BatchNorm as one operation.
+      role: CONV or CONV_TRANSPOSE.
       batch_norm: The BatchNorm.
     """
 
@@ -52,7 +52,7 @@ class Fold:
 def finish_float_model(
     model: ir.Model, folds: Collection[Fold], uses: Collection[str], settings: Mapping[str, object]
 ) -> None:
-    """Folds the BatchNorms of ``model``, keeps the sites called ``uses`` and stores ``settings``, in place."""
+    """Folds the BatchNorms of ``model``, keeps only the sites named in ``uses`` and stores ``settings``, in place."""
     nodes = {str(node.name): node for node in model.graph}
     for fold in folds:
         write_folded([nodes[conv] for conv, _ in fold.calls], *fold.op.folded(), fold)
@@ -64,7 +64,7 @@ def finish_float_model(
 
 
 def read_settings(model: ir.Model, path: object) -> dict[str, object]:
-    """Returns what ``finish_float_model`` stored; ExportError if the model in file ``path`` is of another origin."""
+    """Returns the settings that `finish_float_model` stored; ExportError if the model in file ``path`` has none."""
     text = model.metadata_props.get(SETTINGS_KEY)
     if text is None:
         raise ExportError(
@@ -76,7 +76,7 @@ def read_settings(model: ir.Model, path: object) -> dict[str, object]:
 
 
 def refold(model: ir.Model, folds: Collection[Fold]) -> None:
-    """Folds the present BatchNorm statistics into ``model``, in place, whose nodes were folded before."""
+    """Writes weights with the present BatchNorm statistics into the folded nodes of ``model``, in place."""
     nodes = {str(node.name): node for node in model.graph}
     for fold in folds:
         lost = next((conv for conv, _ in fold.calls if conv not in nodes), None)
@@ -87,7 +87,7 @@ def refold(model: ir.Model, folds: Collection[Fold]) -> None:
 
 
 def write_normalization(model: ir.Model, norms: Mapping[str, nn.Module]) -> None:
-    """Gives the BatchNormalization nodes of ``model`` which ``norms`` names the present values of these modules."""
+    """Writes the present values of the modules ``norms`` into the BatchNormalization nodes of these names."""
     nodes = {str(node.name): node for node in model.graph}
     for name, norm in norms.items():
         if name not in nodes:
@@ -95,14 +95,14 @@ def write_normalization(model: ir.Model, norms: Mapping[str, nn.Module]) -> None
         # The nodes share initializers that were equal when they were exported, so each gets its own.
         for position, field in enumerate(("weight", "bias", "running_mean", "running_var"), start=1):
             if (value := getattr(norm, field)) is not None:
-                array = _array(value).copy()  # the module goes on learning
+                array = _array(value).copy()  # later training of the module must not change the file
                 initializer = add_initializer(graph_of(nodes[name]), f"{name}.updated.{field}", array)
                 nodes[name].replace_input_with(position, initializer)
     remove_unused_initializers(model.graph)
 
 
 def write_folded(nodes: Sequence[ir.Node], weight: Tensor, bias: Tensor | None, fold: Fold) -> None:
-    """Gives all ``nodes`` these values; ``weight`` is [C_out, ...]. Other nodes keep the initializers they had."""
+    """Makes ``nodes`` use ``weight`` [C_out, ...] and ``bias``; other readers of the old initializers keep those."""
     groups = int(getattr(fold.module, "groups", 1))
     weight = as_image(from_output_first(weight, groups, fold.role is Role.CONV_TRANSPOSE), weight.dim() - 2)
     graph = graph_of(nodes[0])

@@ -1,4 +1,4 @@
-"""Reads an OpGraph off the exported model: layers by module path, everything else by its ONNX node."""
+"""Reads an OpGraph from the exported model: layers have their module paths, all other nodes their ONNX names."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Fusion:
 
     Attributes:
       is_on: ``do_fusion``.
-      skipped: ``skip_fusion_layers``: convolutions, or BatchNorms, that keep to themselves.
+      skipped: ``skip_fusion_layers``: convolutions or BatchNorms that are not folded.
     """
 
     is_on: bool = True
@@ -54,7 +54,7 @@ def build_graph(
 
 
 class _Reader:
-    """What is known of one graph while it is read."""
+    """The state while one graph is read."""
 
     def __init__(
         self, export: MarkedExport, candidates: Mapping[str, Candidate], registry: Registry, fusion: Fusion
@@ -67,7 +67,7 @@ class _Reader:
         self._onnx = {str(node.name): node for node in export.model.graph}
         self._owners = {inner: layer for layer, site in export.sites.items() for inner in site.nodes}
         self._taken = {*self._onnx, *candidates}
-        self._values: dict[ir.Value, str] = {}  # the node of our graph whose result it is
+        self._values: dict[ir.Value, str] = {}  # name of the OpGraph node that makes the value
 
     def read(self) -> OpGraph:
         graph = self._export.model.graph
@@ -135,7 +135,7 @@ class _Reader:
         )
 
     def _node_kind(self, node: ir.Node) -> dict[str, Any]:
-        """Returns what the capacity file says of the type of an ONNX node."""
+        """Returns the fields of an OpNode that the capacity file determines by ONNX type."""
         kind = node.op_type
         return {
             "onnx_type": kind,
@@ -191,7 +191,7 @@ class _Reader:
         return settle_uses(OpGraph(nodes), owned)
 
     def _folded_norms(self, graph: OpGraph) -> dict[str, str]:
-        """The BatchNorms which are folded, with their convolutions. All calls of both modules are, or none."""
+        """Returns the BatchNorms that are folded, with their convolutions; all calls of both modules, or none."""
         pairs = {norm.name: conv for norm in graph if (conv := self._foldable(graph, norm)) is not None}
         calls: dict[str, set[str]] = {}
         for node in graph:
@@ -203,7 +203,7 @@ class _Reader:
         }
 
     def _foldable(self, graph: OpGraph, norm: OpNode) -> str | None:
-        """The convolution in front of ``norm`` which can take it up, going by these two calls."""
+        """Returns the convolution in front of ``norm`` into which this call can be folded; None if there is none."""
         conv = self._convolution_before(graph, norm)
         if conv is None or graph.consumers[conv] != (norm.name,):
             return None
@@ -221,11 +221,11 @@ class _Reader:
                     yield node.name, conv
 
     def _is_seen(self, node: OpNode, maker: str) -> bool:
-        """Whether a call which ``maker`` stands in front of can be told from the other calls of its module."""
+        """Whether the call behind ``maker`` can be distinguished at run time from other calls of the same module."""
         return self._export.calls[node.layer] == 1 or self._export.makers.get(node.name) == maker
 
     def _convolution_before(self, graph: OpGraph, node: OpNode) -> str | None:
-        """The convolution which the layer ``node`` reads, if it reads nothing else."""
+        """Returns the convolution that ``node`` reads; None if it reads anything else."""
         if node.op is None or len(node.inputs) != 1:
             return None
         op = graph[node.inputs[0]].op

@@ -1,8 +1,8 @@
-"""Which modules that change their input in place must keep doing so, because the input is read again.
+"""Finds modules that must keep changing their input in place, because the input is read again later.
 
-A quantized layer works on a quantized copy, so a module that no longer works in place costs nothing, and is the same
-where its input is not read again. The residual units of MiDaS do read it: ``conv(relu(y)) + y`` adds what the ReLU has
-left in ``y``.
+A quantized layer works on a quantized copy, so working out of place costs nothing, and gives the same result if the
+input is not read again. The residual units of MiDaS do read it: ``conv(relu(y)) + y`` adds the values that the ReLU has
+written into ``y``.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from .kept_state import kept_state, run_example
 
 
 def find_read_again(model: nn.Module, inputs: tuple[Any, ...], modules: Mapping[str, nn.Module]) -> frozenset[str]:
-    """Returns those of ``modules``, by path, whose input is read again behind them when ``model(*inputs)`` runs.
+    """Returns the paths of those ``modules`` whose input is read again after them in ``model(*inputs)``.
 
-    All of them work in place. The model is left as it was.
+    All ``modules`` work in place. The state of the model is restored.
 
     Raises:
       ExportError: The model cannot be called with ``inputs``.
@@ -39,7 +39,7 @@ def find_read_again(model: nn.Module, inputs: tuple[Any, ...], modules: Mapping[
 
 
 class _Watch(TorchFunctionMode):
-    """Notes which inputs of modules are read behind the modules.
+    """Records which inputs of modules are read after the modules.
 
     Attributes:
       read_again: The paths of these modules.
@@ -60,12 +60,12 @@ class _Watch(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
     def add(self, path: str, x: Tensor) -> None:
-        """Takes the input of the module ``path``, which has run."""
+        """Records the input of the module ``path`` after the module has run."""
         self._inputs.setdefault(_memory(x), []).append(path)
         self._kept.append(x)
 
     def see(self, tree: Any) -> None:
-        """Takes tensors that are read."""
+        """Checks the tensors in ``tree``, which are read now, against the recorded inputs."""
         for leaf in pytree.tree_leaves(tree):
             if isinstance(leaf, Tensor):
                 self.read_again.update(self._inputs.get(_memory(leaf), ()))
@@ -80,7 +80,7 @@ class _OutOfPlace:
         self._watch = watch
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Runs it."""
+        """Runs the forward."""
         with without_torch_function():
             copy = x.clone()
         result = self._original(copy, *args, **kwargs)

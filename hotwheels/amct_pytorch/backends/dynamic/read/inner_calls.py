@@ -23,10 +23,10 @@ _ROLES = frozenset({Role.CONV, Role.CONV_TRANSPOSE, Role.LINEAR})
 
 
 def find_inner_calls(model: nn.Module, inputs: tuple[Any, ...], registry: Registry) -> dict[str, CallingForward]:
-    """Returns a forward with a layer in it for each module of ``model`` that needs one, by path; changes nothing.
+    """Returns, by path, a forward with a layer inside for each module of ``model`` that needs one; changes nothing.
 
-    A module stays out, with a WARNING, if its forward does not call its operation once, or with a weight that depends
-    on the data.
+    A module is left out, with a WARNING, if its forward does not call its operation exactly once, or calls it with a
+    weight that depends on the data.
     """
     modules = {path: module for path, module in model.named_modules() if path and _needs_one(module, registry)}
     if not modules:
@@ -44,7 +44,7 @@ def find_inner_calls(model: nn.Module, inputs: tuple[Any, ...], registry: Regist
 
 
 def find_inner_norms(model: nn.Module, inputs: tuple[Any, ...], registry: Registry) -> dict[str, CallingNorm]:
-    """Returns a forward with a BatchNorm in it for each subclass of one whose forward calls it once, by path."""
+    """Returns, by path, a forward with a BatchNorm inside for each BatchNorm subclass that calls it exactly once."""
     modules = {path: module for path, module in model.named_modules() if path and _is_own_norm(module, registry)}
     if not modules:
         return {}
@@ -55,7 +55,7 @@ def find_inner_norms(model: nn.Module, inputs: tuple[Any, ...], registry: Regist
 
 
 class _SeenNorm:
-    """A forward that notes whether it calls ``F.batch_norm`` once, with the state of its module."""
+    """A forward that records whether it calls ``F.batch_norm`` exactly once, with the state of its module."""
 
     def __init__(self, module: nn.Module) -> None:
         self.original = OriginalForward(module)
@@ -80,7 +80,7 @@ class _SeenNorm:
 
 
 class _Seen:
-    """A forward that notes with which arguments it calls its operation.
+    """A forward that records the arguments with which it calls its operation.
 
     Attributes:
       forwards: The calls of each run of the forward.
@@ -111,7 +111,7 @@ class _Seen:
 
     @torch.no_grad()
     def why_not(self) -> str | None:
-        """Returns why no layer can be made of the call, None if one can."""
+        """Returns why the call cannot become a layer; None if it can."""
         counts = {len(calls) for calls in self.forwards}
         if counts != {1}:
             return f"its forward calls the operation {' or '.join(map(str, sorted(counts)))} times, not once"
@@ -121,7 +121,7 @@ class _Seen:
         try:
             weight, bias = self.called().tensors()
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            return f"its forward cannot be run on zeros, to get the weight that it computes: {error}"
+            return f"its forward cannot be run on zeros, which is needed to get the computed weight: {error}"
         if not all(_is_same(one["weight"], weight) and _is_same(one.get("bias"), bias) for one in (first, *others)):
             return "the weight with which its forward calls the operation depends on the data"
         return None
@@ -136,7 +136,7 @@ def _is_same(one: Tensor | None, other: Tensor | None) -> bool:
 
 
 def _needs_one(module: nn.Module, registry: Registry) -> bool:
-    """Whether ``module`` is a convolution or a Linear that does not simply compute it with a stored weight."""
+    """Whether ``module`` is a convolution or Linear whose forward is changed or whose weight is computed."""
     match = registry.match_module(type(module))
     if match is None or match.op.role not in _ROLES or registry.is_leaf_type(type(module)):
         return False
@@ -145,7 +145,7 @@ def _needs_one(module: nn.Module, registry: Registry) -> bool:
 
 
 def _is_own_norm(module: nn.Module, registry: Registry) -> bool:
-    """Whether ``module`` is a BatchNorm that can be folded, but for what else its forward does."""
+    """Whether ``module`` is a subclass of BatchNorm with a forward of its own."""
     has_own_forward = FORWARD in vars(module) or not is_plain_class(type(module), registry)
     return registry.is_fusable(type(module)) and has_own_forward
 

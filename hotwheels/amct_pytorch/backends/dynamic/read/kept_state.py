@@ -1,4 +1,4 @@
-"""Lets a model be run on its example without a trace in it: what a forward changes is taken back (spec 1.6)."""
+"""Runs a model on its example without side effects: the state of the model is restored (spec 1.6)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CONTAINERS = (list, dict, set)
 
 
 def run_example(model: nn.Module, inputs: tuple[Any, ...]) -> Any:
-    """Returns what ``model`` in eval mode makes of copies of ``inputs``, without gradient.
+    """Returns the result of ``model`` in eval mode on copies of ``inputs``, without gradient.
 
     Raises:
       ExportError: The model cannot be called with ``inputs``.
@@ -32,9 +32,9 @@ def run_example(model: nn.Module, inputs: tuple[Any, ...]) -> Any:
 
 @contextlib.contextmanager
 def kept_state(model: nn.Module) -> Iterator[None]:
-    """Gives ``model`` its buffers, training flags, plain attributes and the random generator back.
+    """Returns a context that restores buffers, training flags, plain attributes and the random generator at exit.
 
-    Containers among the attributes get their elements back; what is inside the elements is not looked at.
+    Containers among the attributes get their elements back; changes inside the elements are not undone.
     """
     buffers = [(one, one.detach().clone()) for one in model.buffers()]
     attributes = [(module, _snapshot(vars(module))) for module in model.modules()]
@@ -50,7 +50,7 @@ def kept_state(model: nn.Module) -> Iterator[None]:
 
 
 def _snapshot(attributes: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Returns each attribute with a copy of its elements, None for what is no container."""
+    """Returns each attribute with a copy of its elements; None as copy if it is no container."""
     return {
         name: (value, copy.copy(value) if isinstance(value, _CONTAINERS) else None)
         for name, value in attributes.items()

@@ -1,4 +1,4 @@
-"""Whether the nodes which the exporter writes for a module are the one operation that the module's type promises."""
+"""Checks that the nodes exported for a module are exactly the one operation of the module's type."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from ....nn.weighted_call import WeightedCall
 from ....onnx_io.initializers import constant_of
 from .candidates import Candidate
 
-# All that a forward set on a module may come out as whose operation is computed on integers, by our own call of it.
+# The node types allowed for a module whose forward was replaced: exactly the operation that is computed on integers.
 _PLAIN = (("Conv",), ("ConvTranspose",), ("Gemm",), ("MatMul",), ("MatMul", "Add"))
 
 
 def why_no_single_operation(candidate: Candidate, body: Sequence[ir.Node], has_own_forward: bool) -> str | None:
-    """Returns why the layer cannot be quantized as one operation, None if it can (spec 9.1)."""
+    """Returns why the layer cannot be quantized as one operation; None if it can (spec 9.1)."""
     types = [node.op_type for node in body]
     written = ", ".join(types)
     if sum(one in candidate.onnx_types for one in types) != 1:
         expected = " or ".join(sorted(candidate.onnx_types))
         return f"the exporter writes it as {written}, not as one {expected} node"
     if has_own_forward and candidate.op.is_cube and not _is_plain(types, candidate):
-        return f"a forward was set on it which computes {written}; move what is not the operation out of it"
+        return f"a forward was set on it that computes {written}; move all other operations out of that forward"
     if (
         candidate.op.has_weight
         and not isinstance(candidate.module, WeightedCall)
@@ -41,6 +41,6 @@ def _is_plain(types: Sequence[str], candidate: Candidate) -> bool:
 def _computes_weight(node: ir.Node, candidate: Candidate) -> bool:
     if node.op_type not in candidate.onnx_types:
         return False
-    # What is computed from parameters alone is a constant of the file, so the module has to be asked as well.
+    # A weight computed from parameters alone is a constant in the file, so the module is checked too.
     is_stored = "weight" in {**candidate.module._parameters, **candidate.module._buffers}
     return not is_stored or constant_of(node.inputs[1]) is None

@@ -14,13 +14,13 @@ _log = get_logger(__name__)
 
 
 def copy_model(model: nn.Module) -> nn.Module:
-    """Returns a deep copy of ``model``; the model itself, with a WARNING, where that is impossible (spec 3)."""
+    """Returns a deep copy of ``model``; the model itself, with a WARNING, if it cannot be copied (spec 3)."""
     memo = _detached(model)
     try:
         copied = copy.deepcopy(model, memo)
-    except Exception as error:  # a user's __deepcopy__ runs here, and it may raise anything
+    except Exception as error:  # a user's __deepcopy__ may raise anything
         _log.warning(
-            "The model %s cannot be copied (%s: %s), so it is worked on directly and will be changed. Tensors which are"
+            "The model %s cannot be copied (%s: %s), so the model itself is used and changed. Tensors which are"
             " results of a computation and stored on the model are the usual reason: detach them.",
             type(model).__name__, type(error).__name__, error,
         )  # fmt: skip
@@ -30,7 +30,7 @@ def copy_model(model: nn.Module) -> nn.Module:
 
 
 def _detached(model: nn.Module) -> dict[int, Any]:
-    """Copies, by id, of the results of computations stored on modules, such as the weight of a weight_norm."""
+    """Returns copies, by id, of computed tensors stored on modules, such as the weight of a weight_norm."""
     values = (value for module in model.modules() for value in vars(module).values())
     results = [value for value in values if isinstance(value, Tensor) and value.grad_fn is not None]
     return {id(value): value.detach().clone() for value in results}

@@ -13,7 +13,7 @@ from ....ops.desc import OpDesc
 
 
 def float_edges(module: nn.Module, op: OpDesc, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Edge, ...]:
-    """Returns the places of the float tensors which ``op`` declares as quantizable, in call order, without producers.
+    """Returns the edges of the float tensors that ``op`` declares as quantizable, in call order, without producers.
 
     An operation without declared operands takes all its arguments, lists flattened.
     """
@@ -29,7 +29,7 @@ def _places(
 ) -> Iterator[tuple[str, int]]:
     declared = op.operands if op.module_operands is None else op.module_operands
     names = _argument_names(module)
-    # The module's own names: those of the table are the names of torch's functions.
+    # Argument names of the module's forward; the table has those of torch's functions.
     if declared:
         yield from ((_name_at(names, one.position, one.name), one.position) for one in declared)
         return

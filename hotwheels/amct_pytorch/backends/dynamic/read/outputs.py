@@ -1,4 +1,4 @@
-"""The tensors of what a model returns, in the order of the outputs of the exported model."""
+"""The tensors in the result of a model, in the order of the outputs of the exported model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def output_tensors(result: Any) -> tuple[Tensor, ...]:
-    """Returns the tensors in tuples, lists, dicts and dataclasses, at any depth; what is no tensor is left out."""
+    """Returns the tensors in tuples, lists, dicts and dataclasses, at any depth; other values are left out."""
     return tuple(_tensors(result))
 
 

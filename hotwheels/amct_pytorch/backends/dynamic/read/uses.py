@@ -1,4 +1,4 @@
-"""Modules that are called several times: one layer, whose uses are quantized all alike or not at all (spec 9.1)."""
+"""Modules that are called several times: one layer, whose uses are all quantized or none (spec 9.1)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _log = get_logger(__name__)
 
 
 def settle_uses(graph: OpGraph, owned: Collection[str]) -> OpGraph:
-    """Returns ``graph`` with every use of a layer quantizable, or none; a WARNING names the layers that lose by it.
+    """Returns ``graph`` in which all uses of a layer are quantizable, or none; a WARNING names layers that become none.
 
-    One record has one grid for each input, so all uses need the same number of inputs. Nodes in ``owned`` belong to a
-    convolution: they are no uses.
+    The record of a layer has one grid for each input, so all uses need the same number of inputs. Nodes in ``owned``
+    belong to a convolution and are no uses.
     """
     nodes = dict(graph.nodes)
     for layer, uses in _several(graph, owned).items():
@@ -27,7 +27,7 @@ def settle_uses(graph: OpGraph, owned: Collection[str]) -> OpGraph:
 
 
 def _several(graph: OpGraph, owned: Collection[str]) -> dict[str, list[OpNode]]:
-    """The uses of each module that has several."""
+    """Returns the uses of each module that has several."""
     found: dict[str, list[OpNode]] = {}
     for node in graph:
         if node.module_path is not None and node.name not in owned:

@@ -1,1 +1,1 @@
-"""What a quantized model of the dynamic path does over its forwards: calibration, training, shift bits, record."""
+"""Sessions of quantized models on the dynamic path: calibration, training, shift bits and record over many forwards."""

@@ -1,4 +1,4 @@
-"""Updating BatchNorms to quantized weights, and what becomes of the factors when they are folded (spec 3, 6.7, 9.8)."""
+"""Updates BatchNorms to quantized weights, and the factors of weights into which they are folded (spec 3, 6.7, 9.8)."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class BnUpdate:
     """How running statistics are updated.
 
     Attributes:
-      momentum: Share of a batch's statistics in the running ones, (0, 1).
-      standing: The BatchNorms which no convolution takes up, by the name of their nodes.
+      momentum: Share of a batch's statistics in the running statistics, (0, 1).
+      standing: The BatchNorms that are not folded into a convolution, by the name of their nodes.
     """
 
     momentum: float
@@ -37,9 +37,9 @@ def switch_batch_norms(model: nn.Module, is_training: bool) -> None:
 
 
 def update_batch_norms(model: nn.Module, is_training: bool, update: BnUpdate, folds: Collection[Fold]) -> None:
-    """Switches those BatchNorms of ``model`` which a save writes anew; the others keep their statistics.
+    """Switches the BatchNorms of ``model`` that a save writes to the files; other BatchNorms keep their statistics.
 
-    They take the momentum of the update, and their affine parameters learn while they train.
+    In training mode they have the momentum of the update, and their affine parameters require gradients.
     """
     known = {*(fold.batch_norm for fold in folds), *update.standing.values()}
     norms = _batch_norms(model)
@@ -60,13 +60,13 @@ def _batch_norms(model: nn.Module) -> dict[str, BatchNorm]:
 def _report_left(names: Collection[str]) -> None:
     if names:
         _log.warning(
-            "BatchNorms that have no part in the forward, or no node of their own, keep their statistics: %s.",
+            "BatchNorms that are not called in the forward, or have no node of their own, keep their statistics: %s.",
             ", ".join(names),
         )
 
 
 def write_present_norms(model: ir.Model, update: BnUpdate | None, folds: Collection[Fold]) -> None:
-    """Writes the BatchNorms as they are now into ``model``, in place; those of ``folds`` into weights."""
+    """Writes the present values of the BatchNorms into ``model``, in place; BatchNorms of ``folds`` into weights."""
     refold(model, folds)
     if update is not None:
         write_normalization(model, update.standing)

@@ -25,7 +25,7 @@ _log = get_logger(__name__)
 
 
 class Phase(enum.Enum):
-    """What the next forward is for."""
+    """The purpose of the next forward."""
 
     BN_UPDATE = enum.auto()
     CALIBRATION = enum.auto()
@@ -34,14 +34,14 @@ class Phase(enum.Enum):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SessionPlan:
-    """What a session is to do.
+    """The settings of a session.
 
     Attributes:
       batch_num: Number of calibration forwards.
-      record_file: Where the quantization factors go.
-      partners: Digests of the files which the record belongs to, by name.
-      shifted: Layers whose record carries a shift bit.
-      unfused: Layers whose record says ``skip_fusion``.
+      record_file: File for the quantization factors.
+      partners: Digests of the files to which the record belongs, by name.
+      shifted: Layers whose record has a shift bit.
+      unfused: Layers whose record has ``skip_fusion``.
       folds: The BatchNorms that are folded at save.
       bn_update: How BatchNorms are updated before the calibration; None if they are not.
     """
@@ -56,16 +56,16 @@ class SessionPlan:
 
 
 class CalibrationSession:
-    """Stands around the forward of one quantized model.
+    """Controls the modes of one quantized model, forward by forward.
 
     Attributes:
-      plan: What it is to do.
+      plan: The settings.
       container: The quantized layers.
-      layers: The same by name.
+      layers: The quantized layers by name.
     """
 
     def __init__(self, container: LayerContainer, plan: SessionPlan, files: FileSet) -> None:
-        """Finds what is known of the weights, and adds the record with it to ``files`` (spec 3)."""
+        """Calibrates the weights, and adds the record with their factors to ``files`` (spec 3)."""
         self.plan = plan
         self.container = container
         self._batches = 0
@@ -93,14 +93,14 @@ class CalibrationSession:
         return self, *self._shifts.values()
 
     def begin(self) -> None:
-        """Is called before each forward."""
+        """Sets the mode; called before each forward."""
         if self._phase is Phase.CALIBRATION and not self._batches and self._is_complete():
             self._enter(Phase.DONE)  # the state was loaded from a checkpoint
         for search in self._shifts.values():
             search.begin_forward()
 
     def end(self) -> None:
-        """Is called after each forward."""
+        """Counts the forward and goes on to the next phase if calibration is complete; called after each forward."""
         if self._phase is not Phase.CALIBRATION:
             return
         for name, search in self._shifts.items():
@@ -114,7 +114,7 @@ class CalibrationSession:
             self._warn_incomplete()
 
     def set_batch_norms(self, model: nn.Module, is_training: bool) -> None:
-        """Does what ``update_bn_status`` says; ``model`` is the one the session stands around."""
+        """Switches the BatchNorms, for ``update_bn_status``; ``model`` is the model of this session."""
         if self.plan.bn_update is None:
             switch_batch_norms(model, is_training)
             return
@@ -123,9 +123,9 @@ class CalibrationSession:
         self._enter(Phase.BN_UPDATE if is_training else Phase.DONE if is_done else Phase.CALIBRATION)
 
     def fold_present_state(self, float_model: ir.Model, record: Record) -> Record:
-        """Writes the BatchNorms as they are now into ``float_model``, in place, and returns the record that fits.
+        """Writes the present BatchNorms into ``float_model``, in place, and returns the record that fits them.
 
-        ``float_model`` and ``record`` are what quantize_model and the calibration wrote.
+        ``float_model`` was written by quantize_model, ``record`` by the calibration.
         """
         write_present_norms(float_model, self.plan.bn_update, self.plan.folds)
         return with_present_weights(record, self.layers)
@@ -138,7 +138,7 @@ class CalibrationSession:
 
     def _mode_of(self, phase: Phase) -> Mode:
         if phase is Phase.CALIBRATION:
-            # BatchNorm statistics that fit the quantized weights are of use with quantized weights only.
+            # With update_bn the BatchNorm statistics fit the quantized weights, so the weights are quantized here too.
             return Mode.CALIBRATION if self.plan.bn_update is None else Mode.CALIBRATION_OF_DATA
         return Mode.WEIGHTS if phase is Phase.BN_UPDATE else Mode.FAKE_QUANT
 

@@ -1,4 +1,4 @@
-"""ModeSwitch: the mode which ``enable_quantization`` has set for a model of the dynamic path, beside its session."""
+"""ModeSwitch: the mode that ``enable_quantization`` has set for a model of the dynamic path, instead of its session."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from ..forwards import FORWARD, OriginalForward
 
 
 class ModeSwitch:
-    """Stands in the forward of a quantized model; while it is set the session neither counts nor decides."""
+    """Holds a mode for a quantized model; while a mode is set, the session neither counts forwards nor sets modes."""
 
     def __init__(self) -> None:
         self._mode: Mode | None = None
 
     @property
     def mode(self) -> Mode | None:
-        """The mode of all layers; None where the session decides."""
+        """The mode of all layers; None if the session decides."""
         return self._mode
 
     @mode.setter
     def mode(self, mode: Mode) -> None:
-        """Sets the mode; one in which ranges are found is what the session does by itself."""
+        """Sets the mode; a mode that observes leaves the decision to the session."""
         self._mode = None if mode.observes else mode
 
     def run(self, forward: OriginalForward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Returns ``forward(*args, **kwargs)`` with all layers in the mode that is set; leaves theirs as it was."""
+        """Returns ``forward(*args, **kwargs)`` with all layers in the mode that is set; restores their own modes."""
         assert self._mode is not None
         if self._mode is not Mode.REAL_QUANT:
             with forcing(self._mode):
@@ -44,6 +44,6 @@ class ModeSwitch:
 
 
 def switches_inside(model: nn.Module) -> list[ModeSwitch]:
-    """Returns the switch of every model of the dynamic path which is, or stands inside, ``model``."""
+    """Returns the switches of all quantized models of the dynamic path in ``model``, itself included."""
     switches = (getattr(module.__dict__.get(FORWARD), "switch", None) for module in model.modules())
     return [switch for switch in switches if isinstance(switch, ModeSwitch)]

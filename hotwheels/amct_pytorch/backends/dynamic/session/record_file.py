@@ -13,7 +13,7 @@ from ...layer_container import LayerContainer, layers_by_name
 
 
 class RecordFile:
-    """Writes what is known of the layers in ``container``.
+    """Writes the known factors of the layers in ``container``.
 
     Attributes:
       path: The file.
@@ -26,16 +26,16 @@ class RecordFile:
         unfused: Collection[str] = (),
         partners: Mapping[str, str] | None = None,
     ) -> None:
-        """``unfused`` are the layers whose record says ``skip_fusion``, ``partners`` digests of files it belongs to."""
+        """``unfused``: layers whose record has ``skip_fusion``; ``partners``: digests of the record's other files."""
         self.path = path
         self._container = container
         self._unfused = frozenset(unfused)
         self._partners = partners
 
     def write_weights(self, files: FileSet | None = None) -> Record:
-        """Finds what is to be known of the weights, adds the record with it alone to ``files``, and returns that.
+        """Calibrates the weights, adds a record with only their factors to ``files``, and returns the record.
 
-        Without ``files`` it is written at once.
+        Without ``files`` the record is written at once.
         """
         layers = layers_by_name(self._container)
         for layer in layers.values():
@@ -43,11 +43,11 @@ class RecordFile:
         return self._write({name: LayerRecord(weight=one.weight_record()) for name, one in layers.items()}, files)
 
     def write(self) -> Record:
-        """Writes all factors of the layers which turned out to be quantized, and returns them."""
+        """Writes all factors of the layers that are quantized, and returns the record."""
         return self._write(self.known_factors(), None)
 
     def known_factors(self) -> dict[str, LayerRecord]:
-        """Returns the present factors of the layers which turned out to be quantized."""
+        """Returns the present factors of the layers that are quantized."""
         return {name: layer.record() for name, layer in layers_by_name(self._container).items() if layer.is_quantized}
 
     def _write(self, records: Mapping[str, LayerRecord], files: FileSet | None) -> Record:

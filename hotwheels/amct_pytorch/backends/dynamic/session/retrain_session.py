@@ -16,27 +16,27 @@ _log = get_logger(__name__)
 
 
 class RetrainSession:
-    """Stands around the forward of one model made by create_quant_retrain_model.
+    """Controls the modes of one model made by create_quant_retrain_model, forward by forward.
 
-    The first ``batch_num`` forwards, in training or not, find the ranges that training begins with; layers are
-    fake-quantized as soon as theirs is known. Then every forward is fake-quantized. Of forwards in eval mode, counted
-    anew behind each one in training mode, number ``batch_num`` writes the record.
+    The first ``batch_num`` forwards, in training or eval mode, find the ranges with which training begins; a layer is
+    fake-quantized as soon as its ranges are known. Then every forward is fake-quantized. The ``batch_num``-th forward
+    in eval mode since the last forward in training mode writes the record.
 
     Attributes:
       container: The quantized layers.
-      layers: The same by name.
+      layers: The quantized layers by name.
     """
 
     def __init__(
         self, container: LayerContainer, record_file: RecordFile, batch_num: int, shifted: Collection[str]
     ) -> None:
-        """Finds what is known of the weights, and writes the record with it. ``shifted`` layers get a shift bit."""
+        """Calibrates the weights and writes the record with their factors. ``shifted`` layers get a shift bit."""
         self.container = container
         self._record_file = record_file
         self._batch_num = batch_num
         self._seen = 0  # forwards that looked for ranges
-        self._evaluated = 0  # forwards in eval mode since the last one in training mode
-        self._trains = False  # whether the last forward was one in training mode
+        self._evaluated = 0  # forwards in eval mode since the last forward in training mode
+        self._trains = False  # whether the last forward was in training mode
         self._is_settled = False  # whether every layer has its grids
         self._has_warned = False
         self._shifts = {name: _watched(layer) for name, layer in self.layers.items() if name in shifted}
@@ -50,11 +50,11 @@ class RetrainSession:
         return layers_by_name(self.container)
 
     def known_factors(self) -> dict[str, LayerRecord]:
-        """Returns the factors of the model as it is now."""
+        """Returns the present factors of the model."""
         return self._record_file.known_factors()
 
     def take_loaded_state(self) -> None:
-        """Goes on from a state that was loaded into the model: the record has the factors of its weights."""
+        """Continues from a state that was loaded into the model: writes the record with the factors of its weights."""
         self._record_file.write_weights()
 
     @property
@@ -93,7 +93,7 @@ class RetrainSession:
         return self._seen < self._batch_num
 
     def _set_modes(self) -> None:
-        """Layers that take no part in the first forwards look for their ranges when they do."""
+        """Sets the mode of each layer; a layer that the first forwards did not call is calibrated when it is called."""
         missing = [name for name, layer in self.layers.items() if not layer.is_calibrated]
         if not missing and not self._seen:  # all ranges are given, or were loaded
             self._seen = self._batch_num

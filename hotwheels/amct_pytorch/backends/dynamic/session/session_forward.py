@@ -1,4 +1,4 @@
-"""SessionForward: puts a session around the forward of a quantized model, and finds it again."""
+"""SessionForward: runs a session's begin and end around the forward of a quantized model; finds the session again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .mode_switch import ModeSwitch
 
 
 class Session(Protocol):
-    """What counts the forwards of a model and writes its record."""
+    """Counts the forwards of a quantized model, sets the modes of its layers and writes its record."""
 
     @property
     def container(self) -> LayerContainer:
@@ -29,7 +29,7 @@ class Session(Protocol):
 
     @property
     def layers(self) -> Mapping[str, QuantizedLayer]:
-        """The same by name."""
+        """The quantized layers by name."""
 
     @property
     def observes(self) -> bool:
@@ -55,7 +55,7 @@ class SessionForward(Replacement):
     Attributes:
       session: Counts the forwards.
       switch: The mode which ``enable_quantization`` has set.
-      takes_other_floats: Whether the model was one of another floating type: its inputs are cast to float32, too.
+      takes_other_floats: Whether the model had another floating type, so that its inputs are cast to float32 too.
     """
 
     def __init__(self, model: nn.Module, session: Session, takes_other_floats: bool = False) -> None:
@@ -65,7 +65,7 @@ class SessionForward(Replacement):
         self.switch = ModeSwitch()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Runs the model as one batch of the session, or in the mode which the user has asked for."""
+        """Runs the model as one batch of the session, or in the mode that ``enable_quantization`` has set."""
         if self.takes_other_floats:
             args, kwargs = in_float32(args), in_float32(kwargs)
         if is_recomputing():  # the session has counted this forward
@@ -90,7 +90,7 @@ class SessionForward(Replacement):
 
 @contextlib.contextmanager
 def _one_batch(layers: Collection[QuantizedLayer]) -> Iterator[None]:
-    """One forward: what the layers with several uses see is one batch, or nothing if it ends in an error."""
+    """Returns a context for one forward: the tensors of a layer with several uses are a batch, dropped on errors."""
     several = [layer for layer in layers if layer.has_several_uses]
     for layer in layers:
         layer.calls = 0
@@ -104,7 +104,7 @@ def _one_batch(layers: Collection[QuantizedLayer]) -> Iterator[None]:
 
 
 def attach_session(model: nn.Module, session: Session, takes_other_floats: bool) -> None:
-    """Puts ``session`` around ``model``, in place; see `SessionForward`."""
+    """Makes ``session`` control ``model``, in place; see `SessionForward`."""
     replace_forward(model, SessionForward(model, session, takes_other_floats))
 
 
@@ -117,12 +117,12 @@ def takes_other_floats(model: nn.Module) -> bool:
 def find_session(
     function: str, model: nn.Module, kind: type[_Session], made_by: tuple[str, ...]
 ) -> tuple[nn.Module, _Session]:
-    """Returns the quantized model which is, or stands inside, ``model``, and its session of that ``kind``.
+    """Returns the quantized model in ``model`` (itself included) and its session of that ``kind``.
 
-    ``made_by`` are the functions that ``function`` tells the user of where there is none.
+    ``made_by`` are the functions that return such models, named in the error of ``function``.
 
     Raises:
-      ConfigError: There is none.
+      ConfigError: There is no such model.
     """
     for module in model.modules():
         forward = module.__dict__.get(FORWARD)

@@ -12,12 +12,12 @@ from ....nn.quantized_layer import QuantizedLayer
 
 
 class ShiftSearch:
-    """A forward hook of a QuantizedLayer with weights; looks at outputs until its grids are known.
+    """A forward hook of a QuantizedLayer with weights; finds N on the batch that completes the layer's calibration.
 
-    The grids of a layer with several uses are known behind the forward: its outputs are kept until then.
+    The grids of a layer with several uses are known only after the forward, so its outputs are kept until then.
 
     Attributes:
-      bits: One N, or one per output channel where ``scale_w`` is a vector; empty until it is found.
+      bits: One N, or one N per output channel if ``scale_w`` is a vector; empty until N is found.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class ShiftSearch:
         if self.bits or not layer.mode.observes:
             return
         if layer.has_several_uses:
-            self._outputs.append(output.detach().clone())  # which may change until the forward ends
+            self._outputs.append(output.detach().clone())  # a copy, since the output may change until the forward ends
         elif layer.is_calibrated and layer.is_quantized:
             self.bits = tuple(self._search(layer, output).reshape(-1).tolist())
 
@@ -53,10 +53,10 @@ class ShiftSearch:
 
 
 class ShiftErrors:
-    """A forward hook of a QuantizedLayer with weights; adds up the errors of all shifts while it is on.
+    """A forward hook of a QuantizedLayer with weights; adds up the errors of all shifts while ``is_on``.
 
     Attributes:
-      is_on: Whether it looks at outputs.
+      is_on: Whether the hook takes outputs.
     """
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class ShiftErrors:
 
     @property
     def bits(self) -> tuple[int, ...]:
-        """One N, or one per output channel where ``scale_w`` is a vector; empty if no output was seen."""
+        """One N, or one N per output channel if ``scale_w`` is a vector; empty if no output was seen."""
         return () if self._total is None else tuple(best_shift(self._total).reshape(-1).tolist())
 
     def clear(self) -> None:
@@ -81,7 +81,7 @@ class ShiftErrors:
 
 
 def _has_made_scales(layer: QuantizedLayer) -> bool:
-    """Whether the factor of a BatchNorm made one scale a vector; as long as the record has one scale it has one N."""
+    """Whether a BatchNorm's factor has made a vector of the single scale; the record still has one scale and one N."""
     assert layer.weighted is not None
     return layer.weighted.has_bare_grid and not layer.weighted.quantizer.channel_wise
 
