@@ -117,7 +117,7 @@ def test_problem_in_the_model_itself() -> None:
 def test_report_is_readable() -> None:
     lines = str(amct.check_model(Net(Branch()))).splitlines()
     assert lines[0] == "Model Net"
-    assert "dynamic path (create_quant_config, quantize_model, save_model) is the way" in " ".join(lines)
+    assert "use the dynamic path (create_quant_config, quantize_model, save_model)" in " ".join(lines)
     for expected in (
         "Quantized by default: 4",
         "  torch.nn.Conv2d (1): conv",

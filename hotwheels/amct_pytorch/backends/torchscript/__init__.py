@@ -1,1 +1,1 @@
-"""Everything that dies with torch's TorchScript exporter: markers, symbolics, the clean-up behind it."""
+"""All code that is needed only for torch's TorchScript exporter: markers, symbolics, the clean-up after it."""

@@ -1,10 +1,10 @@
 """Follows views and changes in place while torch's TorchScript exporter traces a model.
 
-The exporter knows one value for each tensor object. It does not know that ``h.permute(0, 2, 3, 1).add_(1)`` changes
-``h`` as well: that change is missing in the file, without a word. Here every view is noted with the call that made it.
-A change in place of a tensor with relatives is traced as a change of a copy. Then each relative gets a new value in the
-trace: the viewed tensor by putting the changed part back into it, the other views by viewing that once more. The
-tensors themselves are left to torch, so the model computes what it always does.
+The exporter has one value for each tensor object. It does not know that ``h.permute(0, 2, 3, 1).add_(1)`` changes ``h``
+too: that change is silently missing in the file. Here every view is noted with the call that made it. A change in place
+of a tensor that shares memory is traced as a change of a copy. Then each tensor with the same memory gets a new value
+in the trace: the viewed tensor by writing the changed part back into it, the other views by viewing it again. torch
+itself computes on the original tensors, so the results of the model do not change.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from ...errors import ExportError
 from ...torch_private import is_tracing, not_tracing, pytree, trace_as
 from ..constant_calls import changes_in_place
 
-# Properties, and methods that the exporter knows: it would take ``data`` for a constant.
+# Properties, and equivalent methods that the exporter supports; it would treat ``data`` as a constant.
 _SPELLINGS: tuple[tuple[Any, Callable[..., Any]], ...] = (
     (Tensor.data.__get__, Tensor.detach),  # type: ignore[attr-defined]
     (Tensor.mT.__get__, lambda x: x.transpose(-2, -1)),  # type: ignore[attr-defined]
 )
-# In place by name, but they change no values.
+# In-place methods by name that change no values.
 _NO_CHANGES = frozenset({"requires_grad_", "detach_", "share_memory_", "squeeze_", "unsqueeze_", "transpose_", "t_"})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _View:
-    """A view: tensor ``index`` of what ``function(*args, **kwargs)`` makes of the tensor ``parent``.
+    """A view: tensor ``index`` in the result of ``function(*args, **kwargs)`` on the tensor ``parent``.
 
     Attributes:
       tensor: The view itself.
@@ -52,17 +52,17 @@ class _View:
 
 
 class FollowedAliases(TorchFunctionMode):
-    """While it is on, a trace sees every change in place in all tensors that share the memory."""
+    """While this mode is active, a trace has every in-place change in all tensors that share the memory."""
 
     def __init__(self) -> None:
         super().__init__()
         self._views: dict[int, _View] = {}  # by the id of the tensor
-        self._relatives: dict[int, list[Tensor]] = {}  # by the memory; kept alive, so that ids and memory stay theirs
+        self._relatives: dict[int, list[Tensor]] = {}  # by memory; kept alive, so that ids and memory are not reused
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Runs ``func`` such that the trace has what it does."""
+        """Runs ``func`` such that the trace has all its changes."""
         kwargs = kwargs or {}
         if not is_tracing():
             return func(*args, **kwargs)
@@ -72,7 +72,7 @@ class FollowedAliases(TorchFunctionMode):
             has_relatives = target is not None and len(self._family(target)) > 1
         if target is not None and func is Tensor.copy_:
             return self._overwrite(target, args[1].to(target.dtype).expand_as(target))
-        if target is not None and kwargs.get("out") is not None:  # the exporter knows no such argument
+        if target is not None and kwargs.get("out") is not None:  # the exporter does not support ``out``
             return self._overwrite(target, func(*args, **{name: one for name, one in kwargs.items() if name != "out"}))
         if target is not None and has_relatives:
             return self._change(target, func, args, kwargs)
@@ -84,7 +84,7 @@ class FollowedAliases(TorchFunctionMode):
     # --- views ---
 
     def _note(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-        """Notes the tensors of ``result`` which are views of an argument."""
+        """Notes the tensors of ``result`` that are views of an argument."""
         given = [x for x in _tensors((args, kwargs)) if _has_memory(x)]
         for index, one in enumerate(_tensors(result)):
             if id(one) in self._views or not _has_memory(one) or any(one is x for x in given):
@@ -109,7 +109,7 @@ class FollowedAliases(TorchFunctionMode):
         return pytree.tree_map(lambda leaf: x if leaf is changed else leaf, result)
 
     def _overwrite(self, x: Tensor, value: Tensor) -> Tensor:
-        """Puts ``value`` into ``x`` and returns ``x``; in the trace nothing but the names of values change."""
+        """Copies ``value`` into ``x`` and returns ``x``; the trace records no copy, only the new value of ``x``."""
         with not_tracing():
             x.copy_(value)
         renewed = {id(x): value}
@@ -139,7 +139,7 @@ class FollowedAliases(TorchFunctionMode):
 
 
 def _put_back(view: _View, value: Tensor) -> Tensor:
-    """Returns the parent of ``view`` with ``value`` in the place of the view."""
+    """Returns the parent of ``view`` with the part of the view replaced by ``value``."""
     parent = view.parent
     with not_tracing():
         order, span = _permutation(view), _span(view)
@@ -155,7 +155,7 @@ def _put_back(view: _View, value: Tensor) -> Tensor:
 
 
 def _permutation(view: _View) -> tuple[int, ...] | None:
-    """The order of the axes of the view that gives the parent; None if the view is no permutation."""
+    """Returns the permutation of the view's axes that gives the parent; None if the view is no permutation."""
     one, parent = view.tensor, view.parent
     axes = [(stride, size) for stride, size in zip(one.stride(), one.shape, strict=True)]
     wanted = [(stride, size) for stride, size in zip(parent.stride(), parent.shape, strict=True)]
@@ -168,7 +168,7 @@ def _permutation(view: _View) -> tuple[int, ...] | None:
 
 
 def _span(view: _View) -> tuple[int, int, int, bool] | None:
-    """(axis, start, end, whether it lacks the axis) if the view is a range of one axis of the parent, else None."""
+    """Returns (axis, start, end, whether the view lacks the axis) of a range of one parent axis; else None."""
     one, parent = view.tensor, view.parent
     offset = one.storage_offset() - parent.storage_offset()
     for axis in range(parent.dim()):
@@ -198,7 +198,7 @@ def _all(count: int) -> Iterator[slice]:
 
 
 def _target(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
-    """The tensor which ``func`` changes in place, None if it changes none."""
+    """Returns the tensor that ``func`` changes in place; None if it changes none."""
     if not changes_in_place(func, kwargs) or getattr(func, "__name__", "") in _NO_CHANGES:
         return None
     target = kwargs["out"] if kwargs.get("out") is not None else next(iter((*args, *kwargs.values())), None)

@@ -1,7 +1,7 @@
 """Finds the lines of a user's model that read values of tensors in Python while torch's exporter traces it.
 
-``float(h.max())``, ``h.tolist()``, ``if h.mean() > 0`` work in torch on every input. In the file the value, or the
-branch, is that of the example. Sizes are no values: a file is made for one size of image anyway.
+``float(h.max())``, ``h.tolist()``, ``if h.mean() > 0`` work in torch on every input. The file has the value, or the
+branch, of the example. Sizes do not count as values: a file is made for one image size anyway.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ...torch_private import is_tracing, pytree, traced_value
 from ..tensor_facts import is_fact
 
 _OWN_FOLDERS = (Path(torch.__file__).parent, Path(__file__).parents[2])
-# What they return depends on the shape of their arguments alone.
+# Functions whose result depends on the shape of their arguments alone.
 _SHAPES = frozenset(
     {"aten::size", "aten::numel", "aten::dim", "aten::len", "prim::shape", "aten::zeros_like", "aten::ones_like"}
     | {"aten::full_like", "aten::new_zeros", "aten::new_ones", "aten::new_full", "aten::empty_like", "aten::new_empty"}
@@ -29,10 +29,10 @@ _SHAPES = frozenset(
 
 
 class BakedValues(TorchFunctionMode):
-    """While it is on, it notes where values that depend on the inputs become numbers, lists or arrays.
+    """While this mode is active, it notes where values that depend on the inputs become numbers, lists or arrays.
 
     Attributes:
-      lines: The user's lines, ``file:number: source``, each once, in the order in which they were met.
+      lines: The user's lines, ``file:number: source``, each once, in order of their first occurrence.
     """
 
     def __init__(self, input_count: int) -> None:
@@ -70,10 +70,10 @@ class BakedValues(TorchFunctionMode):
 
 
 def _is_value(func: Callable[..., Any], result: Any) -> bool:
-    """Whether ``result`` is no tensor, nor a fact about one that no value decides."""
+    """Whether ``result`` is a Python value that depends on values of a tensor, not only on its shape or type."""
     if result is None or is_fact(func):
         return False
-    if getattr(func, "__name__", "") == "tensor":  # torch.tensor(x) is a copy that the tracer knows nothing of
+    if getattr(func, "__name__", "") == "tensor":  # torch.tensor(x) makes a copy that the tracer does not connect to x
         return True
     return not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(result))
 

@@ -1,12 +1,12 @@
-"""Removes what torch's TorchScript exporter leaves behind: only what is computed stays a node.
+"""Removes nodes of torch's TorchScript exporter that compute nothing.
 
     Constant() -> c               : c becomes an initializer
     Identity(x) -> y              : readers of y read x (the exporter writes one for each duplicated parameter)
     Cast(x) -> y to the type of x : the same
     Transpose(initializer) -> y   : y becomes an initializer (a Linear's weight that was not folded)
-    Conv(auto_pad = SAME_*, VALID): the pads in numbers; onnxruntime takes no auto_pad beside a dilation
+    Conv(auto_pad = SAME_*, VALID): the pads in numbers; onnxruntime accepts no auto_pad together with a dilation
 
-So whether a value is an initializer says whether it is known before the run.
+So a value is an initializer if and only if it is known before the run.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ def clean_exporter_leftovers(model: ir.Model) -> None:
 
 
 def is_idle(node: ir.Node) -> bool:
-    """Whether ``node`` only hands its input on: an Identity, or a Cast to the type which the input has."""
+    """Whether ``node`` returns its input unchanged: an Identity, or a Cast to the type of the input."""
     if node.domain != "" or node.op_type not in ("Identity", "Cast"):
         return False
     return node.op_type == "Identity" or operand(node, 0).dtype == node.attributes["to"].as_int()
 
 
 def bypass(node: ir.Node) -> bool:
-    """Lets the readers of the one-input ``node`` read its input and removes it; returns whether that was possible.
+    """Removes the one-input ``node``: its readers read its input instead. Returns whether that was possible.
 
-    Not possible where the output is a graph output and the input is one, too, or no node makes the input: each needs
-    its own name, so a node must stay between them.
+    It is not possible if the output is a graph output, and the input is a graph output too or is made by no node: each
+    needs its own name, so a node must stay between them.
     """
     source, target = operand(node, 0), result(node)
     is_output, name = target.is_graph_output(), target.name
@@ -55,7 +55,7 @@ def bypass(node: ir.Node) -> bool:
     ir.convenience.replace_all_uses_with(target, source, replace_graph_outputs=True)
     graph_of(node).remove(node, safe=True)
     if is_output:
-        source.name = name  # the interface of the model keeps its names
+        source.name = name  # graph outputs keep their names
     return True
 
 
@@ -78,7 +78,7 @@ def _fold_transpose(node: ir.Node) -> None:
 
 
 def _write_pads(node: ir.Node) -> None:
-    """Replaces ``auto_pad`` of a Conv; torch knows it with a stride of 1 only, where the image does not matter."""
+    """Replaces ``auto_pad`` of a Conv by pads; torch has it with stride 1 only, so they do not depend on the image."""
     kind = node.attributes.pop("auto_pad").as_string()
     weight = operand(node, 1).shape
     if kind == "NOTSET" or weight is None:

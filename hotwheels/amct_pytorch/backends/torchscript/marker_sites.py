@@ -1,13 +1,12 @@
-"""From marker nodes to layer sites.
+"""Makes layer sites of marker nodes.
 
 The back-end exports ``y = layer(a, b)`` as
 
     a' = amct_marker::Input(a){layer, index 0}    b' = amct_marker::Input(b){layer, index 1}
     y  = amct_marker::Output(<the nodes of the layer>(a', b')){layer}
 
-What lies on the paths from the inputs to the output is the layer. A side branch (the indices of a max, a second chunk)
-leaves through no marker; it belongs to the layer as far as it reads a marked input itself or was exported from the same
-module.
+The nodes on the paths from the inputs to the output are the layer. A side branch (the indices of a max, a second chunk)
+has no output marker; its nodes belong to the layer if they read a marked input, or were exported from the same module.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ class _Markers:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Body:
-    """The nodes of one layer in graph order, the one that carries its name, and who reads which marked input."""
+    """The nodes of one layer in graph order, the node with the layer's name, and the readers of each marked input."""
 
     nodes: tuple[ir.Node, ...]
     main: ir.Node
@@ -52,10 +51,10 @@ class _Body:
 def resolve_markers(model: ir.Model, suffixes: Mapping[str, str] | None = None) -> dict[str, LayerSite]:
     """Removes the markers of ``model``, in place, names its nodes after the layers and returns the sites by layer.
 
-    The layers are in graph order. The node which makes the layer's result, or has its weight, is called as the layer,
-    the others ``<layer>/<OpType>[_k]``, or ``<layer><suffix>[_k]`` for the op types in ``suffixes`` (the dynamic path:
-    ``{"Pad": "_pad", "Transpose": "_transpose"}``); none of these is called as a layer that has other nodes. The sites
-    are also left in the metadata, for ``read_sites``.
+    The layers are in graph order. The node that makes the layer's result, or has its weight, gets the layer's name, the
+    others ``<layer>/<OpType>[_k]``, or ``<layer><suffix>[_k]`` for the op types in ``suffixes`` (the dynamic path:
+    ``{"Pad": "_pad", "Transpose": "_transpose"}``); a node of type in ``suffixes`` gets the layer's name only if the
+    layer has no other node. The sites are also stored in the metadata, for ``read_sites``.
 
     Raises:
         ExportError: A layer is marked more than once, or two layers share a node.
@@ -95,7 +94,7 @@ def _find_markers(model: ir.Model) -> dict[str, _Markers]:
 
 
 def _give_empty_layers_a_node(markers: Mapping[str, _Markers]) -> None:
-    """Puts an Identity into layers which the exporter found to do nothing (a view to the same shape): they quantize."""
+    """Adds an Identity to layers that the exporter removed as no-ops (a view to the same shape), as they quantize."""
     for found in markers.values():
         if found.output and operand(found.output, 0).producer() in found.inputs.values():
             _insert_identity(found.output)
@@ -122,7 +121,7 @@ def _find_bodies(model: ir.Model, markers: Mapping[str, _Markers], suffixes: Con
                 raise ExportError(
                     f"Layers '{owner[node]}' and '{layer}' both contain node '{node.name}'; quantize only one of them."
                 )
-        if nodes:  # else no output of the layer has a reader, and the exporter has dropped the layer
+        if nodes:  # without nodes: no output of the layer has a reader, so the exporter has removed the layer
             working = [node for node in nodes if node.op_type not in suffixes] or nodes
             main = main_node(working, operand(found.output, 0) if found.output else None)
             bodies[layer] = _Body(nodes=tuple(nodes), main=main, reads=_reads(found, order))
@@ -150,7 +149,7 @@ def _reachable(start: Iterable[ir.Node], neighbours: Callable[[ir.Node], list[ir
 
 
 def _scope(marker: ir.Node) -> str:
-    """The module path in the exporter's node name, ``/conv1/`` of ``/conv1/Input``; empty for the root module."""
+    """Returns the module path in the exporter's node name: ``/conv1/`` of ``/conv1/Input``, empty for the root."""
     path, _, _ = (marker.name or "").rpartition("/")
     return f"{path}/" if path else ""
 
@@ -163,7 +162,7 @@ def _reads(found: _Markers, order: Mapping[ir.Node, int]) -> dict[int, tuple[tup
 
 
 def _remove_markers(model: ir.Model) -> None:
-    """Removes all, also those of layers that were not found: without inputs, or in the body of an If or a Loop."""
+    """Removes all markers, also of layers that were not found: without inputs, or in the body of an If or a Loop."""
     for node in list(ir.traversal.RecursiveGraphIterator(model.graph)):
         if node.domain == MARKER_DOMAIN and not bypass(node):
             node.domain, node.op_type = "", "Identity"

@@ -1,4 +1,4 @@
-"""Marker functions: identities which leave a node in the exported ONNX that says where a layer begins and ends."""
+"""Marker functions: identities that become nodes in the exported ONNX model, at the begin and end of each layer."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class _MarkOutput(torch.autograd.Function):
 
 def mark_input(x: Tensor, layer: str, index: int) -> Tensor:
     """Returns ``x``; in ONNX a node ``amct_marker::Input`` in front of quantizable input ``index`` of ``layer``."""
-    with without_torch_function():  # who follows views is not to see that of a marker
+    with without_torch_function():  # FollowedAliases must not take the marker for a view
         return _MarkInput.apply(x, layer, index)  # type: ignore[no-any-return, no-untyped-call]
 
 
@@ -45,7 +45,7 @@ def mark_output(x: Tensor, layer: str) -> Tensor:
 
 
 def mark_result(result: Any, layer: str) -> Any:
-    """Marks what ``layer`` returns: a tensor, or the first one of a list or tuple."""
+    """Returns ``result`` with its tensor, or the first tensor of a list or tuple, marked as output of ``layer``."""
     if isinstance(result, Tensor):
         return mark_output(result, layer)
     if type(result) in (list, tuple) and result:

@@ -20,7 +20,7 @@ _CONSTANT, _INPUT = "constant_", "input_"  # with a number: names of the tensors
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
-    """Where an argument of a call is: input number ``index`` or, if it ``is_constant``, that constant."""
+    """The source of an argument: input number ``index`` or, if ``is_constant``, constant number ``index``."""
 
     index: int
     is_constant: bool = False
@@ -28,15 +28,15 @@ class Slot:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class TemplateCall:
-    """A call whose tensors are taken out.
+    """A call with slots in place of its tensors.
 
     Attributes:
-      function: What is called.
+      function: The callable.
       args: Its arguments, with a `Slot` in place of each tensor and each size that depends on the inputs.
-      kwargs: The same by keyword.
-      inputs: Tensors to run it with.
+      kwargs: Its keyword arguments, likewise.
+      inputs: Tensors with which the call is run.
       dynamic_axes: The axes of each input that may have other sizes.
-      constants: The tensors that no input has a part in.
+      constants: The tensors that do not depend on the inputs.
     """
 
     function: Callable[..., Any]
@@ -49,13 +49,13 @@ class TemplateCall:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class ExportedCall:
-    """The nodes of one call, in a model that is there to be taken apart.
+    """The nodes of one call, in a model from which they are moved into the graph.
 
     Attributes:
       model: The model.
-      inputs: The value that stands for an input of the call, by its number; those that are not read are missing.
-      constants: The tensors of the call by the name of the initializer, with their names in the module that is called;
-        empty for an argument.
+      inputs: The value of each input of the call by its number; inputs that are not read are missing.
+      constants: The tensors of the call by the name of the initializer, each with its name in the called module; the
+        name is empty for an argument.
     """
 
     model: ir.Model
@@ -68,7 +68,7 @@ def export_call(call: TemplateCall, opset: int) -> bytes:
 
     Raises:
       ExportError: The call fails, or it has no ONNX form.
-      OpsetTooLow: It has one at a higher opset.
+      OpsetTooLow: The call has an ONNX form at a higher opset.
     """
     names = [f"{_INPUT}{index}" for index in range(len(call.inputs))]
     axes = {
@@ -81,7 +81,7 @@ def export_call(call: TemplateCall, opset: int) -> bytes:
 
 
 def take_apart(content: bytes, call: TemplateCall) -> ExportedCall:
-    """Returns the nodes of ``call``, which `export_call` has written, or an equal call."""
+    """Returns the nodes in ``content``, which `export_call` wrote for ``call`` or an equal call."""
     model = parse_model(content)
     clean_exporter_leftovers(model)
     numbers = {f"{_INPUT}{index}": index for index in range(len(call.inputs))}
@@ -95,13 +95,13 @@ def take_apart(content: bytes, call: TemplateCall) -> ExportedCall:
 
 
 def module_path(node_name: str) -> str:
-    """Returns where in the called module a node stands, from the name that the exporter gave it: ``/inner/conv``."""
+    """Returns the path of a node inside the called module, from the exporter's name: ``/inner/conv``."""
     path = node_name.rpartition("/")[0]
     return path.removeprefix(f"/{_CALL}")
 
 
 class _CallModule(nn.Module):
-    """Makes the call: its forward takes the inputs and returns the tensors of the result."""
+    """The call as a module: its forward takes the inputs and returns the tensors of the result."""
 
     def __init__(self, call: TemplateCall) -> None:
         super().__init__()

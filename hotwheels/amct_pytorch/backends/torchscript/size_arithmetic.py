@@ -1,4 +1,4 @@
-"""Computes what an exported model computes from sizes that are known: it becomes a constant of the file.
+"""Folds computations on known sizes in an exported model into constants.
 
     Shape(x) -> s, the shape of x being known : s becomes an initializer
     Op(initializers) -> y, few elements       : y becomes an initializer
@@ -19,7 +19,7 @@ from onnx.reference import ReferenceEvaluator
 from ...onnx_io.initializers import add_initializer, constant_of
 from ...onnx_io.node_access import graph_of, operand, result
 
-_MOST = 64  # elements of what is computed, and of what it is computed from
+_MOST = 64  # largest number of elements of an operand or result
 _NOT_PURE = frozenset(
     {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Multinomial", "Bernoulli"}
 )
@@ -45,7 +45,7 @@ def _known_shape(node: ir.Node) -> NDArray[Any] | None:
 
 
 def _computed(node: ir.Node, model: ir.Model) -> NDArray[Any] | None:
-    """The result of a node of few constants; None for any other node."""
+    """Returns the result of a node on small constants; None for any other node."""
     if not node.inputs or any(one.type == ir.AttributeType.GRAPH for one in node.attributes.values()):
         return None
     arrays = [None if value is None else constant_of(value) for value in node.inputs]

@@ -1,4 +1,4 @@
-"""Operations which torch's TorchScript-based exporter cannot write, or writes wrongly, as we write them."""
+"""Symbolics for operations that torch's TorchScript-based exporter cannot write, or writes wrongly."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from ...torch_private import (
     write_floor_division,
 )
 
-_AXES_AS_INPUT = 18  # opset from which on a reduction takes its axes as an input
+_AXES_AS_INPUT = 18  # from this opset on a reduction takes its axes as an input
 
 
 @contextlib.contextmanager
 def own_symbolics() -> Iterator[None]:
-    """Lets the exporter use the functions of this module inside the block."""
+    """Returns a context in which the exporter uses the functions of this module."""
     own = (
         ("aten::col2im", "v v v is is is", _col2im, 18),
-        # torch's own rounds towards zero.
+        # torch's own symbolic rounds towards zero.
         ("aten::floor_divide", "v v", write_floor_division, 13),
         ("aten::movedim", "v is is", _movedim, 13),
         ("aten::rms_norm", "v is v v", _rms_norm, 13),
@@ -41,7 +41,7 @@ def own_symbolics() -> Iterator[None]:
 
 
 def _movedim(g: Any, self: Any, source: list[int], destination: list[int]) -> Any:
-    """``torch.movedim``. torch's own takes negative axes for others."""
+    """Writes ``torch.movedim``; torch's own symbolic is wrong for negative axes."""
     rank = symbolic_rank(self)
     if rank is None:
         raise ExportError("torch.movedim of a tensor of unknown rank cannot be exported to ONNX; use permute.")
@@ -51,7 +51,7 @@ def _movedim(g: Any, self: Any, source: list[int], destination: list[int]) -> An
 
 
 def _rms_norm(g: Any, input: Any, normalized_shape: list[int], weight: Any, eps: Any) -> Any:
-    """``x / sqrt(mean(x * x) + eps)``, as the writer of the FX path has it. torch has none."""
+    """Writes ``x / sqrt(mean(x * x) + eps)``, like the FX path; torch has no symbolic for it."""
     room = torch.finfo(torch.float32).eps if is_symbolic_none(eps) else symbolic_float(eps)
     axes = list(range(-len(normalized_shape), 0))
     squares = g.op("Mul", input, input)
@@ -67,7 +67,7 @@ def _rms_norm(g: Any, input: Any, normalized_shape: list[int], weight: Any, eps:
 def _col2im(
     g: Any, input: Any, output_size: Any, kernel_size: Any, dilation: list[int], padding: list[int], stride: list[int]
 ) -> Any:
-    """``F.fold``. torch's own asks for the number of sizes even where it needs none, and pads the wrong sides."""
+    """Writes ``F.fold``; torch's own symbolic needs sizes that are not needed, and pads the wrong sides."""
     return g.op(
         "Col2Im",
         input,

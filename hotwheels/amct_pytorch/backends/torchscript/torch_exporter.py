@@ -24,8 +24,8 @@ _log = get_logger(__name__)
 def export_onnx(module: nn.Module, inputs: tuple[Any, ...], setting: Mapping[str, Any]) -> bytes:
     """Returns ``module``, run with ``inputs`` in its present training flag, as ONNX bytes.
 
-    ``setting`` holds keyword arguments of ``torch.onnx.export``. Without an ``opset_version`` the lowest one from 13
-    on that knows all operations is taken.
+    ``setting`` holds keyword arguments of ``torch.onnx.export``. Without ``opset_version``, the lowest opset from 13 on
+    that has all operations is used.
 
     Raises:
       ExportError: The call with ``inputs`` fails, or an operation has no ONNX form.
@@ -42,13 +42,13 @@ def export_onnx(module: nn.Module, inputs: tuple[Any, ...], setting: Mapping[str
 
 
 def export_once(module: nn.Module, inputs: tuple[Any, ...], setting: Mapping[str, Any]) -> bytes:
-    """Returns what `export_onnx` does, at ``setting["opset_version"]``.
+    """Returns ``module`` as ONNX bytes at ``setting["opset_version"]``; see `export_onnx`.
 
     Raises:
       ExportError: The call with ``inputs`` fails, or an operation has no ONNX form.
-      OpsetTooLow: An operation has one at a higher opset.
+      OpsetTooLow: An operation has an ONNX form at a higher opset.
     """
-    inputs = (*inputs, {})  # a dict in the last place would be taken for keyword arguments
+    inputs = (*inputs, {})  # torch takes the last argument for keyword arguments if it is a dict
     try:
         return _export(module, inputs, dict(setting))
     except UnsupportedOperator as error:
@@ -65,21 +65,21 @@ def export_once(module: nn.Module, inputs: tuple[Any, ...], setting: Mapping[str
 def _export(module: nn.Module, inputs: tuple[Any, ...], setting: dict[str, Any]) -> bytes:
     file = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad(), _without_fused_attention(), own_symbolics():
-        # A value that is computed in the trace and becomes a constant is compared at save, not warned of.
+        # No warnings of values that become constants: the saved model is compared with the original instead.
         warnings.simplefilter("ignore", TracerWarning)
         export_torchscript(module, inputs, file, **setting)
     return file.getvalue()
 
 
 def _needed_opset(error: UnsupportedOperator) -> int | None:
-    """Returns the opset from which on the operation is known; only the exporter's text says it."""
+    """Returns the opset that the operation needs, from the exporter's text; None if the text names none."""
     found = re.search(r"was added in version (\d+)", str(error))
     return int(found.group(1)) if found else None
 
 
 @contextlib.contextmanager
 def _without_fused_attention() -> Iterator[None]:
-    """Without gradients nn.MultiheadAttention takes a fused kernel that ONNX has no form of."""
+    """Returns a context without the fused kernel of nn.MultiheadAttention, which has no ONNX form."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

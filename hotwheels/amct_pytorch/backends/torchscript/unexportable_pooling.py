@@ -1,6 +1,6 @@
-"""Poolings which torch's TorchScript-based exporter would silently write as another computation.
+"""Refuses poolings that torch's TorchScript-based exporter would silently write as another computation.
 
-A module of its own, because torch_exporter loads torch.onnx and onnx, which ``import hotwheels.amct_pytorch`` does not.
+A separate module, because torch_exporter loads torch.onnx and onnx, which ``import hotwheels.amct_pytorch`` must not.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from ...ops.desc import OpDesc
 
 
 def refuse_divisor(layer: str, divisor: object) -> None:
-    """Raises ExportError for an average pooling with a ``divisor_override``, which the exporter silently leaves out."""
+    """Raises ExportError for an average pooling with a ``divisor_override``, which the exporter silently drops."""
     if divisor is not None:
         msg = (
             f"Layer '{layer}': an average pooling with divisor_override={divisor} cannot be exported to ONNX, whose"
@@ -24,7 +24,7 @@ def refuse_divisor(layer: str, divisor: object) -> None:
 def refuse_unbatched_pooling(layer: str, op: OpDesc, x: object) -> None:
     """Raises ExportError for an adaptive pooling of an image without a batch axis.
 
-    The exporter makes a GlobalAveragePool or GlobalMaxPool of it, which takes its axis 0 for the batch.
+    The exporter writes GlobalAveragePool or GlobalMaxPool, which would treat axis 0 as the batch.
     """
     if op.name.startswith("adaptive") and isinstance(x, Tensor) and x.dim() == 1 + op.image_axes:
         msg = (

@@ -518,5 +518,5 @@ def test_normalization_as_a_function_says_why_it_stays_in_float() -> None:
     graph = graph_of(lambda self, x: F.layer_norm(F.batch_norm(self.conv(x), None, None, training=True), (4,)))
     reasons = {skip.name: skip.reason for skip in graph.skips}
     assert reasons["batch_norm"] == "it normalizes with the statistics of the batch in evaluation, too"
-    reason = "it is a normalization called as a function; the manual lists nn.LayerNorm only"
+    reason = "it is a normalization called as a function; HiSilicon's AMCT manual lists nn.LayerNorm only"
     assert reasons["layer_norm"] == reason

@@ -1,1 +1,1 @@
-"""Questions about a traced graph, answered without changing it."""
+"""Analyses of a traced graph, which do not change it."""

@@ -1,4 +1,4 @@
-"""Where the channels of a tensor are, and how many dimensions it has, as far as the graph tells."""
+"""The channel axis and the number of dimensions of tensors in a graph, as far as the graph shows them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ChannelAxis:
 
     Attributes:
       index: Negative, counted from the last axis.
-      rank: Number of dimensions of the tensor, None if it is not known.
+      rank: Number of dimensions of the tensor; None if it is not known.
     """
 
     index: int
@@ -33,11 +33,11 @@ class ChannelAxis:
 
     @property
     def is_second(self) -> bool:
-        """Whether the channels are where a BatchNorm has them; False if it is not known."""
+        """Whether the channels are on axis 1, as a BatchNorm needs; False if that is not known."""
         return self.rank is not None and self.index == 1 - self.rank
 
     def is_spread_by(self, shape: tuple[int, ...], channels: int) -> bool:
-        """Whether a constant of ``shape`` broadcasts to one value per channel, or to one, and adds no dimension."""
+        """Whether a constant of ``shape`` has one value per channel, or a single value, and adds no dimension."""
         if len(shape) > 1 and (self.rank is None or len(shape) > self.rank):
             return False
         if all(size == 1 for size in shape):
@@ -55,11 +55,11 @@ class Ranks:
         self._known: dict[Node, int | None] = {}
 
     def of(self, node: Any) -> int | None:
-        """Returns the number of dimensions of the result of ``node``, None if it is not known."""
+        """Returns the number of dimensions of the result of ``node``; None if it is not known."""
         if not isinstance(node, Node):
             return None
         if node not in self._known:
-            self._known[node] = None  # for a node that would ask for itself
+            self._known[node] = None  # ends a recursion that comes back to this node
             self._known[node] = self._find(node)
         return self._known[node]
 
@@ -95,7 +95,7 @@ class Ranks:
 
 
 def _rank_of_shape(node: Node, name: str, before: int | None) -> int | None:
-    """Returns the number of dimensions that a change of the shape makes of ``before``."""
+    """Returns the number of dimensions after a change of the shape; None if it is not known."""
     if name == "flatten":
         start = node.args[1] if len(node.args) > 1 else node.kwargs.get("start_dim", 0)
         end = node.args[2] if len(node.args) > 2 else node.kwargs.get("end_dim", -1)
@@ -109,7 +109,7 @@ def _rank_of_shape(node: Node, name: str, before: int | None) -> int | None:
 
 
 def moved(node: Node, axis: ChannelAxis, channels: int, name: str) -> ChannelAxis | None:
-    """Returns where the channels are behind ``node``, an operation called ``name``; None if they are not kept whole."""
+    """Returns the channel axis of the result of ``node``, operation ``name``; None if channels are merged or split."""
     sizes: tuple[Any, ...] = node.args[1:]
     if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
         sizes = tuple(sizes[0])

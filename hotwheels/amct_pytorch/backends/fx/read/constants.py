@@ -1,7 +1,7 @@
-"""Which nodes compute from parameters and buffers only: their results are constants of every exported file.
+"""Finds nodes that compute from parameters and buffers only: their results are constants of every exported file.
 
-They are evaluated once, in float32, on both sides: in front of the export, which may or may not fold them by itself,
-and in real_quant. So the constant in the file is the one the integer network computes with.
+They are evaluated once, in float32, both before the export (which might or might not fold them by itself) and in
+real_quant. So the integer network uses the constant in the file.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from .spelling import in_place_reason
 
 
 def constant_nodes(graph: fx.Graph) -> frozenset[fx.Node]:
-    """Returns the parameters and buffers of ``graph`` and the calls of functions and methods on nothing but those."""
+    """Returns the parameters and buffers of ``graph``, and the calls of functions and methods on these alone."""
     found: set[fx.Node] = set()
     for node in graph.nodes:
         operands = node.all_input_nodes
@@ -23,7 +23,7 @@ def constant_nodes(graph: fx.Graph) -> frozenset[fx.Node]:
 
 
 def _is_pure_call(node: fx.Node) -> bool:
-    """Modules stay: they may be layers, and a float CUBE module has rules of its own (spec 10.4)."""
+    """Whether ``node`` calls a function or method; a module may be a layer or a float CUBE operation (spec 10.4)."""
     if in_place_reason(node) is not None:
         return False
     return node.op == "call_method" or (node.op == "call_function" and is_known(node.target))

@@ -1,4 +1,4 @@
-"""Why a pass over the graph left a node as it is, in float."""
+"""Notes on nodes: why a pass over the graph left the node in float."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ def mark_float(node: Node, reason: str) -> None:
 
 
 def float_reason(node: Node) -> str | None:
-    """Returns why a pass left ``node`` in float, None if no pass had a reason to."""
+    """Returns why a pass left ``node`` in float; None if no pass did."""
     return node.meta.get(_REASON)

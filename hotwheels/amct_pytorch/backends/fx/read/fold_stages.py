@@ -1,4 +1,4 @@
-"""Which node can be a member of a chain that is folded into a weight, and the stage it becomes."""
+"""Makes stages of nodes that can be members of a chain, which is folded into a weight."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Member:
     """One node that can be folded.
 
     Attributes:
-      data: The node whose result it changes.
-      stage: What it does for each channel.
-      is_factor: Whether it is a mere factor, which zeros in a padding stay zero under.
+      data: The node whose result the member changes.
+      stage: The factor and shift of each channel.
+      is_factor: Whether the member only multiplies, so that zeros of a padding stay zero.
     """
 
     data: Node
@@ -46,12 +46,12 @@ class StageMaker:
         self._sources = WeightSources(graph_module)
 
     def op(self, node: Node) -> OpDesc | None:
-        """Returns what the registry knows of ``node``."""
+        """Returns the description of ``node`` in the registry; None if it has none."""
         module = self.called(node)
         return find_op(node, None if module is None else type(module), self._registry)
 
     def called(self, node: Node) -> Any:
-        """Returns the module that ``node`` calls, None if it calls none."""
+        """Returns the module that ``node`` calls; None if it calls none."""
         return self._module.get_submodule(str(node.target)) if node.op == "call_module" else None
 
     def is_batch_norm(self, node: Node) -> bool:
@@ -60,19 +60,19 @@ class StageMaker:
         return op is not None and op.role is Role.BATCH_NORM and self.called(node) is not None
 
     def dropout(self, node: Node) -> Stage | None:
-        """Returns the stage of a dropout, None for any other node."""
+        """Returns the stage of a dropout; None for any other node."""
         module = self.called(node)
         return PassStage(module) if isinstance(module, Dropout) else None
 
     def data_of(self, node: Node) -> Node | None:
-        """Returns the node whose result a possible member changes, None if ``node`` is no possible member."""
+        """Returns the node whose result ``node`` changes; None if ``node`` cannot be a member."""
         if self.is_batch_norm(node):
             return node.args[0] if node.args else node.kwargs.get("input")  # type: ignore[return-value]
         operands = self._operands(node)
         return None if operands is None else operands[0]
 
     def member(self, node: Node, axis: ChannelAxis, channels: int) -> Member | str | None:
-        """Returns ``node`` as a member, why a BatchNorm is none, or None for an operation of another kind.
+        """Returns ``node`` as a member; a reason (text) if a BatchNorm is none; None for other kinds of operations.
 
         Args:
           node: The operation.
@@ -107,7 +107,7 @@ class StageMaker:
         return Member(data, BatchNormStage(module))
 
     def _operands(self, node: Node) -> tuple[Node, Node, bool] | None:
-        """Returns the data and the constant of a sum or product of both, and whether the constant comes first."""
+        """Returns (data, constant, whether the constant comes first) of a sum or product; None for other calls."""
         op = self.op(node)
         if op is None or op.name not in ("mul", "div", "add", "sub") or node.op == "call_module":
             return None

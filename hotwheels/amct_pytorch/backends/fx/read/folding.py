@@ -1,17 +1,17 @@
-"""Which normalizations are folded into the weight in front of them, or into the one behind them (spec 6.7).
+"""Finds normalizations that are folded into the weight in front of them or behind them (spec 6.7).
 
 A member of a chain is
 
 1. a BatchNorm: a module, or ``F.batch_norm`` with the statistics of the model;
 2. a product, quotient, sum or difference with a constant per channel that is a parameter or buffer, or computed from
-   these: a frozen BatchNorm, a layer scale, a bias of its own.
+   these: a frozen BatchNorm, a layer scale, a separate bias.
 
-Between the weight and its members, and between these, operations may stand that change nothing, dropouts, and such as
-move axes (``permute``). The members behind a weight are folded into it, in turn, as long as each is the only one that
-reads the result; those in front of a weight are folded if that is exact: into a Linear, into a convolution without
-padding, and a mere factor into any convolution.
+Between the weight and its members, and between members, there may be operations that change nothing, dropouts, and
+operations that move axes (``permute``). Members behind a weight are folded into it, one after the other, as long as
+each is the only reader of the result in front. Members in front of a weight are folded if that is exact: into a Linear
+or a convolution without padding; a member that only multiplies, into any convolution.
 
-A weight that several calls use, or of a convolution that pads with anything but zeros, takes up nothing.
+Nothing is folded into a weight that several calls use, or into a convolution that pads with anything but zeros.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ _NOT_FINITE = "a weight or bias would not be finite"
 
 @dataclasses.dataclass(frozen=True)
 class Fold:
-    """What is folded into one weight.
+    """The members that are folded into one weight.
 
     Attributes:
       weighted: The node with the weight.
-      behind: The nodes behind it that become part of it, in the order of the data, with the stage of each.
-      front: The same for the nodes in front of it.
+      behind: The folded nodes behind ``weighted``, in the order of the data, with the stage of each.
+      front: The folded nodes in front of ``weighted``, likewise.
     """
 
     weighted: Node
@@ -56,18 +56,18 @@ class Fold:
 
     @property
     def members(self) -> tuple[Node, ...]:
-        """All nodes that become part of it, in the order of the data."""
+        """All folded nodes, in the order of the data."""
         return tuple(node for node, _ in (*self.front, *self.behind))
 
 
 @dataclasses.dataclass(frozen=True)
 class Folds:
-    """What is folded in one graph.
+    """All folds of one graph.
 
     Attributes:
       by_weight: The folds by the node with the weight.
-      data: For each folded node the one whose result it changes, which is read in its place.
-      reasons: For each BatchNorm that is not folded the reason.
+      data: For each folded node, the node whose result it changes, which readers read instead.
+      reasons: For each BatchNorm that is not folded, the reason.
     """
 
     by_weight: dict[Node, Fold]
@@ -75,12 +75,12 @@ class Folds:
     reasons: dict[Node, str]
 
     def owners(self) -> dict[Node, Node]:
-        """Returns for each folded node the node with the weight."""
+        """Returns, for each folded node, the node with the weight."""
         return {member: fold.weighted for fold in self.by_weight.values() for member in fold.members}
 
 
 def weighted_op(module: Any, role: Role, fold: Fold | None) -> WeightedOp:
-    """Returns the operation of ``module`` with what ``fold`` says is folded into it."""
+    """Returns the operation of ``module`` with the stages of ``fold``, if there is one."""
     if fold is None:
         return WeightedOp(module, role)
     behind, front = ([stage for _, stage in chain] for chain in (fold.behind, fold.front))
@@ -88,7 +88,7 @@ def weighted_op(module: Any, role: Role, fold: Fold | None) -> WeightedOp:
 
 
 def find_folds(graph_module: GraphModule, registry: Registry) -> Folds:
-    """Returns what can be folded in ``graph_module``, which is not changed."""
+    """Returns the possible folds of ``graph_module``, which is not changed."""
     return _Finder(graph_module, registry).find()
 
 
@@ -125,7 +125,7 @@ class _Finder:
         return weight_name(node, self._maker.called(node))
 
     def _can_fold(self, node: Node, uses: int) -> bool:
-        """Whether the weight may take something up; notes the reason at a BatchNorm beside it if not."""
+        """Whether the weight of ``node`` may take a BatchNorm; if not, notes the reason at adjacent BatchNorms."""
         module = self._maker.called(node)
         reason = None
         if uses > 1:
@@ -189,7 +189,7 @@ class _Finder:
         return chain
 
     def _is_exact(self, member: Member, node: Node, weighted: Node) -> bool:
-        """Whether what stands in front of ``weighted`` does not change the zeros that are padded."""
+        """Whether ``member``, in front of ``weighted``, can be folded exactly: it keeps padded zeros at zero."""
         module = self._maker.called(weighted)
         is_transposed = getattr(module, "transposed", False)
         if member.is_factor or not (pads_zeros(module) or is_transposed):
@@ -205,7 +205,7 @@ class _Finder:
         return member
 
     def _only_reader(self, node: Node) -> Node | None:
-        """Returns the node that alone reads the values of ``node``, None if there is none or several."""
+        """Returns the only node that reads the values of ``node``; None if there is none or several."""
         readers = [user for user in node.users if not reads_shape_only(user, node)]
         return readers[0] if len(readers) == 1 and readers[0].op.startswith("call") else None
 

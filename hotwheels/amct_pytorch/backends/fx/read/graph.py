@@ -1,4 +1,4 @@
-"""Reads an OpGraph off a traced model, without running it."""
+"""Reads an OpGraph from a traced model, without running the model."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ _NO_PARTNER = "neither its producer nor a consumer is quantizable, and it only c
 def build_graph(graph_module: GraphModule, registry: Registry) -> OpGraph:
     """Returns the operations of ``graph_module`` in execution order.
 
-    Works on a fresh trace and on a functionalized one; names and type strings are the same in both, but only the latter
-    has the producers right behind in-place operations.
+    Works on a fresh trace and on a functionalized trace. Names and type strings are equal in both, but only the
+    functionalized trace has the right producers behind in-place operations.
     """
     return _Reader(graph_module, registry).read()
 
 
 class _Reader:
-    """What is known of one graph while it is read, front to back."""
+    """The state while one graph is read, front to back."""
 
     def __init__(self, graph_module: GraphModule, registry: Registry) -> None:
         self._module = graph_module
@@ -69,7 +69,7 @@ class _Reader:
     def read(self) -> OpGraph:
         for node in self._module.graph.nodes:
             self._nodes[node] = self._op_node(node)
-        # Last, because it asks about consumers.
+        # Last, because this step needs the consumers.
         shapes = {node: self._with_partner(node) for node in self._nodes}
         return OpGraph({node.name: shapes[node] for node in shapes})
 
@@ -104,11 +104,11 @@ class _Reader:
         )
 
     def _reason(self, node: Node, module: nn.Module | None) -> str | None:
-        """Returns why an operation of which the registry knows nothing is no layer."""
+        """Returns why an operation that is not in the registry is no layer; None if that needs no reason."""
         return self._belongs_to(node, None) or _float_reason(node, module)
 
     def _edges(self, node: Node, op: OpDesc, module: nn.Module | None) -> tuple[tuple[Edge, ...], str | None]:
-        """Returns the quantizable inputs, or why there are none."""
+        """Returns (quantizable inputs, None), or ((), reason) if there are none."""
         given = given_operands(node, op, module)
         tensors = [one for one in given if one.node is not None and self._is_quantized_operand(one.node, op)]
         reason = (
@@ -122,7 +122,7 @@ class _Reader:
         return tuple(self._edge(one) for one in tensors), reason
 
     def _edge(self, given: Given) -> Edge:
-        """The input that the layer has when what stands in front of it has been folded into it."""
+        """Returns the edge of the layer after the nodes in front of it are folded into it."""
         producer = given.node
         while producer in self._folded and producer not in self._behind:
             producer = self._folds.data[producer]
@@ -130,13 +130,13 @@ class _Reader:
         return dataclasses.replace(given.edge, producer=producer.name, is_constant=given.node in self._constants)
 
     def _is_quantized_operand(self, operand: Node, op: OpDesc) -> bool:
-        """Whether it is a float tensor of the data; of a product one may be a constant too, quantized like the data."""
+        """Whether ``operand`` is a float tensor that depends on the data; an operand of a product may be a constant."""
         if self._values[operand] is Value.TENSOR:
             return True
         return op.role is Role.MATMUL and operand in self._constants
 
     def _reads_buffer(self, node: Node, op: OpDesc | None) -> bool:
-        """Whether it is a product with a constant that no parameter is part of."""
+        """Whether ``node`` is a product with a constant that is computed without parameters."""
         if op is None or op.role is not Role.MATMUL:
             return False
         constants = [one for one in node.all_input_nodes if one in self._constants]
@@ -197,7 +197,7 @@ class _Reader:
         return f"it has no float tensor input ({', '.join(sorted(kinds)) or 'Python values only'})"
 
     def _with_partner(self, node: Node) -> OpNode:
-        """Returns the node; an operation that only changes the shape needs a quantizable neighbour (spec 8.3)."""
+        """Returns the OpNode; unquantizable if it only changes the shape and has no quantizable neighbour (8.3)."""
         found = self._nodes[node]
         if not _is_shape(found) or not found.is_quantizable:
             return found
@@ -213,7 +213,7 @@ class _Reader:
         return self._nodes[node].is_quantizable
 
     def _origin(self, node: Node) -> Node:
-        """Looks through what belongs to the producer: folded and fused nodes, picking one result of a tuple."""
+        """Returns the producer behind folded and fused nodes and picks of a tuple's element."""
         if node in self._fused:
             return self._fused[node]
         if node.op == "call_function" and node.all_input_nodes and _picks(node):
@@ -229,7 +229,7 @@ class _Reader:
         )
 
     def _readers(self, node: Node) -> Iterator[tuple[Node, OpNode]]:
-        """Yields the consumers which read the result as a tensor to be quantized."""
+        """Yields the consumers that read the result at a quantizable edge."""
         for user in node.users:
             found = self._nodes[user]
             if any(edge.producer == node.name for edge in found.edges):
@@ -237,30 +237,30 @@ class _Reader:
 
 
 def _float_reason(node: Node, module: nn.Module | None) -> str | None:
-    """Returns why a call of which the registry knows nothing runs in float; None where that needs no reason."""
+    """Returns why a call that is not in the registry runs in float; None if that needs no reason."""
     if float_reason(node) is not None:
         return float_reason(node)
     if module is not None and not isinstance(module, _WITHOUT_ARITHMETIC):
         return f"{type(module).__name__} is not an operation that can be quantized; it runs in float as a whole"
     if node.op == "call_function" and node.target is F.layer_norm:
-        return "it is a normalization called as a function; the manual lists nn.LayerNorm only"
+        return "it is a normalization called as a function; HiSilicon's AMCT manual lists nn.LayerNorm only"
     function: Any = node.target
     if node.op == "call_function" and is_float_product(function, None):
         return f"{function.__name__} is not an operation that can be quantized; it runs in float"
     if node.op == "call_function" and not is_known(node.target):
-        return "it is a function which is not looked into (torch.fx.wrap); it runs in float"
+        return "it is a function that is not traced (torch.fx.wrap); it runs in float"
     return None
 
 
 def _no_weight(node: Node, op: OpDesc, module: nn.Module | None) -> str | None:
-    """Returns why a function is no layer: it has no weight of the model, or a pass had another reason."""
+    """Returns why a weighted function is no layer: the reason of a pass, else that its weight depends on the data."""
     if op.has_weight and module is None:
         return float_reason(node) or _DATA_WEIGHT
     return float_reason(node)
 
 
 def _onnx_type(node: Node, op: OpDesc, module: nn.Module | None) -> str:
-    """Returns the type of the ONNX node which the exporter usually writes; empty if it is not always one node."""
+    """Returns the usual type of the exported ONNX node; empty if the operation may be exported as several nodes."""
     if isinstance(module, LinearCall) and module.is_product:
         return "MatMul"
     usual = op.onnx_types[0] if op.onnx_types else ""

@@ -1,4 +1,4 @@
-"""Which nodes contribute to the model's outputs; the others are in no exported file."""
+"""Finds the nodes that contribute to the model's outputs; exported files leave out all others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..rewrite.functionalize import is_in_place
 
 
 def live_nodes(graph_module: GraphModule) -> frozenset[Node]:
-    """Returns the nodes which the output depends on, or which may change memory or do anything else behind our back."""
+    """Returns the nodes on which the output depends, and nodes that may change memory or have other side effects."""
     found: set[Node] = set()
     waiting = [node for node in graph_module.graph.nodes if _has_effect(node, graph_module)]
     while waiting:

@@ -1,4 +1,4 @@
-"""Which values of a graph may share memory, for passes that remove in-place operations."""
+"""Finds values of a graph that may share memory, for passes that remove in-place operations."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PARTS = frozenset({"chunk", "split", "tensor_split", "unbind"})
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Region:
-    """A piece of memory; a part lies inside its whole and apart from the other parts."""
+    """A piece of memory; a part is inside its whole and does not overlap the other parts."""
 
     whole: _Region | None = None
 
@@ -44,7 +44,7 @@ class Memory:
         self._regions: dict[Node, _Region] = {}
 
     def add(self, node: Node, is_in_place: bool = False) -> None:
-        """Takes in the next node; ``is_in_place`` if its result is its first input, changed."""
+        """Adds the next node; ``is_in_place`` if its result is its first input, changed."""
         base = node.all_input_nodes[0] if node.all_input_nodes else None
         if base is not None and _is_part(node, base):
             self._regions[node] = _Region(whole=self._regions[base])
@@ -67,7 +67,7 @@ class Memory:
 
 
 def are_apart(node: Node, other: Node) -> bool:
-    """Whether the fake tensors of a guided trace show that two nodes are different memory; False without them."""
+    """Whether the fake tensors of a guided trace prove that two nodes have different memory; False without them."""
     value, its = node.meta.get("val"), other.meta.get("val")
     if node is other or not isinstance(value, Tensor) or not isinstance(its, Tensor):
         return False
@@ -75,13 +75,13 @@ def are_apart(node: Node, other: Node) -> bool:
 
 
 def is_known_to_share(node: Node, other: Node) -> bool:
-    """Whether the fake tensors of a guided trace show that two nodes are the same memory; False without them."""
+    """Whether the fake tensors of a guided trace prove that two nodes have the same memory; False without them."""
     both = (node.meta.get("val"), other.meta.get("val"))
     return all(isinstance(value, Tensor) for value in both) and not are_apart(node, other)
 
 
 def may_read_memory(node: Node) -> bool:
-    """Whether ``node`` may read the values of its operands; a guided trace knows what only reads a size."""
+    """Whether ``node`` may read the values of its operands; False if a guided trace shows that it reads sizes only."""
     if "val" not in node.meta:
         return True
     return any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(node.meta["val"]))
@@ -92,6 +92,6 @@ def _name(node: Node) -> str:
 
 
 def _is_part(node: Node, base: Node) -> bool:
-    """Whether ``node`` picks one of the pieces which ``base`` cut a tensor into."""
+    """Whether ``node`` picks one of the pieces into which ``base`` cut a tensor."""
     is_pick = node.target is operator.getitem and isinstance(node.args[1], int)
     return is_pick and base.op in ("call_function", "call_method") and _name(base) in _PARTS

@@ -2,7 +2,7 @@
 
 HiSilicon's AMCT manual, FAQ.
 
-These rules look at the traced graph, where arguments stand which an OpGraph does not have.
+These rules use the traced graph, which has arguments that an OpGraph does not have.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .operands import operand_values
 from .values import Value, classify
 
 _CONVOLUTIONS = frozenset({Role.CONV, Role.CONV_TRANSPOSE})
-# The operand that changes nothing, and whether it may also stand first.
+# The operand with which the operation changes nothing, and whether it may be the first operand too.
 _NEUTRAL: Mapping[str, tuple[int, bool]] = {
     "add": (0, True),
     "sub": (0, False),
@@ -42,13 +42,13 @@ _PHRASES = {
     "pow": "raises to the power 1",
 }
 _SUM = "adds a tensor to 0, as sum() does first"
-# They read the shape of a tensor, not its values.
+# Methods that read the shape of a tensor, not its values.
 _CONSTANT_METHODS = frozenset({"new_zeros", "new_ones", "new_full"})
 _CONSTANT_FUNCTIONS = frozenset({torch.zeros_like, torch.ones_like, torch.full_like})
 
 
 def model_advice(traced: fx.GraphModule, model: ConfiguredGraph, registry: Registry) -> tuple[Advice, ...]:
-    """Returns the advice on ``traced``, whose operations and settings are ``model``. Before layers are placed."""
+    """Returns the advice on ``traced``, described by ``model``. Call it before layers are placed."""
     values = classify(traced.graph, registry)
     return (*_no_effect(traced, model), *_offline(traced, model, values), *_chunks(traced, values))
 
@@ -71,7 +71,7 @@ def _no_effect(traced: fx.GraphModule, model: ConfiguredGraph) -> Iterator[Advic
 
 
 def _idle_phrase(node: fx.Node, found: OpNode) -> str | None:
-    """Returns what a quantizable operation does, if it does nothing."""
+    """Returns the phrase for a quantizable operation that changes nothing; None for other operations."""
     if found.op is None or found.op.name not in _NEUTRAL or node.op == "call_module":
         return None
     neutral, may_be_first = _NEUTRAL[found.op.name]
@@ -117,7 +117,7 @@ def _offline_advice(node: fx.Node, origin: fx.Node) -> Advice:
 
 
 def _offline_nodes(traced: fx.GraphModule, values: Mapping[fx.Node, Value]) -> dict[fx.Node, fx.Node]:
-    """Returns the nodes whose result does not follow the inputs of the model, each with the node that cuts it off."""
+    """Returns the nodes whose result is independent of the inputs, each with the node that makes it so."""
     found: dict[fx.Node, fx.Node] = {}
     for node in traced.graph.nodes:
         if not node.op.startswith("call") or not is_known(callable_of(traced, node)):
@@ -168,7 +168,7 @@ def _chunk_call(node: fx.Node) -> str:
 
 
 def idle_slices(traced: fx.GraphModule, shapes: Mapping[str, torch.Size]) -> tuple[Advice, ...]:
-    """Returns the advice on slices that hand on all of their tensor, given the shapes of one run by node name."""
+    """Returns the advice on slices that return all of their tensor; ``shapes`` are those of one run, by node name."""
     names = [node.name for node in traced.graph.nodes if _slices(node) and _keeps_all(node, shapes)]
     if not names:
         return ()
@@ -183,7 +183,7 @@ def idle_slices(traced: fx.GraphModule, shapes: Mapping[str, torch.Size]) -> tup
 
 
 def _slices(node: fx.Node) -> bool:
-    """Whether it cuts with an end; of ``x[:]`` no file has a node."""
+    """Whether ``node`` is a slice with an end; exported files have no node for ``x[:]``."""
     if node.target is not operator.getitem:
         return False
     index = node.args[1]

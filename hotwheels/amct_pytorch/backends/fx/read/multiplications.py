@@ -18,12 +18,12 @@ from ..interpreters import layer_name
 from ..quant_graph_module import QuantGraphModule, positional
 from .values import Value, classify
 
-_FLOPS_PER_MULTIPLICATION = 2  # torch counts the addition that goes with it
+_FLOPS_PER_MULTIPLICATION = 2  # torch counts a multiplication and an addition
 
 
 @torch.no_grad()
 def count_multiplications(model: QuantGraphModule, inputs: tuple[Any, ...]) -> dict[str, int]:
-    """Returns how often each node multiplies in the float forward of ``model`` with ``inputs``, by layer name.
+    """Returns the number of multiplications per node in the float forward of ``model`` on ``inputs``, by layer name.
 
     Nodes that compute from constants alone are left out.
     """
@@ -38,7 +38,7 @@ def count_multiplications(model: QuantGraphModule, inputs: tuple[Any, ...]) -> d
 
 
 class _Flops(DispatchMode):  # type: ignore[no-untyped-call]
-    """Counts as torch's FlopCounterMode does, without its hooks on modules, which want gradients of the inputs."""
+    """Counts like torch's FlopCounterMode, but without its module hooks, which require gradients of the inputs."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -72,7 +72,7 @@ class _Counter(fx.Interpreter):
         return result
 
     def _prepared(self, n: fx.Node) -> Callable[[], Any] | None:
-        """Returns the call of a layer with its weight computed beforehand, which no file does; None for others."""
+        """Returns the call of a layer with its weight already computed, as in a file; None for other nodes."""
         module = self.fetch_attr(str(n.target)) if n.op == "call_module" else None
         if not isinstance(module, QuantizedLayer) or module.weighted is None:
             return None

@@ -1,4 +1,4 @@
-"""Which nodes of a traced graph hand their tensor on unchanged, as far as the graph tells."""
+"""Finds nodes of a traced graph that return their tensor unchanged, as far as the graph shows it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ...no_ops import is_copy
 from ...real_quant.known import is_known
 from .called import callable_of
 
-_CUTTING = frozenset({"detach", "data"})  # no gradient comes through
+_CUTTING = frozenset({"detach", "data"})  # no gradient passes through these
 _ROUNDING = frozenset({"half", "bfloat16"})
 _RESHAPES = frozenset({"reshape", "view", "flatten", "squeeze", "expand"})
 _SHAPE_METHODS = frozenset({"size", "dim", "ndimension", "numel", "nelement", "stride", "is_floating_point"})
@@ -18,9 +18,9 @@ _LIKE = frozenset({"reshape_as", "view_as", "expand_as", "type_as"})
 
 
 def handed_on_nodes(graph_module: fx.GraphModule) -> dict[str, str]:
-    """Returns, for the nodes which certainly hand their tensor on, by name the node whose tensor it is.
+    """Returns, by name of a node that certainly returns its tensor unchanged, the node that makes the tensor.
 
-    Without the values: conversions count as long as they name no type of integers; shapes are not known.
+    Values are not known here: a conversion counts unless it names an integer type; shapes are not compared.
     """
     found: dict[str, str] = {}
     for node in graph_module.graph.nodes:
@@ -31,7 +31,7 @@ def handed_on_nodes(graph_module: fx.GraphModule) -> dict[str, str]:
 
 
 def hands_on(graph_module: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether ``node`` certainly hands its first argument on."""
+    """Whether ``node`` certainly returns its first argument unchanged."""
     if not node.op.startswith("call") or not node.args or not isinstance(node.args[0], fx.Node):
         return False
     function = callable_of(graph_module, node)
@@ -41,13 +41,13 @@ def hands_on(graph_module: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def changes_nothing(graph_module: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether ``node`` hands its first argument on in evaluation, with its gradient in training."""
+    """Whether ``node`` returns its first argument unchanged in evaluation, and passes its gradient in training."""
     name = str(node.args[1]) if node.target is getattr else str(getattr(node.target, "__name__", node.target))
     return hands_on(graph_module, node) and name not in _CUTTING | _ROUNDING
 
 
 def reads_shape_only(reader: fx.Node, node: fx.Node) -> bool:
-    """Whether ``reader`` asks nothing of the result of ``node`` but its shape and type."""
+    """Whether ``reader`` only reads shape and type of the result of ``node``."""
     if reader.target is getattr:
         return reader.args[1] in _SHAPE_ATTRIBUTES
     if reader.op != "call_method":
@@ -56,7 +56,7 @@ def reads_shape_only(reader: fx.Node, node: fx.Node) -> bool:
 
 
 def _keeps_known_shape(function: object, node: fx.Node) -> bool:
-    """Whether it is a reshape to the shape that the tensor has, where shapes are known."""
+    """Whether ``node`` is a reshape to the shape that the tensor already has; False if shapes are not known."""
     before, after = node.args[0].meta.get("val"), node.meta.get("val")  # type: ignore[union-attr]
     is_reshape = getattr(function, "name", getattr(function, "__name__", "")) in _RESHAPES
     return is_reshape and isinstance(before, Tensor) and isinstance(after, Tensor) and before.shape == after.shape

@@ -19,9 +19,9 @@ class Given:
     """One argument of a call.
 
     Attributes:
-      edge: Its place; the producer is empty where the argument is not the result of a node.
-      node: The node whose result it is, or None for a Python value.
-      is_unknown_list: Whether it stands for a list of tensors whose length is not known before the run.
+      edge: The edge; its producer is empty if the argument is not the result of a node.
+      node: The node whose result the argument is; None for a Python value.
+      is_unknown_list: Whether the argument is a list of tensors whose length is not known before the run.
     """
 
     edge: Edge
@@ -30,7 +30,7 @@ class Given:
 
 
 def given_operands(node: Node, op: OpDesc, module: nn.Module | None) -> list[Given]:
-    """Returns the arguments of ``node`` which ``op`` declares as quantizable, in call order.
+    """Returns the arguments of ``node`` that ``op`` declares as quantizable, in call order.
 
     An operation without declared operands takes all its arguments, lists flattened.
     """
@@ -40,14 +40,14 @@ def given_operands(node: Node, op: OpDesc, module: nn.Module | None) -> list[Giv
 
 
 def operand_values(node: Node, op: OpDesc) -> list[Any]:
-    """Returns what a function or method call gives for each operand that ``op`` declares: a Node or a Python value."""
+    """Returns the argument of a function or method call for each operand of ``op``: a Node or a Python value."""
     return [_argument(node, operand) for operand in op.operands]
 
 
 def _of_module(node: Node, op: OpDesc, module: nn.Module) -> Iterator[Given]:
     declared = op.operands if op.module_operands is None else op.module_operands
     names = _argument_names(module)
-    # The module's own names: those of the table are the names of torch's functions.
+    # Argument names of the module's forward; the table has those of torch's functions.
     operands = [Operand(name=_name_at(names, one.position, one.name), position=one.position) for one in declared]
     if not declared:
         operands = [Operand(name=_name_at(names, index, ""), position=index) for index in range(len(node.args))]

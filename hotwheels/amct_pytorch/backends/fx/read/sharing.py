@@ -1,4 +1,4 @@
-"""Which inputs share a quantizer's work, and which tensors may be quantized where they are."""
+"""Makes the SharedInputs of a plan: which inputs share a result, and which tensors may be quantized in place."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def share_inputs(traced: fx.GraphModule, plan: QuantPlan, registry: Registry) ->
 
 
 def _reads(plan: QuantPlan, group: str) -> Mapping[str, int]:
-    """For each layer how many of its inputs belong to the group."""
+    """Returns, for each layer, the number of its inputs in the group."""
     return Counter(layer.name for layer in plan.layers.values() for one in layer.inputs if one.group == group)
 
 
 def _producers(
     traced: fx.GraphModule, node: fx.Node, reads: Mapping[str, int], registry: Registry
 ) -> tuple[nn.Module, ...] | None:
-    """Returns the modules that compute ``node`` if its result is no view and only the group reads it; else None."""
+    """Returns the modules that compute ``node`` if its result is no view and has no other reader; else None."""
     if not node.op.startswith("call") or not _is_out_of_place(traced, node):
         return None
     op = op_of(callable_of(traced, node), registry)
@@ -47,7 +47,7 @@ def _producers(
 
 
 def _is_out_of_place(traced: fx.GraphModule, node: fx.Node) -> bool:
-    """Operations which could not be rewritten stay in place; their result is the memory of their input."""
+    """Whether ``node`` does not return its input's memory, as in-place operations that were not rewritten do."""
     function = callable_of(traced, node)
     name = function.name if isinstance(function, MethodCall) else getattr(function, "__name__", "")
     return not (name.endswith("_") or node.kwargs.get("inplace") or getattr(function, "inplace", False))
@@ -58,6 +58,6 @@ def _occurrences(user: fx.Node, node: fx.Node) -> int:
 
 
 def _modules(traced: fx.GraphModule, node: fx.Node) -> list[nn.Module]:
-    """The module called, and the convolution in front of a BatchNorm that is folded into it."""
+    """Returns the called module, and for a folded BatchNorm also the convolution in front of it."""
     calls = [one for one in (node, *node.all_input_nodes) if one.op == "call_module"]
     return [traced.get_submodule(str(one.target)) for one in calls]

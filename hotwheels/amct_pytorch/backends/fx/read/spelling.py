@@ -1,4 +1,4 @@
-"""How the model spells an operation, remembered when a pass rewrites it: a type string matches its own form only."""
+"""The spelling of an operation in the model, kept when a pass rewrites the node: type strings match this form only."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class Spelling:
 
 
 def spelling_of(node: Node) -> Spelling:
-    """Returns the spelling the model had before any pass."""
+    """Returns the spelling of ``node`` in the model, before any pass."""
     return node.meta.get(_SPELLING) or Spelling(_FORMS[node.op], node.target)
 
 
 def spell(node: Node, spelling: Spelling) -> None:
-    """Says how the model spells ``node``, which calls something else."""
+    """Sets the spelling of ``node``, a node that a pass has made or changed."""
     node.meta[_SPELLING] = spelling
 
 
@@ -53,7 +53,7 @@ def mark_in_place(node: Node, reason: str) -> None:
 
 
 def in_place_reason(node: Node) -> str | None:
-    """Returns why ``node`` is still an in-place operation, None if it is not."""
+    """Returns why ``node`` is still an in-place operation; None if it is not."""
     return node.meta.get(_IN_PLACE)
 
 
@@ -67,7 +67,7 @@ def type_string(spelling: Spelling, module_class: type | None, registry: Registr
 
 
 def find_op(node: Node, module_class: type | None, registry: Registry) -> OpDesc | None:
-    """Returns what the registry knows of what ``node`` calls now, whatever the model's spelling was."""
+    """Returns the registry's description of the present callable of ``node``, whatever the model's spelling was."""
     if module_class is not None:
         return registry.find_module(module_class)
     if node.op == "call_function":

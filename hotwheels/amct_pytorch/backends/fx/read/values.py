@@ -1,4 +1,4 @@
-"""What the values of a graph are, as far as it can be said without running it (spec 8.3, last bullets)."""
+"""Classifies the values of a graph, as far as that is possible without running it (spec 8.3, last bullets)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ....ops.registry import Registry
 
 
 class Value(enum.Enum):
-    """Kind of a node's result. Whatever is not known counts as a float tensor; spec 4.7 sorts out the rest."""
+    """Kind of a node's result. An unknown kind counts as a float tensor; calibration finds the others (spec 4.7)."""
 
     TENSOR = "float tensor"
     SIZE = "derived from sizes"
@@ -41,7 +41,7 @@ _INTEGER_FUNCTIONS = frozenset(
     {operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge}
     | {getattr(torch, name) for name in _INTEGER_METHODS if hasattr(torch, name)}
 )
-# Operators whose result is made of integers if the operands are.
+# Operators whose result consists of integers if the operands do.
 _INTEGER_PRESERVING = frozenset(
     {operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod, operator.neg, operator.getitem}
     | {operator.and_, operator.or_, operator.xor, operator.invert}
@@ -60,7 +60,7 @@ def classify(graph: Graph, registry: Registry) -> Mapping[Node, Value]:
 
 
 def _value(node: Node, inputs: set[Value], registry: Registry) -> Value:
-    """Returns the kind of one result, given the kinds of all that the node reads."""
+    """Returns the kind of a node's result, given the kinds of all values that the node reads."""
     if node.op == "get_attr":
         return Value.CONSTANT
     if node.op in ("placeholder", "output"):
@@ -117,6 +117,6 @@ def _is_python(node: Node) -> bool:
 
 
 def _constant_or_unknown(node: Node) -> Value:
-    """A torch function of nothing but sizes makes a constant; one wrapped by the user may make anything."""
+    """Returns CONSTANT for a torch function of sizes alone; a function wrapped by the user may return anything."""
     home = str(getattr(node.target, "__module__", None) or "torch")
     return Value.CONSTANT if home.partition(".")[0] == "torch" else Value.TENSOR

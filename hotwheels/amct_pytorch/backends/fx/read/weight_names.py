@@ -1,4 +1,4 @@
-"""The name of a layer's weight: layers of one name compute with the same weight."""
+"""The name of a layer's weight: layers with equal names use the same weight."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ....nn.weighted_call import WeightedCall
 
 
 def weight_name(node: Node, module: nn.Module | None) -> str:
-    """Returns the name of the weight of ``node``, which calls ``module``: its path, or that of a function's weight."""
+    """Returns the name of the weight of ``node``: the path of the called module, or of a function's weight."""
     if isinstance(module, WeightedCall):
         return f"{type(module).__name__} {module.weight_source.name}"
     return str(node.target)

@@ -1,1 +1,1 @@
-"""Passes which change a traced graph: in-place forms, attention, calls written into the graph."""
+"""Passes that change a traced graph: in-place forms, attention, calls replaced by other nodes."""

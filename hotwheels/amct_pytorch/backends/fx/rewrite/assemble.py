@@ -1,4 +1,4 @@
-"""Makes GraphModules which keep all parameters and buffers of the model, used by the graph or not."""
+"""Makes GraphModules that keep all parameters and buffers of the model, whether the graph uses them or not."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def copy_training(root: nn.Module, module: GraphModule) -> None:
     """Gives ``module`` and the empty containers inside it the training flags of ``root``."""
     for path, one in module.named_modules():
         if type(one) is nn.Module or one is module:
-            with contextlib.suppress(AttributeError):  # folders that only the graph has
+            with contextlib.suppress(AttributeError):  # containers that only the graph has
                 one.training = root.get_submodule(path).training
 
 
 def _give_constants_memory(module: GraphModule) -> None:
-    """Copies tensor constants of the trace that are expanded views: a checkpoint cannot be loaded into such memory."""
+    """Copies tensor constants of the trace that are expanded views, since a checkpoint cannot be loaded into a view."""
     for name, value in module._buffers.items():
         if name.startswith("_tensor_constant") and value is not None:
             module._buffers[name] = value.contiguous()
@@ -59,7 +59,7 @@ def _unsaved_buffers(root: nn.Module) -> list[str]:
 
 
 def _adopt(module: GraphModule, path: str, value: torch.Tensor) -> None:
-    """Registers ``value`` at ``path`` unless the graph brought it along already."""
+    """Registers ``value`` at ``path`` unless the graph module has it already."""
     owner, name = _owner(module, path)
     if name in owner._parameters or name in owner._buffers:
         return
@@ -70,7 +70,7 @@ def _adopt(module: GraphModule, path: str, value: torch.Tensor) -> None:
 
 
 def _owner(module: nn.Module, path: str) -> tuple[nn.Module, str]:
-    """Returns the module that holds ``path`` and the last name of it; makes empty modules on the way."""
+    """Returns the module that holds ``path`` and the last name in ``path``; makes missing modules on the way."""
     *names, last = path.split(".")
     for name in names:
         if name not in module._modules:

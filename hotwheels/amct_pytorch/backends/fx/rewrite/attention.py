@@ -1,13 +1,13 @@
-"""Attention as Linear, matmul and softmax: what torch computes in one kernel becomes nodes that can be quantized.
+"""Attention as Linear, matmul and softmax: a fused operation of torch becomes nodes that can be quantized.
 
 ``torch.nn.MultiheadAttention``, the Transformer modules made of it and ``F.scaled_dot_product_attention`` are single
-nodes of a stock trace. Their formulas are written in their place afterwards, so that no other node changes its name.
+nodes of a stock trace. This pass replaces them by their formulas after the trace, so that no other node's name changes.
 
 1. ``softmax(q * scale @ k^T) @ v``, all of it quantizable;
 2. under a mask the softmax is `masked_softmax`, in float;
-3. a mask that is an optional input of the model (``mask=None``) is taken to be absent as a rule: the softmax is
-   quantizable, behind `masked_scores`, which is nothing without a mask;
-4. what the formula here does not cover stays one float node, with the reason.
+3. a mask that is an optional input of the model (``mask=None``) is assumed to be usually absent: the softmax is
+   quantizable, behind `masked_scores`, which without a mask returns its scores unchanged;
+4. a call that the formula here does not cover stays one float node, with the reason.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def decompose_attention(graph_module: GraphModule) -> None:
             continue
         arguments = _arguments(graph_module, node)
         if arguments is None:
-            continue  # a wrong call, which will say so when it runs
+            continue  # a call with wrong arguments, which will raise when it runs
         reason = _obstacle(graph_module, node, arguments)
         if reason is not None:
             mark_float(node, reason)
@@ -62,7 +62,7 @@ def decompose_attention(graph_module: GraphModule) -> None:
 
 
 def _hand_on_line(before: Node, node: Node) -> None:
-    """The nodes between ``before`` and ``node`` were written by the user where ``node`` was."""
+    """Copies the user's source line from ``node`` to the new nodes between ``before`` and ``node``."""
     new = node.prev
     while new is not before:
         new.stack_trace = node.stack_trace
@@ -70,9 +70,9 @@ def _hand_on_line(before: Node, node: Node) -> None:
 
 
 def trace_attention(model: nn.Module) -> GraphModule | None:
-    """Returns the graph of a model which is itself an attention module, and which torch.fx cannot follow; else None.
+    """Returns the graph of a model that is itself an attention module, which torch.fx cannot trace; else None.
 
-    ``need_weights`` and ``average_attn_weights`` keep their defaults and are no arguments of it.
+    ``need_weights`` and ``average_attn_weights`` keep their defaults and are no arguments of the graph.
     """
     formula = _formula_of(model)
     if formula is None or _module_obstacle(model) is not None:
@@ -107,7 +107,7 @@ def _multihead_attention(
     need_weights: bool = True,
     attn_mask: Proxy | None = None,
     average_attn_weights: bool = True,
-    is_causal: bool = False,  # a hint about attn_mask, which says the same
+    is_causal: bool = False,  # only a hint that attn_mask is causal
 ) -> tuple[Proxy, Proxy | None]:
     module: nn.MultiheadAttention = place.module
     _attach_projections(place)
@@ -128,7 +128,7 @@ def _multihead_attention(
 
 
 def _heads(x: Proxy, module: nn.MultiheadAttention) -> Proxy:
-    """Both sizes are asked for: with -1 in place of one, an unbatched input would pass, and its result be wrong."""
+    """Splits the heads; both sizes are read: with -1 for one of them, an unbatched input would give wrong results."""
     return x.reshape(x.size(0), x.size(1), module.num_heads, module.head_dim)
 
 
@@ -137,7 +137,7 @@ def _weights(scores: Proxy, attn_mask: Proxy | None, key_padding_mask: Proxy | N
 
 
 def _attach_projections(place: Inline) -> None:
-    """Gives the attention module its three projections, cut out of the parameters it has."""
+    """Adds three projections to the attention module, which are slices of its parameters."""
     module: nn.MultiheadAttention = place.module
     size = module.embed_dim
     own = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
@@ -164,7 +164,7 @@ def _scaled_dot_product_attention(
     scores = query * scale @ key.transpose(-2, -1)
     weights = _softmax(scores, [attn_mask, None, is_causal], marks_blocked=False)
     if dropout_p:
-        # Follows train() and eval(), since a deployed network must not drop.
+        # A module that follows train() and eval(), since a deployed network must not drop values.
         weights = place.call(place.attach_function("dropout", nn.Dropout(float(dropout_p))), weights)
     return weights @ value
 
@@ -295,7 +295,7 @@ def _arguments(root: GraphModule, node: Node) -> dict[str, Any] | None:
 
 
 def _obstacle(root: GraphModule, node: Node, arguments: dict[str, Any]) -> str | None:
-    """Returns why the formulas here do not give what the node does."""
+    """Returns why the formulas here do not cover the node; None if they do."""
     traced = [name for name in (*_SETTINGS, "dropout_p", "enable_gqa") if isinstance(arguments.get(name), Node)]
     if traced:
         return f"its argument '{traced[0]}' depends on the data"
@@ -315,20 +315,20 @@ def _module_obstacle(module: nn.Module) -> str | None:
     stacks = (nn.TransformerEncoder, nn.TransformerDecoder, nn.Transformer)
     layers = [layer for one in module.modules() if isinstance(one, stacks[:2]) for layer in one.layers]
     if any(type(layer) not in _FORMULAS for layer in layers):
-        return "it is made of layers which are not torch's"
+        return "it is made of layers that are not torch's"
     if isinstance(module, nn.Transformer) and not {type(module.encoder), type(module.decoder)} <= _FORMULAS.keys():
         return "its encoder or decoder is not torch's"
     return None
 
 
 def _reads_weights(node: Node) -> bool:
-    """Whether anything reads the second result of an attention; picking the first one is no reason to compute it."""
+    """Whether a node reads the second result of an attention; picks of the first result do not count."""
     readers = [user for user in node.users if user.users or user.op == "output"]
     return any(not is_pick(user) or user.args[1] != 0 for user in readers)
 
 
 def _softmax(scores: Proxy, masks: list[Any], **kwargs: Any) -> Proxy:
-    """``masks`` as `masked_softmax` takes them."""
+    """Returns the softmax over the keys; ``masks`` are arguments of `masked_softmax`."""
     masks = [mask if isinstance(mask, fx.Proxy) else mask or None for mask in masks]
     if all(mask is None for mask in masks):
         return scores.softmax(-1)
@@ -341,7 +341,7 @@ def _softmax(scores: Proxy, masks: list[Any], **kwargs: Any) -> Proxy:
 
 
 def _is_optional(mask: Any) -> bool:
-    """Whether it is an input of the model that may be left away, and then is no mask."""
+    """Whether ``mask`` is an optional input of the model, whose default means no mask."""
     return (
         isinstance(mask, fx.Proxy)
         and mask.node.op == "placeholder"

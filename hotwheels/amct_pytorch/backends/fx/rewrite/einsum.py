@@ -1,7 +1,7 @@
 """An einsum of two operands as a matrix product: the axes of both are brought into the order of ``torch.matmul``.
 
-Axes are of four kinds: ``batch`` stands in both operands and in the result, ``summed`` in both operands only, ``left``
-and ``right`` in one operand and in the result. The product is
+Axes are of four kinds: ``batch`` axes are in both operands and in the result, ``summed`` in both operands only,
+``left`` and ``right`` in one operand and in the result. The product is
 
     [batch..., left, summed] @ [batch..., summed, right],
 
@@ -16,7 +16,7 @@ from typing import Any
 
 from torch.fx import Proxy
 
-_REST = "."  # stands for the axes of an ellipsis, of which there may be any number
+_REST = "."  # represents the axes of an ellipsis, of any number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,13 +84,13 @@ class Product:
 
 
 def as_product(equation: str) -> Product | None:
-    """Returns ``equation`` (``"bij,bjk->bik"``) as a matrix product, None if it is something else."""
+    """Returns ``equation`` (``"bij,bjk->bik"``) as a matrix product; None if it is none."""
     inputs, arrow, result = equation.replace(" ", "").replace("...", _REST).partition("->")
     operands = inputs.split(",")
     if len(operands) != 2:
         return None
     first, second = operands
-    if not arrow:  # the letters that occur once, in alphabetical order
+    if not arrow:  # then the result has the letters that occur once, in alphabetical order
         result = "".join(sorted(axis for axis in {*first, *second} if (first + second).count(axis) == 1))
     found = Product(first, second, result)
     is_known = all(len(set(axes)) == len(axes) for axes in (first, second, result))
@@ -99,7 +99,7 @@ def as_product(equation: str) -> Product | None:
 
 
 def _is_in_place(product: Product) -> bool:
-    """Whether no axis has to move past those of an ellipsis, whose number is not known."""
+    """Whether no axis has to move past an ellipsis, whose number of axes is not known."""
     if _REST not in product.first + product.second:
         return True
     has_first = _REST not in product.second and product.first == product.left + product.summed

@@ -1,4 +1,4 @@
-"""Functionalize: in-place operations become their out-of-place form, so that a layer can be put around each of them.
+"""Functionalize: replaces in-place operations by their out-of-place form, so that each of them can become a layer.
 
 Spellings:
 1. a module with ``inplace=True``;
@@ -7,12 +7,12 @@ Spellings:
 4. ``Tensor.add_``;
 5. ``operator.iadd``;
 6. ``operator.setitem``, whose out-of-place form is `with_item`;
-7. ``Tensor.copy_``, ``fill_`` and ``zero_``, which take nothing from x but its shape and type;
+7. ``Tensor.copy_``, ``fill_`` and ``zero_``, which use only the shape and type of x;
 8. ``torch.mul(x, y, out=z)``.
 
-After the change ``y = op(x)``, everything behind it that reads x reads y. That is the same computation unless the
-memory of x is visible under another name: a view of x, or what x is a view of, read later. Such a model is refused. An
-operation on a parameter or buffer, and one that has no such form (``Tensor.uniform_``), stays as it is and is not
+After the change to ``y = op(x)``, all later readers of x read y. That is the same computation unless the memory of x is
+visible under another name: a view of x, or the base of x, that is read later. Such a model is refused. An operation on a
+parameter or buffer, and an operation without out-of-place form (``Tensor.uniform_``), is not changed and is not
 quantizable. Names and type strings of nodes do not change.
 """
 
@@ -41,13 +41,13 @@ _NO_CHANGES = frozenset({"requires_grad_", "share_memory_"})
 
 @dataclasses.dataclass(frozen=True)
 class _OutOfPlace:
-    """What a node calls afterwards; the target is None where there is no such function.
+    """The callable of a node after the rewrite; the target is None if there is no out-of-place form.
 
     Attributes:
       target: Function, method or module.
       args: Its positional arguments.
       kwargs: Its keyword arguments.
-      kind: The kind of node; empty for that of the operation itself.
+      kind: The kind of node; empty for the kind of the operation itself.
     """
 
     target: Any
@@ -63,7 +63,7 @@ def functionalize(graph_module: GraphModule) -> tuple[Skip, ...]:
       The operations on parameters and buffers, which stayed in place, with the reason.
 
     Raises:
-      UnsupportedModelError: The change of one would, or may, be missed under another name.
+      UnsupportedModelError: Readers of another name of the memory would not, or may not, see the change.
     """
     skips: list[Skip] = []
     memory = Memory(graph_module)
@@ -94,7 +94,7 @@ def is_in_place(node: Node, graph_module: GraphModule) -> bool:
 
 
 def _match(node: Node, graph_module: GraphModule) -> _OutOfPlace | None:
-    """Returns the out-of-place form of an in-place operation, None for any other node."""
+    """Returns the out-of-place form of an in-place operation; None for any other node."""
     if node.op == "call_module":
         is_in_place = getattr(graph_module.get_submodule(str(node.target)), "inplace", False) is True
         return _OutOfPlace(node.target, node.args, node.kwargs) if is_in_place else None
@@ -134,7 +134,7 @@ def _ends_in_place(name: str) -> bool:
 
 
 def _is_in_place_function(function: Any) -> bool:
-    """Whether it is one of torch's; an underscore behind the name of a user's function means nothing."""
+    """Whether ``function`` is an in-place function of torch; a final underscore in a user's function means nothing."""
     home = str(getattr(function, "__module__", None) or "torch")
     return home.partition(".")[0] == "torch" and _ends_in_place(getattr(function, "__name__", ""))
 
@@ -151,10 +151,10 @@ def _function(function: Any) -> Any | None:
 
 
 def _obstacle(node: Node, found: _OutOfPlace, memory: Memory, order: Mapping[Node, int]) -> str | None:
-    """Returns why the operation has to stay in place, None if it need not.
+    """Returns why the operation has to stay in place; None if it can be rewritten.
 
     Raises:
-      UnsupportedModelError: The memory that it changes is or may be read later under another name.
+      UnsupportedModelError: The memory that it changes is, or may be, read later under another name.
     """
     changed = _changed_value(node)
     if changed is None:
@@ -216,13 +216,13 @@ def _of_type(source: Any, changed: Node, node: Node) -> Any:
 
 
 def _replace_modules(graph_module: GraphModule, kept: set[str]) -> None:
-    """Puts out-of-place copies where no call of the module has to stay in place."""
+    """Replaces in-place modules by out-of-place copies, unless a call of the module has to stay in place."""
     calls = [node for node in graph_module.graph.nodes if node.op == "call_module"]
     kept_paths = {str(node.target) for node in calls if node.name in kept}
     for path in {str(node.target) for node in calls} - kept_paths:
         module = graph_module.get_submodule(path)
         if getattr(module, "inplace", False) is True:
-            # A shallow copy: it shares parameters and hooks with the module of the user's model.
+            # A shallow copy, which shares parameters and hooks with the module of the user's model.
             replacement = copy.copy(module)
             replacement.inplace = False  # type: ignore[assignment]
             parent, _, name = path.rpartition(".")

@@ -1,7 +1,7 @@
-"""Weights that a forward pre-hook computes are computed when they are read.
+"""Computes weights when they are read, instead of in a forward pre-hook.
 
-torch's older ``weight_norm``, ``spectral_norm`` and ``prune`` keep parameters of other names and let a hook store the
-weight on the module before each forward. A layer that calls no forward would read what the last one has left there.
+torch's older ``weight_norm``, ``spectral_norm`` and ``prune`` keep parameters of other names, and a hook stores the
+weight on the module before each forward. A layer does not call that forward, so it would read an outdated weight.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _CALLS: dict[type[nn.Module], type[WeightedCall]] = {
 
 
 def place_hooked_weights(graph_module: GraphModule) -> None:
-    """Lets nodes that call a module with such a hook call one whose weight is computed; names and types stay.
+    """Makes nodes that call a module with such a hook call a module with computed weight; names and types are kept.
 
     Raises:
       UnsupportedModelError: A hook computes another tensor of such a module.

@@ -1,4 +1,4 @@
-"""Inline: writes calls into a finished graph in place of one of its nodes, under names of their own."""
+"""Inline: inserts calls into a finished graph to replace one of its nodes, with new node names."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from ..trace.dropout import add_follower
 
 
 class Inline:
-    """The place in front of a node, and the module whose forward is written there.
+    """The insertion point in front of a node, and the module whose forward is inserted there.
 
-    New nodes are called ``<name of the node>_<what they do>``. The names of all other nodes are given already, so that
-    none of them changes, nor a number in it (spec 8.2).
+    New nodes are named ``<name of the node>_<what they do>``, so the names of all other nodes stay the same, numbers
+    included (spec 8.2).
 
     Attributes:
-      module: The module written here; the root for a function.
+      module: The module whose forward is inserted; the root for a function.
     """
 
     def __init__(self, root: nn.Module, graph: Graph, path: str, prefix: str, caller: str = "") -> None:
-        """Makes the place.
+        """Sets the insertion point.
 
         Args:
           root: The model.
           graph: The graph of ``root``.
-          path: The module in it that is written here; empty for a function.
-          prefix: Of the names; empty for the model itself.
-          caller: The path of the module in whose forward the call stands.
+          path: Path of the module whose forward is inserted; empty for a function.
+          prefix: Prefix of the names; empty for the model itself.
+          caller: Path of the module in whose forward the call is.
         """
         self.module: Any = root.get_submodule(path)
         self._root = root
@@ -49,7 +49,7 @@ class Inline:
         return map_arg(arguments, proxy)
 
     def child(self, name: str) -> Inline:
-        """Returns the place for the forward of a sub-module, which is called ``name`` (dotted)."""
+        """Returns the insertion point for the forward of the submodule ``name`` (dotted)."""
         return Inline(
             self._root, self._graph, self._below(name), _joined(self._prefix, name.replace(".", "_")), self._caller
         )
@@ -59,12 +59,12 @@ class Inline:
         return self._tracer.create_proxy("call_module", self._below(name), args, {})
 
     def attach(self, name: str, module: nn.Module) -> None:
-        """Makes ``module`` a sub-module, unless an earlier call of the same module did."""
+        """Registers ``module`` as a submodule, unless an earlier call of the same module did."""
         if name not in self.module._modules:
             self.module.add_module(name, module.train(self.module.training))
 
     def attach_function(self, name: str, module: nn.Module) -> str:
-        """Makes ``module``, which stands for a function, one of the caller; returns the path to call it by."""
+        """Registers ``module``, which replaces a function, in the calling module; returns its path."""
         return add_follower(self._root, self._caller, f"{self._prefix}_{name}", module)
 
     def _below(self, name: str) -> str:
@@ -72,7 +72,7 @@ class Inline:
 
 
 class _PrefixTracer(GraphAppendingTracer):
-    """Records what is done to Proxies, names prefixed."""
+    """Records operations on Proxies as nodes with prefixed names."""
 
     def __init__(self, graph: Graph, prefix: str) -> None:
         super().__init__(graph)
@@ -90,9 +90,9 @@ def _joined(prefix: str, name: str) -> str:
 
 
 def replace_node(node: Node, value: Any) -> None:
-    """Puts ``value`` - a Proxy, None, or a tuple of these - in place of ``node`` and erases it.
+    """Replaces ``node`` by ``value`` (a Proxy, None, or a tuple of these) and erases ``node``.
 
-    Calls which pick one result of the tuple become that result.
+    Calls that pick one result of the tuple are replaced by that result.
     """
     graph = node.graph
     value = nodes_behind(value)
@@ -105,7 +105,7 @@ def replace_node(node: Node, value: Any) -> None:
 
 
 def nodes_behind(value: Any) -> Any:
-    """Returns ``value``, a Proxy, None, or a tuple of these, with the nodes in place of Proxies."""
+    """Returns ``value`` (a Proxy, None, or a tuple of these) with nodes in place of Proxies."""
     if isinstance(value, tuple):
         return tuple(nodes_behind(one) for one in value)
     return value.node if isinstance(value, Proxy) else value

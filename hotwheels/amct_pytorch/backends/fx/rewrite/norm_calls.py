@@ -1,12 +1,12 @@
-"""``F.batch_norm`` with the statistics of the model becomes a BatchNorm module, in the same node.
+"""Replaces ``F.batch_norm`` with the statistics of the model by a BatchNorm module, in the same node.
 
 Whether it follows ``train()`` and ``eval()``:
 
-1. a call that gets ``self.training`` follows the module whose flag that is;
-2. so does a call in the forward of a BatchNorm class which looks at ``self.training``, on its own statistics;
-3. any other call keeps to the running statistics, or to those of the batch, as it did while it was traced.
+1. a call that gets ``self.training`` follows the module of that flag;
+2. so does a call in the forward of a BatchNorm class that reads ``self.training``, on its own statistics;
+3. any other call keeps using running statistics, or those of the batch, as it did in the trace.
 
-A call on the statistics of the batch, without running ones, stays a function.
+A call on the statistics of the batch without running statistics stays a function.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..read.spelling import remember_spelling
 from ..trace.dropout import FOLLOWS_TRAINING
 from .weight_sources import WeightSources
 
-_NAME = "amct_norm"  # of the sub-module of the module whose statistics are used; the node's name follows
+_NAME = "amct_norm"  # start of the new submodule's name; the node's name follows
 
 _BATCH_STATISTICS = "it normalizes with the statistics of the batch in evaluation, too"
 _DATA = "its statistics, weight or bias are computed from the data"
@@ -87,7 +87,7 @@ def _follows_training(node: Node, training: Any, mean: Any) -> bool:
 
 
 def _is_in_batch_norm(node: Node, statistics: str) -> bool:
-    """Whether ``node`` stands in the forward of a BatchNorm class that looks at its mode, on its own statistics."""
+    """Whether ``node`` is in the forward of a BatchNorm class that reads its training flag, on its own statistics."""
     stack = node.meta.get("nn_module_stack")
     if not stack:
         return False

@@ -1,11 +1,11 @@
-"""Products in other spellings become ``torch.matmul``, so that there is one product to quantize.
+"""Replaces other spellings of products by ``torch.matmul``, so that only one product has to be quantized.
 
-The node keeps its name and becomes the product; the rest of the call becomes nodes called ``<name>_<part>``.
+The node keeps its name and becomes the product; the rest of the call becomes nodes named ``<name>_<part>``.
 
 1. ``mm``;
 2. ``baddbmm(input, a, b, beta, alpha)``: ``a @ b * alpha + input * beta``;
 3. ``addmm`` likewise, unless both the matrix and the bias are weights: that is a Linear (`weighted_calls`);
-4. ``einsum`` of two operands that is a matrix product: their axes are brought into the order of a product.
+4. ``einsum`` of two operands if it is a matrix product: the axes are brought into the order of a product.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _FUNCTIONS: dict[Any, str] = {
 }
 
 
-# Signatures of the functions, which are builtins without any.
+# Signatures of the functions, since builtins have none.
 def _mm(input: Any, mat2: Any) -> None: ...
 
 
@@ -108,7 +108,7 @@ def _rewrite_einsum(root: GraphModule, node: Node, sources: WeightSources) -> No
 
 
 def _write_behind(root: GraphModule, node: Node, write: Callable[[Inline, Any], Any]) -> None:
-    """Lets what read ``node`` read what ``write`` makes of its result."""
+    """Makes all readers of ``node`` read the result of ``write`` on it."""
     place = Inline(root, root.graph, "", node.name)
     readers = list(node.users)
     with root.graph.inserting_before(node.next):
@@ -119,7 +119,7 @@ def _write_behind(root: GraphModule, node: Node, write: Callable[[Inline, Any], 
 
 
 def _hand_on_line(node: Node, last: Node) -> None:
-    """The nodes behind ``node`` up to ``last`` were written by the user where ``node`` was."""
+    """Copies the user's source line from ``node`` to the new nodes behind it, up to ``last``."""
     while node is not last:
         node.next.stack_trace = node.stack_trace
         node = node.next

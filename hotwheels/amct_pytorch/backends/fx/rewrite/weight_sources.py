@@ -1,4 +1,4 @@
-"""Which nodes are weights: parameters, buffers, and what is computed from these alone."""
+"""Finds the nodes that are weights: parameters, buffers, and tensors computed from these alone."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class WeightSources:
         return node in self._nodes
 
     def tensor(self, value: Any) -> ComputedTensor | None:
-        """Returns what computes the tensor of the node ``value``; None if it is no weight. One object for one node."""
+        """Returns the ComputedTensor of the node ``value``, the same object each time; None if it is no weight."""
         if value not in self._nodes:
             return None
         if value not in self._weights:
@@ -41,7 +41,7 @@ class WeightSources:
         return self._weights[value]
 
     def has_parameter(self, node: Node) -> bool:
-        """Whether a parameter, or a module, is among what the weight ``node`` is computed from."""
+        """Whether the weight ``node`` is computed from a parameter or a module, among others."""
         return any(
             one.op == "call_module" or isinstance(self.tree.find(str(one.target)), nn.Parameter)
             for one in self._in_order(node)
@@ -63,7 +63,7 @@ class WeightSources:
         raise LookupError(node.name)
 
     def _is_source(self, node: Node) -> bool:
-        """A constant that an operation changes in place is none: its value depends on when it is read."""
+        """Whether ``node`` is a weight; not if an operation changes it in place: its value then varies."""
         if node.op == "get_attr":
             is_tensor = isinstance(self.tree.find(str(node.target)), Tensor)
             return is_tensor and not any(in_place_reason(user) for user in node.users)
@@ -76,7 +76,7 @@ class WeightSources:
         return self._nodes.issuperset(node.all_input_nodes) or self._is_cast(node)
 
     def _is_cast(self, node: Node) -> bool:
-        """Whether it gives a weight the type or device of the data, which changes nothing in a float32 model."""
+        """Whether ``node`` casts a weight to the type or device of the data, which has no effect in a float32 model."""
         if node.op != "call_method" or not node.args or node.args[0] not in self._nodes:
             return False
         return node.target in ("to", "type_as") and is_copy(MethodCall(str(node.target)), node.args, node.kwargs)
@@ -90,7 +90,7 @@ class WeightSources:
         return ComputedTensor(node.name, self.tree, tuple(steps))
 
     def _in_order(self, node: Node) -> list[Node]:
-        """Returns ``node`` and the nodes that it is computed from, in graph order."""
+        """Returns ``node`` and all nodes from which it is computed, in graph order."""
         found: set[Node] = set()
         waiting = [node]
         while waiting:
@@ -115,7 +115,7 @@ class WeightSources:
 
 
 def _is_random(node: Node) -> bool:
-    """Whether each call gives another result: such a tensor is no weight that a file could hold."""
+    """Whether ``node`` draws random numbers: its result is no weight that a file could hold."""
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     return name.startswith("rand") or name in _RANDOM
 
@@ -125,7 +125,7 @@ def _same(x: Tensor) -> Tensor:
 
 
 def _with_refs(arguments: Any, places: dict[Node, Ref]) -> Any:
-    """Plain tuples, lists, dicts and slices, with a Ref for each node."""
+    """Returns the arguments as plain tuples, lists, dicts and slices, with a Ref for each node."""
 
     def convert(value: Any) -> Any:
         if isinstance(value, Node):

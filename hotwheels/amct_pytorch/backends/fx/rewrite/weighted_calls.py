@@ -1,14 +1,14 @@
-"""Functions called with a weight of the model become modules that have this weight.
+"""Replaces functions called with a weight of the model by modules that have this weight.
 
 ``F.conv2d(x, w, b, ...)`` with ``w`` and ``b`` computed from parameters and buffers alone becomes the call of a
-`WeightedCall` on ``x``, in the same node: its name stays, and everything that is done with a Conv2d is done with it.
+`WeightedCall` on ``x``, in the same node: the name is kept, and the call is treated like a Conv2d from then on.
 
 1. ``F.conv2d`` (``torch.conv2d``), ``F.conv1d``, ``F.conv_transpose2d``, ``F.conv_transpose1d``;
 2. ``F.linear`` with a matrix;
 3. ``x @ w``, ``torch.matmul``, ``torch.addmm(b, x, w)`` and their methods, where ``w`` is a matrix computed from
    parameters: a Linear. A product with a buffer stays a product, whose second input is a constant.
 
-What stays a function gets a reason. A weight that depends on the data is the one which is told without a mark.
+A call that stays a function gets a reason, except if its weight depends on the data: reading the graph finds that case.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from ..read.float_reason import mark_float
 from ..read.spelling import remember_spelling
 from .weight_sources import WeightSources
 
-FOLDER = "amct_weights"  # the sub-module which holds the modules by node name
+FOLDER = "amct_weights"  # the submodule that holds the new modules by node name
 
 _DATA_BIAS = "its bias is computed from the data"
 _DATA_SETTING = "its settings, such as the padding, are computed from the data; pass input_data to make them constants"
@@ -46,14 +46,14 @@ _WRONG_SHAPE = "its weight has {} dimensions, a layer of this kind has {}"
 
 @dataclasses.dataclass(frozen=True)
 class _Match:
-    """A call that becomes a module: its data, and what makes the module."""
+    """A call that becomes a module: its data, and the arguments of the module."""
 
     input: Node
     make: Callable[[], WeightedCall]
 
 
 def place_weighted_calls(graph_module: GraphModule) -> None:
-    """Rewrites ``graph_module`` in place; the nodes that compute the weights go where nothing else reads them."""
+    """Rewrites ``graph_module`` in place; erases nodes that compute weights and have no other reader."""
     sources = WeightSources(graph_module)
     found: dict[Node, _Match] = {}
     for node in graph_module.graph.nodes:
@@ -77,7 +77,7 @@ def place_weighted_calls(graph_module: GraphModule) -> None:
 
 
 def _match(node: Node, sources: WeightSources) -> _Match | str | None:
-    """Returns what the call becomes, why it stays as it is, or None for a call of anything else."""
+    """Returns the match of a call, the reason why it stays a function, or None for other nodes."""
     if is_linear(node, sources):
         return _match_product(node, sources)
     kind = _KINDS.get(node.target) if node.op == "call_function" else None
@@ -86,7 +86,7 @@ def _match(node: Node, sources: WeightSources) -> _Match | str | None:
     given = inspect.signature(kind.signature).bind(*node.args, **node.kwargs).arguments
     x, weight, bias = given.pop("input"), sources.tensor(given.pop("weight")), given.pop("bias", None)
     if x in sources or not isinstance(x, Node):
-        return None  # all of it is a constant
+        return None  # the data is a constant too
     if weight is None:
         return None
     if bias is not None and bias not in sources:
@@ -125,7 +125,7 @@ def _match_product(node: Node, sources: WeightSources) -> _Match:
 
 
 def _given(node: Node, signature: Callable[..., None]) -> dict[str, Any]:
-    """The arguments of a product by the names of ``signature``, in whatever way they are given."""
+    """Returns the arguments of a product by the names of ``signature``, whether given by position or keyword."""
     names = list(inspect.signature(signature).parameters)
     aliases = {"input": names[0], "other": "right", "mat1": "left", "mat2": "right"}
     kwargs = {aliases.get(name, name): value for name, value in node.kwargs.items()}
@@ -133,7 +133,7 @@ def _given(node: Node, signature: Callable[..., None]) -> dict[str, Any]:
 
 
 def _is_bias(bias: ComputedTensor | None, weight: ComputedTensor) -> bool:
-    """Whether it is one value per output."""
+    """Whether ``bias`` has one value per output."""
     if bias is None:
         return False
     with torch.no_grad():

@@ -1,1 +1,1 @@
-"""From the user's module to a torch.fx graph: the tracer, and what it says where it cannot follow."""
+"""Traces the user's module to a torch.fx graph: the tracers, and the errors if a model cannot be traced."""

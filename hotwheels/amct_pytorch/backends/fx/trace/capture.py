@@ -1,4 +1,4 @@
-"""Capture: the static graph of a model, by the trace that suits it, and the model left as it was."""
+"""Capture: traces a model with or without an example, and restores the state of the model."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def trace(
 ) -> GraphModule:
     """Returns the static graph of ``model``; it shares modules, parameters and buffers with ``model``.
 
-    Node names are those of a stock trace with the same leaf rule (spec 8.2). Dropout functions become modules which
-    follow ``train()``/``eval()``. ``model`` itself is left as it was.
+    Node names are those of a stock trace with the same leaf rule (spec 8.2). Dropout functions become modules that
+    follow ``train()``/``eval()``. The state of ``model`` is restored.
 
     Args:
-      model: Any module; ``forward`` methods set on instances are honoured, of the root too.
-      leaf_packages: Packages whose modules are not looked into (capacity row ``LEAF_MODULE_PACKAGES``).
-      is_leaf_type: Further module classes that are not looked into; usually ``Registry.is_leaf_type``.
-      inputs: An example call, which the trace follows; None if there is none.
+      model: Any module; ``forward`` methods set on instances, including the root, are used.
+      leaf_packages: Packages whose modules are leaves (capacity row ``LEAF_MODULE_PACKAGES``).
+      is_leaf_type: Further module classes that are leaves; usually ``Registry.is_leaf_type``.
+      inputs: An example call for the trace; None if there is none.
 
     Raises:
       UnsupportedModelError: The model cannot be traced; the message shows the line and a way to rewrite it.

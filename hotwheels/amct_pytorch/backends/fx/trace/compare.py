@@ -1,4 +1,4 @@
-"""Compares a traced graph with the model it was traced from, on the example: the net under what no trace can see."""
+"""Compares a traced graph with its model on the example, to find errors of code that a trace cannot see."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _Results = list[tuple[str, Any]]
 
 
 def check_graph(model: nn.Module, traced: GraphModule, example: Example) -> None:
-    """Runs ``model`` and its graph in eval mode on ``example``; both are left as they were.
+    """Runs ``model`` and its graph in eval mode on ``example``; the state of both is restored.
 
     Raises:
-      UnsupportedModelError: The results differ in a bit; the text names the first module whose result differs. A model
-        in training mode is told in the log instead: its graph may hold branches of that mode.
+      UnsupportedModelError: The results differ in any bit; the text names the first module whose result differs. For a
+        model in training mode this is a WARNING only, since its graph may hold branches of that mode.
     """
     with _eval_mode(model, traced):
         expected, found = _run(model, model, example), _run(model, traced, example)
@@ -67,7 +67,7 @@ def _is_same(one: Tensor, other: Tensor) -> bool:
 
 
 def _first_difference(model: nn.Module, traced: GraphModule, example: Example) -> str:
-    """Returns where the results of the modules which both call differ first, in words."""
+    """Returns a text that names the first module, called by both, whose results differ."""
     hooked = {path for path, module in model.named_modules() if module._forward_hooks}  # nodes of the graph
     called = {str(node.target) for node in traced.graph.nodes if node.op == "call_module"} - hooked
     ours = _results_of(traced, called, lambda: _run(model, traced, example))
@@ -89,7 +89,7 @@ def _results_of(root: nn.Module, paths: set[str], run: Callable[[], Any]) -> _Re
 
     handles = []
     for path in sorted(paths):
-        with contextlib.suppress(AttributeError):  # modules that only the graph has
+        with contextlib.suppress(AttributeError):  # the path may exist in the graph only
             handles.append(root.get_submodule(path).register_forward_hook(note(path)))
     try:
         run()

@@ -1,4 +1,4 @@
-"""A Proxy whose device can be asked for while tracing: it is the model's."""
+"""A Proxy whose device can be read while tracing: the device of the model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .proxies import TracedProxy
 class DeviceProxy(TracedProxy):
     """Makes branches on ``x.is_cuda`` and ``x.device.type`` static, and ``torch.autocast(x.device.type)`` possible.
 
-    ``x.device`` itself stays in the graph: what is made on the device of an input shall follow it.
+    ``x.device`` itself stays in the graph, so that tensors made on the device of an input follow the input.
     """
 
     def __getattr__(self, name: str) -> Any:

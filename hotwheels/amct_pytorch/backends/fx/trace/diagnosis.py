@@ -1,4 +1,4 @@
-"""Diagnosis: everything in a model that torch.fx cannot follow, not only the first of it."""
+"""Diagnosis: all places in a model that torch.fx cannot trace, not only the first."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .trace_errors import TraceProblem, UntraceableError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """What a trace finds in a model.
+    """The problems that traces find in a model.
 
     Attributes:
-      problems: The places which stop it, one per class of modules.
+      problems: The places that stop a trace, one per class of modules.
       modules: For each problem the paths of all modules of that class; the model itself is ``""``.
-      backend: The trace of the rest, a module with a problem being one node; None if the rest cannot be traced.
-      graph: Its operations.
+      backend: The trace of the rest, in which modules with a problem are leaves; None if the rest cannot be traced.
+      graph: The operations of that trace; None without one.
     """
 
     problems: tuple[TraceProblem, ...]
@@ -32,9 +32,9 @@ class Diagnosis:
 
 
 def diagnose(model: nn.Module, registry: Registry, inputs: tuple[Any, ...] | None = None) -> Diagnosis:
-    """Traces copies of ``model``, each without looking into the classes which stopped the ones before.
+    """Traces copies of ``model``; in each trace the classes that stopped earlier traces are leaves.
 
-    The traces follow the example call ``inputs`` if there is one.
+    The traces use the example call ``inputs`` if there is one.
 
     Raises:
       UnsupportedModelError: The model cannot be copied, or is quantized.
@@ -60,6 +60,6 @@ def diagnose(model: nn.Module, registry: Registry, inputs: tuple[Any, ...] | Non
 
 
 def _is_of_its_own(path: str, opaque: dict[type, tuple[str, ...]]) -> bool:
-    """Whether a problem in ``path`` may not come from the opaque result of a module inside it."""
+    """Whether a problem in ``path`` is certainly its own, not caused by the result of a leaf inside it."""
     inside = f"{path}." if path else ""
     return not any(one.startswith(inside) for paths in opaque.values() for one in paths)

@@ -1,10 +1,10 @@
-"""Dropout functions become modules, so that they follow ``train()`` and ``eval()`` of the traced model.
+"""Replaces dropout functions by modules, so that they follow ``train()`` and ``eval()`` of the traced model.
 
-A trace bakes the value of ``self.training`` into the call. Three cases are told apart:
-1. ``F.dropout(x, p, self.training)`` follows the mode of the module whose flag it is, whatever that was while tracing;
-2. ``F.dropout(x)`` or ``training=True`` drops in evaluation too. It follows the mode of the module it was called in all
-   the same, since a deployed network must not drop (our choice);
-3. ``training=False`` never drops and is left alone.
+A trace stores the value of ``self.training`` in the call. There are three cases:
+1. ``F.dropout(x, p, self.training)`` follows the mode of the module of that flag, whatever its mode in the trace;
+2. ``F.dropout(x)`` or ``training=True`` drops in evaluation too. It still becomes a module that follows the mode of the
+   calling module, since a deployed network must not drop values (our choice);
+3. ``training=False`` never drops and is not changed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.fx import GraphModule, Node
 from .training import TrainingFlag, make_modules, read_flags
 
 FOLLOWS_TRAINING = "amct_follows_training"  # marks calls that got the training flag of a module
-FOLDER = "amct_dropout"  # the sub-module which holds what dropout functions became
+FOLDER = "amct_dropout"  # the submodule that holds the modules of dropout functions
 
 _MODULES: dict[Callable[..., Any], type[nn.Module]] = {
     F.dropout: nn.Dropout,
@@ -37,7 +37,7 @@ _MODULES: dict[Callable[..., Any], type[nn.Module]] = {
 def follow_training_mode(module: GraphModule) -> None:
     """Replaces dropout functions of ``module`` by dropout modules, in place; node names stay.
 
-    Other calls which take the flag of a module read it in every run.
+    Other calls that take the flag of a module read it in every run.
     """
     for node in module.graph.nodes:
         if node.op == "call_function" and node.target in _MODULES:
@@ -63,9 +63,9 @@ def _replace(module: GraphModule, node: Node) -> None:
 
 
 def add_follower(root: nn.Module, owner: str, name: str, follower: nn.Module, is_training: bool | None = None) -> str:
-    """Makes ``follower`` a module below ``owner``, in whose training mode it is from now on; returns its path.
+    """Registers ``follower`` below ``owner``, whose training mode it follows from now on; returns its path.
 
-    ``is_training`` is the mode of modules that are missing on the way, see `make_modules`.
+    ``is_training`` is the mode of modules that have to be made on the way, see `make_modules`.
     """
     home = make_modules(root, [*owner.split("."), FOLDER] if owner else [FOLDER], is_training)
     home.add_module(name, follower.train(home.training))

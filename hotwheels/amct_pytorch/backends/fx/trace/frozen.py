@@ -1,6 +1,6 @@
-"""Frozen facts: what a trace has taken for fixed, checked in every call of the traced model.
+"""Frozen facts: values that a trace has assumed to be fixed, which every call of the traced model checks.
 
-A check is a node of the graph which reads a number, a flag or a length, and has no result. It is in no exported file.
+A check is a node of the graph that reads a number, a flag or a length, and has no result. No exported file has it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def require_value(value: Any, expected: Any, what: str) -> None:
 
 
 def require_length(value: Any, expected: int, what: str) -> None:
-    """Raises UnsupportedModelError if ``value`` has not ``expected`` elements."""
+    """Raises UnsupportedModelError unless ``value`` has ``expected`` elements."""
     require_value(len(value), expected, what)
 
 
@@ -37,7 +37,7 @@ def is_check(node: Node) -> bool:
 
 
 def add_check(graph: Graph, node: Node, expected: Any, what: str, is_length: bool = False) -> None:
-    """Lets ``graph`` check, right behind ``node``, that its value is ``expected``; ``what`` begins the error's text."""
+    """Adds a check directly behind ``node`` that its value is ``expected``; ``what`` begins the error's text."""
     last = node
     while last.op == "placeholder" and last.next.op == "placeholder":
         last = last.next

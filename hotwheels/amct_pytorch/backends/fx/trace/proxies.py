@@ -1,4 +1,4 @@
-"""The Proxy of every trace: augmented assignment and assignment to an index are recorded as what they are."""
+"""The Proxy of every trace: records augmented assignment and assignment to an index as in-place changes."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ IN_PLACE_OPERATORS: dict[Callable[..., Any], Callable[..., Any]] = {
 
 
 class TracedProxy(Proxy):
-    """A Proxy which knows that ``y += z`` and ``y[i] = z`` change ``y``.
+    """A Proxy that records that ``y += z`` and ``y[i] = z`` change ``y``.
 
-    A stock Proxy has no ``__iadd__``, so that Python takes ``y + z``: whatever else is the same tensor keeps its old
-    values. The node is called as stock calls it (``add``), and its type string is that of the operator.
+    A stock Proxy has no ``__iadd__``, so Python computes ``y + z``, and other names of the same tensor keep the old
+    values. The node is named as in a stock trace (``add``), and its type string is that of the operator.
     """
 
     def __setitem__(self, index: Any, value: Any) -> None:
@@ -40,7 +40,7 @@ class TracedProxy(Proxy):
 
 
 def _make_plain(proxy: Proxy, value: Any) -> None:
-    """Lets ``value`` be a new tensor if it is a part of ``proxy`` that an operator like ``+=`` has changed."""
+    """Makes ``value`` a new tensor if it is a part of ``proxy`` that an operator like ``+=`` has changed."""
     node = value.node if isinstance(value, Proxy) else None
     if node is None or node.op != "call_function" or node.target not in IN_PLACE_OPERATORS:
         return

@@ -1,4 +1,4 @@
-"""Which calls draw random numbers: they stay calls of the graph, so that every run draws its own."""
+"""Finds calls that draw random numbers: they stay calls of the graph, so that every run draws new numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One trace of a model: what is set up for it, and what it finds beside the graph."""
+"""Runs one trace of a model, with its set-up and its findings."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from .training import TrainingBranch, TrainingFlag, mark_training
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trace:
-    """What one trace gives.
+    """The result of one trace.
 
     Attributes:
       module: The graph with the state of the model.
       tracer: The tracer that made it.
-      branches: Where Python code asked for ``training``.
-      make_tracer: Makes such a tracer again.
-      has_drawn: Whether the forward has drawn random numbers that are constants of the graph.
+      branches: The places where Python code branched on ``training``.
+      make_tracer: Makes another tracer with the same settings.
+      has_drawn: Whether the forward has drawn random numbers, which are then constants of the graph.
     """
 
     module: GraphModule
@@ -39,7 +39,7 @@ class Trace:
 
 
 def run(model: nn.Module, make_tracer: Callable[[frozenset[str]], AmctTracer]) -> Trace:
-    """Traces ``model`` and leaves it as it was; a second time if the first one shows that it changes its buffers.
+    """Traces ``model`` and restores its state; traces twice if the first trace shows that it changes its buffers.
 
     Args:
       model: The model.
@@ -52,7 +52,7 @@ def run(model: nn.Module, make_tracer: Callable[[frozenset[str]], AmctTracer]) -
 
 
 def traced_again(model: nn.Module, trace: Trace) -> GraphModule:
-    """Returns the graph of ``model``, in its present mode, by a tracer like that of ``trace``."""
+    """Returns the graph of ``model`` in its present mode, with a tracer like that of ``trace``."""
     return run(model, trace.make_tracer).module
 
 
@@ -62,7 +62,7 @@ def _run(
     try:
         return _run_once(model, make_tracer, written, is_training_marked=True)
     except TypeError as error:
-        # C functions (torch.dropout) take a bool and nothing that behaves like one.
+        # C functions (torch.dropout) accept a bool only, no object that behaves like a bool.
         if TrainingFlag.__name__ not in str(error):
             raise
         return _run_once(model, make_tracer, written, is_training_marked=False)
@@ -100,8 +100,8 @@ def _without_text_types(graph: Graph) -> Graph:
 
 @contextlib.contextmanager
 def _tracing_state() -> Iterator[None]:
-    """Lets models that ask torch whether they are traced get the answer yes."""
+    """Returns a context in which models that check whether they are traced find that they are."""
     with seemingly_tracing(), warnings.catch_warnings():
-        # Constants are allowed to be constants here; torch would warn about each len() and iteration.
+        # Constants are intended here; torch would warn about each len() and iteration.
         warnings.simplefilter("ignore", TracerWarning)
         yield

@@ -1,4 +1,4 @@
-"""ModelState: what a trace may leave on a model, and how it is taken back (spec 1.6(d))."""
+"""ModelState: restores everything that a trace may change on a model (spec 1.6(d))."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ _CONTAINERS = (dict, list, set)
 
 
 class ModelState:
-    """The attributes, buffers and containers of a model as they are now.
+    """The present attributes, buffers and containers of a model.
 
-    Containers are the dicts, lists and sets that modules hold, in each other too. Objects of other classes are not
-    looked into.
+    Containers are the dicts, lists and sets that modules hold, nested too. Attributes of other objects are not saved.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        """Notes everything; buffers and tensors in attributes are copied, parameters are not: no trace changes them."""
+        """Saves the state; buffers and tensors in attributes are copied, but not parameters, which no trace changes."""
         self._modules = [(module, dict(vars(module)), _registries(module)) for module in model.modules()]
         self._containers: dict[int, tuple[Any, Any]] = {}
         self._tensors: dict[int, tuple[Tensor, int, Tensor]] = {}
@@ -42,9 +41,9 @@ class ModelState:
         return not torch.equal(self._random, torch.get_rng_state())
 
     def written_buffers(self, model: nn.Module) -> frozenset[str]:
-        """Returns the names of the buffers that are other tensors of their shape now, or hold other values.
+        """Returns the names of the buffers that are now other tensors of the same shape, or have other values.
 
-        What has another shape is no state but something that is made anew as needed, like a table of positions.
+        A buffer with another shape is no state: it is computed anew when needed, like a table of positions.
         """
         now = dict(_slots(model))
         return frozenset(
@@ -54,12 +53,12 @@ class ModelState:
         )
 
     def put_back_buffers(self) -> None:
-        """Puts the buffers there were back under their names."""
+        """Restores the original buffers under their names."""
         for module, _, registries in self._modules:
             module._buffers.update(registries["_buffers"])
 
     def restore(self) -> None:
-        """Takes back every change."""
+        """Undoes every change."""
         for module, attributes, registries in self._modules:
             vars(module).clear()
             vars(module).update(attributes)
@@ -87,7 +86,7 @@ class ModelState:
 
 @contextlib.contextmanager
 def unchanged(model: nn.Module) -> Iterator[ModelState]:
-    """Takes back all that happens to ``model`` inside it: constants, Proxies in attributes, changes in place."""
+    """Returns a context that undoes changes of ``model`` at exit: constants, Proxies in attributes, in-place writes."""
     state = ModelState(model)
     try:
         yield state
@@ -97,7 +96,7 @@ def unchanged(model: nn.Module) -> Iterator[ModelState]:
 
 @contextlib.contextmanager
 def buffers_take_proxies() -> Iterator[None]:
-    """Inside it a Proxy can be assigned to the name of a buffer, as a tensor can."""
+    """Returns a context in which a Proxy can be assigned to the name of a buffer."""
     original = nn.Module.__setattr__
 
     def __setattr__(self: nn.Module, name: str, value: Any) -> None:
@@ -114,10 +113,10 @@ def buffers_take_proxies() -> Iterator[None]:
 
 
 def record_new_values(root: nn.Module, graph: Graph, names: frozenset[str]) -> list[Node]:
-    """Records what the forward has assigned to the buffers ``names``: they get these values when the graph runs.
+    """Records the values that the forward has assigned to the buffers ``names``, so that the graph assigns them too.
 
     Returns:
-      The nodes which do that, at the end of ``graph``.
+      The assigning nodes, at the end of ``graph``.
     """
     output = next(reversed(graph.nodes))
     nodes = []
@@ -151,7 +150,7 @@ def _changes_first(node: Node) -> bool:
 
 
 def _slots(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Yields what stands under the names of buffers now, tensors or not."""
+    """Yields (path, present value) for the names of buffers, whether the value is a tensor or not."""
     for path, module in model.named_modules():
         for name, value in module._buffers.items():
             if value is not None:

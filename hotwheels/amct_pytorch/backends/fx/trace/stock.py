@@ -1,4 +1,4 @@
-"""Traces without an example: Proxies which know nothing of their values, as in stock torch.fx."""
+"""Traces without an example: Proxies have no values, as in stock torch.fx."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def trace_stock(model: nn.Module, rules: LeafRules) -> GraphModule:
     """Returns the static graph of ``model``.
 
     1. A stock trace: every argument of the forward is a Proxy.
-    2. If that fails or branches on arguments with a default (``mask=None``): these have their default.
-    3. If both fail, they are tried again with the model's device as that of every value, then with buffers as Proxies.
+    2. If that fails or branches on arguments with a default (``mask=None``): these arguments get their default.
+    3. If both fail, both are repeated with the model's device for every value, then with buffers as Proxies.
 
     Raises:
       UnsupportedModelError: No trace succeeds; the error is that of the first one.
@@ -44,7 +44,7 @@ def trace_stock(model: nn.Module, rules: LeafRules) -> GraphModule:
 
 
 class _Attempts:
-    """The traces of one model, and why those failed that did."""
+    """The traces of one model, with the errors of failed traces."""
 
     def __init__(self, model: nn.Module, rules: LeafRules) -> None:
         self._model = model
@@ -60,7 +60,7 @@ class _Attempts:
         if defaults is None or not _reads_an_input(defaults):
             return proxies
         if proxies is not None and _calls(proxies) == _calls(defaults):
-            return proxies  # the arguments are only handed on, as a mask is to an attention
+            return proxies  # the arguments are only passed on, e.g. a mask to an attention
         _fix(defaults)
         return defaults
 
@@ -74,13 +74,13 @@ class _Attempts:
 
         try:
             return run(self._model, make_tracer)
-        except Exception as error:  # whatever the user's forward raises when it meets a Proxy
+        except Exception as error:  # the user's forward may raise anything when it gets a Proxy
             self.failures.append((error, tracers[-1].path_of_failure(error)))
             return None
 
 
 def _optional_arguments(trace: Trace) -> bool:
-    """Whether a caller may leave away arguments on which a forward branches."""
+    """Whether a caller may omit arguments on which a forward branches."""
     arguments = [node for node in trace.module.graph.nodes if node.op == "placeholder"]
     return any(str(one.target).startswith("*") or trace.tracer.has_default(one) for one in arguments)
 
@@ -94,7 +94,7 @@ def _calls(trace: Trace) -> list[tuple[str, str]]:
 
 
 def _fix(trace: Trace) -> None:
-    """Says which arguments are fixed, and lets the graph check them."""
+    """Logs which arguments are fixed, and adds checks of them to the graph."""
     graph = trace.module.graph
     for node in trace.tracer.defaults:
         if node.graph is not graph or node.users:

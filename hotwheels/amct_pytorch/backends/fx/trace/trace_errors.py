@@ -1,4 +1,4 @@
-"""Says why a model could not be traced, where, and how to rewrite it.
+"""Explains why a model could not be traced, where, and how to rewrite it.
 
 HiSilicon's AMCT manual, chapter "Failures of fx.symbolic_trace" [fx.symbolic_trace异常场景汇总].
 """
@@ -30,11 +30,11 @@ class Cause:
     """One reason why a trace fails.
 
     Attributes:
-      name: What it is, in the order of that chapter.
+      name: Short description, in the terms of the manual's chapter.
       message: Pattern of the exception's text.
       code: Pattern of the user's line of code; empty matches any.
       advice: How to rewrite the line.
-      needs_example: Whether a trace with an example knows what is missing, unless it is a value of the data.
+      needs_example: Whether a trace with an example would succeed, unless the code needs a value of the data.
     """
 
     name: str
@@ -124,14 +124,14 @@ _UNKNOWN = Cause(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TraceProblem:
-    """One line of a model that torch.fx cannot follow.
+    """One line of a model that torch.fx cannot trace.
 
     Attributes:
-      error: Class and text of what Python raised.
-      place: File, line and code, as in a traceback; empty if it is in no file.
-      reason: What the line does that cannot be traced.
-      rewrite: What to write instead.
-      module_path: The module whose forward it happened in; empty for the model itself.
+      error: Class and text of the Python error.
+      place: File, line and code, as in a traceback; empty if the line is in no file.
+      reason: Why the line cannot be traced.
+      rewrite: How to rewrite the line.
+      module_path: Path of the module whose forward has the line; empty for the model itself.
     """
 
     error: str
@@ -146,7 +146,7 @@ class TraceProblem:
 
 
 class UntraceableError(UnsupportedModelError):
-    """The model cannot be traced; ``problem`` says it in parts."""
+    """The model cannot be traced; ``problem`` has the details as values."""
 
     def __init__(self, problem: TraceProblem) -> None:
         super().__init__(
@@ -156,9 +156,9 @@ class UntraceableError(UnsupportedModelError):
 
 
 def explain(error: Exception, module_path: str = "", has_example: bool = False) -> UntraceableError:
-    """Returns the error to raise from ``error``, which came out of a trace of the forward of ``module_path``.
+    """Returns the error to raise from ``error``, which a trace of the forward of ``module_path`` has raised.
 
-    Without an example the first remedy is one, where it may help.
+    Without an example, passing an example is the first remedy if it may help.
     """
     place = _user_line(error)
     cause = _find_cause(str(error), place.line or "" if place else "")
@@ -182,7 +182,7 @@ def _find_cause(message: str, code: str) -> Cause:
 
 
 def _user_line(error: Exception) -> traceback.FrameSummary | None:
-    """Returns the innermost frame that is neither torch's nor ours."""
+    """Returns the innermost frame of the user's code; None if there is none."""
     frames = traceback.extract_tb(error.__traceback__)
     users = [frame for frame in frames if is_user_file(frame.filename)]
     return users[-1] if users else None

@@ -1,4 +1,4 @@
-"""The tracer: stock ``torch.fx`` with the leaf rule of spec 8.1, and the model left as it was."""
+"""The tracer: stock ``torch.fx`` with the leaf rule of spec 8.1; the state of the model is restored."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from .user_code import line_being_traced
 LeafRule = Callable[[type], bool]
 
 _FIXED = (type(None), bool, str)  # types of defaults on which a forward branches
-_WRAPPERS = (DataParallel, DistributedDataParallel)  # they call what is inside them
+_WRAPPERS = (DataParallel, DistributedDataParallel)  # modules that only call the module inside them
 
 
 @dataclasses.dataclass(frozen=True)
 class LeafRules:
-    """Which modules are not looked into.
+    """The modules that are leaves of a trace.
 
     Attributes:
-      packages: Packages of such classes.
-      is_leaf_type: Further classes.
-      modules: Single modules, by path.
+      packages: Packages whose classes are leaves.
+      is_leaf_type: Whether another class is a leaf.
+      modules: Single modules that are leaves.
     """
 
     packages: tuple[str, ...] = ()
@@ -54,18 +54,17 @@ class AmctTracer(torch.fx.Tracer):
     The arguments have defaults because ``torch.fx`` makes tracers of its own when it unpickles a GraphModule.
 
     Args:
-      rules: Which modules are not looked into.
+      rules: The modules that are leaves.
       are_buffers_proxies: Records reading a buffer instead of using its value. A stock trace cannot do
-        ``self.table[:, :x.size(1)]`` or ``self.query.expand(x.size(0), -1)``; this can, but operations on buffers
-        alone become nodes and shift the numbers in names. So it is the last attempt only, when no stock name exists.
-      is_device_known: Takes the model's device for that of traced values, see `DeviceProxy`; also when a stock trace
-        fails only.
-      takes_defaults: Gives the forward the defaults of arguments whose default is None, a bool or a text, and nothing
-        for ``*args`` and ``**kwargs``, as a caller does who leaves them out.
-      written_buffers: Names of buffers which the forward changes: reading them is recorded, so that the change is.
+        ``self.table[:, :x.size(1)]`` or ``self.query.expand(x.size(0), -1)``; this can, but operations on buffers alone
+        become nodes, which changes the numbers in names. So this is the last attempt, when stock traces have failed.
+      is_device_known: Uses the model's device for traced values, see `DeviceProxy`; only after a stock trace failed.
+      takes_defaults: Calls the forward with the defaults of arguments whose default is None, a bool or a text, and
+        without ``*args`` and ``**kwargs``, like a caller who omits them.
+      written_buffers: Names of buffers that the forward changes: reading them is recorded, so that the change is too.
 
     Attributes:
-      guards: What the user's code has read from values; nothing without an example.
+      guards: The values that the user's code has read; empty without an example.
       leaf_hooks: What runs in front of and behind modules that are nodes, from the begin of the trace on.
     """
 
@@ -90,7 +89,7 @@ class AmctTracer(torch.fx.Tracer):
         self.guards = GuardList()
         self.leaf_hooks: dict[nn.Module, LeafHooks] = {}
         self._names: dict[int, str] = {}  # of the tensors that belong to the model, by identity
-        self._constants: dict[tuple[int, int], tuple[Tensor, str]] = {}  # of the others, by identity and version
+        self._constants: dict[tuple[int, int], tuple[Tensor, str]] = {}  # other tensors, by identity and version
 
     def trace(self, root: nn.Module | Callable[..., Any], concrete_args: Any = None) -> Graph:
         """Returns the graph of ``root``."""
@@ -103,7 +102,7 @@ class AmctTracer(torch.fx.Tracer):
             return super().trace(root, concrete_args)
 
     def record(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Records a call of torch in the form that stock gives it."""
+        """Records a call of torch in the form of a stock trace."""
         name = getattr(function, "__name__", type(function).__name__)
         if name == "__get__":  # a property
             return self.create_proxy("call_function", getattr, (args[0], _property_name(function)), {})
@@ -120,12 +119,12 @@ class AmctTracer(torch.fx.Tracer):
         return self._failure[1] if self._failure is not None and self._failure[0] is error else ""
 
     def constant_name(self, tensor: Tensor) -> str | None:
-        """Returns the name under which the graph reads ``tensor``; None if it does not yet."""
+        """Returns the name under which the graph reads ``tensor``; None if it does not read it yet."""
         found = self._constants.get((id(tensor), _version(tensor)))
         return self._names.get(id(tensor)) if found is None else found[1]
 
     def create_node(self, kind: str, *args: Any, **kwargs: Any) -> torch.fx.Node:
-        """Records a node, and the user's line it comes from: torch shows it where running the node fails."""
+        """Records a node with the user's line, which torch shows if running the node fails."""
         node = super().create_node(kind, *args, **kwargs)
         # Not torch's record_stack_traces, whose first use imports sympy: 2.8 seconds.
         if kind not in ("placeholder", "output") and (line := line_being_traced()):
@@ -135,8 +134,8 @@ class AmctTracer(torch.fx.Tracer):
     def create_arg(self, a: Any) -> Any:
         """Returns the argument of a node for ``a``.
 
-        A tensor that belongs to nobody is a constant of the graph: a copy of what it holds now, since the forward may
-        change it later.
+        A tensor that belongs to no module becomes a constant of the graph: a copy of its present values, since the
+        forward may change it later.
         """
         if isinstance(a, Tensor) and not isinstance(a, (nn.Parameter, Proxy)):
             return self.create_node("get_attr", self.constant_name(a) or self._add_constant(a), (), {})
@@ -153,15 +152,15 @@ class AmctTracer(torch.fx.Tracer):
         return DeviceProxy(node, self) if self._is_device_known else TracedProxy(node, self)
 
     def iter(self, obj: Any) -> Iterator[Any]:
-        """Returns the elements of what is iterated, where the call says how many there are."""
+        """Returns the elements of an iterated value, if the call determines their number."""
         count = _count_of_parts(obj.node)
         return super().iter(obj) if count is None else iter([obj[index] for index in range(count)])
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """Calls or records a module, and remembers the one in which an error arises."""
-        if threading.get_ident() != self._thread:  # another model at work: torch.fx patches the class of all modules
+        """Calls or records a module, and notes the module in which an error is raised."""
+        if threading.get_ident() != self._thread:  # a model in another thread: torch.fx patches nn.Module for all
             return forward(*args, **kwargs)
         try:
             if isinstance(m, _WRAPPERS):
@@ -177,7 +176,7 @@ class AmctTracer(torch.fx.Tracer):
             raise
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Proxy]) -> Any:
-        """Returns what reading an attribute of a module gives: a Proxy of a parameter, else the attribute."""
+        """Returns the attribute of a module; a Proxy if it is a parameter."""
         if threading.get_ident() != self._thread:
             return attr_val
         name = self._names.get(id(attr_val)) if isinstance(attr_val, Tensor) else None
@@ -188,7 +187,7 @@ class AmctTracer(torch.fx.Tracer):
         return parameter_proxy_cache[name]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Whether ``m`` is one node; a class attribute ``amct_leaf`` decides before the package does."""
+        """Whether ``m`` is one node; the class attribute ``amct_leaf`` has priority over the package."""
         if module_qualified_name in self.rules.modules:
             return True
         if "forward" in vars(m) or isinstance(m, _WRAPPERS):
@@ -196,7 +195,7 @@ class AmctTracer(torch.fx.Tracer):
         explicit = getattr(type(m), "amct_leaf", None)
         if explicit is not None:
             return bool(explicit)
-        if is_attention(m):  # of a subclass too: torch.fx cannot follow its forward
+        if is_attention(m):  # a subclass too, since torch.fx cannot trace its forward
             return True
         return self.rules.is_leaf_type(type(m)) or (self._is_in_leaf_package(m) and not isinstance(m, nn.Sequential))
 
@@ -205,7 +204,7 @@ class AmctTracer(torch.fx.Tracer):
         return any(home.startswith(f"{package}.") for package in self.rules.packages)
 
     def leaves_of(self, root: nn.Module) -> set[nn.Module]:
-        """Returns the modules of ``root`` that are not looked into, those inside them included."""
+        """Returns the leaves in ``root`` and all modules inside them."""
         found: set[nn.Module] = set()
         for path, module in root.named_modules():
             if path and module not in found and self.is_leaf_module(module, path):
@@ -213,20 +212,20 @@ class AmctTracer(torch.fx.Tracer):
         return found
 
     def record_new_values(self) -> list[Node]:
-        """Records what the forward has assigned to buffers it changes; returns the nodes. After the trace."""
+        """Records the values that the forward has assigned to buffers; returns the nodes. Call it after the trace."""
         return record_new_values(self.root, self.graph, self.written_buffers)
 
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
     ) -> tuple[Callable[..., Any], list[Any]]:
-        """Makes the placeholders; they are the arguments of the forward in force, not of the class's."""
+        """Makes the placeholders of the forward that is called, which may be set on the instance."""
         callee = callee_in_force(self.root)
         if callee is None or not is_module:
             function, values = super().create_args_for_root(root_fn, is_module, concrete_args)
             return function, [self.given(value) for value in values]
         home = sys.modules.get(getattr(callee, "__module__", None) or "")
         if home is not None:
-            self._autowrap_search.append(home)  # as stock does with the globals of the class's forward
+            self._autowrap_search.append(home)  # stock torch.fx only has the globals of the class's forward
         return self._placeholders_of(callee)
 
     def has_default(self, placeholder: Node) -> bool:
@@ -234,7 +233,7 @@ class AmctTracer(torch.fx.Tracer):
         return bool(placeholder.args) and isinstance(placeholder.args[0], _FIXED)
 
     def given(self, value: Any) -> Any:
-        """Returns what the forward gets for the Proxy of an argument."""
+        """Returns the value that the forward gets for the Proxy of an argument."""
         if not self.takes_defaults or not isinstance(value, Proxy):
             return value
         node = value.node
@@ -273,7 +272,7 @@ class AmctTracer(torch.fx.Tracer):
 
 
 class _CallMode(TorchFunctionMode):
-    """Shows every call of torch by the user's code to the tracer, those without Proxies included."""
+    """Gives every call of torch by the user's code to the tracer, also calls without Proxies."""
 
     def __init__(self, tracer: AmctTracer) -> None:
         super().__init__()
@@ -284,14 +283,14 @@ class _CallMode(TorchFunctionMode):
 
 
 def starred(parameter: inspect.Parameter) -> str:
-    """Returns the name which a graph has for ``parameter``: with the stars of ``*args`` and ``**kwargs``."""
+    """Returns the name of ``parameter`` in a graph, with the stars of ``*args`` and ``**kwargs``."""
     if parameter.kind is parameter.VAR_POSITIONAL:
         return f"*{parameter.name}"
     return f"**{parameter.name}" if parameter.kind is parameter.VAR_KEYWORD else parameter.name
 
 
 def callee_in_force(root: nn.Module) -> Callable[..., Any] | None:
-    """Returns what calling ``root`` runs where that is not the forward of its class, else None."""
+    """Returns the function that calling ``root`` runs if it is not the forward of its class; else None."""
     if has_hooks(root):
         return _with_signature(lambda *args, **kwargs: call_module(root, *args, **kwargs), root.forward)
     if type(root).__call__ is nn.Module.__call__ or isinstance(root, GraphModule):
@@ -332,7 +331,7 @@ def _version(tensor: Tensor) -> int:
 
 
 def _count_of_parts(node: Node) -> int | None:
-    """Returns how many tensors ``chunk``, ``split`` or ``unbind`` return, as far as the call says it."""
+    """Returns the number of tensors of ``chunk``, ``split`` or ``unbind``; None if the call does not show it."""
     name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
     if name not in ("chunk", "split", "tensor_split"):
         return None

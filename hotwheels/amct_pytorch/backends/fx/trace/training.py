@@ -1,4 +1,4 @@
-"""``module.training`` while tracing: where the graph uses its value, and which branches Python took on it."""
+"""``module.training`` while tracing: records where the graph uses its value, and where Python branched on it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _log = get_logger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class TrainingBranch:
-    """A place where Python code asked whether a module is in training mode.
+    """A place where Python code branched on a module's training flag.
 
     Attributes:
       path: The module; empty for the model itself.
@@ -30,11 +30,11 @@ class TrainingBranch:
 
 
 class TrainingFlag(int):
-    """The value of ``module.training`` while tracing: a bool to the model, recognisable in the graph.
+    """The value of ``module.training`` while tracing: the model can use it as a bool, and the graph can recognise it.
 
     Attributes:
-      path: The module.
-      branches: Where it was asked for its truth; shared by all flags of a trace.
+      path: Path of the module.
+      branches: The places that read the truth of a flag; shared by all flags of a trace.
     """
 
     path: str
@@ -55,15 +55,15 @@ class TrainingFlag(int):
         return int(self) != 0
 
     def __repr__(self) -> str:
-        """Reads as the bool it stands for, because generated code prints it."""
+        """Returns the text of the bool, because generated code contains it."""
         return repr(int(self) != 0)
 
 
 def mark_training(model: nn.Module, leaves: set[nn.Module]) -> list[TrainingBranch]:
-    """Marks ``training`` of the modules of ``model``, but for ``leaves``, which follow their own flag.
+    """Replaces ``training`` of the modules of ``model`` by TrainingFlags, except for ``leaves``.
 
     Returns:
-      The list which the branches will be noted in.
+      The list that collects the branches.
     """
     branches: list[TrainingBranch] = []
     for path, module in model.named_modules():
@@ -73,9 +73,9 @@ def mark_training(model: nn.Module, leaves: set[nn.Module]) -> list[TrainingBran
 
 
 def tell_branches(model: nn.Module, branches: Sequence[TrainingBranch], trace_again: Callable[[], GraphModule]) -> None:
-    """Warns of the branches on ``training`` in the forwards of ``model`` if they make another graph in the other mode.
+    """Warns of the branches on ``training`` in the forwards of ``model`` if the graph differs in the other mode.
 
-    ``trace_again`` traces ``model`` in the mode it is in then.
+    ``trace_again`` traces ``model`` in its mode at that moment.
     """
     if not branches:
         return
@@ -85,7 +85,7 @@ def tell_branches(model: nn.Module, branches: Sequence[TrainingBranch], trace_ag
         for is_training in (False, True):
             model.train(is_training)
             graphs.append(_calls(trace_again()))
-    except Exception as error:  # the other mode cannot be traced, whatever the user's forward raises
+    except Exception as error:  # the other mode cannot be traced; the user's forward may raise anything
         _log.debug("The forward cannot be traced in the other mode: %s", error)
     finally:
         for module, is_training in mode.items():
@@ -107,7 +107,7 @@ def _calls(module: GraphModule) -> list[str]:
 
 
 def read_flags(module: GraphModule) -> None:
-    """Lets calls which got a flag read it from the module it is of, in every run."""
+    """Makes calls that got a flag read it from its module in every run."""
     for node in list(module.graph.nodes):
         with module.graph.inserting_before(node):
             node.args = _with_flags_read(node, module, node.args)
@@ -129,8 +129,8 @@ def _with_flags_read(node: Node, module: GraphModule, arguments: Any) -> Any:
 def make_modules(root: nn.Module, parts: list[str], is_training: bool | None = None) -> nn.Module:
     """Returns the module at the path of these ``parts`` below ``root``.
 
-    Modules which are missing on the way, because the graph calls nothing in them, are made: in training mode if
-    ``is_training``, in that of the module around them if it is None.
+    Modules that are missing on the way, because the graph calls nothing in them, are made: in the mode ``is_training``,
+    or, if that is None, in the mode of the module around them.
     """
     home = root
     for part in parts:

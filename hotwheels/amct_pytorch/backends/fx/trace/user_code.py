@@ -1,4 +1,4 @@
-"""The lines of source that a user knows: neither torch's nor the ones of this package."""
+"""Finds lines of the user's source: lines that are neither in torch nor in this package."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _OWN_FOLDERS = (Path(torch.__file__).parent, Path(__file__).parent)
 
 
 class UserFrame(NamedTuple):
-    """Where in the user's code a trace is.
+    """The present position of a trace in the user's code.
 
     Attributes:
-      place: Identity of the running frame, and of the instruction in it.
+      place: Identity of the running frame, and the instruction in it.
       line: File, line and code, as in a traceback; empty if no user's code is running.
     """
 
@@ -28,17 +28,17 @@ class UserFrame(NamedTuple):
 
 @functools.cache
 def is_user_file(filename: str) -> bool:
-    """Whether code objects of this file name are the user's; generated code (``<eval_with_key>``) is not."""
+    """Whether code with this file name is the user's; generated code (``<eval_with_key>``) is not."""
     return not filename.startswith("<") and not any(folder in Path(filename).parents for folder in _OWN_FOLDERS)
 
 
 def line_being_traced() -> str:
-    """Returns the user's line which is running inside the trace in progress, as in a traceback; else an empty text."""
+    """Returns the user's line that the present trace is running, as in a traceback; empty if there is none."""
     return user_frame().line
 
 
 def user_frame() -> UserFrame:
-    """Returns the innermost frame of the user's code which is running inside the trace in progress."""
+    """Returns the innermost frame of the user's code that the present trace is running."""
     frame: types.FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_code is not torch.fx.Tracer.trace.__code__:
         code = frame.f_code

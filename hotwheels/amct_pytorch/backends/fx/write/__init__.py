@@ -1,1 +1,1 @@
-"""From a quantized graph to what leaves it: the flat float graph, ONNX, Python source."""
+"""Writes a quantized graph in other forms: the flat float graph, ONNX, Python source."""

@@ -1,4 +1,4 @@
-"""ExampleCall: which values of the example call become inputs of the ONNX model, and which constants in it."""
+"""ExampleCall: the values of the example call that become inputs of the ONNX model, and those that become constants."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ExampleCall:
     Attributes:
       inputs: Arguments that hold tensors, in the order of ``forward``, on the CPU.
       names: Default names of the ONNX inputs, one for each tensor of ``inputs``.
-      constants: The other arguments by name, given or by default: the exporter would make tensor inputs of numbers.
+      constants: The other arguments by name, given or default, which are no inputs of the ONNX model.
     """
 
     inputs: tuple[Any, ...]
@@ -33,7 +33,7 @@ def make_example_call(model: fx.GraphModule, given: tuple[Any, ...]) -> ExampleC
     """Returns the call of ``model`` with the positional arguments ``given``.
 
     Raises:
-      ExportError: ``forward`` takes another number of arguments, or there is no tensor among them.
+      ExportError: The number of arguments does not fit ``forward``, or no argument holds a tensor.
     """
     if isinstance(model, QuantGraphModule) and model.takes_other_floats:
         given = in_float32(given)

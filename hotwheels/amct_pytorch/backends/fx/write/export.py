@@ -1,4 +1,4 @@
-"""Writes the float model behind a quantized graph as ONNX (spec 11.3, 11.6)."""
+"""Writes the float model of a quantized graph as ONNX (spec 11.3, 11.6)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class WrittenModel:
 
     Attributes:
       model: The model, with the sites of its layers.
-      reference: What it has to compute.
+      reference: The results that the model has to compute.
     """
 
     model: ir.Model
@@ -37,8 +37,8 @@ class WrittenModel:
 def write_float_model(module: fx.GraphModule, example: ExampleCall, setting: dict[str, Any]) -> WrittenModel:
     """Returns the flat float graph ``module`` as an ONNX model.
 
-    ``setting`` holds keyword arguments of ``torch.onnx.export``. Without an ``opset_version`` the lowest one from 13
-    on that knows all operations is taken.
+    ``setting`` holds keyword arguments of ``torch.onnx.export``. Without ``opset_version``, the lowest opset from 13 on
+    that has all operations is used.
 
     Raises:
       ExportError: The example call fails, or an operation has no ONNX form.
@@ -55,7 +55,7 @@ def write_float_model(module: fx.GraphModule, example: ExampleCall, setting: dic
 
 
 def _write(module: fx.GraphModule, call: ExampleCall, setting: dict[str, Any], opset: int) -> WrittenModel:
-    """Writes at ``opset``; a dynamic axis for which the files would be wrong becomes static, with a warning."""
+    """Writes at ``opset``; a dynamic axis for which the files would be wrong becomes static, with a WARNING."""
     tensors = [leaf for leaf in pytree.tree_leaves(call.inputs) if isinstance(leaf, Tensor)]
     names = [*(setting.get("input_names") or ()), *call.names][: len(tensors)]
     names += call.names[len(names) :]

@@ -1,4 +1,4 @@
-"""The float model behind a quantized graph, flat: each layer one call of a `FlatLayer`, BatchNorm folded."""
+"""The float model of a quantized graph, flat: each layer is one call of a `FlatLayer`, with BatchNorms folded."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class FlatLayer(nn.Module):
 
     Attributes:
       name: Layer name.
-      op: What the registry knows of the operation.
-      call: The operation, and where its quantizable inputs stand in the call.
-      is_quantized: For each of these inputs, whether it turned out to be a float tensor.
+      op: The operation's description in the registry.
+      call: The operation, and the positions of its quantizable inputs in the call.
+      is_quantized: For each of these inputs, whether it is a float tensor, as calibration has found.
     """
 
     def __init__(self, layer: QuantizedLayer) -> None:
@@ -53,10 +53,10 @@ class FlatLayer(nn.Module):
 def flat_float_graph(
     model: QuantGraphModule, registry: Registry, constants: Mapping[str, Any] = MappingProxyType({})
 ) -> fx.GraphModule:
-    """Returns the float model in eval mode on the CPU; its nodes are called as those of ``model``.
+    """Returns the float model in eval mode on the CPU; its nodes have the names of those of ``model``.
 
-    It has no argument of a name in ``constants``, but that value in its place.
-    ``model`` keeps its state; parameters which are not changed on the way are shared, not copied.
+    Arguments named in ``constants`` are replaced by these values.
+    ``model`` keeps its state; parameters that are not changed are shared, not copied.
     """
     return _FlatGraph(model, registry, constants).build()
 
@@ -71,13 +71,13 @@ class _FlatGraph:
         self._graph, self._root = fx.Graph(), nn.Module()
         self._folds = find_folds(model, registry)
         self._folded = {node for fold in self._folds.by_weight.values() for node, _ in fold.behind}
-        self._copies: dict[fx.Node, Any] = {}  # nodes, but values for the constants
+        self._copies: dict[fx.Node, Any] = {}  # copied nodes; the values of constants
 
     def build(self) -> fx.GraphModule:
         live = live_nodes(self._model)
         for node in self._model.graph.nodes:
             if node not in live and node.op != "placeholder":
-                continue  # checks of what is frozen, and what only they read
+                continue  # checks of frozen values, and nodes that only checks read
             if node in self._folded:
                 self._copies[node] = self._copies[self._folds.data[node]]
             elif node.op == "placeholder" and node.target in self._constants:
@@ -104,9 +104,9 @@ class _FlatGraph:
         module = self._model.get_submodule(str(node.target))
         if isinstance(module, QuantizedLayer):
             return FlatLayer(module)
-        # A float layer takes up what is behind it, in every exported file (spec 11.3).
+        # BatchNorms are folded into float layers too, in every exported file (spec 11.3).
         fold = self._folds.by_weight.get(node)
-        # Of some modules the weight is computed when it is read.
+        # These modules compute their weight when it is read.
         if fold is None and not isinstance(module, (InProjection, WeightedCall)):
             return cpu_copy(module)
         op = self._registry.find_module(type(module))

@@ -1,4 +1,4 @@
-"""FlatReference: what a flat float graph computes on its example, which the ONNX model written from it must compute."""
+"""FlatReference: the results of a flat float graph on its example, which the ONNX model must reproduce."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, fx
 from ....torch_private import pytree
 from ...float_arrays import array_of, shaken
 
-_SEED = 1  # any: of a run that draws other random numbers than the one it is compared with
+_SEED = 1  # any seed that draws other random numbers than the run it is compared with
 
 
 class FlatReference:
@@ -21,7 +21,7 @@ class FlatReference:
     Args:
       module: The flat float graph.
       arguments: The arguments of the graph that hold tensors.
-      value_names: Name of the first result of each node in the ONNX model, for the nodes whose result is in it.
+      value_names: Name, in the ONNX model, of the first result of each node that has one there.
     """
 
     def __init__(self, module: fx.GraphModule, arguments: tuple[Any, ...], value_names: Mapping[str, str]) -> None:
@@ -35,11 +35,11 @@ class FlatReference:
         return [array_of(leaf) for leaf in _tensors(self._arguments)]
 
     def outputs(self) -> list[NDArray[Any]]:
-        """Returns the outputs in the order of the ONNX model's."""
+        """Returns the outputs in the order of the ONNX model's outputs."""
         return self._run(torch.clone)
 
     def rounding(self) -> list[NDArray[Any]]:
-        """Returns the outputs on inputs whose last bits are others; random numbers are others, too."""
+        """Returns the outputs on inputs that differ in their last bits, and with other random numbers."""
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(_SEED)
             return self._run(shaken)

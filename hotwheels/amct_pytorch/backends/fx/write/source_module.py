@@ -1,13 +1,13 @@
-"""A static graph as a module in a Python file: its errors show lines of that file, and a debugger steps through it.
+"""Writes a static graph as a module in a Python file, so that errors show lines of that file and a debugger can step.
 
 Files in the folder, as ``torch.fx.GraphModule.to_folder`` lays them out:
 
-    module.py    the generated forward, above each operation the user's line it was traced from, and the class
-    state.pt     modules, parameters and buffers, what is shared being shared; of a quantized model the graph as well
+    module.py    the generated forward, with the user's line above each operation, and the class
+    state.pt     modules, parameters and buffers, with sharing preserved; for a quantized model also the graph
     __init__.py  makes the class importable from the folder
 
-``to_folder`` itself loses what quantized models need: the training flag, non-persistent buffers, the sharing of a
-module between two places, and functions wrapped by ``torch.fx.wrap``.
+``to_folder`` itself would lose the training flag, non-persistent buffers, the sharing of a module between two places,
+and functions wrapped by ``torch.fx.wrap``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _loads = itertools.count()
 
 
 class SourceModule(nn.Module):
-    """Base of the classes in files written for float graphs; ``folder`` is where the file and the state are."""
+    """Base of the classes in files written for float graphs; ``folder`` is the folder of the file and the state."""
 
     folder: ClassVar[Path]
 
@@ -49,8 +49,8 @@ class SourceModule(nn.Module):
 class SourceQuantModule(QuantGraphModule):
     """Base of the classes in files written for quantized graphs: a quantized model like any other.
 
-    Float, calibration and fake_quant run the ``forward`` of the file. real_quant, dumps and exported files come from
-    the graph in the state: they do not see an edited ``forward``.
+    Float, calibration and fake_quant run the ``forward`` of the file. real_quant, dumps and exported files use the
+    graph in the state, so changes of the ``forward`` have no effect on them.
     """
 
     folder: ClassVar[Path]
@@ -75,7 +75,7 @@ def write_source(graph_module: fx.GraphModule, folder: Path, class_name: str) ->
 
     Raises:
       ConfigError: ``class_name`` cannot be the name of a class in that file.
-      UnsupportedModelError: The graph calls what cannot be imported or saved.
+      UnsupportedModelError: The graph calls a function or class that cannot be imported or saved.
     """
     base = SourceQuantModule if isinstance(graph_module, QuantGraphModule) else SourceModule
     code = graph_module.graph.python_code("self", verbose=True)
@@ -96,10 +96,10 @@ def write_source(graph_module: fx.GraphModule, folder: Path, class_name: str) ->
 
 
 def load_source(file: Path, class_name: str) -> nn.Module:
-    """Returns a new module of the class in ``file``, which is run anew each time."""
+    """Returns a new module of the class in ``file``, which is executed anew each time."""
     module = types.ModuleType(f"amct_source_{next(_loads)}")
     module.__file__ = str(file)
-    sys.modules[module.__name__] = module  # where inspect and pickle look for the class
+    sys.modules[module.__name__] = module  # inspect and pickle look up the class there
     # Not an import: its bytecode cache does not notice a file that is written twice in a second.
     exec(compile(file.read_text(encoding="utf-8"), str(file), "exec"), vars(module))
     loaded: nn.Module = getattr(module, class_name)()
@@ -138,7 +138,7 @@ def _names(source: str, word: str) -> bool:
 
 
 def _import_of(name: str, value: Any) -> str:
-    """The statement that makes ``value`` known as ``name``."""
+    """Returns the statement that defines ``name`` as ``value``."""
     builtins = builtin_imports()
     if name in builtins:
         return builtins[name]

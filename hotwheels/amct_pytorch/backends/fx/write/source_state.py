@@ -1,6 +1,6 @@
-"""What the class in a source file is filled with: modules, parameters, buffers and, of a quantized model, the graph.
+"""The state of the class in a source file: modules, parameters, buffers and, for a quantized model, the graph.
 
-All in one file, so that what two places share stays shared.
+All are in one file, so that objects which two places share stay shared.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..portable_graph import PortablePickler, portable
 from ..quant_graph_module import QuantGraphModule
 
 _REGISTRIES = ("_modules", "_parameters", "_buffers", "_non_persistent_buffers_set")
-# The specs say how torch.fx takes nested arguments apart, where a graph has such.
+# The specs describe how torch.fx flattens nested arguments, if a graph has such arguments.
 _ATTRIBUTES = ("training", "_in_spec", "_out_spec", "_takes_other_floats")
 
 
@@ -28,7 +28,7 @@ def dump_state(graph_module: fx.GraphModule) -> bytes:
     """Returns the content of the file.
 
     Raises:
-      UnsupportedModelError: It holds objects of classes, or functions, that cannot be imported.
+      UnsupportedModelError: The graph module holds objects of classes, or functions, that cannot be imported.
     """
     state: dict[str, Any] = {name: getattr(graph_module, name) for name in _REGISTRIES}
     state["attributes"] = {name: getattr(graph_module, name) for name in _ATTRIBUTES if hasattr(graph_module, name)}
@@ -47,18 +47,18 @@ def dump_state(graph_module: fx.GraphModule) -> bytes:
 
 
 def read_state(file: Path) -> Mapping[str, Any]:
-    """Returns what `dump_state` put into ``file``."""
-    # It holds modules, which weights_only refuses; it is no checkpoint from elsewhere, but stands beside the code.
+    """Returns the state that `dump_state` wrote to ``file``."""
+    # The file holds modules, which weights_only refuses. It is as trusted as the Python code in the same folder.
     state: Mapping[str, Any] = torch.load(file, weights_only=False)
     return state
 
 
 def restore(module: nn.Module, state: Mapping[str, Any]) -> None:
-    """Fills ``module``, which has nothing yet."""
+    """Sets the state of ``module``, which is empty."""
     for name in _REGISTRIES:
         getattr(module, name).update(state[name])
     vars(module).update(state["attributes"])
 
 
-# As much of a module as torch.save uses.
+# The part of the module pickle that torch.save uses.
 _PICKLE = types.SimpleNamespace(__name__=pickle.__name__, Pickler=PortablePickler)

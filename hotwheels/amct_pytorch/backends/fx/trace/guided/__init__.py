@@ -1,1 +1,1 @@
-"""Traces that follow an example: every traced value carries what it is on the example."""
+"""Traces with an example: every traced value also has its value on the example."""

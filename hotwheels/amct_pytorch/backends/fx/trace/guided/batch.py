@@ -1,4 +1,4 @@
-"""What in a graph is fixed by the batch size of the example, and how it is made to follow the batch."""
+"""Finds numbers in a graph that depend on the batch size of the example, and replaces them by multiples of it."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _MULTIPLE = "amct_batch_times"
 
 
 class BatchError(ValueError):
-    """The forward does something else for each batch size."""
+    """The forward computes differently for different batch sizes."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Multiple:
-    """A number in the arguments of a node which is ``factor`` times the batch size."""
+    """A number in the arguments of a node that is ``factor`` times the batch size."""
 
     factor: int
 
@@ -38,13 +38,13 @@ def free_batch_size(first: Trace, second: Trace, sizes: tuple[int, int], is_proo
       first: The trace with ``sizes[0]`` samples.
       second: The trace with ``sizes[1]`` samples.
       sizes: The two batch sizes.
-      is_proof: Changes nothing, but checks that what was replaced fits ``second`` too.
+      is_proof: Changes nothing, but checks that the replaced numbers fit ``second`` too.
 
     Returns:
       Whether there was such a number.
 
     Raises:
-      BatchError: The two graphs differ in something else; the text names the user's line.
+      BatchError: The two graphs have other differences; the text names the user's line.
     """
     pairs = _pairs(first, second)
     found: dict[Node, tuple[Any, Any]] = {}
@@ -60,7 +60,7 @@ def free_batch_size(first: Trace, second: Trace, sizes: tuple[int, int], is_proo
 
 
 def _pairs(first: Trace, second: Trace) -> list[tuple[Node, Node]]:
-    """Returns the nodes of both graphs side by side; nodes which this module made in the first one are left out."""
+    """Returns pairs of corresponding nodes of both graphs, without nodes that this module has added to the first."""
     ours = [node for node in first.module.graph.nodes if not node.name.startswith(BATCH)]
     theirs = list(second.module.graph.nodes)
     for one, other in zip(ours, theirs, strict=False):
@@ -74,7 +74,7 @@ def _pairs(first: Trace, second: Trace) -> list[tuple[Node, Node]]:
 def _merged(
     node: Node, one: Any, other: Any, twins: dict[Node, Node], sizes: tuple[int, int], first: Trace, second: Trace
 ) -> Any:
-    """Returns the arguments ``one`` with a `_Multiple` where both differ in a number that grows with the batch."""
+    """Returns the arguments ``one``, with a `_Multiple` for each number that grows with the batch."""
     ours, theirs = list(leaves(one)), list(leaves(other))
     if len(ours) != len(theirs):
         raise BatchError(_text(first, second, node))
@@ -160,7 +160,7 @@ def _has_batch(node: Node) -> bool:
 
 
 def _common_guards(first: Trace, second: Trace) -> list[Guard]:
-    """Returns the guards whose answer is the same at both batch sizes; the others do not matter for the graph."""
+    """Returns the guards whose value is equal at both batch sizes; the graph does not depend on the others."""
     theirs = second.tracer.guards.guards
     return [
         one
@@ -170,7 +170,7 @@ def _common_guards(first: Trace, second: Trace) -> list[Guard]:
 
 
 def _text(first: Trace, second: Trace, node: Node) -> str:
-    """Names the line which has read what differs; else the line of the first node that differs."""
+    """Returns the error's text, with the line that read the differing value, or that of the first differing node."""
     pairs: Iterator[tuple[Guard, Guard]] = zip(first.tracer.guards.guards, second.tracer.guards.guards, strict=False)
     line = next((one.line for one, other in pairs if not _is_equal(one.value, other.value)), "") or node.stack_trace
     where = f"\n  {line}" if line else ""

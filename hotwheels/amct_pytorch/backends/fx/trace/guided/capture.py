@@ -1,4 +1,4 @@
-"""trace_guided: the graph of a model as it runs on an example, for every batch size."""
+"""trace_guided: traces a model with an example; the graph works for every batch size."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .tracer import GuidedTracer
 
 _log = get_logger(__name__)
 
-_SIZES = (2, 3)  # never 1: squeeze and broadcasting hide it
+_SIZES = (2, 3)  # not 1, which squeeze and broadcasting treat differently
 _PROOF = 5
 
 
@@ -35,7 +35,7 @@ class GuidedTraces:
         self._batch_size = example.batch_size
 
     def at(self, batch_size: int | None, records_constants: bool = False) -> Trace:
-        """Returns the trace with ``batch_size`` samples; None: with as many as the example has.
+        """Returns the trace with ``batch_size`` samples; None means as many samples as the example has.
 
         ``records_constants`` is a setting of `GuidedTracer`.
 
@@ -60,23 +60,23 @@ class GuidedTraces:
             return run(self._model, make_tracer)
         except TorchVersionError:
             raise
-        except Exception as error:  # whatever the user's forward raises
+        except Exception as error:  # the user's forward may raise anything
             raise explain(error, tracers[-1].path_of_failure(error), has_example=True) from error
 
 
 def trace_guided(model: nn.Module, rules: LeafRules, example: Example) -> GraphModule:
-    """Returns the static graph of ``model`` as it runs on ``example``, whose batch size is not part of it.
+    """Returns the static graph of ``model`` as it runs on ``example``, for any batch size.
 
-    Every node has ``meta["val"]``: a fake tensor, or the number or container that it is.
+    Every node has ``meta["val"]``, its value: a fake tensor, a number or a container.
 
     Raises:
-      UnsupportedModelError: The model cannot be traced, or works differently for each batch size.
+      UnsupportedModelError: The model cannot be traced, or computes differently for different batch sizes.
     """
     traces = GuidedTraces(model, rules, example)
     try:
         first = traces.at(_SIZES[0])
     except UnsupportedModelError as error:
-        first = traces.at(None)  # raises the error that the user's own call gives
+        first = traces.at(None)  # raises the error of the user's own call
         _log.warning(
             "The model is traced for batches of %s only, the size of the example, as it does not take others: %s",
             example.batch_size,
@@ -89,7 +89,7 @@ def trace_guided(model: nn.Module, rules: LeafRules, example: Example) -> GraphM
 
 
 def _freed(first: Trace, traces: GuidedTraces) -> Trace:
-    """Returns the trace with a graph for every batch size: numbers that grow with the batch are its multiples."""
+    """Returns the trace with numbers that grow with the batch replaced, so that the graph works for any batch size."""
     try:
         return _compared(first, traces, records_constants=False)
     except BatchError:

@@ -1,7 +1,7 @@
-"""Evaluator: what a recorded call gives on the example, without computing the data.
+"""Evaluator: the result of a recorded call on the example, without computing the data.
 
-1. What depends on the inputs of the model or on parameters is a fake tensor: shape, type, device and memory, no values.
-2. What depends on sizes, buffers and constants alone is computed, because models ask for such values.
+1. Values that depend on the model's inputs or parameters are fake tensors: shape, type, device and memory, no data.
+2. Values that depend on sizes, buffers and constants alone are computed, because models read such values.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ VALUE_OF_DATA = "a value of the data decides what the forward does"
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a call gives.
+    """The result of a call.
 
     Attributes:
-      value: Its result.
-      written: The argument tensors that it changed, as they were given.
+      value: The returned value.
+      written: The argument tensors that the call changed, as the same objects.
     """
 
     value: Any
@@ -37,10 +37,10 @@ class Evaluator:
     """Evaluates the calls of one trace."""
 
     def __init__(self) -> None:
-        """Makes a fake mode of its own, in which every real tensor has one fake."""
+        """Makes a new fake mode, in which every real tensor has exactly one fake."""
         self._mode = fake_tensor_mode()
         self._refusals: tuple[type[Exception], ...] = (TypeError, *data_errors())
-        self._written_memory: dict[int, Tensor] = {}  # real tensors by memory, which fake values were written to
+        self._written_memory: dict[int, Tensor] = {}  # real tensors, by memory, to which fake values were written
         self.is_running = False
 
     def fake(self, tensor: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ class Evaluator:
         return tensor if isinstance(tensor, FakeTensor) else self._mode.from_tensor(tensor)
 
     def empty(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """Returns a fake tensor of its own, with the type, device and layout of ``like``."""
+        """Returns a new fake tensor of ``shape``, with the type, device and layout of ``like``."""
         layout = torch.contiguous_format
         if like.dim() == 4 and not like.is_contiguous() and like.is_contiguous(memory_format=torch.channels_last):
             layout = torch.channels_last
@@ -57,28 +57,28 @@ class Evaluator:
             return empty.to(memory_format=layout) if like.dim() == 4 else empty
 
     def as_seen(self, value: Any) -> Any:
-        """Returns ``value``, a fake in place of a real tensor whose values the graph has changed."""
+        """Returns ``value``, with fakes in place of real tensors whose values the graph has changed."""
         if isinstance(value, Tensor) and not isinstance(value, FakeTensor) and self.is_written(value):
             return self.fake(value)
         return value
 
     def is_written(self, tensor: Tensor) -> bool:
-        """Whether a recorded call has changed the memory of ``tensor``, a real one, whose values are not known then."""
+        """Whether a recorded call has changed the memory of the real ``tensor``, so that its values are not known."""
         return bool(self._written_memory) and _memory(tensor) in self._written_memory
 
     def note_written(self, tensor: Tensor) -> None:
-        """A recorded call changes ``tensor``, a real one."""
+        """Notes that a recorded call changes the real ``tensor``."""
         self._written_memory[_memory(tensor)] = tensor
 
     def call(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], is_fake: bool = False
     ) -> Result:
-        """Returns what ``function(*args, **kwargs)`` gives, an error of its own included.
+        """Returns the result of ``function(*args, **kwargs)``; errors of the function are raised too.
 
-        It is a fake if an argument is one, and if it ``is_fake`` by itself.
+        The result is fake if an argument is fake, or if ``is_fake``.
 
         Raises:
-          TraceError: It asks for a value of the data.
+          TraceError: The call reads a value of the data.
         """
         tensors = [leaf for leaf in leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         is_fake = is_fake or any(isinstance(one, FakeTensor) for one in tensors)
@@ -94,10 +94,10 @@ class Evaluator:
         return Result(value, written)
 
     def call_on_stand_ins(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Result:
-        """Returns what an opaque function gives which looks at values: fakes of what it makes of random data.
+        """Returns fakes for the results of an opaque function that reads values, which here runs on random data.
 
-        Such a function runs as it is in every call. The graph around it needs the shapes of its results, and takes
-        those that other values of the same shapes give.
+        Such a function is one node, which runs in every call. The graph around it needs the shapes of its results, and
+        uses the shapes that random values of the same shapes give.
         """
         with self._running():
             fakes = {id(one): one for one in leaves((args, kwargs)) if isinstance(one, FakeTensor)}
@@ -116,7 +116,7 @@ class Evaluator:
         try:
             return self._run_once(function, *self._all_fake(args, kwargs, is_fake), is_fake=is_fake)
         except self._refusals as error:
-            # A tensor without dimensions stands for a number: a size that was computed with tensors.
+            # A tensor without dimensions is used as a number: a size that was computed with tensors.
             numbers = map_leaves((args, kwargs), _as_number)
             if any(one is not other for one, other in zip(leaves(numbers), leaves((args, kwargs)), strict=True)):
                 return self._run_once(function, *self._all_fake(numbers[0], numbers[1], is_fake), is_fake=is_fake)
@@ -125,7 +125,7 @@ class Evaluator:
             raise TraceError(f"{VALUE_OF_DATA} ({error})") from error
 
     def _all_fake(self, args: Any, kwargs: Any, is_fake: bool) -> tuple[Any, Any]:
-        """Returns the arguments, fakes in place of all real tensors if the call ``is_fake``: it may write to them."""
+        """Returns the arguments; if ``is_fake``, with fakes for all real tensors, since the call may write to them."""
         return (map_leaves(args, self._fake_of), map_leaves(kwargs, self._fake_of)) if is_fake else (args, kwargs)
 
     def _run_once(self, function: Callable[..., Any], args: Any, kwargs: Any, is_fake: bool) -> Any:
@@ -144,7 +144,7 @@ class Evaluator:
 
     @contextlib.contextmanager
     def _fake_buffers(self, module: nn.Module, is_fake: bool) -> Iterator[None]:
-        """Keeps ``module`` from writing its buffers: running statistics would be written even in a fake mode."""
+        """Returns a context in which ``module`` has fake buffers: it would update running statistics in a fake mode."""
         saved = [(one, one._buffers) for one in module.modules() if one._buffers]
         for one, buffers in saved:
             copies = {name: self._stand_in(value, is_fake) for name, value in buffers.items()}
@@ -162,7 +162,7 @@ class Evaluator:
 
 
 def leaves(value: Any) -> Iterator[Any]:
-    """Yields what ``value`` - tuples, lists, dicts and slices in each other - is made of."""
+    """Yields the leaves of ``value``, of nested tuples, lists, dicts and slices."""
     if isinstance(value, (tuple, list)):
         for one in value:
             yield from leaves(one)
@@ -176,7 +176,7 @@ def leaves(value: Any) -> Iterator[Any]:
 
 
 def map_leaves(value: Any, function: Callable[[Any], Any]) -> Any:
-    """Returns a copy of ``value`` with ``function`` applied to what `leaves` yields; named tuples stay such."""
+    """Returns a copy of ``value`` with ``function`` applied to its `leaves`; named tuples keep their class."""
     if isinstance(value, (tuple, list)):
         parts = [map_leaves(one, function) for one in value]
         if isinstance(value, torch.Size):
@@ -191,7 +191,7 @@ def map_leaves(value: Any, function: Callable[[Any], Any]) -> Any:
 
 @contextlib.contextmanager
 def without_fast_attention() -> Iterator[None]:
-    """Without gradients nn.MultiheadAttention takes a fused kernel which fake tensors do not have."""
+    """Returns a context without the fused kernel of nn.MultiheadAttention, which fake tensors do not support."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

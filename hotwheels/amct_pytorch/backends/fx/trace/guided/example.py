@@ -1,4 +1,4 @@
-"""Example: the call of a model which a guided trace follows."""
+"""Example: the call of a model with which a guided trace runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Example:
 
     @classmethod
     def of(cls, inputs: tuple[Any, ...], forward: Callable[..., Any]) -> Example:
-        """Returns the call which ``inputs`` stand for.
+        """Returns the call described by ``inputs``.
 
         As in ``torch.onnx.export``, a dict in the last place holds keyword arguments if its keys are names of arguments
         of ``forward`` that are not given by position.
@@ -45,10 +45,10 @@ class Example:
         return tensors[0].shape[0] if tensors else None
 
     def arguments(self, forward: Callable[..., Any]) -> dict[str, Any]:
-        """Returns what ``forward`` gets by name, defaults included; ``*`` and ``**`` stand in front of variadic names.
+        """Returns the arguments of ``forward`` by name, with defaults; variadic names have ``*`` or ``**`` in front.
 
         Raises:
-          UnsupportedModelError: ``forward`` cannot be called so.
+          UnsupportedModelError: ``forward`` cannot be called with these arguments.
         """
         signature = inspect.signature(forward)
         try:
@@ -66,7 +66,7 @@ class Example:
 def fake_arguments(arguments: Mapping[str, Any], evaluator: Evaluator, batch: tuple[int, int] | None) -> dict[str, Any]:
     """Returns ``arguments`` with fakes in place of tensors.
 
-    ``batch`` is a pair: an axis 0 of the first length gets the second one, in all tensors.
+    ``batch`` is (old, new): in all tensors, an axis 0 of length ``old`` gets length ``new``.
     """
 
     def fake(value: Any) -> Any:
@@ -89,7 +89,7 @@ def _are_keywords(inputs: tuple[Any, ...], signature: inspect.Signature) -> bool
         return False
     if last:
         return True
-    try:  # an empty dict: keyword arguments, unless the forward wants it
+    try:  # an empty dict means no keyword arguments, unless the forward needs it as an argument
         signature.bind(*inputs[:-1])
     except TypeError:
         return False

@@ -1,4 +1,4 @@
-"""What is done to a guided graph when it is recorded: checks of what is frozen, and constants that are written to."""
+"""Finishes a recorded guided graph: adds checks of frozen values, and clones constants that the graph changes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CHECKED = (bool, int, float, str, type(None))
 
 
 def finish(trace: Trace) -> GraphModule:
-    """Returns the graph of ``trace``, which checks in every call what it has frozen."""
+    """Returns the graph of ``trace``, which checks its frozen values in every call."""
     graph, guards = trace.module.graph, trace.tracer.guards.guards
     _clone_written_constants(graph)
     _add_checks(graph, guards)
@@ -53,7 +53,7 @@ def _what(guard: Guard) -> str:
 
 
 def _erase_answers(graph: Graph, guards: list[Guard]) -> None:
-    """Erases comparisons and the like which only led to a decision, and whose answer is not checked."""
+    """Erases comparisons and similar nodes that only led to a decision and whose result is not checked."""
     asked = {guard.node for guard in guards}
     for node in reversed(list(graph.nodes)):
         is_answer = node in asked or any(isinstance(node.meta.get(VALUE), kind) for kind in (bool,))
@@ -72,7 +72,7 @@ def _tell(guards: list[Guard]) -> None:
 
 
 def _clone_written_constants(graph: Graph) -> None:
-    """Lets the graph change a copy of a constant, not the constant, which each run needs as it was."""
+    """Makes the graph change a copy of a constant, since each run needs the original constant."""
     written = {
         str(target.target)
         for node in graph.nodes

@@ -1,4 +1,4 @@
-"""Guards: what the user's Python code has read from traced values, and so is fixed in the graph."""
+"""Guards: the values that the user's Python code has read from traced values, which are then fixed in the graph."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class Guard:
     """One conversion of a traced value to a Python value.
 
     Attributes:
-      kind: What Python asked for: ``bool``, ``int``, ``float``, ``index``, ``len``, ``text``, ``hash`` or ``argument``.
-      value: The answer.
-      line: File, line and code of the user, as in a traceback; empty if no user's code asked.
-      node: The node whose value was asked for.
-      is_checked: Whether the quantized model checks that the value is the same in every call. Not checked: what
-        depends on no input of the model, and devices.
+      kind: The conversion: ``bool``, ``int``, ``float``, ``index``, ``len``, ``text``, ``hash`` or ``argument``.
+      value: The resulting Python value.
+      line: File, line and code of the user, as in a traceback; empty if no user's code read the value.
+      node: The node whose value was read.
+      is_checked: Whether the quantized model checks that the value is equal in every call. Values that depend on no
+        input of the model, and devices, are not checked.
     """
 
     kind: str
@@ -33,7 +33,7 @@ class Guard:
 
 @dataclasses.dataclass(frozen=True)
 class _Question:
-    """A conversion which may turn out not to be one, and the place in the user's code that it comes from."""
+    """A possible conversion that is not confirmed yet, and its place in the user's code."""
 
     kind: str
     proxy: Any
@@ -45,8 +45,8 @@ class _Question:
 class GuardList:
     """The guards of one trace, in order.
 
-    torch's argument parser calls ``__index__`` to see whether an argument could be an int, and then hands the call to
-    the tracer with the argument as it was. Such a question waits until it shows whether the call comes.
+    torch's argument parser calls ``__index__`` to see whether an argument could be an int, and then gives the call to
+    the tracer with the original argument. So a question becomes a guard only if no such call follows.
     """
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class GuardList:
         self._waiting: list[_Question] = []
 
     def ask(self, kind: str, proxy: Any, value: Any) -> None:
-        """Notes that the user's code took ``value`` for ``proxy``."""
+        """Notes that the user's code read ``value`` from ``proxy``."""
         frame = user_frame()
         question = _Question(kind, proxy, value, frame.place, frame.line)
         if kind == "index":
@@ -64,13 +64,13 @@ class GuardList:
             self._confirm([*self._take_waiting(), question])
 
     def drop(self, proxies: Iterable[Any]) -> None:
-        """Forgets the waiting questions on ``proxies`` which the call that is running now has asked."""
+        """Drops the unconfirmed questions on ``proxies`` that come from the call that is running now."""
         place = user_frame().place
         asked = {id(proxy) for proxy in proxies}
         self._waiting = [one for one in self._waiting if one.place != place or id(one.proxy) not in asked]
 
     def confirm(self) -> None:
-        """Turns the waiting questions into guards; called before the next node is made, and at the end."""
+        """Turns the unconfirmed questions into guards; called before the next node is made, and at the end."""
         if self._waiting:
             self._confirm(self._take_waiting())
 

@@ -1,7 +1,7 @@
-"""What is patched in Python and torch while a guided trace runs: questions no Proxy can answer by itself.
+"""Patches of Python and torch while a guided trace runs, for functions that do not accept Proxies.
 
-All of it is undone when the trace ends, whatever happened. Other threads which meet a patched function meanwhile get
-what the original gives, since they have no Proxy of this trace.
+All patches are undone when the trace ends, also after an error. In other threads a patched function returns the
+original result, since they have no Proxy of this trace.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch.overrides import resolve_name
 
 from .proxies import PROXY_TYPES, proxies_in
 
-# torch's parser refuses a Proxy for dtype= or device=, and as the first of several sizes, before it asks anybody.
+# torch's parser refuses a Proxy for dtype= or device=, and as the first of several sizes, before __torch_function__.
 _FACTORIES = (
     *("zeros", "ones", "empty", "full", "arange", "range", "linspace", "logspace", "eye", "tensor", "as_tensor"),
     *("rand", "randn", "randint", "randperm", "zeros_like", "ones_like", "empty_like", "full_like", "rand_like"),
@@ -33,8 +33,8 @@ _TYPE_INFOS = ("finfo", "iinfo")
 
 @contextlib.contextmanager
 def patched(tracer: Any) -> Iterator[None]:
-    """Lets ``isinstance``, tensor factories and autograd functions take the Proxies of ``tracer``."""
-    resolve_name(torch.add)  # torch keeps its table of names from the first call on: not with the functions of a trace
+    """Returns a context where ``isinstance``, tensor factories and autograd functions accept Proxies of ``tracer``."""
+    resolve_name(torch.add)  # fills torch's table of names now, before functions are patched
     with contextlib.ExitStack() as stack:
         stack.enter_context(_replaced(builtins, "isinstance", _isinstance(builtins.isinstance)))
         for name in _FACTORIES:
@@ -63,7 +63,7 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 
 def _isinstance(original: Callable[..., bool]) -> Callable[..., bool]:
-    """A Proxy is an instance of what its value is, and of Proxy."""
+    """Returns an isinstance for which a Proxy is an instance of the class of its value, and of Proxy."""
 
     def isinstance(instance: Any, classes: Any) -> bool:
         if type(instance) not in PROXY_TYPES:
@@ -96,7 +96,7 @@ def _method(original: Callable[..., Any], name: str, tracer: Any) -> Callable[..
 def _type_info(original: Any) -> Callable[..., Any]:
     @functools.wraps(original)
     def type_info(dtype: Any = None) -> Any:
-        """The numbers of a type are the same however often the model runs: no node."""
+        """Returns the limits of a type, which are the same in every run, so no node is recorded."""
         if type(dtype) in PROXY_TYPES:
             dtype = dtype.tracer.ask("argument", dtype, dtype.amct_value)
         return original() if dtype is None else original(dtype)

@@ -1,7 +1,7 @@
-"""GuidedProxy: a Proxy that carries the value which it has on the example.
+"""GuidedProxy: a Proxy that has its value on the example.
 
-Operations on it are recorded as stock records them. Where Python asks for a number, a truth, a length or a text, the
-value answers, and the answer becomes a guard.
+Operations are recorded as in a stock trace. If Python reads a number, a truth, a length or a text, the example's value
+is returned and becomes a guard.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..proxies import IN_PLACE_OPERATORS, TracedProxy, record_in_place
 from ..training import TrainingFlag
 from .evaluation import VALUE_OF_DATA
 
-_NUMBERS = (int, float, complex)  # bool is one
+_NUMBERS = (int, float, complex)  # bool is an int
 _DEVICE = ("device", "is_cuda", "get_device")
 
 
@@ -30,9 +30,9 @@ class GuidedProxy(TracedProxy):
     """A traced value.
 
     Attributes:
-      amct_value: Its value on the example: a fake tensor, a real one where it depends on no input, a number, or a
+      amct_value: The value on the example: a fake tensor, a real tensor if it depends on no input, a number, or a
         tuple, list or dict of these.
-      is_device: Whether it says on which device a tensor is. A model may move, so this is not checked when it runs.
+      is_device: Whether the value is a tensor's device. A model may be moved, so devices are not checked in a call.
     """
 
     tracer: Any
@@ -40,7 +40,7 @@ class GuidedProxy(TracedProxy):
     is_device: bool
 
     def __init__(self, node: Node | None, tracer: Any, value: Any, is_device: bool = False) -> None:
-        """``node`` is None for an attribute, which makes its node when it is used."""
+        """``node`` is None for an attribute, whose node is made when it is used."""
         self.tracer = tracer
         if node is not None:
             self.node = node
@@ -49,7 +49,7 @@ class GuidedProxy(TracedProxy):
 
     def __getattr__(self, name: str) -> Any:
         """Returns an attribute of the value; AttributeError if it has none of this name."""
-        if name in ("node", "tracer", "amct_value"):  # not there yet
+        if name in ("node", "tracer", "amct_value"):  # not set yet
             raise AttributeError(name)
         if isinstance(self.amct_value, dict) and name in _DICT_METHODS:
             return functools.partial(_DICT_METHODS[name], self)
@@ -62,9 +62,9 @@ class GuidedProxy(TracedProxy):
         return GuidedAttribute(self, name, found, is_device)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Sets an attribute of the Proxy, which for everybody who reads it is one of the tensor."""
+        """Sets an attribute of the Proxy, which readers see as an attribute of the tensor."""
         if name == "data":
-            if not _is_same_tensor(self.amct_value, value):  # x.data += 1 hands x.data back
+            if not _is_same_tensor(self.amct_value, value):  # x.data += 1 assigns x.data itself
                 raise TraceError("assignment to the .data of a traced tensor cannot be recorded; write x.copy_(y)")
             return
         super().__setattr__(name, value)
@@ -111,20 +111,20 @@ class GuidedProxy(TracedProxy):
         return self.tracer.ask(kind, self, convert(value))
 
     def __hash__(self) -> int:
-        """Of a number that of the number, so that it finds what numbers find."""
+        """Returns the hash of a number, so that a dict with numbers as keys works; else that of the object."""
         value = self.amct_value
         if isinstance(value, (*_NUMBERS, tuple)):
             return int(self.tracer.ask("hash", self, hash(value)))
         return object.__hash__(self)
 
     def __eq__(self, other: object) -> Any:
-        """Records the comparison. When the trace is over nothing is equal: what caches have kept is not found."""
+        """Records the comparison. After the trace nothing is equal, so that Proxies left in caches are not found."""
         if self.tracer.is_over:
             return self is other
         return super().__eq__(other)
 
     def __repr__(self) -> str:
-        """Says that it is a Proxy."""
+        """Returns a text that says that this is a Proxy."""
         return f"Proxy({type(self.amct_value).__name__})"
 
     def __str__(self) -> str:
@@ -151,13 +151,13 @@ class GuidedProxy(TracedProxy):
         """Yields the keys of a dict, else the elements."""
         if isinstance(self.amct_value, dict):
             return iter(self.amct_value)
-        # Of a shape, a tuple or a list the length is that of the call; a tensor has as many elements as it is long.
+        # The length of a shape, tuple or list never changes; that of a tensor is read, and so becomes a guard.
         count = len(self) if isinstance(self.amct_value, Tensor) else len(self.amct_value)
         elements: Any = self
         return iter([elements[index] for index in range(count)])
 
     def keys(self) -> Any:
-        """Returns the keys of a dict; `**` asks for them."""
+        """Returns the keys of a dict, for `**`."""
         return self.amct_value.keys() if isinstance(self.amct_value, dict) else self.__getattr__("keys")()
 
     def __round__(self, digits: int | None = None) -> Any:
@@ -178,11 +178,11 @@ class GuidedProxy(TracedProxy):
         return self.tracer.create_proxy("call_function", math.trunc, (self,), {})
 
     def __divmod__(self, other: Any) -> Any:
-        """Records quotient and rest."""
+        """Records quotient and remainder."""
         return self // other, self % other
 
     def __rdivmod__(self, other: Any) -> Any:
-        """Records quotient and rest."""
+        """Records quotient and remainder."""
         return other // self, other % self
 
     @classmethod
@@ -197,16 +197,16 @@ class GuidedProxy(TracedProxy):
 
 
 class GuidedAttribute(GuidedProxy):
-    """``x.shape`` or the like; a method if it is called. It becomes a node when it is used as a value."""
+    """``x.shape`` or another attribute; a method if it is called. Its node is made when it is used as a value."""
 
     def __init__(self, root: GuidedProxy, name: str, value: Any, is_device: bool) -> None:
-        """``value`` is that of the attribute."""
+        """``value`` is the value of the attribute."""
         super().__init__(None, root.tracer, value, is_device)
         self.amct_root = root
         self.amct_name = name
 
     def __getattr__(self, name: str) -> Any:
-        """Returns the node, which is made now, or an attribute of the value."""
+        """Returns the node, which is made if needed, or an attribute of the value."""
         if name == "node":
             attribute = self.tracer.create_proxy("call_function", getattr, (self.amct_root, self.amct_name), {})
             self.node = attribute.node
@@ -224,7 +224,7 @@ PROXY_TYPES = frozenset({GuidedProxy, GuidedAttribute})
 
 
 def proxies_in(value: Any) -> list[GuidedProxy]:
-    """Returns the guided Proxies in ``value``: tuples, lists, dicts and slices in each other."""
+    """Returns the guided Proxies in ``value``, in nested tuples, lists, dicts and slices."""
     found: list[GuidedProxy] = []
     _collect(value, found)
     return found
@@ -246,7 +246,7 @@ def _collect(value: Any, found: list[GuidedProxy]) -> None:
 
 
 def values_of(value: Any) -> Any:
-    """Returns ``value`` with the values on the example in place of guided Proxies; other objects as they are."""
+    """Returns ``value`` with the example's values in place of guided Proxies; other objects are unchanged."""
     cls = type(value)
     if cls in PROXY_TYPES:
         return value.tracer.evaluator.as_seen(value.amct_value)
@@ -258,7 +258,7 @@ def values_of(value: Any) -> Any:
     if issubclass(cls, dict):
         return {values_of(key): values_of(one) for key, one in value.items()}
     if cls is TrainingFlag:
-        return int(value) != 0  # C functions take a bool
+        return int(value) != 0  # C functions need a bool
     if cls is slice:
         return slice(*(values_of(one) for one in (value.start, value.stop, value.step)))
     return value

@@ -1,4 +1,4 @@
-"""GuidedTracer: records what a forward does, every recorded call being evaluated on the example first."""
+"""GuidedTracer: records the calls of a forward and evaluates each on the example first."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from .evaluation import Evaluator, Result, leaves
 from .patches import patched
 from .proxies import PROXY_TYPES, GuidedProxy, proxies_in, values_of
 
-FUNCTIONS = "amct_functions"  # the sub-module which holds the AutogradCalls
-VALUE = "val"  # torch's own name for what a node's result is: a fake tensor or a number
+FUNCTIONS = "amct_functions"  # the submodule that holds the AutogradCalls
+VALUE = "val"  # torch's own key for a node's value: a fake tensor or a number
 WRITES = "amct_writes"  # the nodes whose memory a node changes
 _MAKERS = frozenset({torch.zeros, torch.ones, torch.empty, torch.full, torch.arange, torch.linspace, torch.eye})
 
@@ -33,7 +33,7 @@ class GuidedTracer(AmctTracer):
 
     Attributes:
       evaluator: Evaluates calls.
-      is_over: Whether the trace has ended; its Proxies answer nothing then.
+      is_over: Whether the trace has ended, so that its Proxies return no values any more.
     """
 
     def __init__(
@@ -49,15 +49,15 @@ class GuidedTracer(AmctTracer):
           rules: See `AmctTracer`.
           make_arguments: Returns the arguments by name: fake tensors, numbers, and containers of these.
           written_buffers: See `AmctTracer`.
-          records_constants: Records calls which make a tensor of Python numbers (``torch.zeros(2, 4)``), so that it
-            shows whether a number follows the batch. Stock does not, and names may shift.
+          records_constants: Records calls that make a tensor of Python numbers (``torch.zeros(2, 4)``), to find out
+            whether a number depends on the batch. A stock trace does not, so names may differ.
         """
         super().__init__(rules, are_buffers_proxies=False, is_device_known=False, written_buffers=written_buffers)
         self.evaluator = Evaluator()
         self.is_over = False
         self.records_constants = records_constants
         self._arguments = make_arguments(self.evaluator)
-        self._fed: set[Node] = set()  # what depends on an input of the model
+        self._fed: set[Node] = set()  # nodes that depend on an input of the model
         self._changed: dict[int, tuple[Tensor, GuidedProxy]] = {}  # constants that the graph writes to
 
     def trace(self, root: nn.Module | Callable[..., Any], concrete_args: Any = None) -> Graph:
@@ -75,13 +75,13 @@ class GuidedTracer(AmctTracer):
         return node in self._fed
 
     def ask(self, kind: str, proxy: GuidedProxy, value: Any) -> Any:
-        """Returns ``value``, which the user's code takes for ``proxy`` from here on."""
+        """Returns ``value`` and notes that the user's code has read it from ``proxy``."""
         if not self.evaluator.is_running and not self.is_over:
             self.guards.ask(kind, proxy, value)
         return value
 
     def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, *others: Any, **more: Any) -> Node:
-        """Records a node; those that read a parameter, a buffer or a constant have its fake as their value."""
+        """Records a node; the value of a node that reads a parameter, buffer or constant is its fake."""
         self.guards.confirm()
         node = super().create_node(kind, target, args, kwargs, *others, **more)
         if kind == "get_attr":
@@ -100,7 +100,7 @@ class GuidedTracer(AmctTracer):
         type_expr: Any = None,
         proxy_factory_fn: Any = None,
     ) -> Any:
-        """Evaluates and records a call; returns its Proxy, or None where the call gives None."""
+        """Evaluates and records a call; returns its Proxy, or None if the call returns None."""
         self.guards.confirm()
         result = self._evaluate(kind, target, args, kwargs)
         node = super().create_proxy(kind, target, args, kwargs, name, type_expr).node
@@ -111,11 +111,11 @@ class GuidedTracer(AmctTracer):
         return GuidedProxy(node, self, result.value, self._is_device(target, args, result.value))
 
     def proxy(self, node: Node) -> Any:
-        """Returns a stock Proxy, which `create_proxy` replaces by one with a value."""
+        """Returns a stock Proxy, which `create_proxy` replaces by a GuidedProxy."""
         return torch.fx.Proxy(node, self)
 
     def record(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Records a call of torch in the form that stock gives it."""
+        """Records a call of torch in the form of a stock trace."""
         self.guards.drop(proxies_in((args, kwargs)))
         method = as_script_method(function)
         if method is not None:
@@ -146,7 +146,7 @@ class GuidedTracer(AmctTracer):
         return function(*args, **kwargs)
 
     def record_new_values(self) -> list[Node]:
-        """Records what the forward has assigned to buffers it changes, and what the nodes are."""
+        """Records the values that the forward has assigned to buffers, and the values of these nodes."""
         nodes = super().record_new_values()
         for node in nodes:
             buffer = node.all_input_nodes[0]
@@ -155,7 +155,7 @@ class GuidedTracer(AmctTracer):
         return nodes
 
     def iter(self, obj: Any) -> Iterator[Any]:
-        """Returns the elements of a value that is iterated in another way than by unpacking it into names."""
+        """Returns the elements of a value that is iterated other than by unpacking into names."""
         return iter(GuidedProxy.__iter__(obj))
 
     def create_arg(self, a: Any) -> Any:
@@ -177,13 +177,13 @@ class GuidedTracer(AmctTracer):
         return super().call_module(m, forward, args, kwargs)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        """Returns what reading an attribute of a module gives: a Proxy of a parameter, else the attribute."""
+        """Returns the attribute of a module; a Proxy if it is a parameter."""
         if self.evaluator.is_running:
             return attr_val
         return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def given(self, value: Any) -> Any:
-        """Returns what the forward gets for the Proxy of an argument: the Proxy of a tensor, list or number."""
+        """Returns the value that the forward gets for an argument: the Proxy of a tensor, list or number."""
         if type(value) not in PROXY_TYPES:
             return value
         is_number = type(value.amct_value) in (int, float, complex)
@@ -210,7 +210,7 @@ class GuidedTracer(AmctTracer):
             return self.evaluator.call_on_stand_ins(function, values, named)
 
     def _note_written(self, node: Node, result: Result, args: Any, kwargs: Any) -> None:
-        """Notes the nodes whose memory ``node`` changes, and that a constant among the arguments is none any more."""
+        """Notes the nodes whose memory ``node`` changes; a changed constant is no constant any more."""
         if not result.written:
             return
         written = {id(one) for one in result.written}
@@ -226,7 +226,7 @@ class GuidedTracer(AmctTracer):
         return node.op == "get_attr" and self.constant_name(tensor) == node.target
 
     def _with_changed(self, value: Any) -> Any:
-        """Puts Proxies in place of constants that the graph has written to."""
+        """Returns ``value`` with Proxies in place of constants that the graph has changed."""
         if isinstance(value, Tensor) and type(value) not in PROXY_TYPES and id(value) in self._changed:
             return self._changed[id(value)][1]
         if type(value) in (tuple, list):
@@ -246,7 +246,7 @@ class GuidedTracer(AmctTracer):
 
     @staticmethod
     def _is_device(target: Any, args: tuple[Any, ...], value: Any) -> bool:
-        """Whether a value that is no tensor comes from the device of one."""
+        """Whether ``value``, which is no tensor, comes from the device of a tensor."""
         if isinstance(value, Tensor):
             return False
         return target in ("get_device", "is_cuda") or any(one.is_device for one in proxies_in(args))

@@ -1,1 +1,1 @@
-"""Writes a flat float graph as ONNX: the walk, the table of handlers, names and layer sites by construction."""
+"""Writes a flat float graph as ONNX: runs it, calls a handler per operation, and names nodes and layer sites."""

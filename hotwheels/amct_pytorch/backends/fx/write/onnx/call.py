@@ -1,4 +1,4 @@
-"""Call: one call of a torch function as a handler sees it, and what a handler needs to write its nodes."""
+"""Call: one call of a torch function, with the methods by which a handler writes its nodes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .tensor_values import TensorValues
 from .types import array_of, onnx_type
 
 if TYPE_CHECKING:
-    from .sizes import SizeWriter  # it costs seconds to import
+    from .sizes import SizeWriter  # importing it takes seconds
 
 Number = bool | int | float
 Scalar = Number | torch.SymInt | torch.SymFloat
@@ -30,13 +30,13 @@ class Call:
 
     Attributes:
       function: The function of torch.
-      args: Its positional arguments: tensors, numbers, sizes.
-      kwargs: Its keyword arguments.
-      result: What it gave: tensors with their shapes and types.
-      writer: Takes the nodes.
+      args: The positional arguments: tensors, numbers, sizes.
+      kwargs: The keyword arguments.
+      result: The result: tensors with their shapes and types.
+      writer: The graph to which nodes are added.
       values: The ONNX values of the tensors.
       sizes: Writes sizes that depend on the inputs; None if there are none.
-      layer: Name of the quantized layer that the call is; None elsewhere.
+      layer: Name of the quantized layer of this call; None between layers.
       name_of_constant: Returns the name of a parameter or buffer, an empty text for other constants.
     """
 
@@ -61,7 +61,7 @@ class Call:
             raise OpsetTooLow(opset, f"{what} was added in version {opset} of the ONNX operators")
 
     def op(self, op_type: str, *inputs: ir.Value | None, domain: str = "", **attributes: Attribute) -> ir.Value:
-        """Writes a node with one output and returns that; attributes that are None are left out."""
+        """Writes a node with one output and returns the output; attributes that are None are left out."""
         return self.writer.op(op_type, *inputs, domain=domain, **attributes)
 
     def ops(
@@ -73,9 +73,9 @@ class Call:
     # --- operands ---
 
     def value(self, x: Tensor | Scalar, dtype: torch.dtype | None = None) -> ir.Value:
-        """Returns the ONNX value of ``x``, cast to ``dtype`` where it has another type; numbers need a ``dtype``."""
+        """Returns the ONNX value of ``x``, cast to ``dtype`` if it has another type; numbers need a ``dtype``."""
         if not isinstance(x, Tensor):
-            assert dtype is not None, "a number has no type of its own"
+            assert dtype is not None, "a number needs a dtype"
             return self.number(x, dtype)
         found = self.values.find(x)
         if found is None:
@@ -83,11 +83,11 @@ class Call:
         return found if dtype in (None, x.dtype) else self.op("Cast", found, to=int(onnx_type(dtype)))
 
     def constant(self, x: Tensor) -> ir.Value:
-        """Returns a tensor that no input has a part in as an initializer."""
+        """Returns a tensor that does not depend on the inputs as an initializer."""
         return self.writer.initializer(x, self.name_of_constant(x))
 
     def is_constant(self, x: object) -> bool:
-        """Whether ``x`` is a number, or a tensor that no input has a part in."""
+        """Whether ``x`` is a number, or a tensor that does not depend on the inputs."""
         return x not in self.values if isinstance(x, Tensor) else not isinstance(x, (torch.SymInt, torch.SymFloat))
 
     def number(self, x: Scalar, dtype: torch.dtype) -> ir.Value:

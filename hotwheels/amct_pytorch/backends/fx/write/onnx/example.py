@@ -1,4 +1,4 @@
-"""The tensors that a graph is written on: those of the user, or ones whose sizes are symbols."""
+"""The tensors with which a graph is run while it is written: the user's, or tensors with symbolic sizes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class DynamicAxis:
-    """An axis of an input of which the files take any size.
+    """An axis of an input that may have any size in the files.
 
     Attributes:
       input: Name of the input.
@@ -32,14 +32,14 @@ class DynamicAxis:
 
 @dataclasses.dataclass(frozen=True)
 class FixedAxis:
-    """A dynamic axis of which the run has turned out to be right with one size only."""
+    """A dynamic axis for which the written graph would be right with one size only."""
 
     axis: DynamicAxis
     size: int
 
 
 class Example:
-    """The inputs of one run: tensors of the user's, whose sizes are numbers.
+    """The inputs of one run: the user's tensors, whose sizes are numbers.
 
     Attributes:
       real: Tensors with data by name of the input.
@@ -50,40 +50,40 @@ class Example:
         self.real = given
 
     def tensors(self) -> list[Tensor]:
-        """Returns what stands for the inputs; objects of their own, since one tensor may be given twice."""
+        """Returns the tensors for the inputs; each a separate object, since one tensor may be given twice."""
         return [tensor.detach() for tensor in self.real.values()]
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Calls of torch inside the block compute on tensors of this run."""
+        """Returns a context in which calls of torch compute on tensors of this run."""
         with torch.no_grad():
             yield
 
     def fixed(self) -> list[FixedAxis]:
-        """Returns the dynamic axes of which the run so far is right with one size only."""
+        """Returns the dynamic axes for which the graph so far is right with one size only."""
         return []
 
     def label(self, size: Any) -> int | str | None:
-        """Returns a size as ONNX has it: a number, the name of a symbol, or None where it is computed."""
+        """Returns the ONNX form of a size: a number, the name of a symbol, or None if it is computed."""
         return int(size)
 
     def with_data(self, tensor: Tensor) -> Tensor:
-        """Returns a tensor of the shape of ``tensor`` on which torch can compute."""
+        """Returns a tensor with data, of the shape of ``tensor``."""
         return tensor
 
     def like(self, real: Tensor) -> Tensor:
-        """Returns what stands for ``real``, a result that was computed outside of the run."""
+        """Returns a tensor of this run for ``real``, a result that was computed outside of the run."""
         return real
 
     def sizes(self, writer: GraphWriter, inputs: Sequence[Any]) -> SizeWriter | None:
-        """Returns what writes the symbols of ``inputs``, the values of the inputs; None if there are none."""
+        """Returns the writer of symbolic sizes for the values ``inputs``; None if there are no symbols."""
         return None
 
 
 def dynamic_axes_of(
     given: Mapping[str, Tensor], setting: Mapping[str, Mapping[int, str] | Sequence[int]]
 ) -> list[DynamicAxis]:
-    """Returns the axes of the inputs ``given`` in the ``dynamic_axes`` of torch.onnx.export; the rest is of outputs."""
+    """Returns the entries of torch.onnx.export's ``dynamic_axes`` for the inputs ``given``; others are for outputs."""
     found = []
     for name in given:
         axes = setting.get(name, ())

@@ -28,7 +28,7 @@ class GraphWriter:
 
     Attributes:
       opset: Version of the standard operators.
-      scope: Name of what is being written; its nodes are called ``/<scope>/<OpType>``, and numbered in the end.
+      scope: Name of the operation being written; its nodes are named ``/<scope>/<OpType>``, and numbered at the end.
       nodes: The nodes so far, in order.
       inputs: The inputs so far, in order.
       initializers: The initializers so far, in order.
@@ -39,7 +39,7 @@ class GraphWriter:
         self.opset = opset
         self.scope = ""
         self.nodes: list[ir.Node] = []
-        self._scopes: list[str] = []  # of the nodes
+        self._scopes: list[str] = []  # the scope of each node
         self.inputs: list[ir.Value] = []
         self.initializers: list[ir.Value] = []
         self.domains: dict[str, int] = {"": opset}
@@ -48,7 +48,7 @@ class GraphWriter:
         self._by_content: dict[tuple[object, ...], ir.Value] = {}
 
     def op(self, op_type: str, *inputs: ir.Value | None, domain: str = "", **attributes: Attribute) -> ir.Value:
-        """Appends a node with one output and returns that; attributes that are None are left out."""
+        """Appends a node with one output and returns the output; attributes that are None are left out."""
         return self.ops(op_type, *inputs, outputs=1, domain=domain, **attributes)[0]
 
     def ops(
@@ -63,7 +63,7 @@ class GraphWriter:
         return node.outputs
 
     def append(self, node: ir.Node, path: str = "", version: int | None = None) -> None:
-        """Appends ``node``, which stands in no graph. ``path``: modules inside the scope, ``/inner/conv``."""
+        """Appends ``node``, which is in no graph yet. ``path``: modules inside the scope, ``/inner/conv``."""
         scope = f"/{self.scope}" if self.scope else ""
         node.name = f"{scope}{path}/{node.op_type}"
         if node.domain and version is not None:
@@ -73,9 +73,9 @@ class GraphWriter:
 
     @contextlib.contextmanager
     def in_scope(self, scope: str) -> Iterator[list[ir.Node]]:
-        """Nodes written inside the block belong to ``scope``; yields a list which holds them after the block.
+        """Returns a context in which nodes belong to ``scope``; yields a list that holds these nodes after the block.
 
-        Nodes of a scope inside the block are not among them.
+        Nodes of a nested scope are not in the list.
         """
         before, self.scope, start = self.scope, scope, len(self.nodes)
         written: list[ir.Node] = []
@@ -93,9 +93,9 @@ class GraphWriter:
         return value
 
     def initializer(self, tensor: Tensor, name: str = "") -> ir.Value:
-        """Returns ``tensor``, a constant, as an initializer; it is not copied, and one for the same memory.
+        """Returns the initializer of ``tensor``, a constant; not copied, and one initializer for the same memory.
 
-        ``name`` is what it is called if that is free. Small tensors of equal content become one initializer, too.
+        ``name`` is used if it is free. Small tensors with equal content share one initializer too.
         """
         array = array_of(tensor)
         if array.nbytes <= _SMALL:
@@ -106,7 +106,7 @@ class GraphWriter:
         return self._by_memory[key]
 
     def constant(self, array: NDArray[np.generic], name: str = "", dtype: ir.DataType | None = None) -> ir.Value:
-        """Returns ``array`` as an initializer; small arrays of equal content become one."""
+        """Returns ``array`` as an initializer; small arrays with equal content share one initializer."""
         if array.nbytes > _SMALL:
             return self.add_initializer(ir.Tensor(array, dtype=dtype), name)
         key = (array.dtype.str, dtype, array.shape, array.tobytes())
@@ -115,14 +115,14 @@ class GraphWriter:
         return self._by_content[key]
 
     def add_initializer(self, tensor: ir.TensorProtocol, name: str = "") -> ir.Value:
-        """Returns a new initializer called ``name`` or, where that is taken or empty, by a similar name."""
+        """Returns a new initializer ``name`` or, if that name is taken or empty, with a similar name."""
         tensor.name = self.value_names.give(name or (f"/{self.scope}/constant" if self.scope else "/constant"))
         value = ir.val(tensor.name, const_value=tensor)
         self.initializers.append(value)
         return value
 
     def model(self, results: Sequence[ir.Value], names: Sequence[str]) -> ir.Model:
-        """Returns the model whose outputs are ``results``, called ``names``, without what nobody reads."""
+        """Returns the model with the outputs ``results``, named ``names``, without unused nodes and initializers."""
         graph = ir.Graph(
             self.inputs,
             self._outputs(results, names),
@@ -136,7 +136,7 @@ class GraphWriter:
         return model
 
     def _outputs(self, results: Sequence[ir.Value], names: Sequence[str]) -> list[ir.Value]:
-        """Each output needs a name of its own: what is an input, a constant or another output gets an Identity."""
+        """Returns distinct output values: an input, a constant or a repeated output gets an Identity node."""
         outputs: list[ir.Value] = []
         for value, name in zip(results, names, strict=True):
             output = value

@@ -1,4 +1,4 @@
-"""OneCallWriter: writes calls that the table does not know, by exporting each alone with torch's exporter."""
+"""OneCallWriter: writes calls without a handler, by exporting each alone with torch's exporter."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .call import Call
 from .example import Example
 from .graph_writer import GraphWriter
 
-_NEWEST_OPSET = 20  # of that exporter; none of its operators means something else in the opsets up to 23
+_NEWEST_OPSET = 20  # newest opset of that exporter; its operators have the same meaning in opsets up to 23
 
 
 class OneCallWriter:
-    """Exports calls one by one and puts their nodes into the graph. Equal calls of torch are exported once."""
+    """Exports calls one by one and adds their nodes to the graph. Equal calls of torch functions are exported once."""
 
     def __init__(self, writer: GraphWriter, example: Example) -> None:
         self._writer = writer
@@ -30,11 +30,11 @@ class OneCallWriter:
     def write(self, call: Call, *, is_known: bool) -> Sequence[ir.Value]:
         """Writes ``call`` and returns a value for each tensor of its result.
 
-        ``is_known``: whether the function is torch's own, whose form does not depend on the values it gets.
+        ``is_known``: whether the function is torch's own, whose nodes do not depend on the values of its arguments.
 
         Raises:
-          ExportError: It has no ONNX form.
-          OpsetTooLow: It has one at a higher opset.
+          ExportError: The call has no ONNX form.
+          OpsetTooLow: The call has an ONNX form at a higher opset.
         """
         taken = _Taken(call, self._example)
         template = taken.template()
@@ -55,7 +55,7 @@ class OneCallWriter:
         return export_call(call, min(self._writer.opset, _NEWEST_OPSET))
 
     def _stitch(self, call: Call, exported: ExportedCall, inputs: Sequence[ir.Value]) -> Sequence[ir.Value]:
-        """Moves the nodes into the graph, where they read ``inputs`` and its initializers."""
+        """Moves the nodes into the graph, where they read ``inputs`` and the graph's initializers."""
         graph = exported.model.graph
         known = {value: inputs[index] for index, value in exported.inputs.items()}
         known |= {value: self._initializer(call, exported, value) for value in graph.initializers.values()}
@@ -78,7 +78,7 @@ class OneCallWriter:
 
 
 class _Taken:
-    """The tensors and sizes that are taken out of a call."""
+    """Replaces the tensors and sizes in a call by slots."""
 
     def __init__(self, call: Call, example: Example) -> None:
         self._call = call
@@ -89,7 +89,7 @@ class _Taken:
         self._constants: list[Tensor] = []
 
     def template(self) -> TemplateCall:
-        """Takes them out; then ``inputs`` are the values of the inputs."""
+        """Returns the call with slots; afterwards ``inputs`` are the values of the inputs."""
         return TemplateCall(
             function=self._call.function,
             args=map_leaves(self._slot_of, self._call.args),

@@ -1,4 +1,4 @@
-"""SizeWriter: sizes that depend on the inputs of the graph, written from their expressions."""
+"""SizeWriter: writes nodes for sizes that depend on the inputs of the graph, from their symbolic expressions."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .graph_writer import GraphWriter
 
 
 class UnknownExpression(Exception):
-    """There is no rule for a size's expression."""
+    """A size's expression has a function that cannot be written."""
 
 
 class SizeWriter:
-    """Writes expressions in the symbols of the graph's inputs; an expression is written once.
+    """Writes expressions in the symbols of the graph's inputs; each expression is written once.
 
-    A size is a vector of one int64 (or double, inside an expression of fractions): so sizes are put together by one
-    Concat. All arithmetic is that of Python: floor division and modulo go down, not to zero.
+    A size is a vector of one int64 (or double, inside an expression with fractions), so that one Concat joins sizes.
+    The arithmetic is Python's: floor division and modulo round down, not towards zero.
     """
 
     def __init__(self, writer: GraphWriter) -> None:
@@ -32,13 +32,13 @@ class SizeWriter:
         self._scalars: dict[sympy.Expr, ir.Value] = {}
 
     def add_sources(self, tensor: Tensor, value: ir.Value) -> None:
-        """Says that the sizes of ``tensor`` which are symbols of their own are those of ``value``."""
+        """Makes ``value`` the source of those sizes of ``tensor`` that are single symbols."""
         for axis, size in enumerate(tensor.shape):
             if isinstance(size, torch.SymInt) and isinstance(expression := size.node.expr, sympy.Symbol):
                 self._sources.setdefault(expression, (value, axis))
 
     def scalar(self, size: torch.SymInt | torch.SymFloat) -> ir.Value:
-        """Returns ``size`` as a scalar: int64, or double where it is a fraction."""
+        """Returns ``size`` as a scalar: int64, or double if it is a fraction."""
         expression = size.node.expr
         if expression not in self._scalars:
             value = self._of(expression)
@@ -92,7 +92,7 @@ class SizeWriter:
 
 
 def _is_double(expression: sympy.Expr) -> bool:
-    """Whether the expression is a fraction, not an integer, in the file."""
+    """Whether the expression is written as a double, not as an integer."""
     if _kind(expression) in ("Float", *_FRACTIONS):
         return True
     if _kind(expression) in _ROUNDINGS:
@@ -109,7 +109,7 @@ def _node(op_type: str) -> Callable[..., ir.Value]:
 
 
 def _floor_div(writer: GraphWriter, a: ir.Value, b: ir.Value) -> ir.Value:
-    """ONNX's Div of integers goes to zero, its Mod goes down as Python's."""
+    """Writes floor division: ONNX's Div of integers rounds towards zero, but its Mod rounds down like Python's."""
     return writer.op("Div", writer.op("Sub", a, writer.op("Mod", a, b)), b)
 
 
@@ -133,7 +133,7 @@ def _true_div(writer: GraphWriter, a: ir.Value, b: ir.Value) -> ir.Value:
     return writer.op("Div", a, b)  # the operands are doubles by now
 
 
-# By the name of sympy's class, or of torch's own, which stand in a module without a public name.
+# By name of the class of sympy or torch; torch's classes have no public module.
 _FRACTIONS = ("ToFloat", "IntTrueDiv", "FloatTrueDiv")
 _ROUNDINGS = ("TruncToInt", "FloorToInt", "CeilToInt", "RoundToInt")
 _RULES: Mapping[str, Callable[..., ir.Value]] = {

@@ -1,4 +1,4 @@
-"""SymbolicExample: inputs without data, whose dynamic axes have symbols for sizes."""
+"""SymbolicExample: inputs without data, whose dynamic axes have symbolic sizes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .example import DynamicAxis, Example, FixedAxis
 from .graph_writer import GraphWriter
 from .sizes import SizeWriter
 
-_SMALLEST = 2  # 0 and 1 mean something else to broadcasting; a size of 2 and more stands for all others
+_SMALLEST = 2  # broadcasting treats 0 and 1 differently; all sizes from 2 on behave alike
 
 
 class SymbolicExample(Example):
-    """Tensors without data; a size that was asked for, and decided something, is no longer free (`fixed`)."""
+    """Tensors without data; a size on whose value a decision was based is no longer free (`fixed`)."""
 
     def __init__(self, given: Mapping[str, Tensor], axes: Sequence[DynamicAxis]) -> None:
-        """``given``: the tensors of the user by name of the input; ``axes``: those that are dynamic."""
+        """``given``: the user's tensors by name of the input; ``axes``: the dynamic axes."""
         sizes = _sizes(given, axes)
         super().__init__({name: _resized(tensor, sizes[name]) for name, tensor in given.items()})
         self._env = ShapeEnv(allow_scalar_outputs=False, allow_dynamic_output_shape_ops=False, duck_shape=False)
@@ -33,23 +33,23 @@ class SymbolicExample(Example):
         self._unite_labels()
 
     def tensors(self) -> list[Tensor]:
-        """Returns what stands for the inputs."""
+        """Returns the tensors for the inputs."""
         return self._tensors
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Calls of torch inside the block compute shapes."""
-        # Without the dispatcher some kernels ask for the number behind a symbol.
+        """Returns a context in which calls of torch compute shapes only."""
+        # Without the dispatcher some kernels need the value of a symbol.
         with super().running(), self._fakes, python_dispatcher():
             yield
 
     def fixed(self) -> list[FixedAxis]:
-        """Returns the dynamic axes of which the run so far is right with one size only."""
+        """Returns the dynamic axes for which the graph so far is right with one size only."""
         found = ((axis, self._env.replacements.get(symbol)) for symbol, axis in self._axes.items())
         return [FixedAxis(axis, int(size)) for axis, size in found if isinstance(size, sympy.Integer)]
 
     def label(self, size: Any) -> int | str | None:
-        """Returns a size as ONNX has it."""
+        """Returns the ONNX form of a size."""
         expression = size if isinstance(size, int) else size.node.expr
         if isinstance(expression, (int, sympy.Integer)):
             return int(expression)
@@ -61,11 +61,11 @@ class SymbolicExample(Example):
         return torch.zeros(shape, dtype=tensor.dtype)
 
     def like(self, real: Tensor) -> Tensor:
-        """Returns a tensor without data; any of its sizes may depend on those of the inputs."""
+        """Returns a tensor without data for ``real``; any of its sizes may depend on the inputs' sizes."""
         return self._fake(f"result_{id(real)}", real, [size >= _SMALLEST for size in real.shape])
 
     def sizes(self, writer: GraphWriter, inputs: Sequence[Any]) -> SizeWriter:
-        """Returns what writes the symbols of ``inputs``."""
+        """Returns the writer of the symbolic sizes of ``inputs``."""
         sizes = SizeWriter(writer)
         for tensor, value in zip(self._tensors, inputs, strict=True):
             sizes.add_sources(tensor, value)
@@ -87,12 +87,12 @@ class SymbolicExample(Example):
         first: dict[str, Any] = {}
         sizes: list[Any] = [size for tensor in self._tensors for size in tensor.shape]
         for size in (one for one in sizes if isinstance(one, torch.SymInt)):
-            axis = self._axes[size.node.expr]  # before the comparison: behind it equal sizes have one symbol
+            axis = self._axes[size.node.expr]  # read before the comparison, after which equal sizes share a symbol
             assert bool(first.setdefault(axis.label, size) == size), "axes of one label were given one size"
 
 
 def _sizes(given: Mapping[str, Tensor], axes: Sequence[DynamicAxis]) -> dict[str, list[int]]:
-    """Returns the sizes to run with by input: no 1 where they are dynamic, and one number for each label."""
+    """Returns the sizes for the run by input: dynamic sizes are not 1, and equal for equal labels."""
     sizes = {name: list(tensor.shape) for name, tensor in given.items()}
     labels = {axis.label: max(_SMALLEST, sizes[axis.input][axis.axis]) for axis in axes}
     for axis in axes:
@@ -101,7 +101,7 @@ def _sizes(given: Mapping[str, Tensor], axes: Sequence[DynamicAxis]) -> dict[str
 
 
 def _resized(tensor: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Returns ``tensor`` in ``sizes``, its content repeated."""
+    """Returns ``tensor`` with ``sizes``, its content repeated."""
     for axis, wanted in enumerate(sizes):
         if tensor.shape[axis] != wanted and tensor.shape[axis]:
             tensor = tensor.index_select(axis, torch.arange(wanted) % tensor.shape[axis])

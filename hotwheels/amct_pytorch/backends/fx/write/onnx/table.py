@@ -14,8 +14,8 @@ from .....torch_private import is_kernel
 if TYPE_CHECKING:
     from .call import Call
 
-# What a handler returns: the value of the result, those of several tensors in the order of the result, or REFUSED where
-# it is not sure what the call computes.
+# Result of a handler: the value of the result, the values of several tensors in order, or REFUSED if the handler does
+# not cover the call.
 Written = ir.Value | Sequence[ir.Value] | None
 Handler = Callable[..., Written]
 REFUSED = None
@@ -24,11 +24,11 @@ _HANDLERS: dict[str, tuple[Handler, inspect.Signature]] = {}
 
 
 def handles(*names: str) -> Callable[[Handler], Handler]:
-    """Makes the decorated function the handler of the functions of torch called ``names``.
+    """Makes the decorated function the handler of the torch functions ``names``.
 
     ``add`` means ``torch.add``, ``Tensor.add`` and ``Tensor.add_``; ``F.relu`` a function of torch.nn.functional, also
-    ``F.relu_``; ``pico_ops.Gelu`` an operator of ``torch.ops``. The handler takes a `Call` and then what the function
-    takes, by the same names.
+    ``F.relu_``; ``pico_ops.Gelu`` an operator of ``torch.ops``. The handler takes a `Call` and then the arguments of
+    the function, with the same names.
     """
 
     def decorate(handler: Handler) -> Handler:
@@ -41,7 +41,7 @@ def handles(*names: str) -> Callable[[Handler], Handler]:
 
 
 def write_by_table(call: Call) -> Written:
-    """Writes ``call`` by its handler; REFUSED where there is none, or it does not take the call."""
+    """Writes ``call`` with its handler; REFUSED if there is none, or the handler does not cover the call."""
     found = _HANDLERS.get(name_of(call.function))
     if found is None:
         return REFUSED
@@ -49,13 +49,13 @@ def write_by_table(call: Call) -> Written:
     kwargs = {name: value for name, value in call.kwargs.items() if name != "out" or value is not None}
     try:
         signature.bind(call, *call.args, **kwargs)
-    except TypeError:  # an argument that the handler does not know, such as a tensor for the result
+    except TypeError:  # an argument that the handler does not have, such as ``out``
         return REFUSED
     return handler(call, *call.args, **kwargs)
 
 
 def name_of(function: Callable[..., Any]) -> str:
-    """Returns the name of ``function`` as the table has it; in-place forms have the name of the others."""
+    """Returns the name of ``function`` in the table; in-place forms have the name of the out-of-place form."""
     path = resolve_name(function) or _own_path(function)
     home, _, name = path.rpartition(".")
     if name == "__get__":
@@ -70,7 +70,7 @@ def name_of(function: Callable[..., Any]) -> str:
 
 
 def _own_path(function: Callable[..., Any]) -> str:
-    """Of what a user cannot override: the kernels behind torch.nn.functional, operators of ``torch.ops``."""
+    """Returns the path of a function that the table cannot find by identity: kernels of torch, ``torch.ops``."""
     name = str(getattr(function, "__qualname__", function))
     return f"torch._C._nn.{name}" if is_kernel(name, function) else name
 

@@ -1,4 +1,4 @@
-"""TensorValues: which ONNX value stands for which tensor of the run that is being written."""
+"""TensorValues: the ONNX values of the tensors in the run that is being written."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .types import onnx_type
 
 
 class TensorValues:
-    """ONNX values by tensor object. It keeps no tensor alive: results that are read no more may go.
+    """ONNX values by tensor object; tensors are not kept alive, so that unused results are freed.
 
-    A tensor without a value is a constant: no input of the graph had a part in it.
+    A tensor without a value is a constant: it does not depend on the inputs of the graph.
     """
 
     def __init__(self, label: Callable[[Any], int | str | None]) -> None:
-        """``label`` returns a size as ONNX has it."""
+        """``label`` returns the ONNX form of a size."""
         self._label = label
         self._values: MutableMapping[Tensor, ir.Value] = WeakTensorKeyDictionary()
         self._stale: MutableMapping[Tensor, str] = WeakTensorKeyDictionary()
@@ -28,17 +28,17 @@ class TensorValues:
         return tensor in self._values
 
     def find(self, tensor: Tensor) -> ir.Value | None:
-        """Returns the value of ``tensor``, None for a constant."""
+        """Returns the value of ``tensor``; None for a constant."""
         return self._values.get(tensor)
 
     def bind(self, tensor: Tensor, value: ir.Value) -> None:
-        """Says that ``value`` stands for ``tensor``, also where another one did before."""
+        """Makes ``value`` the value of ``tensor``, also if it had another value before."""
         value.type, value.shape = ir.TensorType(onnx_type(tensor.dtype)), self._shape(tensor)
         self._values[tensor] = value
         self._stale.pop(tensor, None)
 
     def change(self, tensor: Tensor, value: ir.Value, what: str) -> None:
-        """Says that ``tensor`` was changed in place by ``what``: others which share its memory must not be read."""
+        """Notes that ``what`` changed ``tensor`` in place: other tensors with its memory must not be read any more."""
         memory = tensor.untyped_storage()._cdata
         for other in list(self._values):
             if other is not tensor and other.untyped_storage()._cdata == memory:
@@ -46,7 +46,7 @@ class TensorValues:
         self.bind(tensor, value)
 
     def changed_by(self, tensor: Tensor) -> str | None:
-        """Returns what changed the memory of ``tensor`` under another name, None if nothing did."""
+        """Returns the call that changed the memory of ``tensor`` under another name; None if there was none."""
         return self._stale.get(tensor)
 
     def _shape(self, tensor: Tensor) -> ir.Shape:

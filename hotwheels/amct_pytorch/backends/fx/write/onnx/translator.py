@@ -1,4 +1,4 @@
-"""Translator: sees every call of torch while a model runs, and writes the nodes of those which the inputs reach."""
+"""Translator: intercepts every call of torch while a model runs, and writes nodes for calls that read the inputs."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from .table import REFUSED, Written, write_by_table
 from .tensor_values import TensorValues
 from .types import onnx_type
 
-# What turns a tensor of the run into numbers of Python, which the file then has as constants.
+# Methods that turn a tensor into Python numbers, which are then constants in the file.
 _DATA_READS = frozenset(
     {"item", "tolist", "numpy", "equal", "allclose", "is_nonzero", "__array__"}
     | {f"__{name}__" for name in ("bool", "int", "float", "index", "complex", "contains")}
 )
-# What looks at the shape of a tensor only.
+# Functions that read only the shape of a tensor.
 _MAKES_BY_SHAPE = frozenset(
     {f"{name}_like" for name in ("zeros", "ones", "full", "empty")}
     | {f"new_{name}" for name in ("zeros", "ones", "full", "empty", "tensor")}
@@ -37,7 +37,7 @@ _MAKES_BY_SHAPE = frozenset(
 
 
 class Translator(TorchFunctionMode):
-    """While it is on, what torch computes from the inputs of the graph is written.
+    """While this mode is active, all computations of torch on the inputs of the graph are written.
 
     Attributes:
       writer: Takes the nodes.
@@ -53,7 +53,7 @@ class Translator(TorchFunctionMode):
         name_of_constant: Callable[[Tensor], str],
         on_data_read: Callable[[str], None],
     ) -> None:
-        """Adds the inputs of ``example``. ``on_data_read`` is told the name of a call which makes numbers of data."""
+        """Adds the inputs of ``example``. ``on_data_read`` gets the name of a call that turns data into numbers."""
         super().__init__()
         self.writer = writer
         self.values = TensorValues(example.label)
@@ -69,7 +69,7 @@ class Translator(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Runs ``func`` and writes what it does."""
+        """Runs ``func`` and writes its nodes."""
         kwargs = dict(kwargs or {})
         if not self._depends_on_inputs((args, kwargs)):
             return func(*args, **kwargs)
@@ -95,7 +95,7 @@ class Translator(TorchFunctionMode):
         return result
 
     def write_whole(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Calls ``function``, which is not looked into, and writes what it does; returns its result."""
+        """Calls ``function`` as a whole, writes its nodes and returns its result."""
         with self._example.running():
             result = function(*args, **kwargs)
         call = self._call(function, args, kwargs, result)
@@ -145,12 +145,12 @@ class Translator(TorchFunctionMode):
                 self.values.bind(tensor, value)
 
     def _bind_constant(self, tensor: Tensor) -> None:
-        """A constant that is about to be changed keeps its content in the file."""
+        """Makes an initializer of the present content of a constant, before a call changes the constant."""
         if tensor not in self.values:
             self.values.bind(tensor, self.writer.initializer(tensor.clone(), self._name_of_constant(tensor)))
 
     def _constant(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Returns what ``func``, which reads no values, makes of the arguments as a tensor with data."""
+        """Returns the result of ``func``, which reads no values, as a tensor with data."""
 
         def with_data(leaf: Any) -> Any:
             return self._example.with_data(leaf) if isinstance(leaf, Tensor) and leaf in self.values else leaf

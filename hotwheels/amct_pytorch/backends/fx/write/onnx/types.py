@@ -1,4 +1,4 @@
-"""Element types and memory of torch tensors as ONNX has them."""
+"""ONNX element types and the memory of torch tensors."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _TYPES = {
 
 
 def onnx_type(dtype: torch.dtype) -> ir.DataType:
-    """Returns the ONNX element type of a torch one."""
+    """Returns the ONNX element type for a torch dtype."""
     return _TYPES[dtype]
 
 

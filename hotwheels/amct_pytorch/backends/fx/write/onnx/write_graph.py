@@ -1,4 +1,4 @@
-"""Writes a flat float graph as an ONNX model whose layers carry their names (spec 11.3, 11.6)."""
+"""Writes a flat float graph as an ONNX model, with nodes named after the layers (spec 11.3, 11.6)."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _log = get_logger(__name__)
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class _Body:
-    """What was written for one layer.
+    """The nodes written for one layer.
 
     Attributes:
       nodes: Its nodes.
       result: The value of its result, or the first of several; None if it has no tensor.
-      operands: For each quantizable input the stand-in that its nodes read.
+      operands: For each quantizable input, the stand-in value that the layer's nodes read.
     """
 
     nodes: list[ir.Node]
@@ -47,14 +47,14 @@ class GraphWalk(fx.Interpreter):
     def __init__(self, module: fx.GraphModule, example: Example, opset: int) -> None:
         super().__init__(module)
         self.writer = GraphWriter(opset)
-        self.fixed: dict[FixedAxis, str] = {}  # with the place that fixed each
+        self.fixed: dict[FixedAxis, str] = {}  # each with the place that fixed it
         self._example = example
         self._names = {id(tensor): name for name, tensor in _state(module)}
         self._translator = Translator(self.writer, example, self._name_of_constant, self._warn_of_data)
         self._constants = constant_nodes(module.graph)
         self._node: fx.Node | None = None
         self._bodies: dict[str, _Body] = {}
-        self._sources: dict[ir.Value, ir.Value] = {}  # what the stand-ins stand for
+        self._sources: dict[ir.Value, ir.Value] = {}  # stand-in -> the original value
         self._results: list[ir.Value] = []
         self._by_node: dict[str, ir.Value] = {}
         self._kept: set[ir.Node] = set()
@@ -63,7 +63,7 @@ class GraphWalk(fx.Interpreter):
         """Runs the graph and returns the model.
 
         Args:
-          arguments: Those of the graph; the example has the tensors in them, in the same order.
+          arguments: The arguments of the graph; the example has their tensors, in the same order.
           output_names: Names for the tensors of the result; None for ``output`` or ``output_0``, ``output_1``, ...
         """
         inputs = iter(self._translator.inputs)
@@ -71,7 +71,7 @@ class GraphWalk(fx.Interpreter):
         return self._finish(output_names)
 
     def value_names(self) -> dict[str, str]:
-        """Returns the name of the first result of each node of the graph, as far as a node of the model makes it."""
+        """Returns the ONNX name of the first result of each graph node, if a node of the model makes that result."""
         values = {name: self._sources.get(value, value) for name, value in self._by_node.items()}
         return {name: str(value.name) for name, value in values.items() if value.producer() in self._kept}
 
@@ -90,7 +90,7 @@ class GraphWalk(fx.Interpreter):
         return result
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Writes a layer between its operands, another module by what it calls."""
+        """Writes a layer with stand-ins for its operands; another module by the calls in its forward."""
         module = self.fetch_attr(target)
         if isinstance(module, FlatLayer) and any(module.is_quantized):
             return self._layer(module, args, kwargs)
@@ -115,9 +115,9 @@ class GraphWalk(fx.Interpreter):
             with torch.no_grad():
                 return function(*args, **kwargs)
         for tensor in tensors_in((args, kwargs)):
-            if tensor not in self._translator.values:  # such a call is no constant, though its operands are
+            if tensor not in self._translator.values:  # the call is no constant, although its operands are
                 self._translator.values.bind(tensor, self._value(tensor))
-        if not is_known(function):  # a user's: it is not looked into
+        if not is_known(function):  # a user's function is written as a whole
             return self._translator.write_whole(function, args, kwargs)
         with self._translator:
             return function(*args, **kwargs)
@@ -142,14 +142,14 @@ class GraphWalk(fx.Interpreter):
         return result
 
     def _stand_in(self, x: Tensor) -> tuple[Tensor, ir.Value]:
-        """Returns an alias of ``x`` with a value of its own, so that it shows who reads this operand of the layer."""
+        """Returns an alias of ``x`` with a separate value, which shows which nodes read this operand of the layer."""
         alias, value = x.detach(), ir.Value()
         self._sources[value] = self._value(x)
         self._translator.values.bind(alias, value)
         return alias, value
 
     def _give_nodes(self, result: Any) -> None:
-        """A layer that hands an operand on becomes an Identity: it needs a node that carries its name."""
+        """Writes an Identity if the layer returns an operand, since a layer needs a node with its name."""
         for tensor in tensors_in(result):
             value = self._translator.values.find(tensor)
             if value in self._sources:
@@ -190,7 +190,7 @@ class GraphWalk(fx.Interpreter):
 
 
 def _place(node: fx.Node) -> str:
-    """How a message calls a node: by its name and, where it is known, the user's line."""
+    """Returns the node's name for a message, with the user's line if it is known."""
     line = " ".join((node.stack_trace or "").split())
     return f"'{node.name}'{f' ({line})' if line else ''}"
 
@@ -215,6 +215,6 @@ def _default_names(count: int) -> list[str]:
 
 
 def _state(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The parameters and buffers by name, without the name of the wrapper of a layer's function."""
+    """Yields parameters and buffers by name, without the name of the wrapper around a layer's function."""
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         yield name.replace(".function.", "."), tensor

@@ -54,7 +54,7 @@ def rrelu(
     training: bool = False,
     inplace: bool = False,
 ) -> Written:
-    """Writes LeakyRelu with the mean slope, which rrelu has in evaluation."""
+    """Writes LeakyRelu with the mean slope, as rrelu in evaluation."""
     return REFUSED if training else call.op("LeakyRelu", call.value(input), alpha=(lower + upper) / 2)
 
 
@@ -91,7 +91,7 @@ def selu(call: Call, input: Tensor, inplace: bool = False) -> Written:
 
 @handles("F.gelu")
 def gelu(call: Call, input: Tensor, approximate: str = "none") -> Written:
-    """Writes Gelu or, below opset 20, its formula; its constants are float32, as in the standard's."""
+    """Writes Gelu or, below opset 20, its formula, with float32 constants as in the standard."""
     x = call.value(input)
     if call.opset >= _GELU_OPSET:
         return call.op("Gelu", x, approximate=approximate)
@@ -205,7 +205,7 @@ def glu(call: Call, input: Tensor, dim: int = -1) -> Written:
 def softmax(
     call: Call, input: Tensor, dim: int | None = None, _stacklevel: Any = 3, dtype: torch.dtype | None = None
 ) -> Written:
-    """Writes Softmax or LogSoftmax; ``dtype`` is that of the result."""
+    """Writes Softmax or LogSoftmax; ``dtype`` is the type of the result."""
     name = name_of(call.function)
     if dim is None:
         dim = 0 if input.dim() in (0, 1, 3) else 1

@@ -15,12 +15,12 @@ Operand = Tensor | Scalar
 
 
 def _operands(call: Call, *operands: Operand) -> list[ir.Value]:
-    """The operands in the type of the result."""
+    """Returns the operands in the type of the result."""
     return [call.value(one, call.result.dtype) for one in operands]
 
 
 def _promoted(call: Call, *operands: Operand) -> list[ir.Value]:
-    """The operands in the type in which torch compares them."""
+    """Returns the operands in the type in which torch compares them."""
     dtype = _common_type(*operands)
     return [call.value(one, dtype) for one in operands]
 
@@ -31,7 +31,7 @@ def _common_type(*operands: Operand) -> torch.dtype:
 
 
 def _plain(operand: Operand) -> Any:
-    """A number instead of a size, whose type is all that counts."""
+    """Returns a plain number for a size, of which only the type is needed."""
     if isinstance(operand, torch.SymInt):
         return 1
     return 1.0 if isinstance(operand, torch.SymFloat) else operand
@@ -89,7 +89,7 @@ def rdiv(call: Call, input: Operand, other: Operand) -> Written:
 
 @handles("div", "divide")
 def div(call: Call, input: Operand, other: Operand, *, rounding_mode: str | None = None) -> Written:
-    """Writes Div and what rounds it."""
+    """Writes Div and its rounding."""
     if rounding_mode is None:
         return true_divide(call, input, other)
     if rounding_mode == "floor":
@@ -101,9 +101,9 @@ def div(call: Call, input: Operand, other: Operand, *, rounding_mode: str | None
 
 @handles("floor_divide", "__floordiv__")
 def floor_divide(call: Call, input: Operand, other: Operand) -> Written:
-    """Writes Python's ``//``: from the remainder, since the quotient of floats may round to the next integer.
+    """Writes Python's ``//`` as (x - remainder) / y, since the quotient of floats may be rounded to the next integer.
 
-    The quotient less the remainder is an integer but for its last bits. A division by 0 gives what Div gives.
+    That quotient is an integer except for its last bits. A division by 0 has the result of Div.
     """
     left, right = _operands(call, input, other)
     if not call.result.dtype.is_floating_point:
@@ -132,7 +132,7 @@ def remainder(call: Call, input: Operand, other: Operand) -> Written:
 
 
 def _remainder(call: Call, left: ir.Value, right: ir.Value) -> ir.Value:
-    """Mod of floats has the sign of the dividend only."""
+    """Writes the remainder with the sign of the divisor; ONNX's Mod of floats has the sign of the dividend."""
     zero = call.number(0, call.result.dtype)
     rest = call.op("Mod", left, right, fmod=1)
     is_other_sign = call.op("Less", call.op("Mul", call.op("Sign", rest), call.op("Sign", right)), zero)
@@ -314,7 +314,7 @@ def function(call: Call, input: Tensor) -> Written:
 
 @handles(*_ROUNDINGS)
 def rounded(call: Call, input: Tensor, *, decimals: int = 0) -> Written:
-    """Writes Floor, Ceil or Round, which goes to the even number as in torch; integers are round."""
+    """Writes Floor, Ceil or Round (ties to even, as in torch); nothing for integers."""
     if decimals != 0:
         return REFUSED
     if not input.is_floating_point():
@@ -330,7 +330,7 @@ def trunc(call: Call, input: Tensor) -> Written:
 
 @handles("frac")
 def frac(call: Call, input: Tensor) -> Written:
-    """Writes what `trunc` leaves."""
+    """Writes ``x - trunc(x)``."""
     x = call.value(input)
     return call.op("Sub", x, truncated(call, x))
 
@@ -369,7 +369,7 @@ def isinf(call: Call, input: Tensor) -> Written:
 def nan_to_num(
     call: Call, input: Tensor, nan: float | None = None, posinf: float | None = None, neginf: float | None = None
 ) -> Written:
-    """Writes Where for NaN, and for the infinities; these become the largest numbers where nothing else is asked."""
+    """Writes Where for NaN and for the infinities, which by default become the largest numbers."""
     if not input.is_floating_point():
         return call.value(input)
     ends, x = torch.finfo(input.dtype), call.value(input)

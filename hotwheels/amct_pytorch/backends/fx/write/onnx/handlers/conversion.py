@@ -13,7 +13,7 @@ from ..table import handles
 
 @handles("data", "detach", "clone", "contiguous", "cpu")
 def hand_on(call: Call, input: Tensor, *args: Any, **kwargs: Any) -> ir.Value:
-    """A copy has the value of its original."""
+    """Writes nothing: a copy has the value of its original."""
     return call.value(input)
 
 
@@ -21,5 +21,5 @@ def hand_on(call: Call, input: Tensor, *args: Any, **kwargs: Any) -> ir.Value:
     *("to", "type", "type_as", "float", "double", "half", "bfloat16", "int", "long", "short", "bool", "byte", "char")
 )
 def convert(call: Call, input: Tensor, *args: Any, **kwargs: Any) -> ir.Value:
-    """Casts to the type of the result if that is another one."""
+    """Writes Cast if the type of the result differs from the input's."""
     return call.value(input, call.result.dtype)

@@ -23,7 +23,7 @@ def conv(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
 ) -> Written:
-    """Writes Conv; ``same`` and ``valid`` as numbers."""
+    """Writes Conv, with ``same`` and ``valid`` paddings as numbers."""
     return _conv(call, input, weight, bias, stride, padding, dilation, groups)
 
 
@@ -115,7 +115,7 @@ def each(value: int | Sequence[int], count: int) -> list[int]:
 
 
 def batched(call: Call, input: Tensor, rank: int, write: object) -> ir.Value:
-    """Writes with ``write``, given an input without the batch axis as a batch of one."""
+    """Calls ``write``; an input without batch axis is written as a batch of one sample."""
     assert callable(write)
     x = call.value(input)
     if input.dim() == rank:
@@ -134,7 +134,7 @@ def with_margins(pads: Sequence[int], margins: Sequence[int]) -> list[int]:
 
 
 def _pads(padding: str | int | Sequence[int], kernel: Sequence[int], dilations: Sequence[int]) -> list[int]:
-    """Begins and ends; what ``same`` cannot share out goes behind, as in torch."""
+    """Returns begins, then ends; the odd element of ``same`` is padded at the end, as in torch."""
     if padding == "same":
         total = [dilation * (size - 1) for size, dilation in zip(kernel, dilations, strict=True)]
         return [*(one // 2 for one in total), *(one - one // 2 for one in total)]

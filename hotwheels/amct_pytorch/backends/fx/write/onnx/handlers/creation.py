@@ -1,4 +1,4 @@
-"""Tensors made of sizes that depend on the inputs; all others are constants."""
+"""Tensors whose sizes depend on the inputs; tensors with known sizes are constants."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _filled(call: Call, number: Scalar | Tensor) -> Written:
 
 @handles("arange")
 def arange(call: Call, *args: Any, **kwargs: Any) -> Written:
-    """Writes Range, of integers where all arguments are."""
+    """Writes Range, of integers if all arguments are integers."""
     start, end, step = (0, *args, 1)[:3] if len(args) == 1 else (*args, 1)[:3] if args else (None, None, None)
     start, end, step = kwargs.get("start", start or 0), kwargs.get("end", end), kwargs.get("step", step or 1)
     if end is None or not all(isinstance(one, (int, torch.SymInt)) for one in (start, end, step)):

@@ -1,4 +1,4 @@
-"""The operators of this package (spec 12.1), for which the chip's converter has nodes of their own."""
+"""The operators of this package (spec 12.1), for which the chip's converter has special nodes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DOMAIN = "custom_domain"
 def layer_norm(
     call: Call, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None, axis: int = -3, eps: float = 1e-5
 ) -> Written:
-    """Writes LayerNorm, with constants that do nothing for what is absent: the converter takes three inputs."""
+    """Writes LayerNorm with ones for a missing weight and zeros for a missing bias: the converter needs them."""
     size = x.shape[axis]
     if not isinstance(size, int) and (weight is None or bias is None):
         return REFUSED
@@ -53,6 +53,6 @@ def global_warp(call: Call, x: Tensor, grid: Tensor) -> Written:
 
 @handles("pico_ops.Warp")
 def warp(call: Call, x: Tensor, grid: Tensor, roi: Sequence[int] | None = None) -> Written:
-    """Writes Warp; without ``roi`` it means the whole image, whatever size that has."""
+    """Writes Warp; without ``roi`` the node applies to the whole image, of any size."""
     region = None if roi is None else list(roi)
     return call.op("Warp", call.value(x), call.value(grid), domain=_DOMAIN, roi=region)

@@ -1,4 +1,4 @@
-"""Indexing: slices, numbers and tensors in brackets, and the functions that pick elements."""
+"""Indexing: slices, numbers and tensors in brackets, and functions that pick elements."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _is_known(one: Any) -> bool:
 
 
 def _with_axes(given: list[Any], rank: int) -> list[Any]:
-    """Writes the ellipsis out, at the end if there is none."""
+    """Returns the index with the ellipsis replaced by full slices; without an ellipsis they are added at the end."""
     taken = sum(one is not None and one is not Ellipsis for one in given)
     rest = [slice(None)] * (rank - taken)
     at = next((place for place, one in enumerate(given) if one is Ellipsis), len(given))

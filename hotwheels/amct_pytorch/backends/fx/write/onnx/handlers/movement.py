@@ -13,7 +13,7 @@ from ..call import Call
 from ..table import REFUSED, Written, handles
 from .shape import Size, reshaped
 
-_LAST = np.iinfo(np.int64).max  # an end of Slice that means all the rest
+_LAST = np.iinfo(np.int64).max  # as end of a Slice: up to the last element
 
 
 # --- permutations ---
@@ -61,7 +61,7 @@ def movedim(call: Call, input: Tensor, source: int | Sequence[int], destination:
 
 
 def transposed(call: Call, input: Tensor, axes: Sequence[int]) -> ir.Value:
-    """Writes Transpose, nothing where all axes stay."""
+    """Writes Transpose; nothing if no axis moves."""
     x = call.value(input)
     return x if list(axes) == list(range(input.dim())) else call.op("Transpose", x, perm=list(axes))
 
@@ -116,7 +116,7 @@ def split(call: Call, input: Tensor, *args: Any, **kwargs: Any) -> Written:
 
 
 def _split_axis(input: Tensor, parts: Sequence[Tensor]) -> int | None:
-    """Returns the axis along which ``parts`` are smaller than ``input``; None where it does not show."""
+    """Returns the axis along which ``parts`` are smaller than ``input``; None if no axis is."""
     for axis, size in enumerate(input.shape):
         if any(isinstance(one.shape[axis], int) and isinstance(size, int) and one.shape[axis] != size for one in parts):
             return axis
@@ -246,7 +246,7 @@ def _regrouped(call: Call, input: Tensor, inner: Sequence[Size], axes: Sequence[
 
 @handles("F.pad", "constant_pad_nd")
 def pad(call: Call, input: Tensor, pad: Sequence[Size], mode: str = "constant", value: float | None = None) -> Written:
-    """Writes Pad; an image that goes round is put together of slices."""
+    """Writes Pad; circular padding as a Concat of slices."""
     if not pad:
         return call.value(input)
     if mode == "circular":

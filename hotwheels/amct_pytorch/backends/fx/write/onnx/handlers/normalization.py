@@ -81,7 +81,7 @@ def group_norm(
     bias: Tensor | None = None,
     eps: float = 1e-5,
 ) -> Written:
-    """Writes InstanceNormalization of the groups, and what is learned per channel behind it."""
+    """Writes InstanceNormalization of the groups, then Mul and Add with weight and bias per channel."""
     if any(one is not None and not call.is_constant(one) for one in (weight, bias)):
         return REFUSED
     grouped = call.op("Reshape", call.value(input), call.ints([0, num_groups, -1]))
@@ -138,7 +138,7 @@ def rms_norm(
 
 @handles("F.normalize")
 def normalize(call: Call, input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Written:
-    """Writes the quotient by ReduceL2 or ReduceL1."""
+    """Writes Div by ReduceL2 or ReduceL1."""
     if p not in (1.0, 2.0) or not isinstance(dim, int):
         return REFUSED
     x = call.value(input)

@@ -34,7 +34,7 @@ def max_pool(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Written:
-    """Writes MaxPool; its indices count through the whole tensor, torch's through each image."""
+    """Writes MaxPool; converts its indices, which count through the whole tensor, to torch's, which count per image."""
     rank = _rank(call)
     kernel = each(kernel_size, rank)
     attributes: dict[str, Any] = {
@@ -115,7 +115,7 @@ def avg_pool(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Written:
-    """Writes AveragePool; for another divisor times what that makes of the number of elements."""
+    """Writes AveragePool; with another divisor also Mul by elements / divisor."""
     rank = _rank(call)
     kernel = each(kernel_size, rank)
     if divisor_override is not None and call.layer is not None:
@@ -146,12 +146,12 @@ def avg_pool(
 
 @handles(*(f"F.adaptive_avg_pool{n}" for n in _IMAGES))
 def adaptive_avg_pool(call: Call, input: Tensor, output_size: Size | Sequence[Size | None]) -> Written:
-    """Writes GlobalAveragePool, or AveragePool where all windows have one size and one distance."""
+    """Writes GlobalAveragePool, or AveragePool if all windows have the same size and distance."""
     return adaptive_avg_pool_of(call, input, _rank(call))
 
 
 def adaptive_avg_pool_of(call: Call, input: Tensor, rank: int) -> Written:
-    """Writes the mean of images of ``rank`` axes over windows that lead to the shape of the result."""
+    """Writes the mean of images with ``rank`` axes over the windows that give the shape of the result."""
     if all(isinstance(one, int) and one == 1 for one in call.result.shape[-rank:]):
         return batched(call, input, rank + 2, lambda x: call.op("GlobalAveragePool", x))
     windows = _even_windows(input.shape[-rank:], call.result.shape[-rank:])
@@ -168,7 +168,7 @@ def adaptive_avg_pool_of(call: Call, input: Tensor, rank: int) -> Written:
 def adaptive_max_pool(
     call: Call, input: Tensor, output_size: Size | Sequence[Size | None], return_indices: bool = False
 ) -> Written:
-    """Writes MaxPool where all windows have one size and one distance."""
+    """Writes MaxPool if all windows have the same size and distance."""
     rank = _rank(call)
     maxima = call.result if isinstance(call.result, Tensor) else call.result[0]
     windows = _even_windows(input.shape[-rank:], maxima.shape[-rank:])
@@ -184,12 +184,12 @@ def adaptive_max_pool(
 
 
 def _rank(call: Call) -> int:
-    """Number of axes of an image, from the name of the function."""
+    """Returns the number of axes of an image, from the name of the function."""
     return int(name_of(call.function).partition("pool")[2][0])
 
 
 def _even_windows(before: Sequence[Size], after: Sequence[Size]) -> tuple[list[int], list[int]] | None:
-    """Returns kernel and strides of an adaptive pooling; None where its windows differ in size or distance."""
+    """Returns kernel and strides of an adaptive pooling; None if its windows differ in size or distance."""
     found = [_even_window(size, count) for size, count in zip(before, after, strict=True)]
     known = [one for one in found if one is not None]
     return ([size for size, _ in known], [stride for _, stride in known]) if len(known) == len(found) else None

@@ -19,7 +19,7 @@ Axes = int | Sequence[int] | None
 
 
 def reduced(call: Call, op_type: str, x: ir.Value, axes: Sequence[int] | None, *, keepdim: bool) -> ir.Value:
-    """Writes a reduction; over all axes where ``axes`` is None or empty."""
+    """Writes a reduction; over all axes if ``axes`` is None or empty."""
     if not axes:
         return call.op(op_type, x, keepdims=int(keepdim))
     if op_type == "ReduceSum" or call.opset >= _AXES_INPUT_OPSET:
@@ -117,7 +117,7 @@ def variance(
     *,
     correction: int | float | None = None,
 ) -> Written:
-    """Writes the mean of the squared distances from the mean, and the root of it."""
+    """Writes the mean of the squared distances from the mean, and for ``std`` its square root."""
     is_flag = isinstance(dim, bool)  # x.var(unbiased)
     unbiased = bool(dim) if is_flag else unbiased
     axes = (None if is_flag else _list(dim)) or list(range(input.dim()))

@@ -38,7 +38,7 @@ def interpolate(
     recompute_scale_factor: bool | None = None,
     antialias: bool = False,
 ) -> Written:
-    """Writes Resize by factors where factors are given, else to sizes."""
+    """Writes Resize by factors if the call has factors, else to sizes."""
     name = call.function.__name__
     mode = "bilinear" if name == "upsample_bilinear" else mode
     align_corners = True if name == "upsample_bilinear" else align_corners
@@ -76,9 +76,9 @@ def interpolate(
 
 
 def _pick(before: Any, after: Any, factor: float | None, mode: str) -> NDArray[np.int64] | None:
-    """Returns which elements of one axis torch picks; None where Resize picks the same.
+    """Returns the indices that torch picks along one axis; None if Resize picks the same.
 
-    Both compute in float32, but torch multiplies by the reciprocal: next to the edge of a pixel they may differ.
+    Both compute in float32, but torch multiplies by the reciprocal, so they may differ near the edge of a pixel.
     """
     if not isinstance(before, int) or not isinstance(after, int) or before == after:
         return None
@@ -103,7 +103,7 @@ def _gathered(
     factors: Sequence[float] | None,
     mode: str,
 ) -> ir.Value:
-    """Writes Gather along each axis that changes."""
+    """Writes Gather along each axis that is resized."""
     x = call.value(input)
     sizes = zip(picks, input.shape[2:], call.result.shape[2:], strict=True)
     for axis, (pick, before, after) in enumerate(sizes):

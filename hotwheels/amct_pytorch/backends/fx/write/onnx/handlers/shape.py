@@ -25,7 +25,7 @@ def reshape(call: Call, input: Tensor, *args: Any, **kwargs: Any) -> Written:
 
 @handles("flatten")
 def flatten(call: Call, input: Tensor, start_dim: int = 0, end_dim: int = -1, **kwargs: Any) -> Written:
-    """Writes Flatten where two axes are left, with the first of the input; else Reshape."""
+    """Writes Flatten if two axes remain and the first is kept; else Reshape."""
     rank = input.dim()
     if kwargs:
         return REFUSED
@@ -35,10 +35,10 @@ def flatten(call: Call, input: Tensor, start_dim: int = 0, end_dim: int = -1, **
 
 
 def reshaped(call: Call, x: ir.Value, before: Sequence[Size], after: Sequence[Size]) -> ir.Value:
-    """Writes Reshape of ``x``; ``x`` itself where the shape stays.
+    """Writes Reshape of ``x``; returns ``x`` itself if the shape does not change.
 
-    A size that depends on the inputs is copied from the same axis, or found by the runtime, and written only where
-    neither will do.
+    For a size that depends on the inputs, Reshape copies the size of the same axis (0) or infers it (-1); the size is
+    computed by nodes only if neither is possible.
     """
     if len(before) == len(after) and all(map(stays, before, after)):
         return x
@@ -55,7 +55,7 @@ def reshaped(call: Call, x: ir.Value, before: Sequence[Size], after: Sequence[Si
 
 
 def _reshaped_to_nothing(call: Call, x: ir.Value, after: Sequence[Size]) -> ir.Value:
-    """Elsewhere a size of 0 means that of the same axis."""
+    """Writes Reshape with ``allowzero``, since otherwise a size of 0 means the size of the same axis."""
     call.need_opset(14, "Reshape to a size of 0")
     return call.op("Reshape", x, call.ints(after), allowzero=1)
 
@@ -63,7 +63,7 @@ def _reshaped_to_nothing(call: Call, x: ir.Value, after: Sequence[Size]) -> ir.V
 def stays(before: Size, after: Size) -> bool:
     """Whether two sizes are the same number, or have the same expression.
 
-    Comparing sizes that depend on the inputs would decide about the inputs.
+    Comparing symbolic sizes by value would fix the sizes of the inputs.
     """
     if isinstance(before, int) or isinstance(after, int):
         return isinstance(before, int) and isinstance(after, int) and before == after
@@ -95,7 +95,7 @@ def unsqueeze(call: Call, input: Tensor, dim: int) -> Written:
 
 @handles("expand", "expand_as", "broadcast_to")
 def expand(call: Call, input: Tensor, *args: Any, **kwargs: Any) -> Written:
-    """Writes Expand; 1 stands for the axes that stay, so that their sizes need not be known."""
+    """Writes Expand, with 1 for axes that are not expanded, so that their sizes need not be known."""
     after, before = call.result.shape, input.shape
     added = len(after) - len(before)
     sizes = [1 if axis >= added and stays(before[axis - added], size) else size for axis, size in enumerate(after)]
