@@ -11,8 +11,8 @@ Spellings:
 8. ``torch.mul(x, y, out=z)``.
 
 After the change to ``y = op(x)``, all later readers of x read y. That is the same computation unless the memory of x is
-visible under another name: a view of x, or the base of x, that is read later. Such a model is refused. An operation on a
-parameter or buffer, and an operation without out-of-place form (``Tensor.uniform_``), is not changed and is not
+visible under another name: a view of x, or the base of x, that is read later. Such a model is refused. An operation on
+a parameter or buffer, and an operation without out-of-place form (``Tensor.uniform_``), is not changed and is not
 quantizable. Names and type strings of nodes do not change.
 """
 
