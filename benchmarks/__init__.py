@@ -1,1 +1,1 @@
-"""What the library costs and what accuracy it keeps, beside a float run and beside onnxruntime; see docs/."""
+"""Measures time, memory and accuracy of quantization, compared with a float run and with onnxruntime; see docs/."""

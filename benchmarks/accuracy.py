@@ -41,16 +41,16 @@ EXPORT_SETTING = {
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """One trained network and the data all methods get.
+    """One trained network and the data for all methods.
 
     Attributes:
       name: Key of the zoo.
       model: The trained network.
       calibration: Images ``[32, 3, H, W]`` of the training part.
       images: The held-out digits.
-      labels: What they show.
-      folder: Where files of this network are written.
-      training: The digits it was trained with.
+      labels: The digits' classes.
+      folder: The folder for files of this network.
+      training: The digits that the network was trained with.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Subject:
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """Which layers are quantized, in the words of both tools.
+    """Which layers are quantized, in the configuration of both tools.
 
     Attributes:
       name: Shown in the table.
@@ -79,12 +79,12 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What one method does to one network.
+    """The accuracy of one network quantized by one method.
 
     Attributes:
       sqnr: dB of the logits, against the float network.
       top1: Share of the digits that are recognised.
-      agreement: Share of the digits on which it decides like the float network.
+      agreement: Share of the digits for which the class equals the float network's.
     """
 
     sqnr: float
@@ -107,12 +107,12 @@ class Row:
 
     @property
     def lead(self) -> float:
-        """Our SQNR minus the best other one, dB."""
+        """Our SQNR minus the best SQNR of the other methods, dB."""
         return self.outcomes[OURS].sqnr - max(found.sqnr for name, found in self.outcomes.items() if name != OURS)
 
     @property
     def verdict(self) -> str:
-        """Whether the lead is as wanted."""
+        """Whether the lead reaches the goal."""
         return verdict(self.lead, LEAD, more_is_better=True)
 
     def cells(self) -> tuple[str, ...]:
@@ -141,12 +141,12 @@ def post_training(subject: Subject, setting: Setting) -> Path:
 
 
 def float_file(subject: Subject, setting: Setting) -> Path:
-    """The float ONNX file which ``post_training`` wrote."""
+    """Returns the float ONNX file that ``post_training`` wrote."""
     return subject.folder / f"{setting.name}_float_model.onnx"
 
 
 def onnxruntime_static(calibration_method: str) -> Method:
-    """Returns the method which lets onnxruntime quantize the float file."""
+    """Returns the method with which onnxruntime quantizes the float file."""
 
     def quantize(subject: Subject, setting: Setting) -> Path:
         target = subject.folder / f"{setting.name}_{calibration_method}.onnx"
@@ -183,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def compare(subject: Subject, setting: Setting, methods: Mapping[str, Method]) -> Row:
-    """Returns what each of ``methods`` does to the network."""
+    """Returns the accuracy of the network quantized by each of ``methods``."""
     files = {name: method(subject, setting) for name, method in methods.items()}
     expected = static_quantization.run(float_file(subject, setting), subject.images)
     outcomes = {
@@ -200,7 +200,7 @@ def sqnr(expected: NDArray[np.floating], found: NDArray[np.floating]) -> float:
 
 
 def outcome_of(logits: Images, expected: Images, labels: NDArray[np.int64]) -> Outcome:
-    """Returns how close ``logits`` are to those ``expected`` from the float network."""
+    """Returns how close ``logits`` are to ``expected``, the float network's."""
     return Outcome(sqnr(expected, logits), top1_of(logits, labels), top1_of(logits, expected.argmax(axis=1)))
 
 
@@ -210,7 +210,7 @@ def top1_of(logits: Images, labels: NDArray[np.int64]) -> float:
 
 
 def make_subject(name: str, folder: Path, fold: int = 0) -> Subject:
-    """Returns a network of the zoo, trained now or in an earlier run, with its data; that ``fold`` is held out."""
+    """Returns a network of the zoo, trained now or in an earlier run, with its data; ``fold`` is held out."""
     training, held_out = digits.load(fold)
     calibration = digits.to_input(training.images[:CALIBRATION_IMAGES]).numpy()
     own = folder / name

@@ -1,4 +1,4 @@
-"""Runs the float network, or calibrates it, in a process of its own and prints the most memory it ever held."""
+"""Runs the float network, or calibrates it, in a new process and prints the peak memory of the process."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from benchmarks.subject import Workload, quantize
 
 
 def measure(workload: Workload, batch_count: int, calibrate: bool) -> float:
-    """Returns the peak resident memory, in MiB, of a new process which shows ``batch_count`` batches to the network.
+    """Returns the peak resident memory, in MiB, of a new process that runs the network on ``batch_count`` batches.
 
-    All of the process counts: interpreter, libraries, weights, data. The float process does not import the SDK.
+    The memory includes interpreter, libraries, weights and data. The float process does not import the SDK.
     """
     size = (*workload.blocks, workload.width, workload.batch_size, workload.image_size, batch_count)
     command = [sys.executable, "-m", "benchmarks.peak_memory", *map(str, size)]
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         import hotwheels.amct_pytorch as amct
 
         with tempfile.TemporaryDirectory() as folder:
-            model = quantize(model, Path(folder) / "config.json", args.batches)  # the float model is let go
+            model = quantize(model, Path(folder) / "config.json", args.batches)  # frees the float model
         amct.enable_quantization(model, calibration=True)
     for batch in workload.batches(args.batches):
         model(batch)

@@ -33,7 +33,7 @@ def pictures(size: int, mean: float, std: float, folder: Path | None = None) -> 
       size: Height and width.
       mean: Subtracted from the 8-bit values.
       std: Divides the difference.
-      folder: Folder with pictures of one's own, taken in the order of their names; None for the Debian packages.
+      folder: Folder with the user's pictures, read in the order of their names; None for the Debian packages.
     """
     values = _made(size) if folder is None else _read(size, folder)
     return (torch.from_numpy(values).permute(0, 3, 1, 2).float() - mean) / std
@@ -68,7 +68,7 @@ def _unpack() -> None:
 
 
 def _draw(size: int, generator: np.random.Generator) -> Iterator[NDArray[np.uint8]]:
-    """Each stamp on white, and moved and scaled on two photographs (on grey where there are none)."""
+    """Yields each stamp on white, and moved and scaled on two photographs (on grey if there are none)."""
     stamps = sorted((CACHE / "usr/share/tuxpaint/stamps").rglob("*.png"), key=str)
     nature = sorted((CACHE / "usr/share/backgrounds/mate/nature").glob("*.jpg"))
     grounds = [Image.open(file).convert("RGB").resize(_GROUND_SIZE) for file in nature]

@@ -1,7 +1,7 @@
 """Measures quantization of EfficientNet-Lite0 with its ImageNet weights, as its author wrote it, on photographs.
 
-Per configuration: signal to noise of the logits against the float network, and the share of pictures on which both
-choose the same class; calibrated, and refined. W8A8 also as onnxruntime quantizes the same float file.
+Per configuration, calibrated and refined: signal to noise ratio of the logits against the float network, and the share
+of pictures for which both choose the same class. W8A8 also as onnxruntime quantizes the same float file.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from benchmarks.pictures import pictures
 from benchmarks.table import as_markdown, as_text
 
 CALIBRATION = 32
-DEVELOPMENT = slice(32, 288)  # pictures that were looked at while the methods were made
-LAST = 200  # pictures at the end that were not
+DEVELOPMENT = slice(32, 288)  # pictures used while the methods were developed
+LAST = 200  # pictures at the end, which were not used in development
 BATCH = 32
 CUBE_ONLY = Path(__file__).resolve().parents[1] / "sample" / "quantize_conf" / "cube_only_8bit.yaml"
 EXPORT_SETTING = {"input_names": ["input"], "dynamic_axes": {"input": {0: "batch"}}}
@@ -49,12 +49,12 @@ SNQ4 = _weights("SnqWeightFakeQuantize", "SnqObserver", 4)
 
 @dataclasses.dataclass(frozen=True)
 class Configuration:
-    """What is quantized how.
+    """A quantization configuration to measure.
 
     Attributes:
       common: The ``common_config`` of the simple configuration.
       keeps_few_at_8: Whether depthwise convolutions, the first convolution and the classifier have 8-bit weights.
-      file: A simple configuration of the samples instead.
+      file: A simple configuration of the samples, used instead of ``common``.
     """
 
     common: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -76,7 +76,7 @@ CONFIGURATIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """How near a network is to the float one.
+    """How close a quantized network is to the float network.
 
     Attributes:
       sqnr: Of the logits, in dB.
@@ -132,7 +132,7 @@ def run(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def score(wanted: Tensor, found: Tensor) -> Score:
-    """Returns how near ``found`` logits are to the ``wanted`` ones."""
+    """Returns how close the logits ``found`` are to the logits ``wanted``."""
     signal, noise = wanted.double().square().sum(), (wanted.double() - found.double()).square().sum()
     agreement = (wanted.argmax(1) == found.argmax(1)).double().mean()
     return Score(10 * math.log10(float(signal / noise)), float(agreement))
@@ -179,7 +179,7 @@ def _definition(configuration: Configuration, model: nn.Module, folder: Path) ->
 
 
 def _few(model: nn.Module, folder: Path) -> list[str]:
-    """Names of the first and the depthwise convolutions, and of the Linear."""
+    """Returns the names of the first and the depthwise convolutions, and of the Linear."""
     config = folder / "names.json"
     amct.create_quant_config_fx(config, model)
     layers = amct.create_quant_model_fx(config, model).quantized_layers

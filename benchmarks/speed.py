@@ -1,7 +1,7 @@
 """Measures what quantization costs on a ResNet-50, relative to the float network and to a bare ONNX export.
 
-All ratios come from one run. Alternatives are timed in turn, round by round; a ratio is the least time over the least
-time, and the median of the rounds' ratios stands beside it: where the two differ much the machine was busy.
+All ratios come from one run. Alternatives are timed in turn, round by round. A ratio is the least time over the least
+time; the table also has the median of the rounds' ratios: if the two differ much, the machine was busy.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from benchmarks.timing import CLOCKS, Alternative, Clock, Times, interleaved
 BATCHES = 2
 MANY_BATCHES = 32
 QUICK = Workload(blocks=(1, 1, 1, 1), width=8, batch_size=2, image_size=64)
-SAME_MEMORY = 1.05  # what counts as "does not depend on batch_num"
+SAME_MEMORY = 1.05  # largest ratio that counts as "does not depend on batch_num"
 
 HEADER = ("measure", "ratio", "target", "verdict", "median", "measured", "base")
 
 
 @dataclasses.dataclass(frozen=True)
 class Measure:
-    """One row: a quantity relative to another one.
+    """One row: a quantity relative to a base quantity.
 
     Attributes:
-      name: What is compared with what.
+      name: Names of both quantities.
       ratio: ``value / base``, from least times.
       target: The largest ratio wanted, None for information.
       value: Seconds or MiB.
-      base: The same of what it is compared with.
+      base: The base quantity, in the same unit.
       unit: ``s`` or ``MiB``.
-      median: Median of the rounds' ratios, None where there is one round only.
+      median: Median of the rounds' ratios; None if there is one round only.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Measure:
 
     @property
     def verdict(self) -> str:
-        """Whether the target is met; empty without one."""
+        """Whether the target is met; empty without a target."""
         return verdict(self.ratio, self.target)
 
     def cells(self) -> tuple[str, ...]:
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = _parse(arguments)
     workload = QUICK if args.quick else Workload()
     measures: list[Measure] = []
-    # Memory first: nothing else of this program holds any yet.
+    # Memory first, before the other parts of this program allocate any.
     if "memory" in args.only:
         measures += memory(workload, 4 if args.quick else MANY_BATCHES)
     clock = CLOCKS[args.clock]
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def memory(workload: Workload, many: int) -> Iterator[Measure]:
-    """Peak memory of calibration processes, beside that of a process which runs the float network."""
+    """Yields peak memory of calibration processes, relative to a process that runs the float network."""
     plain = peak_memory.measure(workload, BATCHES, calibrate=False)
     few = peak_memory.measure(workload, BATCHES, calibrate=True)
     lots = peak_memory.measure(workload, many, calibrate=True)
@@ -101,7 +101,7 @@ def memory(workload: Workload, many: int) -> Iterator[Measure]:
 
 
 def passes(workload: Workload, folder: Path, rounds: int, clock: Clock) -> Iterator[Measure]:
-    """A pass in each mode over the same batches, beside the float network's."""
+    """Yields times of a pass in each mode over the same batches, relative to the float network's."""
     model = workload.model()
     batches = list(workload.batches(BATCHES))
     fresh = quantize(model, folder / "config.json", BATCHES)
@@ -115,7 +115,7 @@ def passes(workload: Workload, folder: Path, rounds: int, clock: Clock) -> Itera
     times = interleaved(
         {
             "float": float_pass,
-            # A model calibrates once, so each round has its own copy.
+            # A model calibrates only once, so each round uses a new copy.
             "calibration": Alternative(lambda model: _run(model, batches), lambda: copy.deepcopy(fresh)),
             "fake_quant": Alternative(lambda _: _run(fake, batches)),
         },
@@ -131,7 +131,7 @@ def passes(workload: Workload, folder: Path, rounds: int, clock: Clock) -> Itera
 
 
 def saving(workload: Workload, folder: Path, rounds: int, clock: Clock) -> Iterator[Measure]:
-    """Config, model and save together, beside one bare export; the calibration between them is not timed."""
+    """Yields times of configuration, model and save together, relative to one bare export; calibration not timed."""
     model = workload.model()
     example = next(workload.batches(1))[:1]
     quantized = quantize(model, folder / "config.json", 1)
@@ -153,7 +153,7 @@ def saving(workload: Workload, folder: Path, rounds: int, clock: Clock) -> Itera
 
 
 def dynamic(workload: Workload, folder: Path, rounds: int, clock: Clock) -> Iterator[Measure]:
-    """The dynamic path from the float model to the saved files, beside float passes and bare exports."""
+    """Yields times of the dynamic path from float model to saved files, relative to float passes and bare exports."""
     model = workload.model()
     batches = list(workload.batches(BATCHES))
     example = batches[0][:1]
@@ -176,7 +176,7 @@ def dynamic(workload: Workload, folder: Path, rounds: int, clock: Clock) -> Iter
 
 
 def has_dynamo_exporter() -> bool:
-    """Whether torch's newer exporter can run: it needs onnxscript, which this project does not."""
+    """Whether torch's newer exporter can run; it needs onnxscript, which this project does not require."""
     return importlib.util.find_spec("onnxscript") is not None
 
 
@@ -188,7 +188,7 @@ def _run(model: nn.Module, batches: Sequence[Tensor]) -> None:
 
 def _export(model: nn.Module, example: Tensor, folder: Path, dynamo: bool) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # on deprecation
+        warnings.simplefilter("ignore")  # deprecation warnings
         torch.onnx.export(model, (example,), str(folder / "bare.onnx"), dynamo=dynamo, verbose=False)
 
 

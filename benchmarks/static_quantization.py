@@ -1,4 +1,4 @@
-"""onnxruntime's static quantization, set up as well as its documentation says, and running ONNX files as they stand."""
+"""onnxruntime's static quantization, set up as its documentation recommends, and runs of unoptimized ONNX files."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ METHODS = {
 def quantize(float_model: Path, calibration: Images, method: str, op_types: Sequence[str], target: Path) -> Path:
     """Writes ``float_model`` quantized to W8A8 to ``target`` and returns that path.
 
-    QuantizeLinear/DequantizeLinear pairs, int8 everywhere: weights symmetric per channel, activations asymmetric; the
-    pre-processing which onnxruntime recommends.
+    The file has QuantizeLinear/DequantizeLinear pairs, int8 everywhere: weights symmetric per channel, activations
+    asymmetric; with the pre-processing that onnxruntime recommends.
 
     Args:
       float_model: The float ONNX file.
-      calibration: Images ``[N, 3, H, W]``, shown as one batch.
+      calibration: Images ``[N, 3, H, W]``, used as one batch.
       method: A key of ``METHODS``.
       op_types: ONNX types to quantize; none for onnxruntime's own choice.
       target: File to write.

@@ -1,4 +1,4 @@
-"""The network of the speed benchmark: a ResNet-50 of torchvision's shape, with activations as in a trained one."""
+"""The network of the speed benchmark: a ResNet-50 as in torchvision, with activations as in a trained network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sample.resnet50.src.resnet import ResNet
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """How large the measured ResNet and its batches are; the defaults are ResNet-50 as in torchvision."""
+    """Sizes of the measured ResNet and of its batches; the defaults are ResNet-50 as in torchvision."""
 
     blocks: tuple[int, int, int, int] = (3, 4, 6, 3)
     width: int = 64
@@ -23,9 +23,10 @@ class Workload:
     image_size: int = 224
 
     def model(self) -> nn.Module:
-        """Returns an untrained ResNet in eval mode whose BatchNorms know the statistics of their inputs.
+        """Returns an untrained ResNet in eval mode whose BatchNorms have the statistics of their inputs.
 
-        Without those and with residual branches that start as zero, half of the observed tensors would be constant.
+        Without the statistics, and with residual branches initialized to zero, half of the observed tensors would be
+        constant.
         """
         torch.manual_seed(0)
         model = ResNet(self.blocks, 1000, self.width)
@@ -39,7 +40,7 @@ class Workload:
         return model.eval()
 
     def batches(self, count: int) -> Iterator[Tensor]:
-        """Yields ``count`` batches ``[batch_size, 3, image_size, image_size]``, the same ones each time."""
+        """Yields ``count`` batches ``[batch_size, 3, image_size, image_size]``, the same batches in each call."""
         generator = torch.Generator().manual_seed(1)
         shape = (self.batch_size, 3, self.image_size, self.image_size)
         for _ in range(count):
@@ -47,11 +48,11 @@ class Workload:
 
 
 def quantize(model: nn.Module, config_file: Path, batch_num: int) -> nn.Module:
-    """Returns ``model`` quantized with the default settings, but with ``batch_num`` batches to observe.
+    """Returns ``model`` quantized with the default settings, but calibrated on ``batch_num`` batches.
 
-    The default is one; both batches of the benchmark shall count.
+    The default is one batch; the benchmark calibrates on both of its batches.
     """
-    import hotwheels.amct_pytorch as amct  # here: a float run that measures memory must not carry the SDK
+    import hotwheels.amct_pytorch as amct  # imported here, so that the float run's memory does not include the SDK
 
     amct.create_quant_config_fx(config_file, model)
     config = json.loads(config_file.read_text(encoding="utf-8"))

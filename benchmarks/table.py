@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 
 def verdict(value: float, limit: float | None, more_is_better: bool = False) -> str:
-    """Returns ``ok`` or ``MISSED``, and nothing where there is no limit."""
+    """Returns ``ok`` or ``MISSED``; an empty text without limit."""
     if limit is None:
         return ""
     return "ok" if (value >= limit if more_is_better else value <= limit) else "MISSED"
 
 
 def as_text(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Returns aligned columns, the first one to the left and all others to the right."""
+    """Returns aligned columns, the first aligned left and all others right."""
     widths = [max(len(row[column]) for row in (header, *rows)) for column in range(len(header))]
     rule = ["-" * width for width in widths]
     return "\n".join(

@@ -1,4 +1,4 @@
-"""Times alternatives against each other so that a busy machine disturbs all of them alike."""
+"""Times alternatives in turn, so that a busy machine slows all of them alike."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ CLOCKS: Mapping[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_ti
 
 @dataclasses.dataclass(frozen=True)
 class Alternative:
-    """One thing to be timed.
+    """A computation to be timed.
 
     Attributes:
-      run: What is timed; it gets what ``prepare`` returned.
-      prepare: Makes it, outside the time.
+      run: The timed function; its argument is the result of ``prepare``.
+      prepare: Makes the argument; not timed.
     """
 
     run: Callable[[Any], Any]
@@ -36,7 +36,7 @@ class Times:
 
     @property
     def least(self) -> float:
-        """The undisturbed time: noise only ever adds."""
+        """The least time; other load of the machine can only add to it."""
         return min(self.seconds)
 
     def ratio(self, base: Times) -> float:
@@ -44,12 +44,12 @@ class Times:
         return self.least / base.least
 
     def median_ratio(self, base: Times) -> float:
-        """Median over the rounds of the ratio within a round, as a check on ``ratio``."""
+        """Median of the rounds' ratios, as a check on ``ratio``."""
         return statistics.median(ours / theirs for ours, theirs in zip(self.seconds, base.seconds, strict=True))
 
 
 def interleaved(alternatives: Mapping[str, Alternative], rounds: int, clock: Clock, title: str) -> dict[str, Times]:
-    """Runs every alternative once per round, in turn; one more round before that is thrown away."""
+    """Runs every alternative once per round, in turn; a first round is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in alternatives}
     with tqdm(total=(rounds + 1) * len(alternatives), desc=title, unit="run") as progress:
         for _ in range(rounds + 1):

@@ -1,8 +1,8 @@
 """Measures a W8A8 training step of ResNet-50 with learned activation ranges against its float step.
 
-``python -m benchmarks.training``: 8x3x224x224, SGD with momentum. Float and quantized steps take turns, so that what
-else the machine does slows both, but each in a process of its own: in a common one the float step finds the memory
-which the larger quantized step has left to the process, and the quantized one pays for getting it from the system.
+``python -m benchmarks.training``: 8x3x224x224, SGD with momentum. Float and quantized steps take turns, so that other
+load of the machine slows both. Each kind has its own process: in a common process the float step would reuse memory
+that the larger quantized step had to allocate from the system.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from benchmarks.timing import CLOCKS, Times
 ROOT = Path(__file__).resolve().parents[1]
 MAX_TIME, MAX_MEMORY = 1.2, 1.3  # goals, as ratios to float
 FLOAT, W8A8 = "float", "W8A8"
-WARM_UP = 2  # steps of each that do not count: the memory of the process is still growing
+WARM_UP = 2  # first steps of each kind, not counted as the memory of the process still grows
 HEADER = ("training step", "ratio", "target", "verdict", "median", W8A8, FLOAT)
 
 
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def measure(rounds: int, clock: str) -> list[tuple[str, ...]]:
-    """Returns the rows of time and of peak memory, with interpreter, libraries and weights."""
+    """Returns the rows of time and of peak memory; the memory includes interpreter, libraries and weights."""
     seconds: dict[str, list[float]] = {FLOAT: [], W8A8: []}
     with _worker(FLOAT) as base, _worker(W8A8) as ours:
         for _ in tqdm(range(WARM_UP + rounds), desc="training steps"):
@@ -55,21 +55,21 @@ def measure(rounds: int, clock: str) -> list[tuple[str, ...]]:
 
 
 def time_row(ours: Times, base: Times, clock: str) -> tuple[str, ...]:
-    """CPU time counts all threads and is the steadier figure on a busy machine."""
+    """Returns the row of times; CPU time includes all threads and varies less on a busy machine."""
     ratio, median = ours.ratio(base), ours.median_ratio(base)
     least = (f"{ours.least:.2f} s", f"{base.least:.2f} s")
     return (f"{clock} time", f"{ratio:.2f}", f"{MAX_TIME}", verdict(ratio, MAX_TIME), f"{median:.2f}", *least)
 
 
 def memory_row(ours: float, base: float) -> tuple[str, ...]:
-    """The largest resident memory of both processes, in MiB."""
+    """Returns the row of the largest resident memory of both processes, in MiB."""
     ratio = ours / base
     sizes = (f"{ours:.0f} MiB", f"{base:.0f} MiB")
     return ("peak memory", f"{ratio:.2f}", f"{MAX_MEMORY}", verdict(ratio, MAX_MEMORY), "", *sizes)
 
 
 def serve(kind: str, workload: Workload, args: argparse.Namespace) -> None:
-    """Answers each line of the standard input with a number: "step" makes a step and takes its time."""
+    """Answers each line of standard input with a number: the time of a step for "step", else the peak memory."""
     step, clock = make_step(kind, workload), CLOCKS[args.clock]
     for line in sys.stdin:
         gc.collect()
@@ -113,7 +113,7 @@ def make_step(kind: str, workload: Workload) -> Callable[[], None]:
 
 
 def _calibrated(model: nn.Module, images: torch.Tensor) -> nn.Module:
-    import hotwheels.amct_pytorch as amct  # here: a float run that measures memory must not carry the SDK
+    import hotwheels.amct_pytorch as amct  # imported here, so that the float run's memory does not include the SDK
 
     with tempfile.TemporaryDirectory() as folder:
         quantized = quantize(model, Path(folder) / "config.json", batch_num=1)

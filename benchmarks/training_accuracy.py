@@ -1,7 +1,7 @@
 """Measures what quantization-aware training gains over post-training quantization, on networks trained on digits.
 
-W8A8 (ARQ weights) and W4A8 (LNQ weights) are trained from the ranges of a calibration on; what is compared is W8A8 and
-W4A8 (SNQ weights) after that same calibration. All results are ONNX files run by onnxruntime on held-out digits: 5-fold
+W8A8 (ARQ weights) and W4A8 (LNQ weights) are trained from the ranges of a calibration, and compared with W8A8 and W4A8
+(SNQ weights) after that same calibration. All results are ONNX files run by onnxruntime on held-out digits: 5-fold
 cross-validation, so every digit is held out once, and each fold has its own float network. SQNR as in
 ``benchmarks.accuracy``. Training: Adam, cosine schedule, images shifted by up to a pixel, BatchNorms frozen; the loss
 is the mean square of the difference to the logits of the float network and, for W8A8, the cross-entropy of the labels
@@ -42,14 +42,14 @@ W8, W4, W8_TRAINED, W4_TRAINED = "W8A8", "W4A8 SNQ", "W8A8 trained", "W4A8 LNQ t
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How long and how fast is trained.
+    """The hyperparameters of a training.
 
     Attributes:
       epochs: Passes over the 1,437 (1,440 in the last fold) training images.
       peak_lr: First learning rate of Adam, for weights and ranges alike; it falls to 0.
-      label_weight: What the cross-entropy of the labels counts beside the distance of the logits.
+      label_weight: Factor of the cross-entropy of the labels in the loss; the distance of the logits has factor 1.
       batch_size: Images per step.
-      max_shift: Pixels by which images are moved.
+      max_shift: Largest shift of the images, in pixels.
     """
 
     epochs: int
@@ -61,11 +61,11 @@ class Recipe:
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """One way to quantize.
+    """A method to quantize.
 
     Attributes:
       weights: Weight quantizer.
-      recipe: How it is trained, None for calibration only.
+      recipe: The training; None for calibration only.
     """
 
     weights: str
@@ -101,7 +101,7 @@ class Row:
     Attributes:
       network: Key of the zoo.
       float_top1: Of the float network.
-      outcomes: What the methods do, all folds taken together.
+      outcomes: The accuracy of each method, over all folds.
       gained: Held-out digits that W8A8 recognises more after training than after calibration, for each fold.
     """
 
@@ -133,7 +133,7 @@ class Row:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     args = _parse(arguments)
-    torch.set_num_threads(1)  # on layers so small, two are slower beside another busy process
+    torch.set_num_threads(1)  # two threads are slower on layers this small if the machine is busy
     rows = [compare(name, args.folds) for name in args.networks]
     print("\nSQNR of the logits and top-1 after calibration and after training")
     print((as_markdown if args.markdown else as_text)(HEADER, [row.cells() for row in rows]))
@@ -143,7 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def compare(network: str, folds: int) -> Row:
-    """Returns what each method does to the network, on what the first ``folds`` folds hold out."""
+    """Returns the accuracy of each method on the digits that the first ``folds`` folds hold out."""
     found: list[dict[str, Images]] = []
     labels: list[NDArray[np.int64]] = []
     for fold in range(folds):
@@ -196,7 +196,7 @@ def train(model: nn.Module, subject: Subject, recipe: Recipe, title: str) -> Non
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.epochs * steps)
     with tqdm(total=recipe.epochs * steps, desc=title, unit="step") as progress:
         model.train()
-        amct.freeze_batch_norm(model)  # the float network's statistics are to hold, they fit its logits
+        amct.freeze_batch_norm(model)  # keeps the teacher's statistics
         for _ in range(recipe.epochs):
             for batch in torch.randperm(len(train_set))[: steps * recipe.batch_size].view(steps, -1):
                 images = digits.to_input(_moved(train_set.images[batch], recipe.max_shift))
@@ -211,7 +211,7 @@ def train(model: nn.Module, subject: Subject, recipe: Recipe, title: str) -> Non
 
 
 def _moved(images: Tensor, most: int) -> Tensor:
-    """Moves a batch ``[N, H, W]`` by a few pixels, one random offset for all; what leaves comes in opposite."""
+    """Shifts a batch ``[N, H, W]`` cyclically by a few pixels, with one random shift for all images."""
     down, right = (int(value) for value in torch.randint(-most, most + 1, (2,)))
     return images.roll((down, right), (1, 2))
 

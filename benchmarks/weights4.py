@@ -1,6 +1,6 @@
 """Compares 4-bit weights, without and with new BatchNorm statistics, with 8-bit ones on networks trained on digits.
 
-Weights by SNQ, data in 8 bits by IFMR on the dynamic path. Learned from training digits, evaluated on held-out ones:
+Weights by SNQ, data in 8 bits by IFMR on the dynamic path. Calibrated on training digits, evaluated on held-out digits:
 the calibrated model in torch, and its fake_quant file in onnxruntime without graph optimizations. SQNR as in
 ``benchmarks.accuracy``, of the file against the logits of the float network.
 """
@@ -41,12 +41,12 @@ _W4 = "common_config : { snq_quantize : { num_bits : 4 } ifmr_quantize : { num_b
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """One way to quantize.
+    """A method to quantize.
 
     Attributes:
       name: Shown in the table.
       definition: Simple configuration.
-      updates_norms: Whether the BatchNorms learn the statistics which the quantized weights bring about.
+      updates_norms: Whether the BatchNorm statistics are updated with the quantized weights.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Subject:
       model: The trained network, its pooling a module.
       train: Images ``[N, 3, H, W]`` of the training part.
       images: The held-out digits.
-      labels: What they show.
+      labels: The digits' classes.
     """
 
     name: str
@@ -82,7 +82,7 @@ class Subject:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """Top-1 and SQNR in dB of one quantized file, top-1 of the model in torch and how far their logits are apart."""
+    """Top-1 and SQNR in dB of one quantized file, top-1 of the model in torch, and the distance of their logits."""
 
     top1: float
     sqnr: float
@@ -110,7 +110,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """Whether the loss is as wanted."""
+        """Whether the loss is within the goal."""
         return verdict(self.loss, MAX_LOSS)
 
     def cells(self) -> tuple[str, ...]:
@@ -120,7 +120,7 @@ class Row:
 
 
 class PooledMobileNet(nn.Module):
-    """A MobileNetV2 whose pooling is a module: the dynamic path refuses one that it cannot quantize (spec 13.1)."""
+    """A MobileNetV2 whose pooling is a module, since the dynamic path only quantizes modules (spec 13.1)."""
 
     def __init__(self, net: MobileNetV2) -> None:
         super().__init__()
@@ -162,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 @torch.no_grad()
 def compare(subject: Subject, folder: Path) -> Row:
-    """Returns what each method does to the network; files are written under ``folder``."""
+    """Returns the accuracy of the network with each method; files are written under ``folder``."""
     expected = subject.model(subject.images).numpy()
     outcomes = {}
     for index, method in enumerate(METHODS):
@@ -198,7 +198,7 @@ def post_training(subject: Subject, method: Method, folder: Path) -> tuple[nn.Mo
 
 
 def update_norms(model: nn.Module, images: Tensor) -> None:
-    """Shows ``BN_FORWARDS`` random batches, the same ones each time, to BatchNorms that learn from them."""
+    """Updates the BatchNorm statistics on ``BN_FORWARDS`` random batches, the same batches in each call."""
     generator = torch.Generator().manual_seed(0)
     amct.update_bn_status(model, True)
     for _ in range(BN_FORWARDS):

@@ -1,4 +1,4 @@
-"""What can be quantized: the capacity table, which users extend by editing ``capacity_config.csv`` (spec 9.6)."""
+"""The capacity table lists what can be quantized; users extend it by editing ``capacity_config.csv`` (spec 9.6)."""
 
 from .reader import Capacity, read_capacity
 

@@ -23,19 +23,19 @@ class Capacity:
     """The rows of the table, each under its name in lower case.
 
     Attributes:
-      quantizable_types: Torch classes with weight and data quantization; the ONNX row says the same of nodes.
+      quantizable_types: Torch classes with weight and data quantization; the ONNX row has their node types.
       channel_wise_types: Classes whose weights may have one scale per output channel.
-      no_weight_quant_types: Torch classes with data quantization only; the ONNX row says the same of nodes.
+      no_weight_quant_types: Torch classes with data quantization only; the ONNX row has their node types.
       fx_quant_types: Operations with data quantization on the FX path only, by class or by their name in `ops.table`.
-      not_default_quant_types: Classes that generated configs switch off.
-      fused_activation_types: Activations that belong to the convolution in front of them.
+      not_default_quant_types: Classes that generated configurations switch off.
+      fused_activation_types: Activations that the chip computes together with the preceding convolution.
       fuse_types: Normalisations that can be folded into a convolution.
       cube_onnx_types: Nodes that the chip's matrix unit computes.
       no_command_onnx_types: Nodes that only move data.
       shift_n_types: Classes whose records carry a shift bit.
-      leaf_module_packages: Packages whose modules the tracer does not look into.
-      source: Where it was read from, for messages.
-      extra: Rows with names that we do not know, e.g. for the user's own tools.
+      leaf_module_packages: Packages whose modules the tracer treats as single nodes.
+      source: The file's name, for messages.
+      extra: Rows with other names, e.g. for the user's own tools.
     """
 
     quantizable_types: tuple[str, ...]
@@ -66,11 +66,11 @@ _ROWS = tuple(field.name.upper() for field in dataclasses.fields(Capacity) if fi
 
 
 def read_capacity(path: str | os.PathLike[str] | None = None) -> Capacity:
-    """Returns the table in ``path``, by default the installed one. Reads anew at each call: users edit the file.
+    """Returns the table in ``path``, by default the installed one. Reads it anew at each call, since users edit it.
 
     Raises:
       FileNotFoundError: ``path`` does not exist.
-      ConfigError: A row is malformed, missing, there twice, or two paired rows differ in length.
+      ConfigError: A row is malformed, missing or repeated, or two paired rows differ in length.
     """
     file = resources.files(__package__).joinpath(_FILE) if path is None else Path(path)
     try:
@@ -88,7 +88,7 @@ def parse_capacity(text: str, source: str) -> Capacity:
         if any(fields):
             name, value = _row(fields, f"{source}, line {number}")
             if name in rows:
-                raise ConfigError(f"{source}, line {number}: row '{name}' is there already.")
+                raise ConfigError(f"{source}, line {number}: row '{name}' appears twice.")
             rows[name] = value
     return _capacity(rows, source)
 

@@ -1,7 +1,6 @@
-"""Extension modules: operations without a module class, as modules that can be named, quantized and exported.
+"""Extension modules: modules for operations that torch offers as functions only; they are quantized and exported.
 
-A folder ``<op>/<op>.py`` with a subclass of CustomModuleBase that is put beside the others is found when the package is
-imported.
+The package, when imported, finds each file ``<op>/<op>.py`` in its folder that defines a subclass of CustomModuleBase.
 """
 
 from hotwheels.amct_pytorch.custom_op.base import CustomModuleBase

@@ -1,4 +1,4 @@
-"""CustomModuleBase: what makes a module of an operation which PyTorch offers as a function only."""
+"""CustomModuleBase: the base class of modules for operations that torch offers as functions only."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from hotwheels.amct_pytorch.errors import ConfigError
 class CustomModuleBase(nn.Module):
     """Base of the extension modules. A subclass implements ``forward`` and is exported as one ONNX node.
 
-    Both paths treat an instance as one operation and never look into it; each tensor it is called with is an input with
-    quantization parameters of its own. ``custom_op/max/max.py`` is an example to start from.
+    Both paths treat an instance as one operation and never trace its forward; each tensor argument is an input with its
+    own quantization parameters. ``custom_op/max/max.py`` is an example to start from.
 
     Attributes:
         onnx_type: Type of its ONNX node at opset 13, for instance ``Add``; a subclass may inherit it.
-        num_inputs: Number of tensors it is called with; None for any number.
+        num_inputs: Number of tensor arguments; None for any number.
 
     Raises:
-        ConfigError: When a subclass is defined whose ``onnx_type`` is no name or whose ``num_inputs`` is no count.
+        ConfigError: At the definition of a subclass whose ``onnx_type`` is no name or whose ``num_inputs`` is no count.
     """
 
     onnx_type: ClassVar[str]
     num_inputs: ClassVar[int | None] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Checks the class when it is defined, so that the error points at the class and not at its first use."""
+        """Checks the class at its definition, so that the error's traceback shows the class and not its first use."""
         super().__init_subclass__(**kwargs)
         if not _is_name(getattr(cls, "onnx_type", None)):
             raise ConfigError(

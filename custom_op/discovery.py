@@ -1,4 +1,4 @@
-"""The known extension classes: those found in the folders of this package, and those a user registers."""
+"""The known extension classes: the ones in the folders of this package, and the ones that a user registers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from hotwheels.amct_pytorch.log import get_logger
 _LOG = get_logger(__name__)
 _Class = TypeVar("_Class", bound=type[CustomModuleBase])
 
-# By dotted path, so that a class which a notebook defines anew takes the place of its former self.
+# By dotted path, so that a class that a notebook defines again replaces its older version.
 _known: dict[str, type[CustomModuleBase]] = {}
 
 
 def register_custom_op(cls: _Class) -> _Class:
-    """Makes ``cls`` known as an extension module and returns it, so that it may stand as a decorator.
+    """Makes ``cls`` known as an extension module and returns it, so the function works as a decorator.
 
     Registering a class twice changes nothing. The class is quantized if the capacity file lists its name too.
 
@@ -39,9 +39,9 @@ def registered_custom_ops() -> tuple[type[CustomModuleBase], ...]:
 
 
 def discover_custom_ops(folders: Iterable[str], package: str) -> None:
-    """Registers the extension classes of every ``<op>/<op>.py`` in ``folders``, which are the path of ``package``.
+    """Registers the extension classes of every ``<op>/<op>.py`` in ``folders``, the ``__path__`` of ``package``.
 
-    A file that cannot be used is left out with a WARNING: one broken file must not keep the whole SDK from loading.
+    An unusable file is skipped with a WARNING, since one broken file must not prevent the import of the whole SDK.
     """
     for file in _find_files(folders):
         module = _import_file(file, f"{package}.{file.stem}.{file.stem}")
@@ -55,7 +55,7 @@ def discover_custom_ops(folders: Iterable[str], package: str) -> None:
 
 
 def _find_files(folders: Iterable[str]) -> Iterator[Path]:
-    # Not pkgutil.iter_modules: it passes over an operation's folder which has no __init__.py.
+    # Not pkgutil.iter_modules, which skips folders without __init__.py.
     for child in (child for folder in folders if Path(folder).is_dir() for child in sorted(Path(folder).iterdir())):
         file = child / f"{child.name}.py"
         if file.is_file():
@@ -79,7 +79,7 @@ def _import_file(file: Path, name: str) -> ModuleType | None:
 
 
 def _classes_of(module: ModuleType) -> list[type[CustomModuleBase]]:
-    """Returns the extension classes written in ``module``, without those it imports."""
+    """Returns the extension classes that ``module`` defines, without imported ones."""
     return [thing for thing in vars(module).values() if _is_extension(thing) and thing.__module__ == module.__name__]
 
 

@@ -1,4 +1,4 @@
-"""Trains the samples' networks on the digits and caches them; the samples do this themselves when they need one."""
+"""Trains the samples' networks on the digits and caches them; a sample trains its network itself if needed."""
 
 import argparse
 import sys

@@ -1,6 +1,6 @@
-"""Takes architectures of torchvision and timm through the whole SDK and writes what came of each.
+"""Runs the whole SDK on architectures of torchvision and timm and writes the result of each.
 
-Every network is built as its library builds it, untrained, in a small variant; BatchNorms are given statistics. Then:
+Every network is built as its library builds it, untrained, in a small variant; BatchNorms get statistics. Then follow:
 check_model, configuration, calibration, fake_quant, real_quant, export, the fake_quant file in onnxruntime without
 optimizations, and the deploy pair in the NumPy oracle, whose integers must equal those of real_quant.
 """
@@ -25,7 +25,7 @@ RESULTS = Path(__file__).resolve().parents[2] / ".zoo"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit status: 1 if a network fails."""
     args = _parse(arguments)
-    # Before torch is imported, here and in the processes.
+    # Set before torch is imported, here and in the processes.
     os.environ.update(OMP_NUM_THREADS="1", AMCT_LOG_LEVEL="ERROR", AMCT_LOG_FILE_LEVEL="ERROR")
     from .architectures import ARCHITECTURES
 

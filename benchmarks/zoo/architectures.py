@@ -1,4 +1,4 @@
-"""The architectures: one small variant of each, built as its library builds it."""
+"""The architectures of the zoo: a small variant of each, built as its library builds it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Architecture:
     """One network of the zoo.
 
     Attributes:
-      name: Unique; the library's name of the model where it has one.
-      source: Where the model definition comes from.
-      build: Makes it, untrained.
+      name: Unique; the library's name of the model if there is one.
+      source: The library with the model definition.
+      build: Returns the untrained model.
       image_size: Height and width of the inputs.
       definition: Simple configuration (YAML); empty for the defaults.
     """
@@ -34,7 +34,7 @@ class Architecture:
     definition: str = ""
 
 
-# Linear attention divides by a sum that may be zero, plus an epsilon far below the step of any grid.
+# Linear attention divides by a sum plus an epsilon far below the step of any grid: quantized, the divisor may be zero.
 _FLOAT_DIVISION = "override_layer_types: [{layer_type: [operator.add, operator.truediv], quant_enable: false}]"
 
 
@@ -54,7 +54,7 @@ def _timm(name: str, image_size: int = 64, **arguments: Any) -> Architecture:
 
 
 def _sized(name: str, image_size: int = 64, **arguments: Any) -> Architecture:
-    """A model of timm which has to be told the size of its images."""
+    """A model of timm whose constructor needs the image size."""
     return _timm(name, image_size, img_size=image_size, **arguments)
 
 

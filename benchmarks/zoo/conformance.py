@@ -1,4 +1,4 @@
-"""One architecture through the SDK: check_model, then the FX path, or the dynamic path where FX cannot follow."""
+"""Runs the SDK on one architecture: check_model, then the FX path, or the dynamic path if FX cannot trace it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .subject import make_subject
 
 
 def run(architecture: Architecture) -> Outcome:
-    """Returns what came of ``architecture``; errors are part of it."""
+    """Returns the outcome of ``architecture``, which contains the error if there was any."""
     outcome = Outcome(name=architecture.name)
     with tempfile.TemporaryDirectory() as folder, contextlib.suppress(StageFailed):
         _run(Stages(outcome), architecture, Path(folder))
@@ -37,11 +37,11 @@ def _run(stages: Stages, architecture: Architecture, folder: Path) -> None:
 
 
 def _by_reason(reasons: list[str]) -> dict[str, int]:
-    """Counts reasons, the names in them replaced by an ellipsis."""
+    """Counts reasons, after replacing the names in them by an ellipsis."""
     return dict(Counter(re.sub("'[^']*'", "'…'", reason) for reason in reasons).most_common())
 
 
 def _place(problem: amct.ModelProblem) -> str:
-    """The reason and the code, without the folder it is installed in."""
+    """Returns the reason and the code line, without the folder of the installation."""
     code = problem.place.strip().splitlines()
     return f"{problem.reason}: {code[-1].strip()}" if code else problem.reason

@@ -1,6 +1,6 @@
-"""A network that torch.fx cannot follow, on the dynamic path: fake_quant, and the files in onnxruntime and the oracle.
+"""Runs the dynamic path on a network that torch.fx cannot trace: fake_quant, and files in onnxruntime and the oracle.
 
-The oracle stands in the place of real_quant here; tests/exact/test_dynamic.py compares the two on other networks.
+The oracle is used here instead of real_quant; tests/exact/test_dynamic.py compares both on other networks.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .subject import Subject, outputs_of, worst_sqnr
 
 
 def run(stages: Stages, subject: Subject) -> None:
-    """Goes through all stages."""
+    """Runs all stages."""
     files = dynamic_path.Files(subject.folder)
     with stages.stage("create") as outcome:
         amct.create_quant_config(files.config, subject.model, subject.test)

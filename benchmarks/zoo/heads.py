@@ -11,7 +11,7 @@ from .libraries import timm, torchvision
 
 
 class Detector(nn.Module):
-    """A backbone whose feature maps all go into one head."""
+    """A backbone and a head that reads all of its feature maps."""
 
     def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
         super().__init__()
@@ -22,7 +22,7 @@ class Detector(nn.Module):
 
 
 class Pyramid(nn.Module):
-    """A backbone with a feature pyramid behind it."""
+    """A backbone followed by a feature pyramid."""
 
     def __init__(self, backbone: nn.Module, channels: list[int], width: int) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""torchvision and timm beside a torch without GPU, for their model definitions.
+"""torchvision and timm with a CPU build of torch, for their model definitions.
 
-torchvision has no such build: its compiled operators do not load, but on import it registers fakes for two of them.
-Both have to be declared before, by whoever imports it; import the libraries from here.
+torchvision has no such build: its compiled operators do not load, but its import registers fake implementations of two
+of them. Both operators must be declared before that; so import the libraries from this module.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Outcome: what came of one architecture, as numbers and one-line texts that a file can hold."""
+"""Outcome: the results of one architecture, as numbers and one-line texts that a JSON file can hold."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ STATIC, DYNAMIC = "FX", "dynamic"
 
 @dataclasses.dataclass(kw_only=True)
 class Outcome:
-    """Filled in stage by stage; what a failing stage left out stays None.
+    """Results, filled in stage by stage; the fields of stages that failed or did not run stay None.
 
     Attributes:
       name: The architecture.
-      path: ``FX`` or ``dynamic``; what check_model says is possible.
-      stage: The stage in which it failed; empty if it came through.
-      error: One line; empty if it came through.
-      problems: What check_model says FX cannot follow: the reason and the line.
+      path: ``FX`` or ``dynamic``, according to check_model.
+      stage: The stage that failed; empty if none failed.
+      error: One line; empty if no stage failed.
+      problems: Problems of tracing that check_model reports: the reason and the line.
       quantized: Number of layers that compute on integers.
       integer_share: Share of the multiplications that run on integers; None on the dynamic path.
-      float_products: What multiplies in float, by node, with the reason.
+      float_products: Nodes that multiply in float, with the reason.
       batch_norms: Number of BatchNorms that are not folded, by reason.
-      skipped: Number of layers left in float by reason, names left out of the reason.
+      skipped: Number of layers left in float, by reason without names.
       fake_sqnr: Signal to noise ratio of fake_quant against float, dB, of the worst output.
       real_sqnr: The same of real_quant; on the dynamic path of the oracle.
       runtime_sqnr: Of onnxruntime on the fake_quant file against fake_quant in torch; inf where they are equal.
-      runtime_layers: Number of layers of which onnxruntime's result was compared, given the same inputs.
-      layer_sqnr: The lowest signal to noise ratio of these, dB.
-      edges: Number of quantized inputs of which all integers equal the oracle's.
-      integers: Number of elements in them.
-      seconds: By stage.
+      runtime_layers: Number of layers whose result was compared with onnxruntime's, given the same inputs.
+      layer_sqnr: The lowest signal to noise ratio of these layers, dB.
+      edges: Number of quantized inputs whose integers all equal the oracle's.
+      integers: Number of elements in these inputs.
+      seconds: Seconds of each stage.
     """
 
     name: str
@@ -59,11 +59,11 @@ class Outcome:
 
     @property
     def has_passed(self) -> bool:
-        """Whether every stage came through."""
+        """Whether no stage failed."""
         return not self.error
 
     def write(self, path: Path) -> None:
-        """Writes it as JSON, so that readers see all of it or nothing."""
+        """Writes the outcome as JSON, so that readers see the whole file or none."""
         write_text_atomic(path, json.dumps(dataclasses.asdict(self), indent=1))
 
 

@@ -1,7 +1,7 @@
-"""Makes an untrained network behave like a trained one as far as quantization sees it: ranges, statistics, inputs.
+"""Gives an untrained network the ranges, statistics and inputs of a trained network, as far as quantization needs them.
 
-An untrained BatchNorm hands its input on unscaled, and branches often start as nothing (scales of 0 or 1e-6, biases of
-0): half of the tensors would be constant, and a signal to noise ratio would say nothing.
+An untrained BatchNorm does not scale its input, and branches often start with scales of 0 or 1e-6 and biases of 0: half
+of the tensors would be constant, and a signal to noise ratio would be meaningless.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, which the libraries' models expect
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, which the libraries' models expect
 
 
 def images(count: int, size: int | tuple[int, int], seed: int) -> Tensor:
@@ -28,7 +28,7 @@ def images(count: int, size: int | tuple[int, int], seed: int) -> Tensor:
 
 
 def prepare(model: nn.Module, inputs: Sequence[Tensor]) -> nn.Module:
-    """Returns ``model``, changed in place, in eval mode: no constant parameters, BatchNorms know their inputs."""
+    """Returns ``model``, changed in place, in eval mode, without constant parameters, with BatchNorm statistics."""
     for name, parameter in model.named_parameters():
         _draw(name, parameter.data)
     norms = [module for module in model.eval().modules() if isinstance(module, _BatchNorm)]
@@ -43,7 +43,7 @@ def prepare(model: nn.Module, inputs: Sequence[Tensor]) -> nn.Module:
 
 
 def _draw(name: str, values: Tensor) -> None:
-    """Replaces values that are all the same: scales by 0.5 to 1.5, biases by small ones."""
+    """Replaces values that are all equal: scales by 0.5 to 1.5, biases by small values."""
     if values.numel() < 2 or bool((values != values.flatten()[0]).any()):
         return
     if name.endswith(("bias", "beta", "_b")):

@@ -1,4 +1,4 @@
-"""Runs each architecture in a process of its own: a crash or an endless run costs that one alone."""
+"""Runs each architecture in its own process, so that a crash or an endless run affects no other architecture."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def run_all(names: Sequence[str], folder: Path, jobs: int, timeout: float, repor
 
     Args:
       names: Keys of ``ARCHITECTURES``.
-      folder: Where ``<name>.json`` is written.
+      folder: The folder for ``<name>.json``.
       jobs: Number of processes, one thread each.
-      timeout: Seconds after which one of them is ended.
+      timeout: Seconds after which a process is ended.
       report: Called with each outcome, in the order of completion.
     """
-    # The server imports the libraries once, without ever running an operation, and every process is a fork of it.
+    # The server imports the libraries once and runs no operation; every process is a fork of it.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["benchmarks.zoo.worker"])
     with ThreadPoolExecutor(jobs) as pool:

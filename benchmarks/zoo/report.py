@@ -1,6 +1,6 @@
-"""The report: a table of all architectures, the reasons of what stays in float, and the failures.
+"""The report: a table of all architectures, the reasons why nodes stay in float, and the failures.
 
-A reason is a letter in the table; the letters are explained below it.
+The table has a letter for each reason and an explanation of the letters below it.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ _LETTERS = string.ascii_letters
 _INTRODUCTION = f"""# Zoo conformance
 
 Written by `make zoo`; do not edit. {{passed}} of {{count}} networks of torchvision and timm pass: {{static}} of them
-unmodified on the FX path, {{dynamic}} on the dynamic path because torch.fx cannot follow them.
+unmodified on the FX path, {{dynamic}} on the dynamic path because torch.fx cannot trace them.
 
-Each network is built by its library, untrained, in a small variant; parameters that start constant are drawn, and
-BatchNorms get the statistics of photographs, so that ranges are as in a trained network. It is calibrated with
-{CALIBRATION_IMAGES} crops of scikit-learn's two photographs and run on {TEST_IMAGES} others, in the default
-configuration unless said below.
+Each network is built by its library, untrained, in a small variant; constant initial parameters are replaced by
+random ones, and BatchNorms get the statistics of photographs, so that ranges are as in a trained network. It is
+calibrated with {CALIBRATION_IMAGES} crops of scikit-learn's two photographs and run on {TEST_IMAGES} others, in the
+default configuration unless the section *Not the default configuration* lists the network.
 
-- *quantized*, *float*: layers that compute on integers; nodes left in float, by reason: the letters stand below. The
-  dynamic path does not see functions at all.
+- *quantized*, *float*: layers that compute on integers; nodes left in float, by reason: the table at the end explains
+  the letters. On the dynamic path only modules are counted.
 - *on integers*: share of the multiplications (torch's flop counter) in quantized layers; below 99.9 % in the default
-  configuration a network is not ok. *BN left*: BatchNorms that are not folded; the reasons stand below.
-- *fake_quant*, *real_quant*: SQNR of the worst output against the float network, dB. With random weights it falls with
-  depth as that of a trained network does not. On the dynamic path the oracle stands for real_quant.
+  configuration a network fails. *BN left*: BatchNorms that are not folded; the reasons are below.
+- *fake_quant*, *real_quant*: SQNR of the worst output against the float network, dB. With random weights it falls
+  with depth more than in a trained network. On the dynamic path the oracle computes real_quant's column.
 - *oracle*: quantized inputs of layers whose integers in real_quant all equal those of the NumPy interpreter of the
-  deploy pair. There real_quant is not compared; tests/exact/test_dynamic.py does.
+  deploy pair. On the dynamic path the zoo does not compare real_quant; tests/exact/test_dynamic.py does.
 - *onnxruntime, layers*: layers of the fake_quant file, run without graph optimisations, that were compared with
   fake_quant in torch, each given the runtime's inputs; and the lowest SQNR among them (demanded: {LAYER_SQNR:.0f} dB).
-- *at the end*: SQNR of the outputs of both; values beside rounding ties have gone separate ways layer after layer.
+- *at the end*: SQNR of the outputs of both; values near rounding ties were rounded differently, layer after layer.
 - *s*: seconds on one core of a shared machine.
 
 """
@@ -97,7 +97,7 @@ def _rows(outcomes: Sequence[Outcome]) -> list[tuple[str, ...]]:
 
 
 def _letters(outcomes: Sequence[Outcome]) -> dict[str, str]:
-    """A letter for each reason, the most frequent one first."""
+    """Returns a letter for each reason, the most frequent first."""
     return dict(zip((reason for reason, _ in _counted(outcomes)), _LETTERS, strict=False))
 
 

@@ -1,8 +1,8 @@
-"""The fake_quant file in onnxruntime beside fake_quant in torch, layer by layer.
+"""Compares the fake_quant file in onnxruntime with fake_quant in torch, layer by layer.
 
-At the end of a deep network the two may be far apart though each layer is right: they sum in another order, a value
-beside a rounding tie falls to the other side, and every later layer makes more of it. So each layer of torch is given
-what the runtime gave to its own; then only the last bits of float32 may differ.
+At the end of a deep network the two may differ much though each layer is right: they sum in different orders, so values
+near a rounding tie may be rounded differently, and later layers amplify the difference. So each layer in torch gets the
+inputs of the runtime's layer; then only the last bits of float32 may differ.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Agreement:
     """How well single layers agree.
 
     Attributes:
-      layers: How many were compared.
+      layers: Number of compared layers.
       worst: Lowest signal to noise ratio of a layer, dB.
-      layer: The one that has it.
+      layer: The layer with the lowest ratio.
     """
 
     layers: int
@@ -52,7 +52,7 @@ def compare_layers(quantized: QuantGraphModule, prefix: Path, inputs: Sequence[T
 
 
 class _Guided(RecordingInterpreter):
-    """Goes on with the runtime's result behind every node that the runtime has too."""
+    """Replaces the result of every node that the runtime has too by the runtime's result."""
 
     def __init__(self, module: fx.GraphModule, runtime: Mapping[str, NDArray[Any]]) -> None:
         super().__init__(module, None)

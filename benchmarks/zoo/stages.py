@@ -1,4 +1,4 @@
-"""Stages of one run: each is timed, and the outcome says in which one it failed."""
+"""Stages of one run: each is timed, and the outcome names the stage that failed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .outcome import Outcome
 
 
 class ConformanceError(Exception):
-    """Two sides which have to agree do not."""
+    """Two results that must agree differ."""
 
 
 class StageFailed(Exception):
@@ -25,7 +25,7 @@ class Stages:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[Outcome]:
-        """Times the block; an error in it is noted, and StageFailed raised."""
+        """Times the block; if it raises, notes the error in the outcome and raises StageFailed."""
         started = time.perf_counter()
         try:
             yield self.outcome

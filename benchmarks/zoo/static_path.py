@@ -1,4 +1,4 @@
-"""A network on the FX path: fake_quant, real_quant, the exported files in onnxruntime and in the oracle."""
+"""Runs the FX path on a network: fake_quant, real_quant, the exported files in onnxruntime and in the oracle."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from .runtime import compare_layers
 from .stages import ConformanceError, Stages
 from .subject import Subject, outputs_of, worst_sqnr
 
-# What the last bits of float32 sums in another order may do to a single layer, dB.
+# Least ratio, in dB, of a single layer to the same layer in onnxruntime, which sums float32 values in another order.
 LAYER_SQNR = 100.0
-# Attention written out, instead of torch's fused kernel, rounds in other places: 2^-16 relative, and no more.
+# Attention as single operations, instead of torch's fused kernel, rounds elsewhere: at most 2^-16 relative.
 FLOAT_SQNR = 96.0
 
 
 def run(stages: Stages, subject: Subject) -> None:
-    """Goes through all stages."""
+    """Runs all stages."""
     quantized = _create(stages, subject)
     with stages.stage("calibrate"):
         amct.enable_quantization(quantized, calibration=True)
@@ -64,7 +64,7 @@ def _create(stages: Stages, subject: Subject) -> QuantGraphModule:
 
 
 def _measure_share(outcome: Outcome, quantized: QuantGraphModule, subject: Subject) -> None:
-    """Notes which multiplications run on integers; fewer than wanted are no failure where a configuration says so."""
+    """Notes which multiplications run on integers; too few are a failure in the default configuration only."""
     found = measured_share(quantized, (subject.test,))
     assert found is not None
     outcome.integer_share, outcome.float_products = found.share, dict(found.reasons)

@@ -1,4 +1,4 @@
-"""Subject: one prepared float network, what it is shown, and what it answers."""
+"""Subject: one prepared float network with its inputs and outputs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Subject:
 
     Attributes:
       model: In eval mode.
-      calibration: The batch that shows it ranges.
+      calibration: The calibration batch.
       test: Other images.
       expected: The outputs of the float model for them.
       definition: Simple configuration; None for the defaults.
@@ -42,7 +42,7 @@ class Subject:
 
 
 def make_subject(architecture: Architecture, folder: Path) -> Subject:
-    """Builds and prepares the network, the same one each time."""
+    """Builds and prepares the network, with the same weights in each call."""
     torch.manual_seed(0)
     calibration = images(CALIBRATION_IMAGES, architecture.image_size, seed=0)
     model = prepare(architecture.build(), [calibration])
@@ -56,7 +56,7 @@ def make_subject(architecture: Architecture, folder: Path) -> Subject:
 
 @torch.no_grad()
 def outputs_of(model: nn.Module, inputs: Tensor) -> list[Tensor]:
-    """Returns the tensors that ``model(inputs)`` gives, in the order of the exported file."""
+    """Returns the tensors in the result of ``model(inputs)``, in the order of the exported file."""
     result: Any = model(inputs)
     return [one for one in pytree.tree_leaves(result) if isinstance(one, Tensor)]
 
@@ -65,7 +65,7 @@ def worst_sqnr(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
     """Returns the lowest signal to noise ratio of all outputs, dB.
 
     Raises:
-      ConformanceError: The two sides have outputs of other number or shape, or one is not a number.
+      ConformanceError: The outputs differ in number or shape, or a value is not a number.
     """
     if [one.shape for one in expected] != [one.shape for one in found]:
         shapes = [[tuple(one.shape) for one in side] for side in (expected, found)]

@@ -1,4 +1,4 @@
-"""What a process of the zoo runs; importing it brings all libraries along."""
+"""The function that a process of the zoo runs; importing this module imports all libraries."""
 
 from __future__ import annotations
 

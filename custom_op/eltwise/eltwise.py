@@ -20,18 +20,18 @@ _CLASSES: Mapping[str, type[CustomModuleBase]] = MappingProxyType(
 class Eltwise(CustomModuleBase):
     """``Eltwise(op)`` makes the EltwiseAdd, EltwiseSub, EltwiseMul or EltwiseDiv that ``op`` names.
 
-    No object is an Eltwise itself. The capacity file pairs one class with one ONNX type, so an operation chosen per
-    instance would be neither listed nor exported under the right type; the four classes are both.
+    No object has the class Eltwise itself. The capacity file pairs one class with one ONNX type, so a class whose
+    instances compute different operations could be neither listed nor exported with the right type.
 
     Raises:
         ConfigError: ``op`` is not one of add, sub, mul, div.
-        TypeError: When a subclass of Eltwise is defined; derive from one of the four classes.
+        TypeError: At the definition of a subclass of Eltwise; derive from one of the four classes.
     """
 
-    onnx_type = "Add"  # that of the default operation
+    onnx_type = "Add"  # the type of the default operation
     num_inputs = 2
 
-    # Python calls __init__ only on what is an instance of the class called, so the four are made ready here.
+    # Python does not call __init__ on the result, which is no Eltwise; so the result is initialized here.
     def __new__(cls, op: str = "add") -> CustomModuleBase:  # type: ignore[misc]
         """Takes the name of the operation."""
         if op not in _CLASSES:
@@ -39,7 +39,7 @@ class Eltwise(CustomModuleBase):
         return _CLASSES[op]()
 
     def __init_subclass__(cls, **kwargs: object) -> None:
-        """Refuses: ``__new__`` would make one of the four classes and not the subclass."""
+        """Raises, as ``__new__`` would return an instance of the four classes and not of the subclass."""
         raise TypeError(
             f"Class '{cls.__module__}.{cls.__qualname__}' cannot be derived from Eltwise, which only chooses among "
             f"{', '.join(known.__name__ for known in _CLASSES.values())}; derive it from one of these."

@@ -13,23 +13,23 @@ class Max(CustomModuleBase):
 
     Args:
         dim: Axis that is reduced; negative ones count from the last. None reduces all axes.
-        keepdim: If True a reduced axis stays with length 1. With ``dim=None`` the result then has as many axes as the
-            input, as ONNX ReduceMax has it and unlike ``torch.max(x)``, which is ``Max(keepdim=False)``.
+        keepdim: If True, a reduced axis is kept with length 1. With ``dim=None`` the result then has as many axes as
+            the input, as in ONNX ReduceMax and unlike ``torch.max(x)``, which is ``Max(keepdim=False)``.
     """
 
     onnx_type = "ReduceMax"
     num_inputs = 1
 
     def __init__(self, dim: int | None = None, keepdim: bool = True) -> None:
-        """Takes the axis and what becomes of it."""
+        """Stores the axis and whether it is kept."""
         super().__init__()
         self.dim = dim
         self.keepdim = keepdim
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the largest values as a new tensor."""
-        # Not torch.max, which has no keepdim for all axes. The values are equal; among equal elements torch.amax shares
-        # the gradient out, torch.max with an axis gives it to one of them.
+        # Not torch.max, which has no keepdim for all axes. The values are the same; torch.amax divides the gradient
+        # among equal elements, torch.max with an axis gives all of it to the first of them.
         axes = tuple(range(x.dim())) if self.dim is None else self.dim
         return torch.amax(x, axes, self.keepdim)
 

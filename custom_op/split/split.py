@@ -11,10 +11,10 @@ from hotwheels.amct_pytorch.custom_op.base import CustomModuleBase
 
 
 class Split(CustomModuleBase):
-    """torch.split as a module: takes the place of torch.chunk, which the exporter breaks up at opset 13.
+    """torch.split as a module; also replaces torch.chunk, which the exporter writes as several nodes at opset 13.
 
     Args:
-        split_size_or_sections: Length of each piece, of which the last may be shorter, or the list of all lengths.
+        split_size_or_sections: Length of each piece (the last may be shorter), or the list of all lengths.
         dim: Axis that is cut; negative ones count from the last.
     """
 

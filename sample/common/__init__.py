@@ -1,1 +1,1 @@
-"""What all samples share: images, digits, training, evaluation and the calibration program itself."""
+"""Modules that all samples share: images, digits, training, evaluation and the calibration program itself."""

@@ -1,7 +1,6 @@
 """Post-training quantization of a classification network from float model to deploy files, as a command-line program.
 
-The five calls of the library stand in `quantize` and `quantize_and_save`, in the order in which your own script will
-have them.
+`quantize` and `quantize_and_save` contain the five calls of the library, in the order of your own script.
 """
 
 import argparse
@@ -23,7 +22,7 @@ from sample.common.images import image_loader
 from sample.common.training import trained
 
 IMAGENET_SIZE = 224
-# The first axis is named, so that the ONNX files take any batch size.
+# The first axis is named, so that the ONNX files accept any batch size.
 ONNX_EXPORT_SETTING = {
     "input_names": ["input"],
     "output_names": ["output"],
@@ -33,7 +32,7 @@ ONNX_EXPORT_SETTING = {
 
 @dataclasses.dataclass(frozen=True)
 class CalibrationSample:
-    """What differs between the calibration samples.
+    """The differences between the calibration samples.
 
     Attributes:
       network: Name in the zoo, and beginning of the output files' names.
@@ -41,9 +40,9 @@ class CalibrationSample:
       classifier: Key of the last layer's weight in a checkpoint; its first axis is the number of classes.
       script: The program; its outputs are written to its folder.
       eval_set: The default image list; None for the held-out digits.
-      eval_iter: How many batches of it are evaluated by default.
+      eval_iter: Number of batches of it to evaluate by default.
       config_def: The default simple configuration; None for the defaults of the library.
-      config_help: What is said about it in the help of the command line.
+      config_help: Its text in the help of the command line.
     """
 
     network: str
@@ -58,10 +57,10 @@ class CalibrationSample:
 
 @dataclasses.dataclass(frozen=True)
 class Outputs:
-    """Where the files of one configuration go.
+    """Paths of the files of one configuration.
 
     Attributes:
-      config_file: The configuration; pictures are drawn beside it.
+      config_file: The configuration; the pictures of the graph are written to the same folder.
       prefix: Folder and beginning of the names of checkpoint and ONNX files.
     """
 
@@ -69,18 +68,18 @@ class Outputs:
     prefix: Path
 
     def written(self) -> list[Path]:
-        """Returns the files that are there."""
+        """Returns the files that exist."""
         return sorted((*self.config_file.parent.iterdir(), *self.prefix.parent.glob(f"{self.prefix.name}*")))
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """How every stage is evaluated.
+    """The data and device for the evaluation of every stage.
 
     Attributes:
       batches: Labelled images.
-      limit: How many batches; None for all.
-      device: Where torch modules run; ONNX files run on the CPU.
+      limit: Number of batches; None for all.
+      device: The device of torch modules; ONNX files run on the CPU.
     """
 
     batches: Batches
@@ -141,7 +140,7 @@ def quantize(
     model: nn.Module, config_file: Path, config_definition: Path | None, batches: Batches, device: torch.device
 ) -> nn.Module:
     """Returns the quantized and calibrated model; ``model`` itself is unchanged."""
-    # 1. What is quantized and how: one entry per layer, to be read and edited.
+    # 1. The configuration, which you can read and edit: one entry per layer, with its quantizers.
     amct.create_quant_config_fx(config_file, model, config_definition)
     # 2. The float graph with quantizers in place.
     quant_model = amct.create_quant_model_fx(config_file, model)
@@ -153,7 +152,7 @@ def quantize(
 
 @torch.no_grad()
 def calibrate(quant_model: nn.Module, batches: Batches, batch_num: int, device: torch.device) -> None:
-    """Shows the first ``batch_num`` batches to the quantizers."""
+    """Calibrates the quantizers on the first ``batch_num`` batches."""
     quant_model.to(device).eval()
     for images, _ in tqdm(itertools.islice(batches, batch_num), total=batch_num, desc="calibration", unit="batch"):
         quant_model(images.to(device))
@@ -183,7 +182,7 @@ def load_checkpoint(sample: CalibrationSample, file: Path) -> nn.Module:
 
 
 def parse_arguments(sample: CalibrationSample) -> argparse.Namespace:
-    """Returns the options of the command line; what does not fit together ends the program with an explanation."""
+    """Returns the options of the command line; exits with a message if options contradict each other."""
     parser = argparse.ArgumentParser(
         description=f"Quantizes {sample.network}: without --weights a narrow one, trained on handwritten digits."
     )

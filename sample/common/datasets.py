@@ -13,7 +13,7 @@ from sample.common import digits
 from sample.common.evaluation import Batches
 from sample.common.images import ImageList, fit, normalize
 
-# What torchvision's training recipes crop from an image: 8 % to all of its area.
+# Smallest part of an image's area that torchvision's training recipes crop; the largest is the whole area.
 SMALLEST_CROP = 0.08
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp"}
 LabelledImages = Dataset[tuple[Tensor, int]]
@@ -32,13 +32,13 @@ class Loaders:
     evaluation: Batches
 
     def start_epoch(self, epoch: int) -> None:
-        """Makes the order of the training images that of this epoch, on every process."""
+        """Sets the order of the training images for this epoch, the same for all processes."""
         if isinstance(self.train.sampler, DistributedSampler):
             self.train.sampler.set_epoch(epoch)
 
 
 class ImageFolders(Dataset[tuple[Tensor, int]]):
-    """Images in one folder per class, as torch's ImageNet example has them; the sorted folders are the labels."""
+    """Images in one folder per class, as in torch's ImageNet example; a label is the index in the sorted folders."""
 
     def __init__(self, root: Path, image_size: int, augments: bool) -> None:
         self.image_size = image_size
@@ -67,7 +67,7 @@ class ImageFolders(Dataset[tuple[Tensor, int]]):
 def make_loaders(
     train_set: Path | None, eval_set: Path | None, image_size: int, batch_size: int, workers: int, distributed: bool
 ) -> Loaders:
-    """Returns the batches of two data sets, each a list file or a folder of class folders; of the digits for None."""
+    """Returns the batches of two data sets, each a list file or a folder of class folders; None means the digits."""
     if train_set is None or eval_set is None:
         train, evaluation = (TensorDataset(part.normalized(), part.labels) for part in digits.load())
         workers = 0  # the digits are in memory

@@ -32,14 +32,14 @@ class Digits:
         return len(self.labels)
 
     def normalized(self) -> Tensor:
-        """Returns the images as a network takes them: float32 ``[N, 3, 32, 32]``."""
+        """Returns the images as input of a network: float32 ``[N, 3, 32, 32]``."""
         return to_input(self.images)
 
 
 def load(fold: int = 0) -> tuple[Digits, Digits]:
     """Returns the training part and the 360 held-out digits; the same on every machine.
 
-    For cross-validation each ``fold``, 0..4, holds out other digits; together all of them.
+    For cross-validation, each ``fold``, 0..4, holds out different digits; the five folds together hold out all digits.
     """
     source = load_digits()
     order = np.random.RandomState(0).permutation(len(source.target))

@@ -17,7 +17,7 @@ Batches = DataLoader[tuple[Tensor, Tensor]]
 
 @dataclasses.dataclass(frozen=True)
 class Accuracy:
-    """What an evaluation counted.
+    """The counts of an evaluation.
 
     Attributes:
       top1: Images whose label has the largest logit.
@@ -49,7 +49,7 @@ def evaluate_torch(model: nn.Module, batches: Batches, limit: int | None, name: 
 
 def evaluate_onnx(file: Path, batches: Batches, limit: int | None, name: str) -> Accuracy:
     """Evaluates an ONNX file with one image input in onnxruntime on the CPU, on the same batches."""
-    # Only here: the torch evaluations work without onnxruntime.
+    # Imported here, so that the torch evaluations work without onnxruntime.
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
@@ -71,7 +71,7 @@ def print_accuracies(results: dict[str, Accuracy]) -> None:
 
 
 def print_files(files: Iterable[Path]) -> None:
-    """Prints path, relative to the current folder where it lies below it, and size of each file."""
+    """Prints path and size of each file; a path below the current folder is relative to it."""
     print("\nfiles written")
     for file in files:
         shown = file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file

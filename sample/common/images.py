@@ -1,4 +1,4 @@
-"""Labelled image files: the list that names them and the loader that makes network inputs of them."""
+"""Labelled image files: the list of their names and the loader that converts them to network inputs."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-# Mean and deviation of ImageNet's RGB channels, which torchvision's checkpoints were trained with.
+# Mean and deviation of ImageNet's RGB channels, with which torchvision's checkpoints were trained.
 MEAN = torch.tensor((0.485, 0.456, 0.406)).view(3, 1, 1)
 STD = torch.tensor((0.229, 0.224, 0.225)).view(3, 1, 1)
 # torchvision evaluates on the central 224 pixels of an image whose shorter side is 256.
@@ -18,7 +18,7 @@ CROP_RATIO = 224 / 256
 class ImageList(Dataset[tuple[Tensor, int]]):
     """The images of a list file, each line a file name and a label; names are relative to the list's folder.
 
-    An image of exactly ``image_size`` pixels is taken as it is, any other one is scaled and cropped at the centre.
+    An image of exactly ``image_size`` pixels is unchanged; any other image is scaled and cropped at the centre.
     """
 
     def __init__(self, list_file: Path, image_size: int) -> None:
@@ -65,7 +65,7 @@ def normalize(pixels: Tensor) -> Tensor:
 
 
 def fit(image: Image.Image, size: int) -> Image.Image:
-    """Scales and crops the centre to ``size`` times ``size`` pixels; an image of that size stays as it is."""
+    """Scales and crops the centre to ``size`` times ``size`` pixels; an image of that size is unchanged."""
     if image.size == (size, size):
         return image
     scale = size / CROP_RATIO / min(image.size)

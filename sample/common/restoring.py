@@ -1,4 +1,4 @@
-"""The float network that belongs to a checkpoint of a sample: the narrow one of the digits, or torchvision's."""
+"""The float network for a checkpoint of a sample: the narrow network of the digits, or torchvision's."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from sample.common.zoo import RECIPES
 
 
 def read_checkpoint(file: Path) -> dict[str, Any]:
-    """Returns what a sample has saved; tensors are on the CPU."""
+    """Returns the content of a sample's checkpoint; tensors are on the CPU."""
     content: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     return content
 

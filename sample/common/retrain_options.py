@@ -9,11 +9,11 @@ STATE_DICT_NAME = "quant_model_weights"
 
 @dataclasses.dataclass(frozen=True)
 class Defaults:
-    """What --epochs and --learning_rate are when they are not given.
+    """The defaults of --epochs and --learning_rate.
 
     Attributes:
       epochs: Passes over the training data.
-      learning_rate: Of SGD.
+      learning_rate: Learning rate of SGD.
     """
 
     epochs: int

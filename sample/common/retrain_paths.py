@@ -1,7 +1,7 @@
-"""The calls of the library which the retraining samples make: of the FX path and of the dynamic path.
+"""The library calls of the retraining samples, on the FX path and on the dynamic path.
 
-Your own script has them in the same order: `new_model` or `restored_model`, then for each epoch `start_training`,
-steps, `start_evaluation` and forwards, in the end `save`.
+The order is the same in your own script: `new_model` or `restored_model`, then for each epoch `start_training`, steps,
+`start_evaluation` and forwards, and `save` at the end.
 """
 
 import argparse
@@ -28,19 +28,19 @@ from sample.common.training import trained
 
 @dataclasses.dataclass(frozen=True)
 class Folders:
-    """Where a run writes: beside the script, as HiSilicon's AMCT manual lists the files."""
+    """The output folders of a run: next to the script, as in the file lists of HiSilicon's AMCT manual."""
 
     script: Path
     network: str
 
     @property
     def results(self) -> Path:
-        """Checkpoints and deploy files."""
+        """The folder of checkpoints and deploy files."""
         return self.script.resolve().parent / "checkpoints" / "retrain"
 
     @property
     def temporary(self) -> Path:
-        """Configuration, pictures, the record and results.csv."""
+        """The folder of configuration, pictures, the record and results.csv."""
         return self.script.resolve().parent / "tmp" / "retrain"
 
     def checkpoint(self, which: str) -> Path:
@@ -52,7 +52,7 @@ class RetrainPath(Protocol):
     """One of the two families of functions.
 
     Attributes:
-      modes: What an evaluation runs, by its name in results.csv; the last one decides which epoch is the best.
+      modes: The modes to evaluate, by their names in results.csv; the last mode decides which epoch is the best.
     """
 
     modes: ClassVar[tuple[str, ...]]
@@ -68,10 +68,10 @@ class RetrainPath(Protocol):
         """Returns the quantized model of the checkpoint ``args.pt``."""
 
     def start_training(self, model: nn.Module) -> None:
-        """Makes ``model``, perhaps in DistributedDataParallel, train."""
+        """Switches ``model``, which may be wrapped in DistributedDataParallel, to training."""
 
     def start_evaluation(self, model: nn.Module, mode: str) -> None:
-        """Makes ``model`` run in one of ``modes``."""
+        """Switches ``model`` to one of ``modes``."""
 
     def save(self, args: argparse.Namespace, model: nn.Module, folders: Folders, prefix: Path, example: Tensor) -> None:
         """Writes the files for deployment."""
@@ -91,7 +91,7 @@ class FxPath:
         amct.create_quant_config_fx(config_file, model, args.config_def)
         # 2. The float graph with quantizers in place.
         quant_model = amct.create_quant_model_fx(config_file, model).to(args.device).eval()
-        # 3. Pre-calibration: first ranges. What is calibrated is quantized from then on, so that later layers see it.
+        # 3. Pre-calibration: first ranges. Calibrated inputs are quantized at once, so later layers calibrate on them.
         amct.enable_quantization(quant_model, calibration=True, fake_quant=True)
         with torch.no_grad():
             for images, _ in itertools.islice(loaders.train, calibration_batches(config_file)):
@@ -101,7 +101,7 @@ class FxPath:
     def restored_model(
         self, sample: CalibrationSample, args: argparse.Namespace, folders: Folders, loaders: Loaders
     ) -> nn.Module:
-        # The float model only lends its structure.
+        # Only the structure of the float model is used.
         model = float_model_for(sample, read_checkpoint(args.pt)[args.state_dict_name])
         return amct.restore_quant_model_fx(args.config_file, model, args.pt, args.state_dict_name).to(args.device)
 
@@ -121,7 +121,7 @@ class DynamicPath:
     """Models mapped to ONNX: functions with ``quant_retrain`` in their names.
 
     Attributes:
-      network: Makes the untrained float network with the shapes of a state.
+      network: Returns an untrained float network with the shapes of a state.
     """
 
     network: Callable[[Mapping[str, Tensor]], nn.Module]
@@ -137,7 +137,7 @@ class DynamicPath:
         # 1. What is quantized and how. Every process writes the same files; that is safe.
         config_file = folders.temporary / "config.json"
         amct.create_quant_retrain_config(config_file, model, example, args.config_def or sample.config_def)
-        # 2. The model with quantizers in place. The first batches it sees in training find the ranges.
+        # 2. The model with quantizers in place. The first training batches calibrate the ranges.
         return amct.create_quant_retrain_model(config_file, model, _record(folders), example)
 
     def restored_model(
@@ -150,10 +150,10 @@ class DynamicPath:
         )
 
     def start_training(self, model: nn.Module) -> None:
-        amct.enable_quantization(model.train(), calibration=True)  # looks for ranges, then is fake-quantized
+        amct.enable_quantization(model.train(), calibration=True)  # calibrates first, then fake-quantizes
 
     def start_evaluation(self, model: nn.Module, mode: str) -> None:
-        # The first forwards in fake_quant write the factors into the record; real_quant has to wait for them.
+        # The first forwards in fake_quant write the factors into the record; real_quant needs these factors.
         amct.enable_quantization(model.eval(), calibration=mode == "fake_quant", real_quant=mode == "real_quant")
 
     def save(self, args: argparse.Namespace, model: nn.Module, folders: Folders, prefix: Path, example: Tensor) -> None:

@@ -1,6 +1,6 @@
 """Quantization-aware training of a classification network, from float model to deploy files, on one or more processes.
 
-The calls of the library stand in retrain_paths.py, in the order in which your own script has them.
+retrain_paths.py contains the calls of the library, in the order of your own script.
 """
 
 import argparse
@@ -31,11 +31,11 @@ CPU_PROCESSES = 2
 
 @dataclasses.dataclass
 class Progress:
-    """What a checkpoint holds beside weights and optimizer.
+    """The content of a checkpoint beside weights and optimizer.
 
     Attributes:
       epoch: The next epoch.
-      best_top1: Highest share of images that an evaluation in the path's last mode got right.
+      best_top1: Highest top-1 accuracy of the evaluations in the path's last mode.
     """
 
     epoch: int = 0
@@ -43,7 +43,7 @@ class Progress:
 
 
 def main(sample: CalibrationSample, from_checkpoint: bool = False, path: RetrainPath | None = None) -> None:
-    """Runs the sample with the options of the command line, on the FX path if no other is given."""
+    """Runs the sample with the options of the command line, by default on the FX path."""
     path = path or FxPath()
     started = time.perf_counter()
     args = parse_options(sample.network, from_checkpoint)
@@ -71,7 +71,7 @@ def _run(rank: int, sample: CalibrationSample, args: argparse.Namespace, path: R
     make = path.restored_model if args.from_checkpoint else path.new_model
     quant_model = make(sample, args, folders, loaders)
     model: nn.Module = quant_model
-    if processes > 1:  # the quantized model is what is wrapped, never the float model
+    if processes > 1:  # DistributedDataParallel wraps the quantized model, not the float model
         devices = [rank] if device.type == "cuda" else None
         model = nn.parallel.DistributedDataParallel(quant_model, device_ids=devices)
     _train(model, quant_model, args, path, folders, loaders, rank)
@@ -92,7 +92,7 @@ def _train(
     rank: int,
 ) -> None:
     """Trains for ``args.epochs`` epochs; ``model`` is ``quant_model`` or its DistributedDataParallel."""
-    # The optimizer is made after the quantizers, which have parameters of their own.
+    # The optimizer is created after the quantizers, because these have parameters too.
     optimizer = torch.optim.SGD(model.parameters(), lr=args.learning_rate, momentum=MOMENTUM)
     progress = _resume(args, optimizer) if args.from_checkpoint else Progress()
     if rank == 0 and not args.from_checkpoint:
@@ -100,7 +100,7 @@ def _train(
     last = progress.epoch + args.epochs
     while progress.epoch < last:
         loaders.start_epoch(progress.epoch)
-        # After one epoch the statistics fit the quantized network; from then on it trains as it will be deployed.
+        # After one epoch the statistics fit the quantized network; then they are frozen, as in the deployed network.
         amct.freeze_batch_norm(model, progress.epoch > 0)
         loss = _train_epoch(model, optimizer, loaders, args, path, progress.epoch, rank)
         progress.epoch += 1
@@ -183,7 +183,7 @@ def _write_parameters(
     loaders: Loaders,
     epoch: int,
 ) -> None:
-    """Keeps the parameter file of an epoch; the models would fill the disk."""
+    """Writes the parameter file of an epoch, without the models, which would fill the disk."""
     suffix = "_quant_param_record.txt"
     prefix = folders.temporary / "epoch" / "model"
     path.save(args, quant_model, folders, prefix, next(iter(loaders.evaluation))[0][:1])

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 class ShuffleUnit(nn.Module):
-    """Half of the channels pass by; with stride 2 both halves are computed from the whole input."""
+    """Half of the channels bypass the convolutions; with stride 2 both halves are computed from the whole input."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()

@@ -40,7 +40,7 @@ class Block(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Patches, learned positions, transformer blocks, and the mean token into a classifier."""
+    """Patches, learned positions, transformer blocks, and a classifier on the mean token."""
 
     def __init__(
         self, num_classes: int, image_size: int, patch_size: int, dim: int, depth: int, num_heads: int

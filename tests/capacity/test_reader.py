@@ -68,7 +68,7 @@ def test_file_is_read_anew(tmp_path: Path) -> None:
         ("\nFUSE_TYPES, set, A\n", r"line 2: row 'FUSE_TYPES' has type 'set'; allowed: bool, list, string\."),
         ("A, bool, maybe\n", r"line 1: row 'A' of type 'bool' is 'maybe'; allowed: true, false\."),
         ("A, string, x, y\n", r"line 1: row 'A' of type 'string' has 2 values, expected 1\."),
-        (INSTALLED + "FUSE_TYPES, list, A\n", r"line 15: row 'FUSE_TYPES' is there already\."),
+        (INSTALLED + "FUSE_TYPES, list, A\n", r"line 15: row 'FUSE_TYPES' appears twice\."),
         ("FUSE_TYPES, list, A\n", r"row 'QUANTIZABLE_TYPES' is missing\."),
         (
             INSTALLED.replace("FUSE_TYPES, list", "FUSE_TYPE, list"),

@@ -1,6 +1,6 @@
 """Calibrates MobileNetV2, evaluates it as float, fake_quant and real_quant model and writes the files for deployment.
 
-Options and flow are those of sample/resnet50/calibration/resnet50_calibration.py, whose images it shares.
+Options, flow and images are the same as in sample/resnet50/calibration/resnet50_calibration.py.
 """
 
 import sys

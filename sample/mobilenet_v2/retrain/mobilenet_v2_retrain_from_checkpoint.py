@@ -1,4 +1,4 @@
-"""Goes on with the training of mobilenet_v2_retrain.py from its last checkpoint, for --epochs more epochs."""
+"""Continues the training of mobilenet_v2_retrain.py from its last checkpoint, for --epochs more epochs."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""MobileNetV2 with torchvision's module names, so that its checkpoints load as they are."""
+"""MobileNetV2 with torchvision's module names, so that torchvision's checkpoints load unchanged."""
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ STAGES = (
 
 
 class InvertedResidual(nn.Module):
-    """1x1 expand, 3x3 depthwise, linear 1x1 project; the identity is added where the shapes agree."""
+    """1x1 expand, 3x3 depthwise, linear 1x1 project; the input is added if the shapes agree."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -82,6 +82,6 @@ def _conv_bn_relu6(
 
 
 def _divisible_by_8(channels: float) -> int:
-    """Rounds to the nearest multiple of 8, at least 8, and never more than 10 % down."""
+    """Returns the nearest multiple of 8, at least 8 and at most 10 % below ``channels``."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * channels else rounded

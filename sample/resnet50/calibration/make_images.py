@@ -1,6 +1,6 @@
 """Writes ./images: 160 of the held-out digits as PNG files and image_label.txt, the list of their names and labels.
 
-The files are part of the sample; this script is here to show where they come from and to make them anew.
+The files are part of the sample; this script shows their origin and can write them again.
 """
 
 import sys

@@ -1,7 +1,7 @@
 """Calibrates ResNet-50 on the dynamic path, evaluates it before, after and in onnxruntime, and writes the deploy files.
 
 Without options: a narrow ResNet-50 trained on handwritten digits (half a minute, once), 8 bits; it is calibrated on
-training digits and evaluated on the FX sample's images, which no training has seen.
+training digits and evaluated on the FX sample's images, which are not used in training.
 With ``--config_def cali_conf/snq.cfg``: 4-bit weights, with an update of the BatchNorms.
 With ``--weights FILE --eval_set LIST``: torchvision's ResNet-50, calibrated and evaluated on your own images.
 """
@@ -34,7 +34,7 @@ from sample.common.images import image_loader
 from sample.common.training import trained
 from sample.resnet50.dynamic.resnet50_model.resnet import resnet50
 
-LEARNING_BATCH = 64  # training digits at once; statistics of fewer images are a poor guide for BatchNorms
+LEARNING_BATCH = 64  # training digits per batch; statistics of fewer images are too inaccurate for BatchNorms
 SCRIPT = Path(__file__)
 SAMPLE = CalibrationSample(
     network="resnet50",
@@ -52,7 +52,7 @@ def main(sample: CalibrationSample) -> None:
     args = parse_arguments(sample)
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     folder = sample.script.resolve().parent
-    # A folder per configuration: their results stand beside each other, to be compared.
+    # A folder per configuration, so that the results of several configurations can be compared.
     temporary = folder / "tmp" / args.config_def.stem
     prefix = folder / "checkpoints" / args.config_def.stem / f"{sample.network}_calibration"
 
@@ -81,7 +81,7 @@ def quantize(
     modified_onnx_file = temporary / "modified_model.onnx"
     example = next(iter(batches))[0][:1].to(device)
 
-    # 1. What is quantized and how: one entry per layer, to be read and edited.
+    # 1. The configuration, which you can read and edit: one entry per layer, with its quantizers.
     amct.create_quant_config(config_file, model, example, config_defination=config_definition)
     # 2. The float model with quantizers in place, and as ONNX with nodes named after the layers.
     quant_model = amct.quantize_model(
@@ -92,10 +92,10 @@ def quantize(
         example,
         input_names=["input"],
         output_names=["output"],
-        # The first axis is named, so that the ONNX files take any batch size.
+        # The first axis is named, so that the ONNX files accept any batch size.
         dynamic_axes={"input": {0: "batch"}, "output": {0: "batch"}},
     )
-    # 3. BatchNorms get the statistics of the quantized weights, where the configuration says so.
+    # 3. If the configuration says so, BatchNorms get the statistics of the quantized weights.
     config = json.loads(config_file.read_text(encoding="utf-8"))
     if config["update_bn"]:
         amct.update_bn_status(quant_model, True)
@@ -111,17 +111,17 @@ def quantize(
 
 @torch.no_grad()
 def update_batch_norms(quant_model: nn.Module, batches: Batches, iterations: int, device: torch.device) -> None:
-    """Shows ``iterations`` batches to the BatchNorms, from the beginning again where there are fewer."""
+    """Updates the BatchNorms on ``iterations`` batches; if there are fewer, begins again with the first."""
     repeated = itertools.chain.from_iterable(itertools.repeat(batches))
     for images, _ in tqdm(itertools.islice(repeated, iterations), total=iterations, desc="update_bn", unit="batch"):
         quant_model(images.to(device))
 
 
 def training_digits() -> Batches:
-    """Returns the training part of the digits, in another order in each pass; the same orders in each run."""
+    """Returns the training part of the digits, in a different order in each pass; each run has the same orders."""
     train, _ = digits.load()
     data, order = TensorDataset(train.normalized(), train.labels), torch.Generator().manual_seed(0)
-    # The last, smaller batch is dropped: its statistics would count as much as those of a full one.
+    # The last, smaller batch is dropped, since its statistics would have the same weight as those of a full batch.
     return DataLoader(data, LEARNING_BATCH, shuffle=True, generator=order, drop_last=True)
 
 

@@ -1,4 +1,4 @@
-"""ResNet-50 with torchvision's module names, so that its checkpoints load as they are."""
+"""ResNet-50 with torchvision's module names, so that torchvision's checkpoints load unchanged."""
 
 import torch
 from torch import Tensor, nn

@@ -1,9 +1,9 @@
-"""Rewrites a ViT with amct.nn, loads the plain one's checkpoint, quantizes it and writes the files for deployment.
+"""Rewrites a ViT with amct.nn, loads the plain ViT's checkpoint, quantizes it and writes the files for deployment.
 
 Without options: a narrow ViT trained on handwritten digits (a minute, once), calibrated with 16 of the training digits,
-evaluated on the 360 held-out ones, with 8 and with 12 bits for the data of the CUBE operations.
+evaluated on the 360 held-out digits, with 8 and with 12 bits for the data of the CUBE operations.
 With ``--weights FILE --eval_set LIST``: torchvision's ViT-B/16 on your own images.
-The rewritten network, and how the weights get into it, is in sample/vit/src/conv_vit.py.
+sample/vit/src/conv_vit.py has the rewritten network and the code that loads the weights.
 """
 
 import sys
@@ -36,7 +36,7 @@ from sample.vit.src.vit import VisionTransformer, vit_b_16
 SCRIPT = Path(__file__)
 CONFIGURATIONS = SCRIPT.resolve().parents[2] / "quantize_conf"
 CUBE_ONLY = (CONFIGURATIONS / "cube_only_8bit.yaml", CONFIGURATIONS / "cube_only_12bit.yaml")
-# Of the largest logit: float32 sums of some hundred products, in another order in each of the layers.
+# Relative to the largest logit: each layer sums some hundred float32 products in another order.
 TOLERANCE = 1e-5
 SAMPLE = CalibrationSample(
     network="vit_b_16",
@@ -68,7 +68,7 @@ def main(sample: CalibrationSample) -> None:
     evaluation = Evaluation(batches, None if args.benchmark else args.eval_iter, device)
     before = {name: evaluation.of_model(network, name) for name, network in (("plain", plain), ("float", model))}
     for config_def in (args.config_def,) if args.config_def else CUBE_ONLY:
-        # A folder per configuration: their results stand beside each other, to be compared.
+        # A folder per configuration, so that the results of several configurations can be compared.
         temporary = sample.script.resolve().parent / "tmp" / config_def.stem
         outputs = Outputs(temporary / "config.json", results / config_def.stem / f"{sample.network}_calibration")
         accuracies = before | quantize_and_save(model, config_def, outputs, calibration, evaluation)
@@ -79,7 +79,7 @@ def main(sample: CalibrationSample) -> None:
 
 
 def rewrite(plain: VisionTransformer, checkpoint: Path) -> ConvVisionTransformer:
-    """Returns the network for the chip with the weights which ``plain`` saved."""
+    """Returns the network for the chip with the saved weights of ``plain``."""
     model = ConvVisionTransformer(plain.heads.head.out_features, plain.size)
     model.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True), strict=True)
     return model
@@ -92,11 +92,11 @@ def check_equal(plain: nn.Module, model: nn.Module, images: torch.Tensor) -> Non
     difference, largest = (expected - found).abs().max().item(), expected.abs().max().item()
     print(f"plain and rewritten ViT: the logits differ by at most {difference:.2g}, the largest is {largest:.3g}")
     if difference > TOLERANCE * largest:
-        raise SystemExit(f"The rewritten ViT computes something else: more than {TOLERANCE} of the largest logit.")
+        raise SystemExit(f"The rewritten ViT's logits differ by more than {TOLERANCE} of the largest logit.")
 
 
 def load_batches(eval_set: Path | None, image_size: int, batch_size: int) -> tuple[Batches, Batches]:
-    """Returns the batches to calibrate with and those to evaluate on; of a list of images, the same for both."""
+    """Returns the batches for calibration and for evaluation; both are the same if ``eval_set`` is given."""
     if eval_set:
         return (image_loader(eval_set, image_size, batch_size),) * 2
     train, held_out = (TensorDataset(part.normalized(), part.labels) for part in digits.load())

@@ -1,6 +1,6 @@
-"""The vision transformer rewritten with amct.nn for the chip; the plain one's checkpoints load strictly.
+"""The vision transformer rewritten with amct.nn for the chip; checkpoints of the plain ViT load strictly.
 
-What changes, and nothing else:
+These are all changes:
 
 ==================================  ==========================================================
 ``vit.VisionTransformer``           here
@@ -13,8 +13,8 @@ tokens ``[N, T, C]``                NCHW: ``[N, C, 1, T]``, from the patches to 
 ``class_token``, ``pos_embedding``  channel first
 ==================================  ==========================================================
 
-The convolutions and matmuls are quantized as they are: no Linear of more than two dimensions is left, whose data the
-converter wants without offset (HiSilicon's AMCT manual, chapter "Linear layers on more than two dimensions"
+The convolutions and matmuls are quantized directly: no Linear of more than two dimensions is left, whose data the
+converter accepts only without offset (HiSilicon's AMCT manual, chapter "Linear layers on more than two dimensions"
 [不支持输入大于两维且bias为True的linear量化]), and no tokens are permuted.
 """
 
@@ -48,9 +48,9 @@ class EncoderBlock(nn.Module):
         return x + self.mlp(self.ln_2(x))
 
     def _load_from_state_dict(self, state_dict: StateDict, prefix: str, *args: object) -> None:
-        """Gives the weights of ``vit.EncoderBlock`` the names they have here.
+        """Renames the weights of ``vit.EncoderBlock`` to the names in this class.
 
-        The shapes are left to amct.nn, whose modules take the weight of a Linear for that of a 1x1 convolution.
+        The modules of amct.nn convert the shapes: they accept a Linear's weight as weight of a 1x1 convolution.
         """
         for kind in ("weight", "bias"):
             packed = state_dict.pop(f"{prefix}self_attention.in_proj_{kind}", None)
@@ -76,7 +76,7 @@ class Encoder(nn.Module):
 
 
 class ConvVisionTransformer(nn.Module):
-    """Patches and a class token through the encoder; the class token into a classifier."""
+    """An encoder on patches and a class token, and a classifier on the class token."""
 
     def __init__(self, num_classes: int, size: VitSize) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class ConvVisionTransformer(nn.Module):
         return self.heads(self.encoder(tokens)[:, :, 0, 0])
 
     def _load_from_state_dict(self, state_dict: StateDict, prefix: str, *args: object) -> None:
-        """Makes the class token and the positions of ``vit.VisionTransformer``, ``[1, T, C]``, channel first."""
+        """Converts class token and positions of ``vit.VisionTransformer``, ``[1, T, C]``, to channel first."""
         for name in ("class_token", "encoder.pos_embedding"):
             value = state_dict.get(f"{prefix}{name}")
             if value is not None and value.dim() == 3:
@@ -101,7 +101,7 @@ class ConvVisionTransformer(nn.Module):
 
 
 def _rename(state_dict: StateDict, prefix: str, names: Mapping[str, str]) -> None:
-    """Renames children of a module in ``state_dict``, where they are."""
+    """Renames those children of a module that ``state_dict`` contains."""
     for old, new in names.items():
         for kind in ("weight", "bias"):
             if (value := state_dict.pop(f"{prefix}{old}.{kind}", None)) is not None:

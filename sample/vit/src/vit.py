@@ -1,4 +1,4 @@
-"""Vision transformer with torchvision's module names, so that its checkpoints load as they are."""
+"""Vision transformer with torchvision's module names, so that torchvision's checkpoints load unchanged."""
 
 import collections
 import dataclasses
@@ -11,7 +11,7 @@ LAYER_NORM_EPS = 1e-6
 
 @dataclasses.dataclass(frozen=True)
 class VitSize:
-    """What a vision transformer (Dosovitskiy et al., 2020) is made of.
+    """The sizes of a vision transformer (Dosovitskiy et al., 2020).
 
     Attributes:
       image_size: Edge of the square input, pixels.
@@ -49,7 +49,7 @@ class EncoderBlock(nn.Module):
         self.mlp = nn.Sequential(
             nn.Linear(size.dim, size.mlp_dim),
             nn.GELU(),
-            nn.Dropout(0.0),  # torchvision's: they give the second Linear its number
+            nn.Dropout(0.0),  # as in torchvision, so that the second Linear has the same index
             nn.Linear(size.mlp_dim, size.dim),
             nn.Dropout(0.0),
         )
@@ -76,7 +76,7 @@ class Encoder(nn.Module):
 
 
 class VisionTransformer(nn.Module):
-    """Patches and a class token through the encoder; the class token into a classifier."""
+    """An encoder on patches and a class token, and a classifier on the class token."""
 
     def __init__(self, num_classes: int, size: VitSize) -> None:
         super().__init__()

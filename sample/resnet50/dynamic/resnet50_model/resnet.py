@@ -1,6 +1,6 @@
-"""ResNet-50 for the dynamic path: what is to be quantized is a module, and each module is called once per forward.
+"""ResNet-50 for the dynamic path: every operation to quantize is a module, and each module is called once per forward.
 
-It differs from sample/resnet50/src/resnet.py in the ReLUs and additions only, so the two take each other's checkpoints.
+It differs from sample/resnet50/src/resnet.py in the ReLUs and additions only, so checkpoints of both are compatible.
 """
 
 import torch
@@ -25,7 +25,7 @@ class Bottleneck(nn.Module):
         self.relu2 = nn.ReLU(inplace=True)
         self.conv3 = nn.Conv2d(channels, out_channels, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out_channels)
-        self.eltwise_add = amct.EltwiseAdd()  # a `+` has no name, and stays in float
+        self.eltwise_add = amct.EltwiseAdd()  # a `+` is no module, so it would stay in float
         self.relu3 = nn.ReLU(inplace=True)
         self.downsample: nn.Module | None = None
         if stride != 1 or in_channels != out_channels:
@@ -43,7 +43,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A bottleneck ResNet, to be filled from a checkpoint."""
+    """A bottleneck ResNet, whose weights come from a checkpoint."""
 
     def __init__(self, blocks: tuple[int, int, int, int], num_classes: int, width: int) -> None:
         super().__init__()
