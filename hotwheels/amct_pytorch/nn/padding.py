@@ -1,6 +1,6 @@
-"""Zeros padded in front of a convolution or pooling as a setting of the layer: the files have them as ``pads``.
+"""Zeros in front of a convolution or pooling as a setting of the layer, its margins: the files have them as ``pads``.
 
-Margins are those of `torch.nn.functional.pad`: in front of and behind the last axis, then the one before it.
+Margins have the order of `torch.nn.functional.pad`: begin and end of the last axis, then of the axis before it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def padded_conv1d(
 def padded_max_pool2d(
     input: Tensor, margins: Margins, kernel_size: Any, stride: Any, padding: Any, dilation: Any
 ) -> Tensor:
-    """Returns the maxima over windows of ``input`` with ``margins`` of zeros; ``input`` has no negative values."""
+    """Returns the maxima over windows of ``input`` with ``margins`` of zeros; ``input`` must not be negative."""
     if has_torch_function((input,)):
         result: Tensor = handle_torch_function(
             padded_max_pool2d, (input,), input, margins, kernel_size, stride, padding, dilation
@@ -63,7 +63,7 @@ def padded_max_pool2d(
 
 
 def padded_avg_pool2d(input: Tensor, margins: Margins, kernel_size: Any, stride: Any, padding: Any) -> Tensor:
-    """Returns the means over windows of ``input`` with ``margins`` of zeros, which count."""
+    """Returns the means over windows of ``input`` with ``margins`` of zeros, which count as elements."""
     if has_torch_function((input,)):
         result: Tensor = handle_torch_function(
             padded_avg_pool2d, (input,), input, margins, kernel_size, stride, padding
@@ -73,7 +73,7 @@ def padded_avg_pool2d(input: Tensor, margins: Margins, kernel_size: Any, stride:
 
 
 class PaddedMaxPool2d(nn.MaxPool2d):
-    """A MaxPool2d with zeros in front of it.
+    """A MaxPool2d whose input gets margins of zeros.
 
     Attributes:
       margins: See `padded_max_pool2d`.
@@ -91,7 +91,7 @@ class PaddedMaxPool2d(nn.MaxPool2d):
 
 
 class PaddedAvgPool2d(nn.AvgPool2d):
-    """An AvgPool2d with zeros in front of it.
+    """An AvgPool2d whose input gets margins of zeros.
 
     Attributes:
       margins: See `padded_avg_pool2d`.

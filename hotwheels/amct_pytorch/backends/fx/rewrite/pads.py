@@ -1,13 +1,13 @@
-"""Zeros padded in front of a convolution or pooling become part of that layer, where the result is the same.
+"""Makes zeros padded in front of a convolution or pooling part of that layer, if the result is the same.
 
-The padding node goes if the layer is its only reader, which reads no other calls' weight:
+A padding node is removed if only the layer reads it, and the layer is one of these:
 
-1. a convolution: always; zero is a point of every grid that a layer has, so padding and quantizing commute;
+1. a convolution whose weight no other call reads: 0 is a point of every grid, so padding and quantizing commute;
 2. an average pooling whose own padding counts, or that has none, without ``ceil_mode`` and ``divisor_override``;
 3. a maximum pooling of values that are never negative, without ``ceil_mode``.
 
-A pooling's margins are smaller than its window, as ONNX wants. Margins computed from sizes are numbers if the trace had
-an example.
+A pooling's margins must be smaller than its window, as in ONNX. Margins computed from sizes are numbers if the trace
+had an example.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class _Placer:
         self._calls = Counter(str(node.target) for node in graph_module.graph.nodes if node.op == "call_module")
 
     def place(self, node: Node) -> None:
-        """Makes the padding in front of ``node``, if it can be, part of it."""
+        """Makes the padding in front of ``node`` part of its layer, if the result is the same."""
         pad = node.args[0] if node.op.startswith("call") and node.args else None
         margins = self._margins(pad) if isinstance(pad, Node) and len(pad.users) == 1 else None
         if margins is None:
@@ -79,7 +79,7 @@ class _Placer:
         return "" if op is None else op.name
 
     def _margins(self, node: Node) -> Margins | None:
-        """Returns the margins if ``node`` pads with zeros, by numbers that are known and not negative; else None."""
+        """Returns the margins of ``node``; None unless it pads with zeros, by known numbers that are not negative."""
         module, value, pad = self._called(node), None, None
         if isinstance(module, (nn.ConstantPad1d, nn.ConstantPad2d)):  # ZeroPad1d and ZeroPad2d, too
             pad, value = module.padding, module.value
@@ -94,7 +94,7 @@ class _Placer:
         return tuple(pad) if is_known and any(pad) else None
 
     def _padded(self, node: Node, margins: Margins) -> nn.Module | None:
-        """Returns the module that ``node`` calls with ``margins`` in front of it; None if that is not the same."""
+        """Returns the module of ``node`` with ``margins``; None if its result would differ."""
         if len(node.args) + len(node.kwargs) > 1 and node.op == "call_module":
             return None
         module = self._called(node)
@@ -120,7 +120,7 @@ class _Placer:
         return made
 
     def _pool_settings(self, node: Node) -> dict[str, Any] | None:
-        """The settings of a pooling as its module takes them."""
+        """Returns the arguments of the module for the pooling ``node``; None if they contain nodes or do not fit."""
         module = self._called(node)
         signature = inspect.signature(nn.MaxPool2d if self._op_name(node) == "max_pool2d" else nn.AvgPool2d)
         if module is not None:
@@ -162,11 +162,11 @@ def _pair(value: Any) -> tuple[int, ...]:
 
 
 def _of_image(margins: Margins) -> Margins:
-    """Margins of both axes of an image."""
+    """Returns ``margins`` for both axes of an image."""
     return (*margins, 0, 0)[: len("HHWW")]
 
 
-# Signatures of functions which are builtins, or hide theirs.
+# Signatures of functions that are builtins, or whose own signature is hidden.
 def _pad(input: Any, pad: Any, mode: Any = "constant", value: Any = None) -> None: ...
 
 

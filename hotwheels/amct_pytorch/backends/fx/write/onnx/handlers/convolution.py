@@ -125,7 +125,7 @@ def batched(call: Call, input: Tensor, rank: int, write: object) -> ir.Value:
 
 
 def with_margins(pads: Sequence[int], margins: Sequence[int]) -> list[int]:
-    """Returns ``pads``, begins and ends, with the ``margins`` of `nn.padding`, which begin at the last axis."""
+    """Returns ``pads`` (begins, then ends) plus the ``margins`` of `nn.padding`, which start with the last axis."""
     rank, result = len(pads) // 2, list(pads)
     for number in range(len(margins) // 2):
         result[rank - 1 - number] += margins[2 * number]

@@ -63,7 +63,7 @@ def padded_max_pool(
     padding: int | Sequence[int],
     dilation: int | Sequence[int],
 ) -> Written:
-    """Writes MaxPool whose ``pads`` are the margins and the padding: no value is below their zeros."""
+    """Writes MaxPool whose ``pads`` are margins and padding; no input value is below the zeros of the margins."""
     return batched(
         call,
         input,
@@ -88,7 +88,7 @@ def padded_avg_pool(
     stride: int | Sequence[int],
     padding: int | Sequence[int],
 ) -> Written:
-    """Writes AveragePool whose ``pads``, which count, are the margins and the padding."""
+    """Writes AveragePool whose ``pads`` are the margins and the padding; they count as elements."""
     return batched(
         call,
         input,
