@@ -52,7 +52,11 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "yaml of 20 MB": (read_yaml, "skip_layers: [" + "a" * 20_000_000 + "]", "20,000,015 bytes; a simple conf"),
     "yaml aliases": (read_yaml, laughs("alias"), "characters; a simple configuration with its aliases written out"),
     "yaml merge keys": (read_yaml, laughs("merge"), "characters; a simple configuration with its aliases written out"),
-    "yaml alias of itself": (read_yaml, "skip_layers: &a [*a]", "line 1, column 14: an alias stands inside what it"),
+    "yaml alias of itself": (
+        read_yaml,
+        "skip_layers: &a [*a]",
+        "line 1, column 14: an alias is inside the node that it",
+    ),
     "yaml number": (read_yaml, "a: 1" + ":1" * 100_000, "200,001 characters; a number in a simple configuration"),
     "yaml nested": (read_yaml, "a: " + "[" * 5_000, "recursion"),
     "json of 20 MB": (read_json, '{"a": "' + "a" * 20_000_000 + '"}', "20,000,009 bytes; a config.json"),

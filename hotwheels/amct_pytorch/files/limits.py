@@ -1,4 +1,4 @@
-"""Limits: how much each reader takes before it refuses a file. docs/security.md lists them; a test compares the two."""
+"""Limits of the readers: a larger file is refused. docs/security.md lists the limits; a test compares both lists."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ _MIB = 1 << 20
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Limit:
-    """The most that a reader takes.
+    """The most that a reader accepts.
 
     Attributes:
-      what: What is limited, a noun with its article.
-      most: The number.
-      unit: Of ``most``.
+      what: The limited document, a noun with its article.
+      most: The largest number that is accepted.
+      unit: The unit of ``most``.
     """
 
     what: str
@@ -32,7 +32,7 @@ class Limit:
             )
 
 
-# Texts. The times are those of a slow core for a file as large as the limit: 1 to 6 seconds.
+# Texts. A slow core reads a file as large as its limit in 1 to 6 seconds.
 SIMPLE_CONFIG = Limit(what="a simple configuration", most=_MIB // 4)
 SIMPLE_CONFIG_EXPANDED = Limit(
     what="a simple configuration with its aliases written out", most=1 * _MIB, unit="characters"
@@ -45,7 +45,7 @@ JSON_DEPTH = Limit(what="JSON", most=100, unit="levels of nesting")  # real file
 RECORD = Limit(what="a record or parameter file as text", most=64 * _MIB)
 RECORD_OTHER_FORM = Limit(what="a record that is not written one field a line", most=1 * _MIB)
 
-# Warnings of one kind about one file; the number of the others is said.
+# Most warnings of one kind about one file; one more line has the number of the others.
 WARNINGS = 10
 
 
@@ -53,10 +53,10 @@ def read_limited(path: Path, limit: Limit, error_class: type[AmctError] = Config
     """Returns the content of a file.
 
     Raises:
-      AmctError: (``error_class``) It is larger than ``limit``, which is found out without reading it.
+      AmctError: (``error_class``) The file is larger than ``limit``; it is then not read.
     """
     limit.check(path.stat().st_size, path, error_class)
     with path.open("rb") as file:
-        content = file.read(limit.most + 1)  # it may grow meanwhile, or have no size at all, as in /proc
+        content = file.read(limit.most + 1)  # the file may grow meanwhile, or have no size, as in /proc
     limit.check(len(content), path, error_class)
     return content

@@ -1,4 +1,4 @@
-"""Spellings: the names that people give an operation in a configuration, and the types of nodes that are meant.
+"""Spellings: the names of an operation that users write in a configuration, and the types of nodes that they mean.
 
 A type string (spec 8.3) is one spelling: ``torch.nn.Conv2d`` a module, ``operator.add`` a function, ``add`` a method.
 """
@@ -17,7 +17,7 @@ from .registry import Registry
 from .table import TABLE
 
 _FUNCTIONAL, _OURS = "torch.nn.functional.", "hotwheels.amct_pytorch.nn."
-# Beginnings of names as import statements make them, the longer ones first.
+# Beginnings of names as usual import statements give them, longer beginnings first.
 _BEGINNINGS = {
     "torch.nn.functional.": _FUNCTIONAL,
     "nn.functional.": _FUNCTIONAL,
@@ -33,7 +33,7 @@ _BEGINNINGS = {
 }
 _METHODS = ("Tensor.", "torch.Tensor.")
 _CUSTOM_OPS = ("amct.", "hotwheels.amct_pytorch.")
-# What torch.fx records for some functions: the method or function that they call.
+# The method or function that torch.fx records for some functions, because they call it.
 _RECORDED_AS = {
     "torch.nn.functional.sigmoid": "sigmoid",
     "torch.nn.functional.tanh": "tanh",
@@ -43,10 +43,10 @@ _RECORDED_AS = {
 
 @functools.lru_cache(maxsize=4096)
 def types_called(name: str) -> frozenset[str]:
-    """Returns the type strings that ``name`` stands for; empty if it is no spelling of an operation of the table.
+    """Returns the type strings that ``name`` means; empty if it is no spelling of an operation of the table.
 
-    ``Conv2d``, ``nn.Conv2d`` and ``torch.nn.Conv2d`` are the module; ``Tensor.add`` and ``add`` the method;
-    ``F.sigmoid`` also the method, as which it is recorded.
+    ``Conv2d``, ``nn.Conv2d`` and ``torch.nn.Conv2d`` mean the module; ``Tensor.add`` and ``add`` the method;
+    ``F.sigmoid`` means also the method, which torch.fx records for it.
     """
     method = next((name.removeprefix(start) for start in _METHODS if name.startswith(start)), name)
     if method in _methods():
@@ -62,7 +62,7 @@ def types_called(name: str) -> frozenset[str]:
 
 
 def is_custom_op(path: str, name: str) -> bool:
-    """Whether ``name`` is that of a class ``path`` outside the table: ``EltwiseAdd``, ``amct.EltwiseAdd``."""
+    """Whether ``name`` means the class ``path``, which is not in the table: ``EltwiseAdd``, ``amct.EltwiseAdd``."""
     bare = next((name.removeprefix(start) for start in _CUSTOM_OPS if name.startswith(start)), name)
     return path not in _paths() | _methods() and path.rpartition(".")[2] == bare
 
@@ -87,7 +87,7 @@ def onnx_types() -> frozenset[str]:
 
 @functools.cache
 def may_become(onnx_type: str) -> frozenset[str]:
-    """Returns the operations, by name, that may become an ONNX node of a type that is the usual one of none."""
+    """Returns the names of operations that may be exported as ``onnx_type``; none if it is usual for another."""
     usual = {desc.onnx_types[0] for desc in TABLE if desc.onnx_types}
     return frozenset(desc.name for desc in TABLE if onnx_type in desc.onnx_types and onnx_type not in usual)
 
@@ -104,7 +104,7 @@ def _methods() -> frozenset[str]:
 
 @functools.cache
 def _classes() -> Mapping[str, tuple[str, ...]]:
-    """The paths of the module classes by their bare names; two packages have a GELU and a LayerNorm."""
+    """Returns the paths of the module classes by bare name; two packages have a GELU and a LayerNorm."""
     found: dict[str, tuple[str, ...]] = {}
     for path in (path for desc in TABLE for path in desc.modules):
         name = path.rpartition(".")[2]
@@ -118,7 +118,7 @@ def _registry() -> Registry:
 
 
 def _attribute_of_torch(path: str) -> Any | None:
-    """Returns the member of torch; nothing is imported for it."""
+    """Returns the member ``path`` of torch, without any import; None if there is none."""
     found: Any = torch
     for name in path.split(".")[1:]:
         found = getattr(found, name, None)

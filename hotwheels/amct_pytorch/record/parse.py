@@ -39,7 +39,7 @@ def parse_message(kind: Any, text: str, source: str, error_class: type[AmctError
 
 
 def read_proto_text(path: PathLike, what: str) -> str:
-    """Returns the content of a record or parameter file; ``what`` says in messages what the file is.
+    """Returns the content of a record or parameter file; ``what`` names the kind of file in messages.
 
     Raises:
       FileNotFoundError: There is no such file.

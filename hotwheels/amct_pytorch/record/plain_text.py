@@ -73,7 +73,7 @@ class _Block:
 
 
 def _kind_of(field: Any) -> Callable[[str], Any]:
-    """Returns how a value of ``field`` is read."""
+    """Returns the function that reads a value of ``field``."""
     if field.cpp_type == FieldDescriptor.CPPTYPE_ENUM:
         numbers = {name: value.number for name, value in field.enum_type.values_by_name.items()}
         return numbers.__getitem__

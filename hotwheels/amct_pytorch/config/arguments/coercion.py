@@ -49,9 +49,11 @@ def as_text(value: object, where: str) -> str:
 
 
 def as_name_list(value: object, where: str) -> tuple[str, ...]:
-    """Returns a list of strings, which may not be one string: it would be read as a name, or as its letters elsewhere.
+    """Returns the strings in a list; None gives none.
 
-    None is an empty list. Raises ConfigError.
+    Raises:
+      ConfigError: The value is no list of strings. A single string is refused, since some readers would take it as a
+        name and others as a list of letters.
     """
     if isinstance(value, str):
         raise ConfigError(f"{where} is {shown(value)}; a list is expected: [{shown(value)}].")
@@ -90,7 +92,7 @@ def as_numbers(value: object, where: str) -> float | list[float]:
 
 
 def report_unknown(given: Iterable[str], known: Collection[str], where: str) -> None:
-    """Says which keys are unknown; see `report_unmatched`."""
+    """Reports unknown keys; see `report_unmatched`."""
     report_unmatched(
         [key for key in given if key not in known],
         lambda key: f"{where}: unknown key '{key}' is ignored. {nearest_names(key, known)}",

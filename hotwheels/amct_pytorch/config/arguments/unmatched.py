@@ -1,4 +1,4 @@
-"""What a configuration says and nothing matches: a WARNING, or an error for those who are strict (spec 7.3)."""
+"""Names in a configuration that match nothing in the model: a WARNING, or an error if ``strict`` (spec 7.3)."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _is_strict: ContextVar[bool | None] = ContextVar("amct_is_strict", default=None)
 
 @contextlib.contextmanager
 def strictness(strict: bool | None) -> Iterator[None]:
-    """Makes what nothing matches an error within the block, or a WARNING; None leaves it as it is around the block.
+    """Makes unmatched names an error (True) or a WARNING (False) in the block; None keeps the setting around the block.
 
-    Where nothing is said it is as AMCT_STRICT says: 1, true or yes, else a WARNING.
+    Without any setting the environment variable AMCT_STRICT decides: 1, true or yes means an error.
 
     Raises:
-      TypeError: ``strict`` is something else.
+      TypeError: ``strict`` is no bool or None.
     """
     if not isinstance(strict, bool | None):
         raise TypeError(f"strict must be a bool or None, got {type(strict).__name__}.")
@@ -36,10 +36,10 @@ def strictness(strict: bool | None) -> Iterator[None]:
 
 
 def report_unmatched(names: Sequence[str], sentence: Callable[[str], str]) -> None:
-    """Says of each of ``names`` what ``sentence`` makes of it; of the first ten, and how many more there are.
+    """Logs ``sentence(name)`` as a WARNING for the first ten of ``names``, and the number of the others.
 
     Raises:
-      ConfigError: There are any, and the caller is strict; or AMCT_STRICT has an unknown value.
+      ConfigError: There is a name, and the setting is strict; or AMCT_STRICT has an unknown value.
     """
     if not names:
         return

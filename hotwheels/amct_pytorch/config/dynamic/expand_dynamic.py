@@ -117,7 +117,7 @@ def _report_unmatched(graph: OpGraph, simple: SimpleRetrainConfig) -> None:
 
 
 def _containers(name: str) -> Iterator[str]:
-    """Yields the paths of the modules that ``name`` is in: ``a.b`` and ``a`` of ``a.b.c``."""
+    """Yields the paths of the modules that contain ``name``: ``a.b`` and ``a`` for ``a.b.c``."""
     while "." in name:
         name = name.rpartition(".")[0]
         yield name

@@ -1,4 +1,4 @@
-"""Kinds: what a text is that stands where another document is expected, for messages."""
+"""Kinds: names the kind of a text that was given instead of another document, for messages."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _RECORD = re.compile(_START + r"record\s*:?\s*\{")
 _PARAMETERS = re.compile(_START + r"(?:version\s*:\s*\d+\s+)?layer\s*:?\s*\{")
 _JSON = re.compile(r"\s*(?:(?:#|//)[^\n]*\n\s*)*[{\[]")
 SIMPLE_KEYS = ("skip_layers", "om_config", "common_config", "override_layer_types", "override_layer_configs")
-# Fields that a simple yaml has, too, in a spelling that may be both.
+# Fields of both a .cfg and a simple yaml, in a spelling that is valid in both.
 _IN_BOTH = {"skip_layers", "om_config"}
 
 
 def kind_of(text: str) -> str | None:
-    """Returns a noun for what ``text`` is, None if it is nothing that is known."""
+    """Returns a noun for the kind of ``text``; None if the kind is unknown."""
     if _RECORD.match(text):
         return "a record of quantization factors"
     if _PARAMETERS.match(text):
@@ -39,7 +39,7 @@ def kind_of(text: str) -> str | None:
 
 
 def cfg_kind(text: str) -> str | None:
-    """Returns which .cfg of the dynamic path ``text`` is, None if it is none or might as well be a simple yaml."""
+    """Returns the kind of .cfg of the dynamic path; None if ``text`` is none, or may be a simple yaml too."""
     for kind, name in ((AMCTConfig, "calibration"), (AMCTRetrainConfig, "training")):
         message: Any = kind()
         try:
@@ -53,13 +53,13 @@ def cfg_kind(text: str) -> str | None:
 
 @contextmanager
 def named_if_other(text: str, source: str, expected: str, *kinds: str) -> Iterator[None]:
-    """Makes a ConfigError in the block say what ``text`` is, if that is another kind of document.
+    """Replaces a ConfigError in the block by one that names the kind of ``text``, if that is not the expected kind.
 
     Args:
-      text: What is read in the block.
+      text: The text that the block reads.
       source: Name of the file.
-      expected: The document that the reader takes, a noun with its article.
-      kinds: Words in what `kind_of` says of such a document; the error in the block is then about its content.
+      expected: The expected document, a noun with its article.
+      kinds: Words of `kind_of` for the expected kind; if the kind has one of them, the original error is kept.
     """
     try:
         yield
@@ -71,10 +71,10 @@ def named_if_other(text: str, source: str, expected: str, *kinds: str) -> Iterat
 
 
 def _is_yaml(text: str) -> bool:
-    """Whether it is a mapping with nested blocks or a key of a simple configuration; others may be a damaged .cfg."""
+    """Whether ``text`` is a mapping with nested blocks or a key of a simple configuration; else maybe a bad .cfg."""
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)  # nothing is made of its values
-    except Exception:  # PyYAML leaks errors of many classes
+        root = yaml.compose(text, Loader=yaml.SafeLoader)  # constructs no values
+    except Exception:  # PyYAML raises errors of many classes
         return False
     if not isinstance(root, yaml.MappingNode) or root.flow_style:
         return False

@@ -81,7 +81,7 @@ def check_any_enabled(config: QuantConfig) -> None:
 
 
 def _check_kind(document: Mapping[str, Any], graph: OpGraph, path: PathLike) -> None:
-    """Raises ConfigError, naming what it is, if ``document`` is another one that is written as JSON."""
+    """Raises a ConfigError that names the kind of ``document`` if it is another document in JSON."""
     if not document or document.keys() & graph.nodes.keys():
         return
     kinds = {"a simple configuration": SIMPLE_KEYS, "a config.json of the dynamic path": GLOBAL_KEYS}

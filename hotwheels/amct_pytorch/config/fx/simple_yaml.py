@@ -101,17 +101,17 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
 
 
 def _expanded_size(node: yaml.Node, known: dict[int, int]) -> int:
-    """Returns how long the text of ``node`` would be with every alias and merge key written out.
+    """Returns the length of the text of ``node`` with every alias and merge key expanded.
 
-    Ten lines of aliases can stand for a thousand million values, and a merge key copies them. ``known`` holds the sizes
-    of the nodes that were seen, 0 for those that are being looked at.
+    Ten lines of aliases can expand to a thousand million values, and a merge key copies them. ``known`` has the sizes
+    of the visited nodes, and 0 for nodes whose size is being computed.
 
     Raises:
-      ConfigError: An alias stands inside what it refers to, or a number has more digits than can be computed with.
+      ConfigError: An alias is inside the node that it refers to, or a number is longer than its limit.
     """
     if id(node) in known:
         if not known[id(node)]:
-            raise ConfigError(f"{_place(node)}: an alias stands inside what it refers to.")
+            raise ConfigError(f"{_place(node)}: an alias is inside the node that it refers to.")
         return known[id(node)]
     known[id(node)] = 0
     if isinstance(node, yaml.ScalarNode):
@@ -154,9 +154,9 @@ def _load(text: str, source: str) -> Any:
 
 def _report_repeated(loader: _Loader) -> None:
     for line, key in loader.repeated[:WARNINGS]:
-        _log.warning("%s, line %s: key %s stands twice, the last one counts.", loader.name, line, shown(key))
+        _log.warning("%s, line %s: key %s occurs twice; the last value is used.", loader.name, line, shown(key))
     if len(loader.repeated) > WARNINGS:
-        _log.warning("%s: %d more keys stand twice.", loader.name, len(loader.repeated) - WARNINGS)
+        _log.warning("%s: %d more keys occur twice.", loader.name, len(loader.repeated) - WARNINGS)
 
 
 def _mapping_file(value: object, where: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Which layers a type in a configuration means, the same on both paths (spec 8.5, 9.4)."""
+"""The layers that a type in a configuration matches, the same on both paths (spec 8.5, 9.4)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _log = get_logger(__name__)
 
 
 def is_of_type(node: OpNode, name: str) -> bool:
-    """Whether ``name`` is a spelling of the type of ``node``, or the type of the ONNX node that it becomes."""
+    """Whether ``name`` is a spelling of the type of ``node``, or the type of its ONNX node."""
     if name in (node.type, node.onnx_type) or node.type in types_called(name) or is_custom_op(node.type, name):
         return True
     is_exported = bool(node.onnx_name)  # its ONNX type is then known, not only the usual one
@@ -22,7 +22,7 @@ def is_of_type(node: OpNode, name: str) -> bool:
 
 
 def report_types(graph: OpGraph, names: Iterable[str], where: str) -> None:
-    """Says which of ``names`` are the type of no layer: in a WARNING if there is no such type at all, else at DEBUG."""
+    """Reports those of ``names`` that are the type of no layer: unknown types as a WARNING, others at DEBUG."""
     unused = [name for name in dict.fromkeys(names) if not any(is_of_type(node, name) for node in graph.quantizable)]
     for name in filter(is_known, unused):
         _log.debug("%s: the model has no layer of type '%s'.", where, name)
