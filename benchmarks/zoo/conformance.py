@@ -33,7 +33,12 @@ def _run(stages: Stages, architecture: Architecture, folder: Path) -> None:
         outcome.path = STATIC if report.is_static_path_possible else DYNAMIC
         outcome.skipped = _by_reason([skip.reason for skip in report.skipped])
         outcome.problems = [_place(problem) for problem in report.problems]
-    (static_path if report.is_static_path_possible else dynamic_path).run(stages, subject)
+    if not report.is_static_path_possible:
+        dynamic_path.run(stages, subject)
+        return
+    # Functions under torch.fx.wrap are looked into where the trace has an example.
+    has_opaque_functions = any("torch.fx.wrap" in skip.reason for skip in report.skipped)
+    static_path.run(stages, subject, follows_example=has_opaque_functions)
 
 
 def _by_reason(reasons: list[str]) -> dict[str, int]:

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.backends.fx.quant_graph_module import QuantGraphModule
@@ -25,9 +26,9 @@ LAYER_SQNR = 100.0
 FLOAT_SQNR = 96.0
 
 
-def run(stages: Stages, subject: Subject) -> None:
-    """Runs all stages."""
-    quantized = _create(stages, subject)
+def run(stages: Stages, subject: Subject, follows_example: bool = False) -> None:
+    """Runs all stages; the trace ``follows_example``, the test image, or has none."""
+    quantized = _create(stages, subject, subject.test if follows_example else None)
     with stages.stage("calibrate"):
         amct.enable_quantization(quantized, calibration=True)
         outputs_of(quantized, subject.calibration)
@@ -51,11 +52,11 @@ def run(stages: Stages, subject: Subject) -> None:
         _compare_with_oracle(outcome, quantized, prefix, subject)
 
 
-def _create(stages: Stages, subject: Subject) -> QuantGraphModule:
+def _create(stages: Stages, subject: Subject, example: Tensor | None) -> QuantGraphModule:
     with stages.stage("create") as outcome:
         config = subject.folder / "config.json"
-        amct.create_quant_config_fx(config, subject.model, subject.definition)
-        quantized: QuantGraphModule = amct.create_quant_model_fx(config, subject.model)
+        amct.create_quant_config_fx(config, subject.model, subject.definition, input_data=example)
+        quantized: QuantGraphModule = amct.create_quant_model_fx(config, subject.model, input_data=example)
         outcome.quantized = len(quantized.quantized_layers)
         same = worst_sqnr(subject.expected, outputs_of(quantized, subject.test))
         if same < FLOAT_SQNR:

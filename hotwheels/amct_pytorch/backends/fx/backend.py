@@ -31,6 +31,7 @@ from .rewrite.attention import decompose_attention, trace_attention
 from .rewrite.functionalize import functionalize
 from .rewrite.hooked_weights import place_hooked_weights
 from .rewrite.norm_calls import place_norm_calls
+from .rewrite.opaque_calls import look_into_opaque_calls
 from .rewrite.pads import place_pads
 from .rewrite.products import spell_products
 from .rewrite.weighted_calls import place_weighted_calls
@@ -76,6 +77,8 @@ class FxBackend:
             lambda cls: cls in opaque or registry.is_leaf_type(cls),
             in_float32(inputs) if self._takes_other_floats else inputs,
         )
+        if inputs is not None:
+            look_into_opaque_calls(self._traced, registry)
         if inputs is not None and copies_tensors:
             given = in_float32(inputs) if self._takes_other_floats else inputs
             check_graph(model, self._traced, Example.of(given, callee_in_force(model) or model.forward))
