@@ -142,7 +142,7 @@ setup(
         *mapped_packages(),
     ],
     package_dir={f"{PACKAGE}.{folder}": folder for folder in MAPPED_FOLDERS},
-    package_data={"": ["*.proto", "*.csv", "*.j2", "*.html", "py.typed"]},
+    package_data={"": ["*.proto", "*.csv", "*.yaml", "*.j2", "*.html", "py.typed"]},
     include_package_data=False,
     zip_safe=False,
     ext_modules=[kernels()],

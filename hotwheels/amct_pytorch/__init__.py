@@ -9,6 +9,7 @@ if importlib.util.find_spec(f"{__name__}.proto") is None:  # setup.py puts that 
     )
 
 from . import custom_op, nn
+from .api.auto import auto_quantize
 from .api.check import check_model
 from .api.dynamic import create_quant_config, quantize_model, save_model, update_bn_status
 from .api.fx import (
@@ -85,6 +86,7 @@ __all__ = [
     "UnsupportedModelError",
     "__version__",
     "allow_quantizers",
+    "auto_quantize",
     "check_model",
     "create_quant_config",
     "create_quant_config_fx",

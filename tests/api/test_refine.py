@@ -133,6 +133,15 @@ def test_without_the_section_nothing_is_kept(net, tmp_path):
     assert not asked(net, tmp_path, "").kept_batches
 
 
+@pytest.mark.parametrize("count", (1, 3, 4))
+def test_few_pictures(net, tmp_path, count):
+    model = calibrated(net, tmp_path)
+    result = amct.refine(model, [(pictures(1, count),)], progress=False)
+    reasons = {reason for one in result.layers for method, reason in one.skipped if method == "compensated_rounding"}
+    assert ("fewer than 4 pictures: none can be held back to judge" in reasons) == (count < 4)
+    assert "bias_correction" in result.layers[0].methods
+
+
 def test_the_user_s_model_and_the_mode_stay(net, tmp_path):
     before = copy.deepcopy(net.state_dict())
     model = calibrated(net, tmp_path)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+TEMPORARY = tempfile.gettempdir()  # where tests write their models
 MODEL = """
 import torch
 from torch import nn
@@ -83,7 +85,7 @@ def entry_point() -> Callable[[], int]:
 @pytest.fixture
 def amct(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Amct]:
     """Runs ``amct`` with arguments, through the function that the console script calls."""
-    path, modules = list(sys.path), set(sys.modules)
+    path = list(sys.path)
 
     def run(*arguments: object) -> Ran:
         monkeypatch.setattr(sys, "argv", ["amct", *map(str, arguments)])
@@ -94,9 +96,9 @@ def amct(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
 
     yield run
     sys.path[:] = path
-    for name in set(sys.modules) - modules:
-        if not name.startswith(("hotwheels", "torch", "onnx", "timm")):
-            del sys.modules[name]
+    of_a_test = [name for name, one in sys.modules.items() if str(getattr(one, "__file__", "")).startswith(TEMPORARY)]
+    for name in of_a_test:
+        del sys.modules[name]
 
 
 @pytest.fixture

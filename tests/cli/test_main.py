@@ -22,7 +22,7 @@ def test_the_module_is_the_same_program(tmp_path: Path) -> None:
 
 
 def test_commands_of_the_issue_are_there() -> None:
-    wanted = "config quantize refine analyze dump check verify compare record export doctor"
+    wanted = "config quantize refine auto analyze dump check verify compare record export doctor"
     assert set(wanted.split()) <= set(COMMANDS)
 
 

@@ -141,6 +141,22 @@ def test_refine_writes_a_checkpoint_and_the_files(amct: Amct, work: Path) -> Non
     assert (work / "refined/net_deploy_model.onnx").is_file()
 
 
+def test_auto_writes_a_configuration_that_quantize_takes(amct: Amct, work: Path) -> None:
+    ran = amct("auto", "net.build", "-i", "images.npy", "--budget", "1.1", "-o", "auto.yml", "--data_bits", "8,16")
+    assert ran.code == 0, ran.err
+    assert "chosen: cost " in ran.out and "conv: W" in ran.out
+    assert (work / "auto_report.json").is_file()
+    options = ("--quant_config", "auto.yml", "-i", "images.npy", "--no-report", "--no-dump", "-o", "chosen")
+    assert amct("quantize", "net.build", *options).code == 0
+
+
+@pytest.mark.parametrize(("options", "text"), [((), "target or budget"), (("--data_bits", "8,x"), "--data_bits is")])
+def test_auto_says_what_it_needs(amct: Amct, work: Path, options: tuple[str, ...], text: str) -> None:
+    ran = amct("auto", "net.build", "-i", "images.npy", *options)
+    assert ran.code == 2
+    assert text in ran.err
+
+
 def test_export_writes_the_same_factors(amct: Amct, work: Path) -> None:
     ran = amct("export", "net.build", *CHECKPOINT, "--input_shape", "1,3,16,16", "-o", "again/net")
     assert ran.code == 0, ran.err

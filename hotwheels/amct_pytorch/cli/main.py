@@ -22,6 +22,7 @@ _MODULES = MappingProxyType(
         "config": "config",
         "quantize": "quantize",
         "refine": "refine",
+        "auto": "auto",
         "export": "export",
         "check": "check",
         "analyze": "analyze",

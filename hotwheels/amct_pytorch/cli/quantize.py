@@ -42,7 +42,12 @@ _FILES = """OUTPUT holds then
     type=click.IntRange(min=1),
     help="Calibration batches, instead of batch_num in the configuration (default there: 1).",
 )
-@click.option("--refine", "refines", is_flag=True, help="Choose weights and biases anew by what the layers put out.")
+@click.option(
+    "--refine/--no-refine",
+    "refines",
+    default=True,
+    help="Choose weights and biases anew by what the layers put out; default: yes.",
+)
 @click.option("--realquant", is_flag=True, help="Dump the integers of the chip instead of fake_quant.")
 @click.option("--dump/--no-dump", "dumps", default=True, help="Write the result of every layer; default: yes.")
 @click.option("--report/--no-report", "reports", default=True, help="Write the reports of the analysis; default: yes.")
@@ -68,7 +73,7 @@ def COMMAND(
     config_file, prefix = output / "config.json", output / (name or given.name)
     write_config(given, quant_config, config_file, batch_num)
     model = calibrated(given, config_file) if given.quantized_state is None else restored(given, config_file)
-    if refines:
+    if refines and given.quantized_state is None:
         refine(model, list(batches))
     torch.save(model.state_dict(), f"{prefix}.pt")
     sample = first_of(batches, 1)

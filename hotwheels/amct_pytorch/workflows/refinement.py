@@ -102,9 +102,12 @@ class LayerRefiner:
         reason = _why_not_rounded(weight)
         if reason is not None:
             return reason
-        learned, judged = self._moments(step)
         op = weight.op
         folded, bias = op.folded()
+        sums = self._moments(step, as_rows(folded, _groups(op)))
+        if not all(sums_of_pictures.count for sums_of_pictures in sums):
+            return f"fewer than {HELD_OUT} pictures: none can be held back to judge"
+        learned, judged = (one.result(is_centred=op.stored_bias() is not None) for one in sums)
         params = weight.params(folded, bias)
         target = _target(folded, learned, judged, op)
         found = _rounded(folded, target, params, weight.quantizer.grid_origin, learned)
@@ -121,9 +124,10 @@ class LayerRefiner:
         weight = step.weight.op.folded()[0]
         return min(max(COLUMNS_PER_ELEMENT * weight[0].numel(), FEWEST_COLUMNS), MOST_COLUMNS)
 
-    def _moments(self, step: LayerStep) -> tuple[Moments, Moments]:
-        """Returns the second moments of the data to learn from, and those of the held-out data."""
-        learned, judged = MomentsSum(), MomentsSum()
+    def _moments(self, step: LayerStep, rows: Tensor) -> tuple[MomentsSum, MomentsSum]:
+        """Returns the moments of the data to learn from, and of the held-out data; ``rows`` is the weight."""
+        groups, _, length = rows.shape
+        learned, judged = (MomentsSum(groups, length, rows.device) for _ in range(2))
         batches = sum(1 for _ in step.calls())
         for index, (exact, quantized) in enumerate(step.inputs()):
             drawn = _seed_of(self._seed, step.layer.name, index * process_count() + process_rank())
@@ -135,8 +139,7 @@ class LayerRefiner:
                     moments.add(*columns_of(step.weight.op, [exact[part], quantized[part]], share, generator))
         for moments in (learned, judged):
             moments.merge(total)
-        is_centred = step.weight.op.stored_bias() is not None
-        return learned.result(is_centred), judged.result(is_centred)
+        return learned, judged
 
 
 def _split(images: int, batch: int) -> tuple[slice, slice]:

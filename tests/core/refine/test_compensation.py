@@ -88,7 +88,7 @@ def test_the_shifted_target_solves_the_least_squares_problem():
     exact, other = (torch.randn(1, 500, 5, generator=generator) for _ in range(2))
     quantized = exact + 0.3 * other + 1.0
     weight = torch.randn(1, 2, 5, generator=generator, dtype=torch.float64)
-    sums = MomentsSum()
+    sums = MomentsSum(groups=1, length=5)
     for part in range(5):
         sums.add(exact[:, part::5], quantized[:, part::5])
     found = shifted_target(weight, sums.result(is_centred=True), damping=1e-9)

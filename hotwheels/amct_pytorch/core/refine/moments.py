@@ -25,18 +25,24 @@ class Moments:
 
 
 class MomentsSum:
-    """Adds up the moments of one layer over batches, in constant memory."""
+    """Adds up the moments of one layer over batches, in constant memory.
 
-    def __init__(self) -> None:
+    Attributes:
+      count: Number of columns.
+    """
+
+    def __init__(self, groups: int, length: int, device: torch.device | None = None) -> None:
+        """Makes sums of no columns [groups, 0, length]."""
+        shapes = ((groups, length, length), (groups, length, length), (groups, length), (groups, length))
         self.count = torch.zeros((), dtype=torch.float64)
-        self._sums: list[Tensor] = []
+        self._sums = [torch.zeros(shape, dtype=torch.float64, device=device) for shape in shapes]
 
     def add(self, float_columns: Tensor, quantized_columns: Tensor) -> None:
         """Takes the columns [groups, positions, K] of one batch, at the same positions of both networks."""
         f, q = float_columns, quantized_columns
         parts = [q.transpose(1, 2) @ q, f.transpose(1, 2) @ q, f.sum(1), q.sum(1)]
-        parts = [one.double() for one in parts]  # float32 within a batch, float64 over batches
-        self._sums = [a + b for a, b in zip(self._sums, parts, strict=True)] if self._sums else parts
+        # float32 within a batch, float64 over batches
+        self._sums = [a + b.double() for a, b in zip(self._sums, parts, strict=True)]
         self.count = self.count + f.shape[1]
 
     def merge(self, total: Callable[[Tensor], Tensor]) -> None:

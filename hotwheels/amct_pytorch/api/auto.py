@@ -1,0 +1,96 @@
+"""auto_quantize: finds a configuration by itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..errors import CalibrationError, ConfigError
+from ..files import check_path, write_text_atomic
+from ..log import get_logger
+from ..plan.cost_model import read_cost_model
+from ..workflows.arguments import as_inputs, check_model, check_type
+from ..workflows.auto.search import AutoQuantization, Task, search
+from ..workflows.auto.settings import settings_of
+
+_log = get_logger(__name__)
+
+
+def auto_quantize(
+    model: nn.Module,
+    data: Iterable[Any],
+    evaluate: Callable[[nn.Module], float] | None = None,
+    *,
+    target: float | None = None,
+    budget: float | None = None,
+    config_file: str | Path = "auto_quantize.yml",
+    cost_model: str | Path | None = None,
+    data_bits: Sequence[int] = (8, 12, 16),
+    weights: Sequence[str] = ("8", "4_codebook"),
+    refine: bool = False,
+    seed: int = 0,
+    progress: bool = True,
+    resume_dir: str | Path | None = None,
+) -> AutoQuantization:
+    """Writes a simple configuration with the best widths for each layer of ``model``; give ``target`` or ``budget``.
+
+    The noise that each layer alone makes at the output is measured for every width in one pass over the data; noises
+    add up. An exact solver then takes the cheapest choice that reaches the target, or the quietest within the budget.
+    Inputs that the converter wants in one width get one, and CUBE operations stay quantized (spec 13.1). The result is
+    calibrated and measured.
+
+    Args:
+      model: Float model; it is not changed.
+      data: Batches as in calibration: tensors, or tuples of the arguments of forward; a single tensor is one batch.
+      evaluate: The user's metric of a model in fake_quant, larger is better. None: the SQNR at the outputs on ``data``.
+      target: The least value of ``evaluate``, or SQNR in dB, at the least cost.
+      budget: The highest cost, as a multiple of that of 8 bits everywhere, for the best SQNR.
+      config_file: The simple configuration to write; beside it ``<name>_report.json`` has the table and the curve.
+      cost_model: A yaml file like ``plan/cost_model.yaml``; None: that file, for the CUBE.
+      data_bits: Widths of data to choose from; must have 8.
+      weights: Weights to choose from: "8", "4", "4_codebook"; must have "8".
+      refine: Whether the configuration asks for `refine`, and is measured with it.
+      seed: Of the random directions.
+      progress: Whether progress bars are shown.
+      resume_dir: Folder in which the sensitivities are kept; a later call, also for another target, starts from them.
+
+    Returns:
+      What was chosen, beside what each width would be everywhere, the curve and the table of the layers.
+
+    Raises:
+      ConfigError: Both or neither of ``target`` and ``budget``; a width or the cost model is wrong; scipy is missing;
+        no configuration reaches the target or is within the budget.
+      CalibrationError: There is no data.
+      UnsupportedModelError: The model cannot be traced.
+    """
+    function = "auto_quantize"
+    check_model(function, model)
+    if (target is None) == (budget is None):
+        raise ConfigError(f"{function}: give either target or budget.")
+    for name, value in (("target", target), ("budget", budget)):
+        check_type(function, name, value, (int, float, type(None)), "a number")
+    path = check_path(function, "config_file", config_file)
+    batches = [as_inputs(batch) for batch in ([data] if isinstance(data, Tensor) else data)]
+    if not batches:
+        raise CalibrationError(f"{function}: the data has no batch.")
+    task = Task(
+        settings=settings_of(data_bits, weights),
+        target=target,
+        budget=budget,
+        evaluate=evaluate,
+        costs=read_cost_model(cost_model),
+        refines=refine,
+        seed=seed,
+        progress=progress,
+        folder=None if resume_dir is None else check_path(function, "resume_dir", resume_dir),
+    )
+    result = search(model, batches, task)
+    report = path.with_name(f"{path.stem}_report.json")
+    write_text_atomic(path, result.text)
+    write_text_atomic(report, json.dumps(result.as_dict(), indent=1))
+    _log.info("Wrote '%s' and '%s'.", path, report)
+    return result

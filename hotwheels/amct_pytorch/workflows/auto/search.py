@@ -1,0 +1,350 @@
+"""The search: from sensitivities and costs to one configuration, and the curve of what else was possible."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from ...backends.fx.backend import FxBackend
+from ...backends.fx.quant_graph_module import QuantGraphModule
+from ...config.fx.expand import expand
+from ...config.fx.yaml_writer import to_simple_yaml
+from ...config.layers.quant_config import LayerConfig, QuantConfig
+from ...config.layers.refine_config import RefineConfig
+from ...core.metrics import ratio_db
+from ...errors import ConfigError
+from ...log import get_logger
+from ...ops.registry import Registry
+from ...plan.bit_search import Option, Options, Tie, cheapest, quietest
+from ...plan.configured_graph import ConfiguredGraph
+from ...plan.cost_model import CostModel
+from ..refine_model import refine_graph
+from .sensitivity import Batch, Sensitivity, calibrated, measure, output_sqnr
+from .settings import FLOAT, Setting, config_with, may_stay_in_float, weight_bits, widths
+
+_log = get_logger(__name__)
+_POINTS = 12  # on the curve
+_ROUNDING = 1e-6  # so that a limit which is the value of a choice lets that choice pass
+_LEAST_NOISE = 1e-30
+_TRIES = 5  # how often the limit for the predicted noise is moved by what the measured model is off
+_MARGIN_DB = 0.05
+
+Evaluate = Callable[[nn.Module], float]
+Choice = Mapping[str, Option]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Point:
+    """One configuration.
+
+    Attributes:
+      name: Of a configuration with one setting everywhere; empty on the curve.
+      cost: In units of the cost of the network with W8A8 everywhere.
+      predicted_db: SQNR at the output by the sum of the layers' noises.
+      measured: What ``evaluate`` returned, or the SQNR at the output in dB; None if it was not measured.
+    """
+
+    name: str = ""
+    cost: float
+    predicted_db: float
+    measured: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AutoQuantization:
+    """What `auto_quantize` has found.
+
+    Attributes:
+      text: The simple configuration (yaml).
+      chosen: Its cost, its predicted SQNR and what was measured.
+      uniform: The same of every setting given to all layers that can have it.
+      curve: The best predicted SQNR for a row of costs.
+      layers: For each layer the setting chosen, and noise and cost of every setting.
+      float_measured: What ``evaluate`` returned for the float model; None without it.
+    """
+
+    text: str
+    chosen: Point
+    uniform: tuple[Point, ...]
+    curve: tuple[Point, ...]
+    layers: Mapping[str, LayerChoice]
+    float_measured: float | None = None
+
+    def __str__(self) -> str:
+        """A line per layer, after one on the whole."""
+        lines = [_told("chosen", self.chosen), *(_told(one.name, one) for one in self.uniform)]
+        return "\n".join([*lines, *(f"{name}: {one}" for name, one in self.layers.items())])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns plain values."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LayerChoice:
+    """The setting of one layer.
+
+    Attributes:
+      setting: The one chosen.
+      noise: Noise over signal power at the output of the network, by setting.
+      cost: In units of the whole network with W8A8, by setting.
+    """
+
+    setting: str
+    noise: Mapping[str, float]
+    cost: Mapping[str, float]
+
+    def __str__(self) -> str:
+        """The setting and what it was chosen from."""
+        others = ", ".join(f"{name} {ratio_db(1.0, value):.1f} dB" for name, value in self.noise.items())
+        return f"{self.setting} ({others})"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """What is wanted; exactly one of ``target`` and ``budget`` is given.
+
+    Attributes:
+      settings: The widths to choose from, W8A8 first.
+      target: The least SQNR in dB, or value of ``evaluate``, at the least cost.
+      budget: The highest cost, in units of W8A8 everywhere, for the best SQNR.
+      evaluate: The user's metric, larger is better; None: the SQNR at the output.
+      costs: What layers cost.
+      refines: Whether the configuration asks for refinement.
+      seed: Of everything random.
+      progress: Whether progress bars are shown.
+      folder: Where finished work is kept; None: nowhere.
+    """
+
+    settings: Sequence[Setting]
+    target: float | None
+    budget: float | None
+    evaluate: Evaluate | None
+    costs: CostModel
+    refines: bool
+    seed: int
+    progress: bool
+    folder: Path | None
+
+
+def search(model: nn.Module, batches: Sequence[Batch], task: Task) -> AutoQuantization:
+    """Returns the configuration that fulfils ``task``.
+
+    Raises:
+      ConfigError: There is none.
+    """
+    return _Search(model, batches, task).run()
+
+
+class _Search:
+    def __init__(self, model: nn.Module, batches: Sequence[Batch], task: Task) -> None:
+        self._model = model
+        self._batches = batches
+        self._task = task
+        backend = FxBackend(model, Registry(), copies_tensors=False, inputs=batches[0])
+        self._graph = backend.graph()
+        self._defaults = expand(self._graph, None)
+        self._configs = {one.name: config_with(self._graph, self._defaults, one, len(batches)) for one in task.settings}
+        self._configured = backend.origin(self._graph, next(iter(self._configs.values()))).model
+        found = measure(model, self._configs, batches, seed=task.seed, progress=task.progress, folder=task.folder)
+        self._unit = self._cost_of(found, next(iter(self._configs)))
+        self._options = self._make_options(found)
+        self._ties = _ties(self._configured, self._options)
+
+    def run(self) -> AutoQuantization:
+        task = self._task
+        choice: Choice
+        if task.budget is not None:
+            within = quietest(self._options, self._ties, task.budget)
+            if within is None:
+                least = self._least_cost()
+                raise ConfigError(
+                    f"auto_quantize: no configuration costs {task.budget:g} or less; the cheapest costs {least:.3f}."
+                    " Give a larger budget, or weights of 4 bits."
+                )
+            choice, chosen = within, self._point(within, self._measured(within))
+        else:
+            choice, chosen = self._for_target()
+        _log.info("auto_quantize: %s.", _told("chosen", chosen))
+        return AutoQuantization(
+            text=to_simple_yaml(self._config(choice), self._title(chosen)),
+            chosen=chosen,
+            uniform=tuple(self._uniform(name) for name in self._configs),
+            curve=tuple(self._point(one) for one in self._curve()),
+            layers={
+                name: LayerChoice(
+                    setting=choice[name].name,
+                    noise={one.name: one.noise for one in options},
+                    cost={one.name: one.cost for one in options},
+                )
+                for name, options in self._options.items()
+            },
+            float_measured=None if task.evaluate is None else task.evaluate(self._model),
+        )
+
+    def _for_target(self) -> tuple[Choice, Point]:
+        """Returns the cheapest configuration whose measured value reaches the target."""
+        target = self._task.target
+        assert target is not None
+        if self._task.evaluate is not None:
+            return self._along_curve(target)
+        wanted, best = target, -math.inf
+        found: tuple[Choice, Point] | None = None
+        tried: set[str] = set()
+        for _ in range(_TRIES):
+            choice = cheapest(self._options, self._ties, 10.0 ** (-wanted / 10.0))
+            if choice is None or (names := str([one.name for one in choice.values()])) in tried:
+                break
+            tried.add(names)
+            point = self._point(choice, self._measured(choice))
+            assert point.measured is not None
+            best = max(best, point.measured)
+            if point.measured >= target and (found is None or point.cost < found[1].cost):
+                found = choice, point
+            wanted = point.predicted_db + target - point.measured + _MARGIN_DB
+        if found is None:
+            raise ConfigError(self._missed(target, best))
+        return found
+
+    def _along_curve(self, target: float) -> tuple[Choice, Point]:
+        """By bisection: the metric is taken to grow with the cost along the curve."""
+        curve, best = self._curve(), -math.inf
+        low, high, found = 0, len(curve) - 1, None
+        while low <= high:
+            middle = (low + high) // 2
+            point = self._point(curve[middle], self._measured(curve[middle]))
+            assert point.measured is not None
+            best = max(best, point.measured)
+            if point.measured >= target:
+                found, high = (curve[middle], point), middle - 1
+            else:
+                low = middle + 1
+        if found is None:
+            raise ConfigError(self._missed(target, best))
+        return found
+
+    def _missed(self, target: float, best: float) -> str:
+        reached = "" if math.isinf(best) else f"; the best that was measured is {best:.4g}"
+        return (
+            f"auto_quantize: no configuration reaches the target {target:g}{reached}. Give a lower target, more"
+            " data_bits, or refine=True."
+        )
+
+    def _curve(self) -> list[Choice]:
+        """The cheapest choices for a row of noises, in even steps of dB, from the cheapest of all to the quietest."""
+        most = sum(max(one.cost for one in options) for options in self._options.values())
+        best = quietest(self._options, self._ties, most)
+        assert best is not None
+        loudest = quietest(self._options, self._ties, self._least_cost() * (1 + _ROUNDING))
+        assert loudest is not None
+        first, last = (max(_sum(one, "noise"), _LEAST_NOISE) for one in (loudest, best))
+        noises = np.geomspace(first, last, _POINTS)
+        found = [cheapest(self._options, self._ties, float(noise) * (1 + _ROUNDING)) for noise in noises]
+        by_setting = {tuple(one.name for one in choice.values()): choice for choice in found if choice is not None}
+        return list(by_setting.values())
+
+    def _least_cost(self) -> float:
+        choice = cheapest(
+            self._options, self._ties, math.fsum(max(o.noise for o in os) for os in self._options.values())
+        )
+        assert choice is not None
+        return _sum(choice, "cost")
+
+    def _uniform(self, setting: str) -> Point:
+        """The predicted values of a configuration with one setting everywhere, as far as layers can have it."""
+        choice = {name: next((o for o in os if o.name == setting), os[0]) for name, os in self._options.items()}
+        return dataclasses.replace(self._point(choice), name=setting)
+
+    def _point(self, choice: Choice, measured: float | None = None) -> Point:
+        return Point(cost=_sum(choice, "cost"), predicted_db=ratio_db(1.0, _sum(choice, "noise")), measured=measured)
+
+    def _measured(self, choice: Choice) -> float:
+        quantized = self._quantized(choice)
+        evaluate = self._task.evaluate
+        return output_sqnr(quantized, self._batches) if evaluate is None else float(evaluate(quantized))
+
+    def _quantized(self, choice: Choice) -> QuantGraphModule:
+        config = self._config(choice)
+        quantized = calibrated(self._model, dataclasses.replace(config, refine=None), self._batches)
+        if config.refine is not None:
+            refine_graph(
+                quantized, self._batches, config.refine.methods, seed=0, progress=self._task.progress, resume_dir=None
+            )
+        return quantized
+
+    def _config(self, choice: Choice) -> QuantConfig:
+        layers = {
+            name: self._entry(name, choice[name].name) if name in choice else layer
+            for name, layer in self._defaults.layers.items()
+        }
+        return QuantConfig(layers, RefineConfig() if self._task.refines else None)
+
+    def _entry(self, layer: str, setting: str) -> LayerConfig:
+        if setting == FLOAT:
+            return dataclasses.replace(self._defaults.layers[layer], quant_enable=False)
+        return self._configs[setting].layers[layer]
+
+    def _make_options(self, found: Sensitivity) -> Options:
+        options: dict[str, list[Option]] = {}
+        for name, work in found.work.items():
+            seen: list[LayerConfig] = []
+            options[name] = []
+            for setting, config in self._configs.items():
+                layer = config.layers[name]
+                if layer in seen:  # a setting that this layer cannot have, or that changes nothing in it
+                    continue
+                seen.append(layer)
+                cost = self._task.costs.cost(work, _widest(widths(layer)), weight_bits(layer)) / self._unit
+                noise = found.noise[setting].get(name, 0.0)  # of a layer that puts out no floats
+                options[name].append(Option(name=setting, cost=cost, noise=noise, widths=widths(layer)))
+            if may_stay_in_float(self._graph.layers[name]):
+                cost = self._task.costs.cost(work, None, weight_bits(seen[0])) / self._unit
+                options[name].append(
+                    Option(name=FLOAT, cost=cost, noise=0.0, widths=(None,) * len(seen[0].activations))
+                )
+        return options
+
+    def _cost_of(self, found: Sensitivity, setting: str) -> float:
+        layers = self._configs[setting].layers
+        costs = (
+            self._task.costs.cost(work, _widest(widths(layers[name])), weight_bits(layers[name]))
+            for name, work in found.work.items()
+        )
+        return math.fsum(costs) or 1.0
+
+    def _title(self, chosen: Point) -> str:
+        wanted = self._task.target if self._task.budget is None else self._task.budget
+        kind = "target" if self._task.budget is None else "budget"
+        return f"Made by amct.auto_quantize, {kind} {wanted:g}: {_told('this configuration', chosen)}."
+
+
+def _ties(configured: ConfiguredGraph, options: Options) -> list[Tie]:
+    """The pairs of inputs which the converter wants in one width."""
+    ties: dict[Tie, None] = {}
+    for producer in configured.readers.values():
+        for one in producer:
+            group = [other for other in configured.one_grid(one) if configured.graph[other.layer].layer in options]
+            named = [(configured.graph[other.layer].layer, other.index) for other in group]
+            ties |= dict.fromkeys(itertools.pairwise(named))
+    return [(first, second) for first, second in ties if first != second]
+
+
+def _widest(bits: Sequence[int | None]) -> int | None:
+    known = [one for one in bits if one is not None]
+    return max(known, default=None)
+
+
+def _sum(choice: Choice, what: str) -> float:
+    return math.fsum(getattr(one, what) for one in choice.values())
+
+
+def _told(name: str, point: Point) -> str:
+    measured = "" if point.measured is None else f", measured {point.measured:.4g}"
+    return f"{name}: cost {point.cost:.3f} of W8A8, predicted {point.predicted_db:.1f} dB{measured}"
