@@ -34,7 +34,7 @@ def test_cost_of_a_layer(data_bits, weight_bits, multiplications, moved) -> None
         (("byte: 32", "byte: -1"), "byte is -1; allowed: 0 and more"),
         (("16x8: 2", "16x8: two"), "multiplication.16x8 is 'two'; a number is expected"),
         (("  float: 8", ""), "multiplication.float is missing"),
-        (("name:", "{"), "is not a yaml document"),
+        (("name:", "{"), "line 7, column 1: expected"),
     ],
 )
 def test_what_is_wrong_is_named(change, message, tmp_path: Path) -> None:

@@ -6,12 +6,12 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..config.arguments.coercion import as_float, as_object, as_text, report_unknown, shown
 from ..config.files.text_file import read_text
+from ..config.files.yaml_text import load_yaml
 from ..errors import ConfigError
 from ..files import PathLike
+from ..files.limits import SIMPLE_CONFIG
 
 DEFAULT_FILE = Path(__file__).with_name("cost_model.yaml")
 _KEYS = ("name", "multiplication", "byte")
@@ -66,11 +66,7 @@ def read_cost_model(path: PathLike | None = None) -> CostModel:
       ConfigError: A key is missing, or a cost is not a number of 0 or more.
     """
     source = DEFAULT_FILE if path is None else Path(path)
-    try:
-        loaded = yaml.safe_load(read_text(source, "Cost model"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{source} is not a yaml document: {error}.") from error
-    document = as_object(loaded, str(source))
+    document = as_object(load_yaml(read_text(source, "Cost model", SIMPLE_CONFIG), str(source)), str(source))
     report_unknown(document, _KEYS, str(source))
     costs = as_object(document.get("multiplication"), f"{source}: multiplication")
     report_unknown(costs, _PAIRS, f"{source}: multiplication")

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import yaml
-
 from ...errors import ConfigError
 from ...files import PathLike
-from ...files.limits import SIMPLE_CONFIG, SIMPLE_CONFIG_EXPANDED, WARNINGS, YAML_NUMBER
-from ...log import get_logger
-from ..arguments.coercion import as_bool, as_list, as_name_list, as_names, as_object, as_text, report_unknown, shown
+from ...files.limits import SIMPLE_CONFIG
+from ..arguments.coercion import as_bool, as_list, as_name_list, as_names, as_object, as_text, report_unknown
 from ..arguments.section import Section, read_section
 from ..arguments.unmatched import report_unmatched
 from ..files.kinds import SIMPLE_KEYS, cfg_kind, named_if_other
 from ..files.om_json import mapping_path, read_om_json
 from ..files.text_file import read_text
+from ..files.yaml_text import load_yaml
 from ..layers.layer_entry import SWITCHES
 from ..layers.refine_config import REFINE, read_refine
 from .simple_config import Rule, SimpleConfig
 
-_log = get_logger(__name__)
 _KEYS = (*SIMPLE_KEYS, REFINE)
 _SECTIONS = ("quant_enable", "weight_quant_params", "activation_quant_params")
 
@@ -52,7 +48,7 @@ def parse_simple_yaml(text: str, source: str) -> SimpleConfig:
     if (cfg := cfg_kind(text)) is not None:
         raise ConfigError(f"'{source}' is {cfg}; a simple configuration in YAML is expected here.")
     with named_if_other(text, source, "a simple configuration in YAML", "YAML", "JSON"):
-        document = as_object(_load(text, source), f"The document in {source}")
+        document = as_object(load_yaml(text, source), f"The document in {source}")
     if is_layer_config(document):
         raise ConfigError(f"'{source}' is a config.json; a simple configuration in YAML is expected here.")
     report_unknown(document, _KEYS, source)
@@ -71,92 +67,6 @@ def is_layer_config(document: Mapping[str, Any]) -> bool:
     """Whether ``document`` has an entry for each layer, as a config.json has, and no key of a simple configuration."""
     entries = [one for one in document.values() if isinstance(one, Mapping)]
     return not document.keys() & set(_KEYS) and any(one.keys() & set(SWITCHES) for one in entries)
-
-
-class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
-    """A safe loader (no tags of Python objects) that notes keys that occur twice, which yaml itself ignores.
-
-    Attributes:
-      repeated: Line and name of each such key.
-    """
-
-    def __init__(self, text: str, source: str) -> None:
-        super().__init__(text)
-        self.name = source  # the name of the text in error messages
-        self.repeated: list[tuple[int, str]] = []
-
-    def construct_document(self, node: yaml.Node) -> Any:
-        SIMPLE_CONFIG_EXPANDED.check(_expanded_size(node, {}), self.name)
-        return super().construct_document(node)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-            if not isinstance(key, yaml.ScalarNode):
-                continue
-            if key.value in seen:
-                self.repeated.append((key.start_mark.line + 1, key.value))
-            seen.add(key.value)
-        return dict(super().construct_mapping(node, deep=deep))
-
-
-def _expanded_size(node: yaml.Node, known: dict[int, int]) -> int:
-    """Returns the length of the text of ``node`` with every alias and merge key expanded.
-
-    Ten lines of aliases can expand to a thousand million values, and a merge key copies them. ``known`` has the sizes
-    of the visited nodes, and 0 for nodes whose size is being computed.
-
-    Raises:
-      ConfigError: An alias is inside the node that it refers to, or a number is longer than its limit.
-    """
-    if id(node) in known:
-        if not known[id(node)]:
-            raise ConfigError(f"{_place(node)}: an alias is inside the node that it refers to.")
-        return known[id(node)]
-    known[id(node)] = 0
-    if isinstance(node, yaml.ScalarNode):
-        size = len(node.value)
-        if node.tag in _NUMBERS:
-            YAML_NUMBER.check(size, _place(node))
-    else:
-        children = node.value if isinstance(node, yaml.SequenceNode) else itertools.chain.from_iterable(node.value)
-        size = sum(_expanded_size(child, known) for child in children)
-    known[id(node)] = size + 1
-    return size + 1
-
-
-def _place(node: yaml.Node) -> str:
-    mark = node.start_mark
-    return f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}"
-
-
-_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
-
-
-def _load(text: str, source: str) -> Any:
-    try:
-        loader = _Loader(text, source)
-        try:
-            value = loader.get_single_data()
-        finally:
-            loader.dispose()
-        _report_repeated(loader)
-        return value
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"{source}, line {mark.line + 1}, column {mark.column + 1}" if mark else source
-        raise ConfigError(f"{where}: {error.problem or error.context}.") from error
-    except ConfigError:
-        raise
-    except Exception as error:  # PyYAML raises errors of many classes for odd scalars and tags
-        raise ConfigError(f"{source} is not a yaml document: {error}.") from error
-
-
-def _report_repeated(loader: _Loader) -> None:
-    for line, key in loader.repeated[:WARNINGS]:
-        _log.warning("%s, line %s: key %s occurs twice; the last value is used.", loader.name, line, shown(key))
-    if len(loader.repeated) > WARNINGS:
-        _log.warning("%s: %d more keys occur twice.", loader.name, len(loader.repeated) - WARNINGS)
 
 
 def _mapping_file(value: object, where: str) -> str | None:
