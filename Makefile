@@ -56,7 +56,7 @@ test-newest-torch: ## Run the API tests with the newest torch that pip finds, in
 	$(NEWEST)/bin/python -m pip install --quiet --requirement $(NEWEST)/requirements.txt
 	$(NEWEST)/bin/python -m pip install --quiet --no-deps --editable .
 	$(NEWEST)/bin/python -c 'import torch; print("torch", torch.__version__)'
-	$(NEWEST)/bin/python -m pytest tests/api $(ARGS)
+	$(NEWEST)/bin/python -m pytest tests/api tests/test_torch_private.py $(ARGS)
 
 lint: $(READY) ## Run ruff (rules and format) and mypy on the whole package
 	$(RUN) -m ruff check .
