@@ -30,6 +30,9 @@ NAMES = MappingProxyType(
         "torch._C._autograd._top_saved_tensors_default_hooks": "activations that are rounded again, and siblings that"
         " share a quantized tensor, which save memory and time in training",
         "torch._C._current_graph_task_id": "checkpointing in forwards that calibrate: a repeated forward counts again",
+        "torch.nn.parallel.DistributedDataParallel._get_active_ddp_module": "uneven inputs under DDP.join, with ULQ",
+        "torch.distributed.distributed_c10d._get_default_store": "an error that says which processes do not calibrate,"
+        " before the transport gives up waiting for them",
         "torch.jit._trace.TracerWarning|torch.jit.TracerWarning": "torch's warnings about traces told from others",
         "torch._C._jit_is_onnx_log_enabled": "a silent failure of torch's ONNX exporter",
         "torch._C._jit_set_onnx_log_enabled": "a silent failure of torch's ONNX exporter",

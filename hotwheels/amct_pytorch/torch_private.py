@@ -69,6 +69,20 @@ def is_in_backward() -> bool:
     return task is not None and task() != -1
 
 
+# --- several processes ---
+
+
+def default_store() -> Any:
+    """Returns the store in which the processes of the default process group leave values; None if torch has none."""
+    return (find("torch.distributed.distributed_c10d._get_default_store") or (lambda: None))()
+
+
+def joins_uneven_inputs() -> bool:
+    """Whether a forward of DistributedDataParallel runs inside its ``join``; False if torch does not tell."""
+    active = find("torch.nn.parallel.DistributedDataParallel._get_active_ddp_module")
+    return active is not None and bool(getattr(getattr(active(), "_join_config", None), "enable", False))
+
+
 # --- modules ---
 #
 # The registries of nn.Module (_parameters, _buffers, _modules and the hooks) are in every pickled module, so torch will

@@ -189,9 +189,13 @@ def test_save_before_calibration_names_the_layers(tmp_path: Path) -> None:
     two = {"activation_quant_params": [{"quantizer": "UlqFakeQuantize", "quantizer_args": {"batch_num": 2}}]}
     quantized = amct.create_quant_model_fx(make_config(model, tmp_path, {"conv1": two, "head": two}), model)
     calibrate(quantized, [(images(),)])
-    with pytest.raises(amct.CalibrationError, match="2 layers have no parameters: conv1, head"):
+    seen = "1 of 2 batches seen"
+    with pytest.raises(amct.CalibrationError, match=f"2 layers have no parameters: conv1, head. Layer 'conv1': {seen}"):
         amct.save_quant_model_fx(quantized, tmp_path / "out", images(1))
     assert not contents(tmp_path)
+    amct.enable_quantization(quantized, fake_quant=True)
+    with pytest.raises(amct.CalibrationError, match=rf"Layer 'conv1' is not calibrated \({seen}\)"):
+        quantized(images(1))
 
 
 def test_earlier_files_stay_whole_when_a_save_fails(

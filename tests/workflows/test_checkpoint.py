@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.errors import ConfigError
+from tests.support.log_lines import LogLines, log_lines  # noqa: F401, the fixture
 
 X = torch.linspace(-1, 1, 3 * 6 * 6).reshape(1, 3, 6, 6)
 
@@ -156,3 +157,25 @@ def test_an_impossible_value_is_named(
 def test_weights_in_half_precision_are_converted(config: Path, state: Any, tmp_path: Path) -> None:
     torch.save({**state, "0.weight": state["0.weight"].half()}, tmp_path / "state.pt")
     assert restore(config, tmp_path / "state.pt")
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+def test_names_of_wrappers_are_stripped(
+    prefix: str,
+    config: Path,
+    state: Any,
+    tmp_path: Path,
+    log_lines: LogLines,  # noqa: F811
+) -> None:
+    torch.save({prefix + name: value for name, value in state.items()}, tmp_path / "state.pt")
+    restored = restore(config, tmp_path / "state.pt").state_dict()
+    assert all(torch.equal(restored[name], value) for name, value in state.items())
+    said = "took the prefixes of DistributedDataParallel and torch.compile off"
+    assert any(said in line for line in log_lines.of("INFO"))
+
+
+def test_a_float_checkpoint_is_said_to_be_one(config: Path, tmp_path: Path) -> None:
+    torch.save(net().state_dict(), tmp_path / "state.pt")
+    with pytest.raises(ConfigError, match="holds the state of a float model: none of its 9 entries") as caught:
+        restore(config, tmp_path / "state.pt")
+    assert len(str(caught.value)) < 400

@@ -13,6 +13,7 @@ from ..log import get_logger
 from ..nn.mode import Mode
 from ..nn.quantized_layer import QuantizedLayer
 from ..nn.shared_input import forget_results
+from ..quantizers.meeting import report_failure
 from ..quantizers.quantizer import Quantizer
 from ..quantizers.rollback import all_or_nothing
 from ..torch_private import BatchNorm, Dropout
@@ -39,7 +40,11 @@ def calibration_forward(model: nn.Module, layers: LayerContainer, objects: Itera
         quantizers = [one for one in layers.modules() if isinstance(one, Quantizer) and not one.is_finished]
         norms = [one for one in model.modules() if isinstance(one, BatchNorm) and one.training] if quantizers else []
         with all_or_nothing(quantizers, [*layers.children(), *norms], objects):
-            yield
+            try:
+                yield
+            except BaseException as error:
+                report_failure(error)
+                raise
 
 
 @contextlib.contextmanager

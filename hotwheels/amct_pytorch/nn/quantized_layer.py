@@ -101,6 +101,12 @@ class QuantizedLayer(nn.Module):
         needed = [q for q, is_other in zip(self.activation, self.non_float_inputs, strict=True) if not is_other]
         return all(q.is_calibrated for q in (*needed, *([self.weight] if self.weight is not None else [])))
 
+    @property
+    def progress(self) -> str:
+        """How far the calibration of its inputs is, such as ``1 of 4 batches seen``; empty if it is not counted."""
+        found = [one.progress for one in self.activation if not one.is_calibrated and one.progress]
+        return next(iter(found), "")
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the operation in the current mode."""
         if self.mode is Mode.FLOAT:
@@ -223,10 +229,10 @@ class QuantizedLayer(nn.Module):
             if not is_quantizable(x):
                 continue
             if not quantizer.is_calibrated:
-                raise CalibrationError(_not_calibrated(self.name))
+                raise CalibrationError(_not_calibrated(self.name, self.progress))
             self._prepare_linear(x, quantizer)
         if self.weight is not None and not self.weight.is_calibrated:
-            raise CalibrationError(_not_calibrated(self.name))
+            raise CalibrationError(_not_calibrated(self.name, self.progress))
 
     def _fake_quant(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         values = [
@@ -269,8 +275,9 @@ class QuantizedLayer(nn.Module):
         return result
 
 
-def _not_calibrated(name: str) -> str:
+def _not_calibrated(name: str, progress: str) -> str:
+    seen = f" ({progress})" if progress else ""
     return (
-        f"Layer '{name}' is not calibrated. Run enable_quantization(model, calibration=True) and at least as many"
+        f"Layer '{name}' is not calibrated{seen}. Run enable_quantization(model, calibration=True) and at least as many"
         " forwards as the largest batch_num of the configuration first."
     )

@@ -18,6 +18,7 @@ from ..core.affine import fake_quantize
 from ..core.channels import per_channel
 from ..core.params import QuantParams
 from ..errors import ConfigError
+from .distributed import is_distributed
 from .observers.observation import as_float, finite_samples, float_samples, is_quantizable
 from .quantizer import AFTER_A_BAD_STEP, Quantizer
 from .weight_grid import GridOrigin
@@ -66,10 +67,13 @@ class ActivationQuantizer(Quantizer):
         """
         if self.is_finished:
             return
-        is_checked_later = getattr(self._modules.get("observer"), "refuses_non_finite", False)
+        observer = self._modules.get("observer")
+        is_checked_later = getattr(observer, "refuses_non_finite", False)
         samples = float_samples(x) if is_checked_later else finite_samples(x, self.layer_name)
         if samples is None:
-            return
+            if not (is_quantizable(x) and getattr(observer, "merges_processes", False) and is_distributed()):
+                return
+            samples = x.detach().to(torch.float32)  # an empty batch: the other processes wait for this one
         with no_gradients():
             if self._take(samples):
                 self._mark_calibrated()

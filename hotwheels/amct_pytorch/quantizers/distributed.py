@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ..core.statistics.range_statistics import RangeStatistics
+from ..torch_private import joins_uneven_inputs
 
 
 def is_distributed() -> bool:
@@ -38,7 +39,13 @@ def merge_statistics(statistics: RangeStatistics) -> RangeStatistics:
 
 
 def average(values: Tensor) -> Tensor:
-    """Returns the mean over all processes in a new tensor; every process must call it."""
+    """Returns the mean over all processes in a new tensor; every process must call it.
+
+    Inside ``DistributedDataParallel.join`` processes that have no more inputs do not call it. There the values are
+    returned as they are: the same gradients have kept them equal on all processes.
+    """
+    if joins_uneven_inputs():
+        return values
     return _reduce(values, dist.ReduceOp.SUM) / dist.get_world_size() if is_distributed() else values
 
 

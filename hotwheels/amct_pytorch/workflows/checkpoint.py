@@ -11,10 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..backends.layer_container import LAYERS
 from ..errors import ConfigError
+from ..log import get_logger
 from ..quantizers.observers.observation import RangeObserver
 from ..quantizers.quantizer import Quantizer
 
+_log = get_logger(__name__)
 _SCALES = ("scale", "known_scale", "fixed_scale", "previous_clip_max")
 # Ends of ranges, which contain 0. ULQ's learned ends, clip_max and clip_min, are left out: if a training step has moved
 # an end across 0, the next forward restores the previous end.
@@ -37,6 +40,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> Non
     Raises:
       ConfigError: As `load_checkpoint`.
     """
+    _refuse_float(state, path)
     _check_types(state, model.state_dict(), path)
     try:
         model.load_state_dict(state, strict=True)
@@ -52,7 +56,9 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> Non
 
 
 def read_state(path: Path, name: str | None, usual_names: Sequence[str] = ()) -> dict[str, Tensor]:
-    """Returns the state_dict in a checkpoint; a leading ``module.`` (DDP) of its keys is stripped.
+    """Returns the state_dict in a checkpoint; ``module.`` (DDP) in front of its keys is stripped, and ``_orig_mod.``.
+
+    torch.compile puts ``_orig_mod.`` in front of the names inside what it compiles; a log line says what was stripped.
 
     Args:
       path: The file.
@@ -81,7 +87,23 @@ def read_state(path: Path, name: str | None, usual_names: Sequence[str] = ()) ->
                 f"'{path}' is not a state_dict of tensors: {what}; pass state_dict_name if it holds one. Its keys:"
                 f" {_listed(content)}."
             )
-    return {key.removeprefix("module."): value for key, value in content.items()}
+    return _without_wrappers(content, path)
+
+
+def _without_wrappers(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    names = {key: key.replace("_orig_mod.", "").removeprefix("module.") for key in state}
+    count = sum(key != name for key, name in names.items())
+    if count:
+        _log.info("'%s': took the prefixes of DistributedDataParallel and torch.compile off %d keys.", path, count)
+    return {names[key]: value for key, value in state.items()}
+
+
+def _refuse_float(state: Mapping[str, Tensor], path: Path) -> None:
+    if not any(key.startswith(f"{LAYERS}.") for key in state):
+        raise ConfigError(
+            f"'{path}' holds the state of a float model: none of its {len(state)} entries is one of a quantizer"
+            f" ('{LAYERS}.*'). Load it into the float model with load_state_dict, then quantize and calibrate that."
+        )
 
 
 def _load(path: Path) -> Any:

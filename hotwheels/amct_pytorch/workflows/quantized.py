@@ -71,8 +71,10 @@ def require_calibration(quantized: QuantGraphModule) -> None:
     """Raises CalibrationError, with the names, if layers are not calibrated."""
     missing = uncalibrated(quantized)
     if missing:
+        progress = quantized.quantized_layers[missing[0]].progress
+        seen = f" Layer '{missing[0]}': {progress}." if progress else ""
         msg = (
-            f"Calibration is not complete, {len(missing)} layers have no parameters: {', '.join(missing)}. Run"
+            f"Calibration is not complete, {len(missing)} layers have no parameters: {', '.join(missing)}.{seen} Run"
             " enable_quantization(model, calibration=True) and at least batch_num forwards first."
         )
         raise CalibrationError(msg)

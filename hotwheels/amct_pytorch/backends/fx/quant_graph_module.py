@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ...config.layers.refine_config import RefineConfig
+from ...errors import CalibrationError
 from ...nn.batch_norm_call import BatchNormCall
 from ...nn.mode import Mode, forcing
 from ...nn.quantized_layer import QuantizedLayer
@@ -20,6 +21,7 @@ from ...nn.weighted_call import WeightedCall
 from ...plan.advice import Advice
 from ...plan.configured_graph import ConfiguredGraph
 from ...quantizers.learning.recompute import is_recomputing
+from ...quantizers.meeting import report_failure
 from ...torch_private import pytree, unsaved_buffers
 from ..calibration_forward import any_forward, calibration_forward
 from ..float_model import in_float32
@@ -109,7 +111,10 @@ class QuantGraphModule(fx.GraphModule):
 
     @mode.setter
     def mode(self, mode: Mode) -> None:
-        for layer in self.quantized_layers.values():
+        layers = self.quantized_layers.values()
+        if layers and self.mode.observes and not mode.observes:
+            report_failure(CalibrationError("it has ended the calibration"))
+        for layer in layers:
             layer.mode = mode
 
     @property

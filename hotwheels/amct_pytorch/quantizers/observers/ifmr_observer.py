@@ -15,6 +15,7 @@ from ...core.statistics.range_statistics import RangeStatistics
 from ...errors import CalibrationError
 from ...log import get_logger
 from .. import distributed
+from ..meeting import meet
 from ..registry import register
 from .observation import RangeObserver, not_finite
 
@@ -46,6 +47,8 @@ class IFMRObserver(RangeObserver):
     Raises:
       ConfigError: An argument is outside its range.
     """
+
+    merges_processes = True
 
     def __init__(
         self,
@@ -155,7 +158,10 @@ class IFMRObserver(RangeObserver):
             samples = torch.cat(kept)
             result = search_exact(samples, self._spec, self.options, self.legacy_negative_full_scale)
             return result, (float(samples.min()), float(samples.max()))
+        meet(f"the search of the range of layer '{self.object_layer}'")
         merged = distributed.merge_statistics(statistics)
+        if not merged.count:
+            raise CalibrationError(f"Layer '{self.object_layer}': the batches of all processes were empty.")
         result = search(merged, self._spec, self.options, self.legacy_negative_full_scale)
         return result, (merged.minimum, merged.maximum)
 

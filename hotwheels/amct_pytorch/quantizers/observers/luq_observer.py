@@ -11,6 +11,7 @@ from ...config.arguments.algorithms import default_of
 from ...core.search.luq import batch_bound
 from ...core.spec import QuantSpec
 from .. import distributed
+from ..meeting import meet
 from ..registry import register
 from .observation import RangeObserver
 
@@ -37,6 +38,7 @@ class LuqMseObserver(RangeObserver):
     """
 
     keeps_updating = True
+    merges_processes = True
 
     def __init__(
         self,
@@ -97,10 +99,13 @@ class LuqMseObserver(RangeObserver):
 
     def update(self, samples: Tensor) -> None:
         """Takes one batch and widens the range to the best range of that batch."""
-        is_negative = (samples.min() < 0).to(torch.float32)
+        meet(f"batch {self._batches + 1} of layer '{self.object_layer}'")
+        is_negative = (samples < 0).any().to(torch.float32)
         has_negative = self._has_negative or bool(distributed.maximum(is_negative))
         spec = QuantSpec(num_bits=self.num_bits, symmetric=self._is_symmetric_with(has_negative))
-        low, high = batch_bound(samples, spec, self.search_start, self.search_end, self.steps)
+        low, high = 0.0, 0.0  # of an empty batch, where other processes have one
+        if samples.numel():
+            low, high = batch_bound(samples, spec, self.search_start, self.search_end, self.steps)
         ends = distributed.maximum(torch.tensor([-low, high], dtype=torch.float32, device=self.min_val.device))
         self._has_negative = has_negative
         self._widen(-ends[0], ends[1])

@@ -60,6 +60,8 @@ class RangeObserver(ObserverBase):
     Attributes:
       keeps_updating: Whether batches after the first result still change it.
       refuses_non_finite: Whether ``update`` itself raises CalibrationError for NaN and inf, so that a pass is saved.
+      merges_processes: Whether ``update`` exchanges what the processes of a torch.distributed run have seen; it takes
+        empty batches, too, then.
       min_val, max_val: float32 buffers of shape [], the range found.
       scale, zero_point: float32 and int32 buffers of shape [], the grid of that range.
       extremes: Smallest and largest value seen in this process, once the range is known; None if not recorded.
@@ -67,6 +69,7 @@ class RangeObserver(ObserverBase):
 
     keeps_updating = False
     refuses_non_finite = False
+    merges_processes = False
     extremes: tuple[float, float] | None = None
     min_val: Tensor
     max_val: Tensor
