@@ -28,8 +28,8 @@ def check_model(model: nn.Module, inputs: Any = None, *, input_data: Any = None)
 
     Raises:
       CalibrationError: The quantized model is not calibrated.
-      UnsupportedModelError: The model cannot be copied, is quantized on the dynamic path, or only contains a quantized
-        model.
+      UnsupportedModelError: The model is quantized on the dynamic path, or only contains a quantized model. Whatever
+        else it is refused for is a problem in the report, with ``inputs`` also what a save would be refused for.
     """
     function = "check_model"
     model = check_argument(function, model)

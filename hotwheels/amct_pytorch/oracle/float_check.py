@@ -45,7 +45,7 @@ class FloatReference(Protocol):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Difference:
+class Difference:
     """The largest difference of one tensor, and the largest magnitude in the expected tensor."""
 
     error: float
@@ -77,9 +77,9 @@ def check_float_model(model: ir.Model, inputs: Sequence[NDArray[Any]], reference
         _log.debug("The model returns %d tensors, the ONNX model %d: not compared.", len(expected), len(names))
         return
     pairs = {name: (found[name], array) for name, array in zip(names, expected, strict=True)}
-    wrong = _wrong(pairs, {})
+    wrong = differences(pairs, {})
     if wrong:  # this network may amplify rounding, so compare once more with its own sensitivity
-        wrong = _wrong(pairs, dict(zip(names, reference.rounding(), strict=True)))
+        wrong = differences(pairs, dict(zip(names, reference.rounding(), strict=True)))
     if wrong:
         output, difference = next(iter(wrong.items()))
         raise ExportError(
@@ -88,9 +88,9 @@ def check_float_model(model: ir.Model, inputs: Sequence[NDArray[Any]], reference
         )
 
 
-def _wrong(
+def differences(
     pairs: Mapping[str, tuple[NDArray[Any], NDArray[Any]]], shaken: Mapping[str, NDArray[Any]]
-) -> dict[str, _Difference]:
+) -> dict[str, Difference]:
     """Returns the pairs (found, expected) that differ by more than rounding.
 
     ``shaken`` has the expected tensors after a change of the inputs in their last bits, which shows the effect of
@@ -106,16 +106,16 @@ def _wrong(
     return {name: one for name, one in differences.items() if not one.error <= allowed[name]}
 
 
-def _difference(found: NDArray[Any], expected: NDArray[Any]) -> _Difference:
+def _difference(found: NDArray[Any], expected: NDArray[Any]) -> Difference:
     if found.shape != expected.shape:
-        return _Difference(error=np.inf, largest=0.0)
+        return Difference(error=np.inf, largest=0.0)
     found, expected = found.astype(np.float64), expected.astype(np.float64)
     is_same = (found == expected) | (np.isnan(found) & np.isnan(expected))
     with np.errstate(invalid="ignore"):
         errors = np.where(is_same, 0.0, np.abs(found - expected))
     values = np.abs(expected[np.isfinite(expected)])
     error = float(np.max(errors, initial=0.0))
-    return _Difference(error=np.inf if np.isnan(error) else error, largest=float(np.max(values, initial=0.0)))
+    return Difference(error=np.inf if np.isnan(error) else error, largest=float(np.max(values, initial=0.0)))
 
 
 def _first_wrong(model: ir.Model, inputs: Sequence[NDArray[Any]], reference: FloatReference, output: str) -> str:
@@ -123,7 +123,7 @@ def _first_wrong(model: ir.Model, inputs: Sequence[NDArray[Any]], reference: Flo
     makers = {str(value.name): node for node in model.graph for value in node.outputs}
     inner = [one for one in reference.inner() if one[0] in makers]
     found = run_float(model, inputs, also=[name for name, _, _ in inner])
-    wrong = _wrong({str(at): (found[name], array) for at, (name, _, array) in enumerate(inner)}, {})
+    wrong = differences({str(at): (found[name], array) for at, (name, _, array) in enumerate(inner)}, {})
     name, place = output, f"output '{output}'"
     if wrong:
         name, place, _ = inner[int(next(iter(wrong)))]

@@ -8,8 +8,11 @@ from torch import nn
 
 from ..backends.fx.quant_graph_module import QuantGraphModule
 from ..backends.fx.trace.diagnosis import Diagnosis, diagnose
+from ..backends.fx.write.example_call import positional_inputs
 from ..config.fx.expand import expand
+from ..errors import AmctError, UnsupportedModelError
 from ..graph import OpGraph, Skip
+from ..nn.quantized_layer import QuantizedLayer
 from ..ops.registry import Registry
 from ..plan.advice import Advice
 from ..plan.integer_share import batch_norms_left
@@ -17,7 +20,7 @@ from .advice import all_advice
 from .integer_share import measured_share
 from .model_report import CheckedLayer, ModelProblem, ModelReport
 from .quantized import require_calibration
-from .static import default_quantized_copy
+from .static import check_export, default_quantized_copy
 
 
 def report_of_float(model: nn.Module, inputs: tuple[Any, ...] | None, example: tuple[Any, ...] | None) -> ModelReport:
@@ -25,15 +28,28 @@ def report_of_float(model: nn.Module, inputs: tuple[Any, ...] | None, example: t
 
     With ``inputs`` there is advice that needs data too. The trace uses ``example``, or else ``inputs``.
     """
-    found = diagnose(model, Registry(), example or inputs)
+    if any(isinstance(module, QuantizedLayer) for module in model.modules()):
+        raise UnsupportedModelError("The model is quantized already. Pass the float model.")
+    try:
+        found = diagnose(model, Registry(), example or inputs)
+    except UnsupportedModelError as error:
+        problem = problem_of(error)
+        return ModelReport(
+            model=type(model).__name__, problems=(problem,), quantizable=(), skipped=(), is_complete=False
+        )
     problems = tuple(
         ModelProblem(modules=paths, error=one.error, place=one.place, reason=one.reason, rewrite=one.rewrite)
         for one, paths in zip(found.problems, found.modules, strict=True)
     )
     advice, multiplications = _advice_of_float(found), None
     if inputs is not None and not problems:
-        quantized = default_quantized_copy(model, inputs)
-        advice, multiplications = all_advice(quantized, inputs), measured_share(quantized, inputs)
+        try:
+            quantized = default_quantized_copy(model, inputs)
+            given = positional_inputs(quantized, inputs)
+            advice, multiplications = all_advice(quantized, given), measured_share(quantized, given)
+            check_export(quantized, inputs)
+        except AmctError as error:
+            problems = (problem_of(error),)
     return ModelReport(
         model=type(model).__name__,
         problems=problems,
@@ -46,18 +62,31 @@ def report_of_float(model: nn.Module, inputs: tuple[Any, ...] | None, example: t
     )
 
 
+def problem_of(error: AmctError) -> ModelProblem:
+    """Returns the refusal of a whole model as a problem."""
+    text, *lines = str(error).splitlines()
+    return ModelProblem(
+        modules=("",),
+        error=f"{type(error).__name__}: {text}",
+        place="\n".join(lines),
+        reason="the model is refused",
+        rewrite="See the text of the error",
+    )
+
+
 def report_of_quantized(quantized: QuantGraphModule, inputs: tuple[Any, ...] | None) -> ModelReport:
     """Returns the report of a quantized model; CalibrationError if the model is not calibrated."""
     require_calibration(quantized)
     origin = quantized.origin
+    given = None if inputs is None else positional_inputs(quantized, inputs)
     return ModelReport(
         model=type(quantized).__name__,
         problems=(),
         quantizable=() if origin is None else _configured_layers(origin.model.graph, set(quantized.quantized_layers)),
         skipped=() if origin is None else origin.model.graph.skips,
-        advice=all_advice(quantized, inputs),
+        advice=all_advice(quantized, given),
         batch_norms=() if origin is None else batch_norms_left(origin.model.graph),
-        multiplications=None if inputs is None else measured_share(quantized, inputs),
+        multiplications=None if given is None else measured_share(quantized, given),
         is_quantized=True,
     )
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..backends.fx.quant_graph_module import QuantGraphModule
 from ..backends.fx.write.example_call import ExampleCall
-from ..backends.fx.write.export import write_float_model
+from ..backends.fx.write.export import WrittenModel, write_float_model
 from ..backends.fx.write.flat_graph import flat_float_graph
 from ..export.save import write_files
 from ..files import PathLike
@@ -17,6 +17,17 @@ from ..oracle.digest import make_golden
 from ..oracle.float_check import check_float_model
 from ..record import Record
 from ..torch_private import pytree
+
+
+def write_in_memory(
+    model: QuantGraphModule, example: ExampleCall, registry: Registry, setting: dict[str, Any] | None = None
+) -> WrittenModel:
+    """Returns the float ONNX model of ``model`` for ``example``.
+
+    Raises:
+      ExportError: It cannot be written.
+    """
+    return write_float_model(flat_float_graph(model, registry, example.constants), example, setting or {})
 
 
 def write_onnx_files(
@@ -40,8 +51,7 @@ def write_onnx_files(
       registry: The operations.
       golden_inputs: Inputs of the golden file, any nesting of tensors; None writes no golden file.
     """
-    module = flat_float_graph(model, registry, example.constants)
-    written = write_float_model(module, example, setting)
+    written = write_in_memory(model, example, registry, setting)
     float_model = written.model
     check_float_model(float_model, written.reference.tensors(), written.reference)
     with sealed_set(prefix) as files:

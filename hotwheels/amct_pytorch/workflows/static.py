@@ -11,7 +11,7 @@ from torch import nn
 
 from ..backends.fx.backend import FxBackend
 from ..backends.fx.quant_graph_module import QuantGraphModule
-from ..backends.fx.write.example_call import make_example_call
+from ..backends.fx.write.example_call import make_example_call, positional_inputs
 from ..config.fx.expand import expand
 from ..config.fx.json_config import check_any_enabled, read_config
 from ..config.fx.json_config import write_config as write_document
@@ -29,6 +29,7 @@ from .onnx_setting import check_setting
 from .planning import checked_plan, warn
 from .quantized import require_calibration
 from .refine_model import refine_if_asked
+from .twin_check import check_against_twin
 
 Inputs = tuple[Any, ...]
 
@@ -64,8 +65,19 @@ def default_quantized_copy(model: nn.Module, inputs: Inputs) -> QuantGraphModule
     check_any_enabled(config)
     quantized = backend.place(make_plan(graph, config), backend.origin(graph, config)).eval()
     quantized.mode = Mode.CALIBRATION
-    quantized(*copies_of(inputs))
+    quantized(*copies_of(positional_inputs(quantized, inputs)))
     return quantized
+
+
+def check_export(quantized: QuantGraphModule, inputs: Inputs) -> None:
+    """Writes the float ONNX model of ``quantized`` for ``inputs`` into memory, as a save does.
+
+    Raises:
+      ExportError: A save would be refused; the text names the node.
+    """
+    from .onnx_files import write_in_memory  # here, because onnx costs every import a second and 40 MB
+
+    write_in_memory(quantized, make_example_call(quantized, inputs), Registry())
 
 
 def save(
@@ -88,6 +100,9 @@ def save(
         layers = quantized.quantized_layers.items()
         record = Record({name: layer.record() for name, layer in layers if layer.is_quantized})
     golden = None if golden_inputs is None else make_example_call(quantized, golden_inputs).inputs
+    for given in (inputs, golden_inputs):
+        if given is not None:
+            check_against_twin(quantized, given)
     return write_onnx_files(
         quantized, record, prefix, example=example, setting=setting, registry=Registry(), golden_inputs=golden
     )

@@ -20,6 +20,7 @@ from ...ops.registry import Registry
 from ...plan.planner import folded_batch_norm
 from ...plan.quant_plan import LayerPlan, QuantPlan
 from ...torch_private import BatchNorm, pytree
+from ..example import positional
 from ..float_model import cast_to_float32, in_float32, needs_float32, unwrapped
 from ..layer_container import LayerContainer
 from .forwards import replace_forward, works_in_place
@@ -52,7 +53,7 @@ class DynamicBackend:
         *,
         takes_other_floats: bool = False,
     ) -> None:
-        """Copies and exports ``model``, called with the positional ``inputs``.
+        """Copies and exports ``model``, called with ``inputs``: a dict in the last place may hold keyword arguments.
 
         ``capacity`` are the rows of the capacity file, None for those of the installed file. ``export_setting`` holds
         ``input_names``, ``output_names`` and ``dynamic_axes``, None if the user gives none. A model in another floating
@@ -69,6 +70,7 @@ class DynamicBackend:
             raise UnsupportedModelError("The model is quantized already. Pass the float model.")
         self._registry = registry = Registry(capacity, with_fx_row=False)
         model = unwrapped(model)
+        inputs = positional(inputs, model.forward)
         self.takes_other_floats = takes_other_floats or needs_float32(model)
         self._inputs = inputs = in_float32(inputs) if self.takes_other_floats else inputs
         self._model = copy_model(model)

@@ -16,10 +16,12 @@ from ...ops.registry import Registry
 from ...plan.configured_graph import ConfiguredGraph
 from ...plan.quant_plan import LayerPlan, QuantPlan
 from ...plan.sibling_advice import sibling_advice
+from ..example import Example
 from ..float_model import copied, in_float32, needs_float32, unwrapped
 from ..layer_container import LAYERS, LayerContainer, add_layer
 from ..layer_factory import LayerFactory
 from ..standing_modules import note_standing
+from .float_twin import FloatTwin
 from .quant_graph_module import Origin, QuantGraphModule, adopt_state
 from .read.called import callable_of
 from .read.folding import find_folds, weighted_op
@@ -37,7 +39,6 @@ from .rewrite.products import spell_products
 from .rewrite.weighted_calls import place_weighted_calls
 from .trace.capture import trace
 from .trace.compare import check_graph
-from .trace.guided.example import Example
 from .trace.tracer import callee_in_force
 
 _log = get_logger(__name__)
@@ -82,6 +83,7 @@ class FxBackend:
         if inputs is not None and copies_tensors:
             given = in_float32(inputs) if self._takes_other_floats else inputs
             check_graph(model, self._traced, Example.of(given, callee_in_force(model) or model.forward))
+        self._twin = FloatTwin(model)
         decompose_attention(self._traced)
         self._in_place = functionalize(self._traced)
         spell_products(self._traced)
@@ -119,6 +121,7 @@ class FxBackend:
         quantized = QuantGraphModule(self._traced, self._traced.graph)
         adopt_state(quantized, self._traced)
         quantized.origin = origin
+        quantized.twin = self._twin
         quantized.takes_other_floats = self._takes_other_floats
         return quantized
 

@@ -28,6 +28,7 @@ from ..float_model import in_float32
 from ..layer_container import LAYERS, LayerContainer, follow_flag, layers_by_name
 from ..real_quant.real_gradient import with_gradient_of
 from ..standing_modules import follow_modules
+from .float_twin import FloatTwin
 from .interpreters import RealQuantInterpreter, RecordingInterpreter, Watcher
 from .portable_graph import dump_graph, load_graph
 
@@ -75,7 +76,12 @@ class QuantGraphModule(fx.GraphModule):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> QuantGraphModule:
         """Copies the graph and all state, including modules that the graph does not call."""
-        copied: Any = super().__deepcopy__(memo)
+        twin = self.__dict__.pop("_twin", None)  # torch.fx would copy it, too
+        try:
+            copied: Any = super().__deepcopy__(memo)
+        finally:
+            self.twin = twin
+        copied.twin = copy.deepcopy(twin, memo)
         adopt_state(copied, self, memo)
         copied.__dict__["_takes_other_floats"] = self.takes_other_floats
         copied.__dict__["_origin"] = self.origin
@@ -87,7 +93,8 @@ class QuantGraphModule(fx.GraphModule):
         # torch.fx gives every GraphModule a class of its own.
         cls = next(one for one in type(self).__mro__ if not one.__qualname__.endswith("GraphModuleImpl"))
         state = {**vars(self), "_graph": dump_graph(self.graph), "_class_name": type(self).__name__}
-        state.pop("_watcher", None)
+        for name in ("_watcher", "_twin"):  # a twin needs the user's class, which a graph does not
+            state.pop(name, None)
         state.pop("_kept_batches", None)
         return _new, (cls,), state
 
@@ -125,6 +132,15 @@ class QuantGraphModule(fx.GraphModule):
     @origin.setter
     def origin(self, origin: Origin | None) -> None:
         self.__dict__["_origin"] = origin
+
+    @property
+    def twin(self) -> FloatTwin | None:
+        """The user's float model, to compare with; None if the model was pickled."""
+        return self.__dict__.get("_twin")
+
+    @twin.setter
+    def twin(self, twin: FloatTwin | None) -> None:
+        self.__dict__["_twin"] = twin
 
     @property
     def takes_other_floats(self) -> bool:
@@ -240,11 +256,17 @@ def _new(cls: type[QuantGraphModule]) -> QuantGraphModule:
 
 
 def positional(module: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-    """Returns the arguments in placeholder order, as an interpreter needs them, with defaults for absent arguments."""
-    names = [node.target for node in module.graph.nodes if node.op == "placeholder"]
+    """Returns the arguments in placeholder order, as an interpreter needs them, with defaults for absent arguments.
+
+    Those of ``*args`` follow one by one.
+    """
+    names = [str(node.target) for node in module.graph.nodes if node.op == "placeholder"]
     values = dict(zip(names, args, strict=False)) | kwargs
-    given = []
-    for name in names:
+    given: list[Any] = []
+    for index, name in enumerate(names):
+        if name.startswith("*"):
+            given += args[index:]
+            break
         if name not in values:
             break
         given.append(values[name])

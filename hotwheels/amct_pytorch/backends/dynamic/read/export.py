@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import onnx_ir as ir
@@ -18,6 +18,7 @@ from ....onnx_io.model_file import name_outputs, parse_model
 from ....onnx_io.node_access import operand
 from ....torch_private import pytree
 from ...constant_calls import ConstantsBeforehand
+from ...outputs import output_tensors
 from ...torchscript.aliases import FollowedAliases
 from ...torchscript.baked_values import BakedValues
 from ...torchscript.exporter_leftovers import bypass, clean_exporter_leftovers
@@ -28,7 +29,6 @@ from ...torchscript.unexportable_pooling import refuse_divisor
 from ..forwards import MarkedForward, OriginalForward, call_name, replace_forward
 from .candidates import Candidate
 from .kept_state import kept_state
-from .outputs import output_tensors
 
 _log = get_logger(__name__)
 _SUFFIXES = {"Pad": "_pad", "Transpose": "_transpose"}  # spec 9.1
@@ -46,6 +46,7 @@ class MarkedExport:
       makers: By call: path of the candidate that made the first argument of the call, if that was not changed since.
       exporter_names: For each node the name that torch's exporter gave it.
       own_forwards: Paths of the candidates whose forward was set on the instance.
+      unread: Numbers of the tensors of the example which the model does not read: they are no inputs of the files.
     """
 
     model: ir.Model
@@ -55,6 +56,7 @@ class MarkedExport:
     makers: Mapping[str, str]
     exporter_names: Mapping[ir.Node, str]
     own_forwards: frozenset[str]
+    unread: frozenset[int] = frozenset()
 
     @property
     def paths(self) -> dict[str, str]:
@@ -87,8 +89,9 @@ def export_marked(
         model.eval()
         onnx_model = parse_model(export_onnx(model, tensors, setting))
     _report_baked(baked)
+    unread = _unread(onnx_model, setting["input_names"], len(tensors))
     name_outputs(onnx_model, setting.get("output_names"))
-    return _read(onnx_model, forwards)
+    return dataclasses.replace(_read(onnx_model, forwards), unread=unread)
 
 
 # --- running ---
@@ -162,6 +165,15 @@ def _report_baked(values: BakedValues) -> None:
             "The exported files hold a value of input_data as a constant, or a branch that it decides, since the model"
             " reads it in Python: %s. On other inputs they differ from the model in PyTorch.", line,
         )  # fmt: skip
+
+
+def _unread(model: ir.Model, names: Sequence[str], count: int) -> frozenset[int]:
+    """Returns which of the ``count`` tensors called ``names`` are no inputs of ``model``, and says so."""
+    read = {str(value.name) for value in model.graph.inputs}
+    unread = [] if len(names) < count else [at for at, name in enumerate(names[:count]) if name not in read]
+    if unread:
+        _log.warning("No output depends on %s: no input of the files.", ", ".join(f"'{names[at]}'" for at in unread))
+    return frozenset(unread)
 
 
 def _input_names(model: nn.Module, inputs: tuple[Any, ...]) -> list[str]:

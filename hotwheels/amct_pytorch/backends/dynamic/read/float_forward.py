@@ -14,11 +14,11 @@ from ....nn.call import LayerCall
 from ....onnx_io.node_access import operand
 from ....torch_private import pytree
 from ...float_arrays import array_of, shaken
+from ...outputs import output_tensors
 from ..forwards import call_name
 from .export import MarkedExport
 from .float_model import Fold
 from .kept_state import kept_state
-from .outputs import output_tensors
 
 _InnerValue: TypeAlias = "tuple[str, str, NDArray[Any]]"  # name in the ONNX model, description, expected value
 
@@ -51,7 +51,8 @@ class FloatForward:
 
     def tensors(self) -> list[NDArray[Any]]:
         """Returns the tensors of the example in the order of the ONNX model's inputs."""
-        return [array_of(leaf) for leaf in pytree.tree_leaves(self._inputs) if isinstance(leaf, Tensor)]
+        tensors = [leaf for leaf in pytree.tree_leaves(self._inputs) if isinstance(leaf, Tensor)]
+        return [array_of(one) for at, one in enumerate(tensors) if at not in self._export.unread]
 
     def outputs(self) -> list[NDArray[Any]]:
         """Returns the outputs in the order of the ONNX model's outputs."""

@@ -10,8 +10,8 @@ from torch import nn
 from torch.fx import GraphModule
 
 from ....log import get_logger
+from ...example import Example
 from .guided.capture import trace_guided
-from .guided.example import Example
 from .stock import trace_stock
 from .tracer import LeafRule, LeafRules, callee_in_force
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import torch
@@ -13,12 +13,12 @@ from torch.fx import GraphModule
 from ....errors import UnsupportedModelError
 from ....log import get_logger
 from ....torch_private import pytree
-from .guided.example import Example
+from ...example import Example
 from .state import unchanged
 
 _log = get_logger(__name__)
 
-_Results = list[tuple[str, Any]]
+Results = list[tuple[str, Any]]
 
 
 def check_graph(model: nn.Module, traced: GraphModule, example: Example) -> None:
@@ -68,21 +68,31 @@ def _is_same(one: Tensor, other: Tensor) -> bool:
 
 def _first_difference(model: nn.Module, traced: GraphModule, example: Example) -> str:
     """Returns a text that names the first module, called by both, whose results differ."""
-    hooked = {path for path, module in model.named_modules() if module._forward_hooks}  # nodes of the graph
-    called = {str(node.target) for node in traced.graph.nodes if node.op == "call_module"} - hooked
-    ours = _results_of(traced, called, lambda: _run(model, traced, example))
-    theirs = _results_of(model, called, lambda: _run(model, model, example))
+    called = {str(node.target) for node in traced.graph.nodes if node.op == "call_module"} - hooked_paths(model)
+    ours = results_of(traced, called, lambda: _run(model, traced, example))
+    theirs = results_of(model, called, lambda: _run(model, model, example))
+    return first_difference(ours, theirs, _is_equal)
+
+
+def hooked_paths(model: nn.Module) -> set[str]:
+    """Returns the modules of ``model`` with hooks of the user's, which are nodes of their own in a graph."""
+    return {path for path, module in model.named_modules() if module._forward_hooks}
+
+
+def first_difference(ours: Results, theirs: Results, is_equal: Callable[[Any, Any], bool]) -> str:
+    """Returns a text that names the first of two runs' results that differs."""
     before = ""
     for (path, result), (other, expected) in zip(ours, theirs, strict=False):
-        if path != other or not _is_equal(result, expected):
+        if path != other or not is_equal(result, expected):
             behind = f" (behind '{before}', which agrees)" if before else ""
             return f"'{path}' is the first module whose result differs{behind}"
         before = path
     return f"all modules agree up to '{before}'" if before else "its results differ"
 
 
-def _results_of(root: nn.Module, paths: set[str], run: Callable[[], Any]) -> _Results:
-    found: _Results = []
+def results_of(root: nn.Module, paths: Collection[str], run: Callable[[], Any]) -> Results:
+    """Returns what the modules of ``root`` at ``paths`` give while ``run`` runs, in the order of their calls."""
+    found: Results = []
 
     def note(path: str) -> Callable[..., None]:
         return lambda _module, _args, result: found.append((path, pytree.tree_map(_copy_of, result)))

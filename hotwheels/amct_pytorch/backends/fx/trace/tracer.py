@@ -17,6 +17,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.overrides import TorchFunctionMode, is_tensor_method_or_property
 
 from ....torch_private import call_module
+from ...example import starred
 from ...module_hooks import has_hooks
 from ..rewrite.attention import is_attention
 from .device_proxy import DeviceProxy
@@ -280,13 +281,6 @@ class _CallMode(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return self._tracer.on_torch_call(func, args, kwargs or {})
-
-
-def starred(parameter: inspect.Parameter) -> str:
-    """Returns the name of ``parameter`` in a graph, with the stars of ``*args`` and ``**kwargs``."""
-    if parameter.kind is parameter.VAR_POSITIONAL:
-        return f"*{parameter.name}"
-    return f"**{parameter.name}" if parameter.kind is parameter.VAR_KEYWORD else parameter.name
 
 
 def callee_in_force(root: nn.Module) -> Callable[..., Any] | None:

@@ -10,6 +10,7 @@ from torch import Tensor, fx
 
 from ....errors import ExportError
 from ....torch_private import pytree
+from ...example import Example
 from ...float_model import in_float32
 from ..quant_graph_module import QuantGraphModule
 
@@ -30,34 +31,58 @@ class ExampleCall:
 
 
 def make_example_call(model: fx.GraphModule, given: tuple[Any, ...]) -> ExampleCall:
-    """Returns the call of ``model`` with the positional arguments ``given``.
+    """Returns the call of ``model`` with the arguments ``given``; a dict in the last place may hold keyword arguments.
 
     Raises:
       ExportError: The number of arguments does not fit ``forward``, or no argument holds a tensor.
     """
     if isinstance(model, QuantGraphModule) and model.takes_other_floats:
         given = in_float32(given)
-    values = _bind([node for node in model.graph.nodes if node.op == "placeholder"], given)
+    values = _bind(_placeholders(model), Example.of(given, model.forward))
     inputs = {name: _on_cpu(value) for name, value in values.items() if _tensors(value)}
     if not inputs:
         raise ExportError("input_data holds no tensor, so the ONNX model would have no input.")
-    names = tuple(one for name, value in inputs.items() for one in _names(name, len(_tensors(value))))
+    names = tuple(one for name, value in inputs.items() for one in _names(name.strip("*"), len(_tensors(value))))
     constants = {name: value for name, value in values.items() if name not in inputs}
-    return ExampleCall(inputs=tuple(inputs.values()), names=names, constants=constants)
+    return ExampleCall(inputs=_one_by_one(inputs), names=names, constants=constants)
 
 
-def _bind(placeholders: list[fx.Node], given: tuple[Any, ...]) -> dict[str, Any]:
+def positional_inputs(model: fx.GraphModule, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Returns the positional arguments of ``model`` that ``given`` stands for, defaults included.
+
+    Raises:
+      ExportError: ``forward`` takes another number of arguments.
+    """
+    return _one_by_one(_bind(_placeholders(model), Example.of(given, model.forward)))
+
+
+def _one_by_one(values: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Returns the values in order, those of ``*args`` one by one."""
+    return tuple(one for name, value in values.items() for one in (value if name.startswith("*") else (value,)))
+
+
+def _placeholders(model: fx.GraphModule) -> list[fx.Node]:
+    return [node for node in model.graph.nodes if node.op == "placeholder"]
+
+
+def _bind(placeholders: list[fx.Node], given: Example) -> dict[str, Any]:
     names = [str(node.target) for node in placeholders]
-    required = sum(not node.args for node in placeholders)
-    if not required <= len(given) <= len(names):
+    if names and names[-1].startswith("*") and not names[-1].startswith("**"):
+        count = len(names) - 1
+        given = dataclasses.replace(given, args=(*given.args[:count], given.args[count:]))
+    values = {**dict(zip(names, given.args, strict=False)), **given.kwargs}
+    missing = [str(node.target) for node in placeholders if not node.args and str(node.target) not in values]
+    if missing or len(given.args) > len(names):
+        required = sum(not node.args for node in placeholders)
         msg = (
-            f"input_data has {len(given)} values, but forward takes {', '.join(names)}"
+            f"input_data has {len(given.args) + len(given.kwargs)} values, but forward takes {', '.join(names)}"
             f"{f' ({required} of them required)' if required < len(names) else ''}. Pass a tensor, or a tuple with one"
             " value for each argument."
         )
         raise ExportError(msg)
-    defaults = {str(node.target): node.args[0] for node in placeholders[len(given) :]}
-    return {**dict(zip(names, given, strict=False)), **defaults}
+    return {
+        name: values[name] if name in values else node.args[0] for name, node in zip(names, placeholders, strict=True)
+    }
 
 
 def _tensors(value: Any) -> list[Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor, fx
 
 from ....torch_private import pytree
 from ...float_arrays import array_of, shaken
+from ...outputs import output_tensors
 
 _SEED = 1  # any seed that draws other random numbers than the run it is compared with
 
@@ -53,7 +54,7 @@ class FlatReference:
 
     def _run(self, change: Callable[[Tensor], Tensor]) -> list[NDArray[Any]]:
         with torch.no_grad(), torch.random.fork_rng(devices=()):
-            return [array_of(one) for one in _tensors(self._module(*self._arguments_by(change)))]
+            return [array_of(one) for one in output_tensors(self._module(*self._arguments_by(change)))]
 
     def _arguments_by(self, change: Callable[[Tensor], Tensor]) -> tuple[Any, ...]:
         changed: tuple[Any, ...] = pytree.tree_map_only(Tensor, change, self._arguments)

@@ -9,12 +9,13 @@ from torch.fx import GraphModule
 
 from .....errors import TorchVersionError, UnsupportedModelError
 from .....log import get_logger
+from ....example import Example
 from ..run import Trace, run, traced_again
 from ..trace_errors import explain
 from ..tracer import LeafRules, callee_in_force
 from ..training import tell_branches
+from .arguments import fake_arguments, refuse_objects
 from .batch import BatchError, free_batch_size
-from .example import Example, fake_arguments
 from .finish import finish
 from .tracer import GuidedTracer
 
@@ -32,6 +33,7 @@ class GuidedTraces:
         self._model = model
         self._rules = rules
         self._arguments = example.arguments(callee_in_force(model) or model.forward)
+        refuse_objects(self._arguments)
         self._batch_size = example.batch_size
 
     def at(self, batch_size: int | None, records_constants: bool = False) -> Trace:

@@ -16,6 +16,7 @@ from .....onnx_io.layer_sites import LayerSite, main_node, read_places, write_si
 from .....onnx_io.node_names import name_nodes, name_values
 from .....torch_private import pytree
 from ....leaves import tensors_in
+from ....outputs import output_tensors
 from ....real_quant.known import is_known
 from ...read.constants import constant_nodes
 from ..flat_graph import FlatLayer
@@ -107,7 +108,7 @@ class GraphWalk(fx.Interpreter):
     def output(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Notes the results of the graph."""
         result = super().output(target, args, kwargs)
-        self._results = [self._value(tensor) for tensor in _tensors(result)]
+        self._results = [self._value(tensor) for tensor in output_tensors(result)]
         return result
 
     def _call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -204,10 +205,6 @@ def _site(
             index: tuple((str(node.name), at) for node, at in found if node in kept) for index, found in places.items()
         },
     )
-
-
-def _tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def _default_names(count: int) -> list[str]:

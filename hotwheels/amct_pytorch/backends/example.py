@@ -1,4 +1,4 @@
-"""Example: the call of a model with which a guided trace runs."""
+"""Example: the call of a model that ``input_data`` stands for."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .....errors import UnsupportedModelError
-from .....torch_private import pytree
-from ..tracer import starred
-from .evaluation import Evaluator
+from ..errors import UnsupportedModelError
+from ..torch_private import pytree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +32,7 @@ class Example:
         As in ``torch.onnx.export``, a dict in the last place holds keyword arguments if its keys are names of arguments
         of ``forward`` that are not given by position.
         """
-        if inputs and _are_keywords(inputs, inspect.signature(forward)):
+        if inputs and isinstance(inputs[-1], dict) and _are_keywords(inputs, inspect.signature(forward)):
             return cls(inputs[:-1], inputs[-1])
         return cls(inputs)
 
@@ -63,25 +61,9 @@ class Example:
         return {starred(signature.parameters[name]): value for name, value in bound.arguments.items()}
 
 
-def fake_arguments(arguments: Mapping[str, Any], evaluator: Evaluator, batch: tuple[int, int] | None) -> dict[str, Any]:
-    """Returns ``arguments`` with fakes in place of tensors.
-
-    ``batch`` is (old, new): in all tensors, an axis 0 of length ``old`` gets length ``new``.
-    """
-
-    def fake(value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        if batch is None or not value.dim() or value.shape[0] != batch[0]:
-            return evaluator.fake(value.detach())
-        return evaluator.empty((batch[1], *value.shape[1:]), value)
-
-    return {name: pytree.tree_map(fake, value) for name, value in arguments.items()}
-
-
 def _are_keywords(inputs: tuple[Any, ...], signature: inspect.Signature) -> bool:
     last = inputs[-1]
-    if not isinstance(last, dict) or not all(isinstance(key, str) for key in last):
+    if not all(isinstance(key, str) for key in last):
         return False
     try:
         signature.bind(*inputs[:-1], **last)
@@ -94,3 +76,28 @@ def _are_keywords(inputs: tuple[Any, ...], signature: inspect.Signature) -> bool
     except TypeError:
         return False
     return True
+
+
+def positional(inputs: tuple[Any, ...], forward: Callable[..., Any]) -> tuple[Any, ...]:
+    """Returns the positional arguments which ``inputs`` stand for: keyword arguments in their places, with defaults.
+
+    Raises:
+      UnsupportedModelError: One of them cannot be given by position, or ``forward`` cannot be called so.
+    """
+    example = Example.of(inputs, forward)
+    if not example.kwargs:
+        return example.args
+    signature = inspect.signature(forward)
+    bound = signature.bind(*example.args, **example.kwargs)
+    bound.apply_defaults()
+    if bound.kwargs and set(bound.kwargs) & set(example.kwargs):
+        names = ", ".join(f"'{name}'" for name in bound.kwargs)
+        raise UnsupportedModelError(f"{names} can be given to forward by keyword only, which no exported file knows.")
+    return bound.args
+
+
+def starred(parameter: inspect.Parameter) -> str:
+    """Returns the name which a graph has for ``parameter``: with the stars of ``*args`` and ``**kwargs``."""
+    if parameter.kind is parameter.VAR_POSITIONAL:
+        return f"*{parameter.name}"
+    return f"**{parameter.name}" if parameter.kind is parameter.VAR_KEYWORD else parameter.name
