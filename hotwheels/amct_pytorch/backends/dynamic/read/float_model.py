@@ -26,7 +26,7 @@ SETTINGS_KEY = "amct.dynamic.v1"  # metadata by which save_model knows the files
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Fold:
-    """A convolution and the BatchNorm folded into it.
+    """A convolution or Linear and the BatchNorm folded into it.
 
     Attributes:
       conv: Layer name of the convolution.
@@ -110,6 +110,9 @@ def write_folded(nodes: Sequence[ir.Node], weight: Tensor, bias: Tensor | None, 
     folded_weight = add_initializer(graph, f"{fold.conv}.folded.weight", _array(weight))
     folded_bias = add_initializer(graph, f"{fold.conv}.folded.bias", _array(bias))
     for node in nodes:
+        if node.op_type == "MatMul":  # a Linear of a matrix without bias
+            node.op_type = "Gemm"
+            node.attributes.add(ir.AttrInt64("transB", 1))
         node.resize_inputs(3)
         node.replace_input_with(1, folded_weight)
         node.replace_input_with(2, folded_bias)

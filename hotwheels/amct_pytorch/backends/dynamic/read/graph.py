@@ -184,7 +184,9 @@ class _Reader:
         owned = {**folded, **fused}
         nodes = {node.name: node for node in graph}
         for name, conv in owned.items():
-            reason = f"it belongs to the convolution '{graph[conv].layer}' in front of it"
+            op = graph[conv].op
+            kind = "convolution" if op is not None and op.role in _CONVOLUTIONS else "layer"
+            reason = f"it belongs to the {kind} '{graph[conv].layer}' in front of it"
             nodes[name] = dataclasses.replace(
                 nodes[name], edges=(), unquantizable=reason, is_fold_target=name in folded
             )
@@ -203,8 +205,8 @@ class _Reader:
         }
 
     def _foldable(self, graph: OpGraph, norm: OpNode) -> str | None:
-        """Returns the convolution in front of ``norm`` into which this call can be folded; None if there is none."""
-        conv = self._convolution_before(graph, norm)
+        """Returns the convolution or Linear into which this call of ``norm`` can be folded; None if there is none."""
+        conv = self._convolution_before(graph, norm) or self._linear_before(graph, norm)
         if conv is None or graph.consumers[conv] != (norm.name,):
             return None
         layer = graph[conv].layer
@@ -223,6 +225,15 @@ class _Reader:
     def _is_seen(self, node: OpNode, maker: str) -> bool:
         """Whether the call behind ``maker`` can be distinguished at run time from other calls of the same module."""
         return self._export.calls[node.layer] == 1 or self._export.makers.get(node.name) == maker
+
+    def _linear_before(self, graph: OpGraph, norm: OpNode) -> str | None:
+        """Returns the Linear that the BatchNorm ``norm`` reads, if its result has two axes; else None."""
+        before = norm.inputs[0] if len(norm.inputs) == 1 else ""
+        op = graph[before].op if before else None
+        if op is None or op.role is not Role.LINEAR or norm.op is None or norm.op.role is not Role.BATCH_NORM:
+            return None
+        (result,) = self._onnx[before].outputs
+        return before if result.shape is not None and len(result.shape) == len("NC") else None
 
     def _convolution_before(self, graph: OpGraph, node: OpNode) -> str | None:
         """Returns the convolution that ``node`` reads; None if it reads anything else."""
