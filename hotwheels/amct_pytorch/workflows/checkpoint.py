@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 from ..quantizers.observers.observation import RangeObserver
 from ..quantizers.quantizer import Quantizer
+from .strict_loading import load_strictly
 
 _SCALES = ("scale", "known_scale", "fixed_scale", "previous_clip_max")
 # Ends of ranges, which contain 0. ULQ's learned ends, clip_max and clip_min, are left out: if a training step has moved
@@ -39,7 +40,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> Non
     """
     _check_types(state, model.state_dict(), path)
     try:
-        model.load_state_dict(state, strict=True)
+        load_strictly(model, state)
     except RuntimeError as error:
         found = " ".join(str(error).split())
         msg = (
