@@ -8,7 +8,7 @@ RUN := $(CURDIR)/$(VENV)/bin/python
 TYPED := build/typed/hotwheels/amct_pytorch
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sample sample-mobilenet sample-vit sample-dynamic sample-retrain test test-exact test-newest-torch test-sanitized fuzz kill leaks lint bench bench-accuracy bench-pretrained zoo clean
+.PHONY: help setup sample sample-mobilenet sample-vit sample-dynamic sample-retrain test test-exact test-newest-torch test-sanitized fuzz kill leaks lint bench bench-scaling bench-accuracy bench-pretrained zoo clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 26
@@ -90,6 +90,9 @@ lint: $(READY) ## Run ruff (rules and format) and mypy on the whole package
 bench: $(READY) ## Measure time and memory of calibration, fake_quant, export and training
 	AMCT_LOG_LEVEL=ERROR $(RUN) -m benchmarks.speed $(ARGS)
 	AMCT_LOG_LEVEL=ERROR $(RUN) -m benchmarks.training
+
+bench-scaling: $(READY) ## Measure how time and memory grow with the network, and saves against a bare export
+	$(RUN) -m benchmarks.scaling $(ARGS)
 
 bench-accuracy: $(READY) ## Compare accuracy with onnxruntime's static quantization, and after training
 	$(RUN) -m benchmarks.accuracy $(ARGS)

@@ -19,6 +19,7 @@ from ..files.naming import error_in_file
 from ..files.seal import DEPLOY_MODEL, GOLDEN, PARAMETERS_BINARY, PARAMETERS_TEXT, check_prefix
 from .golden_tensor import GoldenTensor, first_difference
 from .interpreter import Interpreter, Result
+from .real_quant_check import RealQuantIntegers, check_against_real_quant
 
 # Number of elements whose values a golden file holds; ResNet-50 on one image of 224 x 224 has 39 million, 52 MB when
 # compressed. If there are more, the file holds only the digests of the largest tensors.
@@ -97,10 +98,15 @@ def write_golden(path: PathLike, inputs: Mapping[str, NDArray[Any]], result: Res
     files.write_bytes(path, buffer.getvalue())
 
 
-def make_golden(prefix: PathLike, inputs: Sequence[NDArray[Any]], files: FileSet) -> None:
+def make_golden(
+    prefix: PathLike, inputs: Sequence[NDArray[Any]], files: FileSet, real: RealQuantIntegers | None = None
+) -> None:
     """Runs the deploy pair of ``prefix`` in ``files`` on ``inputs``, in the graph's order, and adds the golden file.
 
+    ``real``: what real_quant in PyTorch computes on the same inputs; the golden file holds these integers.
+
     Raises:
+      ExportError: The pair computes other integers.
       ConfigError: The number of inputs differs from that of the graph.
       CalibrationError: An accumulator exceeds int32.
     """
@@ -110,7 +116,10 @@ def make_golden(prefix: PathLike, inputs: Sequence[NDArray[Any]], files: FileSet
     if len(names) != len(inputs):
         raise ConfigError(f"The deploy model has the inputs {names}; {len(inputs)} golden inputs are given.")
     feeds = dict(zip(names, inputs, strict=True))
-    write_golden(golden_path(prefix), feeds, interpreter.run(feeds), files)
+    result = interpreter.run(feeds)
+    if real is not None:
+        check_against_real_quant(result, real)
+    write_golden(golden_path(prefix), feeds, result, files)
 
 
 def read_golden(path: PathLike) -> Golden:

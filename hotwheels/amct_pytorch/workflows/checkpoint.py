@@ -16,6 +16,7 @@ from ..errors import ConfigError
 from ..log import get_logger
 from ..quantizers.observers.observation import RangeObserver
 from ..quantizers.quantizer import Quantizer
+from .strict_loading import load_strictly
 
 _log = get_logger(__name__)
 _SCALES = ("scale", "known_scale", "fixed_scale", "previous_clip_max")
@@ -43,7 +44,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> Non
     _refuse_float(state, path)
     _check_types(state, model.state_dict(), path)
     try:
-        model.load_state_dict(state, strict=True)
+        load_strictly(model, state)
     except RuntimeError as error:
         found = " ".join(str(error).split())
         msg = (

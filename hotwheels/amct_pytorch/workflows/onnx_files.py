@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backends.fx.quant_graph_module import QuantGraphModule
-from ..backends.fx.write.example_call import ExampleCall
+from ..backends.fx.write.example_call import ExampleCall, make_example_call
 from ..backends.fx.write.export import WrittenModel, write_float_model
 from ..backends.fx.write.flat_graph import flat_float_graph
 from ..export.save import write_files
@@ -17,6 +17,7 @@ from ..oracle.digest import make_golden
 from ..oracle.float_check import check_float_model
 from ..record import Record
 from ..torch_private import pytree
+from .golden import real_quant_integers
 
 
 def write_in_memory(
@@ -38,7 +39,7 @@ def write_onnx_files(
     example: ExampleCall,
     setting: dict[str, Any],
     registry: Registry,
-    golden_inputs: Any,
+    golden_inputs: tuple[Any, ...] | None,
 ) -> tuple[Path, ...]:
     """Writes all files of a save of the FX path and returns their paths.
 
@@ -49,7 +50,7 @@ def write_onnx_files(
       example: The call that is exported.
       setting: Keyword arguments of ``torch.onnx.export``.
       registry: The operations.
-      golden_inputs: Inputs of the golden file, any nesting of tensors; None writes no golden file.
+      golden_inputs: Arguments of the forward of the golden file; None writes no golden file.
     """
     written = write_in_memory(model, example, registry, setting)
     float_model = written.model
@@ -57,5 +58,6 @@ def write_onnx_files(
     with sealed_set(prefix) as files:
         write_files(files, float_model, record, prefix, with_float_model=True, with_record=True)
         if golden_inputs is not None:
-            make_golden(prefix, [x.numpy() for x in pytree.tree_leaves(golden_inputs)], files)
+            arrays = [x.numpy() for x in pytree.tree_leaves(make_example_call(model, golden_inputs).inputs)]
+            make_golden(prefix, arrays, files, real_quant_integers(model, golden_inputs))
     return files.paths

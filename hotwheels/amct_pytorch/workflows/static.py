@@ -99,10 +99,11 @@ def save(
     with torch.no_grad():
         layers = quantized.quantized_layers.items()
         record = Record({name: layer.record() for name, layer in layers if layer.is_quantized})
-    golden = None if golden_inputs is None else make_example_call(quantized, golden_inputs).inputs
+    if golden_inputs is not None:
+        make_example_call(quantized, golden_inputs)  # before anything is written: whether they are arguments of it
     for given in (inputs, golden_inputs):
         if given is not None:
             check_against_twin(quantized, given)
     return write_onnx_files(
-        quantized, record, prefix, example=example, setting=setting, registry=Registry(), golden_inputs=golden
+        quantized, record, prefix, example=example, setting=setting, registry=Registry(), golden_inputs=golden_inputs
     )

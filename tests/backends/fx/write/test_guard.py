@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.backends.fx.write.onnx import handlers, table
 from hotwheels.amct_pytorch.backends.fx.write.onnx.call import Call
+from hotwheels.amct_pytorch.workflows import onnx_files
 from tests.support.fx_path import quantize
 
 
@@ -47,6 +49,30 @@ def test_a_wrong_translation_is_an_error_that_names_the_node(tmp_path: Path, mon
     quantized = quantize(Net().eval(), tmp_path, [(x,)])
     monkeypatch.setitem(table._HANDLERS, "floor", (ceil, table.inspect.signature(ceil)))
     with pytest.raises(amct.ExportError, match=r"'output' differs by .* result of 'floor', made by node '/floor/Ceil'"):
+        amct.save_quant_model_fx(quantized, tmp_path / "net", x)
+    assert not list(tmp_path.glob("net*"))
+
+
+@pytest.mark.parametrize(
+    ("op_type", "attributes", "message"),
+    [
+        ("Transpose", {"perm": [0, 1, 3, 2]}, r"/floor/Transpose\): .* shape differ in dimension 2: \(6\) vs \(5\)"),
+        ("Cast", {"to": 7}, r"/floor/Cast\): .* elem type differs"),
+    ],
+)
+def test_shapes_and_types_are_those_of_torch(
+    op_type: str, attributes: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX's shape inference agrees with the tensors of the walk, also where no runtime could run the file."""
+
+    def wrong(call: Call, input: Tensor) -> table.Written:
+        return call.op(op_type, call.value(input), **attributes)
+
+    x = torch.randn(1, 3, 5, 6)
+    quantized = quantize(Net().eval(), tmp_path, [(x,)])
+    monkeypatch.setitem(table._HANDLERS, "floor", (wrong, table.inspect.signature(wrong)))
+    monkeypatch.setattr(onnx_files, "check_float_model", lambda *_: None)
+    with pytest.raises(amct.ExportError, match=message):
         amct.save_quant_model_fx(quantized, tmp_path / "net", x)
     assert not list(tmp_path.glob("net*"))
 

@@ -65,7 +65,9 @@ def _write(module: fx.GraphModule, call: ExampleCall, setting: dict[str, Any], o
         walk = GraphWalk(module, _example(given, axes), opset)
         model = _run(walk, call, setting)
         if not walk.fixed:
-            return WrittenModel(model=model, reference=FlatReference(module, call.inputs, walk.value_names()))
+            known = walk.results if not axes else None  # with symbols for sizes nothing was computed
+            reference = FlatReference(module, call.inputs, walk.value_names(), known)
+            return WrittenModel(model=model, reference=reference)
         for fixed, place in walk.fixed.items():
             _log.warning(
                 "Axis %d of input '%s' ('%s') is not dynamic in the files: %s decides by its size.",

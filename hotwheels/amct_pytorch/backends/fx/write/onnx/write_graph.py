@@ -43,7 +43,11 @@ class _Body:
 
 
 class GraphWalk(fx.Interpreter):
-    """Runs a flat graph on its example and writes what each node does."""
+    """Runs a flat graph on its example and writes what each node does.
+
+    Attributes:
+      results: The tensors that the graph has returned.
+    """
 
     def __init__(self, module: fx.GraphModule, example: Example, opset: int) -> None:
         super().__init__(module)
@@ -56,6 +60,7 @@ class GraphWalk(fx.Interpreter):
         self._node: fx.Node | None = None
         self._bodies: dict[str, _Body] = {}
         self._sources: dict[ir.Value, ir.Value] = {}  # stand-in -> the original value
+        self.results: list[Tensor] = []
         self._results: list[ir.Value] = []
         self._by_node: dict[str, ir.Value] = {}
         self._kept: set[ir.Node] = set()
@@ -108,7 +113,8 @@ class GraphWalk(fx.Interpreter):
     def output(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Notes the results of the graph."""
         result = super().output(target, args, kwargs)
-        self._results = [self._value(tensor) for tensor in output_tensors(result)]
+        self.results = output_tensors(result)
+        self._results = [self._value(tensor) for tensor in self.results]
         return result
 
     def _call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
