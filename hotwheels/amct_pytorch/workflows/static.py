@@ -10,14 +10,16 @@ import torch
 from torch import nn
 
 from ..backends.fx.backend import FxBackend
-from ..backends.fx.quant_graph_module import QuantGraphModule
+from ..backends.fx.quant_graph_module import QuantGraphModule, shapes_of
 from ..backends.fx.write.example_call import make_example_call
 from ..config.fx.expand import expand
 from ..config.fx.json_config import check_any_enabled, read_config
 from ..config.fx.json_config import write_config as write_document
 from ..config.fx.simple_config import SimpleConfig
 from ..core.host_memory import keep_freed_memory_for
+from ..errors import ExportError
 from ..files import PathLike
+from ..log import one_warning_per_cause
 from ..nn.mode import Mode
 from ..ops.registry import Registry
 from ..plan.planner import make_plan
@@ -29,6 +31,7 @@ from .onnx_setting import check_setting
 from .planning import checked_plan, warn
 from .quantized import require_calibration
 from .refine_model import refine_if_asked
+from .stages import tell_folds, tell_placed, tell_record
 
 Inputs = tuple[Any, ...]
 
@@ -46,11 +49,13 @@ def quantize(config_file: Path, model: nn.Module, inputs: Inputs | None) -> Quan
     backend = FxBackend(model, Registry(), inputs=inputs)
     graph = backend.graph()
     config = read_config(config_file, graph)
-    plan = checked_plan(graph, config, warn)
+    plan = checked_plan(graph, config, warn, allows_cube_only=True)
     draw(backend.traced, config_file.with_name("float.svg"))
+    tell_folds(plan)
     origin = backend.origin(graph, config)
     log_advice(origin.advice)
     quantized = backend.place(plan, origin)
+    tell_placed(quantized)
     draw(quantized, config_file.with_name("quant.svg"))
     return quantized
 
@@ -84,10 +89,26 @@ def save(
     log_calibrated_advice(quantized)
     example = make_example_call(quantized, inputs)
     setting = check_setting(export_setting)
-    with torch.no_grad():
+    with torch.no_grad(), one_warning_per_cause():
         layers = quantized.quantized_layers.items()
         record = Record({name: layer.record() for name, layer in layers if layer.is_quantized})
+    tell_record(record)
     golden = None if golden_inputs is None else make_example_call(quantized, golden_inputs).inputs
-    return write_onnx_files(
-        quantized, record, prefix, example=example, setting=setting, registry=Registry(), golden_inputs=golden
-    )
+    try:
+        return write_onnx_files(
+            quantized, record, prefix, example=example, setting=setting, registry=Registry(), golden_inputs=golden
+        )
+    except ExportError as error:
+        error.args = (f"{error}{_other_shapes(quantized, inputs)}", *error.args[1:])
+        raise
+
+
+def _other_shapes(quantized: QuantGraphModule, inputs: Inputs) -> str:
+    """Says which inputs have other sizes than in calibration, apart from the batch; empty if none has."""
+    given, seen = shapes_of(quantized, inputs, {}), quantized.seen_shapes
+    other = [
+        f"'{name}' is {list(shape)}, in calibration it was {list(seen[name])}"
+        for name, shape in given.items()
+        if name in seen and (len(shape) != len(seen[name]) or shape[1:] != seen[name][1:])
+    ]
+    return f"\ninput_data: {'; '.join(other)}." if other else ""
