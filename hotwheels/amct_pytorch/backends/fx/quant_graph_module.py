@@ -39,12 +39,14 @@ class Origin:
       advice: What was found before calibration.
       refine: What the configuration asks to be refined when calibration is complete; None: nothing.
       is_advised: Whether the log has the advice that calibration gives, which is said once.
+      class_name: Class of the user's model.
     """
 
     model: ConfiguredGraph
     advice: tuple[Advice, ...]
     refine: RefineConfig | None = None
     is_advised: bool = False
+    class_name: str = ""
 
 
 class QuantGraphModule(fx.GraphModule):
