@@ -159,7 +159,6 @@ setup(
         "interval>=1.0",
         "click>=8.1.8",
         "tqdm>=4.60",
-        "pydot>=3",
     ],
     extras_require={"runtime": RUNTIME, "sample": SAMPLE, "dev": DEV},
 )

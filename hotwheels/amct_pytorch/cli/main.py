@@ -30,6 +30,7 @@ _MODULES = MappingProxyType(
         "verify": "verify",
         "compare": "compare",
         "record": "record",
+        "dot2pdf": "dot2pdf",
         "doctor": "doctor",
         "completion": "completion",
     }

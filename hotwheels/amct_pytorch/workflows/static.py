@@ -24,7 +24,7 @@ from ..nn.mode import Mode
 from ..ops.registry import Registry
 from ..plan.planner import make_plan
 from ..record import Record
-from ..report.picture import draw
+from ..report.graph_boxes import draw_float, draw_quantized
 from .advice import log_advice, log_calibrated_advice
 from .kept_state import copies_of
 from .onnx_setting import check_setting
@@ -43,20 +43,22 @@ def write_config(path: Path, model: nn.Module, simple: SimpleConfig | None, inpu
     return len(graph.quantizable)
 
 
-def quantize(config_file: Path, model: nn.Module, inputs: Inputs | None) -> QuantGraphModule:
-    """Returns ``model`` quantized as ``config_file`` says, in float state; draws pictures of both beside the file."""
+def quantize(config_file: Path, model: nn.Module, inputs: Inputs | None, *, draws: bool = True) -> QuantGraphModule:
+    """Returns ``model`` quantized as ``config_file`` says, in float state; ``draws`` pictures of both graphs."""
     keep_freed_memory_for(model)
     backend = FxBackend(model, Registry(), inputs=inputs)
     graph = backend.graph()
     config = read_config(config_file, graph)
     plan = checked_plan(graph, config, warn, allows_cube_only=True)
-    draw(backend.traced, config_file.with_name("float.svg"))
+    if draws:
+        draw_float(backend.traced, graph, config_file.with_name("float.svg"))
     tell_folds(plan)
     origin = backend.origin(graph, config)
     log_advice(origin.advice)
     quantized = backend.place(plan, origin)
     tell_placed(quantized)
-    draw(quantized, config_file.with_name("quant.svg"))
+    if draws:
+        draw_quantized(quantized, graph, config_file.with_name("quant.svg"))
     return quantized
 
 

@@ -27,6 +27,7 @@ from ..layer_container import LAYERS, LayerContainer, follow_flag, layers_by_nam
 from ..real_quant.real_gradient import with_gradient_of
 from ..standing_modules import follow_modules
 from .interpreters import RealQuantInterpreter, RecordingInterpreter, Watcher
+from .notebook import table_of
 from .portable_graph import dump_graph, load_graph
 
 
@@ -142,6 +143,9 @@ class QuantGraphModule(fx.GraphModule):
     def seen_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes of the arguments of the last forward that observed, by name; empty if none did in this process."""
         return dict(self.__dict__.get("_seen_shapes", {}))
+
+    def _repr_html_(self) -> str:
+        return table_of(self.quantized_layers, self.mode.name)
 
     def train(self, mode: bool = True) -> QuantGraphModule:
         """Sets the training mode, except for BatchNorms that are frozen."""
