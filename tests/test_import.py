@@ -12,7 +12,7 @@ import sys
 import pytest
 
 MOST_OF_OTHERS = 70  # today 51, protobuf and yaml among them; torch.onnx alone brings 26, onnx 29, sympy 419
-HEAVY = ("onnx", "onnx_ir", "onnxruntime", "sympy", "torch.onnx", "jinja2", "plotly", "pydot", "click")
+HEAVY = ("onnx", "onnx_ir", "onnxruntime", "sympy", "torch.onnx", "click")
 
 
 @pytest.fixture(scope="module")

@@ -6,9 +6,11 @@ HiSilicon's AMCT manual, chapter "Log levels" [日志级别控制].
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -24,9 +26,35 @@ _LINE = "%(asctime)s - %(levelname)s - [AMCT]:[%(amct_module)s]: %(message)s"
 _LINE_OF_FILE = "%(asctime)s - %(levelname)s%(amct_process)s - [AMCT]:[%(amct_module)s]: %(message)s"
 
 
+# What `one_warning_per_cause` collects: the layers by logger and text; None outside of it.
+_collected: contextvars.ContextVar[dict[tuple[AmctLogger, str], list[str]] | None] = contextvars.ContextVar(
+    "amct_warnings", default=None
+)
+
+
 def get_logger(module: str) -> AmctLogger:
     """Returns the logger of the module with the ``__name__`` ``module``. Makes no file and no handler yet."""
     return AmctLogger(module.rpartition(".")[2])
+
+
+@contextlib.contextmanager
+def one_warning_per_cause() -> Iterator[None]:
+    """Inside, warnings of single layers with the same text are collected; each text is logged once at the end."""
+    if _collected.get() is not None:
+        yield
+        return
+    collected: dict[tuple[AmctLogger, str], list[str]] = {}
+    token = _collected.set(collected)
+    try:
+        yield
+    finally:
+        _collected.reset(token)
+        for (logger, message), layers in collected.items():
+            if len(layers) == 1:
+                logger.warning("Layer '%s': %s", layers[0], message)
+            else:
+                names = ", ".join(f"'{one}'" for one in dict.fromkeys(layers))
+                logger.warning("%d layers: %s Layers: %s.", len(dict.fromkeys(layers)), message, names)
 
 
 class AmctLogger:
@@ -46,6 +74,14 @@ class AmctLogger:
     def warning(self, message: str, *args: object) -> None:
         """Logs a request that was not carried out as given, and the reason."""
         self._log(logging.WARNING, message, args)
+
+    def warning_of_layer(self, layer: str, message: str) -> None:
+        """Logs a WARNING about one layer; see `one_warning_per_cause`."""
+        collected = _collected.get()
+        if collected is None:
+            self.warning("Layer '%s': %s", layer, message)
+        else:
+            collected.setdefault((self, message), []).append(layer)
 
     def error(self, message: str, *args: object) -> None:
         """Logs a failure."""

@@ -191,7 +191,7 @@ def parse_arguments(sample: CalibrationSample) -> argparse.Namespace:
         "--eval_set",
         type=Path,
         default=sample.eval_set,
-        help=f"list of '<image file> <label>' lines; default: {images}",
+        help=f"list of '<image file> <label>' lines, or folder with one folder of images per class; default: {images}",
     )
     iterations = sample.eval_iter
     parser.add_argument(
@@ -211,7 +211,7 @@ def parse_arguments(sample: CalibrationSample) -> argparse.Namespace:
     if args.weights and args.eval_set == sample.eval_set:
         parser.error("--weights needs --eval_set: the images of the sample are handwritten digits.")
     for option in (args.eval_set, args.config_def, args.weights):
-        if option and not option.is_file():
+        if option and not (option.is_file() or (option == args.eval_set and option.is_dir())):
             parser.error(f"no such file: {option}")
     return args
 

@@ -11,11 +11,10 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorData
 
 from sample.common import digits
 from sample.common.evaluation import Batches
-from sample.common.images import ImageList, fit, normalize
+from sample.common.images import ImageList, fit, normalize, read_folders
 
 # Smallest part of an image's area that torchvision's training recipes crop; the largest is the whole area.
 SMALLEST_CROP = 0.08
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp"}
 LabelledImages = Dataset[tuple[Tensor, int]]
 
 
@@ -43,15 +42,7 @@ class ImageFolders(Dataset[tuple[Tensor, int]]):
     def __init__(self, root: Path, image_size: int, augments: bool) -> None:
         self.image_size = image_size
         self.augments = augments
-        folders = sorted(folder for folder in root.iterdir() if folder.is_dir())
-        self.entries = [
-            (file, label)
-            for label, folder in enumerate(folders)
-            for file in sorted(folder.rglob("*"))
-            if file.suffix.lower() in SUFFIXES
-        ]
-        if not self.entries:
-            raise SystemExit(f"{root} holds no images in class folders (<class>/<image>.jpg).")
+        self.entries = read_folders(root)
 
     def __len__(self) -> int:
         return len(self.entries)

@@ -9,7 +9,7 @@ import hotwheels.amct_pytorch as amct
 from sample.common import digits
 from sample.common.calibration import IMAGENET_SIZE, CalibrationSample
 from sample.common.images import image_loader
-from sample.common.restoring import float_model_for, read_checkpoint
+from sample.common.restoring import float_model_for, read_checkpoint, state_in
 from sample.common.zoo import RECIPES
 
 
@@ -18,7 +18,7 @@ def main(sample: CalibrationSample) -> None:
     """Runs the sample with the options of the command line."""
     args = _parse_arguments(sample)
     content = read_checkpoint(args.pt)
-    state = content[args.state_dict_name] if args.state_dict_name else content
+    state = state_in(content, args.state_dict_name, args.pt)
     model = float_model_for(sample, state)
     is_narrow = state[sample.classifier].shape == RECIPES[sample.network].build().state_dict()[sample.classifier].shape
     quant_model = amct.restore_quant_model_fx(args.config_file, model, args.pt, args.state_dict_name)

@@ -8,7 +8,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-# Mean and deviation of ImageNet's RGB channels, with which torchvision's checkpoints were trained.
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp"}
+# Mean and deviation of ImageNet's RGB channels, which torchvision's checkpoints were trained with.
 MEAN = torch.tensor((0.485, 0.456, 0.406)).view(3, 1, 1)
 STD = torch.tensor((0.229, 0.224, 0.225)).view(3, 1, 1)
 # torchvision evaluates on the central 224 pixels of an image whose shorter side is 256.
@@ -18,12 +19,14 @@ CROP_RATIO = 224 / 256
 class ImageList(Dataset[tuple[Tensor, int]]):
     """The images of a list file, each line a file name and a label; names are relative to the list's folder.
 
-    An image of exactly ``image_size`` pixels is unchanged; any other image is scaled and cropped at the centre.
+    Or those of a folder with one folder per class.
+
+    An image of exactly ``image_size`` pixels is taken as it is, any other one is scaled and cropped at the centre.
     """
 
     def __init__(self, list_file: Path, image_size: int) -> None:
         self.image_size = image_size
-        self.entries = read_list(list_file)
+        self.entries = read_folders(list_file) if list_file.is_dir() else read_list(list_file)
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -51,6 +54,24 @@ def read_list(list_file: Path) -> list[tuple[Path, int]]:
         entries.append((list_file.parent / name.strip(), int(label)))
     if not entries:
         raise ValueError(f"{list_file} names no image.")
+    return entries
+
+
+def read_folders(root: Path) -> list[tuple[Path, int]]:
+    """Returns the images in one folder per class, as torch's ImageNet example has them; sorted folders are the labels.
+
+    Raises:
+      SystemExit: There is none.
+    """
+    folders = sorted(folder for folder in root.iterdir() if folder.is_dir())
+    entries = [
+        (file, label)
+        for label, folder in enumerate(folders)
+        for file in sorted(folder.rglob("*"))
+        if file.suffix.lower() in SUFFIXES
+    ]
+    if not entries:
+        raise SystemExit(f"{root} holds no images in class folders (<class>/<image>.jpg).")
     return entries
 
 

@@ -16,6 +16,16 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
     return content
 
 
+def state_in(content: dict[str, Any], name: str | None, file: Path) -> dict[str, Tensor]:
+    """Returns the weights in the ``content`` of ``file``: under the key ``name``, or all of it."""
+    if name and name not in content:
+        keys = [str(key) for key in content]
+        listed = ", ".join(keys[:10]) + (f", ... ({len(keys)} in all)" if len(keys) > 10 else "")
+        raise SystemExit(f"--state_dict_name: {file} has no key '{name}'. Its keys: {listed}.")
+    state: dict[str, Tensor] = content[name] if name else content
+    return state
+
+
 def float_model_for(sample: CalibrationSample, state: dict[str, Tensor]) -> nn.Module:
     """Returns an untrained float network with the shapes of a quantized model's ``state``, in eval mode."""
     narrow = RECIPES[sample.network].build()

@@ -4,6 +4,8 @@ import argparse
 import dataclasses
 from pathlib import Path
 
+import torch
+
 STATE_DICT_NAME = "quant_model_weights"
 
 
@@ -32,13 +34,19 @@ def parse_options(network: str, from_checkpoint: bool) -> argparse.Namespace:
         parser.add_argument("--pt", type=Path, required=True, help="its last checkpoint")
     else:
         parser.add_argument("--config_def", type=Path, help="simple configuration, see sample/quantize_conf")
-        parser.add_argument("--weights", type=Path, help="checkpoint of torchvision's float network, for --train_set")
+        parser.add_argument(
+            "--weights",
+            type=Path,
+            help="checkpoint of torchvision's float network, for --train_set; default: the one in torch's hub cache",
+        )
     args = parser.parse_args()
     args.from_checkpoint = from_checkpoint
     for option in ("config_file", "pt", "config_def", "weights", "train_set", "eval_set"):
         path = getattr(args, option, None)
         if path and not path.exists():
             parser.error(f"--{option}: no such file or folder: {path}")
+    if not from_checkpoint and args.train_set and not args.weights:
+        args.weights = _cached_weights(parser, network)
     _check_data(parser, args)
     defaults = OWN_DATA if args.train_set else DIGITS
     args.epochs = args.epochs or defaults.epochs
@@ -74,8 +82,20 @@ def _parser(network: str) -> argparse.ArgumentParser:
 def _check_data(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     if bool(args.train_set) != bool(args.eval_set):
         parser.error("--train_set and --eval_set belong together.")
-    if not args.from_checkpoint and bool(args.train_set) != bool(args.weights):
-        parser.error("--train_set and --weights belong together: the network of the samples knows digits only.")
+    if not args.from_checkpoint and args.weights and not args.train_set:
+        parser.error("--weights needs --train_set: the network of the samples knows digits only.")
+
+
+def _cached_weights(parser: argparse.ArgumentParser, network: str) -> Path:
+    """Returns torchvision's checkpoint where torch.hub keeps it, as HiSilicon's AMCT manual says."""
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    found = sorted(folder.glob(f"{network}-*.pth"), key=lambda file: file.stat().st_mtime)
+    if not found:
+        parser.error(
+            f"--train_set needs torchvision's weights: there is no {folder / network}-<hash>.pth. Put the file there,"
+            " or give it as --weights."
+        )
+    return found[-1]
 
 
 def _positive(text: str) -> int:

@@ -22,7 +22,7 @@ from sample.common.calibration import (
     load_checkpoint,
 )
 from sample.common.datasets import Loaders
-from sample.common.restoring import float_model_for, read_checkpoint
+from sample.common.restoring import float_model_for, read_checkpoint, state_in
 from sample.common.training import trained
 
 
@@ -101,8 +101,8 @@ class FxPath:
     def restored_model(
         self, sample: CalibrationSample, args: argparse.Namespace, folders: Folders, loaders: Loaders
     ) -> nn.Module:
-        # Only the structure of the float model is used.
-        model = float_model_for(sample, read_checkpoint(args.pt)[args.state_dict_name])
+        # The float model only lends its structure.
+        model = float_model_for(sample, state_in(read_checkpoint(args.pt), args.state_dict_name, args.pt))
         return amct.restore_quant_model_fx(args.config_file, model, args.pt, args.state_dict_name).to(args.device)
 
     def start_training(self, model: nn.Module) -> None:
@@ -143,7 +143,7 @@ class DynamicPath:
     def restored_model(
         self, sample: CalibrationSample, args: argparse.Namespace, folders: Folders, loaders: Loaders
     ) -> nn.Module:
-        model = self.network(read_checkpoint(args.pt)[args.state_dict_name]).to(args.device)
+        model = self.network(state_in(read_checkpoint(args.pt), args.state_dict_name, args.pt)).to(args.device)
         example = next(iter(loaders.evaluation))[0][:1].to(args.device)
         return amct.restore_quant_retrain_model(
             args.config_file, model, _record(folders), example, args.pt, args.state_dict_name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.support.fixtures import one_thread, seeded, undrawn
+from tests.support.fixtures import one_thread, seeded
 from tests.support.log_lines import log_lines
 
-__all__ = ["log_lines", "one_thread", "seeded", "undrawn"]
+__all__ = ["log_lines", "one_thread", "seeded"]

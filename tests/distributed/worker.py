@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import hotwheels.amct_pytorch as amct
-from hotwheels.amct_pytorch.workflows import static
 from tests.support.dynamic_nets import SmallResNet
 from tests.support.nets import shake_batch_norms
 
@@ -53,7 +52,6 @@ class Net(nn.Module):
 
 def run(folder: Path, rank: int, world_size: int) -> dict[str, dict[str, Tensor]]:
     """Returns grids after calibration and states after training, by case."""
-    static.draw = lambda graph_module, path: None  # pictures take longer than all the rest
     torch.manual_seed(0)
     quantized = calibrated(folder, rank, world_size)
     found = {"calibrated": grids(quantized), "start": cloned(quantized)}

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("hotwheels", "picovision", "proto", "capacity", "custom_op", "tests", "benchmarks", "sample", "docs")
-SUFFIXES = {".py", ".md", ".c", ".proto", ".cfg", ".yaml", ".toml", ".j2"}
+SUFFIXES = {".py", ".md", ".c", ".proto", ".cfg", ".yaml", ".toml"}
 NUMBER = r"\d+(?:\.\d+)?"
 # "spec 4.6", "spec 5, 6", "spec 4.1 - 4.5", "spec 5 and 6"; a line may break behind each word.
 CITATION = re.compile(rf"\bspec\s+(?:#\s+)?({NUMBER}(?:\s*(?:,|-|\band\b|\bor\b)\s*{NUMBER})*)", re.IGNORECASE)

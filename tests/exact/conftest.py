@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.support.fixtures import one_thread, seeded, undrawn
+from tests.support.fixtures import one_thread, seeded
 
-__all__ = ["one_thread", "seeded", "undrawn"]
+__all__ = ["one_thread", "seeded"]

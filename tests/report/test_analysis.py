@@ -137,7 +137,9 @@ def test_the_dict_is_made_of_plain_values() -> None:
     found = analysis.as_dict()
     good, bad = dataclasses.asdict(GOOD), dataclasses.asdict(BAD)
     assert found["layerwise"] == {"conv": {**bad, "op": "conv2d", "outputs": {0: good, 1: bad}}}
-    assert found["graphwise"] == {"conv": {"is_quantized": True, "fake_quant": good, "real_quant": bad}}
+    assert found["graphwise"] == {
+        "conv": {"is_quantized": True, "fake_quant": good, "real_quant": bad, "max_lsb": None}
+    }
     assert found["statistic"]["conv"]["output"] == dataclasses.asdict(change)
     assert found["statistic"]["conv"]["weight"] is None
     assert found["outputs"] == {"fake_quant": {0: good}}

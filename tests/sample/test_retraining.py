@@ -12,7 +12,6 @@ from PIL import Image
 pytest.importorskip("sklearn")
 
 from hotwheels.amct_pytorch.config.files.tolerant_json import read_json
-from hotwheels.amct_pytorch.workflows import static
 from sample.common import digits, dumping, retrain_paths, retraining
 from sample.common.calibration import CalibrationSample
 from sample.common.datasets import ImageFolders, make_loaders
@@ -29,7 +28,6 @@ IMAGES = Path(digits.__file__).parents[1] / "resnet50" / "calibration" / "images
 @pytest.fixture
 def sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CalibrationSample:
     """A MobileNetV2 sample whose script stands in an empty folder; its network is not trained."""
-    monkeypatch.setattr(static, "draw", lambda graph_module, path: path.write_text("<svg/>"))
     for module in (retraining, retrain_paths):
         monkeypatch.setattr(module, "trained", lambda name: RECIPES[name].build().eval())
     torch.manual_seed(0)
@@ -50,7 +48,8 @@ def run(monkeypatch: pytest.MonkeyPatch, program, sample: CalibrationSample, *op
 def test_training_continuing_and_dumping_leave_the_files_of_the_manual(sample, tmp_path, monkeypatch, capsys):
     run(monkeypatch, retraining.main, sample, *SHORT)
     results, temporary = tmp_path / "checkpoints" / "retrain", tmp_path / "tmp" / "retrain"
-    assert {file.name for file in temporary.iterdir()} == {"config.json", "float.svg", "quant.svg", "results.csv"}
+    pictures = {f"{graph}.{kind}" for graph in ("float", "quant") for kind in ("svg", "dot")}
+    assert {file.name for file in temporary.iterdir()} == {"config.json", "results.csv", *pictures}
     assert {file.name for file in results.iterdir()} >= {
         "mobilenet_v2_retrain_best.pt",
         "mobilenet_v2_retrain_last.pt",

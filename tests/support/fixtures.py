@@ -21,9 +21,3 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True)
-def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures take longer than all the rest of a tiny model; report has its own tests of them."""
-    monkeypatch.setattr("hotwheels.amct_pytorch.workflows.static.draw", lambda graph_module, path: None)

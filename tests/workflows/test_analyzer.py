@@ -18,7 +18,13 @@ from hotwheels.amct_pytorch.nn.mode import Mode
 from tests.support.fx_path import make_config, quantize, run_fake, run_float, run_real
 from tests.support.nets import Residual, Tokens
 
-NAMES = ["graphwise_analysis_report.html", "layerwise_analysis_report.html", "statistic_analysis_report.html"]
+NAMES = [
+    "graphwise_analysis_report.html",
+    "index.html",
+    "layerwise_analysis_report.html",
+    "report.json",
+    "statistic_analysis_report.html",
+]
 
 
 @pytest.fixture
@@ -28,7 +34,7 @@ def image() -> Tensor:
 
 @pytest.fixture
 def written(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The analyses which would be written: a report is 5 MB of plotly.js, and has tests of its own."""
+    """The analyses which would be written: the report has tests of its own."""
     seen: list[Any] = []
     monkeypatch.setattr("hotwheels.amct_pytorch.report.html.write_reports", lambda one, folder: seen.append(one) or [])
     return seen
@@ -39,7 +45,8 @@ def test_reports_of_a_quantized_model(image: Tensor, tmp_path: Path) -> None:
     folder = tmp_path / "not" / "there yet"
     found = amct.QuantAnalyzer(quantized, image, folder).analyze()
     assert sorted(path.name for path in folder.iterdir()) == NAMES
-    assert set(found) == {"layerwise", "graphwise", "statistic", "outputs", "skipped", "multiplications"}
+    figures = {"layerwise", "graphwise", "statistic", "outputs", "skipped", "multiplications"}
+    assert set(found) == figures | {"settings", "remarks", "shares", "metric"}
     assert list(found["layerwise"]) == list(found["statistic"]) == list(quantized.quantized_layers)
     assert found["skipped"] == {}
 
@@ -50,7 +57,7 @@ def test_layerwise_quantizes_one_layer_alone(image: Tensor, tmp_path: Path, writ
     wanted = run_float(quantized, image)
     for name, layer in quantized.quantized_layers.items():
         layer.mode = Mode.FAKE_QUANT
-        with torch.no_grad():
+        with torch.no_grad(), quantized.keeping_inputs():  # siblings read the same tensor, in float
             got = quantized(image)
         layer.mode = Mode.FLOAT
         assert found[name]["sqnr_db"] == sqnr_db(wanted, got)
@@ -93,8 +100,10 @@ def test_statistic_describes_outputs_and_folded_weights(image: Tensor, tmp_path:
     assert found["stem_0"]["weight"]["before"]["maximum"] == float(weight.detach().max())
     scales = layer.weighted.params(weight, bias).scale.reshape(-1, 1, 1, 1)
     assert found["stem_0"]["weight"]["difference"]["max_error"] <= float(scales.max()) / 2 * (1 + 1e-6)
-    assert found["head"]["output"]["before"]["mean"] == pytest.approx(float(run_float(quantized, image).mean()))
-    assert found["head"]["output"]["after"]["mean"] == pytest.approx(float(run_fake(quantized, image).mean()))
+    assert found["head"]["output"]["before"]["mean"] == pytest.approx(
+        float(run_float(quantized, image).double().mean())
+    )
+    assert found["head"]["output"]["after"]["mean"] == pytest.approx(float(run_fake(quantized, image).double().mean()))
     assert [name for name, one in found.items() if one["weight"]] == ["stem_0", "conv1", "head"]
 
 
@@ -244,3 +253,112 @@ def test_arguments_of_another_type_are_named(tmp_path: Path) -> None:
         amct.QuantAnalyzer("model", torch.zeros(1), tmp_path)
     with pytest.raises(TypeError, match="argument 'save_dir' must be a path"):
         amct.QuantAnalyzer(Residual(), torch.zeros(1), None)
+
+
+@torch.fx.wrap
+def halve(x: Tensor) -> Tensor:
+    return x.mul_(0.5)
+
+
+class InPlace(nn.Module):
+    """A function of the user's own that works in place: what it changes cannot be computed once for all layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.second = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        z = self.second(y)
+        return z + halve(y)
+
+
+@pytest.mark.parametrize("net", [Residual, InPlace])
+def test_layerwise_is_the_naive_loop_bit_for_bit(
+    net: type[nn.Module], image: Tensor, tmp_path: Path, written: list[Any]
+) -> None:
+    quantized = quantize(net().eval(), tmp_path, [(image,)])
+    found = amct.QuantAnalyzer(quantized, image, tmp_path).analyze()["layerwise"]
+    wanted = run_float(quantized, image)
+    assert list(found) == list(quantized.quantized_layers)
+    for name, layer in quantized.quantized_layers.items():
+        layer.mode = Mode.FAKE_QUANT
+        with torch.no_grad(), quantized.keeping_inputs():  # siblings read the same tensor, in float
+            got = quantized(image)
+        layer.mode = Mode.FLOAT
+        assert (found[name]["sqnr_db"], found[name]["cosine"]) == (sqnr_db(wanted, got), cosine(wanted, got))
+
+
+def test_what_lies_in_front_of_a_layer_runs_once(image: Tensor, tmp_path: Path, written: list[Any]) -> None:
+    from hotwheels.amct_pytorch.backends.fx.float_prefix import FloatPrefix
+
+    quantized = quantize(Residual().eval(), tmp_path, [(image,)])
+    calls = dict.fromkeys(quantized.quantized_layers, 0)
+    for name, layer in quantized.quantized_layers.items():
+        layer.register_forward_hook(lambda *_, name=name: calls.update({name: calls[name] + 1}))
+    with torch.no_grad():
+        assert len(list(FloatPrefix(quantized, (image,)).outputs())) == len(calls)
+    # The k-th layer runs once for each layer up to itself, and once in the float walk.
+    assert list(calls.values()) == [index + 2 for index in range(len(calls))]
+
+
+def test_worst_layers_come_with_the_next_step(image: Tensor, tmp_path: Path, written: list[Any]) -> None:
+    quantized = quantize(Residual().eval(), tmp_path, [(image,)])
+    found = amct.QuantAnalyzer(quantized, image, tmp_path).analyze()
+    order = sorted(found["layerwise"], key=lambda name: found["layerwise"][name]["sqnr_db"])
+    assert list(found["remarks"]) == order[:10]
+    for name, remark in found["remarks"].items():
+        wanted, base = run_float(quantized, image), run_fake(quantized, image)
+        quantized.quantized_layers[name].mode = Mode.FLOAT
+        with torch.no_grad(), quantized.keeping_inputs():
+            without = quantized(image)
+        assert remark["gain_db"] == pytest.approx(sqnr_db(wanted, without) - sqnr_db(wanted, base))
+        assert remark["steps"]
+    texts = [step["yaml"] for remark in found["remarks"].values() for step in remark["steps"] if step["yaml"]]
+    assert texts
+    for index, text in enumerate(texts):
+        (tmp_path / f"{index}.yaml").write_text(text)
+        amct.create_quant_config_fx(tmp_path / f"{index}.json", Residual().eval(), tmp_path / f"{index}.yaml")
+
+
+def test_settings_are_those_of_the_quantizers(image: Tensor, tmp_path: Path, written: list[Any]) -> None:
+    quantized = quantize(Residual().eval(), tmp_path, [(image,)])
+    found = amct.QuantAnalyzer(quantized, image, tmp_path).analyze()["settings"]
+    data, weight = found["conv1"]
+    params = quantized.quantized_layers["conv1"].activation[0].params()
+    assert (data["what"], data["num_bits"], data["scales"][0]) == ("input 0", 8, float(params.scale))
+    assert (data["offset"], data["quantizer"], data["observer"]) == (
+        int(params.offset),
+        "UlqFakeQuantize",
+        "IFMRObserver",
+    )
+    assert (weight["what"], weight["quantizer"]) == ("weight", "ArqWeightFakeQuantize")
+
+
+def test_several_batches_and_the_users_metric(image: Tensor, tmp_path: Path, written: list[Any]) -> None:
+    quantized = quantize(Residual().eval(), tmp_path, [(image,)])
+    other = torch.randn(2, 3, 8, 8)
+    seen: list[Mode] = []
+
+    def evaluate(model: nn.Module) -> float:
+        seen.append(model.mode)
+        return float(model(image).mean())
+
+    analyzer = amct.QuantAnalyzer(quantized, image, tmp_path, more_inputs=[other], evaluate=evaluate)
+    found = analyzer.analyze()
+    metric = found["metric"]
+    assert metric["float"] == float(run_float(quantized, image).mean())
+    assert metric["fake_quant"] == float(run_fake(quantized, image).mean())
+    assert metric["real_quant"] == float(run_real(quantized, image).mean())
+    assert {name for name in metric if name.startswith("without ")} == {f"without {name}" for name in found["remarks"]}
+    alone = [amct.QuantAnalyzer(quantized, batch, tmp_path).analyze()["layerwise"] for batch in (image, other)]
+    for name, one in found["layerwise"].items():
+        assert one["max_error"] == max(each[name]["max_error"] for each in alone)
+        assert (
+            min(each[name]["cosine"] for each in alone) <= one["cosine"] <= max(each[name]["cosine"] for each in alone)
+        )
+
+
+def test_the_title_is_the_class_of_the_users_model(image: Tensor, tmp_path: Path, written: list[Any]) -> None:
+    amct.QuantAnalyzer(quantize(Residual().eval(), tmp_path, [(image,)]), image, tmp_path).analyze()
+    assert written[0].model == "Residual"

@@ -7,9 +7,9 @@ import pytest
 from benchmarks.zoo import conformance
 from benchmarks.zoo.architectures import ARCHITECTURES
 from benchmarks.zoo.outcome import DYNAMIC, STATIC
-from tests.support.fixtures import one_thread, undrawn
+from tests.support.fixtures import one_thread
 
-__all__ = ["one_thread", "undrawn"]
+__all__ = ["one_thread"]
 
 NETWORKS = {
     "squeezenet1_1": STATIC,  # concatenation, no BatchNorm

@@ -10,9 +10,9 @@ from benchmarks.zoo.architectures import Architecture
 from benchmarks.zoo.outcome import Outcome, read_outcome
 from benchmarks.zoo.preparation import images, prepare
 from benchmarks.zoo.processes import run_all
-from tests.support.fixtures import one_thread, undrawn
+from tests.support.fixtures import one_thread
 
-__all__ = ["one_thread", "undrawn"]
+__all__ = ["one_thread"]
 
 
 class Refused(nn.Module):

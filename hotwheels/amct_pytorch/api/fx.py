@@ -115,7 +115,7 @@ def restore_quant_model_fx(
     checkpoint = check_existing(function, "pth_file", pth_file)
     check_type(function, "state_dict_name", state_dict_name, (str, type(None)), "a string or None")
     with strictness(strict):
-        quantized = static.quantize(path, model, as_example(input_data))
+        quantized = static.quantize(path, model, as_example(input_data), draws=False)
     load_checkpoint(quantized, checkpoint, state_dict_name)
     return quantized
 

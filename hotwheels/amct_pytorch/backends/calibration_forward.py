@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import nn
 
-from ..log import get_logger
+from ..log import get_logger, one_warning_per_cause
 from ..nn.mode import Mode
 from ..nn.quantized_layer import QuantizedLayer
 from ..nn.shared_input import forget_results
@@ -17,7 +17,7 @@ from ..quantizers.meeting import report_failure
 from ..quantizers.quantizer import Quantizer
 from ..quantizers.rollback import all_or_nothing
 from ..torch_private import BatchNorm, Dropout
-from .layer_container import LayerContainer
+from .layer_container import LayerContainer, layers_by_name
 
 _log = get_logger(__name__)
 _lock = threading.RLock()
@@ -39,21 +39,34 @@ def calibration_forward(model: nn.Module, layers: LayerContainer, objects: Itera
         _warn_of_training_mode(model, layers)
         quantizers = [one for one in layers.modules() if isinstance(one, Quantizer) and not one.is_finished]
         norms = [one for one in model.modules() if isinstance(one, BatchNorm) and one.training] if quantizers else []
+        was_calibrated = {layer for layer in layers_by_name(layers).values() if layer.is_calibrated}
         with all_or_nothing(quantizers, [*layers.children(), *norms], objects):
             try:
                 yield
             except BaseException as error:
                 report_failure(error)
                 raise
+        _tell_calibrated(layers_by_name(layers), was_calibrated)
 
 
 @contextlib.contextmanager
 def any_forward() -> Iterator[None]:
-    """Returns a context for every forward of a quantized model: shared results of layers are dropped at exit."""
+    """Returns a context for every forward of a quantized model: shared results are dropped, warnings told at exit."""
     try:
-        yield
+        with one_warning_per_cause():
+            yield
     finally:
         forget_results()
+
+
+def _tell_calibrated(layers: Mapping[str, QuantizedLayer], before: Collection[QuantizedLayer]) -> None:
+    """Logs each layer whose grids the forward has completed, and the end of the calibration."""
+    new = {name: layer for name, layer in layers.items() if layer not in before and layer.is_calibrated}
+    for name, layer in new.items():
+        grids = (f"input {index} {one.extra_repr()}" for index, one in enumerate(layer.activation))
+        _log.debug("Layer '%s': calibrated, %s.", name, "; ".join(grids))
+    if new and all(layer.is_calibrated for layer in layers.values()):
+        _log.info("Calibrated: all %d layers have their grids.", len(layers))
 
 
 def _warn_of_training_mode(model: nn.Module, layers: LayerContainer) -> None:

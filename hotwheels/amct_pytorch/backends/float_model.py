@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
@@ -70,6 +71,16 @@ def cast_to_float32(model: nn.Module) -> None:
 def in_float32(inputs: Any) -> Any:
     """Returns ``inputs``, tensors in containers, with float32 in place of other floating types."""
     return pytree.tree_map(lambda one: one.float() if _is_other_float(one) else one, inputs)
+
+
+def refuse_arrays(args: Iterable[Any]) -> None:
+    """Raises TypeError if one of the arguments of a forward is a NumPy array."""
+    for index, one in enumerate(args):
+        if isinstance(one, np.ndarray):
+            raise TypeError(
+                f"Argument {index} of the model is a numpy.ndarray of shape {one.shape}, not a tensor: pass"
+                " torch.from_numpy(array)."
+            )
 
 
 def copied(model: nn.Module, copies_parameters: bool) -> nn.Module:

@@ -68,7 +68,7 @@ def _findings() -> Iterator[_Finding]:
     yield from (_distribution(name, lost, False) for name, lost in _OPTIONAL.items())
     yield _kernels()
     yield _program("C compiler", ("cc", "gcc", "clang"), "only needed to compile the kernels at installation")
-    yield _program("graphviz", ("dot",), "float.svg and quant.svg are not drawn")
+    yield _program("graphviz", ("dot",), "only amct dot2pdf needs it")
     yield from (_Finding(name, os.environ[name]) for name in _VARIABLES if name in os.environ)
 
 

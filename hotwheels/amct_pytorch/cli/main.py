@@ -30,6 +30,7 @@ _MODULES = MappingProxyType(
         "verify": "verify",
         "compare": "compare",
         "record": "record",
+        "dot2pdf": "dot2pdf",
         "doctor": "doctor",
         "completion": "completion",
     }
@@ -91,6 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _tell(error: Exception, with_traceback: bool) -> None:
     if with_traceback:
         traceback.print_exception(error)
+    notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", []))
     if isinstance(error, click.ClickException):
         context = getattr(error, "ctx", None)
         hint = f" ('{context.command_path} --help' shows how)" if context is not None else ""
@@ -99,4 +101,4 @@ def _tell(error: Exception, with_traceback: bool) -> None:
         click.echo(f"error: {' '.join(str(error).split())}", err=True)
     else:  # raised by the user's model, or a bug of this package: the error's class helps more than its text
         more = "" if with_traceback else f" ({DEBUG} shows the traceback)"
-        click.echo(f"error: {type(error).__name__}: {error}{more}", err=True)
+        click.echo(f"error: {type(error).__name__}: {error}{more}{notes}", err=True)

@@ -139,7 +139,7 @@ class LayerWeight:
         scale = bias_scale_floor(bias.detach(), self._data.params().scale, params.scale)
         if scale is params.scale:
             return params
-        _log.warning("Layer '%s': weight scale enlarged, so that the bias fits into int32.", self._layer)
+        _log.warning_of_layer(self._layer, "weight scale enlarged, so that the bias fits into int32.")
         return dataclasses.replace(params, scale=scale)
 
     def _fake_quant_bias(self, bias: Tensor | None, x: Tensor, params: QuantParams) -> Tensor | None:

@@ -102,10 +102,11 @@ class QuantizedLayer(nn.Module):
         return all(q.is_calibrated for q in (*needed, *([self.weight] if self.weight is not None else [])))
 
     @property
-    def progress(self) -> str:
-        """How far the calibration of its inputs is, such as ``1 of 4 batches seen``; empty if it is not counted."""
-        found = [one.progress for one in self.activation if not one.is_calibrated and one.progress]
-        return next(iter(found), "")
+    def calibration_progress(self) -> str:
+        """How far the first quantizer is that is not calibrated: ``1 of 4 batches seen``; empty if none counts."""
+        pairs = zip(self.activation, self.non_float_inputs, strict=True)
+        open_ones = (q for q, is_other in pairs if not is_other and not q.is_calibrated)
+        return next((one.progress for one in open_ones if one.progress), "")
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the operation in the current mode."""
@@ -215,13 +216,12 @@ class QuantizedLayer(nn.Module):
         if self.op.role is not Role.LINEAR or x.dim() <= 2 or quantizer.is_symmetric:
             return
         quantizer.make_symmetric()
-        _log.warning(
-            "Layer '%s': input has %d dimensions, so it is exported as MatMul + Add and its data is quantized"
+        _log.warning_of_layer(
+            self.name,
+            f"input has {x.dim()} dimensions, so it is exported as MatMul + Add and its data is quantized"
             " symmetrically (offset 0). To keep the offset, reshape the input to 2 dimensions around the Linear, or use"
             ' a 1x1 Conv2d (HiSilicon\'s AMCT manual, chapter "Linear layers on more than two dimensions"'
             " [不支持输入大于两维且bias为True的linear量化]).",
-            self.name,
-            x.dim(),
         )
 
     def _require_calibration(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -229,10 +229,10 @@ class QuantizedLayer(nn.Module):
             if not is_quantizable(x):
                 continue
             if not quantizer.is_calibrated:
-                raise CalibrationError(_not_calibrated(self.name, self.progress))
+                raise CalibrationError(_not_calibrated(self.name, self.calibration_progress))
             self._prepare_linear(x, quantizer)
         if self.weight is not None and not self.weight.is_calibrated:
-            raise CalibrationError(_not_calibrated(self.name, self.progress))
+            raise CalibrationError(_not_calibrated(self.name, self.calibration_progress))
 
     def _fake_quant(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         values = [

@@ -67,12 +67,12 @@ class Remedy:
     @property
     def yaml(self) -> str | None:
         """The settings as a yaml file for ``create_quant_config_fx``; None without settings."""
-        return None if self.settings is None else yaml.safe_dump(_plain(self.settings), sort_keys=False)
+        return None if self.settings is None else yaml.safe_dump(plain(self.settings), sort_keys=False)
 
     def __str__(self) -> str:
         if self.settings is None:
             return f"{self.text}."
-        flow = yaml.safe_dump(_plain(self.settings), sort_keys=False, default_flow_style=True, width=math.inf)
+        flow = yaml.safe_dump(plain(self.settings), sort_keys=False, default_flow_style=True, width=math.inf)
         return f"{self.text}: {flow.strip()}."
 
 
@@ -123,8 +123,8 @@ def _filled(text: str, width: int) -> str:
     return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Returns ``value`` with lists and dicts for tuples and other mappings, copied, so that yaml writes no anchors."""
     if isinstance(value, Mapping):
-        return {key: _plain(one) for key, one in value.items()}
-    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
+        return {key: plain(one) for key, one in value.items()}
+    return [plain(one) for one in value] if isinstance(value, list | tuple) else value

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from ..graph import OpNode
 from ..ops.desc import Role
 from .advice import Advice, AdviceRule, Remedy
-from .checks import difference
 from .configured_graph import ConfiguredGraph, LayerInput, inputs_of
 from .remedies import can_be_wide, left_in_float, overrides, widened, with_bits, without_offset
 from .sibling_advice import REASON
@@ -194,7 +193,7 @@ def _sibling_advice(model: ConfiguredGraph, inputs: Calibrated) -> Iterator[Advi
 
 def _are_apart(model: ConfiguredGraph, inputs: Calibrated, readers: list[LayerInput]) -> bool:
     grids = {inputs[one] for one in readers}
-    return len(grids) > 1 and not any(difference(model.settings(readers[0]), model.settings(one)) for one in readers)
+    return len(grids) > 1 and not any(model.difference(readers[0], one) for one in readers)
 
 
 def _sibling_remedies(

@@ -13,11 +13,7 @@ from collections.abc import Iterator
 from ..config.layers.quant_config import QuantConfig, QuantizerConfig
 from ..graph import OpGraph, OpNode
 from ..ops.desc import Role
-from .configured_graph import ConfiguredGraph, LayerInput, inputs_of
-from .planner import settings_of
-
-# Names of these arguments in config.json of the dynamic path.
-_SPELLINGS = {"search_start": "search_range", "search_end": "search_range", "qscheme": "with_offset"}
+from .configured_graph import QUANT_ENABLE, ConfiguredGraph, LayerInput, difference, inputs_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,19 +21,25 @@ class Violation:
     """One broken rule.
 
     Attributes:
+      rule: Number of the rule in spec 13.1.
       name: The layer to change.
       reason: The text of HiSilicon's AMCT manual.
       repair: What to change in config.json or in the model.
     """
 
+    rule: int
     name: str
     reason: str
     repair: str
 
 
-def find_violations(graph: OpGraph, config: QuantConfig) -> list[Violation]:
-    """Returns each violated rule, once, in graph order, siblings first."""
-    rules = _Rules(graph, config)
+def find_violations(graph: OpGraph, config: QuantConfig, *, allows_cube_only: bool = False) -> list[Violation]:
+    """Returns each violated rule, once, in graph order, siblings first.
+
+    With ``allows_cube_only`` a configuration that quantizes operations of the CUBE only may leave others beside them in
+    float.
+    """
+    rules = _Rules(graph, config, allows_cube_only)
     found = (rules.sibling_conflicts(), rules.no_command_conflicts(), rules.unquantized_cube())
     return list(dict.fromkeys(one for violations in found for one in violations))
 
@@ -45,9 +47,10 @@ def find_violations(graph: OpGraph, config: QuantConfig) -> list[Violation]:
 class _Rules:
     """The rules on one model and its configuration."""
 
-    def __init__(self, graph: OpGraph, config: QuantConfig) -> None:
+    def __init__(self, graph: OpGraph, config: QuantConfig, allows_cube_only: bool) -> None:
         self._model = ConfiguredGraph(graph, config)
         self._graph = graph
+        self._allows_cube_only = allows_cube_only
 
     def sibling_conflicts(self) -> Iterator[Violation]:
         for producer, (first, *others) in self._model.readers.items():
@@ -58,7 +61,7 @@ class _Rules:
                         f"Outputs {self._named(first)} and {self._named(other)} of layer"
                         f" {_named(self._graph[producer])} should have consistent {setting}"
                     )
-                    yield Violation(self._graph[other.layer].layer, text, self._adapt(other, first, setting))
+                    yield Violation(2, self._graph[other.layer].layer, text, self._adapt(other, first, setting))
 
     def no_command_conflicts(self) -> Iterator[Violation]:
         for node in self._graph.quantizable:
@@ -72,7 +75,7 @@ class _Rules:
                 # The FX path knows no ONNX name, so the text has the layer name only.
                 name = _named(node) if node.onnx_name else node.name
                 text = f"Layer {name} must be quantized as it is an operation calculated on CUBE"
-                yield Violation(node.layer, text, _enable(node))
+                yield Violation(4, node.layer, text, _enable(node))
 
     def _conflict(self, node: OpNode, behind: LayerInput) -> Iterator[Violation]:
         for own in inputs_of(node):
@@ -82,13 +85,16 @@ class _Rules:
                 names = (_named(one) if one.onnx_name else one.name for one in (consumer, node))
                 text = "Layer {} should have consistent {} with no command layer {}"
                 first, second = names
-                yield Violation(consumer.layer, text.format(first, setting, second), self._adapt(own, behind, setting))
+                repair = self._adapt(own, behind, setting)
+                yield Violation(3, consumer.layer, text.format(first, setting, second), repair)
                 return
 
     def _named(self, one: LayerInput) -> str:
         return _named(self._graph[one.layer])
 
     def _difference(self, first: LayerInput, second: LayerInput) -> str | None:
+        if self._allows_cube_only:
+            return self._model.difference(first, second)
         return difference(self._model.settings(first), self._model.settings(second))
 
     def _adapt(self, wrong: LayerInput, model: LayerInput, setting: str) -> str:
@@ -96,7 +102,7 @@ class _Rules:
         op = self._graph[wrong.layer].op
         if op is not None and op.role is Role.MATMUL:  # the chip fixes the settings of a matmul, so the other adapts
             wrong, model = model, wrong
-        if setting == "quant_enable":
+        if setting == QUANT_ENABLE:
             off = wrong if self._model.layer(wrong.layer) is None else model
             return _enable(self._graph[off.layer])
         given = self._model.settings(model)
@@ -114,17 +120,6 @@ def _enable(node: OpNode) -> str:
     if node.op is None:
         return "it is called as a function: make it a module of the model, so that it has a name"
     return f"it cannot be quantized: {node.unquantizable}"
-
-
-def difference(first: QuantizerConfig | None, second: QuantizerConfig | None) -> str | None:
-    """Returns the name of the first setting in which two inputs differ; None if all settings are equal."""
-    if first is None or second is None:
-        return None if first is second else "quant_enable"
-    if first.quantizer != second.quantizer:
-        return "quantizer"
-    left, right = settings_of(first), settings_of(second)
-    key = next((key for key in sorted({*left, *right}) if left.get(key) != right.get(key)), None)
-    return None if key is None else _SPELLINGS.get(key, key)
 
 
 def _value(config: QuantizerConfig, setting: str) -> object:

@@ -8,6 +8,11 @@ from functools import cached_property
 
 from ..config.layers.quant_config import LayerConfig, QuantConfig, QuantizerConfig
 from ..graph import Edge, OpGraph, OpNode
+from .planner import settings_of
+
+QUANT_ENABLE = "quant_enable"
+# How config.json of the dynamic path spells them.
+_SPELLINGS = {"search_start": "search_range", "search_end": "search_range", "qscheme": "with_offset"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +75,20 @@ class ConfiguredGraph:
                 yield from self.behind(self.graph[name])
 
     @cached_property
+    def is_cube_only(self) -> bool:
+        """Whether layers are quantized, and all of them are operations of the CUBE."""
+        quantized = [node for node in self.graph.quantizable if self.layer(node.name) is not None]
+        return bool(quantized) and all(node.is_cube for node in quantized)
+
+    def difference(self, first: LayerInput, second: LayerInput) -> str | None:
+        """Returns the name of the first setting in which two inputs differ, None if they agree.
+
+        Where only operations of the CUBE are quantized, the others are in float on purpose: that is no difference.
+        """
+        setting = difference(self.settings(first), self.settings(second))
+        return None if setting == QUANT_ENABLE and self.is_cube_only else setting
+
+    @cached_property
     def _links(self) -> Mapping[LayerInput, frozenset[LayerInput]]:
         groups = [*self.readers.values(), *self._uses()]
         for node in self.graph.quantizable:
@@ -107,3 +126,14 @@ class ConfiguredGraph:
 def inputs_of(node: OpNode) -> tuple[LayerInput, ...]:
     """Returns the quantizable inputs of ``node`` in call order."""
     return tuple(LayerInput(node.name, index) for index in range(len(node.edges)))
+
+
+def difference(first: QuantizerConfig | None, second: QuantizerConfig | None) -> str | None:
+    """Returns the name of the first setting in which two inputs differ, None if they agree."""
+    if first is None or second is None:
+        return None if first is second else QUANT_ENABLE
+    if first.quantizer != second.quantizer:
+        return "quantizer"
+    left, right = settings_of(first), settings_of(second)
+    key = next((key for key in sorted({*left, *right}) if left.get(key) != right.get(key)), None)
+    return None if key is None else _SPELLINGS.get(key, key)

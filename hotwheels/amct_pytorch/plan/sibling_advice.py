@@ -7,7 +7,6 @@ HiSilicon's AMCT manual, chapter "The converter fails on siblings with different
 from __future__ import annotations
 
 from .advice import Advice, AdviceRule, Document, Remedy
-from .checks import difference
 from .configured_graph import ConfiguredGraph, LayerInput
 from .remedies import left_in_float, unified
 
@@ -21,7 +20,7 @@ def sibling_advice(model: ConfiguredGraph) -> tuple[Advice, ...]:
     found: dict[str, _Conflicts] = {}
     for producer, (first, *others) in model.readers.items():
         for other in others:
-            setting = difference(model.settings(first), model.settings(other))
+            setting = model.difference(first, other)
             if setting:
                 found.setdefault(setting, {}).setdefault(producer, [first]).append(other)
     return tuple(_advice(model, setting, conflicts) for setting, conflicts in found.items())

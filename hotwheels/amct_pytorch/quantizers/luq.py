@@ -82,10 +82,9 @@ class LuqActivationFakeQuantize(ActivationQuantizer):
 
     def _seed(self) -> None:
         if not self.is_calibrated and self.observer.max_val < self.max_value_eps:
-            _LOGGER.warning(
-                "Layer '%s': the calibration data is (almost) all zero; max_value_eps %g is used as its range.",
-                self.layer_name, self.max_value_eps,
-            )  # fmt: skip
+            eps = f"max_value_eps {self.max_value_eps:g}"
+            said = f"the calibration data is (almost) all zero; {eps} is used as its range."
+            _LOGGER.warning_of_layer(self.layer_name, said)
         self.min_value.copy_(self.observer.min_val)
         self.max_value.copy_(self._seeded_value())
 

@@ -117,8 +117,16 @@ class Quantizer(FakeQuantizeBase):
         """Returns the present grid of a calibrated quantizer; None if it depends on a weight that was not seen yet."""
 
     def extra_repr(self) -> str:
-        """The width and whether the grid is known, for ``print(model)``."""
-        return f"num_bits={self.num_bits}, is_calibrated={self.is_calibrated}"
+        """The width and the grid, for ``print(model)``; or how far the calibration is."""
+        if not self.is_calibrated:
+            return f"num_bits={self.num_bits}, not calibrated{f' ({self.progress})' if self.progress else ''}"
+        found = self._params_in_force()
+        if found is None:
+            return f"num_bits={self.num_bits}"
+        ends = found.scale.min().item(), found.scale.max().item()
+        scale = f"{ends[0]:.6g}" if ends[0] == ends[1] else f"{ends[0]:.6g} to {ends[1]:.6g}"
+        count = f" ({found.scale.numel()} channels)" if found.scale.numel() > 1 else ""
+        return f"num_bits={self.num_bits}, scale={scale}{count}, offset={int(found.offset.max())}"
 
     @property
     def progress(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -100,12 +100,85 @@ class LayerEffect:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NodeSimilarity:
-    """How far the result of one node is from its float result while all layers are quantized."""
+    """How far the result of one node is from float while every layer is quantized.
+
+    Attributes:
+      name: Name of the node.
+      is_quantized: Whether the node is a quantized layer.
+      fake_quant: Its result in fake_quant.
+      real_quant: Its result in real_quant.
+      max_lsb: Largest difference between the two, in steps of the grid on which the next layer reads the result; None
+        where no quantized layer reads it.
+    """
 
     name: str
     is_quantized: bool
     fake_quant: Difference
     real_quant: Difference
+    max_lsb: float | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TensorSettings:
+    """How one input or the weight of a layer is quantized.
+
+    Attributes:
+      what: ``input 0``, ``weight``.
+      num_bits: Width of the integers.
+      scales: The smallest and the largest scale: one for each channel of a weight.
+      offset: Integer that stands for 0.0.
+      quantizer: Class of the quantizer.
+      observer: Class of its observer; empty if it has none.
+    """
+
+    what: str
+    num_bits: int
+    scales: tuple[float, float]
+    offset: int
+    quantizer: str
+    observer: str
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerSettings:
+    """How one layer is quantized: its inputs, then its weight."""
+
+    name: str
+    tensors: tuple[TensorSettings, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class NextStep:
+    """One thing to try.
+
+    Attributes:
+      text: What, and what is known of its gain.
+      yaml: The simple configuration that does it; None where none can.
+    """
+
+    text: str
+    yaml: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Remark:
+    """What to do about one of the worst layers.
+
+    Attributes:
+      name: Layer name.
+      sqnr_db: Of the worst output, with this layer alone quantized.
+      weight_sqnr_db: The same with the weight of the layer alone; None for a layer without weight.
+      gain_db: What the SQNR of the model's first output gains in fake_quant if this layer stays in float.
+      finding: What loses, a sentence.
+      steps: What to try, the best first.
+    """
+
+    name: str
+    sqnr_db: float
+    weight_sqnr_db: float | None
+    gain_db: float
+    finding: str
+    steps: tuple[NextStep, ...]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -129,8 +202,14 @@ class Analysis:
       graphwise: Every node that returns floating tensors.
       statistic: Every quantized layer.
       outputs: The outputs of the model by index, in the states ``fake_quant`` and ``real_quant``.
-      skipped: Nodes and layers that could not be compared, with the reason.
-      multiplications: Which multiplications run on integers; None if the quantized model is only a part of the model.
+      skipped: What could not be compared, and why.
+      multiplications: Which of them run on integers; None for a model that only contains a quantized one.
+      settings: How each layer is quantized.
+      remarks: What to do about the worst layers, the worst first.
+      shares: Share of the multiplications of the model, by node.
+      reasons: Why nodes stay in float.
+      metric: What the user's ``evaluate`` gave, by state: ``float``, ``fake_quant``, ``real_quant``, and
+        ``without <layer>`` for the worst layers; empty without it.
     """
 
     model: str
@@ -141,6 +220,11 @@ class Analysis:
     outputs: Mapping[str, Mapping[int, Difference]]
     skipped: tuple[Skip, ...]
     multiplications: IntegerShare | None = None
+    settings: tuple[LayerSettings, ...] = ()
+    remarks: tuple[Remark, ...] = ()
+    shares: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    reasons: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    metric: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the numbers as dicts of plain values; layers and nodes by name.
@@ -148,7 +232,9 @@ class Analysis:
         ``layerwise``: the difference of the worst output, and ``outputs`` by index. ``graphwise``: ``is_quantized``,
         ``fake_quant``, ``real_quant``. ``statistic``: ``output`` and ``weight`` (or None), each with ``before``,
         ``after``, ``difference`` and the edges of the histograms, ``low`` and ``high``. ``outputs``: by state and
-        index. ``skipped``: the reason by name. ``multiplications``: `IntegerShare.as_dict`, or None.
+        index. ``skipped``: the reason by name. ``multiplications``: `IntegerShare.as_dict`, or None. ``settings``: the
+        quantized tensors of each layer. ``remarks``: the worst layers with what to try. ``shares``: of the
+        multiplications, by node. ``metric``: what ``evaluate`` gave, by state.
         """
         return {
             "layerwise": {one.name: dataclasses.asdict(one.worst) | _without_name(one) for one in self.layerwise},
@@ -160,7 +246,56 @@ class Analysis:
             },
             "skipped": {one.name: one.reason for one in self.skipped},
             "multiplications": None if self.multiplications is None else self.multiplications.as_dict(),
+            "settings": {one.name: [dataclasses.asdict(tensor) for tensor in one.tensors] for one in self.settings},
+            "remarks": {one.name: _without_name(one) for one in self.remarks},
+            "shares": dict(self.shares),
+            "metric": dict(self.metric),
         }
+
+
+def merged(analyses: Sequence[Analysis]) -> Analysis:
+    """Returns the figures of several batches as one: mean noise-to-signal ratio, mean cosine, largest error.
+
+    Distributions, settings, names and all that does not depend on the data are those of the first batch.
+    """
+    first = analyses[0]
+    if len(analyses) == 1:
+        return first
+    layers = [{one.name: one for one in each.layerwise} for each in analyses]
+    nodes = [{one.name: one for one in each.graphwise} for each in analyses]
+    layerwise = [
+        dataclasses.replace(
+            one, outputs=_merged_outputs([each[one.name].outputs for each in layers if one.name in each])
+        )
+        for one in first.layerwise
+    ]
+    graphwise = [_merged_node([each[one.name] for each in nodes if one.name in each]) for one in first.graphwise]
+    outputs = {state: _merged_outputs([each.outputs[state] for each in analyses]) for state in first.outputs}
+    return dataclasses.replace(first, layerwise=tuple(layerwise), graphwise=tuple(graphwise), outputs=outputs)
+
+
+def _merged_outputs(found: Sequence[Mapping[int, Difference]]) -> dict[int, Difference]:
+    return {index: _merged([one[index] for one in found if index in one]) for index in found[0]}
+
+
+def _merged_node(found: Sequence[NodeSimilarity]) -> NodeSimilarity:
+    steps = [one.max_lsb for one in found if one.max_lsb is not None]
+    return dataclasses.replace(
+        found[0],
+        fake_quant=_merged([one.fake_quant for one in found]),
+        real_quant=_merged([one.real_quant for one in found]),
+        max_lsb=max(steps, default=None),
+    )
+
+
+def _merged(found: Sequence[Difference]) -> Difference:
+    noise = sum(10 ** (-one.sqnr_db / 10) for one in found) / len(found)
+    return Difference(
+        sqnr_db=-10 * math.log10(noise) if 0 < noise < math.inf else (math.inf if noise == 0 else -math.inf),
+        cosine=sum(one.cosine for one in found) / len(found),
+        max_error=max(one.max_error for one in found),
+        left_out=sum(one.left_out for one in found),
+    )
 
 
 def floating_tensors(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:

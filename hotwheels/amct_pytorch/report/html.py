@@ -1,208 +1,159 @@
-"""The three reports of the error analysis as HTML files that need no other file and no network (spec 14)."""
+"""The report of the error analysis: one HTML document in three views, which needs no other file, and report.json."""
 
 from __future__ import annotations
 
-import dataclasses
-import functools
+import base64
+import html
+import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-from plotly.offline import get_plotlyjs
+import numpy as np
 
 from ..files import FileSet
 from ..version import __version__
-from .analysis import (
-    Analysis,
-    Change,
-    Difference,
-    Distribution,
-    LayerChange,
-    LayerEffect,
-    NodeSimilarity,
-)
+from .analysis import Analysis, Change, Difference, LayerEffect, LayerSettings, Remark
 
-_NODES_OF_A_LABELLED_AXIS = 60  # names of more layers overlap on a usual screen; the pointer still shows them
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """One cell of a table.
-
-    Attributes:
-      text: The text shown.
-      key: Sort key of a number, as JavaScript reads it; empty for words, which are sorted by ``text``.
-    """
-
-    text: str
-    key: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """A table whose columns the reader can sort.
-
-    Attributes:
-      columns: Titles.
-      rows: Cells of each row, in the initial order.
-      first_sorted: Index of the column that gives the initial order, ascending.
-      choice_column: Index of the column whose text names the diagram shown after a click on a row; None without one.
-    """
-
-    columns: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
-    first_sorted: int
-    choice_column: int | None = None
+VIEWS = ("layerwise", "graphwise", "statistic")
+INDEX, FIGURES = "index.html", "report.json"
+_TEMPLATE = Path(__file__).parent / "templates" / "document.html"
 
 
 def write_reports(analysis: Analysis, folder: Path) -> list[Path]:
-    """Writes the reports into ``folder``, which is created if needed, and returns their paths."""
+    """Writes the document under each of its names and the figures into ``folder``, which is made; returns the paths.
+
+    ``index.html`` and ``<view>_analysis_report.html``, the names of HiSilicon's AMCT manual, are the same document; it
+    opens in the view of its name.
+    """
     with FileSet() as files:
-        for name, view in _VIEWS.items():
-            template = _environment().get_template(f"{name}.html.j2")
-            page = template.render(analysis=analysis, version=__version__, plotly_js=get_plotlyjs(), **view(analysis))
-            files.write_text(folder / f"{name}_analysis_report.html", page)
+        names = {INDEX: VIEWS[0], **{f"{view}_analysis_report.html": view for view in VIEWS}}
+        rows = _rows(analysis)
+        for name, view in names.items():
+            files.write_text(folder / name, _page(analysis, rows, view))
+        files.write_text(folder / FIGURES, json.dumps(_finite(analysis.as_dict()), indent=1, allow_nan=False))
     return list(files.paths)
 
 
-@functools.cache
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters.update(decibel=_decibel, cosine=_cosine)
-    # NaN and Infinity are no JSON: a browser would show an empty page.
-    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
-    return environment
-
-
-def _layerwise(analysis: Analysis) -> dict[str, Any]:
-    effects = analysis.layerwise
-    order = sorted(range(len(effects)), key=lambda index: effects[index].worst.sqnr_db)
-    has_outputs = any(len(effect.outputs) > 1 for effect in effects)
-    columns = ["Order", "Layer", "Operation", *_DIFFERENCE_COLUMNS, *(["Worst output"] if has_outputs else [])]
-    rows = [_effect_row(index, effects[index], has_outputs) for index in order]
+def _page(analysis: Analysis, rows: Sequence[dict[str, Any]], view: str) -> str:
     data = {
-        "names": [effect.name for effect in effects],
-        "series": [_series("quantized alone", [effect.worst for effect in effects])],
-        "labelled": len(effects) <= _NODES_OF_A_LABELLED_AXIS,
+        "model": analysis.model,
+        "inputs": analysis.inputs,
+        "version": __version__,
+        "view": view,
+        "outputs": max((len(one) for one in analysis.outputs.values()), default=0),
+        "facts": _facts(analysis),
+        "rows": rows,
+        "worst": [_remark(one) for one in analysis.remarks],
+        "skipped": [[one.name, one.reason] for one in analysis.skipped],
     }
-    return {"table": Table(columns, rows, first_sorted=3), "data": data}
+    # "<" would end the element that holds the data.
+    text = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    title = html.escape(f"{view.capitalize()} analysis - {analysis.model}")
+    return _TEMPLATE.read_text(encoding="utf-8").replace("__TITLE__", title, 1).replace("__DATA__", text, 1)
 
 
-def _graphwise(analysis: Analysis) -> dict[str, Any]:
-    nodes = analysis.graphwise
-    order = sorted(range(len(nodes)), key=lambda index: nodes[index].real_quant.cosine)
-    titles = [f"{state} {title}" for state in ("real_quant", "fake_quant") for title in _COSINE_FIRST]
-    rows = [_node_row(index, nodes[index]) for index in order]
-    data = {
-        "names": [node.name for node in nodes],
-        "series": [
-            _series("fake_quant", [node.fake_quant for node in nodes]),
-            _series("real_quant", [node.real_quant for node in nodes]),
-        ],
-        "labelled": len(nodes) <= _NODES_OF_A_LABELLED_AXIS,
-    }
-    return {"table": Table(["Order", "Node", "Quantized", *titles], rows, first_sorted=3), "data": data}
+def _facts(analysis: Analysis) -> list[list[str]]:
+    facts = [["Quantized layers", str(len(analysis.layerwise))], ["Nodes", str(len(analysis.graphwise))]]
+    for state, differences in analysis.outputs.items():
+        for index, one in differences.items():
+            which = f", output {index}" if len(differences) > 1 else ""
+            unit = " dB" if math.isfinite(one.sqnr_db) else ""
+            facts.append([f"{state}, all layers{which}", f"{_words(one.sqnr_db)}{unit}, cosine {one.cosine:.6f}"])
+    facts += [[f"evaluate, {state}", f"{value:.6g}"] for state, value in analysis.metric.items()]
+    if analysis.multiplications is not None:
+        facts.append(["Multiplications on integers", f"{100 * analysis.multiplications.share:.2f} %"])
+    return facts
 
 
-def _statistic(analysis: Analysis) -> dict[str, Any]:
-    tensors = [
-        (index, layer, kind, change)
-        for index, layer in enumerate(analysis.statistic)
-        for kind, change in (("output", layer.output), ("weight", layer.weight))
-        if change is not None
-    ]
-    tensors.sort(key=lambda tensor: tensor[3].difference.sqnr_db)
-    titles = [f"{title} {when}" for title in _DISTRIBUTION_COLUMNS for when in ("float", "quantized")]
-    columns = ["Order", "Layer", "Operation", "Tensor", "SQNR (dB)", *titles]
-    rows = [_tensor_row(*tensor) for tensor in tensors]
-    data = {
-        layer.name: {"output": _histogram(layer.output), "weight": _histogram(layer.weight)}
-        for layer in analysis.statistic
-    }
-    return {"table": Table(columns, rows, first_sorted=4, choice_column=1), "data": data}
+def _rows(analysis: Analysis) -> list[dict[str, Any]]:
+    """Every node in graph order; a key is left out where there is nothing to say."""
+    alone = {one.name: one for one in analysis.layerwise}
+    settings = {one.name: one for one in analysis.settings}
+    changes = {one.name: one for one in analysis.statistic}
+    nodes = {one.name: one for one in analysis.graphwise}
+    rows = []
+    for name in dict.fromkeys((*nodes, *alone, *changes)):
+        node, change = nodes.get(name), changes.get(name)
+        owner = name.partition("[")[0]
+        row = {
+            "n": name,
+            "q": int(name in alone or (node is not None and node.is_quantized)),
+            "op": alone[name].op if name in alone else change.op if change is not None else None,
+            "why": analysis.reasons.get(owner) or None,
+            "t": _tensors(settings.get(owner)),
+            "a": _effect(alone[name]) if name in alone else None,
+            "f": _difference(node.fake_quant) if node is not None else None,
+            "r": _difference(node.real_quant) if node is not None else None,
+            "lsb": node.max_lsb if node is not None else None,
+            "m": analysis.shares.get(owner),
+            "ho": _histogram(change.output) if change is not None else None,
+            "hw": _histogram(change.weight) if change is not None and change.weight is not None else None,
+        }
+        rows.append({key: value for key, value in row.items() if value is not None})
+    return rows
 
 
-_VIEWS: dict[str, Callable[[Analysis], dict[str, Any]]] = {
-    "layerwise": _layerwise,
-    "graphwise": _graphwise,
-    "statistic": _statistic,
-}
-
-_DIFFERENCE_COLUMNS = ("SQNR (dB)", "Cosine", "Max error")
-_COSINE_FIRST = ("cosine", "SQNR (dB)", "max error")
-_DISTRIBUTION_COLUMNS = ("Min", "Max", "Mean", "Std")
-
-
-def _effect_row(index: int, effect: LayerEffect, has_outputs: bool) -> list[Cell]:
-    worst = effect.worst
-    numbers = [_number(worst.sqnr_db, _decibel), _number(worst.cosine, _cosine), _number(worst.max_error, _short)]
-    output = [_number(effect.worst_output, str)] if has_outputs else []
-    return [_number(index + 1, str), Cell(effect.name), Cell(effect.op), *numbers, *output]
-
-
-def _node_row(index: int, node: NodeSimilarity) -> list[Cell]:
-    numbers = [cell for state in (node.real_quant, node.fake_quant) for cell in _cosine_first(state)]
-    return [_number(index + 1, str), Cell(node.name), Cell("yes" if node.is_quantized else "no"), *numbers]
-
-
-def _cosine_first(difference: Difference) -> list[Cell]:
+def _tensors(settings: LayerSettings | None) -> list[dict[str, Any]]:
+    if settings is None:
+        return []
     return [
-        _number(difference.cosine, _cosine),
-        _number(difference.sqnr_db, _decibel),
-        _number(difference.max_error, _short),
+        {
+            "w": one.what,
+            "b": one.num_bits,
+            "s": one.scales[0],
+            **({"s2": one.scales[1]} if one.scales[0] != one.scales[1] else {}),
+            "o": one.offset,
+            "z": one.quantizer,
+            "ob": one.observer,
+        }
+        for one in settings.tensors
     ]
 
 
-def _tensor_row(index: int, layer: LayerChange, kind: str, change: Change) -> list[Cell]:
-    pairs = zip(_numbers(change.before), _numbers(change.after), strict=True)
-    numbers = [_number(value, _short) for pair in pairs for value in pair]
-    names = [Cell(layer.name), Cell(layer.op), Cell(kind)]
-    return [_number(index + 1, str), *names, _number(change.difference.sqnr_db, _decibel), *numbers]
+def _effect(effect: LayerEffect) -> list[Any]:
+    return [*_difference(effect.worst), effect.worst_output]
 
 
-def _numbers(distribution: Distribution) -> tuple[float, ...]:
-    return distribution.minimum, distribution.maximum, distribution.mean, distribution.std
+def _difference(one: Difference) -> list[Any]:
+    sqnr = _words(one.sqnr_db) if math.isinf(one.sqnr_db) else round(one.sqnr_db, 3)
+    return [sqnr, round(one.cosine, 9), float(f"{one.max_error:.6g}")]
 
 
-def _series(name: str, differences: Sequence[Difference]) -> dict[str, Any]:
+def _words(sqnr_db: float) -> str:
+    return f"{sqnr_db:.1f}" if math.isfinite(sqnr_db) else ("exact" if sqnr_db > 0 else "noise")
+
+
+def _histogram(change: Change) -> dict[str, Any]:
+    """Counts in a byte each, on a logarithmic scale that ends at the largest: report.json has them as they are."""
+    largest = max(*change.before.counts, *change.after.counts, 1)
+    packed = [_packed(counts, largest) for counts in (change.before.counts, change.after.counts)]
+    numbers = (change.after.minimum, change.after.maximum, change.after.mean, change.after.std)
+    sqnr = change.difference.sqnr_db
     return {
-        "name": name,
-        "sqnr": [_finite(one.sqnr_db) for one in differences],
-        "cosine": [_finite(one.cosine) for one in differences],
+        "e": [float(f"{change.low:.6g}"), float(f"{change.high:.6g}")],
+        "c": [*packed, largest],
+        "x": [float(f"{one:.5g}") for one in numbers],
+        "d": round(sqnr, 2) if math.isfinite(sqnr) else _words(sqnr),
     }
 
 
-def _histogram(change: Change | None) -> dict[str, Any] | None:
-    if change is None:
-        return None
-    counts = {"before": change.before.counts, "after": change.after.counts}
-    return {"low": change.low, "high": change.high, **counts}
+def _packed(counts: Sequence[int], largest: int) -> str:
+    scaled = np.rint(255 * np.log1p(counts) / math.log1p(largest)).astype(np.uint8)
+    return base64.b64encode(scaled.tobytes()).decode("ascii")
 
 
-def _finite(value: float) -> float | None:
-    """Returns ``value``; None (no bar) for an infinite number, which an exact result has and JSON cannot hold."""
-    return value if math.isfinite(value) else None
+def _remark(remark: Remark) -> dict[str, Any]:
+    sqnr = _words(remark.sqnr_db) if math.isinf(remark.sqnr_db) else round(remark.sqnr_db, 2)
+    steps = [{"text": one.text, "yaml": one.yaml} for one in remark.steps]
+    return {"n": remark.name, "a": sqnr, "say": remark.finding, "steps": steps}
 
 
-def _number(value: Any, text: Callable[[Any], str]) -> Cell:
-    return Cell(text(value), str(value) if math.isfinite(value) else ("Infinity" if value > 0 else "-Infinity"))
-
-
-def _decibel(value: float) -> str:
-    return f"{value:.1f}" if math.isfinite(value) else ("exact" if value > 0 else "only noise")
-
-
-def _cosine(value: float) -> str:
-    return f"{value:.8f}"
-
-
-def _short(value: float) -> str:
-    return f"{value:.4g}"
+def _finite(value: Any) -> Any:
+    """Infinite numbers, which JSON does not have, as text: ``inf`` is an exact result."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {str(key): _finite(one) for key, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, (list, tuple)) else value

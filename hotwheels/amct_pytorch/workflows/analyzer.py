@@ -5,7 +5,8 @@ HiSilicon's AMCT manual, chapter "Error analysis" [误差分析功能的使用�
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ..backends.fx.float_prefix import FloatPrefix, WritesInPlace
 from ..backends.fx.interpreters import NodeResult
 from ..backends.fx.quant_graph_module import QuantGraphModule
 from ..errors import UnsupportedModelError
@@ -28,14 +30,17 @@ from ..report.analysis import (
     Difference,
     LayerChange,
     LayerEffect,
+    LayerSettings,
     NodeSimilarity,
     compare,
     describe_change,
     floating_tensors,
     group_by_size,
+    merged,
     why_incomparable,
 )
 from ..torch_private import pytree
+from .analysis_remarks import layer_settings, read_on, with_remarks
 from .arguments import as_inputs, check_model
 from .integer_share import measured_share
 from .kept_state import copies_of, kept_state
@@ -44,45 +49,65 @@ from .static import default_quantized_copy
 
 _log = get_logger(__name__)
 
-_KEPT_BYTES = 1 << 30  # float results kept at a time; if there are more, the float model runs once per group
+# Bytes of float results, and as many of fake_quant, kept at a time; if there are more, the models run once per group.
+_KEPT_BYTES = 1 << 29
 _STATES = {"fake_quant": Mode.FAKE_QUANT, "real_quant": Mode.REAL_QUANT}
 
 _Watch = Callable[[str, str, Tensor], None]  # node, name of the tensor, tensor
 
 
 class QuantAnalyzer:
-    """Compares a quantized model, layer by layer, with the same model in float, and writes three reports.
+    """Compares a quantized model, layer by layer, with its float self and writes a report in three views.
 
     Args:
       model: Calibrated quantized model in any state, or a module that contains one; its state is restored afterwards.
         Or a float model: a copy of it is quantized with the default configuration and calibrated with ``inputs``.
       inputs: The input of the model, a tensor or the positional arguments of its forward.
       save_dir: Folder of the reports; created if it does not exist.
+      more_inputs: Further batches, each like ``inputs``; the figures are those of all batches (`analysis.merged`).
+      evaluate: Called with the quantized model in several states, returns a number such as an accuracy; the report
+        shows the numbers. None: no such numbers.
     """
 
-    def __init__(self, model: nn.Module, inputs: Any, save_dir: str | Path) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Any,
+        save_dir: str | Path,
+        *,
+        more_inputs: Iterable[Any] = (),
+        evaluate: Callable[[nn.Module], float] | None = None,
+    ) -> None:
         function = "QuantAnalyzer"
         self._model = check_model(function, model)
-        self._inputs = as_inputs(inputs)
+        self._batches = [as_inputs(inputs), *map(as_inputs, more_inputs)]
         self._save_dir = check_path(function, "save_dir", save_dir)
+        self._evaluate = evaluate
 
     @torch.no_grad()
     def analyze(self) -> dict[str, Any]:
         """Writes the reports and returns their numbers (`Analysis.as_dict`).
 
-        ``layerwise_analysis_report.html``: the effect of each layer, quantized alone, on the outputs; one forward per
-        layer. ``graphwise_analysis_report.html``: the difference of the result of every node from float, in fake_quant
-        and in real_quant. ``statistic_analysis_report.html``: the distributions of outputs and weights of the layers
-        before and after quantization.
+        One document in three views stands in ``index.html`` and under the three names below, each of which opens its
+        view; ``report.json`` has the figures.
+
+        ``layerwise_analysis_report.html``: what each layer, quantized alone, does to the outputs; what lies in front of
+        the layer is computed once. ``graphwise_analysis_report.html``: how far the result of every node is from float
+        in fake_quant and in real_quant. ``statistic_analysis_report.html``: how outputs and weights of the layers are
+        distributed before and after quantization. The ten worst layers come with the next step as a simple
+        configuration.
 
         Raises:
           CalibrationError: The quantized model is not calibrated.
           UnsupportedModelError: The outputs are neither a tensor nor a list or tuple of tensors, or the float model
             cannot be quantized.
         """
-        quantized = self._model if _is_quantized(self._model) else default_quantized_copy(self._model, self._inputs)
+        name, first = _class_name(self._model), self._batches[0]
+        quantized = self._model if _is_quantized(self._model) else default_quantized_copy(self._model, first)
         with kept_state(quantized):
-            analysis = _Comparison(quantized, self._inputs, type(self._model).__name__).run()
+            comparisons = [_Comparison(quantized, batch, name) for batch in self._batches]
+            analysis = merged([one.run() for one in comparisons])
+            analysis = with_remarks(analysis, quantized, first, self._evaluate)
         for skip in analysis.skipped:
             _log.debug("'%s' is not compared: %s.", skip.name, skip.reason)
         from ..report.html import write_reports  # here, because a page is written by libraries that no other call needs
@@ -110,6 +135,9 @@ class _Comparison:
         self._changes: dict[str, LayerChange] = {}
         self._differences: dict[str, dict[str, Difference]] = {state: {} for state in _STATES}
         self._skipped: dict[str, str] = {}
+        self._steps = {prefix + name: step for prefix, graph in self._graphs.items() for name, step in read_on(graph)}
+        self._fakes: dict[str, Tensor] = {}
+        self._lsbs: dict[str, float] = {}
 
     def run(self) -> Analysis:
         # Layerwise comes first: siblings of a layer quantized alone do not fetch the input that they share with the
@@ -117,6 +145,7 @@ class _Comparison:
         wanted = self._run_watched(Mode.FLOAT, self._measure)
         layerwise = self._layerwise(wanted)
         outputs = self._graphwise(wanted)
+        multiplications = self._multiplications()
         return Analysis(
             model=self._model_name,
             inputs=_in_words(self._inputs),
@@ -125,7 +154,8 @@ class _Comparison:
             statistic=tuple(self._changes.values()),
             outputs=outputs,
             skipped=tuple(Skip(name, reason) for name, reason in self._skipped.items()),
-            multiplications=self._multiplications(),
+            multiplications=multiplications,
+            settings=tuple(LayerSettings(name, layer_settings(layer)) for name, layer in self._layers.items()),
         )
 
     def _multiplications(self) -> IntegerShare | None:
@@ -137,28 +167,43 @@ class _Comparison:
 
     def _layerwise(self, wanted: list[Tensor]) -> tuple[LayerEffect, ...]:
         self._set_mode(Mode.FLOAT)
-        effects = (self._effect(name, wanted) for name in tqdm(self._layers, desc="layerwise analysis", unit="layer"))
-        return tuple(effect for effect in effects if effect is not None)
+        found: dict[str, LayerEffect | None] = {}
+        with tqdm(total=len(self._layers), desc="layerwise analysis", unit="layer") as bar:
+            if isinstance(self._model, QuantGraphModule):
+                with contextlib.suppress(WritesInPlace):
+                    for layer, outputs in FloatPrefix(self._model, copies_of(self._inputs)).outputs():
+                        found[layer.name] = self._effect(layer.name, wanted, _checked_outputs(outputs))
+                        bar.update()
+            # A layer must not overwrite what siblings in float read as well.
+            with contextlib.ExitStack() as stack:
+                for graph in self._graphs.values():
+                    stack.enter_context(graph.keeping_inputs())
+                for name, layer in self._layers.items():
+                    if name not in found:
+                        layer.mode = Mode.FAKE_QUANT
+                        found[name] = self._effect(name, wanted, self._forward())
+                        layer.mode = Mode.FLOAT
+                        bar.update()
+        return tuple(effect for effect in map(found.get, self._layers) if effect is not None)
 
-    def _effect(self, name: str, wanted: list[Tensor]) -> LayerEffect | None:
+    def _effect(self, name: str, wanted: list[Tensor], got: list[Tensor]) -> LayerEffect | None:
         layer = self._layers[name]
         if not layer.is_quantized:
             self._skipped[name] = "its inputs are not floating tensors"
             return None
-        layer.mode = Mode.FAKE_QUANT
-        differences = self._compare_outputs(wanted, self._forward(), f"with {name} quantized")
-        layer.mode = Mode.FLOAT
+        differences = self._compare_outputs(wanted, got, f"with {name} quantized")
         return LayerEffect(name=name, op=layer.op.name, outputs=differences) if differences else None
 
     def _graphwise(self, wanted: list[Tensor]) -> dict[str, dict[int, Difference]]:
         outputs: dict[str, dict[int, Difference]] = {}
-        for names in group_by_size(self._sizes, _KEPT_BYTES) or [set()]:
+        for names in tqdm(group_by_size(self._sizes, _KEPT_BYTES) or [set()], desc="graphwise analysis", unit="group"):
             outputs = self._compare_group(names, wanted)
         return outputs
 
     def _compare_group(self, names: set[str], wanted: list[Tensor]) -> dict[str, dict[int, Difference]]:
         """Compares the tensors ``names``, and returns the differences of the outputs, in every state."""
         floats = self._float_results(names)
+        self._fakes.clear()
         outputs = {}
         for state, mode in _STATES.items():
             got = self._run_watched(mode, self._comparer(floats, state))
@@ -185,6 +230,11 @@ class _Comparison:
                 self._skipped[name] = reason
                 return
             self._differences[state][name] = compare(before, after)
+            step = self._steps.get(node)
+            if step is not None and state == "fake_quant":
+                self._fakes[name] = after.clone()
+            elif step is not None and name in self._fakes:
+                self._lsbs[name] = float((after.double() - self._fakes.pop(name).double()).abs().max()) / step
             if state == "fake_quant" and node in self._layers:
                 self._changes[name] = _layer_change(name, self._layers[node], describe_change(before, after))
 
@@ -193,7 +243,13 @@ class _Comparison:
     def _similarities(self) -> tuple[NodeSimilarity, ...]:
         fake, real = (self._differences[state] for state in ("fake_quant", "real_quant"))
         return tuple(
-            NodeSimilarity(name=name, is_quantized=node in self._layers, fake_quant=fake[name], real_quant=real[name])
+            NodeSimilarity(
+                name=name,
+                is_quantized=node in self._layers,
+                fake_quant=fake[name],
+                real_quant=real[name],
+                max_lsb=self._lsbs.get(name),
+            )
             for name, node in self._node_of.items()
             if name in fake and name in real
         )
@@ -221,6 +277,12 @@ class _Comparison:
 
     def _forward(self) -> list[Tensor]:
         return _checked_outputs(self._model(*copies_of(self._inputs)))
+
+
+def _class_name(model: nn.Module) -> str:
+    """The class of the user's model: a quantized one knows that of the model it was traced from."""
+    origin = model.origin if isinstance(model, QuantGraphModule) else None
+    return (origin.class_name if origin is not None else "") or type(model).__name__
 
 
 def _is_quantized(model: nn.Module) -> bool:

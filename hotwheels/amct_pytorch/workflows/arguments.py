@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 
 from torch import nn
 
+from ..backends.float_model import refuse_arrays
 from ..files import check_input_file, check_path
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -42,8 +43,14 @@ def check_aliases(function: str, name: str, value: Any, alias: str, alias_value:
 
 
 def as_inputs(input_data: Any) -> tuple[Any, ...]:
-    """Returns the positional arguments of a forward; a bare tensor is a tuple of one (spec 1.6)."""
-    return tuple(input_data) if isinstance(input_data, (tuple, list)) else (input_data,)
+    """Returns the positional arguments of a forward; a bare tensor is a tuple of one (spec 1.6).
+
+    Raises:
+      TypeError: One of them is a NumPy array.
+    """
+    inputs = tuple(input_data) if isinstance(input_data, (tuple, list)) else (input_data,)
+    refuse_arrays(inputs)
+    return inputs
 
 
 def as_example(input_data: Any) -> tuple[Any, ...] | None:

@@ -16,14 +16,22 @@ from ..plan.quant_plan import QuantPlan
 _log = get_logger(__name__)
 
 
-def checked_plan(graph: OpGraph, config: QuantConfig, tell: Callable[[Sequence[Violation]], None]) -> QuantPlan:
-    """Returns the plan of ``graph`` with ``config``; calls ``tell`` with the rules of the hardware that are broken.
+def checked_plan(
+    graph: OpGraph,
+    config: QuantConfig,
+    tell: Callable[[Sequence[Violation]], None],
+    *,
+    allows_cube_only: bool = False,
+) -> QuantPlan:
+    """Returns the plan that ``config`` makes of ``graph``; ``tell`` gets the rules of the hardware that are broken.
+
+    ``allows_cube_only`` as in `find_violations`.
 
     Raises:
       ConfigError: No layer is enabled.
     """
     check_any_enabled(config)
-    tell(find_violations(graph, config))
+    tell(find_violations(graph, config, allows_cube_only=allows_cube_only))
     plan = make_plan(graph, config)
     for skip in plan.skips:
         _log.debug("Layer '%s' is not quantized: %s.", skip.name, skip.reason)
@@ -31,9 +39,15 @@ def checked_plan(graph: OpGraph, config: QuantConfig, tell: Callable[[Sequence[V
 
 
 def warn(violations: Sequence[Violation]) -> None:
-    """Logs a WARNING for each broken rule: on the FX path they are no errors (spec 13.1)."""
+    """Writes a WARNING for each rule that is broken, with all places: on the FX path they are no errors (spec 13.1)."""
+    broken: dict[int, list[Violation]] = {}
     for one in violations:
-        _log.warning("%s", one.reason)
+        broken.setdefault(one.rule, []).append(one)
+    for places in broken.values():
+        first = places[0]
+        listed = "\n".join(one.reason for one in places)
+        more = " The others likewise." if len(places) > 1 else ""
+        _log.warning("%s\nRepair of '%s': %s.%s", listed, first.name, first.repair, more)
 
 
 def refuse(violations: Sequence[Violation]) -> None:

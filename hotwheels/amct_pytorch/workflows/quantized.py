@@ -68,14 +68,16 @@ def the_quantized_graph(function: str, model: nn.Module) -> QuantGraphModule:
 
 
 def require_calibration(quantized: QuantGraphModule) -> None:
-    """Raises CalibrationError, with the names, if layers are not calibrated."""
-    missing = uncalibrated(quantized)
+    """Raises CalibrationError, with the names, if layers have no grids yet."""
+    missing: dict[str, list[str]] = {}
+    for name in uncalibrated(quantized):
+        missing.setdefault(quantized.quantized_layers[name].calibration_progress, []).append(name)
     if missing:
-        progress = quantized.quantized_layers[missing[0]].progress
-        seen = f" Layer '{missing[0]}': {progress}." if progress else ""
+        groups = (f"{f'{progress} by ' if progress else ''}{', '.join(names)}" for progress, names in missing.items())
         msg = (
-            f"Calibration is not complete, {len(missing)} layers have no parameters: {', '.join(missing)}.{seen} Run"
-            " enable_quantization(model, calibration=True) and at least batch_num forwards first."
+            f"Calibration is not complete, {sum(map(len, missing.values()))} layers have no parameters:"
+            f" {'; '.join(groups)}. Run enable_quantization(model, calibration=True) and at least batch_num forwards"
+            " first."
         )
         raise CalibrationError(msg)
 

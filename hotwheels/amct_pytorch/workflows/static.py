@@ -10,25 +10,28 @@ import torch
 from torch import nn
 
 from ..backends.fx.backend import FxBackend
-from ..backends.fx.quant_graph_module import QuantGraphModule
+from ..backends.fx.quant_graph_module import QuantGraphModule, shapes_of
 from ..backends.fx.write.example_call import make_example_call, positional_inputs
 from ..config.fx.expand import expand
 from ..config.fx.json_config import check_any_enabled, read_config
 from ..config.fx.json_config import write_config as write_document
 from ..config.fx.simple_config import SimpleConfig
 from ..core.host_memory import keep_freed_memory_for
+from ..errors import ExportError
 from ..files import PathLike
+from ..log import one_warning_per_cause
 from ..nn.mode import Mode
 from ..ops.registry import Registry
 from ..plan.planner import make_plan
 from ..record import Record
-from ..report.picture import draw
+from ..report.graph_boxes import draw_float, draw_quantized
 from .advice import log_advice, log_calibrated_advice
 from .kept_state import copies_of
 from .onnx_setting import check_setting
 from .planning import checked_plan, warn
 from .quantized import require_calibration
 from .refine_model import refine_if_asked
+from .stages import tell_folds, tell_placed, tell_record
 from .twin_check import check_against_twin
 
 Inputs = tuple[Any, ...]
@@ -41,18 +44,22 @@ def write_config(path: Path, model: nn.Module, simple: SimpleConfig | None, inpu
     return len(graph.quantizable)
 
 
-def quantize(config_file: Path, model: nn.Module, inputs: Inputs | None) -> QuantGraphModule:
-    """Returns ``model`` quantized as ``config_file`` says, in float state; draws pictures of both beside the file."""
+def quantize(config_file: Path, model: nn.Module, inputs: Inputs | None, *, draws: bool = True) -> QuantGraphModule:
+    """Returns ``model`` quantized as ``config_file`` says, in float state; ``draws`` pictures of both graphs."""
     keep_freed_memory_for(model)
     backend = FxBackend(model, Registry(), inputs=inputs)
     graph = backend.graph()
     config = read_config(config_file, graph)
-    plan = checked_plan(graph, config, warn)
-    draw(backend.traced, config_file.with_name("float.svg"))
+    plan = checked_plan(graph, config, warn, allows_cube_only=True)
+    if draws:
+        draw_float(backend.traced, graph, config_file.with_name("float.svg"))
+    tell_folds(plan)
     origin = backend.origin(graph, config)
     log_advice(origin.advice)
     quantized = backend.place(plan, origin)
-    draw(quantized, config_file.with_name("quant.svg"))
+    tell_placed(quantized)
+    if draws:
+        draw_quantized(quantized, graph, config_file.with_name("quant.svg"))
     return quantized
 
 
@@ -96,14 +103,30 @@ def save(
     log_calibrated_advice(quantized)
     example = make_example_call(quantized, inputs)
     setting = check_setting(export_setting)
-    with torch.no_grad():
+    with torch.no_grad(), one_warning_per_cause():
         layers = quantized.quantized_layers.items()
         record = Record({name: layer.record() for name, layer in layers if layer.is_quantized})
+    tell_record(record)
     if golden_inputs is not None:
         make_example_call(quantized, golden_inputs)  # before anything is written: whether they are arguments of it
-    for given in (inputs, golden_inputs):
-        if given is not None:
-            check_against_twin(quantized, given)
-    return write_onnx_files(
-        quantized, record, prefix, example=example, setting=setting, registry=Registry(), golden_inputs=golden_inputs
-    )
+    try:
+        for given in (inputs, golden_inputs):
+            if given is not None:
+                check_against_twin(quantized, given)
+        return write_onnx_files(
+            quantized, record, prefix, example=example, setting=setting, registry=Registry(), golden_inputs=golden_inputs
+        )
+    except ExportError as error:
+        error.args = (f"{error}{_other_shapes(quantized, inputs)}", *error.args[1:])
+        raise
+
+
+def _other_shapes(quantized: QuantGraphModule, inputs: Inputs) -> str:
+    """Says which inputs have other sizes than in calibration, apart from the batch; empty if none has."""
+    given, seen = shapes_of(quantized, inputs, {}), quantized.seen_shapes
+    other = [
+        f"'{name}' is {list(shape)}, in calibration it was {list(seen[name])}"
+        for name, shape in given.items()
+        if name in seen and (len(shape) != len(seen[name]) or shape[1:] != seen[name][1:])
+    ]
+    return f"\ninput_data: {'; '.join(other)}." if other else ""

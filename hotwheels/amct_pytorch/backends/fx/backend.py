@@ -70,6 +70,7 @@ class FxBackend:
         if any(isinstance(module, QuantizedLayer) for module in model.modules()):
             raise UnsupportedModelError("The model is quantized already. Pass the float model.")
         model = unwrapped(model)
+        self._class_name = type(model).__name__
         self._takes_other_floats = needs_float32(model)
         model = copied(model, copies_tensors)
         self._traced = trace_attention(model) or trace(
@@ -106,7 +107,7 @@ class FxBackend:
         """Returns the model's ``graph``, its settings and the advice that needs no data. Call it before `place`."""
         model = ConfiguredGraph(graph, config, handed_on=handed_on_nodes(self._traced))
         advice = (*model_advice(self._traced, model, self._registry), *sibling_advice(model))
-        return Origin(model, advice, config.refine)
+        return Origin(model, advice, config.refine, class_name=self._class_name)
 
     def place(self, plan: QuantPlan, origin: Origin | None = None) -> QuantGraphModule:
         """Returns the quantized model, which keeps its ``origin``. Changes the traced copy, so call it last."""

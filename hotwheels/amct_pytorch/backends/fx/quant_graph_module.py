@@ -24,12 +24,13 @@ from ...quantizers.learning.recompute import is_recomputing
 from ...quantizers.meeting import report_failure
 from ...torch_private import pytree, unsaved_buffers
 from ..calibration_forward import any_forward, calibration_forward
-from ..float_model import in_float32
+from ..float_model import in_float32, refuse_arrays
 from ..layer_container import LAYERS, LayerContainer, follow_flag, layers_by_name
 from ..real_quant.real_gradient import with_gradient_of
 from ..standing_modules import follow_modules
 from .float_twin import FloatTwin
 from .interpreters import RealQuantInterpreter, RecordingInterpreter, Watcher
+from .notebook import table_of
 from .portable_graph import dump_graph, load_graph
 
 
@@ -42,12 +43,14 @@ class Origin:
       advice: What was found before calibration.
       refine: What the configuration asks to be refined when calibration is complete; None: nothing.
       is_advised: Whether the log has the advice that calibration gives, which is said once.
+      class_name: Class of the user's model.
     """
 
     model: ConfiguredGraph
     advice: tuple[Advice, ...]
     refine: RefineConfig | None = None
     is_advised: bool = False
+    class_name: str = ""
 
 
 class QuantGraphModule(fx.GraphModule):
@@ -157,6 +160,14 @@ class QuantGraphModule(fx.GraphModule):
         kept: list[tuple[Any, ...]] = self.__dict__.setdefault("_kept_batches", [])
         return kept
 
+    @property
+    def seen_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the arguments of the last forward that observed, by name; empty if none did in this process."""
+        return dict(self.__dict__.get("_seen_shapes", {}))
+
+    def _repr_html_(self) -> str:
+        return table_of(self.quantized_layers, self.mode.name)
+
     def train(self, mode: bool = True) -> QuantGraphModule:
         """Sets the training mode, except for BatchNorms that are frozen."""
         super().train(mode)
@@ -173,11 +184,14 @@ class QuantGraphModule(fx.GraphModule):
 
     def _run(self, generated: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         watcher: Watcher | None = self.__dict__.pop("_watcher", None)
+        refuse_arrays((*args, *kwargs.values()))
         if self.takes_other_floats:
             args, kwargs = in_float32(args), in_float32(kwargs)
         mode = self.mode
         observes = mode.observes and not is_recomputing()
         self.follow_modules()
+        if observes:
+            self.__dict__["_seen_shapes"] = shapes_of(self, args, kwargs)
         follow_flag(self, _layers_of(self))
         with calibration_forward(self, _layers_of(self)) if observes else contextlib.nullcontext(), any_forward():
             if mode is Mode.REAL_QUANT:
@@ -249,6 +263,13 @@ def _picture_count(batch: tuple[Any, ...]) -> int:
     """Returns the size of the first axis of the first tensor that has one."""
     sizes = (len(leaf) for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim())
     return next(sizes, 1)
+
+
+def shapes_of(module: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of every tensor among the arguments of a forward, by the name of the argument."""
+    names = [str(node.target) for node in module.graph.nodes if node.op == "placeholder"]
+    given = dict(zip(names, args, strict=False)) | kwargs
+    return {name: tuple(value.shape) for name, value in given.items() if isinstance(value, torch.Tensor)}
 
 
 def _new(cls: type[QuantGraphModule]) -> QuantGraphModule:

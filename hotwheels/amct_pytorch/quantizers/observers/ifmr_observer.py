@@ -147,10 +147,8 @@ class IFMRObserver(RangeObserver):
         result, self.extremes = self._search(statistics, kept)
         self._store(result.low, result.high, result.scale, result.offset)
         if is_empty_range(self.min_val, self.max_val, self._spec):
-            _LOGGER.warning(
-                "Layer '%s': the calibration data is (almost) all zero; scale 1 and offset %d are used.",
-                self.object_layer, int(self.zero_point),
-            )  # fmt: skip
+            said = f"the calibration data is (almost) all zero; scale 1 and offset {int(self.zero_point)} are used."
+            _LOGGER.warning_of_layer(self.object_layer, said)
 
     def _search(self, statistics: RangeStatistics | None, kept: list[Tensor]) -> tuple[IfmrResult, tuple[float, float]]:
         """Returns the result of the search, and the smallest and the largest value that was searched."""

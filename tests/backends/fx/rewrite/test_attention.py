@@ -30,9 +30,9 @@ from tests.support.attention_nets import (
     sequences,
     traced,
 )
-from tests.support.fixtures import one_thread, seeded, undrawn
+from tests.support.fixtures import one_thread, seeded
 
-__all__ = ["one_thread", "seeded", "undrawn"]
+__all__ = ["one_thread", "seeded"]
 
 
 class Attend(nn.Module):

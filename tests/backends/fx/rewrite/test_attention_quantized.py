@@ -27,10 +27,10 @@ from tests.support.attention_nets import (
     sequences,
 )
 from tests.support.exact_pair import assert_exact
-from tests.support.fixtures import one_thread, seeded, undrawn
+from tests.support.fixtures import one_thread, seeded
 from tests.support.fx_path import quantize, run_fake, run_float, run_onnx, run_real
 
-__all__ = ["one_thread", "seeded", "undrawn"]
+__all__ = ["one_thread", "seeded"]
 
 
 @pytest.mark.parametrize("name", [*NETS, *RECURRENT])

@@ -13,7 +13,7 @@ from ....nn.quantized_layer import QuantizedLayer
 from ....quantizers.learning.recompute import is_recomputing
 from ....quantizers.rollback import all_or_nothing
 from ...calibration_forward import any_forward, calibration_forward
-from ...float_model import in_float32
+from ...float_model import in_float32, refuse_arrays
 from ...layer_container import LayerContainer, follow_flag
 from ...standing_modules import follow_modules
 from ..forwards import FORWARD, OriginalForward, Replacement, replace_forward
@@ -66,6 +66,7 @@ class SessionForward(Replacement):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the model as one batch of the session, or in the mode that ``enable_quantization`` has set."""
+        refuse_arrays((*args, *kwargs.values()))
         if self.takes_other_floats:
             args, kwargs = in_float32(args), in_float32(kwargs)
         if is_recomputing():  # the session has counted this forward

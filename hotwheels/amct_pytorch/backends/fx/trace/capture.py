@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import nn
@@ -12,7 +14,9 @@ from torch.fx import GraphModule
 from ....log import get_logger
 from ...example import Example
 from .guided.capture import trace_guided
+from .own_errors import error_of_call, with_place
 from .stock import trace_stock
+from .trace_errors import UntraceableError
 from .tracer import LeafRule, LeafRules, callee_in_force
 
 _log = get_logger(__name__)
@@ -38,9 +42,32 @@ def trace(
 
     Raises:
       UnsupportedModelError: The model cannot be traced; the message shows the line and a way to rewrite it.
+      Exception: The user's own code fails, traced or not: what it raises, with a note of the layer and the line.
     """
     rules = LeafRules(tuple(leaf_packages), is_leaf_type)
-    with _TRACING:
+    with _TRACING, _without_torch_log():
         if inputs is None:
             return trace_stock(model, rules)
-        return trace_guided(model, rules, Example.of(inputs, callee_in_force(model) or model.forward))
+        example = Example.of(inputs, callee_in_force(model) or model.forward)
+        try:
+            return trace_guided(model, rules, example)
+        except UntraceableError as error:
+            own = error_of_call(model, example)
+            if own is None:
+                raise
+            raise with_place(own, model, error.problem.module_path) from None
+
+
+@contextlib.contextmanager
+def _without_torch_log() -> Iterator[None]:
+    """Keeps torch from writing a traceback of hundred lines for an operation that fails on tensors without data.
+
+    The error is raised all the same.
+    """
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    was_disabled = logger.disabled
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = was_disabled

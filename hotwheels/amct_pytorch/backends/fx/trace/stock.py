@@ -9,6 +9,7 @@ from torch.fx import GraphModule
 
 from ....log import get_logger
 from .frozen import add_check
+from .own_errors import is_own_mistake, with_place
 from .run import Trace, run, traced_again
 from .trace_errors import WITH_EXAMPLE, explain
 from .tracer import AmctTracer, LeafRules
@@ -40,6 +41,8 @@ def trace_stock(model: nn.Module, rules: LeafRules) -> GraphModule:
             tell_branches(model, found.branches, functools.partial(traced_again, model, found))
             return found.module
     error, path = attempts.failures[0]
+    if is_own_mistake(error):
+        raise with_place(error, model, path)
     raise explain(error, path) from error
 
 

@@ -95,4 +95,5 @@ def _run(walk: GraphWalk, call: ExampleCall, setting: dict[str, Any]) -> ir.Mode
     except ExportError:
         raise
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        raise ExportError(f"The model cannot be exported to ONNX with this input_data: {error}") from error
+        said = str(error).partition("\nUse tlparse")[0]  # torch's tool for another kind of graph
+        raise ExportError(f"The model cannot be exported to ONNX with this input_data: {said}") from error

@@ -1,0 +1,81 @@
+"""The boxes of float.svg and quant.svg, made from the traced graph and what is known of its nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, fx
+
+from ..backends.fx.quant_graph_module import QuantGraphModule
+from ..backends.fx.read.called import callable_of
+from ..graph import OpGraph
+from ..nn.quantized_layer import QuantizedLayer
+from .picture import Box, write_picture
+
+
+def draw_float(traced: fx.GraphModule, graph: OpGraph, path: Path) -> None:
+    """Writes the picture of the float graph."""
+    write_picture(list(_boxes(traced, graph, "plain")), path)
+
+
+def draw_quantized(quantized: QuantGraphModule, graph: OpGraph, path: Path) -> None:
+    """Writes the picture of the quantized graph: what is quantized is coloured, what is not says why."""
+    write_picture(list(_boxes(quantized, graph, "float")), path)
+
+
+def _boxes(module: fx.GraphModule, graph: OpGraph, kind: str) -> Iterator[Box]:
+    for node in module.graph.nodes:
+        if node.op == "get_attr":  # parameters and buffers
+            continue
+        inputs = tuple(one.name for one in node.all_input_nodes)
+        layer = callable_of(module, node) if node.op == "call_module" else None
+        if isinstance(layer, QuantizedLayer):
+            yield Box(node.name, _bits(layer), "quantized", inputs, _block(graph, layer.name), _note(node, layer))
+        elif node.op in ("placeholder", "output"):
+            yield Box(node.name, "input" if node.op == "placeholder" else "output", "end", inputs, "", _shape(node))
+        else:
+            yield Box(
+                node.name, _operation(graph, node), kind, inputs, _block(graph, node.name), _why(graph, node, kind)
+            )
+
+
+def _operation(graph: OpGraph, node: fx.Node) -> str:
+    known = graph.nodes.get(node.name)
+    return (
+        known.type.removeprefix("torch.") if known is not None else str(getattr(node.target, "__name__", node.target))
+    )
+
+
+def _bits(layer: QuantizedLayer) -> str:
+    data = "/".join(str(one.num_bits) for one in layer.activation)
+    weight = f", weight {layer.weight.num_bits}" if layer.weight is not None else ""
+    return f"{layer.op.name}: {data} bits{weight}"
+
+
+def _note(node: fx.Node, layer: QuantizedLayer) -> str:
+    quantizers: dict[str, Any] = {f"input {index}": one for index, one in enumerate(layer.activation)}
+    if layer.weight is not None:
+        quantizers["weight"] = layer.weight
+    texts = [f"{what}: {type(one).__name__}({one.extra_repr()})" for what, one in quantizers.items()]
+    return "; ".join(filter(None, [_shape(node), *texts]))
+
+
+def _why(graph: OpGraph, node: fx.Node, kind: str) -> str:
+    known = graph.nodes.get(node.name)
+    if kind == "plain" or known is None:
+        return _shape(node)
+    reason = known.unquantizable or ("quant_enable is false" if known.is_quantizable else "")
+    return "; ".join(filter(None, [_shape(node), f"in float: {reason}" if reason else "in float"]))
+
+
+def _shape(node: fx.Node) -> str:
+    value = node.meta.get("val")
+    return f"shape {list(value.shape)}" if isinstance(value, Tensor) else ""
+
+
+def _block(graph: OpGraph, name: str) -> str:
+    known = graph.nodes.get(name)
+    path = known.module_path if known is not None else None
+    return path.rpartition(".")[0] if path else ""

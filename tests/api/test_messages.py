@@ -1,0 +1,297 @@
+"""What users read: one warning per cause, how far a calibration is, sizes, arrays, and errors of their own."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import hotwheels.amct_pytorch as amct
+from tests.support.log_lines import LogLines
+from tests.support.nets import Residual
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = sorted((ROOT / "sample" / "quantize_conf").glob("cube_only*.yaml"))
+
+
+class Mlp(nn.Module):
+    """Linear layers on three dimensions: each is worth a warning of one and the same text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(6, 6) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def quantized(model: nn.Module, folder: Path, definition: Path | None = None) -> nn.Module:
+    model = model.eval()
+    amct.create_quant_config_fx(folder / "config.json", model, definition)
+    result = amct.create_quant_model_fx(folder / "config.json", model)
+    amct.enable_quantization(result, calibration=True)
+    return result
+
+
+def test_layers_with_one_cause_are_one_warning(tmp_path: Path, log_lines: LogLines) -> None:
+    model = quantized(Mlp(), tmp_path)
+    with torch.no_grad():
+        model(torch.rand(2, 3, 6))
+    (found,) = [line for line in log_lines.warnings if "3 dimensions" in line]
+    assert found.startswith("4 layers: input has 3 dimensions")
+    assert found.endswith("Layers: 'layers_0', 'layers_1', 'layers_2', 'layers_3'.")
+
+
+def test_a_single_layer_is_named_first(tmp_path: Path, log_lines: LogLines) -> None:
+    model = quantized(Outer(nn.Linear(6, 6)), tmp_path)
+    with torch.no_grad():
+        model(torch.rand(2, 3, 6))
+    (found,) = [line for line in log_lines.warnings if "3 dimensions" in line]
+    assert found.startswith("Layer 'block': input has 3 dimensions")
+
+
+def test_warnings_are_told_when_the_forward_fails(tmp_path: Path, log_lines: LogLines) -> None:
+    model = quantized(Mlp(), tmp_path)
+    model.quantized_layers["layers_2"].register_forward_pre_hook(_fail)
+    with pytest.raises(RuntimeError, match="on purpose"):
+        model(torch.rand(2, 3, 6))
+    assert any(line.startswith("2 layers: input has 3 dimensions") for line in log_lines.warnings)
+
+
+def _fail(*_: object) -> None:
+    raise RuntimeError("on purpose")
+
+
+class Siblings(nn.Module):
+    """Three pairs of siblings which a configuration can tear apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = nn.ModuleList(nn.Conv2d(3, 3, 1) for _ in range(3))
+        self.right = nn.ModuleList(nn.Conv2d(3, 3, 1) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for left, right in zip(self.left, self.right, strict=True):
+            x = torch.relu(left(x) + right(x))
+        return x
+
+
+def test_a_broken_rule_is_one_warning_with_all_places_and_a_repair(tmp_path: Path, log_lines: LogLines) -> None:
+    model = Siblings().eval()
+    (tmp_path / "skip.yaml").write_text("skip_layers: [right_0, right_1, right_2]\n")
+    amct.create_quant_config_fx(tmp_path / "config.json", model, tmp_path / "skip.yaml")
+    amct.create_quant_model_fx(tmp_path / "config.json", model)
+    found = [line for line in log_lines.warnings if "should have consistent quant_enable" in line]
+    assert len(found) == 1
+    *places, repair = found[0].splitlines()
+    assert len(places) == 3
+    assert repair.startswith("Repair of 'right_0': in config.json set")
+
+
+@pytest.mark.parametrize("definition", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_files_warn_of_nothing_in_their_own_sample(
+    definition: Path, tmp_path: Path, log_lines: LogLines
+) -> None:
+    pytest.importorskip("sklearn")
+    from sample.common.zoo import RECIPES
+
+    torch.manual_seed(0)
+    model = RECIPES["resnet50"].build()
+    for one in model.modules():
+        if isinstance(one, nn.BatchNorm2d):  # as after training: at first each block's last factor is 0
+            nn.init.ones_(one.weight)
+    result = quantized(model, tmp_path, definition)
+    with torch.no_grad():
+        result(torch.rand(2, 3, 32, 32))
+    amct.enable_quantization(result, fake_quant=True)
+    assert SHIPPED
+    assert [line for line in log_lines.warnings if "is not drawn" not in line] == []
+
+
+def test_a_torn_pair_of_cube_operations_is_told_all_the_same(tmp_path: Path, log_lines: LogLines) -> None:
+    (tmp_path / "skip.yaml").write_text(
+        "common_config: {quant_enable: false}\noverride_layer_configs: [{layer_name: left_0}]\n"
+    )
+    quantized(Siblings(), tmp_path, tmp_path / "skip.yaml")
+    assert any("must be quantized as it is an operation calculated on CUBE" in line for line in log_lines.warnings)
+
+
+def test_how_many_batches_a_layer_has_seen(tmp_path: Path) -> None:
+    (tmp_path / "four.yaml").write_text(
+        "common_config: {activation_quant_params: {quantizer_args: {observer: IFMRObserver, batch_num: 4}}}\n"
+    )
+    model = quantized(Residual(), tmp_path, tmp_path / "four.yaml")
+    with torch.no_grad():
+        model(torch.rand(2, 3, 8, 8))
+    with pytest.raises(amct.CalibrationError, match="1 of 4 batches seen by stem_0, conv1"):
+        amct.save_quant_model_fx(model, tmp_path / "net", torch.rand(1, 3, 8, 8))
+    amct.enable_quantization(model, fake_quant=True)
+    with pytest.raises(amct.CalibrationError, match=r"Layer 'stem_0' is not calibrated \(1 of 4 batches seen\)"):
+        model(torch.rand(1, 3, 8, 8))
+
+
+def test_save_names_the_size_that_is_not_that_of_the_calibration(tmp_path: Path) -> None:
+    model = quantized(Residual(), tmp_path)
+    with torch.no_grad():
+        model(torch.rand(2, 3, 8, 8))
+    with pytest.raises(amct.ExportError) as caught:
+        amct.save_quant_model_fx(model, tmp_path / "net", torch.rand(1, 5, 8, 8))
+    assert "input_data: 'image' is [1, 5, 8, 8], in calibration it was [2, 3, 8, 8]." in str(caught.value)
+    assert "tlparse" not in str(caught.value)
+
+
+ARRAY = np.zeros((1, 3, 8, 8), np.float32)
+
+
+@pytest.mark.parametrize("what", ["config", "dynamic", "forward", "save", "analyze", "check", "refine"])
+def test_arrays_are_told_from_numpy(what: str, tmp_path: Path) -> None:
+    model = quantized(Residual(), tmp_path)
+    with torch.no_grad():
+        model(torch.rand(1, 3, 8, 8))
+    calls: dict[str, Callable[[], object]] = {
+        "config": lambda: amct.create_quant_config_fx(tmp_path / "a.json", Residual().eval(), input_data=ARRAY),
+        "dynamic": lambda: amct.create_quant_config(tmp_path / "a.json", Residual().eval(), ARRAY),
+        "forward": lambda: model(ARRAY),
+        "save": lambda: amct.save_quant_model_fx(model, tmp_path / "net", ARRAY),
+        "analyze": lambda: amct.QuantAnalyzer(model, ARRAY, tmp_path),
+        "check": lambda: amct.check_model(Residual().eval(), ARRAY),
+        "refine": lambda: amct.refine(model, [ARRAY]),
+    }
+    with pytest.raises(TypeError, match=r"numpy.ndarray of shape \(1, 3, 8, 8\), not a tensor: pass torch.from_numpy"):
+        calls[what]()
+
+
+# --- errors of the user's own code ---
+
+
+class Broken(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.table = nn.Conv2d(3, 4, 1), {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) + self.table["scale"]  # the user's mistake
+
+
+class Missing(Broken):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) + self.scale
+
+
+class Divides(Broken):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) * (1 / len(self.table))
+
+
+class Outer(nn.Module):
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block(x)
+
+
+EXAMPLE = torch.rand(1, 3, 4, 4)
+
+
+@pytest.mark.parametrize("example", [None, EXAMPLE], ids=["stock", "guided"])
+@pytest.mark.parametrize(
+    ("block", "kind", "text"),
+    [
+        (Broken, KeyError, "'scale'"),
+        (Missing, AttributeError, "has no attribute 'scale'"),
+        (Divides, ZeroDivisionError, ""),
+    ],
+)
+def test_an_error_of_the_users_own_comes_through(
+    block: type[nn.Module], kind: type[Exception], text: str, example: Tensor | None, tmp_path: Path
+) -> None:
+    with pytest.raises(kind) as caught:
+        amct.create_quant_config_fx(tmp_path / "config.json", Outer(block()).eval(), input_data=example)
+    assert type(caught.value) is kind
+    assert text in str(caught.value)
+    (note,) = caught.value.__notes__
+    assert f"layer 'block' ({block.__name__})" in note
+    line = next(
+        frame.lineno + 1
+        for frame in caught.traceback
+        if frame.path == Path(__file__) and frame.name == "forward" and frame.locals.get("self").__class__ is block
+    )
+    assert f'"{__file__}", line {line}' in note
+
+
+class WrongSize(Broken):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(7, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.conv(x).flatten(1))
+
+
+def test_sizes_that_do_not_fit_are_torchs_own_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as caught:
+        amct.create_quant_config_fx(tmp_path / "config.json", WrongSize().eval(), input_data=EXAMPLE)
+    assert not isinstance(caught.value, amct.AmctError)
+    assert "failed while attempting to run meta" not in capfd.readouterr().err
+
+
+class AsksForTheType(Broken):
+    def forward(self, x: Tensor) -> Tensor:
+        if type(x) is not Tensor:
+            raise KeyError("not a tensor")
+        return self.conv(x)
+
+
+class LooksUpASize(Broken):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) * {4: 2.0}[x.shape[2]]
+
+
+@pytest.mark.parametrize("model", [AsksForTheType, LooksUpASize])
+def test_what_only_a_trace_raises_is_an_error_of_the_trace(model: type[nn.Module], tmp_path: Path) -> None:
+    model().eval()(EXAMPLE)
+    with pytest.raises(amct.UnsupportedModelError, match="The model cannot be traced"):
+        amct.create_quant_config_fx(tmp_path / "config.json", model().eval())
+
+
+def test_the_model_is_as_before_when_its_error_comes_through(tmp_path: Path) -> None:
+    class Trains(Broken):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm2d(3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(self.norm(x))
+
+    model = Trains().train()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(KeyError):
+        amct.create_quant_config_fx(tmp_path / "config.json", model, input_data=EXAMPLE)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+# --- stages ---
+
+
+def test_info_has_a_line_per_stage_and_debug_one_per_layer(tmp_path: Path, log_lines: LogLines) -> None:
+    model = quantized(Residual(), tmp_path)
+    with torch.no_grad():
+        model(torch.rand(2, 3, 8, 8))
+    amct.save_quant_model_fx(model, tmp_path / "net", torch.rand(1, 3, 8, 8))
+    stages = [line.split(":")[0].split(" ")[0] for line in log_lines.of("INFO") if "dvice" not in line]
+    assert stages == ["Wrote", "Fold", "Weights", "Calibrated", "Wrote"]
+    debug = log_lines.of("DEBUG")
+    for name in model.quantized_layers:
+        own = [line for line in debug if line.startswith(f"Layer '{name}':")]
+        assert sum("calibrated, input 0" in line for line in own) == 1, own
+        assert sum("saved with" in line for line in own) == 1
+    assert "Layer 'stem_0': 'stem_1' folded into it." in debug
