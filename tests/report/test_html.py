@@ -1,4 +1,4 @@
-"""The reports are well-formed HTML, stand alone, and show the numbers worst first."""
+"""The reports are well-formed HTML without external files, and show the worst numbers first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ModuleHooks: forward hooks and pre-hooks, taken from their module to be run by somebody else."""
+"""ModuleHooks: forward hooks and pre-hooks that are removed from their module, so that the caller runs them."""
 
 from __future__ import annotations
 
