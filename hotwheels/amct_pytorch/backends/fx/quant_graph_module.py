@@ -143,7 +143,7 @@ class QuantGraphModule(fx.GraphModule):
         return self
 
     def follow_modules(self) -> None:
-        """Lets the layers compute with the modules that stand in the model now; see `standing_modules`."""
+        """Makes the layers compute with the present modules of the model; see `standing_modules`."""
         follow_modules(self, _layers_of(self))
 
     def watch_next_forward(self, watcher: Watcher) -> None:
