@@ -16,7 +16,7 @@ LAYERS = "amct_layers"  # its name in the quantized model
 
 @dataclasses.dataclass
 class Standing:
-    """A module of the quantized model that a layer computes with.
+    """A module of the quantized model that a layer uses in its computation.
 
     Attributes:
       module: The module.
