@@ -69,7 +69,7 @@ class BuildKernels(build_ext):
 
 
 def kernels() -> Extension:
-    """Returns core/kernels.c as an optional extension: if its compilation fails, the package is installed without it."""
+    """Returns core/kernels.c as an optional extension: the package is installed even if the compilation fails."""
     exact = ["-O3", "-std=c99", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
     # torch has loaded this library (OpenMP). macOS' compiler lacks it; the kernels then use one thread.
     threads = ["-fopenmp"] if sys.platform.startswith("linux") else []
