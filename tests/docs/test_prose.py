@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parent  # its tests name the phrases
 # A pattern, and the reason why its phrase is refused.
 REFUSED = {
     r"\bDESIGN \d": "it cites a document that is not in this repository",
-    r"\bwe were given\b": "the giver and the file are unknown to the reader: name the document",
+    r"\bwe (?:were|are) given\b": "the giver and the file are unknown to the reader: name the document",
     r"\bwas asked for\b": "it does not say who asked: name the argument or the caller",
     r"\b[Nn]obody (?:has|else|but|sees)\b|\bif nobody\b": "say what is missing: 'None if it was not recorded'",
     r"\bby somebody\b|\bsomebody else\b": "name the caller or the node",
