@@ -1,11 +1,11 @@
 """Traces opaque functions that multiply (``torch.fx.wrap``), if the trace of the model has an example.
 
-The call of such a function is replaced by the function's operations, in nodes called ``<name of the call>_<operation>``;
+The call of such a function is replaced by the function's operations, in nodes ``<name of the call>_<operation>``;
 all other names do not change. So the products inside become layers. A call is not replaced
 
 1. if the function has no product, since no layer would be gained;
 2. if the function cannot be traced for every number of samples;
-3. if it has a dropout, calls a module, or does not return exactly one tensor.
+3. if it has a dropout with p > 0, calls a module, or does not return exactly one tensor.
 """
 
 from __future__ import annotations
