@@ -49,14 +49,14 @@ class BuildProto(Command):
         sources = self.get_source_files()
         if not sources:
             return
-        # A build requirement (pyproject.toml), so it must not be imported where only metadata is asked for.
+        # A build requirement (pyproject.toml), so it must not be imported when only metadata is read.
         from grpc_tools import protoc
 
         if protoc.main(["protoc", "--proto_path=proto", "--python_out=proto", *sources]) != 0:
             raise ExecError(f"protoc failed on {', '.join(sources)}")
 
     def get_source_files(self) -> list[str]:
-        """Returns the ``.proto`` files, relative to the project's root as setuptools wants them."""
+        """Returns the ``.proto`` files, relative to the project's root as setuptools requires."""
         return [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "proto").glob("*.proto"))]
 
 
@@ -79,15 +79,15 @@ class BuildKernels(build_ext):
         return str(Path(*fullname.split("."))) + suffix
 
     def get_export_symbols(self, ext: Extension) -> list[str]:
-        """Returns the functions of the library, instead of a module's initialization; only Windows asks."""
+        """Returns the functions of the library, instead of a module's initialization; used on Windows only."""
         source = (ROOT / ext.sources[0]).read_text(encoding="utf-8")
         return re.findall(r"^\w+ (amct_\w+)\(", source, re.MULTILINE)
 
 
 def kernels() -> Extension:
-    """Returns core/kernels.c as an extension without which the package is installed all the same, where it fails."""
+    """Returns core/kernels.c as an optional extension: the package is installed even if the compilation fails."""
     exact = ["-O3", "-std=c99", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
-    # torch has this library loaded; macOS' compiler does not have it, and without it one thread works.
+    # torch has loaded this library (OpenMP). macOS' compiler lacks it; the kernels then use one thread.
     threads = ["-fopenmp"] if sys.platform.startswith("linux") else []
     is_msvc = sys.platform == "win32"
     return Extension(

@@ -1,4 +1,4 @@
-"""What a checkout says that is not installed, and what a wheel holds."""
+"""The error of a checkout that is not installed, and the content of a wheel."""
 
 from __future__ import annotations
 

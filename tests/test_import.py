@@ -1,6 +1,6 @@
-"""What ``import hotwheels.amct_pytorch`` loads beside torch.
+"""The modules that ``import hotwheels.amct_pytorch`` loads in addition to torch.
 
-Modules are counted rather than seconds: the count does not depend on what else the machine does.
+The tests count modules instead of seconds, because the count does not depend on other load of the machine.
 """
 
 from __future__ import annotations

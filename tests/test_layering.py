@@ -1,4 +1,4 @@
-"""The packages import one way only, and heavy libraries only where docs/architecture.md has them."""
+"""The packages import in one direction only, and heavy libraries only where docs/architecture.md lists them."""
 
 from __future__ import annotations
 

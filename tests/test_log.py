@@ -1,4 +1,4 @@
-"""Logging (spec 1.5): lines, levels, files, and nothing at import. Each case is a process of its own, as the log is."""
+"""Logging (spec 1.5): lines, levels, files, and no logging at import. Each case runs in a new process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Private names of torch stand in one table, and each may be missing."""
+"""All private names of torch are in one table, and each may be missing."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def _run(stages: Stages, architecture: Architecture, folder: Path) -> None:
     if not report.is_static_path_possible:
         dynamic_path.run(stages, subject)
         return
-    # Functions under torch.fx.wrap are looked into where the trace has an example.
+    # With an example, the trace follows functions under torch.fx.wrap.
     has_opaque_functions = any("torch.fx.wrap" in skip.reason for skip in report.skipped)
     static_path.run(stages, subject, follows_example=has_opaque_functions)
 

@@ -27,7 +27,7 @@ FLOAT_SQNR = 96.0
 
 
 def run(stages: Stages, subject: Subject, follows_example: bool = False) -> None:
-    """Runs all stages; the trace ``follows_example``, the test image, or has none."""
+    """Runs all stages; if ``follows_example``, the test image is the example of the trace."""
     quantized = _create(stages, subject, subject.test if follows_example else None)
     with stages.stage("calibrate"):
         amct.enable_quantization(quantized, calibration=True)

@@ -17,7 +17,7 @@ import torch
 from .errors import TorchVersionError
 from .version import TESTED_TORCH
 
-# The name, and what is lost without it. Other places of the same object stand behind a bar.
+# The name, and the feature that is lost without it. Other places of the same object follow after a bar.
 NAMES = MappingProxyType(
     {
         # Fallbacks of our own exist:

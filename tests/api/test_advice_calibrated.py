@@ -1,4 +1,4 @@
-"""Advice that needs data: matmul, inputs of different ranges, siblings; and when the log has it."""
+"""Advice that needs data: matmul, inputs of different ranges, siblings; and when it is logged."""
 
 from __future__ import annotations
 

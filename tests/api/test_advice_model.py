@@ -1,4 +1,4 @@
-"""Advice on how a model is written: what needs no data, but for slices."""
+"""Advice on how a model is written, which needs no data except for slices."""
 
 from __future__ import annotations
 

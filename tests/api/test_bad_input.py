@@ -1,4 +1,4 @@
-"""Wrong input gives the right class and a text that names file, layer, key, nearest names and allowed values."""
+"""Wrong input raises the right error class with a text that names file, layer, key, nearest names, allowed values."""
 
 from __future__ import annotations
 

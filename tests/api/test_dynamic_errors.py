@@ -1,4 +1,4 @@
-"""What the functions of the dynamic path refuse, and with which words (spec 3, 13.1)."""
+"""Input that the functions of the dynamic path refuse, and the texts of the errors (spec 3, 13.1)."""
 
 from __future__ import annotations
 

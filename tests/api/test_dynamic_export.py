@@ -1,4 +1,4 @@
-"""What the exporter would get wrong or leave out on the dynamic path: it is right in the files, or it is said."""
+"""Operations that torch's exporter would write wrongly or omit on the dynamic path: right in the files, or reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training on the dynamic path (spec 3, 9.3, 9.8): from configuration to files, restoring, what is refused."""
+"""Training on the dynamic path (spec 3, 9.3, 9.8): from configuration to files, restoring, refused input."""
 
 from __future__ import annotations
 

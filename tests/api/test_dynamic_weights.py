@@ -1,4 +1,4 @@
-"""Weights however they are spelled: subclasses with a forward of their own, computed weights, forwards of instances."""
+"""Weights in all spellings: subclasses with their own forward, computed weights, forwards set on instances."""
 
 from __future__ import annotations
 

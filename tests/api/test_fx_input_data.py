@@ -1,4 +1,4 @@
-"""input_data of the FX functions: models which a stock trace refuses go the whole way, with names of a stock trace."""
+"""input_data of the FX functions: models that a stock trace refuses are quantized and saved, with the usual names."""
 
 from __future__ import annotations
 

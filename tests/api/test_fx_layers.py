@@ -1,4 +1,4 @@
-"""What the FX path does with single layers: folding, sharing, weights, widths, ranks (spec 4, 6, 8)."""
+"""Single layers on the FX path: folding, sharing, weights, bit widths, ranks (spec 4, 6, 8)."""
 
 from __future__ import annotations
 

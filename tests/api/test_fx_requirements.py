@@ -1,4 +1,4 @@
-"""What the FX path promises about models, states and checkpoints (spec 1.6, 2, 15)."""
+"""Guarantees of the FX path about models, states and checkpoints (spec 1.6, 2, 15)."""
 
 from __future__ import annotations
 

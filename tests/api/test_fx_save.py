@@ -1,4 +1,4 @@
-"""What save_quant_model_fx promises: files, names, settings, the model left as it was (spec 2.4, 11.1)."""
+"""Guarantees of save_quant_model_fx: files, names, settings, the model is unchanged (spec 2.4, 11.1)."""
 
 from __future__ import annotations
 

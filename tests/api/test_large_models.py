@@ -1,4 +1,4 @@
-"""Models above 2 GiB: tensors in a second file, and a save that holds no second copy of them (spec 11.1)."""
+"""Models above 2 GiB: tensors in a second file, and a save that makes no second copy of them (spec 11.1)."""
 
 from __future__ import annotations
 

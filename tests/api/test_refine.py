@@ -1,4 +1,4 @@
-"""refine on the FX path: nearer to the user's float model, still exact, saved, restored and resumed like any model."""
+"""refine on the FX path: closer to the user's float model; exactness, saving, restoring and resuming still hold."""
 
 from __future__ import annotations
 

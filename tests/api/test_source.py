@@ -1,4 +1,4 @@
-"""graph_to_dynamic_module: the file computes what the graph does, and says where an error comes from."""
+"""graph_to_dynamic_module: the file computes the same as the graph, and shows the origin of errors."""
 
 from __future__ import annotations
 

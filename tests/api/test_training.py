@@ -1,4 +1,4 @@
-"""Training of quantized models: what it promises about values, states and resuming (spec 2.1 - 2.3, 5, 6.7)."""
+"""Training of quantized models: guarantees about values, states and resuming (spec 2.1 - 2.3, 5, 6.7)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The capacity table: the installed file, and what users may do to a copy of it."""
+"""The capacity table: the installed file, and users' edits of a copy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``-i``, ``--input_shape`` and MODEL accept, and what they say of bad input."""
+"""Values that ``-i``, ``--input_shape`` and MODEL accept, and the messages for bad input."""
 
 from __future__ import annotations
 

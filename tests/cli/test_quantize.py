@@ -1,4 +1,4 @@
-"""``amct quantize`` and the commands that go on with what it wrote, on a small model."""
+"""``amct quantize`` and the commands that use its files, on a small model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The list of what scripts put around a model. Each entry is run on both paths, calibrated and trained.
+"""The list of PyTorch features that scripts use with a model. Each runs on both paths, calibrated and trained.
 
 docs/machinery.md shows this list as a table.
 """

@@ -1,4 +1,4 @@
-"""Interrupted work: the same forward repeated gives what an undisturbed run gives, wherever the first one stopped."""
+"""Interrupted forwards: repeating the forward has the result of an undisturbed run, wherever the first run stopped."""
 
 from __future__ import annotations
 

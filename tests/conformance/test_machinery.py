@@ -1,4 +1,4 @@
-"""A quantized model is an ordinary PyTorch module: what scripts put around one changes nothing, or is refused."""
+"""A quantized model is an ordinary PyTorch module: features of scripts work as with any module, or are refused."""
 
 from __future__ import annotations
 

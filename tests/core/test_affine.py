@@ -1,4 +1,4 @@
-"""quantize, dequantize and their grids against NumPy in the words of spec 4."""
+"""quantize, dequantize and their grids against the formulas of spec 4 in NumPy."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Products are exact at every width, whatever path they take, right up to the bounds of float32."""
+"""Products are exact at every bit width and with every method, up to the bounds of float32."""
 
 from __future__ import annotations
 

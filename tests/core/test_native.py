@@ -1,4 +1,4 @@
-"""The compiled kernels give what torch gives: values bit for bit, sums but for their last bits."""
+"""The compiled kernels compute the same as torch: values bit for bit, sums except for their last bits."""
 
 import math
 import subprocess

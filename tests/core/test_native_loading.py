@@ -1,4 +1,4 @@
-"""A library that cannot be used means torch's operations and one warning; each is built or damaged for real."""
+"""If the library cannot be used, torch computes and one warning is logged; the tests build or damage real libraries."""
 
 from __future__ import annotations
 

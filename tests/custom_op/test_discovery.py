@@ -1,4 +1,4 @@
-"""A folder put into custom_op is found; one that cannot be used is named and does not stop the others."""
+"""A folder put into custom_op is found; an unusable folder is named, and the others still work."""
 
 from __future__ import annotations
 

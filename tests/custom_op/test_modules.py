@@ -1,4 +1,4 @@
-"""Each extension module gives the values of its torch function and leaves as one ONNX node of the type it names."""
+"""Each extension module computes the values of its torch function and is exported as one ONNX node of its type."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""References in code, tests and pages lead somewhere: ``spec n.m``, links, chapters of the vendor's manual."""
+"""References in code, tests and pages have targets: ``spec n.m``, links, chapters of the vendor's manual."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls that are no layers, between layers: what they do to the integers stands in the file as well."""
+"""Calls between layers that are no layers: the file computes the same integers as these calls."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Recurrent(nn.Module):
 
 
 CALLS: dict[str, Callable[[Tensor], Tensor]] = {
-    "a user's function that hands its argument on": lambda x: stochastic_depth(x, False),
+    "a user's function that returns its argument": lambda x: stochastic_depth(x, False),
     "a user's function of products": lambda x: attention(x),
     "a mask cast to bool": negative,
     "F.fold": fold,

@@ -1,4 +1,4 @@
-"""`compare` names the layer in which a fault was injected, and says what kind of fault it is."""
+"""`compare` names the layer in which a fault was injected, and the kind of the fault."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _METADATA = "amct.deploy.v1"
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
-    """A net of many kinds of layers, saved; its input, what the oracle and torch make of it."""
+    """A saved net with many kinds of layers, its input, and the results of the oracle and of torch."""
     folder = tmp_path_factory.mktemp("compare")
     quantized = quantized_net("mobilenet_v3", "16 bits", folder)
     x = images()

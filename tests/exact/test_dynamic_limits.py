@@ -1,4 +1,4 @@
-"""Out-of-range worlds on the dynamic path: an exact result or an error that names the layer, never a silent one."""
+"""Extreme values on the dynamic path: an exact result or an error that names the layer, never a wrong number."""
 
 from __future__ import annotations
 

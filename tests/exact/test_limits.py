@@ -1,4 +1,4 @@
-"""Out-of-range worlds: an exact result or an error that names the layer, never a silent wrong number."""
+"""Extreme values: an exact result or an error that names the layer, never a wrong number."""
 
 from __future__ import annotations
 

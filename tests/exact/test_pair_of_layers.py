@@ -1,4 +1,4 @@
-"""Layers that become several nodes, or pick pixels by a fraction: pair and oracle find the integers of real_quant."""
+"""Layers that become several nodes, or choose pixels by a fraction: the oracle computes real_quant's integers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is not rounded agrees to the last bits: so only a value beside a rounding tie could differ, and none does."""
+"""Values between roundings agree up to the last bits: only a value near a tie could be rounded differently."""
 
 from __future__ import annotations
 

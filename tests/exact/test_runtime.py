@@ -1,4 +1,4 @@
-"""The one independent runtime: the fake-quant model in onnxruntime, its own integer kernels on, beside real_quant.
+"""The fake-quant model in onnxruntime, an independent runtime, with its integer kernels, compared with real_quant.
 
 The shares are printed (pytest -s); docs/exactness.md lists them.
 """

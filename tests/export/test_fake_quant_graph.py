@@ -1,4 +1,4 @@
-"""What the fake-quant model consists of: pairs, names, opsets; and what is refused."""
+"""The content of the fake-quant model: pairs, names, opsets; and models that are refused."""
 
 import dataclasses
 

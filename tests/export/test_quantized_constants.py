@@ -1,4 +1,4 @@
-"""Weight and bias integers: bit-equal to the torch side, and to a slow search where there is none."""
+"""Weight and bias integers: equal to torch's, or to a slow search if torch computes none."""
 
 import itertools
 from fractions import Fraction

@@ -1,4 +1,4 @@
-"""FileSet: together or not at all, whatever stands at the targets, and errors that name them."""
+"""FileSet: all files are written or none, with any kind of existing target, and errors name the target."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Seal: files of two saves, and files that were changed, are noticed and named."""
+"""Seal: files of two saves, and files that were changed, are found and named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Acts: every public call that writes files, each with two runs whose files differ."""
+"""Acts: every public function that writes files, each with two calls whose files differ."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Kill campaign: a process dies at every write, sync and rename of every call that writes.
+"""Kill campaign: a process dies at every write, sync and rename of every function that writes.
 
-What is left must be whole files of the run before or of the run that died, readers must refuse files of both, and the
-next run must leave its own files and nothing else. ``python -m tests.fuzz.kill --help``.
+The remaining files must be complete files of the run before or of the run that died, readers must refuse a mixture, and
+the next run must leave its own files only. ``python -m tests.fuzz.kill --help``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""torch.ops.pico_ops: registration, gradients, fake kernels and the nodes which the ONNX exporter writes."""
+"""torch.ops.pico_ops: registration, gradients, fake kernels and the nodes that the ONNX exporter writes."""
 
 import dataclasses
 import subprocess

@@ -1,4 +1,4 @@
-"""Quantizing in place saves memory and time, and nobody sees it."""
+"""Quantizing in place saves memory and time, and changes no other result."""
 
 from __future__ import annotations
 

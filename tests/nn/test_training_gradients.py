@@ -1,4 +1,4 @@
-"""Gradients through quantized layers, against smooth surrogates which hold the rounding (spec 5.2, 6.4, 6.7)."""
+"""Gradients through quantized layers, against smooth functions with constant rounding errors (spec 5.2, 6.4, 6.7)."""
 
 from __future__ import annotations
 
@@ -212,5 +212,5 @@ def test_quantized_inputs_are_made_again_for_the_backward_not_kept(tmp_path):
     output = model(torch.randn(64, 3, 5, 5))
     unused = torch.zeros(1).untyped_storage()
     holders = [torch._C._storage_Use_Count(storage._cdata) for storage in (*made, unused)]
-    assert len(made) == 1 and holders[0] == holders[1], "somebody beside this test holds the quantized input"
+    assert len(made) == 1 and holders[0] == holders[1], "an object outside this test holds the quantized input"
     output.sum().backward()

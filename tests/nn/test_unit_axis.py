@@ -1,4 +1,4 @@
-"""1-D operations as 2-D operations on a unit axis, beside torch's own."""
+"""1-D operations as 2-D operations on a unit axis, compared with torch's 1-D operations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A constant that is made while it is written has the bytes of one that was there before."""
+"""A constant that is computed while it is written has the same bytes as a constant computed before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The chip's own operators against torch, and what no torch function is exported to."""
+"""The chip's operators, and operators to which no torch function is exported, against torch."""
 
 from __future__ import annotations
 

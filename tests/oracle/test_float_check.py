@@ -1,4 +1,4 @@
-"""An exported float model is compared with the user's own forward (spec 2.4): what is a difference, what is named."""
+"""An exported float model is compared with the user's forward (spec 2.4): the tolerance, and the node that is named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small deploy pairs, with what they must compute written out."""
+"""Small deploy pairs and their expected results as literal values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plan: siblings share, BatchNorms fold, what is off is said."""
+"""The plan: siblings share quantizers, BatchNorms are folded, layers that are off have a reason."""
 
 from __future__ import annotations
 

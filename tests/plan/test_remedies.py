@@ -1,4 +1,4 @@
-"""Configurations that apply advice: they do what they say and break no rule between layers."""
+"""Configurations that apply advice: they have the promised effect and violate no rule between layers."""
 
 from __future__ import annotations
 

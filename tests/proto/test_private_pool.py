@@ -1,4 +1,4 @@
-"""Messages are our own, whatever else is registered under their names."""
+"""Our protobuf messages are used even if others are registered under the same names."""
 
 from __future__ import annotations
 

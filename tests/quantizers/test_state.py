@@ -1,4 +1,4 @@
-"""What all registered quantizers promise: states, copies, checkpoints, foreign inputs (spec 2.1, 2.2, 4.7)."""
+"""Guarantees of all registered quantizers: states, copies, checkpoints, inputs of other types (spec 2.1, 2.2, 4.7)."""
 
 import copy
 import pickle

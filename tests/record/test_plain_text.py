@@ -1,4 +1,4 @@
-"""The quick reader gives what protobuf's parser gives, or leaves the text to it."""
+"""The quick reader has the same result as protobuf's parser, or leaves the text to that parser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The numbers of the error analysis against NumPy and against values written out."""
+"""The numbers of the error analysis against NumPy and against literal values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The samples' networks have torchvision's keys, the shipped images are what the loader and the training expect."""
+"""The samples' networks have torchvision's keys; the shipped images fit the loader and the training."""
 
 from pathlib import Path
 

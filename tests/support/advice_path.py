@@ -1,4 +1,4 @@
-"""What the tests of advice do again and again: ask for it, apply its yaml, look at the configuration that comes out."""
+"""Helpers of the advice tests: get advice, apply its yaml, read the resulting configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One model quantized on either path, saved, and its files beside what torch computes."""
+"""Quantizes a model on either path, saves it, and compares its files with torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls of torch that the table writes, with negative, fractional, zero and tied arguments."""
+"""Calls of torch that handlers of the table write, with negative, fractional, zero and tied arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small models which the FX path could not trace, or which name their operations as modules."""
+"""Small models that the FX path cannot trace, or whose operations are modules."""
 
 from __future__ import annotations
 

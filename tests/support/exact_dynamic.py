@@ -1,4 +1,4 @@
-"""Models quantized on the dynamic path beside the oracle, in several configurations."""
+"""Compares models quantized on the dynamic path with the oracle, in several configurations."""
 
 from __future__ import annotations
 

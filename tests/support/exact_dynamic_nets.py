@@ -1,4 +1,4 @@
-"""Nets for the dynamic path: modules where the hardware wants layers, and between them whatever Python can say."""
+"""Nets for the dynamic path: modules for the layers that the hardware requires, and arbitrary Python between them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""real_quant beside the oracle: both run the same inputs, every integer of both is compared."""
+"""Runs real_quant and the oracle on the same inputs and compares every integer."""
 
 from __future__ import annotations
 

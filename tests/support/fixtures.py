@@ -1,4 +1,4 @@
-"""Fixtures of tests that run whole models; a conftest.py imports those that it wants."""
+"""Fixtures of tests that run whole models; a conftest.py imports the fixtures that its tests need."""
 
 from __future__ import annotations
 

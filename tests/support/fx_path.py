@@ -1,4 +1,4 @@
-"""The calls of the FX path in one line each, and stock onnxruntime on what they write."""
+"""The calls of the FX path in one line each, and stock onnxruntime on the written files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""OpGraphs built by hand: one line per node."""
+"""OpGraphs for tests, written with one line per node."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""IntegerTrace: the integers of one real_quant forward, by layer; what the oracle's are compared with (spec 10.5)."""
+"""IntegerTrace: the integers of one real_quant forward, by layer, to compare with the oracle's (spec 10.5)."""
 
 from __future__ import annotations
 

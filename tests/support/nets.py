@@ -1,4 +1,4 @@
-"""Small models with the habits of real ones."""
+"""Small models with the typical structures of real models."""
 
 from __future__ import annotations
 

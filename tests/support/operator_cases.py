@@ -1,4 +1,4 @@
-"""One case for every spelling of the table of operations: how a model calls it, on which inputs."""
+"""One case for every spelling of the table of operations: a model that calls it, and its inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A traced model with its default configuration, and changes of that."""
+"""A traced model with its default configuration, and changes of that configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model beside its rewrite in plain modules: both must get the same grids, integers and files."""
+"""Compares a model with its rewrite in plain modules: both must get the same grids, integers and files."""
 
 from __future__ import annotations
 

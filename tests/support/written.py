@@ -1,4 +1,4 @@
-"""Functions of torch written as ONNX by the writer alone, and run by stock onnxruntime."""
+"""Writes single functions of torch as ONNX with the writer, and runs them in stock onnxruntime."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""QuantAnalyzer: its numbers are those of the switches, and the model is as before (spec 14)."""
+"""QuantAnalyzer: its numbers equal those of forwards in the same states, and the model is unchanged (spec 14)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints that are damaged, of another format or hold impossible values: one ConfigError, file and key in it."""
+"""Checkpoints that are damaged, of another format or with impossible values: a ConfigError with file and key."""
 
 from __future__ import annotations
 

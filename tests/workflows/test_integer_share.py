@@ -1,4 +1,4 @@
-"""The share of multiplications on integers, counted by hand beside it."""
+"""The share of multiplications on integers, compared with counts by hand."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ LAYERS = "amct_layers"  # its name in the quantized model
 
 @dataclasses.dataclass
 class Standing:
-    """A module of the quantized model that a layer computes with.
+    """A module of the quantized model that a layer uses in its computation.
 
     Attributes:
       module: The module.
@@ -45,9 +45,9 @@ class LayerContainer(nn.Module):
         self.training = training
         self._model = () if model is None else (model,)  # a tuple, so that it does not become a child
         self.register_buffer("_freezes_batch_norm", torch.zeros(()))
-        self._is_frozen = False  # what was last done to the BatchNorms
+        self._is_frozen = False  # whether the BatchNorms are frozen now
         self._standing: dict[str, Standing] = {}  # by path; see `standing_modules`
-        self._has_warned = False  # whether it was said that the model is calibrated in training mode
+        self._has_warned = False  # whether the WARNING of calibration in training mode was logged
 
     def train(self, mode: bool = True) -> LayerContainer:
         """Sets the training mode and freezes BatchNorms again; this works because it is the model's last child."""

@@ -1,4 +1,4 @@
-"""ModuleHooks: forward hooks and pre-hooks, taken from their module to be run by somebody else."""
+"""ModuleHooks: forward hooks and pre-hooks that are removed from their module, so that the caller runs them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class ModuleHooks:
-    """The hooks of one module, which runs without them from then on."""
+    """The hooks of one module; the module itself no longer runs them."""
 
     def __init__(self, module: nn.Module, kept: Collection[Any] = ()) -> None:
-        """Takes the hooks from ``module``, but for those ``kept``."""
+        """Removes the hooks from ``module``, except those in ``kept``."""
         self.module = module
         self._before = _taken(module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs, kept)
         self._after = _taken(module._forward_hooks, module._forward_hooks_with_kwargs, kept)
 
     def around(self, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Returns what the hooks make of ``call(*args, **kwargs)``, as calling the module does while it has them."""
+        """Returns the result of ``call(*args, **kwargs)`` with the hooks before and behind it, as in the module."""
         for hook, takes_kwargs in self._before:
             if takes_kwargs:
                 args, kwargs = self.run(hook, args, kwargs) or (args, kwargs)
@@ -33,7 +33,7 @@ class ModuleHooks:
         return result
 
     def run(self, hook: Callable[..., Any], *given: Any) -> Any:
-        """Returns what ``hook`` gives."""
+        """Returns the result of ``hook``."""
         return hook(self.module, *given)
 
 
@@ -43,7 +43,7 @@ def has_hooks(module: nn.Module) -> bool:
 
 
 def _taken(hooks: dict[int, Any], with_kwargs: dict[int, bool], kept: Collection[Any]) -> list[tuple[Any, bool]]:
-    """Returns the hooks, and of each whether it takes keyword arguments; leaves those ``kept`` where they are."""
+    """Removes and returns the hooks that are not ``kept``, and for each whether it takes keyword arguments."""
     found = []
     for key, hook in list(hooks.items()):
         if not any(hook is one for one in kept):

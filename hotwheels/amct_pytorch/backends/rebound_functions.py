@@ -1,4 +1,4 @@
-"""Functions stored on a copy of a model, which still hold the modules of the original: deepcopy copies no functions."""
+"""Functions on a copied model, which still refer to the original's modules, since deepcopy copies no functions."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 
 def rebind_functions(copied: nn.Module, memo: dict[int, Any]) -> None:
-    """Lets forwards, other functions and hooks on the modules of ``copied`` hold the copies of what they held.
+    """Makes forwards, other functions and hooks on the modules of ``copied`` refer to copies of their objects.
 
-    ``memo`` is that of the ``copy.deepcopy`` which made it.
+    ``memo`` is the memo of the ``copy.deepcopy`` that made ``copied``.
     """
     for module in copied.modules():
         holders: tuple[Any, ...] = (vars(module), module._forward_hooks, module._forward_pre_hooks)

@@ -1,7 +1,7 @@
-"""Modules of a quantized model that were replaced: what the model holds computes, or the replacement is refused.
+"""Replaced modules of a quantized model: the layers compute with the new module, or the replacement is refused.
 
-Scripts replace modules of a model that is quantized already: SyncBatchNorm.convert_sync_batchnorm, a new head, LoRA.
-Layers refer to the modules they compute with, so they have to follow.
+Scripts replace modules of an already quantized model: SyncBatchNorm.convert_sync_batchnorm, a new head, LoRA. Layers
+have references to the modules that they compute with, so these references must be updated.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from ..nn.quantized_layer import QuantizedLayer
 from .layer_container import LayerContainer, Standing
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-_FORWARD = "forward"  # set on the instance where the dynamic path replaces it
+_FORWARD = "forward"  # the dynamic path sets it on the instance
 
 
 def note_standing(model: nn.Module, layers: LayerContainer, paths: dict[str, str]) -> None:
-    """Remembers the modules that layers compute with: ``paths`` are theirs in ``model``, with the layer of each."""
+    """Stores the modules that layers compute with; ``paths`` has the path of each in ``model``, and its layer."""
     modules = {path: model.get_submodule(path) for path in paths}
     layers._standing = {path: Standing(module, type(module), paths[path]) for path, module in modules.items()}
 
 
 def follow_modules(model: nn.Module, layers: LayerContainer) -> None:
-    """Lets the layers compute with the modules that stand in ``model`` now.
+    """Makes the layers compute with the present modules of ``model``.
 
     Raises:
-      UnsupportedModelError: A module of a layer was replaced, other than a BatchNorm by one of the same kind.
+      UnsupportedModelError: A module of a layer was replaced, and it is no BatchNorm replaced by a similar BatchNorm.
     """
     for path, standing in layers._standing.items():
         present = _standing_at(model, path)
@@ -43,7 +43,7 @@ def follow_modules(model: nn.Module, layers: LayerContainer) -> None:
 
 @contextlib.contextmanager
 def with_noted_classes(model: nn.Module, layers: LayerContainer) -> Iterator[None]:
-    """Inside it BatchNorms that were replaced are of the classes with which ``model`` was quantized."""
+    """Returns a context in which replaced BatchNorms have the classes with which ``model`` was quantized."""
     with contextlib.ExitStack() as stack:
         for path, standing in layers._standing.items():
             if type(standing.module) is not standing.cls:
@@ -57,7 +57,7 @@ def with_noted_classes(model: nn.Module, layers: LayerContainer) -> Iterator[Non
 
 
 def _standing_at(model: nn.Module, path: str) -> Any:
-    """Returns the module at ``path``, also inside wrappers that hand attributes on; None if there is none."""
+    """Returns the module at ``path``, also inside wrappers that forward attributes; None if there is none."""
     found: Any = model
     for name in path.split("."):
         found = getattr(found, name, None)
@@ -69,9 +69,9 @@ def _replace(layers: LayerContainer, path: str, standing: Standing, new: Any) ->
     if not _is_same_batch_norm(old, new):
         msg = (
             f"Module '{path}' of the quantized model was replaced: {_described(old)} by {_described(new)}. Layer"
-            f" '{standing.layer}' is quantized with the old one. Replace modules (heads, LoRA, frozen BatchNorms) in"
+            f" '{standing.layer}' is quantized with the old module. Replace modules (heads, LoRA, frozen BatchNorms) in"
             " the float model, before it is quantized; afterwards only a BatchNorm may become a SyncBatchNorm, or"
-            " the other way. BatchNorms of a quantized model are frozen by freeze_batch_norm."
+            " vice versa. To freeze the BatchNorms of a quantized model, call freeze_batch_norm."
         )
         raise UnsupportedModelError(msg)
     forward = vars(old).pop(_FORWARD, None)
@@ -88,7 +88,7 @@ def _replace(layers: LayerContainer, path: str, standing: Standing, new: Any) ->
 
 
 def _redirect(holder: Any, old: nn.Module, new: nn.Module) -> None:
-    """Lets ``holder``, and the forwards that it holds, refer to ``new``."""
+    """Replaces ``old`` by ``new`` in ``holder`` and in its forwards."""
     if holder is None or isinstance(holder, nn.Module):
         return
     if getattr(holder, "module", None) is old:

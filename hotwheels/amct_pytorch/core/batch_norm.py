@@ -9,7 +9,7 @@ from .channels import per_channel
 
 
 def channel_factor(var: Tensor, gamma: Tensor, eps: float) -> Tensor:
-    """Returns ``gamma / sqrt(var + eps)``, [C_out]: what the BatchNorm multiplies each channel by."""
+    """Returns ``gamma / sqrt(var + eps)``, [C_out]: the factor of each channel in the BatchNorm."""
     return gamma / torch.sqrt(var + eps)
 
 

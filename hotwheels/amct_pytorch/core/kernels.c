@@ -1,7 +1,7 @@
 /* Fake quantization of large float32 tensors, its backward, and the statistics of calibration, each in one pass over
  * the memory.
  *
- * core/native.py calls these functions. Where this file is not compiled, and for other tensors, its callers compute the
+ * core/native.py calls these functions. Without this library, and for other tensors, the callers compute the
  * same with torch. Rounding is rintf, half to even, and a division is never replaced by a reciprocal: with
  * contraction and fast-math off (setup.py) the values are torch's bit for bit. Sums are taken block by block, in the
  * same order for any number of threads.
@@ -102,7 +102,7 @@ static void add_row(const float *x, float *grad, int64_t count, float step, floa
 }
 
 /* Puts 0 into grad where x is outside [bottom, top]. sums has one entry for each BLOCK elements: the sum of
- * (rint(x / step) - x / step) * grad inside, and those of grad below and above. */
+ * (rint(x / step) - x / step) * grad inside, the sum of grad below, and the sum of grad above. */
 void amct_learned_range(const float *x, float *grad, int64_t count, float step, float bottom, float top, sums_t *sums)
 {
 #pragma omp parallel for schedule(static) if (count > BLOCK)
@@ -131,7 +131,7 @@ static void unfold_row(const float *x, float *out, int64_t count, float factor, 
 }
 
 /* out = clamp(rint(x * factor / step), -1 - end, end) * step * inverse, with a factor and an inverse for each row, and a
- * step for each or, where each_step is 0, one for all. */
+ * step for each row or, if each_step is 0, one step for all rows. */
 void amct_unfold(const float *x, float *out, int64_t rows, int64_t size, const float *factor, const float *inverse,
                  const float *step, int each_step, float end)
 {
@@ -167,7 +167,7 @@ void amct_unfold_backward(const float *grad, const float *x, int64_t rows, int64
                                    step[each_step ? row : 0], end);
 }
 
-/* Smallest and largest of the values; both NaN if one of them is. */
+/* Smallest and largest of the values; both are NaN if a value is NaN. */
 FOR_EACH_CPU
 static bounds_t extremes(const float *x, int64_t count)
 {
@@ -296,7 +296,7 @@ static void quantize_row(const float *x, int8_t *out, int64_t count, float step,
     }
 }
 
-/* out = clamp(rint(x / step), -1 - end, end), with a step for each row or, where each_step is 0, one for all. */
+/* out = clamp(rint(x / step), -1 - end, end), with a step for each row or, if each_step is 0, one step for all rows. */
 void amct_quantize_weight(const float *x, int8_t *out, int64_t rows, int64_t size, const float *step, int each_step,
                           float end)
 {

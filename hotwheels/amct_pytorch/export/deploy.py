@@ -57,7 +57,7 @@ def activation_positions(node: ir.Node) -> tuple[int, ...]:
 
 
 def _opened(layer: ExportLayer) -> list[InputRead]:
-    """Returns what the nodes of ``layer`` read of its inputs with more axes: they are on the same grids there."""
+    """Returns the reads of the inputs of ``layer`` behind an Unsqueeze inside it; they have the inputs' grids."""
     found: list[InputRead] = []
     waiting = list(layer.reads)
     while waiting:

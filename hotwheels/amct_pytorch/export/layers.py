@@ -62,7 +62,7 @@ class WeightRead:
     data_scale: float | None
 
     def integers(self) -> integers.WeightIntegers:
-        """Returns the integers of the weight, which are computed when they are asked for."""
+        """Returns the integers of the weight, which are computed when they are read."""
         try:
             return integers.WeightIntegers.of(self.array, self.record, self.channel_axis, self.groups)
         except ExportError as error:

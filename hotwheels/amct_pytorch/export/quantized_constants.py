@@ -27,7 +27,7 @@ Float32 = NDArray[np.float32]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class WeightIntegers:
-    """The integers of a weight, made row by row: of a model of gigabytes not all are in memory.
+    """The integers of a weight, computed row by row, so that a large model's integers are never all in memory.
 
     Uniform: ``clip(rhe(w / scale), Qmin, Qmax)`` in float32. Non-uniform: the codebook value nearest to ``w / scale``.
 
@@ -43,7 +43,7 @@ class WeightIntegers:
 
     @classmethod
     def of(cls, weight: Float32, record: WeightRecord, channel_axis: int, groups: int = 1) -> WeightIntegers:
-        """Returns those of ``weight``; nothing is computed yet.
+        """Returns the integers of ``weight``, which are computed later.
 
         Raises:
             ExportError: The scales or the codebook do not fit; the caller adds the layer's name.
@@ -69,7 +69,7 @@ class WeightIntegers:
         return self.rows(0, len(self.weight))
 
     def tensor(self, dtype: ir.DataType) -> ir.TensorProtocol:
-        """Returns them as an initializer of type ``dtype``, computed while it is written."""
+        """Returns the integers as an initializer of type ``dtype``, computed while it is written."""
         return RowsTensor(self.rows, dtype, self.weight.shape)
 
 

@@ -92,7 +92,7 @@ class FileSet:
         self.write_bytes(path, text.encode("utf-8"))
 
     def append(self, path: PathLike, data: bytes) -> None:
-        """Writes ``data`` behind what was written to ``path``."""
+        """Appends ``data`` to the new content of ``path``."""
         with _errors_of(Path(path)), self.staged(path).open("ab") as file:
             file.write(data)
 

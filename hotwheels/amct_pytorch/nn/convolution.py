@@ -71,7 +71,7 @@ def output_padding(module: Any, x: Tensor, output_size: list[int] | None) -> lis
 
 
 def _margins(module: Any) -> list[tuple[int, int]]:
-    """Returns how many pixels are added in front of and behind each axis of an image."""
+    """Returns the number of pixels that are added at the begin and end of each axis of an image."""
     if module.padding == "valid":
         return [(0, 0)] * len(module.kernel_size)
     if module.padding != "same":

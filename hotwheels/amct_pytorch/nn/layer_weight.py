@@ -74,7 +74,7 @@ class LayerWeight:
         return self._folded_params(weight, factor, self.op.folded_bias())
 
     def frozen(self) -> FrozenWeight:
-        """Returns the folded weight as it is now, with its grid."""
+        """Returns the current folded weight with its grid."""
         weight, bias = (None if t is None else t.detach() for t in self.op.folded())
         assert weight is not None
         return FrozenWeight(self.op, weight, bias, self.params(weight, bias))

@@ -136,7 +136,7 @@ class QuantizedLayer(nn.Module):
             shared.end_forward(quantizer, is_complete=is_complete)
 
     def replace_producer(self, old: nn.Module, new: nn.Module) -> None:
-        """Notes that ``new`` stands in place of ``old``, which may make tensors that the layer reads."""
+        """Replaces the module ``old`` by ``new`` as producer of tensors that the layer reads."""
         for shared in self._sharing:
             shared.replace_producer(old, new)
 

@@ -50,7 +50,7 @@ class SharedInput:
         return not any(map(has_forward_hooks, self._producers))
 
     def replace_producer(self, old: nn.Module, new: nn.Module) -> None:
-        """Notes that ``new`` stands in place of ``old`` in the model."""
+        """Replaces the producer ``old`` by the module ``new``."""
         if self._producers is not None:
             self._producers = tuple(new if one is old else one for one in self._producers)
 

@@ -1,6 +1,6 @@
-"""1-D operations as their 2-D operations on a unit axis: the one place where this axis comes and goes.
+"""1-D operations as 2-D operations on a unit axis; only this module adds and removes the axis.
 
-A tensor [..., C, L] is an image [..., C, 1, L], a kernel of k elements one of 1 x k. torch computes a 1-D layer itself;
+A tensor [..., C, L] becomes an image [..., C, 1, L], a kernel of k elements one of 1 x k. torch computes 1-D layers;
 the exported files, the integers of an average pooling and refinement have the 2-D form.
 """
 
@@ -33,7 +33,7 @@ def closed(x: Tensor) -> Tensor:
 
 
 def as_image(x: Tensor, axes: int) -> Tensor:
-    """Returns ``x``, whose images have ``axes`` axes, 1 or 2, with two."""
+    """Returns ``x``, whose images have 1 or 2 ``axes``, with images of 2 axes."""
     return opened(x) if axes == 1 else x
 
 
@@ -46,7 +46,7 @@ def image_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def image_form(function: Callable[..., Any]) -> Callable[..., Any] | None:
-    """Returns what computes the 1-D ``function`` in two dimensions, with the same arguments; None for any other."""
+    """Returns a 2-D form of the 1-D ``function``, with the same arguments; None for other functions."""
     found = _FORMS.get(function)
     if found is None:
         return None
@@ -63,7 +63,7 @@ def image_form(function: Callable[..., Any]) -> Callable[..., Any] | None:
 
 @contextlib.contextmanager
 def written_as_images() -> Iterator[None]:
-    """Inside it 1-D functions of torch are computed in two dimensions. No other mode sees the calls of torch."""
+    """Returns a context in which torch's 1-D functions are computed in 2-D; other modes do not see these calls."""
     with without_function_modes(), with_torch_function(), _AsImages():
         yield
 
@@ -77,7 +77,7 @@ class _AsImages(TorchFunctionMode):
 
 
 def _pair(value: Any, unit: int) -> Any:
-    """Returns (unit, value); a word such as ``same`` and None stay."""
+    """Returns (unit, value); words such as ``same``, and None, are unchanged."""
     if value is None or isinstance(value, str):
         return value
     return (unit, value[0] if isinstance(value, Sequence) else value)

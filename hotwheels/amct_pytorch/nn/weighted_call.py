@@ -79,7 +79,7 @@ class _ConvCall(WeightedCall):
     twin: type[nn.Module]
 
     def __init__(self, weight: ComputedTensor, bias: ComputedTensor | None = None, **settings: Any) -> None:
-        """``settings`` are stride, padding, dilation and groups, as the function takes them."""
+        """``settings`` are stride, padding, dilation and groups, as the function's arguments."""
         outputs, inputs, *kernel = weight().shape
         inputs *= settings.get("groups", 1)
         super().__init__(self.twin(inputs, outputs, kernel, **settings, **_twin(bias)), weight, bias)
@@ -106,7 +106,7 @@ class _ConvTransposeCall(WeightedCall):
     twin: type[nn.Module]
 
     def __init__(self, weight: ComputedTensor, bias: ComputedTensor | None = None, **settings: Any) -> None:
-        """``settings``: stride, padding, output_padding, groups and dilation, as the function has them."""
+        """``settings`` are stride, padding, output_padding, groups and dilation, as the function's arguments."""
         inputs, outputs, *kernel = weight().shape
         outputs *= settings.get("groups", 1)
         super().__init__(self.twin(inputs, outputs, kernel, **settings, **_twin(bias)), weight, bias)

@@ -1,4 +1,4 @@
-"""Models without their large initializers: what serializes a model copies it, and ends at 2 GB."""
+"""Models without their large initializers, since serializing a model copies it and fails above 2 GB."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 
 def take_large_tensors(model: ir.Model, smallest: int) -> dict[str, ir.TensorProtocol]:
-    """Makes inputs of the initializers of ``smallest`` bytes and more, in place; returns their tensors by name."""
+    """Replaces initializers of ``smallest`` bytes or more by inputs, in place; returns their tensors by name."""
     graph, tensors = model.graph, dict[str, ir.TensorProtocol]()
     for name, value in list(graph.initializers.items()):
         tensor = value.const_value
@@ -21,7 +21,7 @@ def take_large_tensors(model: ir.Model, smallest: int) -> dict[str, ir.TensorPro
 
 
 def put_back(graph: ir.Graph, tensors: dict[str, ir.TensorProtocol]) -> None:
-    """Makes initializers of the inputs that have ``tensors``, in place."""
+    """Replaces the inputs named in ``tensors`` by initializers, in place."""
     for value in [value for value in graph.inputs if value.name in tensors]:
         graph.inputs.remove(value)
         value.const_value = tensors[str(value.name)]

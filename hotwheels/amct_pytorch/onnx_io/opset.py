@@ -11,7 +11,7 @@ from .large_tensors import put_back, take_large_tensors
 
 DEFAULT_OPSET = 13
 
-_LARGE_TENSOR = 1025  # bytes; those from here on are kept out of the converter: a serialized model ends at 2 GB
+_LARGE_TENSOR = 1025  # bytes; larger tensors are not passed to the converter: a serialized model ends at 2 GB
 
 
 class OpsetTooLow(Exception):

@@ -10,22 +10,22 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 _CHUNK = 1 << 22  # bytes of float32 that are in memory at once
-_COLUMNS = 256  # of a transposed matrix that are copied at once: their lines stay in the cache
+_COLUMNS = 256  # columns of a transposed matrix that are copied at once, so that their lines stay in the cache
 
 
 class RowsTensor(ir.LazyTensor):
-    """A tensor of which ``rows(start, stop)`` makes the slice ``[start:stop]`` of axis 0; it keeps none of them."""
+    """A tensor whose slice ``[start:stop]`` of axis 0 is computed by ``rows(start, stop)``; no slice is kept."""
 
     def __init__(
         self, rows: Callable[[int, int], NDArray[Any]], dtype: ir.DataType, shape: tuple[int, ...], name: str = ""
     ) -> None:
-        """``dtype`` is what is written: rows of other types are cast. ``shape`` has at least one axis."""
+        """``dtype`` is the type in the file; rows of other types are cast. ``shape`` has at least one axis."""
         super().__init__(lambda: self._slice(0, shape[0]), dtype, ir.Shape(shape), name=name)
         self._rows = rows
         self._count = shape[0]
 
     def tofile(self, file: BinaryIO) -> None:
-        """Writes the rows, of which few are in memory at a time."""
+        """Writes the rows, with only a few of them in memory at a time."""
         bytes_of_row = 4 * self.size // max(1, self._count)
         # An even number of rows: two elements of 4 bits share a byte.
         step = max(2, _CHUNK // max(1, bytes_of_row) & ~1)

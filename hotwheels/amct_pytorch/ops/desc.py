@@ -1,4 +1,4 @@
-"""OpDesc: the description of one operation, from which all of the package takes what it needs to know of it."""
+"""OpDesc: the description of one operation, the only source of its properties for the whole package."""
 
 from __future__ import annotations
 

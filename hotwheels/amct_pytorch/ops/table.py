@@ -92,7 +92,7 @@ def _windowed(
     functions: tuple[str, ...] = ("{}",),
     torch_functions: tuple[str, ...] = (),
 ) -> tuple[OpDesc, ...]:
-    """A convolution or pooling of images and of sequences; ``{}`` stands for its name in those of functions."""
+    """Returns the 1-D and the 2-D form of a convolution or pooling; ``{}`` stands for that name in function names."""
     return tuple(
         OpDesc(
             name=f"{name}{axes}d",

@@ -20,7 +20,7 @@ from .deploy_pair import DeployPair, Graph, read_graph
 from .interpreter import Interpreter
 
 _log = get_logger(__name__)
-_LARGE_TENSOR = 1 << 14  # bytes of a constant that is worth being fed
+_LARGE_TENSOR = 1 << 14  # bytes from which on a constant is fed as an input
 _CONTRIB = "com.microsoft"  # operators which only onnxruntime has
 
 
@@ -42,7 +42,7 @@ def run_float(model: ir.Model, inputs: Sequence[NDArray[Any]], also: Sequence[st
     if len(names) != len(inputs):
         raise ConfigError(f"The ONNX model has the inputs {names}; {len(inputs)} tensors are given.")
     feeds = dict(zip(names, inputs, strict=True))
-    # Large constants are fed as inputs: of those neither a message nor a session makes a copy.
+    # Large constants are fed as inputs, of which neither a message nor a session makes a copy.
     feeds |= {name: np.asarray(one.numpy()) for name, one in take_large_tensors(lowered, _LARGE_TENSOR).items()}
     known = [value.name for value in lowered.graph.outputs]
     extra = [name for name in dict.fromkeys(also) if name not in known]
@@ -67,7 +67,7 @@ def _run_session(
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
-    options.enable_cpu_mem_arena = False  # what is no longer needed goes back to the system
+    options.enable_cpu_mem_arena = False  # memory that is no longer needed is returned to the system
     refusals = (state.Fail, state.InvalidArgument, state.InvalidGraph, state.NotImplemented, state.RuntimeException)
     try:
         session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -79,7 +79,7 @@ def _run_session(
 
 
 def _as_it_lies(model: ir.Model, name: str, array: NDArray[Any]) -> NDArray[Any]:
-    """Returns what to feed to the input ``name``; changes the readers of a matrix that is transposed in its memory.
+    """Returns the array for the input ``name``; changes the readers of a matrix that is transposed in memory.
 
     A session would make a copy of that: the weights of all Linear layers of a transformer.
     """

@@ -44,7 +44,7 @@ class Result:
     values: Mapping[str, NDArray[Any]]
 
     def edges_of(self, layer: str) -> tuple[NDArray[np.int32], ...]:
-        """Returns the integers of a layer of one or more nodes, ``<layer>``, ``<layer>/...``; equal ones once.
+        """Returns the integers of a layer of one or more nodes, ``<layer>``, ``<layer>/...``; equal results only once.
 
         The same integers with one more axis of size 1 count as equal; the first node has them as the layer gets them.
         """

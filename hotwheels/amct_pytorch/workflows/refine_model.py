@@ -1,4 +1,4 @@
-"""Refining a whole model: which layers get which methods, the walk over the layers, its progress and its resumption."""
+"""Refining a whole model: the methods of each layer, the loop over the layers, its progress and its resumption."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def refine_graph(
 
 
 def refine_if_asked(model: QuantGraphModule) -> None:
-    """Refines a calibrated graph whose configuration asks for that, once, with the inputs that calibration has seen.
+    """Refines a calibrated graph once, with the kept calibration inputs, if its configuration requests that.
 
     Does nothing while a layer is not calibrated.
     """

@@ -251,7 +251,7 @@ def columns_of(op: WeightedOp, inputs: list[Tensor], count: int, generator: torc
 
 
 def _geometry_of(op: WeightedOp) -> Geometry:
-    """Returns how the operation reads its input, as an image."""
+    """Returns the settings with which the operation reads its input, in their 2-D form."""
     if op.role is Role.LINEAR:
         return Geometry()
     module = op.module

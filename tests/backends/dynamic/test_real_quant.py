@@ -1,4 +1,4 @@
-"""What runs between the layers is computed in float64, with the aliases and changes in place of the float model."""
+"""Operations between the layers are computed in float64, with the aliases and in-place changes of the float model."""
 
 from __future__ import annotations
 

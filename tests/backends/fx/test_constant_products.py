@@ -1,4 +1,4 @@
-"""Products of which one operand is a constant: what is a weight, what is an input like the data."""
+"""Products with a constant operand: when the constant is a weight, and when it is an input like the data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A normalization is folded, however the model spells it: grids, integers and files are those of plain BatchNorms."""
+"""A normalization is folded in every spelling: grids, integers and files equal those of plain BatchNorms."""
 
 from __future__ import annotations
 

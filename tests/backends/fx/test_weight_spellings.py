@@ -1,4 +1,4 @@
-"""A weight is a weight, however the model spells it: the same grids, integers and files as a plain module."""
+"""A weight is recognized in every spelling: the same grids, integers and files as with a plain module."""
 
 from __future__ import annotations
 

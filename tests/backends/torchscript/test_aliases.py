@@ -1,4 +1,4 @@
-"""Changes in place reach everything that shares the memory, in the exported file as in torch."""
+"""Changes in place change every tensor that shares the memory, in the exported file as in torch."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_change_without_relatives_leaves_no_node() -> None:
 
 
 class _Alias(torch.autograd.Function):
-    """What nobody sees into returns its argument's memory."""
+    """An autograd function, which the tracer cannot follow, returns its argument's memory."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Markers become sites: nodes named after layers, places of the inputs, nothing of the exporter left."""
+"""Markers become sites: nodes named after layers, places of the inputs, no remains of the exporter."""
 
 import io
 import warnings

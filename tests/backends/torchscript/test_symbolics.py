@@ -1,4 +1,4 @@
-"""Operations which torch's TorchScript-based exporter lacks, in onnxruntime beside torch."""
+"""Operations that torch's TorchScript-based exporter lacks, in onnxruntime compared with torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON as people write it."""
+"""JSON with the usual deviations of hand-written files."""
 
 from __future__ import annotations
 

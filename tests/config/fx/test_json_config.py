@@ -1,4 +1,4 @@
-"""config.json: round trips, the samples of HiSilicon's AMCT manual, and what is wrong where."""
+"""config.json: round trips, the samples of HiSilicon's AMCT manual, and errors with their places."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The simple yaml: the samples of HiSilicon's AMCT manual as a user would indent them, and what else people write."""
+"""The simple yaml: the samples of HiSilicon's AMCT manual as a user would indent them, and users' other spellings."""
 
 from __future__ import annotations
 

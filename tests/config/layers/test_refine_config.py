@@ -1,4 +1,4 @@
-"""The refine section: what it may hold in yaml and JSON, and what is wrong where."""
+"""The refine section: its values in yaml and JSON, and errors with their places."""
 
 from __future__ import annotations
 

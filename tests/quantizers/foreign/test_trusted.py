@@ -1,4 +1,4 @@
-"""A configuration is data: what a dotted name may become, and that nothing else is built, called or imported."""
+"""A configuration is data: the objects that a dotted name may become; no others are created, called or imported."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ class MarkedForward:
         call = LayerCall(self.original, edges)
         marked = [mark_input(x, layer, index) for index, x in enumerate(call.inputs(args, kwargs))]
         args, kwargs = call.substitute(args, kwargs, marked)
-        # A weight that is computed must be seen to be.
+        # The export must show that a weight is computed.
         with written_as_images() if self._op.image_axes == 1 else without_torch_function():
             if works_in_place(self.original.module):
                 args, kwargs = _with_copy(args, kwargs)

@@ -1,4 +1,4 @@
-"""A layer inside the forward of a user: the one convolution or linear function which that forward calls.
+"""A layer inside a user's forward: the single convolution or linear function that the forward calls.
 
 Subclasses of convolutions and Linear with a forward of their own (a padding in front, a standardized
 weight), a forward set on an instance, and modules whose weight is computed (parametrizations, weight_norm,
@@ -61,7 +61,7 @@ class CallOf(TorchFunctionMode):
 
 
 def call_of(operation: str, take: Take) -> CallOf:
-    """Returns the mode that gives ``take`` the calls of the function of ``operation``."""
+    """Returns a mode that passes the calls of the function of ``operation`` to ``take``."""
     function, _, settings = _FUNCTIONS[operation]
     return CallOf(function, ("input", "weight", "bias", *settings), take)
 

@@ -147,7 +147,7 @@ class _Placer:
         note_standing(self._traced, layers, paths)
 
     def _paths(self) -> dict[str, str]:
-        """The paths of the modules that layers compute with, and the layers."""
+        """Returns the paths of the modules that layers compute with, each with its layer."""
         nodes = [(self._nodes[name], plan.name) for plan in self._plan.layers.values() for name in _nodes_of(plan)]
         return {str(node.target): layer for node, layer in nodes if node.op == "call_module"}
 
@@ -171,5 +171,5 @@ class _Placer:
 
 
 def _nodes_of(plan: LayerPlan) -> tuple[str, ...]:
-    """The nodes whose work the layer does."""
+    """Returns the nodes that the layer replaces."""
     return (plan.name, *plan.folded.front, *plan.folded.behind)

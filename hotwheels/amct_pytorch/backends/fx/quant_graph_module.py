@@ -36,13 +36,13 @@ from .portable_graph import dump_graph, load_graph
 
 @dataclasses.dataclass
 class Origin:
-    """What a quantized model was made from.
+    """The origin of a quantized model.
 
     Attributes:
       model: The operations of the float model and their settings.
-      advice: What was found before calibration.
-      refine: What the configuration asks to be refined when calibration is complete; None: nothing.
-      is_advised: Whether the log has the advice that calibration gives, which is said once.
+      advice: The advice that needs no calibration.
+      refine: The refinement that the configuration requests after calibration; None for no refinement.
+      is_advised: Whether the advice that needs calibration was logged; it is logged once.
       class_name: Class of the user's model.
     """
 
@@ -156,7 +156,7 @@ class QuantGraphModule(fx.GraphModule):
 
     @property
     def kept_batches(self) -> list[tuple[Any, ...]]:
-        """The inputs of calibration that the configuration wants to be refined with, until that is done."""
+        """The calibration inputs that are kept for the refinement, until it is done."""
         kept: list[tuple[Any, ...]] = self.__dict__.setdefault("_kept_batches", [])
         return kept
 
@@ -175,7 +175,7 @@ class QuantGraphModule(fx.GraphModule):
         return self
 
     def follow_modules(self) -> None:
-        """Lets the layers compute with the modules that stand in the model now; see `standing_modules`."""
+        """Makes the layers compute with the present modules of the model; see `standing_modules`."""
         follow_modules(self, _layers_of(self))
 
     def watch_next_forward(self, watcher: Watcher) -> None:
@@ -206,7 +206,7 @@ class QuantGraphModule(fx.GraphModule):
         return result
 
     def _keep_batch(self, batch: tuple[Any, ...]) -> None:
-        """Keeps the inputs of a forward that calibrates if the configuration asks for refinement and has too few."""
+        """Keeps the inputs of a calibration forward if the refinement needs more pictures."""
         wanted = None if self.origin is None else self.origin.refine
         if wanted is not None and sum(map(_picture_count, self.kept_batches)) < wanted.pictures:
             kept = pytree.tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, batch)

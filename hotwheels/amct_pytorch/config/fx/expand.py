@@ -119,5 +119,5 @@ def _report_unmatched(graph: OpGraph, simple: SimpleConfig) -> None:
 
 
 def names_of(rules: Iterable[Rule]) -> list[str]:
-    """Returns the names that ``rules`` are for."""
+    """Returns the names that ``rules`` apply to."""
     return [name for rule in rules for name in rule.names]

@@ -110,7 +110,7 @@ def _layer(node: OpNode, entry: object, where: str) -> LayerConfig:
 
 
 def _named_section(value: object, where: str, *, is_enabled: bool) -> Section:
-    """Reads a section, which must name its quantizer if the layer is on: there is no lower level to inherit it from."""
+    """Reads a section; an enabled layer must name its quantizer, since there is no lower level to inherit it from."""
     section = read_section(value, where)
     if is_enabled and section.quantizer is None:
         raise ConfigError(f"{where} has no quantizer; it is required, such as 'UlqFakeQuantize'.")

@@ -82,7 +82,7 @@ def read_weight(
 
 
 def report_names(graph: OpGraph, names: Iterable[str], where: str) -> None:
-    """Says which of ``names`` are no quantizable layer; an empty name is none, and is meant so."""
+    """Reports those of ``names`` that are no quantizable layer, except empty names, which mean no layer."""
     report_unmatched(
         [name for name in names if name and name not in graph.layers],
         lambda name: f"{where}: layer '{name}' {why_unmatched(name, graph)}",

@@ -19,12 +19,12 @@ _KEYS = ("methods", "seed", "pictures")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RefineConfig:
-    """Asks for `amct.refine` with the pictures that calibration sees.
+    """A request to run `amct.refine` on the first pictures of calibration.
 
     Attributes:
-      methods: Each method with the layers or layer types it is for; None for all.
+      methods: Each method with its layers or layer types; None for all.
       seed: As in `amct.refine`.
-      pictures: How many pictures, those that calibration sees first, are kept for it.
+      pictures: Number of calibration pictures that are kept for the refinement.
     """
 
     methods: Mapping[str, tuple[str, ...] | None] = dataclasses.field(default_factory=lambda: dict.fromkeys(METHODS))
@@ -53,7 +53,7 @@ def read_refine(value: object, where: str) -> RefineConfig | None:
 
 
 def refine_document(config: RefineConfig) -> dict[str, Any]:
-    """Returns what config.json holds: `read_refine` gives ``config`` for it."""
+    """Returns the section of config.json for ``config``, the inverse of `read_refine`."""
     methods = {name: None if layers is None else list(layers) for name, layers in config.methods.items()}
     return {"methods": methods, "seed": config.seed, "pictures": config.pictures}
 

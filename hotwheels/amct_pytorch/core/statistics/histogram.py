@@ -86,7 +86,7 @@ class GridHistogram:
         return np.bincount(indices, minlength=self.counts.size)
 
     def merge(self, other: GridHistogram) -> None:
-        """Adds the counts of ``other``, which stays as it is."""
+        """Adds the counts of ``other``, which does not change."""
         for atom, weight in other.atoms.items():
             self.atoms[atom] = self.atoms.get(atom, 0.0) + weight
         if other.exponent is None:

@@ -85,7 +85,7 @@ class RangeStatistics:
         return self.copy()
 
     def merge(self, other: RangeStatistics) -> None:
-        """Takes in all that ``other`` has seen, e.g. in another process; ``other`` stays as it is."""
+        """Adds the statistics of ``other``, e.g. of another process; ``other`` does not change."""
         self._remember(*other._values or [], count=other.count)
         self.count += other.count
         self.minimum = min(self.minimum, other.minimum)

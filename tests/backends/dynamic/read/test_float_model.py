@@ -1,4 +1,4 @@
-"""The float ONNX of the dynamic path computes what the model computes, BatchNorms folded (spec 3)."""
+"""The float ONNX of the dynamic path computes the same as the model, with BatchNorms folded (spec 3)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the dynamic back-end reads off the exported model: layers by module path, the rest by ONNX node (spec 9.1)."""
+"""The graph of the dynamic back-end: layers named by module path, other nodes by ONNX node (spec 9.1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A copy of a model runs nothing of the original."""
+"""A copy of a model runs no code of the original's objects."""
 
 from __future__ import annotations
 

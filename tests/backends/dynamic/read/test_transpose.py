@@ -1,4 +1,4 @@
-"""A Transpose which the exporter writes for a layer is named ``<layer>_transpose`` (spec 9.1)."""
+"""A Transpose that the exporter writes for a layer is named ``<layer>_transpose`` (spec 9.1)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What hands its tensor on: said of values in real_quant, and of nodes where there are none."""
+"""Operations that return their tensor unchanged: decided by values in real_quant, by nodes without values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Changes in place that a user writes: computed as eager computes in every mode and file, or refused with the line."""
+"""In-place changes in users' code: computed as in eager mode in every mode and file, or refused with the line."""
 
 from __future__ import annotations
 

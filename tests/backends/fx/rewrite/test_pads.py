@@ -1,4 +1,4 @@
-"""Zeros padded in front of a convolution or pooling are its ``pads`` in the files, where the result is the same."""
+"""Zeros padded in front of a convolution or pooling are its ``pads`` in the files, if the result is the same."""
 
 from __future__ import annotations
 

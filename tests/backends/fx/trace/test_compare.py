@@ -1,4 +1,4 @@
-"""The graph is compared with the model on the example; a difference is an error that names where it begins."""
+"""The graph is compared with the model on the example; a difference is an error that names the first module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A module that is nothing but its training flag: the graph reads the flag, and calls nothing in the module."""
+"""A module of which only the training flag is used: the graph reads the flag and does not call the module."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""self.training while tracing: what takes the flag follows its module, branches on it are told."""
+"""self.training in a trace: calls with the flag as argument follow its module; branches on the flag are reported."""
 
 from __future__ import annotations
 

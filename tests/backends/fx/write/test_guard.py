@@ -1,4 +1,4 @@
-"""At save the float ONNX model is run beside the graph: what it computes otherwise is an error that names the node."""
+"""A save runs the float ONNX model and the graph: a difference is an error that names the node."""
 
 from __future__ import annotations
 

@@ -69,12 +69,12 @@ class ShiftErrors:
         return () if self._total is None else tuple(best_shift(self._total).reshape(-1).tolist())
 
     def clear(self) -> None:
-        """Forgets what was seen."""
+        """Discards all observed batches."""
         self._total = None
 
     @torch.no_grad()
     def __call__(self, layer: QuantizedLayer, args: tuple[Any, ...], output: Tensor) -> None:
-        """Takes the ``output`` of one batch."""
+        """Observes the ``output`` of one batch."""
         if self.is_on and layer.is_calibrated and layer.is_quantized:
             errors = shift_errors(*_with_unit(layer, output))
             self._total = errors if self._total is None else self._total + errors

@@ -118,7 +118,7 @@ def _match(node: Node, graph_module: GraphModule) -> _OutOfPlace | None:
 
 
 def _overwriting(node: Node) -> _OutOfPlace | None:
-    """Returns the form of a method that takes nothing from its tensor but shape and type, None for others."""
+    """Returns the form of a method that uses only shape and type of its tensor; None for other methods."""
     changed, *others = node.args
     if node.target == "zero_":
         return _OutOfPlace(torch.zeros_like, (changed,), {}, "call_function")
@@ -197,7 +197,7 @@ def _rewrite(node: Node, found: _OutOfPlace, order: Mapping[Node, int]) -> None:
 
 
 def _read_result(node: Node, changed: Node | None, order: Mapping[Node, int]) -> None:
-    """Lets what is behind ``node`` read its result where it reads ``changed``."""
+    """Makes readers of ``changed`` behind ``node`` read the result of ``node``."""
     for user in list(changed.users) if changed is not None else ():
         if changed is not None and order.get(user, -1) > order[node]:
             user.replace_input_with(changed, node)

@@ -1,11 +1,11 @@
-"""Opaque functions that multiply (``torch.fx.wrap``) are looked into where the trace has an example.
+"""Traces opaque functions that multiply (``torch.fx.wrap``), if the trace of the model has an example.
 
-The call of such a function is replaced by what it does, in nodes called ``<name of the call>_<what>``; all other names
-stay. So the products inside are layers. A call stays as it is
+The call of such a function is replaced by the function's operations, in nodes ``<name of the call>_<operation>``;
+all other names do not change. So the products inside become layers. A call is not replaced
 
-1. if nothing in the function multiplies: there is nothing to gain;
-2. if the function cannot be traced, or not for every number of samples;
-3. if it drops something in training, returns something else than one tensor, or calls a module.
+1. if the function has no product, since no layer would be gained;
+2. if the function cannot be traced for every number of samples;
+3. if it has a dropout with p > 0, calls a module, or does not return exactly one tensor.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from ..trace.frozen import is_check
 from ..trace.guided.tracer import VALUE, WRITES
 
 _log = get_logger(__name__)
-_CONSTANT = "amct_constant"  # what the name of a constant of a function begins with in the graph module
-_MOST = 4  # arguments that are data
+_CONSTANT = "amct_constant"  # start of the name of a function's constant in the graph module
+_MOST = 4  # largest number of arguments that are data
 _DROPOUTS = frozenset({F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout})
 
 
@@ -48,7 +48,7 @@ def look_into_opaque_calls(graph_module: GraphModule, registry: Registry) -> Non
 
 
 class _Called(nn.Module):
-    """A call whose tensors are arguments of the forward, or parameters and buffers where the graph has constants."""
+    """A function call as a module: data tensors are arguments of the forward, constants are parameters and buffers."""
 
     def __init__(self, function: Callable[..., Any], args: Any, kwargs: Any, constants: dict[str, Tensor]) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ def _is_opaque(node: Node) -> bool:
 
 
 def _traced(graph_module: GraphModule, node: Node, registry: Registry) -> tuple[GraphModule, list[Node]] | None:
-    """Returns the graph of the function that ``node`` calls, and its arguments; None where the call stays."""
+    """Returns the graph of the function that ``node`` calls, and its arguments; None if the call is not replaced."""
     constants, data = _arguments(graph_module, node)
     if constants is None:
         return None
@@ -91,13 +91,13 @@ def _traced(graph_module: GraphModule, node: Node, registry: Registry) -> tuple[
     try:
         inside = trace(called.eval(), registry.leaf_packages, registry.is_leaf_type, example)
     except UnsupportedModelError as error:
-        _log.debug("'%s' is not looked into: %s", node.name, str(error).splitlines()[0])
+        _log.debug("The function of '%s' stays one call: %s", node.name, str(error).splitlines()[0])
         return None
     return (inside, data) if _gains(inside, registry) else None
 
 
 def _arguments(graph_module: GraphModule, node: Node) -> tuple[dict[str, Tensor] | None, list[Node]]:
-    """Returns the constants among the arguments by name, and the others; None where one of them cannot be given."""
+    """Returns the constants among the arguments by name, and the data; None if an argument is neither of them."""
     known = _without_data(graph_module)
     constants: dict[str, Tensor] = {}
     data: list[Node] = []
@@ -115,7 +115,7 @@ def _arguments(graph_module: GraphModule, node: Node) -> tuple[dict[str, Tensor]
 
 
 def _without_data(graph_module: GraphModule) -> set[Node]:
-    """The nodes that no input of the model has a part in, also results of opaque functions."""
+    """Returns the nodes that depend on no input of the model, also results of opaque functions."""
     found: set[Node] = set()
     for node in graph_module.graph.nodes:
         inputs = node.all_input_nodes
@@ -139,7 +139,7 @@ def _drops(node: Node) -> bool:
 
 
 def _inline(graph_module: GraphModule, node: Node, inside: GraphModule, data: list[Node]) -> list[Node]:
-    """Puts the nodes of ``inside`` in the place of ``node``; returns the opaque calls among them."""
+    """Replaces ``node`` by the nodes of ``inside``; returns the opaque calls among them."""
     graph, places = graph_module.graph, {one.name: one for one in node.all_input_nodes}
     given = iter(data)
     made: dict[Node, Any] = {}
@@ -150,7 +150,7 @@ def _inline(graph_module: GraphModule, node: Node, inside: GraphModule, data: li
             elif one.op == "get_attr" and one.target in places:
                 made[one] = places[one.target]
             elif is_check(one) and made.get(one.args[0], one) is None:
-                made[one] = None  # an argument of the forward that the function has not
+                made[one] = None  # a check of an argument that the function does not have
             elif one.op == "output":
                 node.replace_all_uses_with(made[one.args[0]])
             else:

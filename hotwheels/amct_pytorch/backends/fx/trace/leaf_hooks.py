@@ -1,8 +1,8 @@
 """Hooks on modules that are one node: they are traced in front of and behind that node (spec 8.1).
 
-What is inside such a module is not looked into, and a quantized layer runs the operation without it. So the graph calls
-a twin of the module that has no hooks, and what the hooks do is part of the graph. Hooks that compute a weight stay
-with the module (`weight_hooks`).
+The forward of such a module is not traced, and a quantized layer runs the operation without calling the module. So the
+graph calls a copy of the module without hooks (a twin), and the operations of the hooks are part of the graph. Hooks
+that compute a weight stay on the module (`weight_hooks`).
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ class LeafHooks(ModuleHooks):
     """The hooks of one module that is a node."""
 
     def __init__(self, module: nn.Module, path: str) -> None:
-        """Takes the hooks from ``module``, whose name is ``path``, but for those that compute its tensors."""
+        """Removes the hooks from ``module``, whose name is ``path``, except those that compute its tensors."""
         super().__init__(module, tensor_hooks(module))
         self._path = path
 
     def run(self, hook: Callable[..., Any], *given: Any) -> Any:
-        """Returns what ``hook`` gives for traced values.
+        """Returns the result of ``hook`` on traced values.
 
         Raises:
-          UnsupportedModelError: It cannot be traced.
+          UnsupportedModelError: The hook cannot be traced.
         """
         try:
             return super().run(hook, *given)
-        except Exception as error:  # whatever the user's hook raises when it meets a Proxy
+        except Exception as error:  # the user's hook may raise any error on a Proxy
             msg = (
                 f"The hook {getattr(hook, '__qualname__', type(hook).__name__)} on '{self._path}'"
                 f" ({type(self.module).__name__}) cannot be traced ({type(error).__name__}: {error}). Remove the hook"
@@ -47,7 +47,7 @@ class LeafHooks(ModuleHooks):
 
 
 def take_leaf_hooks(root: nn.Module, leaves: Collection[nn.Module]) -> dict[nn.Module, LeafHooks]:
-    """Takes the hooks of the modules of ``root`` which are nodes, ``leaves``; those inside them are no nodes."""
+    """Removes and returns the hooks of the modules of ``root`` that are nodes (``leaves``), not of modules inside."""
     hooked: dict[nn.Module, LeafHooks] = {}
     inside: set[nn.Module] = set()
     for path, module in root.named_modules():
@@ -59,7 +59,7 @@ def take_leaf_hooks(root: nn.Module, leaves: Collection[nn.Module]) -> dict[nn.M
 
 
 def call_twins(graph_module: GraphModule, hooked: Collection[nn.Module]) -> None:
-    """Lets ``graph_module`` call twins of the modules ``hooked``, in place: they get their hooks back."""
+    """Makes ``graph_module`` call twins of the modules ``hooked``, in place; these will get their hooks back."""
     twins = {module: _twin(module) for module in hooked}
     for node in graph_module.graph.nodes:
         if node.op == "call_module":
@@ -70,7 +70,7 @@ def call_twins(graph_module: GraphModule, hooked: Collection[nn.Module]) -> None
 
 
 def _twin(module: nn.Module) -> nn.Module:
-    """Returns a module with the same parameters, buffers and settings, and the hooks that ``module`` has now."""
+    """Returns a module with the same parameters, buffers and settings, and the present hooks of ``module``."""
     twin = copy.copy(module)
     for name in _DICTS:
         vars(twin)[name] = copy.copy(vars(twin)[name])

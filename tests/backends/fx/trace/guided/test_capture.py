@@ -1,4 +1,4 @@
-"""The graph of a guided trace computes what the model computes, for every batch size and in every call."""
+"""The graph of a guided trace computes the same as the model, for every batch size and in every call."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def test_model_is_left_as_it_was(forward: Forward) -> None:
     assert type(model.training) is bool
     assert torch.equal(torch.get_rng_state(), random)
     assert isinstance(model(batch(2)), (Tensor, tuple))
-    assert factor(4) == 12  # no Proxy in a cache of somebody else's
+    assert factor(4) == 12  # the library's cache contains no Proxy
 
 
 @pytest.mark.parametrize("forward", CAPTURED, ids=lambda forward: forward.__name__)

@@ -149,7 +149,7 @@ class GraphWriter:
 
 
 def _held(array: NDArray[Any], dtype: ir.DataType) -> ir.TensorProtocol:
-    """Returns ``array`` as a tensor, which keeps its memory; what is transposed in it is put in order when written."""
+    """Returns ``array`` as a tensor with the same memory; a transposed array is put in order when it is written."""
     if array.flags.c_contiguous:
         return ir.Tensor(array, dtype=dtype)
     return RowsTensor(lambda start, stop: array[start:stop], dtype, array.shape)
