@@ -114,7 +114,13 @@ def save(
             if given is not None:
                 check_against_twin(quantized, given)
         return write_onnx_files(
-            quantized, record, prefix, example=example, setting=setting, registry=Registry(), golden_inputs=golden_inputs
+            quantized,
+            record,
+            prefix,
+            example=example,
+            setting=setting,
+            registry=Registry(),
+            golden_inputs=golden_inputs,
         )
     except ExportError as error:
         error.args = (f"{error}{_other_shapes(quantized, inputs)}", *error.args[1:])

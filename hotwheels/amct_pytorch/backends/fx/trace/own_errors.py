@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ....torch_private import pytree
-from .guided.example import Example
+from ...example import Example
 from .state import unchanged
 from .user_code import is_user_file
 

@@ -60,7 +60,7 @@ class GraphWalk(fx.Interpreter):
         self._node: fx.Node | None = None
         self._bodies: dict[str, _Body] = {}
         self._sources: dict[ir.Value, ir.Value] = {}  # stand-in -> the original value
-        self.results: list[Tensor] = []
+        self.results: tuple[Tensor, ...] = ()
         self._results: list[ir.Value] = []
         self._by_node: dict[str, ir.Value] = {}
         self._kept: set[ir.Node] = set()
