@@ -8,7 +8,7 @@ RUN := $(CURDIR)/$(VENV)/bin/python
 TYPED := build/typed/hotwheels/amct_pytorch
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sample sample-mobilenet sample-vit sample-dynamic sample-retrain test test-exact test-newest-torch lint bench bench-accuracy bench-pretrained zoo clean
+.PHONY: help setup sample sample-mobilenet sample-vit sample-dynamic sample-retrain test test-exact test-newest-torch test-sanitized fuzz kill leaks lint bench bench-accuracy bench-pretrained zoo clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 26
@@ -57,6 +57,28 @@ test-newest-torch: ## Run the API tests with the newest torch that pip finds, in
 	$(NEWEST)/bin/python -m pip install --quiet --no-deps --editable .
 	$(NEWEST)/bin/python -c 'import torch; print("torch", torch.__version__)'
 	$(NEWEST)/bin/python -m pytest tests/api tests/test_torch_private.py $(ARGS)
+
+SANITIZED := build/sanitized
+KERNELS := hotwheels/amct_pytorch/core
+
+test-sanitized: $(READY) ## Run the tests of the compiled kernels under ASan and UBSan; needs gcc
+	@$(CC) -print-file-name=libasan.so 2>/dev/null | grep -q / || \
+		{ echo 'There is no gcc with AddressSanitizer here: nothing was built and nothing was tested.' >&2; exit 1; }
+	@rm -rf $(SANITIZED) && mkdir -p $(SANITIZED)
+	@cp -r hotwheels $(SANITIZED) && rm -f $(SANITIZED)/$(KERNELS)/_kernels* && ln -s $(CURDIR)/tests $(CURDIR)/pyproject.toml $(SANITIZED)
+	$(CC) -shared -fPIC -g -O1 -std=c99 -ffp-contract=off -fopenmp -fno-omit-frame-pointer -fsanitize=address,undefined \
+		-fno-sanitize-recover=all $(KERNELS)/kernels.c -o $(SANITIZED)/$(KERNELS)/_kernels.so -lm
+	cd $(SANITIZED) && PYTHONPATH=. LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libstdc++.so.6)" \
+		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 $(RUN) -m pytest -p no:cacheprovider -k "not freed_memory" tests/core/test_native.py $(ARGS)
+
+fuzz: $(READY) ## Give every reader damaged files for five minutes (ARGS="--seconds 60 --seed 3 checkpoint")
+	$(RUN) -m tests.fuzz.fuzz --seconds 300 $(ARGS)
+
+kill: $(READY) ## Kill every call that writes at each write, sync and rename (ARGS="save_model --every 7")
+	$(RUN) -m tests.fuzz.kill $(ARGS)
+
+leaks: $(READY) ## Run 200 cycles from configuration to verification and compare memory, files and threads
+	$(RUN) -m tests.fuzz.leaks $(ARGS)
 
 lint: $(READY) ## Run ruff (rules and format) and mypy on the whole package
 	$(RUN) -m ruff check .

@@ -30,6 +30,10 @@ class ExportError(AmctError, RuntimeError):
     """The quantized model cannot be written as ONNX."""
 
 
+class ModelFileError(RecordError, ExportError):
+    """An ONNX file is damaged or lacks what it claims. Both errors: it may be to be run, or to be exported from."""
+
+
 class IncompleteRecordError(CalibrationError, ExportError):
     """A record lacks factors at export: an ExportError, as spec 3 demands, and a CalibrationError (spec 11.1)."""
 

@@ -16,7 +16,7 @@ from hotwheels.amct_pytorch.core.statistics import grid_error
 from hotwheels.amct_pytorch.core.statistics.extremes import row_extremes
 from hotwheels.amct_pytorch.core.statistics.histogram import GridHistogram
 from hotwheels.amct_pytorch.core.statistics.sampling import Bounds, Wish, summarise
-from hotwheels.amct_pytorch.export.quantized_constants import quantize_weight
+from hotwheels.amct_pytorch.export.quantized_constants import WeightIntegers
 from hotwheels.amct_pytorch.quantizers import UlqFakeQuantize
 from hotwheels.amct_pytorch.quantizers.learning import gradients
 from hotwheels.amct_pytorch.quantizers.learning.learned_range import learned_range
@@ -170,7 +170,7 @@ def test_integers_of_weights_are_bit_exact(shape, has_one_scale, num_bits, seed)
     weight = numbers(math.prod(shape), 0.01, seed).numpy().reshape(shape)
     scale = (0.01,) if has_one_scale else tuple(float(s) for s in np.linspace(0.01, 0.5, shape[0]).astype(np.float32))
     record = WeightRecord(scale=scale, num_bits=num_bits)
-    ours, theirs = both(lambda: quantize_weight(weight, record, 0))
+    ours, theirs = both(lambda: WeightIntegers.of(weight, record, 0).all())
     assert ours.dtype == theirs.dtype == np.int8
     np.testing.assert_array_equal(ours, theirs)
 

@@ -13,11 +13,11 @@ import click
 
 from ..errors import ConfigError
 from ..files import write_text_atomic
+from ..files.arrays import read_npy
 from ..report.compare_page import comparison_page
 from ..report.divergence import Row, compare, first_divergence
 from ..report.tensors import load_tensors
 from .command import DIFFERS, OK, command
-from .inputs import read_npy
 
 _EXAMPLE = """amct compare fake_quant real_quant --prefix out/net --input image.npy
 amct compare real_quant board_dump/ --prefix out/net --input image.npy

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..errors import ConfigError
+from ..files.arrays import read_npy
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 RANDOM = "random"
@@ -258,22 +259,6 @@ def _array(path: Path, shape: tuple[int, ...] | None) -> NDArray[Any]:
             f"'{path}' has {path.stat().st_size} bytes; a sample of shape {list(shape[1:])} in float32 has {4 * size}."
         )
     return values.reshape(-1, *shape[1:])
-
-
-def read_npy(path: Path) -> NDArray[Any]:
-    """Returns the array in a .npy file.
-
-    Raises:
-      ConfigError: The file is damaged, of another kind, or holds other objects than numbers.
-      FileNotFoundError: There is no such file.
-    """
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, SyntaxError) as error:  # SyntaxError, of a damaged header
-        raise ConfigError(f"'{path}' is no .npy file of numbers: {error}.") from error
-    if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf":
-        raise ConfigError(f"'{path}' holds no array of numbers.")
-    return array
 
 
 def _with_batch_axis(array: NDArray[Any], shape: tuple[int, ...] | None, path: Path) -> NDArray[Any]:

@@ -96,7 +96,7 @@ def _tell(error: Exception, with_traceback: bool) -> None:
         hint = f" ('{context.command_path} --help' shows how)" if context is not None else ""
         click.echo(f"error: {error.format_message()}{hint}", err=True)
     elif isinstance(error, (AmctError, OSError)):
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {' '.join(str(error).split())}", err=True)
     else:  # raised by the user's model, or a bug of this package: the error's class helps more than its text
         more = "" if with_traceback else f" ({DEBUG} shows the traceback)"
         click.echo(f"error: {type(error).__name__}: {error}{more}", err=True)

@@ -11,6 +11,7 @@ from ..errors import ConfigError, RecordError
 from ..files import FileSet, check_input_file
 from ..record import Record, calibration_param, text_proto
 from ..record.calibration_param import CalibrationParam, FactorParam
+from ..record.parse import read_proto_text
 from ..record.record import LayerRecord
 from .command import command
 
@@ -47,13 +48,9 @@ def COMMAND(file: Path, output: Path | None) -> None:
 
 
 def _read(file: Path) -> Content:
-    data = file.read_bytes()
     if file.suffix.lower() == ".bin":
-        return calibration_param.from_binary(data, str(file))
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise RecordError(f"'{file}' is not a UTF-8 text: {error}.") from error
+        return calibration_param.read_param(file)
+    text = read_proto_text(file, "record:")
     first = _FIRST_FIELD.search(text)
     if first is None:
         raise RecordError(f"'{file}' is neither a record nor a parameter file: it has no field 'record' or 'layer'.")

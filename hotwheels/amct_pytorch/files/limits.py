@@ -44,6 +44,19 @@ OM_JSON = Limit(what="an om.json", most=16 * _MIB)
 JSON_DEPTH = Limit(what="JSON", most=100, unit="levels of nesting")  # real files nest six deep
 RECORD = Limit(what="a record or parameter file as text", most=64 * _MIB)
 RECORD_OTHER_FORM = Limit(what="a record that is not written one field a line", most=1 * _MIB)
+RECORD_BINARY = Limit(what="a parameter file in binary form", most=64 * _MIB)
+RECORD_LAYERS = Limit(what="a parameter file", most=1 << 18, unit="layers and inputs")
+MANIFEST = Limit(what="a manifest", most=1 * _MIB)
+
+# Binary files. What a header claims is compared with what follows before memory is taken for it.
+ONNX_FILE = Limit(what="an ONNX model without its external data", most=(1 << 31) - 1)  # protobuf's own limit
+ONNX_PARTS = Limit(what="an ONNX model", most=1 << 20, unit="nodes, values, attributes and tensors")
+ARCHIVE = Limit(what="a golden file when it is unpacked", most=512 * _MIB)
+DUMP = Limit(what="a dumped tensor", most=512 * _MIB)
+DUMP_TEXT = Limit(what="a dumped tensor as text", most=256 * _MIB)
+NODE_RESULT = Limit(
+    what="a result in the oracle that is over 64 times as large as its inputs", most=1 << 26, unit="elements"
+)
 
 # Most warnings of one kind about one file; one more line has the number of the others.
 WARNINGS = 10

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RecordError
+from . import limits
 from .file_set import FileSet
+from .limits import read_limited
 from .marks import digest, mark_of, read_mark
 from .paths import PathLike, output_path
 
@@ -138,7 +140,9 @@ def _listed(others: Sequence[str]) -> str:
 
 def _read_manifest(path: Path) -> Mapping[str, str]:
     try:
-        files: Any = json.loads(path.read_bytes())["files"]
+        files: Any = json.loads(read_limited(path, limits.MANIFEST, RecordError))["files"]
         return {str(name): str(one) for name, one in files.items()}
+    except RecordError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RecordError(f"'{path}' is not a manifest of saved files: {error}") from error

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import onnx
 
-from ..files import PathLike, check_input_file
+from ..errors import ModelFileError
+from ..files import PathLike
+from .proto_file import read_proto
 
 _QDQ = ("QuantizeLinear", "DequantizeLinear")
 
@@ -33,11 +35,15 @@ def expose_results(path: PathLike, *, only_quantized: bool = False) -> ExposedMo
     ``only_quantized``: the outputs are the integers of the QuantizeLinear behind a layer instead, and layers without
     one have no output; so a runtime can still replace nodes by integer kernels.
     """
-    model = onnx.load(str(check_input_file(path, "ONNX model")))
-    results = {layer_of(node.name): node.output[0] for node in model.graph.node if not _is_quantization(node)}
-    quantizers = {node.input[0]: node for node in model.graph.node if node.op_type == _QDQ[0]}
+    model = read_proto(path)
+    nodes = [node for node in model.graph.node if node.output]
+    results = {layer_of(node.name): node.output[0] for node in nodes if not _is_quantization(node)}
+    quantizers = {node.input[0]: node for node in nodes if node.op_type == _QDQ[0] and node.input}
     constants = {one.name: onnx.numpy_helper.to_array(one) for one in model.graph.initializer}
-    scales = {value: float(constants[node.input[1]]) for value, node in quantizers.items()}
+    try:
+        scales = {value: float(constants[node.input[1]]) for value, node in quantizers.items()}
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise ModelFileError(f"'{path}' has a QuantizeLinear whose scale is not one constant number.") from error
     steps = {name: scales[value] for name, value in results.items() if value in scales}
     if only_quantized:
         results = {name: quantizers[value].output[0] for name, value in results.items() if value in quantizers}
@@ -48,13 +54,16 @@ def expose_results(path: PathLike, *, only_quantized: bool = False) -> ExposedMo
 
 def zero_points(path: Path) -> dict[str, int]:
     """Returns the zero point of each QuantizeLinear of a model, by the name of its result."""
-    model = onnx.load(str(path))
+    model = read_proto(path)
     constants = {one.name: one for one in model.graph.initializer}
-    return {
-        node.output[0]: int(onnx.numpy_helper.to_array(constants[node.input[2]]))
-        for node in model.graph.node
-        if node.op_type == _QDQ[0]
-    }
+    try:
+        return {
+            node.output[0]: int(onnx.numpy_helper.to_array(constants[node.input[2]]))
+            for node in model.graph.node
+            if node.op_type == _QDQ[0]
+        }
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise ModelFileError(f"'{path}' has a QuantizeLinear whose zero point is not one constant.") from error
 
 
 def layer_of(node_name: str) -> str:

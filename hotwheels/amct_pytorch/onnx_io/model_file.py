@@ -10,8 +10,9 @@ import onnx
 import onnx_ir as ir
 from onnx.shape_inference import InferenceError
 
-from ..errors import ExportError
-from ..files import FileSet, PathLike, check_input_file, part_of
+from ..errors import ExportError, ModelFileError
+from ..files import FileSet, PathLike, part_of
+from .proto_file import has_external_data, read_proto
 from .wire_format import write_values, write_with_tensors
 
 # A protobuf message holds at most 2 GB; a larger model has its tensors in a second file. The margin is for the nodes.
@@ -20,17 +21,21 @@ _SMALLEST = 1 << 14  # bytes; larger tensors are written without a copy
 
 
 def load_model(path: PathLike) -> ir.Model:
-    """Returns the ONNX model in the file ``path``.
+    """Returns the ONNX model in the file ``path``; tensors in other files stay there.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ExportError: The file is not an ONNX model.
+        ModelFileError: See `read_proto`.
     """
-    path = check_input_file(path, "ONNX model")
+    proto = read_proto(path, with_external_data=False)
     try:
-        return ir.load(path)
-    except Exception as error:  # protobuf's and onnx_ir's errors have no common class
-        raise ExportError(f"'{path}' is not an ONNX model that can be read: {error}") from error
+        onnx.checker.check_model(str(path) if has_external_data(proto) else proto)
+        model = ir.from_proto(proto)
+    except Exception as error:  # those of onnx_ir and of the checker have no common class
+        text = " ".join(str(error).split())
+        raise ModelFileError(f"'{path}' is not an ONNX model that can be read: {text:.500}") from error
+    ir.external_data.set_base_dir(model.graph, Path(path).parent)
+    return model
 
 
 def save_model(model: ir.Model, path: PathLike, files: FileSet | None = None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from ..errors import RecordError
 from ..files import PathLike, check_input_file
+from ..files.naming import error_in_file
 from ..files.seal import DEPLOY_MODEL, PARAMETERS_BINARY, PARAMETERS_TEXT, check_together
+from ..onnx_io.proto_file import read_proto
 from ..record import calibration_param
 from ..record.calibration_param import DataType, FactorParam, LayerParam
 
@@ -115,31 +117,65 @@ def load_deploy_pair(model_path: PathLike, param_path: PathLike) -> DeployPair:
     param_path = check_input_file(param_path, "Quantization parameter file")
     is_binary = param_path.suffix == ".bin"
     check_together({DEPLOY_MODEL: model_path, PARAMETERS_BINARY if is_binary else PARAMETERS_TEXT: param_path})
-    model = onnx.load(str(model_path))
+    model = read_proto(model_path)
     params = _read_params(param_path)
-    metadata = {entry.key: entry.value for entry in model.metadata_props}.get(METADATA_KEY, '{"layers": {}}')
-    graph = read_graph(model)
-    return DeployPair(graph=graph, layers=_layers(graph, params, json.loads(metadata)["layers"]))
+    with error_in_file(model_path):
+        graph, metadata = read_graph(model), _metadata(model)
+    with error_in_file(model_path), error_in_file(param_path):
+        return DeployPair(graph=graph, layers=_layers(graph, params, metadata))
 
 
 def read_graph(model: onnx.ModelProto) -> Graph:
-    """Returns the nodes and constants of ``model``, local functions inlined."""
-    if model.functions:
-        model = onnx.inliner.inline_local_functions(model)
-    return _graph(model.graph, {one.domain: one.version for one in model.opset_import})
+    """Returns the nodes and constants of ``model``, local functions inlined.
+
+    Raises:
+      RecordError: An attribute or an input has no type, or the functions cannot be inlined.
+    """
+    try:
+        if model.functions:
+            model = onnx.inliner.inline_local_functions(model)
+        return _graph(model.graph, {one.domain: one.version for one in model.opset_import})
+    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+        raise RecordError(f"The graph cannot be read: {' '.join(str(error).split())}") from error
 
 
 def _read_params(path: Path) -> dict[str, LayerParam]:
-    if path.suffix == ".bin":
-        param = calibration_param.from_binary(path.read_bytes(), str(path))
-    else:
-        param = calibration_param.from_text(path.read_text(encoding="utf-8"), str(path))
-    params = {layer.name: layer for layer in param.layers}
-    if len(params) != len(param.layers):
-        names = [layer.name for layer in param.layers]
-        twice = next(name for name in names if names.count(name) > 1)
+    param = calibration_param.read_param(path)
+    if (twice := _repeated(layer.name for layer in param.layers)) is not None:
         raise RecordError(f"{path} has more than one entry for layer '{twice}'.")
-    return params
+    return {layer.name: layer for layer in param.layers}
+
+
+def _repeated(names: Iterable[str]) -> str | None:
+    """Returns the first name that stands there twice."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
+def _metadata(model: onnx.ModelProto) -> dict[str, dict[str, Any]]:
+    """Returns what the model's metadata says of its layers, by name; empty without any.
+
+    Raises:
+      RecordError: It has another form than spec 11.3 says.
+    """
+    text = {entry.key: entry.value for entry in model.metadata_props}.get(METADATA_KEY)
+    if text is None:
+        return {}
+    try:
+        layers: Any = json.loads(text)["layers"]
+        known = {str(name): dict(entry) for name, entry in layers.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise RecordError(f"The metadata '{METADATA_KEY}' is damaged: {error!r}.") from error
+    for name, entry in known.items():
+        for key in ("num_bits_d", "shift_bit"):
+            values = entry.get(key, [])
+            if not isinstance(values, list) or any(type(one) not in (int, type(None)) for one in values):
+                raise RecordError(f"The metadata '{METADATA_KEY}' of layer '{name}': {key} is {values!r:.80}.")
+    return known
 
 
 # --- the model ---
@@ -193,9 +229,8 @@ _LIST_TYPES = (onnx.AttributeProto.INTS, onnx.AttributeProto.FLOATS, onnx.Attrib
 def _layers(graph: Graph, params: Mapping[str, LayerParam], metadata: Mapping[str, Any]) -> dict[str, Layer]:
     """Pairs nodes and parameters one to one; RecordError if a partner is missing: the layer would run in float."""
     nodes = {node.name: node for node in graph.nodes}
-    if len(nodes) != len(graph.nodes):
-        names = [node.name for node in graph.nodes]
-        raise RecordError(f"Two nodes of the deploy model are called '{next(n for n in names if names.count(n) > 1)}'.")
+    if (twice := _repeated(node.name for node in graph.nodes)) is not None:
+        raise RecordError(f"Two nodes of the deploy model are called '{twice}'.")
     for source, known in (("parameter file", [*params]), ("model's metadata", [*metadata])):
         lost = next((name for name in known if name not in nodes), None)
         if lost is not None:
@@ -237,9 +272,12 @@ def _grid(layer: str, factor: FactorParam, num_bits: int | None) -> Grid | None:
     num_bits = default if num_bits is None else num_bits
     if num_bits != default and not (default == 16 and 9 <= num_bits <= 16):
         raise RecordError(f"Layer '{layer}': num_bits_d is {num_bits}, the data type is {factor.data_type.name}.")
-    grid = Grid(scale=float(_steps(layer, factor.scale)[0]), offset=int(factor.offset[0]), num_bits=num_bits)
-    if not grid.qmin <= grid.offset <= grid.qmax or grid.offset != factor.offset[0]:
-        raise RecordError(f"Layer '{layer}': offset {factor.offset[0]} is no {num_bits} bit integer.")
+    offset = factor.offset[0]
+    if not float(offset).is_integer():  # infinities and NaN are none either
+        raise RecordError(f"Layer '{layer}': offset {offset} is no {num_bits} bit integer.")
+    grid = Grid(scale=float(_steps(layer, factor.scale)[0]), offset=int(offset), num_bits=num_bits)
+    if not grid.qmin <= grid.offset <= grid.qmax:
+        raise RecordError(f"Layer '{layer}': offset {offset} is no {num_bits} bit integer.")
     return grid
 
 
@@ -255,6 +293,6 @@ def _steps(layer: str, reciprocals: tuple[float, ...]) -> NDArray[np.float64]:
 def _shift_bit(layer: str, values: list[int]) -> tuple[int, ...]:
     if not any(values):
         return ()
-    if not all(1 <= value <= _MAX_SHIFT for value in values):
+    if not all(value is not None and 1 <= value <= _MAX_SHIFT for value in values):
         raise RecordError(f"Layer '{layer}': shift_bit is {values}; it must be all 0, or each in 1..{_MAX_SHIFT}.")
     return tuple(values)

@@ -12,7 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError, RecordError
-from ..files import FileSet, PathLike, check_input_file, output_path
+from ..files import FileSet, PathLike, output_path
+from ..files.arrays import read_npz
+from ..files.limits import ARCHIVE
+from ..files.naming import error_in_file
 from ..files.seal import DEPLOY_MODEL, GOLDEN, PARAMETERS_BINARY, PARAMETERS_TEXT, check_prefix
 from .golden_tensor import GoldenTensor, first_difference
 from .interpreter import Interpreter, Result
@@ -88,6 +91,7 @@ def write_golden(path: PathLike, inputs: Mapping[str, NDArray[Any]], result: Res
         golden = GoldenTensor.of(array, keeps_values=place in kept)
         parts = {"shape": np.array(golden.shape, dtype=np.int64), "blocks": golden.blocks, "values": golden.values}
         arrays |= {_key(place, part): value for part, value in parts.items() if value is not None}
+    ARCHIVE.check(sum(array.nbytes for array in arrays.values()), path)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     files.write_bytes(path, buffer.getvalue())
@@ -116,15 +120,13 @@ def read_golden(path: PathLike) -> Golden:
       FileNotFoundError: There is no such file.
       RecordError: The file is no golden file.
     """
-    path = check_input_file(path, "Golden file")
+    arrays = read_npz(path, "golden file", RecordError, ARCHIVE)
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
         if int(arrays.pop(_FORMAT)) != _VERSION:
             raise ValueError("it is of another version; save the model with golden_inputs again.")
         inputs = {name.removeprefix(_INPUT): arrays.pop(name) for name in list(arrays) if name.startswith(_INPUT)}
         return Golden(inputs=inputs, tensors=dict(_tensors(arrays)))
-    except (OSError, ValueError, AttributeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise RecordError(f"'{path}' is not a golden file: {error}") from error
 
 
@@ -151,7 +153,10 @@ def verify(prefix: PathLike) -> list[LayerVerdict]:
     """
     golden = read_golden(golden_path(prefix))
     check_prefix(prefix)
-    result, error = Interpreter(*deploy_paths(prefix)).run_to_error(golden.inputs)
+    model, parameters = deploy_paths(prefix)
+    interpreter = Interpreter(model, parameters)
+    with error_in_file(model):
+        result, error = interpreter.run_to_error(golden.inputs)
     if error is None:
         return verdicts(golden, result)
     seen = {place.layer for place in tensors_of(result)}
@@ -211,4 +216,14 @@ def _tensors(arrays: Mapping[str, NDArray[Any]]) -> Iterator[tuple[Place, Golden
         shape, blocks, values = (one.get(part) for part in _PARTS)
         if shape is None or blocks is None:
             raise ValueError(f"it lacks parts of {place} of '{place.layer}'.")
-        yield place, GoldenTensor(shape=tuple(map(int, shape)), blocks=blocks, values=values)
+        tensor = GoldenTensor(shape=_sizes(shape), blocks=blocks, values=values)
+        if not tensor.is_consistent:
+            raise ValueError(f"shape, digests and values of {place} of '{place.layer}' do not fit together.")
+        yield place, tensor
+
+
+def _sizes(shape: NDArray[Any]) -> tuple[int, ...]:
+    sizes = tuple(map(int, shape)) if shape.ndim == 1 and shape.dtype.kind == "i" else (-1,)
+    if any(one < 0 for one in sizes):
+        raise ValueError(f"a shape is {shape.tolist()!r:.80}.")
+    return sizes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,18 @@ class GoldenTensor:
         """Returns the entry of ``array``."""
         values = _narrowed(array) if keeps_values else None
         return GoldenTensor(shape=array.shape, blocks=_digests(array), values=values)
+
+    @property
+    def is_consistent(self) -> bool:
+        """Whether shapes and digests fit together."""
+        count = -(-math.prod(self.shape) // BLOCK)
+        if self.blocks.dtype != np.uint8 or self.blocks.shape != (count, _DIGEST_BYTES):
+            return False
+        if self.values is None:
+            return True
+        is_real = np.issubdtype(self.values.dtype, np.floating)
+        values = self.values.astype(np.float32 if is_real else np.int32)
+        return values.shape == self.shape and np.array_equal(_digests(values), self.blocks)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..errors import AmctError, CalibrationError, ConfigError, UnsupportedModelError
 from ..files import PathLike
+from ..files.naming import error_in_file
 from .cube import is_cube, run_cube
 from .deploy_pair import DeployPair, Graph, Layer, Node, load_deploy_pair
 from .ops import find_kernel, is_movement
@@ -65,7 +66,8 @@ class Interpreter:
           RecordError: The parameter file does not parse, or the files do not belong together.
           UnsupportedModelError: There is no kernel for an operator.
         """
-        self._take(load_deploy_pair(model_path, param_path))
+        with error_in_file(model_path):
+            self._take(load_deploy_pair(model_path, param_path))
 
     @classmethod
     def of(cls, pair: DeployPair) -> Interpreter:

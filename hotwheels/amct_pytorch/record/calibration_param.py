@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError
 
 from ..errors import RecordError
+from ..files import check_input_file
+from ..files.limits import RECORD_BINARY, RECORD_LAYERS, read_limited
 from ..proto import CalibrationParam as CalibrationMessage
-from .parse import parse_message
+from .parse import parse_message, read_proto_text
 from .print_text import print_text
 
 VERSION = 65536
@@ -95,7 +98,7 @@ def from_text(text: str, source: str) -> CalibrationParam:
     Raises:
       RecordError: The text does not parse.
     """
-    return _param(parse_message(CalibrationMessage, text, source))
+    return _param(parse_message(CalibrationMessage, text, source), source)
 
 
 def from_binary(data: bytes, source: str) -> CalibrationParam:
@@ -109,7 +112,20 @@ def from_binary(data: bytes, source: str) -> CalibrationParam:
         message.ParseFromString(data)
     except DecodeError as error:
         raise RecordError(f"{source} is not a quantization parameter file in binary form: {error}.") from error
-    return _param(message)
+    return _param(message, source)
+
+
+def read_param(path: Path) -> CalibrationParam:
+    """Returns the content of a file; one that ends in ``.bin`` is the binary form.
+
+    Raises:
+      FileNotFoundError: There is no such file.
+      RecordError: It does not parse, or is beyond a limit.
+    """
+    if path.suffix.lower() != ".bin":
+        return from_text(read_proto_text(path, "Quantization parameter file"), str(path))
+    check_input_file(path, "Quantization parameter file")
+    return from_binary(read_limited(path, RECORD_BINARY, RecordError), str(path))
 
 
 def _float32(values: tuple[float, ...]) -> tuple[float, ...]:
@@ -137,7 +153,11 @@ def _fill(target: Any, factor: FactorParam) -> None:
         target.params = factor.params
 
 
-def _param(message: Any) -> CalibrationParam:
+def _param(message: Any, source: str) -> CalibrationParam:
+    nameless = next((one for one in message.layer if not isinstance(one.name, str)), None)
+    if nameless is not None:  # protobuf gives bytes where a string is no UTF-8
+        raise RecordError(f"{source}: the name {nameless.name!r:.80} of a layer is not UTF-8.")
+    RECORD_LAYERS.check(sum(1 + len(one.quant_param.input) for one in message.layer), source, RecordError)
     layers = tuple(
         LayerParam(
             name=layer.name,

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ConfigError
-from ..files import PathLike, output_path
+from ..errors import ConfigError, ModelFileError
+from ..files import PathLike, check_input_file, output_path
+from ..files.arrays import read_npy
+from ..files.limits import DUMP, DUMP_TEXT, read_limited
+from ..files.naming import error_in_file
 from ..files.seal import FAKE_QUANT_MODEL, FLOAT_MODEL, check_prefix
 from ..onnx_io.exposed import expose_results, layer_of, zero_points
 from ..oracle.digest import deploy_paths
@@ -73,25 +77,47 @@ def read_dumps(folder: PathLike) -> LayerTensors:
     found = {path: match for path in files if (match := _DUMP.fullmatch(path.name)) and match["index"] == "0"}
     if not found:
         raise ConfigError(f"'{folder}' holds no file called <layer>_output<i>_<shape>_pytorch.npy, .float or .txt.")
-    results = {match["layer"]: _read(path, match["shape"]) for path, match in found.items()}
+    results = _Dumps({match["layer"]: (path, match["shape"]) for path, match in found.items()})
     return LayerTensors(title=str(folder), results=results, is_exact=True)
+
+
+class _Dumps(Mapping[str, NDArray[Any]]):
+    """Dumped tensors by layer, each read when it is asked for: a folder may hold more than the memory."""
+
+    def __init__(self, files: Mapping[str, tuple[Path, str]]) -> None:
+        self._files = files
+
+    def __getitem__(self, layer: str) -> NDArray[Any]:
+        return _read(*self._files[layer])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
 
 
 def _read(path: Path, shape: str) -> NDArray[Any]:
     sizes = [int(size) for size in shape.split("_")[1:]]
     try:
         if path.suffix == ".npy":
-            array = np.load(path)
-            return np.asarray(array).reshape(sizes if sizes else array.shape).astype(np.float64)
-        return np.loadtxt(path, skiprows=int(path.suffix == ".txt"), ndmin=1).reshape(sizes)
+            array = read_npy(path, "Dump", limit=DUMP)
+            return array.reshape(sizes if sizes else array.shape).astype(np.float64)
+        content = read_limited(check_input_file(path, "Dump"), DUMP_TEXT).decode("ascii")
+        return np.loadtxt(io.StringIO(content), skiprows=int(path.suffix == ".txt"), ndmin=1).reshape(sizes)
     except ValueError as error:
-        raise ConfigError(f"'{path}' does not hold a tensor of shape {sizes}: {error}") from error
+        if isinstance(error, ConfigError):
+            raise
+        text = " ".join(str(error).split())
+        raise ConfigError(f"'{path}' does not hold a tensor of shape {sizes}: {text:.300}") from error
 
 
 def _run_oracle(prefix: PathLike, inputs: Sequence[NDArray[Any]]) -> LayerTensors:
-    interpreter = Interpreter(*deploy_paths(prefix))
+    model, parameters = deploy_paths(prefix)
+    interpreter = Interpreter(model, parameters)
     graph = interpreter.pair.graph
-    found = interpreter.run(_feeds(list(graph.inputs), inputs), keep_values=True).values
+    with error_in_file(model):
+        found = interpreter.run(_feeds(list(graph.inputs), inputs), keep_values=True).values
     results = {layer_of(node.name): np.asarray(found[node.name], dtype=np.float64) for node in graph.nodes}
     makers = {node.outputs[0]: layer_of(node.name) for node in graph.nodes if node.outputs}
     steps: dict[str, float] = {}
@@ -112,7 +138,7 @@ def _run_fake_quant(prefix: PathLike, inputs: Sequence[NDArray[Any]]) -> LayerTe
 
 def _run_onnx(path: Path, inputs: Sequence[NDArray[Any]], title: str) -> LayerTensors:
     exposed = expose_results(path)
-    values = _run_session(exposed.content, list(exposed.results.values()), inputs, is_optimized=False)
+    values = _run_session(path, exposed.content, list(exposed.results.values()), inputs, is_optimized=False)
     results = {layer: value.astype(np.float64) for layer, value in zip(exposed.results, values, strict=True)}
     return LayerTensors(title=f"{title}:{path}", results=results, steps=exposed.steps)
 
@@ -124,7 +150,7 @@ def _run_optimized(prefix: PathLike, inputs: Sequence[NDArray[Any]]) -> LayerTen
     """
     path = output_path(prefix, FAKE_QUANT_MODEL)
     exposed, offsets = expose_results(path, only_quantized=True), zero_points(path)
-    values = _run_session(exposed.content, list(exposed.results.values()), inputs, is_optimized=True)
+    values = _run_session(path, exposed.content, list(exposed.results.values()), inputs, is_optimized=True)
     results = {
         layer: (integers.astype(np.float64) - offsets[name]) * exposed.steps[layer]
         for (layer, name), integers in zip(exposed.results.items(), values, strict=True)
@@ -133,7 +159,7 @@ def _run_optimized(prefix: PathLike, inputs: Sequence[NDArray[Any]]) -> LayerTen
 
 
 def _run_session(
-    content: bytes, names: list[str], inputs: Sequence[NDArray[Any]], *, is_optimized: bool
+    path: Path, content: bytes, names: list[str], inputs: Sequence[NDArray[Any]], *, is_optimized: bool
 ) -> list[NDArray[Any]]:
     try:
         import onnxruntime  # an optional requirement (extra "runtime")
@@ -142,10 +168,16 @@ def _run_session(
     options = onnxruntime.SessionOptions()
     if not is_optimized:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    feeds = _feeds([one.name for one in session.get_inputs()], inputs)
-    return [np.asarray(one) for one in session.run(names, feeds)]
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        feeds = _feeds([one.name for one in session.get_inputs()], inputs)
+        return [np.asarray(one) for one in session.run(names, feeds)]
+    except ConfigError:
+        raise
+    except Exception as error:  # onnxruntime's errors have no class of their own
+        text = " ".join(str(error).split())
+        raise ModelFileError(f"'{path}' cannot be run in onnxruntime: {text:.500}") from error
 
 
 def _feeds(names: list[str], inputs: Sequence[NDArray[Any]]) -> dict[str, NDArray[Any]]:

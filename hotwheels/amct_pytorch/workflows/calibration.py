@@ -26,6 +26,7 @@ from ..config.dynamic.simple_cfg import SimpleCalibrationConfig
 from ..core.host_memory import keep_freed_memory_for
 from ..export.save import write_files
 from ..files import FileSet, PathLike
+from ..files.naming import error_in_file
 from ..files.seal import check_record_partners, record_partners, sealed_set
 from ..log import get_logger
 from ..onnx_io.model_file import load_model, save_model
@@ -99,15 +100,16 @@ def quantize(
 
 def save(onnx_path: Path, record_path: Path, prefix: PathLike, model: nn.Module | None) -> tuple[Path, ...]:
     """Writes the deploy pair and the fake_quant model; returns the paths. Only ``update_bn`` needs ``model``."""
-    float_model = load_model(onnx_path)
-    settings, record = read_settings(float_model, onnx_path), read_record(record_path)
+    float_model, record = load_model(onnx_path), read_record(record_path)
     check_record_partners(record_path, onnx_path)
     advice = "Run at least batch_num forwards of the model which quantize_model returned before save_model."
-    require_complete(float_model, settings, record, record_path, advice)
+    with error_in_file(onnx_path):
+        settings = read_settings(float_model, onnx_path)
+        require_complete(float_model, settings, record, record_path, advice)
     updated = record
     if settings.get(_UPDATE_BN):
         updated = _needed_session(model).fold_present_state(float_model, record)
-    with sealed_set(prefix) as files:
+    with error_in_file(onnx_path), sealed_set(prefix) as files:
         write_files(files, float_model, for_each_use(updated, float_model, settings), prefix)
         if updated != record:
             write_update(updated, record_path, files)

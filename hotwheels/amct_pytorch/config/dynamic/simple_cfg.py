@@ -170,7 +170,7 @@ def _parsed(kind: Any, text: str, source: str) -> Any:
 def _with_om_layers(simple: _Simple, path: PathLike) -> _Simple:
     if simple.mapping_file is None:
         return simple
-    return dataclasses.replace(simple, om_layers=read_om_json(mapping_path(simple.mapping_file, path)))
+    return dataclasses.replace(simple, om_layers=read_om_json(mapping_path(simple.mapping_file, path), path))
 
 
 def _shared(message: Any, source: str) -> dict[str, Any]:

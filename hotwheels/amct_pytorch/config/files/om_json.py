@@ -32,14 +32,18 @@ _INPUT_KEYS = ("input_desc", "inputs", "input", "input_data_types", "input_types
 _TYPE_KEYS = ("dtype", "data_type", "datatype", "type")
 
 
-def read_om_json(path: PathLike) -> OmLayers:
+def read_om_json(path: PathLike, named_by: PathLike | None = None) -> OmLayers:
     """Returns the widths of each layer's inputs, in the order of the file; of two objects with one name the later wins.
+
+    Args:
+      path: The file.
+      named_by: The configuration that names it, for messages; None for none.
 
     Raises:
       FileNotFoundError: There is no such file.
       ConfigError: It is not JSON.
     """
-    return om_layers(read_json(path, "Mapping file", OM_JSON))
+    return om_layers(read_json(path, "Mapping file" if named_by is None else f"Mapping file of '{named_by}':", OM_JSON))
 
 
 def mapping_path(mapping_file: str, config_path: PathLike) -> Path:

@@ -36,7 +36,7 @@ def read_simple_yaml(path: PathLike) -> SimpleConfig:
     simple = parse_simple_yaml(read_text(path, "Simple configuration file", SIMPLE_CONFIG), str(path))
     if simple.mapping_file is None:
         return simple
-    return dataclasses.replace(simple, om_layers=read_om_json(mapping_path(simple.mapping_file, path)))
+    return dataclasses.replace(simple, om_layers=read_om_json(mapping_path(simple.mapping_file, path), path))
 
 
 def parse_simple_yaml(text: str, source: str) -> SimpleConfig:

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 from numpy.typing import NDArray
 
 from ..deploy_pair import Node
+from .growth import check_broadcast
 
 Array: TypeAlias = "NDArray[Any]"
 # A kernel gets the node and its inputs (None for an absent optional input) and returns its outputs. Reals are float64.
@@ -37,7 +38,12 @@ def register(*op_types: str, domain: str = "", is_movement: bool = False) -> Cal
 
 def register_simple(op_type: str, function: SimpleKernel) -> None:
     """Registers a function of the inputs alone, with one output."""
-    _add(op_type, "", lambda _node, inputs: (function(*inputs),))
+
+    def kernel(_node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
+        check_broadcast(inputs)
+        return (function(*inputs),)
+
+    _add(op_type, "", kernel)
 
 
 def find_kernel(node: Node) -> Kernel | None:

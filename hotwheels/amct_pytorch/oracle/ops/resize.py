@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..deploy_pair import Node
+from .growth import check_growth
 from .registry import Array, register
 
 _UNSUPPORTED = {"antialias": (0,), "exclude_outside": (0,), "keep_aspect_ratio_policy": ("stretch",)}
@@ -23,6 +24,7 @@ def _resize(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
     x = inputs[0]
     # The last axis first: the order in which torch's kernels sum.
     for axis, (size, scale) in sorted(_targets(node, inputs).items(), reverse=True):
+        check_growth((*x.shape, size / x.shape[axis]), inputs)
         x = _resize_axis(node, x, axis, size, scale)
     return (x,)
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..deploy_pair import Node
+from .growth import check_growth
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,8 @@ class Windows:
         ]
         if not any(self.begin) and not any(after):
             return x
+        sizes = zip(self.begin, self.size, after, strict=True)
+        check_growth((*x.shape[:2], *map(sum, sizes)), [x])
         return np.pad(x, [(0, 0), (0, 0), *zip(self.begin, after, strict=True)], constant_values=value)
 
     def tap(self, padded: NDArray[Any], position: Sequence[int]) -> NDArray[Any]:

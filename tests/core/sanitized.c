@@ -1,0 +1,79 @@
+/* Calls every kernel on memory of exactly the size it may touch, for sizes around its blocks. For ASan and UBSan. */
+
+#include "kernels.c"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+static float *floats(int64_t count)
+{
+    float *found = malloc((size_t)count * sizeof(float));
+    for (int64_t i = 0; i < count; i++)
+        found[i] = (float)((i * 7919) % 2001 - 1000) / 37.0f;
+    if (count > 2) {
+        found[1] = INFINITY;
+        found[2] = -INFINITY;
+    }
+    return found;
+}
+
+static void rows_of(int64_t rows, int64_t size)
+{
+    int64_t count = rows * size;
+    float *x = floats(count), *grad = floats(count), *out = malloc((size_t)count * sizeof(float));
+    float *factor = malloc((size_t)rows * sizeof(float)), *lows = malloc((size_t)rows * sizeof(float));
+    float *highs = malloc((size_t)rows * sizeof(float)), *dots = malloc((size_t)rows * sizeof(float));
+    int8_t *integers = malloc((size_t)count);
+    int64_t *indices = malloc((size_t)rows * sizeof(int64_t));
+    for (int64_t row = 0; row < rows; row++) {
+        factor[row] = 0.5f;
+        indices[row] = rows - 1 - row;
+    }
+    amct_fake_quantize(x, out, count, 0.1f, -128, 127);
+    sums_t *sums = malloc((size_t)((count + BLOCK - 1) / BLOCK) * sizeof(sums_t));
+    amct_learned_range(x, grad, count, 0.1f, -3, 3, sums);
+    for (int each = 0; each < 2; each++) {
+        amct_unfold(x, out, rows, size, factor, factor, factor, each, 127);
+        amct_unfold_backward(grad, x, rows, size, factor, factor, factor, each, 7, dots);
+        amct_quantize_weight(x, integers, rows, size, factor, each, 127);
+    }
+    for (int64_t block = 1; block <= rows; block += rows > 1 ? rows - 1 : 1) {
+        double distance = 3.7;
+        int64_t blocks = (rows + block - 1) / block, per_block = (int64_t)((double)(block * size) / distance) + 1;
+        int64_t samples = blocks * per_block;
+        float *sample = malloc((size_t)samples * sizeof(float));
+        amct_summarise_rows(x, rows, size, block, distance, per_block, samples, lows, highs, sample);
+        free(sample);
+    }
+    amct_collect(x, size, indices, rows, -1, 1, -INFINITY, INFINITY, out);
+    int64_t bins = 4096, *counts = calloc((size_t)bins, sizeof(int64_t));
+    x[count > 1] = x[count > 2 ? 2 : 0] = 0;
+    amct_count(x, count, 64, -bins / 2, counts);
+    free(counts), free(sums), free(x), free(grad), free(out), free(factor), free(lows), free(highs), free(dots);
+    free(integers), free(indices);
+}
+
+static void edges_of(int64_t count, int64_t grids)
+{
+    double *edges = malloc((size_t)count * sizeof(double)), *drop = malloc((size_t)count * sizeof(double));
+    double *scale = malloc((size_t)grids * sizeof(double)), *ends = malloc((size_t)grids * sizeof(double));
+    double *sums = malloc((size_t)grids * sizeof(double));
+    for (int64_t i = 0; i < count; i++)
+        edges[i] = drop[i] = (double)i;
+    for (int64_t i = 0; i < grids; i++)
+        scale[i] = ends[i] = (double)(i + 1);
+    amct_edge_sums(edges, drop, count, scale, ends, ends, grids, sums);
+    free(edges), free(drop), free(scale), free(ends), free(sums);
+}
+
+int main(void)
+{
+    static const int64_t sizes[] = {1, 2, 3, 15, 16, 17, 255, 256, 257, BLOCK - 1, BLOCK, BLOCK + 1};
+    for (size_t at = 0; at < sizeof(sizes) / sizeof(*sizes); at++)
+        for (int64_t rows = 1; rows <= 5; rows += 2) {
+            rows_of(rows, sizes[at]);
+            edges_of(sizes[at], rows);
+        }
+    puts("done");
+    return 0;
+}
