@@ -85,6 +85,7 @@ HOSTILE: dict[str, tuple[Callable[[], onnx.ModelProto | bytes], str]] = {
     "offset": (lambda: external("data.bin", offset=8), "wants 16 bytes at 8 of 'data.bin', which has 16"),
     "length": (lambda: external("data.bin", length=12_000_000_000), "wants 12,000,000,000 bytes"),
     "negative offset": (lambda: external("data.bin", offset=-8), "external data that cannot be read"),
+    "name": (lambda: model().SerializeToString().replace(b"Add", b"A\xffd"), "a name that is not UTF-8: b'A"),
     "function of itself": (lambda: with_functions(1, 1, recursive=True), "a local function that calls itself"),
     "functions of functions": (lambda: with_functions(9, 9), "stand for more than 1,048,576 nodes"),
 }

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -40,6 +41,8 @@ def read_proto(path: PathLike, *, with_external_data: bool = True) -> onnx.Model
     if not model.HasField("graph"):
         raise ModelFileError(f"'{path}' is not an ONNX model that can be read: it has no graph.")
     _check_size(model, path)
+    for graph in (model.graph, *model.functions):
+        _check_names(graph, path)
     for tensor in _tensors(model):
         problem = _problem(tensor, path.parent)
         if problem is not None:
@@ -80,6 +83,21 @@ def _written_out(node: onnx.NodeProto, functions: _Functions, sizes: dict[tuple[
         sizes[key] = 0
         sizes[key] = 1 + sum(_written_out(one, functions, sizes, path) for one in functions[key].node)
     return sizes[key]
+
+
+def _check_names(graph: onnx.GraphProto | onnx.FunctionProto, path: Path) -> None:
+    """Raises ModelFileError for a name that is not UTF-8: protobuf gives bytes, which nothing here takes."""
+    names: list[Any] = [
+        name for node in graph.node for name in (node.name, node.op_type, node.domain, *node.input, *node.output)
+    ]
+    names += [attribute.name for node in graph.node for attribute in node.attribute]
+    if isinstance(graph, onnx.GraphProto):
+        names += [one.name for field in (graph.initializer, graph.input, graph.output) for one in field]
+    wrong = next((name for name in names if not isinstance(name, str)), None)
+    if wrong is not None:
+        raise ModelFileError(f"'{path}' has a name that is not UTF-8: {wrong!r:.80}.")
+    for inner in _inner_graphs(graph):
+        _check_names(inner, path)
 
 
 def _parts(graph: onnx.GraphProto | onnx.FunctionProto) -> int:

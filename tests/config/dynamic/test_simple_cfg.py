@@ -169,7 +169,7 @@ def test_missing_files(tmp_path: Path) -> None:
         read_simple_retrain(path)
     path.write_text('om_config { mapping_file: "no.om.json" }', encoding="utf-8")
     for read in (read_simple_retrain, read_simple_calibration):
-        with pytest.raises(FileNotFoundError, match=r"Mapping file 'no\.om\.json' does not exist"):
+        with pytest.raises(FileNotFoundError, match=r"Mapping file of '.*': 'no\.om\.json' does not exist"):
             read(path)
 
 

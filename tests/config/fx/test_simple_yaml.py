@@ -84,7 +84,7 @@ def test_flow_style_sample_of_the_manual(log_lines) -> None:
 
 
 def test_flow_style_sample_needs_its_mapping_file() -> None:
-    with pytest.raises(FileNotFoundError, match=r"Mapping file '.*resnet50\.om\.json' does not exist\."):
+    with pytest.raises(FileNotFoundError, match=r"Mapping file of '.*': '.*resnet50\.om\.json' does not exist\."):
         read_simple_yaml(DATA / "manual_simple.yaml")
 
 
