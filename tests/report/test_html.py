@@ -88,7 +88,7 @@ def an_analysis(outputs: int = 1, layers: int = 3) -> Analysis:
         settings=(LayerSettings("second", settings),),
         remarks=(remark,),
         shares={"second": 0.75},
-        reasons={"third": "nobody has asked for it"},
+        reasons={"third": "no one has asked for it"},
         metric={"float": 0.9, "fake_quant": 0.8},
     )
 
@@ -177,7 +177,7 @@ def test_every_place_the_script_asks_for_exists(pages: dict[str, Page]) -> None:
 
 def test_rows_have_all_figures_of_a_node(pages: dict[str, Page]) -> None:
     first, second, third = pages["index.html"].data["rows"]
-    assert (first["n"], first["q"], third["q"], third["why"]) == ("first", 1, 1, "nobody has asked for it")
+    assert (first["n"], first["q"], third["q"], third["why"]) == ("first", 1, 1, "no one has asked for it")
     assert second["a"] == [7.0, 0.5, 0.25, 0]
     assert second["r"] == [7.0, 0.5, 0.25]
     assert second["f"] == third["a"][:3] == ["exact", 1.0, 0.25]
