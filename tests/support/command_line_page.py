@@ -1,0 +1,46 @@
+"""docs/command_line.md, made from the commands' own help: ``python -m tests.support.command_line_page`` writes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from hotwheels.amct_pytorch.cli.main import group
+
+PAGE = Path(__file__).parents[2] / "docs" / "command_line.md"
+_HEAD = """# Command line
+
+`amct` is installed with the package; `python -m hotwheels.amct_pytorch` is the same program. Exit codes: 0 done,
+1 a result differs or a check fails, 2 bad input. `eval "$(amct completion bash)"` completes commands and options in a
+shell. [specification.md](specification.md#spec-19) has the rules.
+
+This page is written by `python -m tests.support.command_line_page` from the help of the commands; a test compares both.
+
+## Environment variables
+
+| Variable | Effect |
+|---|---|
+| `AMCT_LOG_LEVEL` | level of the log on the screen: DEBUG, INFO (default), WARNING, ERROR |
+| `AMCT_LOG_FILE_LEVEL` | level of the log in `./amct_log` |
+| `AMCT_STRICT` | 1: an entry of a configuration that matches nothing is an error, not a WARNING |
+| `AMCT_QUANTIZER_MODULES` | packages whose quantizer and observer classes a configuration may name by dotted path |
+| `AMCT_NO_KERNELS` | any text but 0: torch does the work of the compiled kernels |
+"""
+
+
+def page() -> str:
+    """Returns the page as the commands are now."""
+    context = click.Context(group, info_name="amct", max_content_width=110, terminal_width=110)
+    parts = [_HEAD]
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        inner = click.Context(command, context, info_name=name, max_content_width=110, terminal_width=110)
+        lines = "\n".join(line.rstrip() for line in command.get_help(inner).splitlines())
+        parts.append(f"## amct {name}\n\n```\n{lines}\n```\n")
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
