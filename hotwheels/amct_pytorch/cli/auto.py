@@ -20,7 +20,7 @@ _EXAMPLE = "amct auto timm:mobilenetv3_small_100 -w weights.pth -i images/ --bud
 @click.option("--budget", type=float, metavar="COST", help="The highest cost, in units of 8 bits everywhere.")
 @click.option("--cost_model", type=click.Path(path_type=Path), metavar="FILE", help="Costs of a chip (.yaml).")
 @click.option("--data_bits", default="8,12,16", show_default=True, help="Widths of data to choose from.")
-@click.option("--weights", "kinds", default="8,4_codebook", show_default=True, help=f"Of {', '.join(WEIGHTS)}.")
+@click.option("--weight_kinds", "kinds", default="8,4_codebook", show_default=True, help=f"Of {', '.join(WEIGHTS)}.")
 @click.option("--refine/--no-refine", "refines", default=True, help="Let the configuration ask for it; default: yes.")
 @click.option("--resume_dir", type=click.Path(path_type=Path), metavar="DIR", help="Keeps what was measured.")
 @output_option("auto_quantize.yml", "Simple configuration to write; the report lies beside it.")
