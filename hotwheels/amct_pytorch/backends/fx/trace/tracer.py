@@ -288,7 +288,9 @@ def callee_in_force(root: nn.Module) -> Callable[..., Any] | None:
     if has_hooks(root):
         return _with_signature(lambda *args, **kwargs: call_module(root, *args, **kwargs), root.forward)
     if type(root).__call__ is nn.Module.__call__ or isinstance(root, GraphModule):
-        return vars(root).get("forward")
+        # A decorator may take anything: torch.fx would give it the arguments of the function inside, as its own.
+        is_decorated = hasattr(type(root).forward, "__wrapped__")
+        return vars(root).get("forward", _with_signature(root.forward, root.forward) if is_decorated else None)
     call = type(root).__call__.__get__(root)
     return _with_signature(call, root.forward) if _takes_anything(call) else call
 

@@ -375,3 +375,24 @@ def test_torchs_table_of_names_is_not_made_of_what_a_trace_patches() -> None:
         table.cache_clear()
     trace(net(lambda self, x: torch.add(x, self.table)), LEAVES, inputs=(torch.ones(2, 4),))
     assert torch.overrides.resolve_name(Tensor.sum) == "torch.Tensor.sum"
+
+
+def with_defaults(forward: Forward) -> Forward:
+    """A decorator as libraries of models have it: it takes anything and looks into its keyword arguments."""
+
+    @functools.wraps(forward)
+    def wrapper(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        kwargs.pop("return_dict", None)
+        return forward(self, *args, **kwargs)
+
+    return wrapper
+
+
+@pytest.mark.parametrize("is_guided", (True, False))
+def test_decorated_forward_is_called_as_it_is(is_guided: bool) -> None:
+    def forward(self: Any, x: Tensor, scale: float | None = None, **kwargs: Any) -> Tensor:
+        return self.linear(x if scale is None else x * scale)
+
+    model = net(with_defaults(forward))
+    graph = trace(model, LEAVES, inputs=(batch(2),) if is_guided else None)
+    assert torch.equal(graph(batch(3)), model(batch(3)))
