@@ -45,9 +45,9 @@ def parse_options(network: str, from_checkpoint: bool) -> argparse.Namespace:
         path = getattr(args, option, None)
         if path and not path.exists():
             parser.error(f"--{option}: no such file or folder: {path}")
+    _check_data(parser, args)
     if not from_checkpoint and args.train_set and not args.weights:
         args.weights = _cached_weights(parser, network)
-    _check_data(parser, args)
     defaults = OWN_DATA if args.train_set else DIGITS
     args.epochs = args.epochs or defaults.epochs
     args.learning_rate = args.learning_rate or defaults.learning_rate

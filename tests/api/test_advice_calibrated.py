@@ -298,20 +298,22 @@ def test_sibling_that_is_off_is_switched_on_or_all_are_skipped(tmp_path: Path) -
 
 
 def test_sibling_of_a_convolution_is_switched_on(tmp_path: Path) -> None:
-    """As in the published recipes which quantize the CUBE only: the convolution must stay, the addition goes along."""
+    """The convolution must stay, so the addition goes along; with the CUBE alone quantized the addition may differ."""
 
     class Net(Join):
         def forward(self, x: Tensor) -> Tensor:
-            return self.wide(x)[:, :3] + x
+            return torch.sigmoid(self.wide(x)[:, :3] + x)
 
     model = Net(1.0)
     cube_only = "common_config: {quant_enable: false}\noverride_layer_types: [{layer_type: torch.nn.Conv2d}]"
-    quantized = amct.create_quant_model_fx(configured(model, cube_only, tmp_path), model)
+    assert not amct.create_quant_model_fx(configured(model, cube_only, tmp_path), model).origin.advice
+    some = cube_only.replace("torch.nn.Conv2d", "[torch.nn.Conv2d, torch.sigmoid]")
+    quantized = amct.create_quant_model_fx(configured(model, some, tmp_path), model)
     (advice,) = quantized.origin.advice
     assert advice.finding == "Different quant_enable: 'wide' and 'add', which read 'x'"
     assert len(advice.remedies) == 1
-    merged = yaml.safe_dump(yaml.safe_load(cube_only) | yaml.safe_load(advice.yaml))
-    assert is_on(configured(model, merged, tmp_path)) == {"wide": True, "add": True}
+    merged = yaml.safe_dump(yaml.safe_load(some) | yaml.safe_load(advice.yaml))
+    assert is_on(configured(model, merged, tmp_path)) == {"wide": True, "add": True, "sigmoid": True}
     assert not broken_rules(model, tmp_path / "config.json")
 
 

@@ -17,7 +17,6 @@ def test_cycles_leave_nothing_behind(name: str, tmp_path: Path, monkeypatch) -> 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
-    monkeypatch.setattr("hotwheels.amct_pytorch.workflows.static.draw", lambda graph_module, path: None)
     before, after = growth(CYCLES[name], 6)
     assert not leaks(before, after, 6)
 

@@ -115,7 +115,7 @@ class Mistake:
 
 MISTAKES = [
     Mistake("one data set", ("--train_set", "."), "--train_set and --eval_set belong together"),
-    Mistake("no weights", ("--train_set", ".", "--eval_set", "."), "--train_set and --weights belong together"),
+    Mistake("no weights", ("--train_set", ".", "--eval_set", "."), "--train_set needs torchvision's weights"),
     Mistake("no such file", ("--train_set", "nowhere"), "--train_set: no such file or folder: nowhere"),
     Mistake("no step", ("--train_iter", "0"), "must be at least 1, got 0"),
 ]

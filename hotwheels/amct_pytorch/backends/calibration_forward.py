@@ -43,10 +43,10 @@ def calibration_forward(model: nn.Module, layers: LayerContainer, objects: Itera
         with all_or_nothing(quantizers, [*layers.children(), *norms], objects):
             try:
                 yield
+                _tell_calibrated(layers_by_name(layers), was_calibrated)
             except BaseException as error:
                 report_failure(error)
                 raise
-        _tell_calibrated(layers_by_name(layers), was_calibrated)
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..backends.fx.quant_graph_module import QuantGraphModule
-from ..backends.fx.write.example_call import ExampleCall, make_example_call
+from ..backends.fx.write.example_call import ExampleCall, make_example_call, positional_inputs
 from ..backends.fx.write.export import WrittenModel, write_float_model
 from ..backends.fx.write.flat_graph import flat_float_graph
 from ..export.save import write_files
@@ -59,5 +59,5 @@ def write_onnx_files(
         write_files(files, float_model, record, prefix, with_float_model=True, with_record=True)
         if golden_inputs is not None:
             arrays = [x.numpy() for x in pytree.tree_leaves(make_example_call(model, golden_inputs).inputs)]
-            make_golden(prefix, arrays, files, real_quant_integers(model, golden_inputs))
+            make_golden(prefix, arrays, files, real_quant_integers(model, positional_inputs(model, golden_inputs)))
     return files.paths

@@ -32,7 +32,6 @@ from .planning import checked_plan, warn
 from .quantized import require_calibration
 from .refine_model import refine_if_asked
 from .stages import tell_folds, tell_placed, tell_record
-from .twin_check import check_against_twin
 
 Inputs = tuple[Any, ...]
 
@@ -96,6 +95,7 @@ def save(
 ) -> tuple[Path, ...]:
     """Writes the files of a calibrated model and returns their paths; see ``save_quant_model_fx``."""
     from .onnx_files import write_onnx_files  # here, because onnx costs every import a second and 40 MB
+    from .twin_check import check_against_twin  # likewise
 
     quantized.follow_modules()
     require_calibration(quantized)

@@ -196,21 +196,23 @@ class QuantGraphModule(fx.GraphModule):
         with calibration_forward(self, _layers_of(self)) if observes else contextlib.nullcontext(), any_forward():
             if mode is Mode.REAL_QUANT:
                 return self._run_real_quant(generated, watcher, args, kwargs)
-            if watcher is not None:
+            with self._keeping_batch(args, kwargs) if observes else contextlib.nullcontext():
+                if watcher is None:
+                    return generated(self, *args, **kwargs)
                 with self.keeping_inputs():
-                    result = RecordingInterpreter(self, watcher).run(*positional(self, args, kwargs))
-            else:
-                result = generated(self, *args, **kwargs)
-        if observes:
-            self._keep_batch(positional(self, args, kwargs))
-        return result
+                    return RecordingInterpreter(self, watcher).run(*positional(self, args, kwargs))
 
-    def _keep_batch(self, batch: tuple[Any, ...]) -> None:
-        """Keeps the inputs of a calibration forward if the refinement needs more pictures."""
+    @contextlib.contextmanager
+    def _keeping_batch(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[None]:
+        """Keeps the inputs of a calibration forward, if it succeeds and the refinement needs more pictures."""
         wanted = None if self.origin is None else self.origin.refine
-        if wanted is not None and sum(map(_picture_count, self.kept_batches)) < wanted.pictures:
-            kept = pytree.tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, batch)
-            self.kept_batches.append(kept)
+        if wanted is None or sum(map(_picture_count, self.kept_batches)) >= wanted.pictures:
+            yield
+            return
+        batch = positional(self, args, kwargs)
+        kept = pytree.tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, batch)
+        yield
+        self.kept_batches.append(kept)
 
     def _run_real_quant(
         self, generated: Callable[..., Any], watcher: Watcher | None, args: tuple[Any, ...], kwargs: dict[str, Any]

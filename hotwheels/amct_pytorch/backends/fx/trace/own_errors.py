@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import traceback
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from .user_code import is_user_file
 # What Python raises for a mistake that has nothing to do with values. Errors of other classes, and those of a ``raise``
 # of the user's, may come from a Proxy in the place of a tensor.
 _OF_MISTAKES = (KeyError, NameError, AttributeError, ImportError, ZeroDivisionError, FileNotFoundError)
+_FX = Path(fx.__file__).parent
 _OF_PROXIES = re.compile(r"Proxy|Attribute\b|FakeTensor|Tracer")
 
 
@@ -36,6 +38,8 @@ def is_own_mistake(error: Exception) -> bool:
     """Whether ``error``, raised in a trace without an example, would be raised without the trace as well."""
     if not isinstance(error, _OF_MISTAKES) or _OF_PROXIES.search(str(error)) or _holds_proxy(error.args):
         return False
+    if _is_of_fx(error):
+        return False
     frame = _user_frame(error)
     return frame is not None and not (frame.line or "").lstrip().startswith(("raise", "assert"))
 
@@ -53,6 +57,12 @@ def with_place(error: Exception, model: nn.Module, path: str) -> Exception:
 
 def _holds_proxy(args: tuple[Any, ...]) -> bool:
     return any(isinstance(one, fx.Proxy) for one in pytree.tree_leaves(args))
+
+
+def _is_of_fx(error: Exception) -> bool:
+    """Whether torch.fx raised ``error``, such as the NameError for a module that is no submodule of the model."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and Path(frames[-1].filename).is_relative_to(_FX)
 
 
 def _user_frame(error: Exception) -> traceback.FrameSummary | None:
