@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import click
-
 from hotwheels.amct_pytorch.cli.main import group
 
 PAGE = Path(__file__).parents[2] / "docs" / "command_line.md"
+_WIDTH = 110
 _HEAD = """# Command line
 
 `amct` is installed with the package; `python -m hotwheels.amct_pytorch` is the same program. Exit codes: 0 done,
@@ -31,12 +30,12 @@ This page is written by `python -m tests.support.command_line_page` from the hel
 
 def page() -> str:
     """Returns the page as the commands are now."""
-    context = click.Context(group, info_name="amct", max_content_width=110, terminal_width=110)
+    context = group.make_context("amct", [], resilient_parsing=True, terminal_width=_WIDTH)
     parts = [_HEAD]
     for name in group.list_commands(context):
         command = group.get_command(context, name)
         assert command is not None
-        inner = click.Context(command, context, info_name=name, max_content_width=110, terminal_width=110)
+        inner = command.make_context(name, [], context, resilient_parsing=True, terminal_width=_WIDTH)
         lines = "\n".join(line.rstrip() for line in command.get_help(inner).splitlines())
         parts.append(f"## amct {name}\n\n```\n{lines}\n```\n")
     return "\n".join(parts)
