@@ -82,11 +82,12 @@ def dynamic_path(folder: Path, rank: int, world_size: int) -> dict[str, Tensor]:
     if world_size > 1:
         trained = nn.parallel.DistributedDataParallel(quantized)
     trained.train()
+    if world_size == 1:
+        trained(share(0, 0, 1)[0])  # the ranges are those of the whole batch
     optimizer = torch.optim.SGD(trained.parameters(), lr=0.05, momentum=0.9)
     for step in range(STEPS):
-        x, _, labels = share(step, rank, world_size)
         optimizer.zero_grad()
-        F.cross_entropy(trained(x), labels).backward()
+        backward(trained, [(part[:1], part[2]) for part in shares(step, rank, world_size)])
         optimizer.step()
     trained.eval()
     if rank == 0:  # the master process evaluates and saves, the others need not
@@ -121,10 +122,24 @@ def train(quantized: nn.Module, rank: int, world_size: int, find_unused: bool) -
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     for step in range(STEPS):
-        x, ids, labels = share(step, rank, world_size)
         optimizer.zero_grad()
-        F.cross_entropy(model(x, ids), labels).backward()
+        backward(model, [(part[:2], part[2]) for part in shares(step, rank, world_size)])
         optimizer.step()
+
+
+def backward(model: nn.Module, batches: list[tuple[tuple[Tensor, ...], Tensor]]) -> None:
+    """Adds the gradients of the mean loss over all batches, which have the same size."""
+    for inputs, labels in batches:
+        (F.cross_entropy(model(*inputs), labels) / len(batches)).backward()
+
+
+def shares(batch: int, rank: int, world_size: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """The part of a batch that this process computes; a process that is alone computes those of both ranks.
+
+    One forward over the joined batch has the same gradient but for the order of its float sums, which depends on the
+    processor: where a sum lies at the border between two integers, that decides a whole step of the grid.
+    """
+    return [share(batch, each, 2) for each in (range(2) if world_size == 1 else [rank])]
 
 
 def share(batch: int, rank: int, world_size: int) -> tuple[Tensor, Tensor, Tensor]:
