@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
@@ -144,9 +145,32 @@ def test_kept_sensitivities_are_used_again(net, batches, tmp_path, monkeypatch) 
     assert first.text == second.text
     with pytest.raises(amct.ConfigError, match="other data"):
         found(net, batches[:2], tmp_path, budget=1.0, resume_dir=tmp_path / "kept")
+    other = copy.deepcopy(net)
+    nn.init.zeros_(other.head.bias)
+    with pytest.raises(amct.ConfigError, match="other data or weights"):
+        found(other, batches, tmp_path, budget=1.0, resume_dir=tmp_path / "kept")
     (tmp_path / "kept" / "sensitivity.json").write_text("{")
     with pytest.raises(amct.ConfigError, match="is damaged"):
         found(net, batches, tmp_path, budget=1.0, resume_dir=tmp_path / "kept")
+
+
+class Named(nn.Module):
+    """An argument given by name, a number, a dict as result."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x, scale, *, gain=None):
+        x = self.net(x * scale)
+        return {"all": x, "gained": x if gain is None else x * gain}
+
+
+def test_batches_of_any_call(net, batches, tmp_path) -> None:
+    calls = [(x, 0.5, {"gain": torch.full((len(x), 1), 2.0)}) for (x,) in batches]
+    result = found(Named(net).eval(), calls, tmp_path, budget=1.0, refine=True)
+    assert result.chosen.measured > 20
+    assert all(one.noise["W8A8"] > 0 for name, one in result.layers.items() if name.startswith("net_head"))
 
 
 def test_refinement_is_asked_for_and_measured(net, batches, tmp_path) -> None:

@@ -15,6 +15,7 @@ from hotwheels.amct_pytorch.nn.integer_layer import IntegerLayer
 from hotwheels.amct_pytorch.oracle.digest import read_golden
 from hotwheels.amct_pytorch.oracle.interpreter import Result
 from hotwheels.amct_pytorch.oracle.real_quant_check import RealQuantIntegers, check_against_real_quant
+from hotwheels.amct_pytorch.workflows.golden import real_quant_integers
 from tests.support.fx_path import quantize
 from tests.support.integer_trace import trace_integers
 
@@ -26,8 +27,9 @@ def result(edges: Any = EDGES, sums: Any = SUMS) -> Result:
     return Result(outputs={}, edges={"fc": (edges,)}, sums={"fc": sums}, values={})
 
 
-def real(edges: Any = EDGES, sums: Any = SUMS) -> RealQuantIntegers:
-    return RealQuantIntegers(edges={"dead": {0: SUMS}, "fc": {0: edges}}, sums={"fc": sums})
+def real(edges: Any = EDGES, sums: Any = SUMS, has_float_sums: bool = True) -> RealQuantIntegers:
+    edges = {"dead": {0: SUMS}, "fc": {0: edges}}
+    return RealQuantIntegers(edges=edges, sums={"fc": sums}, has_float_sums=has_float_sums)
 
 
 def changed(array: Any, count: int, by: int) -> Any:
@@ -52,6 +54,8 @@ class TestCheck:
 
     def test_few_elements_beside_a_tie(self) -> None:
         check_against_real_quant(result(), real(edges=changed(EDGES, 4, 1), sums=SUMS + 1))
+        with pytest.raises(amct.ExportError, match="first of 4 elements of 200"):
+            check_against_real_quant(result(), real(edges=changed(EDGES, 4, 1), has_float_sums=False))
 
     def test_another_shape(self) -> None:
         with pytest.raises(amct.ExportError, match=r"has the shape \[2, 100\]; in the pair: none"):
@@ -83,6 +87,29 @@ def test_a_golden_file_holds_what_torch_computes(tmp_path: Path) -> None:
     assert sums.keys() == trace.sums.keys() == {"a", "b"}
     for name, values in sums.items():
         assert np.array_equal(np.squeeze(values), np.squeeze(trace.sums[name].numpy())), name
+
+
+class WithFloat(Net):
+    def __init__(self, squeeze: Any) -> None:
+        super().__init__()
+        self.squeeze = squeeze
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.b(self.squeeze(self.a(x).relu().mean((2, 3))))
+        return y
+
+
+def product_in_float(x: Tensor) -> Tensor:
+    return torch.conv3d(x[:, :, None, None, None], torch.ones(4, 4, 1, 1, 1)).flatten(1)
+
+
+@pytest.mark.parametrize(
+    ("squeeze", "has_float_sums"), [(torch.sigmoid, False), (nn.Sigmoid(), False), (product_in_float, True)]
+)
+def test_float_sums_are_known(tmp_path: Path, squeeze: Any, has_float_sums: bool) -> None:
+    x = torch.randn(2, 3, 6, 6)
+    quantized = quantize(WithFloat(squeeze).eval(), tmp_path, [(x,)])
+    assert real_quant_integers(quantized, (x,)).has_float_sums is has_float_sums
 
 
 def test_a_pair_that_is_not_real_quant_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

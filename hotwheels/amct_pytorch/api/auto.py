@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from ..errors import CalibrationError, ConfigError
 from ..files import check_path, write_text_atomic
 from ..log import get_logger
 from ..plan.cost_model import read_cost_model
+from ..report.html import json_text
 from ..workflows.arguments import as_inputs, check_model, check_type
 from ..workflows.auto.search import AutoQuantization, Task, search
 from ..workflows.auto.settings import settings_of
@@ -91,6 +91,6 @@ def auto_quantize(
     result = search(model, batches, task)
     report = path.with_name(f"{path.stem}_report.json")
     write_text_atomic(path, result.text)
-    write_text_atomic(report, json.dumps(result.as_dict(), indent=1))
+    write_text_atomic(report, json_text(result.as_dict()))
     _log.info("Wrote '%s' and '%s'.", path, report)
     return result

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..backends.fx.quant_graph_module import QuantGraphModule
+from ..backends.fx.write.example_call import positional_inputs
 from ..config.layers.refine_config import METHODS
 from ..files import check_path
 from ..log import get_logger
@@ -62,8 +63,9 @@ def refine(
     graph: QuantGraphModule = the_quantized_graph("refine", check_model("refine", model))
     check_type("refine", "seed", seed, int, "an int")
     require_calibration(graph)
-    batches = [as_inputs(batch) for batch in ([data] if isinstance(data, Tensor) else data)]
-    require_batches(batches)
+    given = [as_inputs(batch) for batch in ([data] if isinstance(data, Tensor) else data)]
+    require_batches(given)
+    batches = [positional_inputs(graph, batch) for batch in given]
     folder = None if resume_dir is None else check_path("refine", "resume_dir", resume_dir)
     result = refine_graph(graph, batches, methods, seed=seed, progress=progress, resume_dir=folder)
     graph.kept_batches.clear()

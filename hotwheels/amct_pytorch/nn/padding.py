@@ -14,40 +14,20 @@ from torch.overrides import handle_torch_function, has_torch_function
 Margins = tuple[int, ...]
 
 
-def padded_conv2d(
-    input: Tensor,
-    margins: Margins,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Tensor:
-    """Returns the convolution of ``input`` with ``margins`` of zeros, to which its own ``padding`` is added."""
+def padded_conv2d(input: Tensor, margins: Margins, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Returns ``F.conv2d`` of ``input`` with ``margins`` of zeros, to which its own ``padding`` is added."""
     if has_torch_function((input, weight)):
-        args = (input, margins, weight, bias, stride, padding, dilation, groups)
-        result: Tensor = handle_torch_function(padded_conv2d, (input, weight), *args)
+        result: Tensor = handle_torch_function(padded_conv2d, (input, weight), input, margins, weight, *args, **kwargs)
         return result
-    return F.conv2d(F.pad(input, margins), weight, bias, stride, padding, dilation, groups)
+    return F.conv2d(F.pad(input, margins), weight, *args, **kwargs)
 
 
-def padded_conv1d(
-    input: Tensor,
-    margins: Margins,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Tensor:
-    """Returns the convolution of ``input`` with ``margins`` of zeros, to which its own ``padding`` is added."""
+def padded_conv1d(input: Tensor, margins: Margins, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Returns ``F.conv1d`` of ``input`` with ``margins`` of zeros, to which its own ``padding`` is added."""
     if has_torch_function((input, weight)):
-        args = (input, margins, weight, bias, stride, padding, dilation, groups)
-        result: Tensor = handle_torch_function(padded_conv1d, (input, weight), *args)
+        result: Tensor = handle_torch_function(padded_conv1d, (input, weight), input, margins, weight, *args, **kwargs)
         return result
-    return F.conv1d(F.pad(input, margins), weight, bias, stride, padding, dilation, groups)
+    return F.conv1d(F.pad(input, margins), weight, *args, **kwargs)
 
 
 def padded_max_pool2d(

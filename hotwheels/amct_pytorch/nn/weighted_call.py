@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -20,12 +21,18 @@ class WeightedCall(nn.Module):
     where the model registers them: this module has no state of its own.
 
     Attributes:
+      function: The torch function; of a class, like the next two.
+      twin: The module class that computes the same.
+      settings: Names of the function's arguments behind input, weight and bias, in order.
       weight_source: Computes the weight. Calls with the same weight share this object.
       bias_source: Computes the bias, None without bias.
       margins: Zeros in front of a convolution (see `padding`); None without any.
     """
 
     amct_leaf = True
+    function: ClassVar[Callable[..., Tensor]]
+    twin: ClassVar[type[nn.Module]]
+    settings: ClassVar[tuple[str, ...]] = ()
     margins: Margins | None = None
 
     def __init__(self, twin: nn.Module, weight: ComputedTensor, bias: ComputedTensor | None) -> None:
@@ -76,7 +83,7 @@ class WeightedCall(nn.Module):
 class _ConvCall(WeightedCall):
     """A convolution."""
 
-    twin: type[nn.Module]
+    settings = ("stride", "padding", "dilation", "groups")
 
     def __init__(self, weight: ComputedTensor, bias: ComputedTensor | None = None, **settings: Any) -> None:
         """``settings`` are stride, padding, dilation and groups, as the function's arguments."""
@@ -91,19 +98,19 @@ class _ConvCall(WeightedCall):
 class Conv2dCall(_ConvCall, nn.Conv2d):  # type: ignore[override]
     """``F.conv2d``."""
 
-    twin = nn.Conv2d
+    function, twin = staticmethod(F.conv2d), nn.Conv2d
 
 
 class Conv1dCall(_ConvCall, nn.Conv1d):  # type: ignore[override]
     """``F.conv1d``."""
 
-    twin = nn.Conv1d
+    function, twin = staticmethod(F.conv1d), nn.Conv1d
 
 
 class _ConvTransposeCall(WeightedCall):
     """A transposed convolution."""
 
-    twin: type[nn.Module]
+    settings = ("stride", "padding", "output_padding", "groups", "dilation")
 
     def __init__(self, weight: ComputedTensor, bias: ComputedTensor | None = None, **settings: Any) -> None:
         """``settings`` are stride, padding, output_padding, groups and dilation, as the function's arguments."""
@@ -118,13 +125,13 @@ class _ConvTransposeCall(WeightedCall):
 class ConvTranspose2dCall(_ConvTransposeCall, nn.ConvTranspose2d):  # type: ignore[misc, override]
     """``F.conv_transpose2d``."""
 
-    twin = nn.ConvTranspose2d
+    function, twin = staticmethod(F.conv_transpose2d), nn.ConvTranspose2d
 
 
 class ConvTranspose1dCall(_ConvTransposeCall, nn.ConvTranspose1d):  # type: ignore[misc, override]
     """``F.conv_transpose1d``."""
 
-    twin = nn.ConvTranspose1d
+    function, twin = staticmethod(F.conv_transpose1d), nn.ConvTranspose1d
 
 
 class LinearCall(WeightedCall, nn.Linear):  # type: ignore[misc, override]
@@ -134,16 +141,20 @@ class LinearCall(WeightedCall, nn.Linear):  # type: ignore[misc, override]
       is_product: Whether it is spelled as a product, such as ``x @ w``.
     """
 
+    function, twin = staticmethod(F.linear), nn.Linear
     is_product = False
 
     def __init__(self, weight: ComputedTensor, bias: ComputedTensor | None = None, is_product: bool = False) -> None:
         """``weight`` is [C_out, C_in]."""
         self.is_product = is_product
         outputs, inputs = weight().shape
-        super().__init__(nn.Linear(inputs, outputs, **_twin(bias)), weight, bias)
+        super().__init__(self.twin(inputs, outputs, **_twin(bias)), weight, bias)
 
     def _compute(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return F.linear(input, weight, bias)
+
+
+CALLS: tuple[type[WeightedCall], ...] = (Conv2dCall, Conv1dCall, ConvTranspose2dCall, ConvTranspose1dCall, LinearCall)
 
 
 def _twin(bias: ComputedTensor | None) -> dict[str, Any]:

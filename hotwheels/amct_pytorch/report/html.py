@@ -32,7 +32,7 @@ def write_reports(analysis: Analysis, folder: Path) -> list[Path]:
         rows = _rows(analysis)
         for name, view in names.items():
             files.write_text(folder / name, _page(analysis, rows, view))
-        files.write_text(folder / FIGURES, json.dumps(_finite(analysis.as_dict()), indent=1, allow_nan=False))
+        files.write_text(folder / FIGURES, json_text(analysis.as_dict()))
     return list(files.paths)
 
 
@@ -150,8 +150,12 @@ def _remark(remark: Remark) -> dict[str, Any]:
     return {"n": remark.name, "a": sqnr, "say": remark.finding, "steps": steps}
 
 
+def json_text(value: Any) -> str:
+    """Returns ``value`` as JSON; infinite numbers, which JSON does not have, are texts: ``inf`` is an exact result."""
+    return json.dumps(_finite(value), indent=1, allow_nan=False)
+
+
 def _finite(value: Any) -> Any:
-    """Infinite numbers, which JSON does not have, as text: ``inf`` is an exact result."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, dict):

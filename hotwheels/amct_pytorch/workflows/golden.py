@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..backends.fx.quant_graph_module import QuantGraphModule
+from ..backends.fx.read.called import callable_of
+from ..backends.real_quant.between_layers import BetweenLayers
 from ..nn.mode import Mode
+from ..nn.quantized_layer import QuantizedLayer
 from ..oracle.real_quant_check import RealQuantIntegers
 from ..torch_private import pytree
 from .kept_state import copies_of, kept_state
@@ -39,7 +42,13 @@ def real_quant_integers(quantized: QuantGraphModule, inputs: tuple[Any, ...]) ->
         name: {index: one for index, one in found.items() if index not in layers[name].constant_inputs}
         for name, found in trace.edges.items()
     }
-    return RealQuantIntegers(edges=edges, sums=trace.sums)
+    return RealQuantIntegers(edges=edges, sums=trace.sums, has_float_sums=_has_float_sums(quantized))
+
+
+def _has_float_sums(quantized: QuantGraphModule) -> bool:
+    """Whether a product in float, or a function of the user, is called between the layers."""
+    called = (callable_of(quantized, node) for node in quantized.graph.nodes if node.op.startswith("call_"))
+    return any(BetweenLayers().gives_single(one) for one in called if not isinstance(one, QuantizedLayer))
 
 
 class _Trace:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,18 @@ from ..config.fx.expand import expand
 from ..config.fx.json_config import check_any_enabled, read_config
 from ..config.fx.json_config import write_config as write_document
 from ..config.fx.simple_config import SimpleConfig
+from ..config.layers.quant_config import QuantConfig
 from ..core.host_memory import keep_freed_memory_for
 from ..errors import ExportError
 from ..files import PathLike
+from ..graph import OpGraph
 from ..log import one_warning_per_cause
 from ..nn.mode import Mode
 from ..ops.registry import Registry
 from ..plan.planner import make_plan
 from ..record import Record
 from ..report.graph_boxes import draw_float, draw_quantized
+from ..torch_private import pytree
 from .advice import log_advice, log_calibrated_advice
 from .kept_state import copies_of
 from .onnx_setting import check_setting
@@ -62,16 +66,29 @@ def quantize(config_file: Path, model: nn.Module, inputs: Inputs | None, *, draw
     return quantized
 
 
-@torch.no_grad()
 def default_quantized_copy(model: nn.Module, inputs: Inputs) -> QuantGraphModule:
     """Returns a copy of ``model``, quantized with the default configuration and calibrated with ``inputs``."""
-    backend = FxBackend(model, Registry(), inputs=inputs)
+
+    def default(graph: OpGraph) -> QuantConfig:
+        config = expand(graph, None)
+        check_any_enabled(config)
+        return config
+
+    return calibrated_copy(model, default, [inputs])
+
+
+@torch.no_grad()
+def calibrated_copy(
+    model: nn.Module, config_of: Callable[[OpGraph], QuantConfig], batches: Sequence[Inputs]
+) -> QuantGraphModule:
+    """Returns a copy of ``model``, quantized with the configuration of its graph and calibrated with ``batches``."""
+    backend = FxBackend(model, Registry(), inputs=batches[0])
     graph = backend.graph()
-    config = expand(graph, None)
-    check_any_enabled(config)
+    config = config_of(graph)
     quantized = backend.place(make_plan(graph, config), backend.origin(graph, config)).eval()
     quantized.mode = Mode.CALIBRATION
-    quantized(*copies_of(positional_inputs(quantized, inputs)))
+    for batch in batches:
+        quantized(*copies_of(positional_inputs(quantized, batch)))
     return quantized
 
 
@@ -110,9 +127,9 @@ def save(
     if golden_inputs is not None:
         make_example_call(quantized, golden_inputs)  # before anything is written: whether they are arguments of it
     try:
-        for given in (inputs, golden_inputs):
-            if given is not None:
-                check_against_twin(quantized, given)
+        check_against_twin(quantized, inputs)
+        if golden_inputs is not None and not _are_same(inputs, golden_inputs):
+            check_against_twin(quantized, golden_inputs)
         return write_onnx_files(
             quantized,
             record,
@@ -125,6 +142,12 @@ def save(
     except ExportError as error:
         error.args = (f"{error}{_other_shapes(quantized, inputs)}", *error.args[1:])
         raise
+
+
+def _are_same(one: Inputs, other: Inputs) -> bool:
+    """Whether both hold the same objects, as where one tensor is given twice."""
+    leaves, others = pytree.tree_leaves(one), pytree.tree_leaves(other)
+    return len(leaves) == len(others) and all(map(operator.is_, leaves, others))
 
 
 def _other_shapes(quantized: QuantGraphModule, inputs: Inputs) -> str:

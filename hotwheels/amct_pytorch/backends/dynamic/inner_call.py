@@ -13,32 +13,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ...nn.weighted_call import (
-    Conv1dCall,
-    Conv2dCall,
-    ConvTranspose1dCall,
-    ConvTranspose2dCall,
-    LinearCall,
-    WeightedCall,
-)
+from ...nn.weighted_call import CALLS, WeightedCall
 from ...torch_private import is_tracing, not_tracing, pytree, with_torch_function, without_function_modes
 from .forwards import OriginalForward, Replacement
 
 Take = Callable[[dict[str, Any]], Any]
 
-_CONV = ("stride", "padding", "dilation", "groups")
-_CONV_TRANSPOSE = ("stride", "padding", "output_padding", "groups", "dilation")
-_FUNCTIONS: Mapping[str, tuple[Any, type[WeightedCall], tuple[str, ...]]] = {  # by the names of `ops.table`
-    "conv2d": (F.conv2d, Conv2dCall, _CONV),
-    "conv1d": (F.conv1d, Conv1dCall, _CONV),
-    "conv_transpose2d": (F.conv_transpose2d, ConvTranspose2dCall, _CONV_TRANSPOSE),
-    "conv_transpose1d": (F.conv_transpose1d, ConvTranspose1dCall, _CONV_TRANSPOSE),
-    "linear": (F.linear, LinearCall, ()),
-}
+_CALLS = {call.function.__name__: call for call in CALLS}  # by the names of `ops.table`
 
 
 class CallOf(TorchFunctionMode):
@@ -62,13 +46,13 @@ class CallOf(TorchFunctionMode):
 
 def call_of(operation: str, take: Take) -> CallOf:
     """Returns a mode that passes the calls of the function of ``operation`` to ``take``."""
-    function, _, settings = _FUNCTIONS[operation]
-    return CallOf(function, ("input", "weight", "bias", *settings), take)
+    kind = _CALLS[operation]
+    return CallOf(kind.function, ("input", "weight", "bias", *kind.settings), take)
 
 
 def run_call(operation: str, call: Mapping[str, Any]) -> Any:
     """Returns what the function of ``operation`` computes with these arguments."""
-    return _FUNCTIONS[operation][0](**call)
+    return _CALLS[operation].function(**call)
 
 
 class _Reached(Exception):
@@ -162,8 +146,8 @@ class CallingForward(Replacement):
 
 def make_inner(called: CalledWith, call: Mapping[str, Any]) -> WeightedCall:
     """Returns a `WeightedCall` that computes ``call``, the operation's call in the forward."""
-    _, kind, settings = _FUNCTIONS[called.operation]
-    given = {name: call[name] for name in settings if name in call}
+    kind = _CALLS[called.operation]
+    given = {name: call[name] for name in kind.settings if name in call}
     weight: Any = InnerSource(called, "weight")
     bias: Any = None if call.get("bias") is None else InnerSource(called, "bias")
     return kind(weight, bias, **given)

@@ -8,7 +8,7 @@ So the cost is that of some forwards and backwards, whatever the number of layer
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, fx
 from ...nn.mode import Mode, forcing
 from ...nn.quantized_layer import QuantizedLayer
 from ...torch_private import pytree
+from ..outputs import output_tensors
 from .quant_graph_module import QuantGraphModule, positional
 
 
@@ -49,7 +50,7 @@ class OutputNoise:
         with forcing(Mode.FLOAT), _keeping_inputs(self._models.values()), torch.enable_grad():
             run = _Probe(reference, self._models)
             result = run.run(*positional(reference, _with_gradient(batch), {}))
-        outputs = [one for one in pytree.tree_leaves(result) if isinstance(one, Tensor) and one.requires_grad]
+        outputs = [one for one in output_tensors(result) if one.requires_grad]
         self.unknown |= run.without_gradient if outputs else {*run.without_gradient, *run.outputs}
         if not outputs:
             return
@@ -132,8 +133,7 @@ def _with_gradient(batch: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _first_tensor(result: Any) -> Tensor | None:
-    found: Sequence[Any] = [one for one in pytree.tree_leaves(result) if isinstance(one, Tensor)]
-    return next((one for one in found if one.is_floating_point()), None)
+    return next((one for one in output_tensors(result) if one.is_floating_point()), None)
 
 
 def _rows(products: Tensor, batch: tuple[Any, ...]) -> Tensor:

@@ -14,6 +14,7 @@ from torch import nn
 
 from ...backends.fx.backend import FxBackend
 from ...backends.fx.quant_graph_module import QuantGraphModule
+from ...backends.fx.write.example_call import positional_inputs
 from ...config.fx.expand import expand
 from ...config.fx.yaml_writer import to_simple_yaml
 from ...config.layers.quant_config import LayerConfig, QuantConfig
@@ -273,10 +274,10 @@ class _Search:
     def _quantized(self, choice: Choice) -> QuantGraphModule:
         config = self._config(choice)
         quantized = calibrated(self._model, dataclasses.replace(config, refine=None), self._batches)
-        if config.refine is not None:
-            refine_graph(
-                quantized, self._batches, config.refine.methods, seed=0, progress=self._task.progress, resume_dir=None
-            )
+        if (refine := config.refine) is not None:
+            batches = [positional_inputs(quantized, batch) for batch in self._batches]
+            progress = self._task.progress
+            refine_graph(quantized, batches, refine.methods, seed=refine.seed, progress=progress, resume_dir=None)
         return quantized
 
     def _config(self, choice: Choice) -> QuantConfig:

@@ -13,21 +13,22 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ...backends.fx.backend import FxBackend
+from ...backends.float_arrays import array_of
 from ...backends.fx.output_noise import OutputNoise
 from ...backends.fx.quant_graph_module import QuantGraphModule
 from ...backends.fx.read.multiplications import count_multiplications
+from ...backends.fx.write.example_call import positional_inputs
+from ...backends.outputs import output_tensors
 from ...config.layers.quant_config import QuantConfig
 from ...core.metrics import ratio_db
 from ...errors import ConfigError
 from ...files import write_text_atomic
 from ...nn.mode import Mode, forcing
 from ...nn.quantized_layer import QuantizedLayer
-from ...ops.registry import Registry
 from ...plan.cost_model import Work
-from ...plan.planner import make_plan
 from ...torch_private import pytree
 from ..kept_state import copies_of
+from ..static import calibrated_copy
 
 Batch = tuple[Any, ...]
 DRAWS = 4  # random directions per batch: with 32 pictures the scatter of a layer's noise is about a tenth
@@ -46,15 +47,9 @@ class Sensitivity:
     noise: Mapping[str, Mapping[str, float]]
 
 
-@torch.no_grad()
 def calibrated(model: nn.Module, config: QuantConfig, batches: Sequence[Batch]) -> QuantGraphModule:
     """Returns ``model`` quantized with ``config`` and calibrated, in fake_quant."""
-    backend = FxBackend(model, Registry(), inputs=batches[0])
-    graph = backend.graph()
-    quantized = backend.place(make_plan(graph, config), backend.origin(graph, config)).eval()
-    quantized.mode = Mode.CALIBRATION
-    for batch in batches:
-        quantized(*copies_of(batch))
+    quantized = calibrated_copy(model, lambda _: config, batches)
     quantized.mode = Mode.FAKE_QUANT
     return quantized
 
@@ -79,7 +74,7 @@ def measure(
       folder: Where the result is kept, and looked for; None: nowhere.
     """
     file = None if folder is None else folder / "sensitivity.json"
-    key = _key(configs, batches, seed)
+    key = _key(model, configs, batches, seed)
     if file is not None and file.exists():
         return _read(file, key)
     with tqdm(total=len(configs) + len(batches), desc="sensitivity", unit="step", disable=not progress) as bar:
@@ -87,11 +82,11 @@ def measure(
         for name, config in configs.items():
             models[name] = calibrated(model, config, batches)
             bar.update()
+        reference = next(iter(models.values()))
         noise = OutputNoise(models, seed, DRAWS)
         for batch in batches:
-            noise.add(copies_of(batch))
+            noise.add(copies_of(positional_inputs(reference, batch)))
             bar.update()
-    reference = next(iter(models.values()))
     found = noise.relative()
     for name, quantized in models.items():
         found[name] |= {layer: alone(quantized, layer, batches) for layer in sorted(noise.unknown)}
@@ -110,7 +105,7 @@ def alone(quantized: QuantGraphModule, layer: str, batches: Sequence[Batch]) -> 
         quantized.mode = Mode.FLOAT
         quantized.quantized_layers[layer].mode = Mode.FAKE_QUANT
         with quantized.keeping_inputs():
-            got = _floats(quantized(*copies_of(batch)))
+            got = _floats(quantized(*copies_of(positional_inputs(quantized, batch))))
         quantized.mode = Mode.FAKE_QUANT
         for one, other in zip(wanted, got, strict=True):
             power = float(one.double().square().sum()) or 1.0
@@ -134,12 +129,11 @@ def output_sqnr(quantized: QuantGraphModule, batches: Sequence[Batch]) -> float:
 def outputs(quantized: QuantGraphModule, batch: Batch, mode: Mode) -> list[Tensor]:
     """Returns the floating tensors that a forward in ``mode`` gives."""
     with forcing(mode):
-        return _floats(quantized(*copies_of(batch)))
+        return _floats(quantized(*copies_of(positional_inputs(quantized, batch))))
 
 
 def _floats(result: Any) -> list[Tensor]:
-    leaves = [one for one in pytree.tree_leaves(result) if isinstance(one, Tensor)]
-    return [one for one in leaves if one.is_floating_point()]
+    return [one for one in output_tensors(result) if one.is_floating_point()]
 
 
 def _work(quantized: QuantGraphModule, batch: Batch) -> dict[str, Work]:
@@ -147,7 +141,7 @@ def _work(quantized: QuantGraphModule, batch: Batch) -> dict[str, Work]:
 
     def note(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         assert isinstance(layer, QuantizedLayer)
-        elements[layer.name] = sum(one.numel() for one in layer.call.inputs(args, kwargs))
+        elements[layer.name] = sum(one.numel() for one in layer.call.inputs(args, kwargs) if isinstance(one, Tensor))
 
     layers = quantized.quantized_layers
     handles = [layer.register_forward_pre_hook(note, with_kwargs=True) for layer in layers.values()]
@@ -156,7 +150,7 @@ def _work(quantized: QuantGraphModule, batch: Batch) -> dict[str, Work]:
     finally:
         for handle in handles:
             handle.remove()
-    counted = count_multiplications(quantized, copies_of(batch))
+    counted = count_multiplications(quantized, copies_of(positional_inputs(quantized, batch)))
     return {
         name: Work(
             multiplications=counted.get(name, 0),
@@ -167,11 +161,11 @@ def _work(quantized: QuantGraphModule, batch: Batch) -> dict[str, Work]:
     }
 
 
-def _key(configs: Mapping[str, QuantConfig], batches: Sequence[Batch], seed: int) -> str:
-    """What the result depends on, but for the weights of the model."""
+def _key(model: nn.Module, configs: Mapping[str, QuantConfig], batches: Sequence[Batch], seed: int) -> str:
+    """Returns a digest of all that the result depends on, but for the code of the model."""
     digest = hashlib.sha256(repr((seed, DRAWS, sorted(configs.items(), key=lambda one: one[0]))).encode())
-    for one in pytree.tree_leaves(list(batches)):
-        digest.update(one.detach().cpu().numpy().tobytes() if isinstance(one, Tensor) else repr(one).encode())
+    for one in pytree.tree_leaves((list(batches), dict(model.state_dict()))):
+        digest.update(array_of(one).tobytes() if isinstance(one, Tensor) else repr(one).encode())
     return digest.hexdigest()
 
 
@@ -189,5 +183,7 @@ def _read(file: Path, key: str) -> Sensitivity:
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"auto_quantize: '{file}' is damaged ({error}). Pass an empty resume_dir.") from error
     if not is_same:
-        raise ConfigError(f"auto_quantize: '{file}' was written by a call with other data. Pass an empty resume_dir.")
+        raise ConfigError(
+            f"auto_quantize: '{file}' was written by a call with other data or weights. Pass an empty resume_dir."
+        )
     return result

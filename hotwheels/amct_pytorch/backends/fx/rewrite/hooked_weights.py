@@ -11,25 +11,12 @@ from torch.fx import GraphModule
 
 from ....errors import UnsupportedModelError
 from ....nn.computed_tensor import ComputedTensor, Ref, Step, Tree
-from ....nn.weighted_call import (
-    Conv1dCall,
-    Conv2dCall,
-    ConvTranspose1dCall,
-    ConvTranspose2dCall,
-    LinearCall,
-    WeightedCall,
-)
+from ....nn.weighted_call import CALLS
 from ...weight_hooks import hooked_weight, tensor_hooks, tensor_of
 from ..read.spelling import remember_spelling
 from .weighted_calls import FOLDER
 
-_CALLS: dict[type[nn.Module], type[WeightedCall]] = {
-    nn.Conv2d: Conv2dCall,
-    nn.Conv1d: Conv1dCall,
-    nn.ConvTranspose2d: ConvTranspose2dCall,
-    nn.ConvTranspose1d: ConvTranspose1dCall,
-    nn.Linear: LinearCall,
-}
+_CALLS = {call.twin: call for call in CALLS}
 
 
 def place_hooked_weights(graph_module: GraphModule) -> None:

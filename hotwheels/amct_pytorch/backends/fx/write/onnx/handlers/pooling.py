@@ -64,19 +64,7 @@ def padded_max_pool(
     dilation: int | Sequence[int],
 ) -> Written:
     """Writes MaxPool whose ``pads`` are margins and padding; no input value is below the zeros of the margins."""
-    return batched(
-        call,
-        input,
-        4,
-        lambda x: call.op(
-            "MaxPool",
-            x,
-            dilations=each(dilation, 2),
-            kernel_shape=each(kernel_size, 2),
-            pads=with_margins(each(padding, 2) * 2, margins),
-            strides=each(stride, 2),
-        ),
-    )
+    return _padded(call, "MaxPool", input, margins, kernel_size, stride, padding, dilations=each(dilation, 2))
 
 
 @handles("padded_avg_pool2d")
@@ -89,19 +77,7 @@ def padded_avg_pool(
     padding: int | Sequence[int],
 ) -> Written:
     """Writes AveragePool whose ``pads`` are the margins and the padding; they count as elements."""
-    return batched(
-        call,
-        input,
-        4,
-        lambda x: call.op(
-            "AveragePool",
-            x,
-            count_include_pad=1,
-            kernel_shape=each(kernel_size, 2),
-            pads=with_margins(each(padding, 2) * 2, margins),
-            strides=each(stride, 2),
-        ),
-    )
+    return _padded(call, "AveragePool", input, margins, kernel_size, stride, padding, count_include_pad=1)
 
 
 @handles(*(f"F.avg_pool{n}" for n in _IMAGES))
@@ -181,6 +157,25 @@ def adaptive_max_pool(
         return call.op("MaxPool", call.value(input), kernel_shape=kernel, pads=pads, strides=strides)
     values, places = call.ops("MaxPool", call.value(input), outputs=2, kernel_shape=kernel, pads=pads, strides=strides)
     return [values, call.op("Mod", places, call.scalar_int(math.prod(input.shape[2:])))]
+
+
+def _padded(
+    call: Call,
+    operation: str,
+    input: Tensor,
+    margins: Sequence[int],
+    kernel_size: int | Sequence[int],
+    stride: int | Sequence[int],
+    padding: int | Sequence[int],
+    **attributes: Any,
+) -> Written:
+    """Writes a pooling of images whose ``pads`` are margins and padding."""
+    attributes |= {
+        "kernel_shape": each(kernel_size, 2),
+        "pads": with_margins(each(padding, 2) * 2, margins),
+        "strides": each(stride, 2),
+    }
+    return batched(call, input, 4, lambda x: call.op(operation, x, **attributes))
 
 
 def _rank(call: Call) -> int:
