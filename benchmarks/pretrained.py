@@ -95,6 +95,7 @@ class Score:
 def main(arguments: Sequence[str] | None = None) -> None:
     args = _parse(arguments)
     images = pictures(224, 127.0, 128.0, args.pictures)
+    calibration = calibration_pictures(images, args.calibration)
     model = efficientnet_lite0()
     sets = {"256 pictures": images[DEVELOPMENT], f"last {LAST}": images[-LAST:]}
     if args.held_out:
@@ -103,10 +104,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for name in args.configurations:
-            rows += _measure(name, model, images[: args.calibration], sets, wanted, Path(folder), args.methods)
+            rows += _measure(name, model, calibration, sets, wanted, Path(folder), args.methods)
             print(rows[-1], flush=True)
         if args.onnxruntime:
-            rows += _onnxruntime(model, images[: args.calibration], sets, wanted, Path(folder))
+            rows += _onnxruntime(model, calibration, sets, wanted, Path(folder))
     header = ("configuration", "method", *sets, "CPU s")
     cells = [
         (row["configuration"], row["method"], *(Score(*row[name]).cell() for name in sets), f"{row['seconds']:.0f}")
@@ -116,6 +117,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         args.json.write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+
+
+def calibration_pictures(images: Tensor, count: int) -> Tensor:
+    """Returns the first ``count`` pictures of ``images`` that are not used for a score."""
+    unused = torch.cat([images[: DEVELOPMENT.start], images[DEVELOPMENT.stop : -LAST]])
+    if count > len(unused):
+        raise SystemExit(f"--calibration {count}: only {len(unused)} pictures are not used for a score.")
+    return unused[:count]
 
 
 def efficientnet_lite0() -> nn.Module:

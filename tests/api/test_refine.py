@@ -1,8 +1,9 @@
-"""refine on the FX path: closer to the user's float model; exactness, saving, restoring and resuming still hold."""
+"""refine on both paths: closer to the user's float model; exactness, saving, restoring and resuming still hold."""
 
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,13 +11,24 @@ from torch import nn
 
 import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.backends import batch_store
-from tests.support.exact_pair import assert_exact
+from hotwheels.amct_pytorch.backends.layer_container import layers_of
+from tests.support import dynamic_path
+from tests.support.exact_pair import assert_equal, run_oracle, run_torch
 from tests.support.fx_path import quantize, run_fake, run_onnx
 from tests.support.nets import shake_batch_norms
 
-SNQ = {"quantizer": "SnqWeightFakeQuantize", "quantizer_args": {"num_bits": 4, "observer": "SnqObserver"}}
-ARQ4 = {"quantizer": "ArqWeightFakeQuantize", "quantizer_args": {"num_bits": 4, "observer": "ArqObserver"}}
-WEIGHTS = {"8 bits": None, "4 bits": ARQ4, "codebook": SNQ}
+PATHS = ("fx", "dynamic")
+WEIGHTS = {  # the section of a layer on each path
+    "8 bits": {"fx": None, "dynamic": None},
+    "4 bits": {
+        "fx": {"quantizer": "ArqWeightFakeQuantize", "quantizer_args": {"num_bits": 4, "observer": "ArqObserver"}},
+        "dynamic": {"wts_algo": "arq_quantize", "num_bits": 4},
+    },
+    "codebook": {
+        "fx": {"quantizer": "SnqWeightFakeQuantize", "quantizer_args": {"num_bits": 4, "observer": "SnqObserver"}},
+        "dynamic": {"wts_algo": "snq_quantize", "num_bits": 4},
+    },
+}
 WEIGHTED = ("stem", "depthwise", "point", "up", "head")
 
 
@@ -51,9 +63,26 @@ def pictures(seed, count=24):
     return nn.functional.interpolate(coarse, (16, 16), mode="bilinear")
 
 
-def calibrated(net, folder, weights=None, layers=WEIGHTED):
-    changes = {} if weights is None else {name: {"weight_quant_params": weights} for name in layers}
-    return quantize(net, folder, [(pictures(1),)], changes)
+def calibrated(net, folder, weights="8 bits", layers=WEIGHTED, path="fx"):
+    section = WEIGHTS[weights][path] if isinstance(weights, str) else weights
+    changes = {} if section is None else {name: {"weight_quant_params": section} for name in layers}
+    if path == "fx":
+        return quantize(net, folder, [(pictures(1),)], changes)
+    files = dynamic_path.make_config(net, folder, pictures(1))
+    if changes:
+        files.change(**{name: files.document[name] | one for name, one in changes.items()})
+    model = dynamic_path.quantize(net, files, pictures(1))
+    dynamic_path.run(model, pictures(1))
+    return model
+
+
+def saved_prefix(model, folder, path):
+    """Saves the model, as a user does after refining."""
+    if path == "fx":
+        amct.save_quant_model_fx(model, folder / "out" / "model", pictures(2))
+    else:
+        dynamic_path.Files(folder).save()
+    return folder / "out" / "model"
 
 
 def error(model, net):
@@ -63,9 +92,14 @@ def error(model, net):
     return float((run_fake(model, x) - wanted).square().sum() / wanted.square().sum())
 
 
-@pytest.mark.parametrize("weights", WEIGHTS.values(), ids=WEIGHTS)
-def test_new_pictures_come_nearer_to_the_float_model(net, tmp_path, weights):
-    model = calibrated(net, tmp_path, weights)
+both_paths = pytest.mark.parametrize("path", PATHS)
+every_grid = pytest.mark.parametrize("weights", WEIGHTS)
+
+
+@both_paths
+@every_grid
+def test_new_pictures_come_nearer_to_the_float_model(net, tmp_path, weights, path):
+    model = calibrated(net, tmp_path, weights, path=path)
     before = error(model, net)
     result = amct.refine(model, [pictures(1)], progress=False)
     assert error(model, net) < 0.6 * before
@@ -73,19 +107,31 @@ def test_new_pictures_come_nearer_to_the_float_model(net, tmp_path, weights):
     assert "point: compensated_rounding; no bias_correction: the layer has no bias" in str(result)
 
 
-@pytest.mark.parametrize("weights", WEIGHTS.values(), ids=WEIGHTS)
-def test_real_quant_is_what_the_files_compute(net, tmp_path, weights):
-    model = calibrated(net, tmp_path, weights)
+@both_paths
+@every_grid
+def test_real_quant_is_what_the_files_compute(net, tmp_path, weights, path):
+    model = calibrated(net, tmp_path, weights, path=path)
     amct.refine(model, [pictures(1)], progress=False)
-    assert_exact(model, tmp_path, [pictures(2)])
+    prefix = saved_prefix(model, tmp_path, path)
+    layers = layers_of(model)
+    assert_equal(layers, run_torch(model, [pictures(2)]), run_oracle(prefix, [pictures(2)]))
     wanted = run_fake(model, pictures(2))
-    amct.save_quant_model_fx(model, tmp_path / "net", pictures(2))
     # float32 sums of another order; a tie may move one input by one step of its grid
-    (found,) = run_onnx(tmp_path / "net_fake_quant_model.onnx", pictures(2))
+    (found,) = run_onnx(Path(f"{prefix}_fake_quant_model.onnx"), pictures(2))
     assert (torch.from_numpy(found) - wanted).abs().max() < 0.02 * wanted.abs().max()
 
 
-@pytest.mark.parametrize("weights", WEIGHTS.values(), ids=WEIGHTS)
+@every_grid
+def test_both_paths_find_the_same_weights(net, tmp_path, weights):
+    models = [calibrated(net, tmp_path, weights, path=path) for path in PATHS]
+    for one in models:
+        amct.refine(one, [(part,) for part in pictures(1).split(8)], progress=False)
+    states = [one.state_dict() for one in models]
+    names = [name for name in net.state_dict() if not name.startswith("head")]  # mean in front is a layer of FX only
+    assert [name for name in names if not torch.equal(*(state[name] for state in states))] == []
+
+
+@every_grid
 def test_the_result_is_part_of_the_state_dict(net, tmp_path, weights):
     model = calibrated(net, tmp_path, weights)
     amct.refine(model, [pictures(1)], progress=False)
@@ -142,23 +188,25 @@ def test_few_pictures(net, tmp_path, count):
     assert "bias_correction" in result.layers[0].methods
 
 
-def test_the_user_s_model_and_the_mode_stay(net, tmp_path):
+@both_paths
+def test_the_user_s_model_and_the_mode_stay(net, tmp_path, path):
     before = copy.deepcopy(net.state_dict())
-    model = calibrated(net, tmp_path)
-    amct.enable_quantization(model, fake_quant=True)
-    mode, model.training = model.mode, True
+    model = calibrated(net, tmp_path, path=path)
+    amct.enable_quantization(model)
+    modes = {name: layer.mode for name, layer in layers_of(model).items()}
     model.train()
     amct.refine(model, [pictures(1)], progress=False)
-    assert model.mode is mode
+    assert {name: layer.mode for name, layer in layers_of(model).items()} == modes
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
-def test_a_run_is_repeatable_and_goes_on_after_an_interruption(net, tmp_path, monkeypatch):
-    whole, broken = (calibrated(net, tmp_path, SNQ) for _ in range(2))
+@both_paths
+def test_a_run_is_repeatable_and_goes_on_after_an_interruption(net, tmp_path, monkeypatch, path):
+    whole, broken = (calibrated(net, tmp_path, "codebook", path=path) for _ in range(2))
     batches = [(part,) for part in pictures(1).split(8)]
     amct.refine(whole, batches, progress=False)
-    add_to_bias, calls = type(whole.quantized_layers["up"].weighted.op).add_to_bias, []
+    add_to_bias, calls = type(layers_of(whole)["up"].weighted.op).add_to_bias, []
 
     def stops(self, change):
         calls.append(1)
@@ -167,14 +215,15 @@ def test_a_run_is_repeatable_and_goes_on_after_an_interruption(net, tmp_path, mo
         add_to_bias(self, change)
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(whole.quantized_layers["up"].weighted.op), "add_to_bias", stops)
+        patch.setattr(type(layers_of(whole)["up"].weighted.op), "add_to_bias", stops)
         with pytest.raises(KeyboardInterrupt):
             amct.refine(broken, batches, progress=False, resume_dir=tmp_path / "part")
-    fresh = calibrated(net, tmp_path, SNQ)
+    fresh = calibrated(net, tmp_path, "codebook", path=path)
     amct.refine(fresh, batches, progress=False, resume_dir=tmp_path / "part")
     assert torch.equal(run_fake(fresh, pictures(2)), run_fake(whole, pictures(2)))
+    other = calibrated(net, tmp_path, "codebook", path=path)
     with pytest.raises(amct.ConfigError, match="other methods or another seed"):
-        amct.refine(calibrated(net, tmp_path, SNQ), batches, seed=1, progress=False, resume_dir=tmp_path / "part")
+        amct.refine(other, batches, seed=1, progress=False, resume_dir=tmp_path / "part")
 
 
 def test_values_on_the_disk_are_values_in_memory(net, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..backends.fx.quant_graph_module import QuantGraphModule
+from ..backends.dynamic.session.mode_switch import switches_inside
 from ..backends.fx.write.example_call import positional_inputs
 from ..config.layers.refine_config import METHODS
 from ..files import check_path
@@ -33,7 +33,9 @@ def refine(
 
     The layers are visited in the order of execution, with their inputs from the quantized network. The result is in the
     weights, codebooks and biases of ``model``, so in its state_dict, record and files; the float state of ``model`` is
-    the refined network. The user's own float model is not changed.
+    the refined network. The user's own float model is not changed. On the dynamic path the files of ``quantize_model``
+    are written again, and the forward runs once per layer and batch, up to that layer; a model of
+    ``create_quant_retrain_model`` is refined before its training.
 
     Methods:
       ``compensated_rounding``: weights that are not yet rounded are changed to cancel the rounding error of each weight
@@ -42,7 +44,8 @@ def refine(
       ``bias_correction``: the mean of every output channel becomes that of the float network (Nagel et al. 2019).
 
     Args:
-      model: What create_quant_model_fx returned, calibrated; on any device.
+      model: What create_quant_model_fx, quantize_model or create_quant_retrain_model returned, calibrated; on any
+        device.
       data: Batches as in calibration: tensors, or tuples of the arguments of forward; a single tensor is one batch. 32
         pictures do; a quarter of them judges. Of the values between layers 1 GiB stays in memory, the rest goes to a
         temporary folder.
@@ -58,16 +61,23 @@ def refine(
     Raises:
       CalibrationError: The model is not calibrated, or there is no data.
       ConfigError: A method is unknown, or ``resume_dir`` belongs to another call.
-      UnsupportedModelError: The model was not made by create_quant_model_fx.
+      UnsupportedModelError: The model was not made by one of these functions.
     """
-    graph: QuantGraphModule = the_quantized_graph("refine", check_model("refine", model))
     check_type("refine", "seed", seed, int, "an int")
-    require_calibration(graph)
-    given = [as_inputs(batch) for batch in ([data] if isinstance(data, Tensor) else data)]
-    require_batches(given)
-    batches = [positional_inputs(graph, batch) for batch in given]
+    is_dynamic = bool(switches_inside(check_model("refine", model)))
+    if not is_dynamic:
+        require_calibration(the_quantized_graph("refine", model))
+    batches = [as_inputs(batch) for batch in ([data] if isinstance(data, Tensor) else data)]
+    require_batches(batches)
     folder = None if resume_dir is None else check_path("refine", "resume_dir", resume_dir)
-    result = refine_graph(graph, batches, methods, seed=seed, progress=progress, resume_dir=folder)
-    graph.kept_batches.clear()
+    if is_dynamic:
+        from ..workflows.refine_dynamic import refine_modules  # here, because importing onnx takes a second
+
+        result = refine_modules(model, batches, methods, seed=seed, progress=progress, resume_dir=folder)
+    else:
+        graph = the_quantized_graph("refine", model)
+        inputs = [positional_inputs(graph, batch) for batch in batches]
+        result = refine_graph(graph, inputs, methods, seed=seed, progress=progress, resume_dir=folder)
+        graph.kept_batches.clear()
     _log.info("%s", result.summary())
     return result

@@ -61,6 +61,10 @@ class BatchStore:
         value = self._kept[batch, is_quantized, name]
         return torch.load(value.path, weights_only=False) if isinstance(value, _OnDisk) else value
 
+    def has(self, batch: int, is_quantized: bool, name: str) -> bool:
+        """Whether the value was put and not dropped."""
+        return (batch, is_quantized, name) in self._kept
+
     def drop(self, names: Iterable[str]) -> None:
         """Forgets the values of these names, of all batches and both networks."""
         for name in names:
@@ -78,6 +82,11 @@ class BatchStore:
         file = _OnDisk(Path(self._folder.name) / f"{self._count}.pt")
         torch.save(value, file.path)
         return file
+
+
+def copied(tree: Any) -> Any:
+    """Returns ``tree`` with a copy of every tensor, since a forward may change its inputs in place."""
+    return pytree.tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, tree)
 
 
 def _size(value: Any) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
@@ -76,6 +78,25 @@ def add_layer(layers: LayerContainer, key: str, layer: QuantizedLayer) -> None:
 def layers_by_name(layers: LayerContainer) -> dict[str, QuantizedLayer]:
     """Returns the layers by name, in graph order."""
     return {layer.name: layer for layer in layers.children() if isinstance(layer, QuantizedLayer)}
+
+
+def layers_of(model: nn.Module) -> dict[str, QuantizedLayer]:
+    """Returns the layers of a quantized model by name, in graph order."""
+    layers = model._modules[LAYERS]
+    assert isinstance(layers, LayerContainer)
+    return layers_by_name(layers)
+
+
+@contextlib.contextmanager
+def keeping_inputs(layers: Collection[QuantizedLayer]) -> Iterator[None]:
+    """Returns a context in which ``layers`` do not overwrite their inputs, so that these stay readable."""
+    for layer in layers:
+        layer.keeps_inputs = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.keeps_inputs = False
 
 
 def containers_inside(model: nn.Module) -> list[tuple[nn.Module, LayerContainer]]:

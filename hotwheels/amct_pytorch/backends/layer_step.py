@@ -22,11 +22,13 @@ class LayerStep:
       layer: The layer of the quantized network.
       reference: The same layer of the float network.
       calls: Yields, for each batch, the arguments of the layer's call in the float and in the quantized network.
+      obstacle: Why the layer cannot be refined with these batches; None if it can.
     """
 
     layer: QuantizedLayer
     reference: QuantizedLayer
     calls: Callable[[], Iterator[tuple[Call, Call]]]
+    obstacle: str | None = None
 
     @property
     def weight(self) -> LayerWeight:

@@ -8,11 +8,12 @@ from typing import Any
 
 from torch import nn
 
+from ..backends.batch_store import copied
 from ..backends.dynamic.backend import DynamicBackend
 from ..backends.dynamic.read.float_model import read_settings
 from ..backends.dynamic.read.graph import Fusion
 from ..backends.dynamic.session.bn_update import BnUpdate
-from ..backends.dynamic.session.calibration_session import CalibrationSession, SessionPlan
+from ..backends.dynamic.session.calibration_session import CalibrationSession, FloatFile, SessionPlan
 from ..backends.dynamic.session.session_forward import attach_session, find_session
 from ..config.dynamic.calibration_config import (
     CalibrationConfig,
@@ -27,10 +28,9 @@ from ..core.host_memory import keep_freed_memory_for
 from ..export.save import write_files
 from ..files import FileSet, PathLike
 from ..files.naming import error_in_file
-from ..files.seal import check_record_partners, record_partners, sealed_set
+from ..files.seal import check_record_partners, sealed_set
 from ..log import get_logger
-from ..onnx_io.model_file import load_model, save_model
-from ..oracle.float_check import check_float_model
+from ..onnx_io.model_file import load_model
 from ..record.text_proto import read_record
 from .dynamic_rules import (
     USES,
@@ -42,7 +42,9 @@ from .dynamic_rules import (
     weighted_layers,
     write_update,
 )
+from .float_file import write_float_file
 from .planning import checked_plan, refuse
+from .refine_dynamic import RefinesAsAsked
 
 _log = get_logger(__name__)
 # Key in the metadata of the float model, from which a save reads the setting: it does not get the configuration.
@@ -72,25 +74,32 @@ def quantize(
     keep_freed_memory_for(model)
     given = read_calibration_globals(config_path)
     backend = DynamicBackend(model, inputs, export_setting=setting)
-    graph = backend.graph(Fusion(is_on=given.do_fusion, skipped=given.skip_fusion_layers))
+    fusion = Fusion(is_on=given.do_fusion, skipped=given.skip_fusion_layers)
+    graph = backend.graph(fusion)
     config = read_calibration_config(config_path, graph)
     quantizers = to_quant_config(config, graph)
     plan = checked_plan(graph, quantizers, refuse)
-    folds = backend.folds(graph)
-    settings = {_UPDATE_BN: config.update_bn, WEIGHTED: weighted_layers(plan), USES: further_uses(plan)}
-    float_model = backend.float_model(plan, folds, settings)
-    reference = backend.float_forward(folds)
-    check_float_model(float_model, reference.tensors(), reference)
+    float_file = FloatFile(
+        path=onnx_path,
+        inputs=copied(inputs),
+        setting=setting,
+        fusion=fusion,
+        plan=plan,
+        settings={_UPDATE_BN: config.update_bn, WEIGHTED: weighted_layers(plan), USES: further_uses(plan)},
+    )
     with FileSet() as files:
-        save_model(float_model, onnx_path, files)
+        folds, partners = write_float_file(float_file, backend, graph, files)
         session_plan = SessionPlan(
             batch_num=config.batch_num,
             record_file=record_path,
-            partners=record_partners(files, onnx_path),
+            float_file=float_file,
+            partners=partners,
             shifted=shifted_layers(graph),
             unfused=frozenset(config.skip_fusion_layers),
             folds=folds,
             bn_update=_bn_update(config, backend.standing_norms(folds)),
+            pictures=0 if config.refine is None else config.refine.pictures,
+            when_calibrated=None if config.refine is None else RefinesAsAsked(config.refine),
         )
         quantized, layers = backend.place(plan, updates_batch_norms=config.update_bn)
         session = CalibrationSession(layers, session_plan, files)

@@ -7,9 +7,9 @@ import dataclasses
 import hashlib
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from tqdm import tqdm
@@ -53,17 +53,29 @@ class Refinement:
         )
 
 
-def refine_graph(
-    model: QuantGraphModule,
+class Stream(Protocol):
+    """The float and the quantized network of one model side by side."""
+
+    def walk(self, batches: Sequence[tuple[Any, ...]], visit: Callable[[LayerStep], None]) -> None:
+        """Calls ``visit`` with each weighted layer, when all layers in front of it were visited."""
+
+
+def refine_layers(
+    stream: Stream,
+    model_layers: Mapping[str, QuantizedLayer],
     batches: Sequence[tuple[Any, ...]],
     methods: Methods,
     *,
     seed: int,
     progress: bool,
     resume_dir: Path | None,
+    when_refined: Callable[[LayerStep], None] | None = None,
 ) -> Refinement:
-    """Refines a calibrated graph in place; see `api.refine.refine`."""
-    layers = {name: one for name, one in model.quantized_layers.items() if one.weighted is not None}
+    """Refines the layers of a calibrated model in place; see `api.refine.refine`.
+
+    ``when_refined`` is called with each layer that has changed.
+    """
+    layers = {name: one for name, one in model_layers.items() if one.weighted is not None}
     choice = _Choice(methods, layers)
     refiner = LayerRefiner(choice.wanted, seed)
     saved = None if resume_dir is None else _SavedLayers(resume_dir, f"{seed} {choice}")
@@ -73,6 +85,8 @@ def refine_graph(
         done = None if saved is None else saved.load(step.layer)
         if done is None:
             done = refiner.refine(step)
+            if done.methods and when_refined is not None:
+                when_refined(step)
             if saved is not None:
                 saved.save(step.layer, done)
         _log.debug("Refined layer '%s': %s.", done.name, ", ".join(done.methods) or "unchanged")
@@ -80,8 +94,24 @@ def refine_graph(
         bar.update()
 
     with tqdm(total=len(layers), desc="refine", unit="layer", disable=not progress) as bar:
-        GraphStream(model).walk(batches, visit)
+        stream.walk(batches, visit)
     return Refinement(tuple(results))
+
+
+def refine_graph(
+    model: QuantGraphModule,
+    batches: Sequence[tuple[Any, ...]],
+    methods: Methods,
+    *,
+    seed: int,
+    progress: bool,
+    resume_dir: Path | None,
+) -> Refinement:
+    """Refines a calibrated graph in place; see `refine_layers`."""
+    layers = model.quantized_layers
+    return refine_layers(
+        GraphStream(model), layers, batches, methods, seed=seed, progress=progress, resume_dir=resume_dir
+    )
 
 
 def refine_if_asked(model: QuantGraphModule) -> None:
@@ -108,7 +138,7 @@ class _Choice:
             if method not in METHODS:
                 raise ConfigError(f"refine: unknown method '{method}'. Methods: {', '.join(METHODS)}.")
         self._chosen = {method: None if names is None else frozenset(names) for method, names in chosen.items()}
-        self._types = {name: (one.op.name, type(one.call.module).__name__) for name, one in layers.items()}
+        self._types = {name: (one.op.name, *_classes(one)) for name, one in layers.items()}
         known = set(layers) | {kind for kinds in self._types.values() for kind in kinds}
         report_unmatched(
             sorted({name for names in self._chosen.values() for name in names or ()} - known),
@@ -127,6 +157,12 @@ class _Choice:
         if names is not None and not names & {layer, *self._types[layer]}:
             return False
         return f"its weight is shared with layer '{self._shared[layer]}'" if layer in self._shared else True
+
+
+def _classes(layer: QuantizedLayer) -> tuple[str, ...]:
+    """Returns the names of the classes of the layer's module: the user's, and the class that computes."""
+    assert layer.weighted is not None
+    return type(layer.call.module).__name__, type(layer.weighted.op.module).__name__
 
 
 def _shared_weights(layers: Mapping[str, QuantizedLayer]) -> dict[str, str]:
@@ -189,6 +225,7 @@ def _state(layer: QuantizedLayer) -> dict[str, dict[str, torch.Tensor]]:
     return {
         "own": {name: tensor.detach() for name, tensor in own.items() if tensor is not None},
         "quantizer": dict(layer.weighted.quantizer.state_dict()),
+        "shift": {} if layer.shift_bit is None else {"bits": layer.shift_bit},
     }
 
 

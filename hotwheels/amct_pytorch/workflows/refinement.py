@@ -75,7 +75,7 @@ class LayerRefiner:
             is_wanted = self._wanted(name, method)
             if is_wanted is False:
                 continue
-            reason = change(step) if is_wanted is True else is_wanted
+            reason = change(step) if is_wanted is True and step.obstacle is None else step.obstacle or str(is_wanted)
             if reason is None:
                 done.append(method)
             else:

@@ -7,16 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..backends.dynamic.backend import DynamicBackend
-from ..backends.dynamic.forwards import original_forwards
-from ..backends.dynamic.placer import without_layers
 from ..backends.dynamic.session.record_file import RecordFile
 from ..backends.dynamic.session.retrain_session import RetrainSession
-from ..backends.dynamic.session.session_forward import attach_session, find_session, takes_other_floats
-from ..backends.standing_modules import follow_modules, with_noted_classes
+from ..backends.dynamic.session.session_forward import attach_session, find_session
 from ..config.dynamic.expand_dynamic import expand_retrain
 from ..config.dynamic.retrain_config import RetrainConfig, read_retrain_config, to_quant_config, write_retrain_config
 from ..config.dynamic.simple_cfg import SimpleRetrainConfig
@@ -31,7 +27,6 @@ from ..oracle.float_check import check_float_model
 from ..plan.quant_plan import QuantPlan
 from ..record import LayerRecord, Record
 from ..record.text_proto import read_record
-from ..torch_private import pytree
 from .checkpoint import load_checkpoint
 from .dynamic_rules import (
     USES,
@@ -43,6 +38,7 @@ from .dynamic_rules import (
     weighted_layers,
     write_update,
 )
+from .original_model import backend_of_quantized
 from .planning import checked_plan, refuse
 
 _log = get_logger(__name__)
@@ -92,16 +88,8 @@ def save(
 ) -> tuple[Path, ...]:
     """Writes the deploy pair and the fake_quant model of the trained ``model``; returns the paths."""
     quantized, session = find_session("save_quant_retrain_model", model, RetrainSession, _MADE_BY)
-    follow_modules(quantized, session.container)
     record = read_record(record_path)
-    is_cast, inputs = takes_other_floats(quantized), _on_device_of(quantized, inputs)
-    with (
-        original_forwards(quantized),
-        with_noted_classes(quantized, session.container),
-        without_layers(quantized),
-        torch.no_grad(),
-    ):
-        backend = DynamicBackend(quantized, inputs, export_setting=setting, takes_other_floats=is_cast)
+    backend = backend_of_quantized(quantized, session.container, inputs, setting)
     graph = backend.graph()
     _, plan = _planned(config_path, graph)
     if plan.layers.keys() != session.layers.keys():
@@ -143,11 +131,3 @@ def _with_present_weights(record: Record, present: Mapping[str, LayerRecord], pa
         )
     weights = {name: dataclasses.replace(record.layers[name], weight=one.weight) for name, one in present.items()}
     return Record({**record.layers, **weights})
-
-
-def _on_device_of(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    first = next(model.parameters(), None)
-    if first is None:
-        return inputs
-    moved: tuple[Any, ...] = pytree.tree_map_only(Tensor, lambda tensor: tensor.to(first.device), inputs)
-    return moved

@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from hotwheels.amct_pytorch.config.dynamic.calibration_config import read_calibration_config, write_calibration_config
+from hotwheels.amct_pytorch.config.dynamic.expand_dynamic import expand_calibration
+from hotwheels.amct_pytorch.config.dynamic.simple_cfg import parse_simple_calibration
+from hotwheels.amct_pytorch.config.files.tolerant_json import read_json
 from hotwheels.amct_pytorch.config.fx.expand import expand
 from hotwheels.amct_pytorch.config.fx.json_config import read_config, write_config
 from hotwheels.amct_pytorch.config.fx.simple_yaml import parse_simple_yaml
@@ -34,6 +38,30 @@ def test_section_means_the_same_in_yaml_and_in_json(text: str, wanted: RefineCon
     assert simple.refine == wanted
     write_config(expand(small_net(), simple), tmp_path / "config.json")
     assert read_config(tmp_path / "config.json", small_net()).refine == wanted
+
+
+CFG_SECTIONS = {
+    "refine {}": RefineConfig(methods=ALL),
+    "refine { methods { name: 'bias_correction' } seed: 3 }": RefineConfig(methods={"bias_correction": None}, seed=3),
+    "refine { methods { name: 'compensated_rounding' layers: ['Conv2d', 'fc'] } pictures: 8 }": RefineConfig(
+        methods={"compensated_rounding": ("Conv2d", "fc")}, pictures=8
+    ),
+    "batch_num: 2": None,
+}
+
+
+@pytest.mark.parametrize(("text", "wanted"), CFG_SECTIONS.items())
+def test_section_of_a_cfg_means_the_same_in_its_json(text: str, wanted: RefineConfig | None, tmp_path: Path) -> None:
+    simple = parse_simple_calibration(text, "a.cfg")
+    assert simple.refine == wanted
+    write_calibration_config(expand_calibration(small_net(), simple), tmp_path / "config.json")
+    assert ("refine" in read_json(tmp_path / "config.json")) == (wanted is not None)
+    assert read_calibration_config(tmp_path / "config.json", small_net()).refine == wanted
+
+
+def test_wrong_section_of_a_cfg() -> None:
+    with pytest.raises(ConfigError, match=r"a.cfg: refine.methods: unknown method 'gptq'"):
+        parse_simple_calibration("refine { methods { name: 'gptq' } }", "a.cfg")
 
 
 @pytest.mark.parametrize("config", [one for one in SECTIONS.values() if one is not None])

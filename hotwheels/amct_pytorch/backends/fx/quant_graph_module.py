@@ -7,10 +7,11 @@ import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any, cast
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from ...config.layers.refine_config import RefineConfig
 from ...errors import CalibrationError
@@ -22,10 +23,11 @@ from ...plan.advice import Advice
 from ...plan.configured_graph import ConfiguredGraph
 from ...quantizers.learning.recompute import is_recomputing
 from ...quantizers.meeting import report_failure
-from ...torch_private import pytree, unsaved_buffers
+from ...torch_private import unsaved_buffers
 from ..calibration_forward import any_forward, calibration_forward
 from ..float_model import in_float32, refuse_arrays
-from ..layer_container import LAYERS, LayerContainer, follow_flag, layers_by_name
+from ..kept_batches import keeping
+from ..layer_container import LAYERS, LayerContainer, follow_flag, keeping_inputs, layers_by_name
 from ..real_quant.real_gradient import with_gradient_of
 from ..standing_modules import follow_modules
 from .float_twin import FloatTwin
@@ -202,17 +204,11 @@ class QuantGraphModule(fx.GraphModule):
                 with self.keeping_inputs():
                     return RecordingInterpreter(self, watcher).run(*positional(self, args, kwargs))
 
-    @contextlib.contextmanager
-    def _keeping_batch(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[None]:
+    def _keeping_batch(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AbstractContextManager[None]:
         """Keeps the inputs of a calibration forward, if it succeeds and the refinement needs more pictures."""
         wanted = None if self.origin is None else self.origin.refine
-        if wanted is None or sum(map(_picture_count, self.kept_batches)) >= wanted.pictures:
-            yield
-            return
-        batch = positional(self, args, kwargs)
-        kept = pytree.tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, batch)
-        yield
-        self.kept_batches.append(kept)
+        pictures = 0 if wanted is None else wanted.pictures
+        return keeping(self.kept_batches, pictures, positional(self, args, kwargs))
 
     def _run_real_quant(
         self, generated: Callable[..., Any], watcher: Watcher | None, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -228,14 +224,8 @@ class QuantGraphModule(fx.GraphModule):
     @contextlib.contextmanager
     def keeping_inputs(self) -> Iterator[None]:
         """Returns a context in which layers do not overwrite their inputs, so that results of nodes stay readable."""
-        layers = self.quantized_layers.values()
-        for layer in layers:
-            layer.keeps_inputs = True
-        try:
+        with keeping_inputs(self.quantized_layers.values()):
             yield
-        finally:
-            for layer in layers:
-                layer.keeps_inputs = False
 
 
 def adopt_state(target: nn.Module, source: nn.Module, memo: dict[int, Any] | None = None) -> None:
@@ -259,12 +249,6 @@ def _layers_of(model: nn.Module) -> LayerContainer:
 def _look_up_weights_in(target: nn.Module) -> None:
     for call in (one for one in target.modules() if isinstance(one, (WeightedCall, BatchNormCall))):
         call.tree.root = target
-
-
-def _picture_count(batch: tuple[Any, ...]) -> int:
-    """Returns the size of the first axis of the first tensor that has one."""
-    sizes = (len(leaf) for leaf in pytree.tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim())
-    return next(sizes, 1)
 
 
 def shapes_of(module: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -14,6 +14,7 @@ from ..arguments.coercion import as_names, as_object
 from ..arguments.unmatched import report_unmatched
 from ..files.tolerant_json import dump_json, read_json
 from ..layers.quant_config import LayerConfig, QuantConfig, QuantizerConfig
+from ..layers.refine_config import REFINE, RefineConfig, is_refine_section, read_refine, refine_section
 from .document_globals import (
     ACTIVATION_OFFSET,
     BATCH_NUM,
@@ -61,6 +62,7 @@ class CalibrationConfig:
       skip_fusion_layers: Layers whose BatchNorm is not folded.
       update_bn: Whether BatchNorms are updated before calibration (`update_bn_status`).
       bn_update_config: Momentum and iterations of that update; written only with ``update_bn``.
+      refine: The refinement after calibration; None for none.
       layers: One entry per layer, by name, in graph order: the content of the file with this package's names of classes
         and arguments. `to_quant_config` adds the arguments that follow from the settings above.
     """
@@ -72,10 +74,11 @@ class CalibrationConfig:
     skip_fusion_layers: tuple[str, ...] = ()
     update_bn: bool = False
     bn_update_config: BnUpdateConfig = dataclasses.field(default_factory=BnUpdateConfig)
+    refine: RefineConfig | None = None
     layers: Mapping[str, LayerConfig] = dataclasses.field(default_factory=dict)
 
 
-_GLOBALS = tuple(field.name for field in dataclasses.fields(CalibrationConfig) if field.name != "layers")
+_GLOBALS = tuple(field.name for field in dataclasses.fields(CalibrationConfig) if field.name not in (REFINE, "layers"))
 
 
 def read_calibration_config(path: PathLike, graph: OpGraph) -> CalibrationConfig:
@@ -91,9 +94,12 @@ def read_calibration_config(path: PathLike, graph: OpGraph) -> CalibrationConfig
     document, source = as_object(read_json(path), f"The document in {path}"), str(path)
     config = _read_globals(document, source)
     report_unknown_fusion_layers(config.skip_fusion_layers, graph, source)
-    entries = {name: entry for name, entry in document.items() if name not in _GLOBALS}
+    has_section = is_refine_section(document, graph)
+    refine = read_refine(document[REFINE], f"{source}: {REFINE}") if has_section else None
+    others = (*_GLOBALS, REFINE) if has_section else _GLOBALS
+    entries = {name: entry for name, entry in document.items() if name not in others}
     context = calibration_context(config, graph, source)
-    return dataclasses.replace(config, layers=read_layers(entries, context))
+    return dataclasses.replace(config, refine=refine, layers=read_layers(entries, context))
 
 
 def read_calibration_globals(path: PathLike) -> CalibrationConfig:
@@ -107,14 +113,18 @@ def read_calibration_globals(path: PathLike) -> CalibrationConfig:
 
 
 def write_calibration_config(config: CalibrationConfig, path: PathLike) -> None:
-    """Writes strict JSON: UTF-8, 4-space indent, the global settings, then one key per layer."""
+    """Writes strict JSON: UTF-8, 4-space indent, the global settings, then one key per layer, then ``refine``.
+
+    Raises:
+      ConfigError: There is a ``refine`` section, and a layer has that name.
+    """
     document: dict[str, Any] = {name: getattr(config, name) for name in _GLOBALS}
     document["skip_fusion_layers"] = list(config.skip_fusion_layers)
     document["bn_update_config"] = dataclasses.asdict(config.bn_update_config)
     if not config.update_bn:
         del document["bn_update_config"]
     layers = {name: layer_document(layer, CALIBRATION) for name, layer in config.layers.items()}
-    write_text_atomic(path, dump_json(document | layers))
+    write_text_atomic(path, dump_json(document | layers | refine_section(config.refine, layers, path)))
 
 
 def to_quant_config(config: CalibrationConfig, graph: OpGraph) -> QuantConfig:

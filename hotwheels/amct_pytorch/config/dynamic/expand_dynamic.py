@@ -44,6 +44,7 @@ def expand_calibration(graph: OpGraph, simple: SimpleCalibrationConfig | None) -
         skip_fusion_layers=simple.skip_fusion_layers,
         update_bn=simple.update_bn,
         bn_update_config=simple.bn_update_config,
+        refine=simple.refine,
     )
     context = calibration_context(config, graph, simple.source)
     return dataclasses.replace(config, layers=_expand_layers(simple, context))

@@ -20,6 +20,7 @@ from ..files.kinds import named_if_other
 from ..files.om_json import OmLayers, mapping_path, read_om_json
 from ..files.text_file import read_text
 from ..fx.simple_config import Rule
+from ..layers.refine_config import REFINE, RefineConfig, read_refine
 from .document_globals import (
     ACTIVATION_OFFSET,
     BATCH_NUM,
@@ -71,6 +72,7 @@ class SimpleCalibrationConfig(SimpleRetrainConfig):
       skip_fusion_layers: Layers whose BatchNorm is not folded.
       update_bn: Whether BatchNorms are updated before calibration.
       bn_update_config: Momentum and iterations of that update.
+      refine: The refinement after calibration; None for none.
     """
 
     activation_offset: bool = True
@@ -78,6 +80,7 @@ class SimpleCalibrationConfig(SimpleRetrainConfig):
     skip_fusion_layers: tuple[str, ...] = ()
     update_bn: bool = False
     bn_update_config: BnUpdateConfig = dataclasses.field(default_factory=BnUpdateConfig)
+    refine: RefineConfig | None = None
 
 
 _Simple = TypeVar("_Simple", bound=SimpleRetrainConfig)
@@ -126,6 +129,7 @@ def parse_simple_calibration(text: str, source: str) -> SimpleCalibrationConfig:
         skip_fusion_layers=tuple(message.skip_fusion_layers),
         update_bn=update_bn,
         bn_update_config=read_bn_update(bn_update, update_bn, source),
+        refine=_refine(document.get(REFINE), source),
     )
 
 
@@ -182,6 +186,15 @@ def _shared(message: Any, source: str) -> dict[str, Any]:
         "skip_layer_types": tuple(message.skip_layer_types),
         "mapping_file": message.om_config.mapping_file or None,
     }
+
+
+def _refine(message: Any, source: str) -> RefineConfig | None:
+    if message is None:
+        return None
+    document = _set_fields(message)
+    if "methods" in document:
+        document["methods"] = {one.name: list(one.layers) or None for one in document["methods"]}
+    return read_refine(document, f"{source}: {REFINE}")
 
 
 def _calibration_rule(message: Any, *names: str) -> Rule:

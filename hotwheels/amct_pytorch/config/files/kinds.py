@@ -20,7 +20,7 @@ _PARAMETERS = re.compile(_START + r"(?:version\s*:\s*\d+\s+)?layer\s*:?\s*\{")
 _JSON = re.compile(r"\s*(?:(?:#|//)[^\n]*\n\s*)*[{\[]")
 SIMPLE_KEYS = ("skip_layers", "om_config", "common_config", "override_layer_types", "override_layer_configs")
 # Fields of both a .cfg and a simple yaml, in a spelling that is valid in both.
-_IN_BOTH = {"skip_layers", "om_config"}
+_IN_BOTH = {"skip_layers", "om_config", "refine"}
 
 
 def kind_of(text: str) -> str | None:

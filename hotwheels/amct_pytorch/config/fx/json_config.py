@@ -25,7 +25,7 @@ from ..layers.layer_entry import (
 )
 from ..layers.layer_rules import ACTIVATION_PARAMS, WEIGHT_PARAMS, apply_rules
 from ..layers.quant_config import LayerConfig, QuantConfig, QuantizerConfig
-from ..layers.refine_config import REFINE, read_refine, refine_document
+from ..layers.refine_config import REFINE, is_refine_section, read_refine, refine_section
 
 # The text of HiSilicon's AMCT manual, kept literally (check 1 of spec 13.1): scripts look for it.
 NO_LAYER_ENABLED = "No quant enable layer in quant config file, please check the quant config file."
@@ -45,7 +45,7 @@ def read_config(path: PathLike, graph: OpGraph) -> QuantConfig:
     """
     document = as_object(read_json(path), f"The document in {path}")
     _check_kind(document, graph, path)
-    has_section = REFINE in document and REFINE not in graph.layers
+    has_section = is_refine_section(document, graph)
     refine = read_refine(document[REFINE], f"{path}: {REFINE}") if has_section else None
     for name in (name for name in document if not (has_section and name == REFINE)):
         check_known(name, graph, str(path))
@@ -64,14 +64,7 @@ def write_config(config: QuantConfig, path: PathLike) -> None:
       ConfigError: There is a ``refine`` section, and a layer has that name.
     """
     document = {name: _layer_document(layer) for name, layer in config.layers.items()}
-    if config.refine is not None:
-        if REFINE in document:
-            raise ConfigError(
-                f"{path}: the model has a layer called '{REFINE}', so config.json cannot hold a section of that name."
-                " Leave the section out and call amct.refine after calibration."
-            )
-        document[REFINE] = refine_document(config.refine)
-    write_text_atomic(path, dump_json(document))
+    write_text_atomic(path, dump_json(document | refine_section(config.refine, document, path)))
 
 
 def check_any_enabled(config: QuantConfig) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 from ...errors import ConfigError, nearest_names
+from ...graph import OpGraph
 from ..arguments.coercion import as_bool, as_int, as_names, as_object, report_unknown
 
 COMPENSATED_ROUNDING = "compensated_rounding"
@@ -50,6 +51,27 @@ def read_refine(value: object, where: str) -> RefineConfig | None:
         seed=as_int(given.get("seed", RefineConfig.seed), f"{where}.seed"),
         pictures=pictures,
     )
+
+
+def is_refine_section(document: Mapping[str, Any], graph: OpGraph) -> bool:
+    """Whether the key ``refine`` of a config.json for the model ``graph`` is the section, and no layer of that name."""
+    return REFINE in document and REFINE not in graph.layers
+
+
+def refine_section(config: RefineConfig | None, layers: Container[str], path: object) -> dict[str, Any]:
+    """Returns the key and section that the config.json at ``path`` gets beside its ``layers``; empty without section.
+
+    Raises:
+      ConfigError: There is a section, and a layer has that name.
+    """
+    if config is None:
+        return {}
+    if REFINE in layers:
+        raise ConfigError(
+            f"{path}: the model has a layer called '{REFINE}', so config.json cannot hold a section of that name."
+            " Leave the section out and call amct.refine after calibration."
+        )
+    return {REFINE: refine_document(config)}
 
 
 def refine_document(config: RefineConfig) -> dict[str, Any]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 from torch import nn
@@ -14,9 +16,12 @@ from ....files import FileSet
 from ....log import get_logger
 from ....nn.mode import Mode
 from ....nn.quantized_layer import QuantizedLayer
+from ....plan.quant_plan import QuantPlan
 from ....record import Record
+from ...kept_batches import Batch, keeping
 from ...layer_container import LayerContainer, layers_by_name
 from ..read.float_model import Fold
+from ..read.graph import Fusion
 from .bn_update import BnUpdate, switch_batch_norms, update_batch_norms, with_present_weights, write_present_norms
 from .record_file import RecordFile
 from .shift_search import ShiftSearch
@@ -33,26 +38,53 @@ class Phase(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class FloatFile:
+    """What the float ONNX file of a session was made from, so that it can be written again with other weights.
+
+    Attributes:
+      path: The file.
+      inputs: The example input.
+      setting: Arguments of the export.
+      fusion: Which BatchNorms are folded.
+      plan: The quantized layers.
+      settings: The settings that a save reads from the file.
+    """
+
+    path: Path
+    inputs: tuple[Any, ...]
+    setting: Mapping[str, Any]
+    fusion: Fusion
+    plan: QuantPlan
+    settings: Mapping[str, object]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SessionPlan:
     """The settings of a session.
 
     Attributes:
       batch_num: Number of calibration forwards.
       record_file: File for the quantization factors.
+      float_file: The float ONNX file to which the record belongs.
       partners: Digests of the files to which the record belongs, by name.
       shifted: Layers whose record has a shift bit.
       unfused: Layers whose record has ``skip_fusion``.
       folds: The BatchNorms that are folded at save.
       bn_update: How BatchNorms are updated before the calibration; None if they are not.
+      pictures: Number of calibration pictures that are kept for `when_calibrated`.
+      when_calibrated: Called once with the model and the kept batches after the forward that completes the calibration.
     """
 
     batch_num: int
     record_file: Path
+    float_file: FloatFile | None = None
     partners: Mapping[str, str] = dataclasses.field(default_factory=dict)
     shifted: frozenset[str] = frozenset()
     unfused: frozenset[str] = frozenset()
     folds: tuple[Fold, ...] = ()
     bn_update: BnUpdate | None = None
+    pictures: int = 0
+    when_calibrated: Callable[[nn.Module, Sequence[Batch]], None] | None = None
 
 
 class CalibrationSession:
@@ -70,6 +102,7 @@ class CalibrationSession:
         self.container = container
         self._batches = 0
         self._has_warned = False
+        self._kept: list[Batch] = []
         self._record_file = RecordFile(plan.record_file, container, plan.unfused, plan.partners)
         self._shifts = self._watch_outputs()
         self._enter(Phase.CALIBRATION)
@@ -113,6 +146,26 @@ class CalibrationSession:
         elif not self._has_warned:
             self._warn_incomplete()
 
+    def keeping(self, batch: Batch) -> AbstractContextManager[None]:
+        """Keeps the first batches of the calibration, as many as the plan says."""
+        return keeping(self._kept, self.plan.pictures if self.observes else 0, batch)
+
+    def settle(self, model: nn.Module) -> None:
+        """Calls ``when_calibrated`` of the plan as soon as the calibration is complete."""
+        if self._phase is Phase.DONE and self._kept and self.plan.when_calibrated is not None:
+            batches, self._kept = self._kept, []
+            self.plan.when_calibrated(model, batches)
+
+    @property
+    def missing(self) -> list[str]:
+        """The layers that are not calibrated."""
+        return [name for name, layer in self.layers.items() if not layer.is_calibrated]
+
+    def write_record(self, files: FileSet, partners: Mapping[str, str]) -> None:
+        """Adds the record with the present factors to ``files``; it belongs to other files with these digests."""
+        self._record_file.partners = partners
+        self._record_file.write(files)
+
     def set_batch_norms(self, model: nn.Module, is_training: bool) -> None:
         """Switches the BatchNorms, for ``update_bn_status``; ``model`` is the model of this session."""
         if self.plan.bn_update is None:
@@ -150,14 +203,13 @@ class CalibrationSession:
         _log.info("Calibrated %d layers, wrote '%s'.", len(record.layers), self.plan.record_file)
 
     def _is_complete(self) -> bool:
-        return all(layer.is_calibrated for layer in self.layers.values())
+        return not self.missing
 
     def _warn_incomplete(self) -> None:
         self._has_warned = True
-        missing = [name for name, layer in self.layers.items() if not layer.is_calibrated]
         _log.warning(
             "%d batches were seen, but these layers did not take part in all of them: %s. The calibration goes on until"
-            " each has seen batch_num.", self._batches, ", ".join(missing),
+            " each has seen batch_num.", self._batches, ", ".join(self.missing),
         )  # fmt: skip
 
     def _watch_outputs(self) -> dict[str, ShiftSearch]:

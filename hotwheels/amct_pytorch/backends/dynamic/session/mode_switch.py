@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -28,6 +30,15 @@ class ModeSwitch:
     def mode(self, mode: Mode) -> None:
         """Sets the mode; a mode that observes leaves the decision to the session."""
         self._mode = None if mode.observes else mode
+
+    @contextlib.contextmanager
+    def set_to(self, mode: Mode) -> Iterator[None]:
+        """Returns a context in which all layers have ``mode``."""
+        before, self._mode = self._mode, mode
+        try:
+            yield
+        finally:
+            self._mode = before
 
     def run(self, forward: OriginalForward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Returns ``forward(*args, **kwargs)`` with all layers in the mode that is set; restores their own modes."""

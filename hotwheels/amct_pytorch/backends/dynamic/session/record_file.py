@@ -17,6 +17,7 @@ class RecordFile:
 
     Attributes:
       path: The file.
+      partners: Digests of the record's other files.
     """
 
     def __init__(
@@ -26,11 +27,11 @@ class RecordFile:
         unfused: Collection[str] = (),
         partners: Mapping[str, str] | None = None,
     ) -> None:
-        """``unfused``: layers whose record has ``skip_fusion``; ``partners``: digests of the record's other files."""
+        """``unfused``: layers whose record has ``skip_fusion``."""
         self.path = path
         self._container = container
         self._unfused = frozenset(unfused)
-        self._partners = partners
+        self.partners = partners
 
     def write_weights(self, files: FileSet | None = None) -> Record:
         """Calibrates the weights, adds a record with only their factors to ``files``, and returns the record.
@@ -42,9 +43,9 @@ class RecordFile:
             layer.observe_weight()
         return self._write({name: LayerRecord(weight=one.weight_record()) for name, one in layers.items()}, files)
 
-    def write(self) -> Record:
-        """Writes all factors of the layers that are quantized, and returns the record."""
-        return self._write(self.known_factors(), None)
+    def write(self, files: FileSet | None = None) -> Record:
+        """Writes all factors of the layers that are quantized, to ``files`` or at once, and returns the record."""
+        return self._write(self.known_factors(), files)
 
     def known_factors(self) -> dict[str, LayerRecord]:
         """Returns the present factors of the layers that are quantized."""
@@ -54,5 +55,5 @@ class RecordFile:
         record = Record(
             {name: dataclasses.replace(one, skip_fusion=name in self._unfused) for name, one in records.items()}
         )
-        write_record(record, self.path, files, self._partners)
+        write_record(record, self.path, files, self.partners)
         return record

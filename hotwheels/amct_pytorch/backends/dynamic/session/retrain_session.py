@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection
+from contextlib import AbstractContextManager
+from typing import Any
+
+from torch import nn
 
 from ....log import get_logger
 from ....nn.mode import Mode
@@ -53,8 +58,18 @@ class RetrainSession:
         """Returns the present factors of the model."""
         return self._record_file.known_factors()
 
+    @property
+    def missing(self) -> list[str]:
+        """The layers that are not calibrated."""
+        return [name for name, layer in self.layers.items() if not layer.is_calibrated]
+
     def take_loaded_state(self) -> None:
         """Continues from a state that was loaded into the model: writes the record with the factors of its weights."""
+        self._record_file.write_weights()
+
+    def take_changed_weights(self) -> None:
+        """Continues with weights that were changed outside of training, as after training: factors are found anew."""
+        self._forget_export()
         self._record_file.write_weights()
 
     @property
@@ -88,13 +103,20 @@ class RetrainSession:
             if self._evaluated == self._batch_num:
                 self._export()
 
+    def keeping(self, batch: tuple[Any, ...]) -> AbstractContextManager[None]:
+        """Keeps nothing."""
+        return contextlib.nullcontext()
+
+    def settle(self, model: nn.Module) -> None:
+        """Does nothing."""
+
     @property
     def _is_searching(self) -> bool:
         return self._seen < self._batch_num
 
     def _set_modes(self) -> None:
         """Sets the mode of each layer; a layer that the first forwards did not call is calibrated when it is called."""
-        missing = [name for name, layer in self.layers.items() if not layer.is_calibrated]
+        missing = self.missing
         if not missing and not self._seen:  # all ranges are given, or were loaded
             self._seen = self._batch_num
         for name, layer in self.layers.items():
@@ -108,7 +130,7 @@ class RetrainSession:
             self.layers[name].forget_shift()
 
     def _export(self) -> None:
-        missing = [name for name, layer in self.layers.items() if not layer.is_calibrated]
+        missing = self.missing
         if not missing:
             for name, search in self._shifts.items():
                 self.layers[name].set_shift(search.bits)

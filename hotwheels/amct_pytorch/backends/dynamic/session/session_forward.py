@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeVar
 
 from torch import nn
@@ -45,6 +46,12 @@ class Session(Protocol):
     def end(self) -> None:
         """Is called after each forward."""
 
+    def keeping(self, batch: tuple[Any, ...]) -> AbstractContextManager[None]:
+        """Returns a context for one forward on the arguments ``batch``."""
+
+    def settle(self, model: nn.Module) -> None:
+        """Is called after each forward of ``model`` and its contexts; here the session may run forwards of its own."""
+
 
 _Session = TypeVar("_Session", bound=Session)
 
@@ -81,12 +88,13 @@ class SessionForward(Replacement):
         whole = (
             calibration_forward(model, session.container, parts) if session.observes else all_or_nothing((), (), parts)
         )
-        with whole, any_forward():
+        with session.keeping((*args, kwargs) if kwargs else args), whole, any_forward():
             session.begin()
             with _one_batch(layers):
                 result = self.original(*args, **kwargs)
             session.end()
-            return result
+        session.settle(model)
+        return result
 
 
 @contextlib.contextmanager
@@ -116,7 +124,7 @@ def takes_other_floats(model: nn.Module) -> bool:
 
 
 def find_session(
-    function: str, model: nn.Module, kind: type[_Session], made_by: tuple[str, ...]
+    function: str, model: nn.Module, kind: type[_Session] | tuple[type[_Session], ...], made_by: tuple[str, ...]
 ) -> tuple[nn.Module, _Session]:
     """Returns the quantized model in ``model`` (itself included) and its session of that ``kind``.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor
 
 from ....core.search.shift_bit import best_shift, search_shift, shift_errors
 from ....nn.quantized_layer import QuantizedLayer
+from ....quantizers.distributed import total
+from ...layer_step import LayerStep
 
 
 class ShiftSearch:
@@ -72,12 +75,29 @@ class ShiftErrors:
         """Discards all observed batches."""
         self._total = None
 
+    def merge(self, total: Callable[[Tensor], Tensor]) -> None:
+        """Replaces the errors by ``total`` of them, the sum over several processes."""
+        self._total = None if self._total is None else total(self._total)
+
     @torch.no_grad()
     def __call__(self, layer: QuantizedLayer, args: tuple[Any, ...], output: Tensor) -> None:
         """Observes the ``output`` of one batch."""
         if self.is_on and layer.is_calibrated and layer.is_quantized:
             errors = shift_errors(*_with_unit(layer, output))
             self._total = errors if self._total is None else self._total + errors
+
+
+@torch.no_grad()
+def renew_shift(step: LayerStep) -> None:
+    """Finds the shift bits of the layer of ``step`` anew, for its float outputs; ignored if it has none (spec 4.6)."""
+    if step.layer.shift_bit is None:
+        return
+    errors = ShiftErrors()
+    errors.is_on = True
+    for exact, _ in step.outputs():
+        errors(step.layer, (), exact)
+    errors.merge(total)
+    step.layer.set_shift(errors.bits)
 
 
 def _has_made_scales(layer: QuantizedLayer) -> bool:
