@@ -91,7 +91,7 @@ def test_a_library_that_lacks_a_function(built: Callable[[str], Path], tmp_path:
     assert_left_to_torch(built(text), tmp_path, "in '.*' lack the function amct_edge_sums")
 
 
-@pytest.mark.parametrize("share", [0.0, 0.0005, 0.3, 0.9, 0.999])
+@pytest.mark.parametrize("share", [0.0, 0.0005, 0.999])
 def test_a_truncated_library(built: Callable[[str], Path], tmp_path: Path, share: float) -> None:
     """Most of these end the process with a bus error where ``dlopen`` gets them."""
     content = built(SOURCE.read_text()).read_bytes()

@@ -17,7 +17,7 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -185,16 +185,18 @@ def _chdir(folder: Path) -> Iterator[None]:
         os.chdir(before)
 
 
-def run_in_process(name: str, *options: str) -> Tally:
-    """Returns the tally of one act, killed in a fresh process with one thread.
+def run_in_process(names: Iterable[str], *options: str) -> dict[str, Tally]:
+    """Returns the tallies of these acts, killed one after another in a fresh process with one thread.
 
     A process whose libraries have started threads must not fork: the child waits for locks that no thread will release.
     """
-    command = [sys.executable, "-m", "tests.fuzz.kill", name, "--json", *options]
+    names = list(names)
+    command = [sys.executable, "-m", "tests.fuzz.kill", *names, "--json", *options]
     one_thread = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     ended = subprocess.run(command, capture_output=True, text=True, env=os.environ | one_thread, timeout=300)
     assert ended.returncode == 0, ended.stderr[-4000:]
-    return Tally(**json.loads(ended.stdout.splitlines()[-1]))
+    tallies = [Tally(**json.loads(line)) for line in ended.stdout.splitlines() if line.startswith("{")]
+    return dict(zip(names, tallies, strict=True))
 
 
 def main() -> None:
