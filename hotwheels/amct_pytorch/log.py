@@ -23,13 +23,14 @@ _FILE = "hotwheels.amct_pytorch.log"
 _LINK = "amct_pytorch.log"
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _LINE = "%(asctime)s - %(levelname)s - [AMCT]:[%(amct_module)s]: %(message)s"
+_LAYERS, _PLACES = "layers", "places"
+_MOST_PLACES = 10  # in one warning
 _LINE_OF_FILE = "%(asctime)s - %(levelname)s%(amct_process)s - [AMCT]:[%(amct_module)s]: %(message)s"
 
+_Collected = dict[tuple["AmctLogger", str, str], list[str]]
 
-# What `one_warning_per_cause` collects: the layers by logger and text; None outside of it.
-_collected: contextvars.ContextVar[dict[tuple[AmctLogger, str], list[str]] | None] = contextvars.ContextVar(
-    "amct_warnings", default=None
-)
+# What `one_warning_per_cause` collects: the places by logger, text and kind of place; None outside of it.
+_collected: contextvars.ContextVar[_Collected | None] = contextvars.ContextVar("amct_warnings", default=None)
 
 
 def get_logger(module: str) -> AmctLogger:
@@ -39,22 +40,27 @@ def get_logger(module: str) -> AmctLogger:
 
 @contextlib.contextmanager
 def one_warning_per_cause() -> Iterator[None]:
-    """Inside, warnings of single layers with the same text are collected; each text is logged once at the end."""
+    """Inside, warnings about layers or places with the same text are collected; each text is logged once at the end."""
     if _collected.get() is not None:
         yield
         return
-    collected: dict[tuple[AmctLogger, str], list[str]] = {}
+    collected: _Collected = {}
     token = _collected.set(collected)
     try:
         yield
     finally:
         _collected.reset(token)
-        for (logger, message), layers in collected.items():
-            if len(layers) == 1:
-                logger.warning("Layer '%s': %s", layers[0], message)
+        for (logger, message, kind), places in collected.items():
+            if len(places) == 1:
+                logger.warning("%s: %s", places[0], message)
+            elif kind == _LAYERS:
+                names = ", ".join(one.removeprefix("Layer ") for one in dict.fromkeys(places))
+                logger.warning("%d layers: %s Layers: %s.", len(dict.fromkeys(places)), message, names)
             else:
-                names = ", ".join(f"'{one}'" for one in dict.fromkeys(layers))
-                logger.warning("%d layers: %s Layers: %s.", len(dict.fromkeys(layers)), message, names)
+                more = f" and {len(places) - _MOST_PLACES} more" if len(places) > _MOST_PLACES else ""
+                logger.warning(
+                    "%d places: %s Places: %s%s.", len(places), message, "; ".join(places[:_MOST_PLACES]), more
+                )
 
 
 class AmctLogger:
@@ -77,11 +83,18 @@ class AmctLogger:
 
     def warning_of_layer(self, layer: str, message: str) -> None:
         """Logs a WARNING about one layer; see `one_warning_per_cause`."""
+        self._warning_at(f"Layer '{layer}'", message, _LAYERS)
+
+    def warning_of_place(self, place: str, message: str) -> None:
+        """Logs a WARNING about one place of a file; see `one_warning_per_cause`."""
+        self._warning_at(place, message, _PLACES)
+
+    def _warning_at(self, place: str, message: str, kind: str) -> None:
         collected = _collected.get()
         if collected is None:
-            self.warning("Layer '%s': %s", layer, message)
+            self.warning("%s: %s", place, message)
         else:
-            collected.setdefault((self, message), []).append(layer)
+            collected.setdefault((self, message, kind), []).append(place)
 
     def error(self, message: str, *args: object) -> None:
         """Logs a failure."""

@@ -113,6 +113,21 @@ def test_layer_names_are_those_of_torch_fx(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_a_folder_is_no_configuration(tmp_path: Path, log_lines: LogLines) -> None:
+    with pytest.raises(IsADirectoryError, match=f"'config_file' is the folder '{tmp_path}'"):
+        amct.create_quant_config_fx(tmp_path, Residual().eval())
+    assert not log_lines.warnings
+
+
+def test_a_key_that_every_layer_gets_is_one_warning(tmp_path: Path, log_lines: LogLines) -> None:
+    data = "{quantizer: UlqFakeQuantize, quantizer_args: {num_bit: 8}}"
+    (tmp_path / "simple.yaml").write_text(f"common_config: {{activation_quant_params: {data}}}")
+    amct.create_quant_config_fx(tmp_path / "config.json", Named(), tmp_path / "simple.yaml")
+    warning, _ = log_lines.warnings  # the other is that the inputs of the three matmuls have no offset
+    assert "places: unknown key 'num_bit' is ignored. Did you mean 'num_bits'? Places: Layer 'layers_0_0' in" in warning
+    assert warning.endswith(" more.")
+
+
 def test_folders_are_made_and_files_replaced_with_a_warning(tmp_path: Path, log_lines: LogLines) -> None:
     model, config = Residual().eval(), tmp_path / "a" / "b" / "config.json"
     amct.create_quant_config_fx(config, model)

@@ -13,13 +13,21 @@ from torch import nn
 from ..backends.fx.quant_graph_module import QuantGraphModule
 from ..config.arguments.unmatched import strictness
 from ..config.fx.simple_yaml import read_simple_yaml
-from ..files import check_path
+from ..files import check_path, check_target
 from ..log import get_logger
 from ..nn.mode import Mode
 from ..report.dump import Dumper
 from ..workflows import static
 from ..workflows.advice import log_calibrated_advice
-from ..workflows.arguments import as_example, as_inputs, check_aliases, check_existing, check_model, check_type
+from ..workflows.arguments import (
+    as_example,
+    as_inputs,
+    check_aliases,
+    check_existing,
+    check_model,
+    check_type,
+    warn_of_replacement,
+)
 from ..workflows.checkpoint import load_checkpoint
 from ..workflows.quantized import quantized_inside, switchable_inside, the_quantized_graph
 from ..workflows.refine_model import refine_if_asked
@@ -53,14 +61,13 @@ def create_quant_config_fx(
       UnsupportedModelError: The model cannot be traced.
     """
     function = "create_quant_config_fx"
-    path, model = check_path(function, "config_file", config_file), check_model(function, model)
+    path, model = check_target(function, "config_file", config_file), check_model(function, model)
     definition = check_aliases(function, "config_definition", config_definition, "config_defination", config_defination)
     if definition is not None:
         definition = check_existing(function, "config_definition", definition)
     with strictness(strict):
         simple = None if definition is None else read_simple_yaml(definition)
-        if path.exists():
-            _log.warning("The configuration '%s' exists and is replaced.", path)
+        warn_of_replacement(path)
         count = static.write_config(path, model, simple, as_example(input_data))
     _log.info("Wrote the configuration of %d layers to '%s'.", count, path)
 

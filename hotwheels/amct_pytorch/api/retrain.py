@@ -14,7 +14,7 @@ from torch import nn
 
 from ..config.arguments.unmatched import strictness
 from ..config.dynamic.simple_cfg import read_simple_retrain
-from ..files import check_path
+from ..files import check_path, check_target
 from ..log import get_logger
 from ..workflows.arguments import (
     as_inputs,
@@ -25,6 +25,7 @@ from ..workflows.arguments import (
     check_save_path,
     check_type,
     documented_order,
+    warn_of_replacement,
 )
 
 _log = get_logger(__name__)
@@ -57,15 +58,14 @@ def create_quant_retrain_config(
         ``input_data`` holds no tensor.
     """
     function = "create_quant_retrain_config"
-    path, model = check_path(function, "config_file", config_file), check_model(function, model)
+    path, model = check_target(function, "config_file", config_file), check_model(function, model)
     from ..workflows.retraining import write_config  # here, because onnx costs every import a second and 40 MB
 
     with strictness(strict):
         simple = None
         if config_defination is not None:
             simple = read_simple_retrain(check_existing(function, "config_defination", config_defination))
-        if path.exists():
-            _log.warning("The configuration '%s' exists and is replaced.", path)
+        warn_of_replacement(path)
         count = write_config(path, model, as_inputs(input_data), simple)
     _log.info("Wrote the configuration of %d layers to '%s'.", count, path)
 

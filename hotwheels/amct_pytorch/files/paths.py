@@ -22,6 +22,19 @@ def check_path(function: str, argument: str, value: object) -> Path:
     return Path(path)
 
 
+def check_target(function: str, argument: str, value: object) -> Path:
+    """Returns the argument ``value`` as the Path of a file to write.
+
+    Raises:
+      TypeError: ``value`` is neither a str nor a ``PathLike`` of str.
+      IsADirectoryError: It is a folder.
+    """
+    path = check_path(function, argument, value)
+    if path.is_dir():
+        raise IsADirectoryError(f"{function}(): argument '{argument}' is the folder '{path}'; give the path of a file.")
+    return path
+
+
 def check_input_file(path: PathLike, what: str) -> Path:
     """Returns ``path`` if it is an existing file; ``what`` names the expected kind of file in messages.
 

@@ -13,6 +13,9 @@ from torch import nn
 
 from ..backends.float_model import refuse_arrays
 from ..files import check_input_file, check_path
+from ..log import get_logger
+
+_log = get_logger(__name__)
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -118,3 +121,9 @@ def _order_of(function: Callable[..., Any]) -> str:
     parameters = inspect.signature(function).parameters.values()
     names = [one.name for one in parameters if one.kind is not inspect.Parameter.KEYWORD_ONLY]
     return f"{function.__name__}({', '.join(names)})"
+
+
+def warn_of_replacement(path: Path) -> None:
+    """Warns if ``path``, a configuration which users may have edited, exists."""
+    if path.exists():
+        _log.warning("The configuration '%s' exists and is replaced.", path)

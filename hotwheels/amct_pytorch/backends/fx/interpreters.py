@@ -39,6 +39,7 @@ class RecordingInterpreter(fx.Interpreter):
 
     def __init__(self, module: fx.GraphModule, watcher: Watcher | None) -> None:
         super().__init__(module)
+        self.extra_traceback = False  # our errors name the layer; torch's text would follow them in many lines
         self._watcher = watcher
 
     def run_node(self, n: fx.Node) -> Any:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from ...errors import AmctError, ExportError
 from ...log import get_logger
 from ...onnx_io.opset import DEFAULT_OPSET, OpsetTooLow
 from ...torch_private import TracerWarning, UnsupportedOperator, export_torchscript
+from ..fused_attention import without_fused_attention
 from .symbolics import own_symbolics
 
 _log = get_logger(__name__)
@@ -64,7 +64,7 @@ def export_once(module: nn.Module, inputs: tuple[Any, ...], setting: Mapping[str
 
 def _export(module: nn.Module, inputs: tuple[Any, ...], setting: dict[str, Any]) -> bytes:
     file = io.BytesIO()
-    with warnings.catch_warnings(), torch.no_grad(), _without_fused_attention(), own_symbolics():
+    with warnings.catch_warnings(), torch.no_grad(), without_fused_attention(), own_symbolics():
         # No warnings of values that become constants: the saved model is compared with the original instead.
         warnings.simplefilter("ignore", TracerWarning)
         export_torchscript(module, inputs, file, **setting)
@@ -75,14 +75,3 @@ def _needed_opset(error: UnsupportedOperator) -> int | None:
     """Returns the opset that the operation needs, from the exporter's text; None if the text names none."""
     found = re.search(r"was added in version (\d+)", str(error))
     return int(found.group(1)) if found else None
-
-
-@contextlib.contextmanager
-def _without_fused_attention() -> Iterator[None]:
-    """Returns a context without the fused kernel of nn.MultiheadAttention, which has no ONNX form."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)

@@ -51,17 +51,18 @@ class Argument:
         Raises:
           ConfigError: Wrong type or outside ``allowed``.
         """
-        where = f"{where}: {self.name}"
+        place, where = where, f"{where}: {self.name}"
         found = _READERS[self.kind](value, where)
         values = found if isinstance(found, list) else [found]
         wrong = [one for one in values if self.allowed is not None and one not in self.allowed]
         if wrong and self.fallback is None:
             raise ConfigError(f"{where} is {shown(found)}; allowed: {_allowed_text(self.allowed)}.")
         if wrong:
-            _log.warning("%s is %s; allowed: %s. %s is used.", where, found, _allowed_text(self.allowed), self.fallback)
+            allowed = _allowed_text(self.allowed)
+            _log.warning_of_place(place, f"{self.name} is {found}; allowed: {allowed}. {self.fallback} is used.")
             return self.fallback
         if self.usual is not None and found not in self.usual:
-            _log.warning("%s is %s, outside the usual %s.", where, found, describe(self.usual))
+            _log.warning_of_place(place, f"{self.name} is {found}, outside the usual {describe(self.usual)}.")
         return found
 
 

@@ -95,7 +95,8 @@ def report_unknown(given: Iterable[str], known: Collection[str], where: str) -> 
     """Reports unknown keys; see `report_unmatched`."""
     report_unmatched(
         [key for key in given if key not in known],
-        lambda key: f"{where}: unknown key '{key}' is ignored. {nearest_names(key, known)}",
+        lambda key: f"unknown key '{key}' is ignored. {nearest_names(key, known)}",
+        place=where,
     )
 
 

@@ -174,7 +174,7 @@ def _one_symmetry(args: dict[str, Any], where: str) -> dict[str, Any]:
     scheme, with_offset = args.get("qscheme"), args.get("with_offset")
     if scheme is None or with_offset is None or (scheme == "symmetric") != with_offset:
         return args
-    _log.warning("%s: qscheme %s contradicts with_offset %s; symmetric is used.", where, scheme, with_offset)
+    _log.warning_of_place(where, f"qscheme {scheme} contradicts with_offset {with_offset}; symmetric is used.")
     return args | {"qscheme": "symmetric", "with_offset": False}
 
 
@@ -185,6 +185,6 @@ def _hardware_bounds(args: dict[str, Any], known: Mapping[str, Argument], where:
     spec = QuantSpec(num_bits=_value(args, known, "num_bits"))
     for key, end in (("quant_min", spec.qmin), ("quant_max", spec.qmax)):
         if args.get(key, end) != end:
-            _log.warning("%s: %s is %s; with %s bits %s is used.", where, key, args[key], spec.num_bits, end)
+            _log.warning_of_place(where, f"{key} is {args[key]}; with {spec.num_bits} bits {end} is used.")
             args = {name: value for name, value in args.items() if name != key}
     return args

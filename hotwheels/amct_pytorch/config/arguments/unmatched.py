@@ -9,7 +9,7 @@ from contextvars import ContextVar
 
 from ...errors import ConfigError
 from ...files.limits import WARNINGS
-from ...log import get_logger
+from ...log import get_logger, one_warning_per_cause
 
 _log = get_logger(__name__)
 _VARIABLE = "AMCT_STRICT"
@@ -30,13 +30,16 @@ def strictness(strict: bool | None) -> Iterator[None]:
         raise TypeError(f"strict must be a bool or None, got {type(strict).__name__}.")
     token = _is_strict.set(_is_strict.get() if strict is None else strict)
     try:
-        yield
+        with one_warning_per_cause():
+            yield
     finally:
         _is_strict.reset(token)
 
 
-def report_unmatched(names: Sequence[str], sentence: Callable[[str], str]) -> None:
+def report_unmatched(names: Sequence[str], sentence: Callable[[str], str], place: str = "") -> None:
     """Logs ``sentence(name)`` as a WARNING for the first ten of ``names``, and the number of the others.
+
+    ``place``: where the names stand, if many places may have the same; within `strictness` these are one warning.
 
     Raises:
       ConfigError: There is a name, and the setting is strict; or AMCT_STRICT has an unknown value.
@@ -45,9 +48,12 @@ def report_unmatched(names: Sequence[str], sentence: Callable[[str], str]) -> No
         return
     is_strict = _is_strict.get()
     if is_strict or (is_strict is None and _by_environment()):
-        raise ConfigError(sentence(names[0]))
+        raise ConfigError(f"{place}: {sentence(names[0])}" if place else sentence(names[0]))
     for name in names[:WARNINGS]:
-        _log.warning("%s", sentence(name))
+        if place:
+            _log.warning_of_place(place, sentence(name))
+        else:
+            _log.warning("%s", sentence(name))
     if len(names) > WARNINGS:
         _log.warning("%d more names like '%.60s' match nothing.", len(names) - WARNINGS, names[-1])
 

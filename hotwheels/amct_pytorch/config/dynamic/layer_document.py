@@ -148,7 +148,9 @@ def _read_section(value: object, where: str, *, keys: TensorKeys, is_enabled: bo
     name = given.pop(keys.algorithm, None)
     for key in _NOT_IN_ENTRIES:
         if given.pop(key, None) is not None:
-            _log.warning("%s: key '%s' is ignored; it follows from the algorithm and the global settings.", where, key)
+            _log.warning_of_place(
+                where, f"key '{key}' is ignored; it follows from the algorithm and the global settings."
+            )
     if name is None:
         return Section(None, given)
     if name in keys.readable:

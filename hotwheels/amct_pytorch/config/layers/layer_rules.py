@@ -66,7 +66,7 @@ def _for_matmul(node: OpNode, activations: tuple[QuantizerConfig, ...], where: s
         bits = num_bits_of(one, is_weight=False)
         if (index or edge.is_constant) and bits not in (SECOND_INPUT_BITS, None):
             kind = "second" if index else "constant"
-            _log.warning("%s: num_bits of the %s matmul input is %s; only 8 is possible and used.", where, kind, bits)
+            _log.warning_of_place(where, f"num_bits of the {kind} matmul input is {bits}; only 8 is possible and used.")
             fixed[index] = _with(one, num_bits=SECOND_INPUT_BITS)
     return tuple(fixed)
 
@@ -87,7 +87,7 @@ def _symmetric(config: QuantizerConfig, where: str) -> QuantizerConfig:
     if config.quantizer == "FixedFakeQuantize":
         found = config.args["zero_point"]
         raise ConfigError(f"{where}: zero_point is {found}; inputs of a matmul have no offset, only 0 is allowed.")
-    _log.warning("%s: inputs of a matmul have no offset; with_offset false is used.", where)
+    _log.warning_of_place(where, "inputs of a matmul have no offset; with_offset false is used.")
     return as_symmetric(config)
 
 
@@ -108,7 +108,7 @@ def _per_tensor(op: OpDesc, weight: QuantizerConfig, where: str) -> QuantizerCon
         return weight
     if weight.args.get("channel_wise"):
         reason = "a Linear has no channels" if op.role is Role.LINEAR else "CHANNEL_WISE_TYPES does not list the type"
-        _log.warning("%s: channel_wise is true, but %s; false is used.", where, reason)
+        _log.warning_of_place(where, f"channel_wise is true, but {reason}; false is used.")
     return _with(weight, channel_wise=False)
 
 
@@ -120,8 +120,11 @@ def _report_widths(node: OpNode, layer: LayerConfig, where: str) -> None:
             continue
         needed = 8 if bits > 8 else 4 if bits == 4 else weight_bits
         if weight_bits != needed:
-            text = "%s: activations of %s bits need weights of %s bits, found %s; the hardware may not compute it."
-            _log.warning(text, where, bits, needed, weight_bits)
+            _log.warning_of_place(
+                where,
+                f"activations of {bits} bits need weights of {needed} bits, found {weight_bits}; the hardware may not"
+                " compute it.",
+            )
 
 
 def _widths(node: OpNode, layer: LayerConfig) -> tuple[list[int | None], int | None]:

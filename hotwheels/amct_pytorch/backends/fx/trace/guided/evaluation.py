@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.fx.proxy import TraceError
 
 from .....torch_private import FakeTensor, data_errors, fake_tensor_mode
+from ....fused_attention import without_fused_attention
 
 VALUE_OF_DATA = "a value of the data decides what the forward does"
 
@@ -131,7 +132,7 @@ class Evaluator:
     def _run_once(self, function: Callable[..., Any], args: Any, kwargs: Any, is_fake: bool) -> Any:
         mode = self._mode if is_fake else contextlib.nullcontext()
         buffers = self._fake_buffers(function, is_fake) if isinstance(function, nn.Module) else contextlib.nullcontext()
-        with self._running(), torch.no_grad(), without_fast_attention(), mode, buffers:
+        with self._running(), torch.no_grad(), without_fused_attention(), mode, buffers:
             return function(*args, **kwargs)
 
     @contextlib.contextmanager
@@ -187,17 +188,6 @@ def map_leaves(value: Any, function: Callable[[Any], Any]) -> Any:
     if isinstance(value, slice):
         return slice(*(function(one) for one in (value.start, value.stop, value.step)))
     return function(value)
-
-
-@contextlib.contextmanager
-def without_fast_attention() -> Iterator[None]:
-    """Returns a context without the fused kernel of nn.MultiheadAttention, which fake tensors do not support."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _as_number(value: Any) -> Any:
