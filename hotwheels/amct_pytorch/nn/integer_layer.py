@@ -21,6 +21,7 @@ from ..core.search.codebook import assign
 from ..errors import CalibrationError
 from ..ops.desc import OpDesc, Role
 from ..quantizers.observers.observation import is_quantizable
+from ..torch_private import pytree
 from .call import LayerCall
 from .double_call import RELU, call_in_double
 from .layer_weight import FrozenWeight
@@ -217,7 +218,8 @@ def _other(layer: IntegerLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -
         operands = whole() if part is ... else reals(part)
         return call_in_double(layer.call.function, *layer.call.substitute(args, kwargs, operands), layer.op)
 
-    if layer.op.role in _EACH_ELEMENT and _have_one_shape(values):
+    given = pytree.tree_leaves((args, kwargs))
+    if layer.op.role in _EACH_ELEMENT and _have_one_shape([*values, *(x for x in given if isinstance(x, Tensor))]):
         made = Deferred.by(values[0], compute, (lambda part: reals(part)[0]) if layer.op.name == RELU else None)
         made.may_be_nan = layer.op.name not in _FINITE or len(args) != len(values)  # a scalar operand may be infinite
         return made

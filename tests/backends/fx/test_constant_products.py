@@ -50,6 +50,23 @@ class Projection(nn.Module):
         return x @ self.matrix
 
 
+class Widened(nn.Module):
+    """A parameter that gives the result more rows than the data."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.Parameter(torch.randn(6, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x[:, None] * self.rows).sum(-1)
+
+
+def test_sum_with_a_larger_parameter_has_the_shape_of_both(tmp_path: Path) -> None:
+    quantized = quantize(Widened().eval(), tmp_path, [(torch.randn(3, 8),)])
+    assert {"mul", "sum_1"} <= quantized.quantized_layers.keys()
+    assert_exact(quantized, tmp_path, [torch.randn(3, 8)])
+
+
 def test_product_with_a_buffer_is_off_and_nothing_complains(tmp_path: Path, log_lines: LogLines) -> None:
     quantized = quantize(Fourier().eval(), tmp_path, [(torch.rand(4, 2),)])
     assert read_json(tmp_path / "config.json")["matmul"]["quant_enable"] is False

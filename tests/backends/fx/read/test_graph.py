@@ -520,14 +520,3 @@ def test_normalization_as_a_function_says_why_it_stays_in_float() -> None:
     assert reasons["batch_norm"] == "it normalizes with the statistics of the batch in evaluation, too"
     reason = "it is a normalization called as a function; HiSilicon's AMCT manual lists nn.LayerNorm only"
     assert reasons["layer_norm"] == reason
-
-
-def test_attention_as_a_function_says_why_it_stays_in_float() -> None:
-    def forward(self: Any, x: Tensor) -> Any:
-        settings = (4, 2, None, None, None, None, False, 0.0, self.weight, None)
-        return F.multi_head_attention_forward(x, x, x, *settings)[0]
-
-    (skip,) = [one for one in graph_of(forward).skips if one.name == "multi_head_attention_forward"]
-    assert (
-        skip.reason == "it is attention called as a function, which runs in float; nn.MultiheadAttention becomes layers"
-    )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,6 +52,22 @@ class Attend(nn.Module):
         return self.attn(query, key, value, attn_mask=mask, key_padding_mask=padding, **self._call)
 
 
+class AttendByFunction(Attend):
+    """The same attention as a call of its function, as CLIP writes it."""
+
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, padding: Tensor | None = None
+    ) -> Any:
+        query = self.attn_q_proj(query) @ torch.ones(WIDTH, WIDTH) * 0.1
+        own = self.attn
+        parts = {name: getattr(own, name) for name in ("q_proj_weight", "k_proj_weight", "v_proj_weight")}
+        return F.multi_head_attention_forward(
+            query, key, value, query.shape[-1], HEADS, own.in_proj_weight, own.in_proj_bias, None, None, False,
+            own.dropout, own.out_proj.weight, own.out_proj.bias, self.training, padding, attn_mask=mask,
+            use_separate_proj_weight=own.in_proj_weight is None, **parts, **self._call,
+        )  # fmt: skip
+
+
 @dataclasses.dataclass(frozen=True)
 class Masks:
     """Which masks a call has: ``b`` bool, ``f`` float, ``h`` bool and one for each head."""
@@ -89,7 +106,8 @@ def test_attention_equals_torch(masks: Masks, batch_first: bool, need_weights: b
     for kdim, average in itertools.product((None, 6), (True, False)):
         vdim = None if kdim is None else 7
         settings = {"batch_first": batch_first, "kdim": kdim, "vdim": vdim, "bias": average}
-        model = Attend(settings, {"need_weights": need_weights, "average_attn_weights": average}).eval()
+        call = {"need_weights": need_weights, "average_attn_weights": average}
+        model = Attend(settings, call).eval()
         randomize(model)
         inputs = [torch.randn(BATCH, n, w) for n, w in ((QUERIES, WIDTH), (KEYS, kdim or WIDTH), (KEYS, vdim or WIDTH))]
         inputs = [x if batch_first else x.transpose(0, 1) for x in inputs]
@@ -99,7 +117,12 @@ def test_attention_equals_torch(masks: Masks, batch_first: bool, need_weights: b
         if mask is not None and not is_cross and kdim is None:
             mask = torch.cat((mask, mask[..., :1, :]), dim=-2)
         with torch.no_grad():
-            assert_same(traced(model)(*inputs, mask, padding), model(*inputs, mask, padding))
+            expected = model(*inputs, mask, padding)
+            assert_same(traced(model)(*inputs, mask, padding), expected)
+            if not batch_first:
+                function = AttendByFunction(settings, call).eval()
+                function.load_state_dict(model.state_dict())
+                assert_same(traced(function)(*inputs, mask, padding), expected)
 
 
 class MaskedStack(Stack):
@@ -219,6 +242,36 @@ def test_attention_drops_in_training_only() -> None:
     x = sequences()
     assert not torch.equal(graph_module(x)[0], graph_module(x)[0])
     assert_same(graph_module.eval()(x), model.eval()(x))
+
+
+def test_attention_function_is_layers_that_drop_as_its_flag_says() -> None:
+    model = AttendByFunction({"dropout": 0.5}, {})
+    graph_module = traced(model)
+    x = torch.randn(KEYS, BATCH, WIDTH)
+    assert not torch.equal(graph_module(x, x, x)[0], graph_module(x, x, x)[0])
+    assert_same(graph_module.eval()(x, x, x), model.eval()(x, x, x))
+    types = Counter(node.op.name for node in FxBackend(model, Registry()).graph().quantizable if node.op is not None)
+    assert (types["linear"], types["matmul"]) == (1 + 3 + 1, 1 + 2)
+
+
+@pytest.mark.parametrize("extra", ["bias_k", "static_v", "add_zero_attn"])
+def test_attention_function_without_a_formula_is_float_with_a_reason(extra: str) -> None:
+    class Extra(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.own = nn.MultiheadAttention(WIDTH, HEADS, add_bias_kv=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            own = self.own
+            given = {"bias_k": None, "bias_v": None, "add_zero_attn": False}
+            given[extra] = True if extra == "add_zero_attn" else own.bias_k
+            return F.multi_head_attention_forward(
+                x, x, x, WIDTH, HEADS, own.in_proj_weight, own.in_proj_bias, dropout_p=0.0,
+                out_proj_weight=own.out_proj.weight, out_proj_bias=own.out_proj.bias, **given,
+            )[0]  # fmt: skip
+
+    (skip,) = FxBackend(Extra(), Registry()).graph().skips
+    assert extra in skip.reason
 
 
 def test_the_model_is_left_as_it_was() -> None:

@@ -242,8 +242,6 @@ def _float_reason(node: Node, module: nn.Module | None) -> str | None:
         return float_reason(node)
     if module is not None and not isinstance(module, _WITHOUT_ARITHMETIC):
         return f"{type(module).__name__} is not an operation that can be quantized; it runs in float as a whole"
-    if node.op == "call_function" and node.target is F.multi_head_attention_forward:
-        return "it is attention called as a function, which runs in float; nn.MultiheadAttention becomes layers"
     if node.op == "call_function" and node.target is F.layer_norm:
         return "it is a normalization called as a function; HiSilicon's AMCT manual lists nn.LayerNorm only"
     function: Any = node.target

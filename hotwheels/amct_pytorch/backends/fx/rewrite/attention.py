@@ -1,7 +1,8 @@
 """Attention as Linear, matmul and softmax: a fused operation of torch becomes nodes that can be quantized.
 
-``torch.nn.MultiheadAttention``, the Transformer modules made of it and ``F.scaled_dot_product_attention`` are single
-nodes of a stock trace. This pass replaces them by their formulas after the trace, so that no other node's name changes.
+``torch.nn.MultiheadAttention``, the Transformer modules made of it, ``F.multi_head_attention_forward`` and
+``F.scaled_dot_product_attention`` are single nodes of a stock trace. This pass replaces them by their formulas after
+the trace, so that no other node's name changes.
 
 1. ``softmax(q * scale @ k^T) @ v``, all of it quantizable;
 2. under a mask the softmax is `masked_softmax`, in float;
@@ -32,6 +33,8 @@ from .inline import Inline, is_pick, nodes_behind, replace_node
 Proxy = Any  # a torch.fx.Proxy: it has the operators of a tensor when the program runs, but does not declare them
 
 _SETTINGS = ("need_weights", "average_attn_weights")
+_FUNCTION_SETTINGS = ("dropout_p", "enable_gqa", "add_zero_attn", "use_separate_proj_weight")
+_PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 _MASKS = ("attn_mask", "key_padding_mask", "is_causal")
 
 
@@ -49,8 +52,8 @@ def decompose_attention(graph_module: GraphModule) -> None:
             mark_float(node, reason)
             continue
         path = str(node.target) if node.op == "call_module" else ""
-        place = Inline(graph_module, graph_module.graph, path, node.name, owner_path(node))
-        if formula is _multihead_attention:
+        place = Inline(graph_module, graph_module.graph, path, node.name, _follows(arguments) or owner_path(node))
+        if formula in (_multihead_attention, _attention_call):
             arguments["need_weights"] = arguments.get("need_weights", True) and _reads_weights(node)
         before = node.prev
         with graph_module.graph.inserting_before(node):
@@ -59,6 +62,12 @@ def decompose_attention(graph_module: GraphModule) -> None:
         replace_node(node, result)
     graph_module.graph.lint()
     graph_module.recompile()
+
+
+def _follows(arguments: dict[str, Any]) -> str:
+    """Returns the path of the module whose training flag the call was given; empty if it was given none."""
+    flag = arguments.get("training")
+    return str(flag.target).removesuffix("training").removesuffix(".") if isinstance(flag, Node) else ""
 
 
 def _hand_on_line(before: Node, node: Node) -> None:
@@ -111,29 +120,78 @@ def _multihead_attention(
 ) -> tuple[Proxy, Proxy | None]:
     module: nn.MultiheadAttention = place.module
     _attach_projections(place)
-    first, second = query.size(0), query.size(1)  # batch and tokens, or the other way round
-    by_head, to_tokens = ((0, 2, 1, 3), (0, 2, 1, 3)) if module.batch_first else ((1, 2, 0, 3), (2, 0, 1, 3))
-    by_channel = (by_head[0], by_head[1], by_head[3], by_head[2])
-    queries = _heads(place.call("q_proj", query), module).permute(*by_head)
-    keys = _heads(place.call("k_proj", key), module).permute(*by_channel)
-    values = _heads(place.call("v_proj", value), module).permute(*by_head)
-    weights = _weights(queries * module.head_dim**-0.5 @ keys, attn_mask, key_padding_mask)
+    first, second = query.size(0), query.size(1)
+    queries, keys, values = (
+        _heads(place.call(name, x), module.num_heads, module.head_dim, order)
+        for name, x, order in zip(_PROJECTIONS, (query, key, value), _orders(module.batch_first), strict=True)
+    )
+    weights = _softmax(queries * module.head_dim**-0.5 @ keys, [attn_mask, key_padding_mask])
     if module.dropout:
         place.attach("attn_dropout", nn.Dropout(module.dropout))
         weights = place.call("attn_dropout", weights)
-    attended = (weights @ values).permute(*to_tokens).reshape(first, second, module.embed_dim)
+    attended = _in_tokens(weights @ values, module.batch_first).reshape(first, second, module.embed_dim)
     if not need_weights:
         return place.call("out_proj", attended), None
     return place.call("out_proj", attended), weights.mean(1) if average_attn_weights else weights
 
 
-def _heads(x: Proxy, module: nn.MultiheadAttention) -> Proxy:
+def _attention_call(
+    place: Inline,
+    query: Proxy,
+    key: Proxy,
+    value: Proxy,
+    num_heads: int,
+    in_proj_weight: Proxy | None,
+    in_proj_bias: Proxy | None,
+    out_proj_weight: Proxy,
+    out_proj_bias: Proxy | None,
+    dropout_p: float = 0.0,
+    training: Any = True,
+    key_padding_mask: Proxy | None = None,
+    need_weights: bool = True,
+    attn_mask: Proxy | None = None,
+    use_separate_proj_weight: bool = False,
+    q_proj_weight: Proxy | None = None,
+    k_proj_weight: Proxy | None = None,
+    v_proj_weight: Proxy | None = None,
+    average_attn_weights: bool = True,
+    **hints: Any,
+) -> tuple[Proxy, Proxy | None]:
+    own = (q_proj_weight, k_proj_weight, v_proj_weight)
+    matrices = own if use_separate_proj_weight else in_proj_weight.chunk(3)  # type: ignore[union-attr]
+    biases = None if in_proj_bias is None else in_proj_bias.chunk(3)
+    queries, keys, values = (
+        _heads(_projected(x, matrices, biases, at), num_heads, query.size(2) // num_heads, order)
+        for at, (x, order) in enumerate(zip((query, key, value), _orders(batch_first=False), strict=True))
+    )
+    scale = _call(math.pow, queries.size(3), -0.5)
+    weights = _softmax(queries * scale @ keys, [attn_mask, key_padding_mask])
+    if dropout_p and training is not False:
+        weights = place.call(place.attach_function("dropout", nn.Dropout(float(dropout_p))), weights)
+    attended = F.linear(_in_tokens(weights @ values, batch_first=False).flatten(2), out_proj_weight, out_proj_bias)
+    if not need_weights:
+        return attended, None
+    return attended, weights.mean(1) if average_attn_weights else weights
+
+
+def _projected(x: Proxy, matrices: Any, biases: Proxy | None, at: int) -> Proxy:
+    return F.linear(x, matrices[at], None if biases is None else biases[at])
+
+
+def _heads(x: Proxy, num_heads: int, head_dim: Any, order: tuple[int, ...]) -> Proxy:
     """Splits the heads; both sizes are read: with -1 for one of them, an unbatched input would give wrong results."""
-    return x.reshape(x.size(0), x.size(1), module.num_heads, module.head_dim)
+    return x.reshape(x.size(0), x.size(1), num_heads, head_dim).permute(*order)
 
 
-def _weights(scores: Proxy, attn_mask: Proxy | None, key_padding_mask: Proxy | None) -> Proxy:
-    return _softmax(scores, [attn_mask, key_padding_mask])
+def _orders(batch_first: bool) -> tuple[tuple[int, ...], ...]:
+    """Returns the orders of the axes of queries, keys and values, heads split, for the matrix products."""
+    by_head = (0, 2, 1, 3) if batch_first else (1, 2, 0, 3)
+    return by_head, (by_head[0], by_head[1], by_head[3], by_head[2]), by_head
+
+
+def _in_tokens(attended: Proxy, batch_first: bool) -> Proxy:
+    """Returns the results of the heads in the order of the tokens."""
+    return attended.permute(*((0, 2, 1, 3) if batch_first else (2, 0, 1, 3)))
 
 
 def _attach_projections(place: Inline) -> None:
@@ -141,7 +199,7 @@ def _attach_projections(place: Inline) -> None:
     module: nn.MultiheadAttention = place.module
     size = module.embed_dim
     own = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
-    for index, (name, weight) in enumerate(zip(("q_proj", "k_proj", "v_proj"), own, strict=True)):
+    for index, (name, weight) in enumerate(zip(_PROJECTIONS, own, strict=True)):
         third = slice(index * size, (index + 1) * size)
         rows = third if weight is None else slice(0, size)
         weight = module.in_proj_weight if weight is None else weight
@@ -269,10 +327,15 @@ _FORMULAS: dict[type, Callable[..., Any]] = {
     nn.Transformer: _transformer,
 }
 
+_FUNCTIONS: dict[Any, Callable[..., Any]] = {
+    F.scaled_dot_product_attention: _scaled_dot_product_attention,
+    F.multi_head_attention_forward: _attention_call,
+}
+
 
 def _formula(root: GraphModule, node: Node) -> Callable[..., Any] | None:
-    if node.op == "call_function" and node.target is F.scaled_dot_product_attention:
-        return _scaled_dot_product_attention
+    if node.op == "call_function":
+        return _FUNCTIONS.get(node.target)
     if node.op != "call_module":
         return None
     return _formula_of(root.get_submodule(str(node.target)))
@@ -284,9 +347,12 @@ def _formula_of(module: nn.Module) -> Callable[..., Any] | None:
 
 def _arguments(root: GraphModule, node: Node) -> dict[str, Any] | None:
     """Returns the arguments of the call by name, those given only; None if the module does not take them."""
-    if node.op == "call_function":
+    if node.target is F.scaled_dot_product_attention:  # a builtin
         names = list(inspect.signature(_scaled_dot_product_attention).parameters)[1:]
         return dict(zip(names, node.args, strict=False)) | node.kwargs
+    if node.op == "call_function":
+        function: Any = node.target
+        return dict(inspect.signature(function).bind(*node.args, **node.kwargs).arguments)
     forward = root.get_submodule(str(node.target)).forward
     try:
         return dict(inspect.signature(forward).bind(*node.args, **node.kwargs).arguments)
@@ -296,12 +362,22 @@ def _arguments(root: GraphModule, node: Node) -> dict[str, Any] | None:
 
 def _obstacle(root: GraphModule, node: Node, arguments: dict[str, Any]) -> str | None:
     """Returns why the formulas here do not cover the node; None if they do."""
-    traced = [name for name in (*_SETTINGS, "dropout_p", "enable_gqa") if isinstance(arguments.get(name), Node)]
+    traced = [name for name in (*_SETTINGS, *_FUNCTION_SETTINGS) if isinstance(arguments.get(name), Node)]
     if traced:
         return f"its argument '{traced[0]}' depends on the data"
     if node.op == "call_function":
-        return "grouped queries (enable_gqa) have no formula here" if arguments.get("enable_gqa") else None
+        return _call_obstacle(arguments)
     return _module_obstacle(root.get_submodule(str(node.target)))
+
+
+def _call_obstacle(arguments: dict[str, Any]) -> str | None:
+    if arguments.get("enable_gqa"):
+        return "grouped queries (enable_gqa) have no formula here"
+    if "num_heads" in arguments and not arguments.get("use_separate_proj_weight") and not arguments["in_proj_weight"]:
+        return "it has no in_proj_weight"
+    extra = [name for name in ("bias_k", "bias_v", "static_k", "static_v") if arguments.get(name) is not None]
+    extra += ["add_zero_attn"] if arguments.get("add_zero_attn") else []
+    return f"attention with {extra[0]} has no formula here" if extra else None
 
 
 def _module_obstacle(module: nn.Module) -> str | None:

@@ -25,6 +25,7 @@ from ....nn.padding import Margins, PaddedAvgPool2d, PaddedMaxPool2d
 from ....nn.weighted_call import Conv1dCall, Conv2dCall, WeightedCall
 from ....ops.registry import Registry
 from ..read.spelling import find_op, remember_spelling
+from ..trace.frozen import check_number, known_number
 from .weighted_calls import FOLDER
 
 _CONVOLUTIONS: dict[type[nn.Module], tuple[type[WeightedCall], int]] = {
@@ -67,6 +68,8 @@ class _Placer:
         remember_spelling(node)
         self._module.get_submodule(FOLDER).add_module(node.name, made.train(self._module.training))
         data = pad.args[0] if pad.args else pad.kwargs["input"]
+        for number in (one for one in pad.all_input_nodes if one is not data):
+            check_number(number)
         node.op, node.target, node.args, node.kwargs = "call_module", f"{FOLDER}.{node.name}", (data,), {}
         self._module.graph.erase_node(pad)
 
@@ -90,8 +93,9 @@ class _Placer:
                 return None
         if not isinstance(pad, (tuple, list)) or (value is not None and (isinstance(value, Node) or value != 0)):
             return None
-        is_known = all(isinstance(one, int) and one >= 0 for one in pad)
-        return tuple(pad) if is_known and any(pad) else None
+        numbers = [known_number(one) if isinstance(one, Node) else one for one in pad]
+        margins = tuple(one for one in numbers if isinstance(one, int) and one >= 0)
+        return margins if len(margins) == len(numbers) and any(margins) else None
 
     def _padded(self, node: Node, margins: Margins) -> nn.Module | None:
         """Returns the module of ``node`` with ``margins``; None if its result would differ."""

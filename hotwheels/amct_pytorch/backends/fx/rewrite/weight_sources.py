@@ -13,6 +13,9 @@ from ....nn.call import MethodCall
 from ....nn.computed_tensor import ComputedTensor, Ref, Step, Tree
 from ...no_ops import is_copy
 from ..read.spelling import in_place_reason
+from ..trace.frozen import known_number
+from ..trace.guided.batch import FIXED
+from ..trace.guided.tracer import VALUE
 
 _RANDOM = frozenset({"bernoulli", "normal", "multinomial", "poisson"})
 
@@ -20,7 +23,9 @@ _RANDOM = frozenset({"bernoulli", "normal", "multinomial", "poisson"})
 class WeightSources:
     """The nodes of one graph whose results depend on parameters and buffers only, as ComputedTensors."""
 
-    def __init__(self, graph_module: GraphModule) -> None:
+    def __init__(self, graph_module: GraphModule, with_sizes: bool = False) -> None:
+        """``with_sizes``: known sizes of the data, which do not depend on the batch, count as constants."""
+        self._with_sizes = with_sizes
         self.tree = Tree(graph_module)
         self._module = graph_module
         self._weights: dict[Node, ComputedTensor] = {}
@@ -48,6 +53,17 @@ class WeightSources:
             if one.op in ("call_module", "get_attr")
         )
 
+    def sizes(self, arguments: Any) -> list[Node]:
+        """Returns the nodes in ``arguments`` of a call, and in its weights, whose known numbers become constants."""
+        found: list[Node] = []
+
+        def add(node: Node) -> Node:
+            found.extend([one for one in self._in_order(node) if self._is_size(one)] if node in self else [node])
+            return node
+
+        map_arg(arguments, add)
+        return found
+
     def setting(self, value: Any) -> Any:
         """Returns a Python argument of a call, with the numbers of the nodes in it; raises LookupError if unknown."""
         return map_arg(value, self._number)
@@ -57,13 +73,15 @@ class WeightSources:
         if found is not None:
             with torch.no_grad():
                 return found()
-        known = node.meta.get("val")
-        if isinstance(known, (int, float)) and not isinstance(known, bool):
-            return known
-        raise LookupError(node.name)
+        known = known_number(node)
+        if known is None:
+            raise LookupError(node.name)
+        return known
 
     def _is_source(self, node: Node) -> bool:
         """Whether ``node`` is a weight; not if an operation changes it in place: its value then varies."""
+        if self._is_size(node):
+            return True
         if node.op == "get_attr":
             is_tensor = isinstance(self.tree.find(str(node.target)), Tensor)
             return is_tensor and not any(in_place_reason(user) for user in node.users)
@@ -74,6 +92,9 @@ class WeightSources:
         if not node.all_input_nodes or not node.op.startswith("call") or _is_random(node):
             return False
         return self._nodes.issuperset(node.all_input_nodes) or self._is_cast(node)
+
+    def _is_size(self, node: Node) -> bool:
+        return self._with_sizes and FIXED in node.meta and not self._nodes.issuperset(node.all_input_nodes)
 
     def _is_cast(self, node: Node) -> bool:
         """Whether ``node`` casts a weight to the type or device of the data, which has no effect in a float32 model."""
@@ -101,12 +122,14 @@ class WeightSources:
         return [one for one in self._module.graph.nodes if one in found]
 
     def _inputs(self, node: Node) -> list[Node]:
-        inputs = node.all_input_nodes
+        inputs = [] if self._is_size(node) else node.all_input_nodes
         return inputs if self._nodes.issuperset(inputs) else inputs[:1]
 
     def _step(self, node: Node, places: dict[Node, Ref]) -> Step:
         if node.op == "get_attr":
             return Step(str(node.target))
+        if self._is_size(node):
+            return Step(_same, True, (node.meta[VALUE],))
         if not self._nodes.issuperset(node.all_input_nodes):  # a cast
             return Step(_same, True, (places[node.all_input_nodes[0]],))
         args, kwargs = _with_refs((node.args, node.kwargs), places)
@@ -120,7 +143,7 @@ def _is_random(node: Node) -> bool:
     return name.startswith("rand") or name in _RANDOM
 
 
-def _same(x: Tensor) -> Tensor:
+def _same(x: Any) -> Any:
     return x
 
 

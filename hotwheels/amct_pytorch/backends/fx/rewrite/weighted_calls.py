@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -35,6 +35,7 @@ from ....nn.weighted_call import (
 )
 from ..read.float_reason import mark_float
 from ..read.spelling import remember_spelling
+from ..trace.frozen import check_number
 from .weight_sources import WeightSources
 
 FOLDER = "amct_weights"  # the submodule that holds the new modules by node name
@@ -46,18 +47,25 @@ _WRONG_SHAPE = "its weight has {} dimensions, a layer of this kind has {}"
 
 @dataclasses.dataclass(frozen=True)
 class _Match:
-    """A call that becomes a module: its data, and the arguments of the module."""
+    """A call that becomes a module.
+
+    Attributes:
+      input: Its data.
+      make: Makes the module.
+      sizes: Nodes whose numbers become constants of the module.
+    """
 
     input: Node
     make: Callable[[], WeightedCall]
+    sizes: Sequence[Node] = ()
 
 
 def place_weighted_calls(graph_module: GraphModule) -> None:
     """Rewrites ``graph_module`` in place; erases nodes that compute weights and have no other reader."""
-    sources = WeightSources(graph_module)
+    sources, sized = WeightSources(graph_module), WeightSources(graph_module, with_sizes=True)
     found: dict[Node, _Match] = {}
     for node in graph_module.graph.nodes:
-        match = _match(node, sources)
+        match = _match(node, sources, sized)
         if isinstance(match, str):
             mark_float(node, match)
         elif match is not None:
@@ -71,18 +79,23 @@ def place_weighted_calls(graph_module: GraphModule) -> None:
         folder.add_module(node.name, module)
         _replace(node, found[node])
     folder.train(graph_module.training)
-    _erase_unread(graph_module, sources)
+    _erase_unread(graph_module, sized)
     graph_module.graph.lint()
     graph_module.recompile()
 
 
-def _match(node: Node, sources: WeightSources) -> _Match | str | None:
-    """Returns the match of a call, the reason why it stays a function, or None for other nodes."""
+def _match(node: Node, sources: WeightSources, sized: WeightSources) -> _Match | str | None:
+    """Returns the match of a call, the reason why it stays a function, or None for other nodes.
+
+    ``sized`` serves convolutions, whose weights have no size of the data but its channels. A product may be called
+    with sequences of another length.
+    """
     if is_linear(node, sources):
         return _match_product(node, sources)
     kind = _KINDS.get(node.target) if node.op == "call_function" else None
     if kind is None:
         return None
+    sources = sources if node.target is F.linear else sized
     given = inspect.signature(kind.signature).bind(*node.args, **node.kwargs).arguments
     x, weight, bias = given.pop("input"), sources.tensor(given.pop("weight")), given.pop("bias", None)
     if x in sources or not isinstance(x, Node):
@@ -98,7 +111,8 @@ def _match(node: Node, sources: WeightSources) -> _Match | str | None:
     rank = weight.rank()
     if rank != kind.rank:
         return _WRONG_SHAPE.format(rank, kind.rank)
-    return _Match(x, lambda: kind.module(weight, sources.tensor(bias), **settings))
+    sizes = sources.sizes([one for one in (*node.args, *node.kwargs.values()) if one is not x])
+    return _Match(x, lambda: kind.module(weight, sources.tensor(bias), **settings), sizes)
 
 
 def is_linear(node: Node, sources: WeightSources) -> bool:
@@ -152,6 +166,8 @@ def _make(match: _Match) -> WeightedCall:
 
 def _replace(node: Node, match: _Match) -> None:
     remember_spelling(node)
+    for one in match.sizes:
+        check_number(one)
     node.op, node.target, node.args, node.kwargs = "call_module", f"{FOLDER}.{node.name}", (match.input,), {}
 
 

@@ -36,6 +36,19 @@ def is_check(node: Node) -> bool:
     return node.op == "call_function" and node.target in _CHECKS
 
 
+def known_number(node: Node) -> int | float | None:
+    """Returns the number that ``node`` has for the example of the trace; None if it is no number, or not known."""
+    value = node.meta.get("val")
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
+
+
+def check_number(node: Node) -> None:
+    """Adds a check that ``node`` still has its known number, unless there is one."""
+    if not any(is_check(user) for user in node.users):
+        what = f"A layer has '{node.name}' as a constant, which the forward computes from sizes."
+        add_check(node.graph, node, known_number(node), what)
+
+
 def add_check(graph: Graph, node: Node, expected: Any, what: str, is_length: bool = False) -> None:
     """Adds a check directly behind ``node`` that its value is ``expected``; ``what`` begins the error's text."""
     last = node
@@ -43,4 +56,5 @@ def add_check(graph: Graph, node: Node, expected: Any, what: str, is_length: boo
         last = last.next
     with graph.inserting_after(last):
         check = require_length if is_length else require_value
-        graph.create_node("call_function", check, (node, expected, what), {}, name=NAME)
+        made = graph.create_node("call_function", check, (node, expected, what), {}, name=NAME)
+    made.stack_trace = node.stack_trace

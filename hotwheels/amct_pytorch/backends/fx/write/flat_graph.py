@@ -19,6 +19,8 @@ from ...folded_op import FoldedOp, cpu_copy
 from ..quant_graph_module import QuantGraphModule
 from ..read.folding import find_folds, weighted_op
 from ..read.liveness import live_nodes
+from ..read.values import Value, classify
+from ..trace.frozen import is_check
 
 
 class FlatLayer(nn.Module):
@@ -75,9 +77,10 @@ class _FlatGraph:
 
     def build(self) -> fx.GraphModule:
         live = live_nodes(self._model)
+        kept = live | self._checks(live)
         for node in self._model.graph.nodes:
-            if node not in live and node.op != "placeholder":
-                continue  # checks of frozen values, and nodes that only checks read
+            if node not in kept and node.op != "placeholder":
+                continue
             if node in self._folded:
                 self._copies[node] = self._copies[self._folds.data[node]]
             elif node.op == "placeholder" and node.target in self._constants:
@@ -85,6 +88,26 @@ class _FlatGraph:
             else:
                 self._copies[node] = self._copy(node)
         return fx.GraphModule(self._root, self._graph).eval()
+
+    def _checks(self, live: frozenset[fx.Node]) -> set[fx.Node]:
+        """Returns the checks of frozen values, and what they read, if that needs no further operation on tensors."""
+        values = classify(self._model.graph, self._registry)
+        able: set[fx.Node] = set(live)
+        numbers: set[fx.Node] = set()
+        for node in self._model.graph.nodes:
+            inputs = node.all_input_nodes
+            if values[node] is Value.SIZE or (inputs and numbers.issuperset(inputs)):
+                numbers.add(node)
+            if node.op == "get_attr" or ((node in numbers or is_check(node)) and able.issuperset(inputs)):
+                able.add(node)
+        found: set[fx.Node] = set()
+        waiting = [node for node in able if is_check(node)]
+        while waiting:
+            node = waiting.pop()
+            if node not in found:
+                found.add(node)
+                waiting += node.all_input_nodes
+        return found
 
     def _copy(self, node: fx.Node) -> fx.Node:
         new = self._graph.node_copy(node, lambda old: self._copies[old])

@@ -18,6 +18,7 @@ from .tracer import VALUE
 
 BATCH = "amct_batch"  # the node whose value is the batch size
 _MULTIPLE = "amct_batch_times"
+FIXED = "amct_fixed"  # in the meta of a node: its value is a number that is equal for both batch sizes
 
 
 class BatchError(ValueError):
@@ -57,6 +58,30 @@ def free_batch_size(first: Trace, second: Trace, sizes: tuple[int, int], is_proo
         _insert_multiples(first.module.graph, found)
         first.tracer.guards.guards = _common_guards(first, second)
     return bool(found)
+
+
+def has_sized_constants(graph: Graph) -> bool:
+    """Whether a tensor is computed from constants and sizes alone, such as a kernel repeated for each channel."""
+    constants: set[Node] = set()
+    for node in graph.nodes:
+        numbers = [one for one in node.all_input_nodes if type(one.meta.get(VALUE)) is int]
+        others = set(node.all_input_nodes) - set(numbers)
+        if node.op == "get_attr" or (others and others <= constants):
+            constants.add(node)
+            if numbers:
+                return True
+    return False
+
+
+def mark_fixed(first: Trace, second: Trace) -> None:
+    """Marks the nodes of ``first`` whose values are numbers that do not depend on the batch, see `FIXED`."""
+    try:
+        pairs = _pairs(first, second)
+    except BatchError:
+        return
+    for one, other in pairs:
+        if type(one.meta.get(VALUE)) is int and one.meta[VALUE] == other.meta.get(VALUE):
+            one.meta[FIXED] = True
 
 
 def _pairs(first: Trace, second: Trace) -> list[tuple[Node, Node]]:

@@ -15,7 +15,7 @@ from ..trace_errors import explain
 from ..tracer import LeafRules, callee_in_force
 from ..training import tell_branches
 from .arguments import fake_arguments, refuse_objects
-from .batch import BatchError, free_batch_size
+from .batch import BatchError, free_batch_size, has_sized_constants, mark_fixed
 from .finish import finish
 from .tracer import GuidedTracer
 
@@ -86,6 +86,8 @@ def trace_guided(model: nn.Module, rules: LeafRules, example: Example) -> GraphM
         )
     else:
         first = _freed(first, traces) if first.tracer.guards.guards else first
+        if has_sized_constants(first.module.graph):
+            mark_fixed(first, traces.at(_SIZES[1]))
     tell_branches(model, first.branches, functools.partial(traced_again, model, first))
     return finish(first)
 

@@ -63,6 +63,9 @@ class Example:
         """Returns the dynamic axes for which the graph so far is right with one size only."""
         return []
 
+    def fix(self, value: Any) -> None:
+        """Fixes the dynamic axes on which ``value`` depends, a number of this run, since it must keep its value."""
+
     def label(self, size: Any) -> int | str | None:
         """Returns the ONNX form of a size: a number, the name of a symbol, or None if it is computed."""
         return int(size)

@@ -48,6 +48,16 @@ class SymbolicExample(Example):
         found = ((axis, self._env.replacements.get(symbol)) for symbol, axis in self._axes.items())
         return [FixedAxis(axis, int(size)) for axis, size in found if isinstance(size, sympy.Integer)]
 
+    def fix(self, value: Any) -> None:
+        """Fixes the dynamic axes on which ``value`` depends."""
+        if not isinstance(value, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+            return
+        needed = value.node.expr.free_symbols
+        sizes: list[Any] = [size for tensor in self._tensors for size in tensor.shape]
+        for size in (one for one in sizes if isinstance(one, torch.SymInt)):
+            if needed & size.node.expr.free_symbols:
+                int(size)  # torch then takes the symbol for a number
+
     def label(self, size: Any) -> int | str | None:
         """Returns the ONNX form of a size."""
         expression = size if isinstance(size, int) else size.node.expr

@@ -19,6 +19,7 @@ from ....leaves import tensors_in
 from ....outputs import output_tensors
 from ....real_quant.known import is_known
 from ...read.constants import constant_nodes
+from ...trace.frozen import is_check
 from ..flat_graph import FlatLayer
 from .example import Example, FixedAxis
 from .graph_writer import GraphWriter
@@ -92,7 +93,7 @@ class GraphWalk(fx.Interpreter):
         if tensors and tensors[0] in self._translator.values:
             self._by_node[n.name] = self._value(tensors[0])
         for one in self._example.fixed():
-            self.fixed.setdefault(one, _place(n))
+            self.fixed.setdefault(one, _place(n.args[0] if is_check(n) else n))
         return result
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -103,7 +104,9 @@ class GraphWalk(fx.Interpreter):
         return self._call(module.call.function if isinstance(module, FlatLayer) else module, args, kwargs)
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Writes a function."""
+        """Writes a function; a check of a frozen value only tells which sizes must not vary."""
+        if self._node is not None and is_check(self._node):
+            return self._example.fix(args[0])
         return self._call(target, args, kwargs)
 
     def call_method(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -196,7 +199,7 @@ class GraphWalk(fx.Interpreter):
         return model
 
 
-def _place(node: fx.Node) -> str:
+def _place(node: Any) -> str:
     """Returns the node's name for a message, with the user's line if it is known."""
     line = " ".join((node.stack_trace or "").split())
     return f"'{node.name}'{f' ({line})' if line else ''}"
