@@ -127,6 +127,9 @@ def _quantized(nets: Sequence[nn.Module], inputs: Sequence[list[Tensor]]) -> Any
                     amct.save_quant_model_fx(quantized, folder / net_name / "net", given[0][:1], setting)
                     amct.enable_quantization(quantized, fake_quant=True)
             yield f"amct {name}", made
+            for (_, _, given), quantized in zip(_each(nets, inputs), made, strict=True):
+                amct.refine(quantized, given, progress=False)
+            yield f"amct {name}, refined", made
         for method in static_quantization.METHODS:
             made = []
             for net_name, _, given in _each(nets, inputs):

@@ -1,4 +1,4 @@
-"""Compares 4-bit weights, without and with new BatchNorm statistics, with 8-bit ones on networks trained on digits.
+"""Compares 4-bit weights, as calibrated, refined and with new BatchNorm statistics, with 8-bit ones on digits.
 
 Weights by SNQ, data in 8 bits by IFMR on the dynamic path. Calibrated on training digits, evaluated on held-out digits:
 the calibrated model in torch, and its fake_quant file in onnxruntime without graph optimizations. SQNR as in
@@ -47,16 +47,19 @@ class Method:
       name: Shown in the table.
       definition: Simple configuration.
       updates_norms: Whether the BatchNorm statistics are updated with the quantized weights.
+      refines: Whether `amct.refine` follows the calibration, with the same pictures.
     """
 
     name: str
     definition: str
     updates_norms: bool = False
+    refines: bool = False
 
 
 METHODS = (
     Method("W8A8", _COMMON),
     Method("W4A8", f"{_COMMON}{_W4}"),
+    Method("W4A8 refined", f"{_COMMON}{_W4}", refines=True),
     Method("W4A8 + BN update", f"{_COMMON}{_W4}update_bn: true\n", updates_norms=True),
 )
 
@@ -191,8 +194,11 @@ def post_training(subject: Subject, method: Method, folder: Path) -> tuple[nn.Mo
     model = amct.quantize_model(config, onnx_file, record, subject.model, example, ["input"], ["output"], axes)
     if method.updates_norms:
         update_norms(model, subject.train)
-    for batch in subject.train.split(BATCH_SIZE)[:BATCH_NUM]:
+    batches = subject.train.split(BATCH_SIZE)[:BATCH_NUM]
+    for batch in batches:
         model(batch)
+    if method.refines:
+        amct.refine(model, batches, progress=False)
     amct.save_model(onnx_file, record, folder / "saved", model)
     return model, folder / "saved_fake_quant_model.onnx"
 

@@ -108,6 +108,23 @@ def test_new_pictures_come_nearer_to_the_float_model(net, tmp_path, weights, pat
 
 
 @both_paths
+def test_the_end_of_calibration_says_what_refining_gains(tmp_path, log_lines, path):
+    net = nn.Sequential(nn.Linear(3, 4)).eval()
+    x = torch.rand(2, 3, generator=torch.Generator().manual_seed(0))  # two rows: as many as the estimate reads
+    if path == "fx":
+        quantize(net, tmp_path, [(x,)])
+    else:
+        model = dynamic_path.quantize(net, dynamic_path.make_config(net, tmp_path, x), x)
+        dynamic_path.run(model, x)
+    weight = net[0].weight.detach()
+    scale = weight.abs().max() / 127
+    error = x @ (torch.round(weight / scale) * scale - weight).T
+    rest = error.square().mean() - error.mean(0).square().mean()
+    (line,) = [one for one in log_lines.of("INFO") if "Calibrated: all" in one]
+    assert f"takes about {10 * torch.log10(error.square().mean() / rest):.1f} dB off" in line
+
+
+@both_paths
 @every_grid
 def test_real_quant_is_what_the_files_compute(net, tmp_path, weights, path):
     model = calibrated(net, tmp_path, weights, path=path)

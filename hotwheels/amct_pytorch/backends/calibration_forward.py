@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import statistics
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
@@ -66,7 +67,18 @@ def _tell_calibrated(layers: Mapping[str, QuantizedLayer], before: Collection[Qu
         grids = (f"input {index} {one.extra_repr()}" for index, one in enumerate(layer.activation))
         _log.debug("Layer '%s': calibrated, %s.", name, "; ".join(grids))
     if new and all(layer.is_calibrated for layer in layers.values()):
-        _log.info("Calibrated: all %d layers have their grids.", len(layers))
+        _log.info("Calibrated: all %d layers have their grids.%s", len(layers), _worth_of_refining(new.values()))
+
+
+def _worth_of_refining(layers: Iterable[QuantizedLayer]) -> str:
+    """Returns a sentence on what `amct.refine` would gain in ``layers``; empty if that was not measured."""
+    gains = [layer.refine_gain for layer in layers if layer.refine_gain is not None]
+    if not gains:
+        return ""
+    return (
+        f" amct.refine(model, data) takes about {statistics.median(gains):.1f} dB off the error that rounded weights"
+        f" make at the outputs of their layers (by the means of channels alone; median of {len(gains)} layers)."
+    )
 
 
 def _warn_of_training_mode(model: nn.Module, layers: LayerContainer) -> None:

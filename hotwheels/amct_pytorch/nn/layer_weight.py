@@ -20,6 +20,8 @@ from ..record import WeightRecord
 from .weighted_op import WeightedOp
 
 _log = get_logger(__name__)
+_IMAGES = 2  # of a batch, for an estimate
+_LEAST_SHARE = 1e-6  # of an error that is not all shift
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +86,23 @@ class LayerWeight:
         if not self.quantizer.is_calibrated:
             weight = self.op.unfolded()[0] if self.has_bare_grid else self.op.folded()[0]
             self.quantizer.observe(weight.detach())
+
+    @torch.no_grad()
+    def gain_without_shift(self, x: Tensor) -> float | None:
+        """Returns how many dB of the weight's rounding error at the outputs for ``x`` go if channels keep their means.
+
+        None if the rounding makes no error, or nothing else than a shift. Looks at two images.
+        """
+        spatial = len(self.op.channel_shape) - 1
+        if self.has_bare_grid or self.op.trains_batch_norm:
+            return None
+        weight, bias = self.op.folded()
+        error = self.quantizer.fake_quantize(weight, self.quantizer.params(weight, bias)) - weight
+        result = self.op.apply(x[:_IMAGES] if x.dim() > spatial + 1 else x, error, None)
+        by_channel = result.double().movedim(-1 - spatial, -1).flatten(0, -2)  # [positions, C_out]
+        whole = by_channel.square().mean()
+        rest = whole - by_channel.mean(0).square().mean()
+        return float(10.0 * torch.log10(whole / rest)) if rest > _LEAST_SHARE * whole else None
 
     @torch.no_grad()
     def record(self) -> WeightRecord:

@@ -42,6 +42,8 @@ class QuantizedLayer(nn.Module):
       use: Node name of the present call: the layer name, or the name of a further use (dynamic path).
       calls: Number of calls of the layer's module in the present forward of the model (dynamic path).
       keeps_inputs: Whether a dump or a report reads the input tensors later, so that they must not be overwritten.
+      refine_gain: dB that bias correction takes off the weight's rounding error in the batch that completed the
+        calibration; None if it is not known.
       watcher: Called with the integers of real_quant; None if they are not recorded.
       constant_inputs: Which inputs are constants; the files hold their grid points in float32 (spec 11.3).
       non_float_inputs: bool [inputs], which inputs turned out not to be floating tensors (spec 4.7).
@@ -75,6 +77,7 @@ class QuantizedLayer(nn.Module):
         self.calls = 0
         self._mode = Mode.FLOAT
         self.keeps_inputs = False
+        self.refine_gain: float | None = None
         self.watcher: IntegerWatcher | None = None
         self.constant_inputs: frozenset[int] = frozenset()
         self.register_buffer("non_float_inputs", torch.zeros(len(activation), dtype=torch.bool))
@@ -200,13 +203,15 @@ class QuantizedLayer(nn.Module):
 
     def _observe(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Lets each quantizer observe its input; only floating tensors are quantized (spec 4.7)."""
-        values = self.call.inputs(args, kwargs)
+        values, was_calibrated = self.call.inputs(args, kwargs), self.is_calibrated
         for index, (x, quantizer, shared) in enumerate(zip(values, self.activation, self._sharing, strict=True)):
             self.non_float_inputs[index] = not is_quantizable(x)
             if is_quantizable(x):
                 self._prepare_linear(x, quantizer)
                 shared.observe(x, quantizer)
         self.observe_weight()
+        if self.weighted is not None and not was_calibrated and self.is_calibrated and self.is_quantized:
+            self.refine_gain = self.weighted.gain_without_shift(values[0])
 
     def _prepare_linear(self, x: Tensor, quantizer: ActivationQuantizer) -> None:
         """Makes the grid symmetric for a Linear on more than 2 dimensions.
