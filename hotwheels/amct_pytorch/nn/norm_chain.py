@@ -169,6 +169,42 @@ class ShiftStage:
         return x - values if self._is_subtracted else x + values
 
 
+class NumberStage:
+    """A sum, difference, product or quotient with a Python number."""
+
+    is_training = False
+
+    def __init__(
+        self, module: nn.Module, run: Callable[[Tensor], Tensor], channels: int, factor: float = 1, shift: float = 0
+    ) -> None:
+        """``run`` computes ``x * factor + shift`` as the model does; ``module`` is the layer with the weight."""
+        self._module: Any = module
+        self._run = run
+        self._channels = channels
+        self._factor = factor
+        self._shift = shift
+
+    def factor(self) -> Tensor:
+        """Returns the factor, [1]."""
+        factor: Tensor = self._module.weight.new_full((1,), self._factor)
+        return factor
+
+    def inverse(self) -> Tensor:
+        """Returns ``1 / factor``, 0 where the factor is 0."""
+        return torch.zeros_like(self.factor()) if self._factor == 0 else 1 / self.factor()
+
+    def shifted(self, bias: Tensor | None) -> Tensor | None:
+        """Returns ``bias * factor + shift``."""
+        if bias is not None:
+            return bias * self._factor + self._shift
+        shift: Tensor = self._module.weight.new_full((self._channels,), self._shift)
+        return shift if self._shift else None
+
+    def run(self, x: Tensor, channel_shape: tuple[int, ...]) -> Tensor:
+        """Returns the result of the operation."""
+        return self._run(x)
+
+
 class PassStage:
     """A call that returns its input in evaluation: an Identity, a copy, a dropout."""
 

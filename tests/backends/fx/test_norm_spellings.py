@@ -92,6 +92,14 @@ def plain_of(norm: nn.Module, channels: int) -> nn.BatchNorm2d:
     return made
 
 
+class CombinedAffine(Affine):
+    """Sums of products in one call, and Python numbers between the members."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.addcmul(self.shift, 2 * x - 1, self.scale)
+        return torch.addcdiv(self.shift, x, self.scale, value=0.5).sub(0.25) / 1.5 * self.gain
+
+
 class Net(nn.Module):
     def __init__(self, norm: Callable[[int], nn.Module]) -> None:
         super().__init__()
@@ -224,6 +232,31 @@ class PlainPreActivation(nn.Module):
         return self.second(F.hardswish(self.first(x)))
 
 
+class Standardizing(nn.Module):
+    """The input is standardized with constants of its type, as torchvision's transforms do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(4, 6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = torch.as_tensor([0.4, 0.5, 0.3, 0.2], dtype=x.dtype, device=x.device).view(-1, 1, 1)
+        std = torch.tensor([0.3, 0.2, 0.5, 0.4], dtype=x.dtype)[:, None, None]
+        return self.first(x.clone().sub_(mean).div_(std))
+
+
+class PlainStandardizing(nn.Module):
+    def __init__(self, model: Standardizing) -> None:
+        super().__init__()
+        norm = nn.BatchNorm2d(4, eps=0.0).eval()
+        norm.running_mean = torch.tensor([0.4, 0.5, 0.3, 0.2])
+        norm.running_var = torch.tensor([0.3, 0.2, 0.5, 0.4]).square()
+        self.first = in_front(norm, model.first)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.first(x)
+
+
 def in_front(norm: nn.BatchNorm2d, conv: nn.Conv2d) -> nn.Conv2d:
     """Returns the convolution of the normalized input, output by output."""
     made = nn.Conv2d(conv.in_channels, conv.out_channels, conv.kernel_size, groups=conv.groups)
@@ -252,6 +285,12 @@ CASES: Mapping[str, Twins] = {
     "frozen": Twins(lambda: Net(FrozenNorm), plain_net, NET_LAYERS, weight_parameters=("first.weight",)),
     "learned factor and shift": Twins(
         lambda: Net(Affine), plain_net, NET_LAYERS, weight_parameters=("one.scale", "one.shift", "two.gain")
+    ),
+    "sums of products and numbers": Twins(
+        lambda: Net(CombinedAffine), plain_net, NET_LAYERS, weight_parameters=("one.scale", "one.shift", "two.gain")
+    ),
+    "constants made in the forward": Twins(
+        Standardizing, PlainStandardizing, {"first": "first"}, weight_parameters=("first.weight",)
     ),
     "layer scale": Twins(
         LayerScale,
@@ -418,7 +457,7 @@ class Unfoldable(nn.Module):
         ("mode", "'conv' pads with something else than zeros"),
         ("infinite", "a weight or bias would not be finite"),
         ("front", "'last' behind it pads with zeros, which it would shift"),
-        ("alone", "no layer with a weight is next to it"),
+        ("alone", "no layer with a weight is next to it, but 'hardswish'"),
     ],
 )
 def test_batch_norm_that_is_not_folded_says_why(kind: str, reason: str) -> None:

@@ -186,6 +186,30 @@ class PlainProducts(nn.Module):
         return self.fifth(x[..., :4]).unflatten(-1, (2, 3)).sum(-1)
 
 
+class Dots(nn.Module):
+    """Products with parameters by functions that name the summed axes, or chain several factors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Parameter(torch.randn(6, 5)), nn.Parameter(torch.randn(4, 5))
+        self.third, self.fourth = nn.Parameter(torch.randn(4, 6)), nn.Parameter(torch.randn(6, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tensordot(x, self.first, dims=1)
+        x = F.hardswish(torch.inner(x, self.second)).flatten(0, 1)
+        return torch.linalg.multi_dot([x, self.third, self.fourth])
+
+
+class PlainDots(nn.Module):
+    def __init__(self, model: Dots) -> None:
+        super().__init__()
+        self.first, self.second = linear(model.first.t()), linear(model.second)
+        self.third, self.fourth = linear(model.third.t()), linear(model.fourth.t())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fourth(self.third(F.hardswish(self.second(self.first(x))).flatten(0, 1)))
+
+
 class Attention(nn.Module):
     """Products of two tensors of the data."""
 
@@ -299,6 +323,16 @@ CASES = {
         },
         input_shape=(2, 7, 6),
         weight_parameters=("first", "second", "third", "fourth", "fifth", "shift"),
+    ),
+    "products by axes and chains": Twins(
+        Dots,
+        PlainDots,
+        {
+            **{"tensordot": "first", "inner": "second", "hardswish": "hardswish", "flatten": "flatten"},
+            **{"linalg_multi_dot_matmul": "third", "linalg_multi_dot": "fourth"},
+        },
+        input_shape=(2, 7, 6),
+        weight_parameters=("first", "second", "third", "fourth"),
     ),
     "products of the data": Twins(
         Attention,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import operator
+from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from ....nn.norm_chain import BatchNormStage, FactorStage, PassStage, ShiftStage, Stage
+from ....nn.norm_chain import BatchNormStage, FactorStage, NumberStage, PassStage, ShiftStage, Stage
 from ....ops.desc import OpDesc, Role
 from ....ops.registry import Registry
 from ....torch_private import Dropout
@@ -64,6 +67,26 @@ class StageMaker:
         module = self.called(node)
         return PassStage(module) if isinstance(module, Dropout) else None
 
+    def number(self, node: Node, weighted: Any, channels: int) -> Member | None:
+        """Returns a sum or product of the data and a Python number as a member; None for other operations.
+
+        ``weighted`` is the module with the weight, ``channels`` the number of channels of the data.
+        """
+        op = self.op(node)
+        if op is None or op.name not in _ARITHMETIC or node.op == "call_module" or in_place_reason(node) is not None:
+            return None
+        names, values = {operand.name for operand in op.operands}, operand_values(node, op)
+        if len(node.args) > len(values) or not names.issuperset(node.kwargs) or len(values) != 2:
+            return None
+        is_first = not isinstance(values[0], Node)
+        data, number = reversed(values) if is_first else values
+        if not isinstance(data, Node) or type(number) not in (int, float) or not math.isfinite(number):
+            return None
+        if op.name == "div" and (is_first or number == 0):
+            return None
+        run = NumberCall(_ARITHMETIC[op.name], number, is_first)
+        return Member(data, NumberStage(weighted, run, channels, *run.line()), is_factor=op.name in ("mul", "div"))
+
     def data_of(self, node: Node) -> Node | None:
         """Returns the node whose result ``node`` changes; None if ``node`` cannot be a member."""
         if self.is_batch_norm(node):
@@ -109,7 +132,7 @@ class StageMaker:
     def _operands(self, node: Node) -> tuple[Node, Node, bool] | None:
         """Returns (data, constant, whether the constant comes first) of a sum or product; None for other calls."""
         op = self.op(node)
-        if op is None or op.name not in ("mul", "div", "add", "sub") or node.op == "call_module":
+        if op is None or op.name not in _ARITHMETIC or node.op == "call_module":
             return None
         names = {operand.name for operand in op.operands}
         values = operand_values(node, op)
@@ -121,6 +144,38 @@ class StageMaker:
         if (first in self._sources) is (second in self._sources):
             return None
         return (second, first, True) if first in self._sources else (first, second, False)
+
+
+@dataclasses.dataclass(frozen=True)
+class NumberCall:
+    """A call of ``function`` on the data and a number, which is the first operand if ``is_first``."""
+
+    function: Callable[[Any, Any], Any]
+    number: float
+    is_first: bool
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Calls the function."""
+        result: Tensor = self.function(self.number, x) if self.is_first else self.function(x, self.number)
+        return result
+
+    def line(self) -> tuple[float, float]:
+        """Returns factor and shift of the data."""
+        if self.function is operator.mul:
+            return self.number, 0
+        if self.function is operator.truediv:
+            return 1 / self.number, 0
+        if self.function is operator.add:
+            return 1, self.number
+        return (-1, self.number) if self.is_first else (1, -self.number)
+
+
+_ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
+    "mul": operator.mul,
+    "div": operator.truediv,
+    "add": operator.add,
+    "sub": operator.sub,
+}
 
 
 def pads_zeros(module: nn.Module) -> bool:

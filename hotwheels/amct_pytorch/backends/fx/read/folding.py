@@ -6,10 +6,10 @@ A member of a chain is
 2. a product, quotient, sum or difference with a constant per channel that is a parameter or buffer, or computed from
    these: a frozen BatchNorm, a layer scale, a separate bias.
 
-Between the weight and its members, and between members, there may be operations that change nothing, dropouts, and
-operations that move axes (``permute``). Members behind a weight are folded into it, one after the other, as long as
-each is the only reader of the result in front. Members in front of a weight are folded if that is exact: into a Linear
-or a convolution without padding; a member that only multiplies, into any convolution.
+Between the weight and its members, and between members, there may be operations that change nothing, dropouts, sums and
+products with Python numbers, and operations that move axes (``permute``). Members behind a weight are folded into it,
+one after the other, as long as each is the only reader of the result in front. Members in front of a weight are folded
+if that is exact: into a Linear or a convolution without padding; a member that only multiplies, into any convolution.
 
 Nothing is folded into a weight that several calls use, or into a convolution that pads with anything but zeros.
 """
@@ -35,7 +35,7 @@ from .weight_names import weight_name
 _SHARED = "the weight of '{}' is used at several places"
 _PADDING_MODE = "'{}' pads with something else than zeros"
 _READ_TWICE = "'{}' is read by something else, too"
-_NO_WEIGHT = "no layer with a weight is next to it"
+_NO_WEIGHT = "no layer with a weight is next to it, but '{}'"
 _PADS = "'{}' behind it pads with zeros, which it would shift"
 _NOT_FINITE = "a weight or bias would not be finite"
 
@@ -113,7 +113,7 @@ class _Finder:
         owners = found.owners()
         for node in self._module.graph.nodes:
             if self._maker.is_batch_norm(node) and node not in owners:
-                found.reasons[node] = self._reasons.get(node, _NO_WEIGHT)
+                found.reasons[node] = self._reasons.get(node, _NO_WEIGHT.format(self._maker.data_of(node)))
         found.data.update((node, self._data[node]) for node in owners)
         return found
 
@@ -148,6 +148,8 @@ class _Finder:
                 waiting.append((reader, dropout))
             elif changes_nothing(self._module, reader):
                 pass
+            elif (number := self._maker.number(reader, self._maker.called(weighted), channels)) is not None:
+                waiting.append((reader, number.stage))
             elif (place := self._moved(reader, axis, channels)) is not None:
                 axis = place
             else:
@@ -176,8 +178,13 @@ class _Finder:
                 self._reasons.setdefault(data, _READ_TWICE.format(data.name))
                 break
             dropout = self._maker.dropout(data)
+            number = self._maker.number(data, module, channels)
             if dropout is not None:
                 waiting.insert(0, (data, dropout))
+            elif number is not None:
+                if not self._is_exact(number, data, weighted):
+                    break
+                waiting.insert(0, (data, number.stage))
             elif not changes_nothing(self._module, data):
                 member = self._member(data, axis, channels)
                 if member is None or not self._is_exact(member, data, weighted):

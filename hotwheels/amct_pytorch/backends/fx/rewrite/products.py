@@ -1,20 +1,26 @@
 """Replaces other spellings of products by ``torch.matmul``, so that only one product has to be quantized.
 
+``addcmul`` and ``addcdiv`` are replaced by their two operations, since these may be folded into a weight.
+
 The node keeps its name and becomes the product; the rest of the call becomes nodes named ``<name>_<part>``.
 
 1. ``mm``;
 2. ``baddbmm(input, a, b, beta, alpha)``: ``a @ b * alpha + input * beta``;
 3. ``addmm`` likewise, unless both the matrix and the bias are weights: that is a Linear (`weighted_calls`);
-4. ``einsum`` of two operands if it is a matrix product: the axes are brought into the order of a product.
+4. ``einsum`` of two operands if it is a matrix product: the axes are brought into the order of a product;
+5. ``tensordot`` and ``inner`` likewise, if the number of axes is known: of parameters, with an example of all tensors;
+6. ``multi_dot`` and ``chain_matmul``: products from left to right.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import string
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from ..read.float_reason import mark_float
@@ -24,6 +30,8 @@ from .inline import Inline
 from .weight_sources import WeightSources
 from .weighted_calls import is_linear
 
+_LETTERS = string.ascii_letters
+_NO_DOT = "the axes of this product are not known without input_data; write it as a matrix product, or pass input_data"
 _NO_PRODUCT = "this einsum is no product of two matrices; write it as one, or leave it in float"
 
 
@@ -40,6 +48,12 @@ def spell_products(graph_module: GraphModule) -> None:
             _rewrite_sum(graph_module, node, *_bound(node, _addmm))
         elif name == "einsum":
             _rewrite_einsum(graph_module, node, sources)
+        elif name in _DOTS:
+            _rewrite_dot(graph_module, node, sources, *_bound(node, _DOTS[name]))
+        elif name in ("multi_dot", "chain_matmul"):
+            _rewrite_chain(graph_module, node, name == "multi_dot")
+        elif name in _SUMS:
+            _rewrite_elementwise(graph_module, node, _SUMS[name], *_bound(node, _addcmul))
     graph_module.graph.lint()
     graph_module.recompile()
 
@@ -50,12 +64,18 @@ def _name(node: Node) -> str:
     return _FUNCTIONS.get(node.target, "") if node.op == "call_function" else ""
 
 
-_METHODS = frozenset({"mm", "baddbmm", "addmm"})
+_METHODS = frozenset({"mm", "baddbmm", "addmm", "inner", "addcmul", "addcdiv"})
 _FUNCTIONS: dict[Any, str] = {
     torch.mm: "mm",
     torch.baddbmm: "baddbmm",
     torch.addmm: "addmm",
     torch.einsum: "einsum",
+    torch.tensordot: "tensordot",
+    torch.inner: "inner",
+    torch.linalg.multi_dot: "multi_dot",
+    torch.chain_matmul: "chain_matmul",
+    torch.addcmul: "addcmul",
+    torch.addcdiv: "addcdiv",
 }
 
 
@@ -64,6 +84,19 @@ def _mm(input: Any, mat2: Any) -> None: ...
 
 
 def _addmm(input: Any, mat1: Any, mat2: Any, *, beta: Any = 1, alpha: Any = 1) -> None: ...
+
+
+def _tensordot(a: Any, b: Any, dims: Any = 2, out: Any = None) -> None: ...
+
+
+def _inner(input: Any, other: Any) -> None: ...
+
+
+def _addcmul(input: Any, tensor1: Any, tensor2: Any, *, value: Any = 1) -> None: ...
+
+
+_DOTS: dict[str, Callable[..., None]] = {"tensordot": _tensordot, "inner": _inner}
+_SUMS: dict[str, Any] = {"addcmul": torch.mul, "addcdiv": torch.div}
 
 
 def _baddbmm(input: Any, batch1: Any, batch2: Any, *, beta: Any = 1, alpha: Any = 1) -> None: ...
@@ -98,6 +131,83 @@ def _rewrite_einsum(root: GraphModule, node: Node, sources: WeightSources) -> No
     if product is None:
         mark_float(node, _NO_PRODUCT)
         return
+    _write_product(root, node, sources, product, operands)
+
+
+def _rewrite_dot(
+    root: GraphModule, node: Node, sources: WeightSources, first: Any, second: Any, *settings: Any
+) -> None:
+    """Writes a tensordot with ``settings`` (axes, out), or an inner product without any."""
+    summed = _summed_axes(settings[0] if settings else ((-1,), (-1,)))
+    ranks = [_rank(one, sources) for one in (first, second)]
+    if summed is None or any(settings[1:]) or ranks[1] is None:
+        mark_float(node, _NO_DOT)
+        return
+    if ranks[0] is None:
+        # Without its rank only the last axes of the data are known: the others are the ellipsis of an einsum.
+        if summed[0] != [*range(-len(summed[0]), 0)]:
+            mark_float(node, _NO_DOT)
+            return
+        left = "." + _LETTERS[: len(summed[0])]
+    else:
+        left = _LETTERS[: ranks[0]]
+    names = [left[axis] for axis in summed[0]]
+    right = [*_LETTERS[_LETTERS.index("n") :][: ranks[1]]]
+    for axis, name in zip(summed[1], names, strict=True):
+        right[axis] = name
+    kept = [axis for axis in left if axis not in names] + [axis for axis in right if axis not in names]
+    _write_product(root, node, sources, Product(left, "".join(right), "".join(kept)), [first, second])
+
+
+def _summed_axes(dims: Any) -> tuple[list[int], list[int]] | None:
+    """Returns the summed axes of both operands; None if they are not known."""
+    if isinstance(dims, int):
+        return [*range(-dims, 0)], [*range(dims)]
+    both = [[one] if isinstance(one, int) else one for one in dims] if isinstance(dims, (list, tuple)) else []
+    if len(both) != 2 or not all(map(_is_list_of_numbers, both)) or not 0 < len(both[0]) == len(both[1]):
+        return None
+    return [*both[0]], [*both[1]]
+
+
+def _is_list_of_numbers(axes: Any) -> bool:
+    return isinstance(axes, (list, tuple)) and all(isinstance(axis, int) for axis in axes)
+
+
+def _rank(operand: Any, sources: WeightSources) -> int | None:
+    weight = sources.tensor(operand)
+    if weight is not None:
+        return weight.rank()
+    value = operand.meta.get("val") if isinstance(operand, Node) else None
+    return value.dim() if isinstance(value, Tensor) else None
+
+
+def _rewrite_chain(root: GraphModule, node: Node, is_list: bool) -> None:
+    operands = [*node.args[0]] if is_list else [*node.args]  # type: ignore[misc]
+    if node.kwargs or len(operands) < 2:
+        mark_float(node, _NO_DOT)
+        return
+    place = Inline(root, root.graph, "", node.name)
+    with root.graph.inserting_before(node):
+        left = place.proxies(operands[0])
+        for one in operands[1:-1]:
+            left = left @ place.proxies(one)
+    _call_matmul(node, left.node, operands[-1])
+
+
+def _rewrite_elementwise(
+    root: GraphModule, node: Node, function: Any, summand: Any, first: Any, second: Any, value: float
+) -> None:
+    def add(place: Inline, product: Any) -> Any:
+        return place.proxies(summand) + (product if value == 1 else product * value)
+
+    remember_spelling(node)
+    node.op, node.target, node.args, node.kwargs = "call_function", function, (first, second), {}
+    _write_behind(root, node, add)
+
+
+def _write_product(
+    root: GraphModule, node: Node, sources: WeightSources, product: Product, operands: Sequence[Any]
+) -> None:
     if operands[0] in sources:  # the weight of a Linear is the second operand of a product
         product, operands = Product(product.second, product.first, product.result), operands[::-1]
     place = Inline(root, root.graph, "", node.name)

@@ -28,6 +28,8 @@ class WeightSources:
         self._with_sizes = with_sizes
         self.tree = Tree(graph_module)
         self._module = graph_module
+        named = graph_module.named_parameters()
+        self._parameter = next((name for name, one in named if one.dtype == torch.float32), None)
         self._weights: dict[Node, ComputedTensor] = {}
         self._nodes: set[Node] = set()
         for node in graph_module.graph.nodes:
@@ -80,7 +82,7 @@ class WeightSources:
 
     def _is_source(self, node: Node) -> bool:
         """Whether ``node`` is a weight; not if an operation changes it in place: its value then varies."""
-        if self._is_size(node):
+        if self._is_size(node) or self._is_kind(node):
             return True
         if node.op == "get_attr":
             is_tensor = isinstance(self.tree.find(str(node.target)), Tensor)
@@ -96,6 +98,11 @@ class WeightSources:
     def _is_size(self, node: Node) -> bool:
         return self._with_sizes and FIXED in node.meta and not self._nodes.issuperset(node.all_input_nodes)
 
+    def _is_kind(self, node: Node) -> bool:
+        """Whether ``node`` is the type or the device of the data, with which a forward makes a constant."""
+        is_asked = node.target is getattr and node.args[1] in ("dtype", "device")
+        return is_asked and self._parameter is not None and not self._nodes.issuperset(node.all_input_nodes)
+
     def _is_cast(self, node: Node) -> bool:
         """Whether ``node`` casts a weight to the type or device of the data, which has no effect in a float32 model."""
         if node.op != "call_method" or not node.args or node.args[0] not in self._nodes:
@@ -106,6 +113,8 @@ class WeightSources:
         steps: list[Step] = []
         places: dict[Node, Ref] = {}
         for one in self._in_order(node):
+            if self._is_kind(one):
+                steps.append(Step(str(self._parameter)))
             places[one] = Ref(len(steps))
             steps.append(self._step(one, places))
         return ComputedTensor(node.name, self.tree, tuple(steps))
@@ -122,7 +131,7 @@ class WeightSources:
         return [one for one in self._module.graph.nodes if one in found]
 
     def _inputs(self, node: Node) -> list[Node]:
-        inputs = [] if self._is_size(node) else node.all_input_nodes
+        inputs = [] if self._is_size(node) or self._is_kind(node) else node.all_input_nodes
         return inputs if self._nodes.issuperset(inputs) else inputs[:1]
 
     def _step(self, node: Node, places: dict[Node, Ref]) -> Step:
@@ -130,6 +139,8 @@ class WeightSources:
             return Step(str(node.target))
         if self._is_size(node):
             return Step(_same, True, (node.meta[VALUE],))
+        if self._is_kind(node):  # as of the parameter before: a model is in float32, and on one device
+            return Step(getattr, True, (Ref(places[node].index - 1), node.args[1]))
         if not self._nodes.issuperset(node.all_input_nodes):  # a cast
             return Step(_same, True, (places[node.all_input_nodes[0]],))
         args, kwargs = _with_refs((node.args, node.kwargs), places)
