@@ -41,6 +41,21 @@ READERS: dict[str, Callable[[Path], object]] = {
     "cfg": read_simple_calibration,
     "retrain cfg": read_simple_retrain,
 }
+# One document of each kind; the layers are those of `small_net`.
+DOCUMENTS = {
+    "config.json": (
+        '{"conv1": {"quant_enable": true, "activation_quant_params": [{"quantizer": "UlqFakeQuantize"}]}}',
+        "a config.json of the FX path",
+    ),
+    "dynamic config.json": (
+        '{"version": 1, "activation_offset": true, "conv1": {"quant_enable": true, "activation_quant_params": [{}]}}',
+        "a config.json of calibration on the dynamic path",
+    ),
+    "retrain config.json": (
+        '{"version": 1, "conv1": {"retrain_enable": true, "retrain_data_config": [{"algo": "luq_quantize"}]}}',
+        "a config.json of training on the dynamic path",
+    ),
+}
 CASES = [
     ("simple yaml", CFG, "a .cfg of calibration on the dynamic path"),
     ("simple yaml", SHORT_CFG, "a .cfg of calibration on the dynamic path"),
@@ -53,6 +68,7 @@ CASES = [
     *[(name, JSON, "a JSON document") for name in ("cfg", "retrain cfg")],
     ("config.json", '{"skip_layers": ["a"]}', "a simple configuration"),
     ("config.json", DYNAMIC_JSON, "a config.json of the dynamic path"),
+    *[(name, text, kind) for name in DOCUMENTS for other, (text, kind) in DOCUMENTS.items() if other != name],
 ]
 
 

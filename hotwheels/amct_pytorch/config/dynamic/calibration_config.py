@@ -25,6 +25,7 @@ from .document_globals import (
     read_bn_update,
     read_global,
 )
+from .document_kind import CALIBRATION_DOCUMENT, check_document_kind
 from .layer_dialect import Dialect, TensorKeys
 from .layer_document import LayerContext, is_matmul, layer_document, read_layers, to_quantizers
 
@@ -92,6 +93,7 @@ def read_calibration_config(path: PathLike, graph: OpGraph) -> CalibrationConfig
       ConfigError: Not JSON, a layer that the model does not have, or a wrong value.
     """
     document, source = as_object(read_json(path), f"The document in {path}"), str(path)
+    check_document_kind(document, CALIBRATION_DOCUMENT, graph.nodes, source)
     config = _read_globals(document, source)
     report_unknown_fusion_layers(config.skip_fusion_layers, graph, source)
     has_section = is_refine_section(document, graph)

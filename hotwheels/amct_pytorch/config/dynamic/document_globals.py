@@ -19,7 +19,7 @@ BATCH_NUM = Argument(name="batch_num", kind="int", default=1, allowed=at_least(1
 ACTIVATION_OFFSET = Argument(name="activation_offset", kind="bool", default=True)
 DO_FUSION = Argument(name="do_fusion", kind="bool", default=True)
 UPDATE_BN = Argument(name="update_bn", kind="bool", default=False)
-GLOBAL_KEYS = tuple(one.name for one in (VERSION, BATCH_NUM, ACTIVATION_OFFSET, DO_FUSION, UPDATE_BN))
+RETRAIN_SECTIONS = ("retrain_data_config", "retrain_weight_config")  # of a layer
 _BN_MOMENTUM = Argument(
     name="bn_momentum",
     kind="float",

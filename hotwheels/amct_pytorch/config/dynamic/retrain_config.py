@@ -12,7 +12,8 @@ from ...graph import OpGraph, OpNode
 from ..arguments.coercion import as_object
 from ..files.tolerant_json import dump_json, read_json
 from ..layers.quant_config import LayerConfig, QuantConfig, QuantizerConfig
-from .document_globals import BATCH_NUM, VERSION, read_global
+from .document_globals import BATCH_NUM, RETRAIN_SECTIONS, VERSION, read_global
+from .document_kind import TRAINING_DOCUMENT, check_document_kind
 from .layer_dialect import Dialect, TensorKeys
 from .layer_document import LayerContext, is_matmul, layer_document, read_layers, to_quantizers
 
@@ -21,7 +22,7 @@ _CLUSTERING = ("clip_max", "cluster_freq", "max_iteration", "min_distance")
 RETRAIN = Dialect(
     switch="retrain_enable",
     activation=TensorKeys(
-        section="retrain_data_config",
+        section=RETRAIN_SECTIONS[0],
         algorithm="algo",
         algorithms={
             "luq_quantize": ("num_bits",),
@@ -30,7 +31,7 @@ RETRAIN = Dialect(
         },
     ),
     weight=TensorKeys(
-        section="retrain_weight_config",
+        section=RETRAIN_SECTIONS[1],
         algorithm="algo",
         algorithms={
             "arq_retrain": ("num_bits", "channel_wise"),
@@ -71,6 +72,7 @@ def read_retrain_config(path: PathLike, graph: OpGraph) -> RetrainConfig:
       ConfigError: Not JSON, a layer that the model does not have, or a wrong value.
     """
     document, source = as_object(read_json(path), f"The document in {path}"), str(path)
+    check_document_kind(document, TRAINING_DOCUMENT, graph.nodes, source)
     config = RetrainConfig(
         version=read_global(VERSION, document, source), batch_num=read_global(BATCH_NUM, document, source)
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -11,8 +10,7 @@ from ...files import PathLike, write_text_atomic
 from ...graph import OpGraph, OpNode
 from ..arguments.coercion import as_object, report_unknown
 from ..arguments.section import Section, read_section
-from ..dynamic.document_globals import GLOBAL_KEYS
-from ..files.kinds import SIMPLE_KEYS
+from ..dynamic.document_kind import FX_DOCUMENT, check_document_kind
 from ..files.tolerant_json import dump_json, read_json
 from ..layers.defaults import default_layer
 from ..layers.layer_entry import (
@@ -44,7 +42,7 @@ def read_config(path: PathLike, graph: OpGraph) -> QuantConfig:
       ConfigError: Not JSON, a layer that the model does not have, or a wrong value.
     """
     document = as_object(read_json(path), f"The document in {path}")
-    _check_kind(document, graph, path)
+    check_document_kind(document, FX_DOCUMENT, graph.nodes, path)
     has_section = is_refine_section(document, graph)
     refine = read_refine(document[REFINE], f"{path}: {REFINE}") if has_section else None
     for name in (name for name in document if not (has_section and name == REFINE)):
@@ -71,16 +69,6 @@ def check_any_enabled(config: QuantConfig) -> None:
     """Raises ConfigError if no layer is enabled; called before a model is quantized."""
     if not any(layer.quant_enable for layer in config.layers.values()):
         raise ConfigError(NO_LAYER_ENABLED)
-
-
-def _check_kind(document: Mapping[str, Any], graph: OpGraph, path: PathLike) -> None:
-    """Raises a ConfigError that names the kind of ``document`` if it is another document in JSON."""
-    if not document or document.keys() & graph.nodes.keys():
-        return
-    kinds = {"a simple configuration": SIMPLE_KEYS, "a config.json of the dynamic path": GLOBAL_KEYS}
-    for kind, keys in kinds.items():
-        if document.keys() & set(keys):
-            raise ConfigError(f"'{path}' is {kind}; a config.json of the FX path is expected here.")
 
 
 def _layer(node: OpNode, entry: object, where: str) -> LayerConfig:
