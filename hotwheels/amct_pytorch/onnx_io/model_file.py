@@ -125,23 +125,16 @@ def parse_model(content: bytes) -> ir.Model:
     return ir.from_proto(onnx.load_from_string(content))
 
 
-def name_outputs(model: ir.Model, names: Sequence[str] | None = None) -> None:
-    """Names the graph outputs, in place; a tensor that is returned several times becomes several outputs.
-
-    ``names`` are the user's names. Further outputs are called ``output`` if there is only one output, else
-    ``output_0``, ``output_1``, ... (spec 2.4).
-    """
+def name_outputs(model: ir.Model, names: Sequence[str]) -> None:
+    """Names the graph outputs, in place; a tensor that is returned several times becomes several outputs."""
     outputs = model.graph.outputs
     seen: set[ir.Value] = set()
     for index, value in enumerate(outputs):
         if value in seen:
             outputs[index] = _copied(model.graph, value, index)
         seen.add(value)
-    for index, value in enumerate(outputs):
-        if names is None or index >= len(names):
-            value.name = "output" if len(outputs) == 1 else f"output_{index}"
-        else:
-            value.name = names[index]
+    for value, name in zip(outputs, names, strict=True):
+        value.name = name
 
 
 def _copied(graph: ir.Graph, value: ir.Value, index: int) -> ir.Value:

@@ -18,6 +18,7 @@ from ....onnx_io.model_file import name_outputs, parse_model
 from ....onnx_io.node_access import operand
 from ....torch_private import pytree
 from ...constant_calls import ConstantsBeforehand
+from ...export_names import input_names, labels_of, output_names, report_unused_axes
 from ...outputs import output_tensors
 from ...torchscript.aliases import FollowedAliases
 from ...torchscript.baked_values import BakedValues
@@ -79,7 +80,11 @@ def export_marked(
         if isinstance(one, nn.AvgPool2d):
             refuse_divisor(path, one.divisor_override)
     given = {key: value for key, value in setting.items() if value is not None}
-    setting = {"input_names": _input_names(model, inputs), **given}
+    names = input_names(given.get("input_names"), _input_names(model, inputs))
+    axes = given.pop("dynamic_axes", {})
+    named = {*names, *given.get("output_names", ())}  # the exporter knows no default names of outputs
+    labels = {name: labels_of(name, one) for name, one in axes.items() if name in named}
+    setting = {**given, "input_names": names, "dynamic_axes": labels}
     with (
         kept_state(model),
         _marked(candidates) as forwards,
@@ -89,8 +94,10 @@ def export_marked(
         model.eval()
         onnx_model = parse_model(export_onnx(model, tensors, setting))
     _report_baked(baked)
-    unread = _unread(onnx_model, setting["input_names"], len(tensors))
-    name_outputs(onnx_model, setting.get("output_names"))
+    unread = _unread(onnx_model, names)
+    outputs = output_names(given.get("output_names"), len(onnx_model.graph.outputs), names)
+    report_unused_axes(axes, names, outputs)
+    name_outputs(onnx_model, outputs)
     return dataclasses.replace(_read(onnx_model, forwards), unread=unread)
 
 
@@ -167,10 +174,10 @@ def _report_baked(values: BakedValues) -> None:
         )  # fmt: skip
 
 
-def _unread(model: ir.Model, names: Sequence[str], count: int) -> frozenset[int]:
-    """Returns which of the ``count`` tensors called ``names`` are no inputs of ``model``, and says so."""
+def _unread(model: ir.Model, names: Sequence[str]) -> frozenset[int]:
+    """Returns which of the tensors called ``names`` are no inputs of ``model``, and says so."""
     read = {str(value.name) for value in model.graph.inputs}
-    unread = [] if len(names) < count else [at for at, name in enumerate(names[:count]) if name not in read]
+    unread = [at for at, name in enumerate(names) if name not in read]
     if unread:
         _log.warning("No output depends on %s: no input of the files.", ", ".join(f"'{names[at]}'" for at in unread))
     return frozenset(unread)

@@ -13,6 +13,7 @@ from ....errors import ExportError
 from ....log import get_logger
 from ....onnx_io.opset import DEFAULT_OPSET, OpsetTooLow
 from ....torch_private import pytree
+from ...export_names import input_names, report_unused_axes
 from .example_call import ExampleCall
 from .flat_reference import FlatReference
 from .onnx.example import DynamicAxis, Example, dynamic_axes_of
@@ -57,14 +58,15 @@ def write_float_model(module: fx.GraphModule, example: ExampleCall, setting: dic
 def _write(module: fx.GraphModule, call: ExampleCall, setting: dict[str, Any], opset: int) -> WrittenModel:
     """Writes at ``opset``; a dynamic axis for which the files would be wrong becomes static, with a WARNING."""
     tensors = [leaf for leaf in pytree.tree_leaves(call.inputs) if isinstance(leaf, Tensor)]
-    names = [*(setting.get("input_names") or ()), *call.names][: len(tensors)]
-    names += call.names[len(names) :]
+    names = input_names(setting.get("input_names"), call.names)
     given = dict(zip(names, tensors, strict=True))
-    axes = dynamic_axes_of(given, setting.get("dynamic_axes") or {})
+    wanted = setting.get("dynamic_axes") or {}
+    axes = dynamic_axes_of(given, wanted)
     while True:
         walk = GraphWalk(module, _example(given, axes), opset)
         model = _run(walk, call, setting)
         if not walk.fixed:
+            report_unused_axes(wanted, names, [str(one.name) for one in model.graph.outputs])
             known = walk.results if not axes else None  # with symbols for sizes nothing was computed
             reference = FlatReference(module, call.inputs, walk.value_names(), known)
             return WrittenModel(model=model, reference=reference)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ....export_names import Axes, labels_of
+
 if TYPE_CHECKING:
     from .graph_writer import GraphWriter
     from .sizes import SizeWriter
@@ -83,14 +85,10 @@ class Example:
         return None
 
 
-def dynamic_axes_of(
-    given: Mapping[str, Tensor], setting: Mapping[str, Mapping[int, str] | Sequence[int]]
-) -> list[DynamicAxis]:
+def dynamic_axes_of(given: Mapping[str, Tensor], setting: Mapping[str, Axes]) -> list[DynamicAxis]:
     """Returns the entries of torch.onnx.export's ``dynamic_axes`` for the inputs ``given``; others are for outputs."""
-    found = []
-    for name in given:
-        axes = setting.get(name, ())
-        if not isinstance(axes, Mapping):
-            axes = {axis: f"{name}_dynamic_axes_{number}" for number, axis in enumerate(axes, 1)}
-        found += [DynamicAxis(name, axis % given[name].dim(), label) for axis, label in axes.items()]
-    return found
+    return [
+        DynamicAxis(name, axis % given[name].dim(), label)
+        for name in given
+        for axis, label in labels_of(name, setting.get(name, ())).items()
+    ]

@@ -15,6 +15,7 @@ from .....nn.call import MethodCall
 from .....onnx_io.layer_sites import LayerSite, main_node, read_places, write_sites
 from .....onnx_io.node_names import name_nodes, name_values
 from .....torch_private import pytree
+from ....export_names import output_names
 from ....leaves import tensors_in
 from ....outputs import output_tensors
 from ....real_quant.known import is_known
@@ -187,7 +188,8 @@ class GraphWalk(fx.Interpreter):
         for value, source in self._sources.items():
             ir.convenience.replace_all_uses_with(value, source)
         results = [self._sources.get(value, value) for value in self._results]
-        model = self.writer.model(results, names or _default_names(len(results)))
+        inputs = [str(one.name) for one in self.writer.inputs]
+        model = self.writer.model(results, output_names(names, len(results), inputs))
         self._kept = kept = set(model.graph)
         bodies = {layer: [node for node in body.nodes if node in kept] for layer, body in self._bodies.items()}
         layers = {
@@ -214,10 +216,6 @@ def _site(
             index: tuple((str(node.name), at) for node, at in found if node in kept) for index, found in places.items()
         },
     )
-
-
-def _default_names(count: int) -> list[str]:
-    return ["output"] if count == 1 else [f"output_{index}" for index in range(count)]
 
 
 def _state(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
