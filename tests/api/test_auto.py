@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -96,6 +97,18 @@ def test_result_keeps_the_rules_and_computes_what_was_measured(net, batches, tmp
     assert widths["left"] == widths["right"]  # both read the output of the stem
     report = json.loads((tmp_path / "auto_report.json").read_text())
     assert report["chosen"]["measured"] == result.chosen.measured
+    page = ElementTree.fromstring(
+        (tmp_path / "auto_report.html")
+        .read_text()
+        .removeprefix("<!DOCTYPE html>")
+        .replace('<meta charset="utf-8">', "")
+    )
+    (curve,) = page.iter("polyline")
+    xs, ys = zip(*(map(float, point.split(",")) for point in curve.attrib["points"].split()), strict=True)
+    assert list(xs) == sorted(xs)
+    assert list(ys) == sorted(ys, reverse=True)  # more cost, more dB, and y grows downwards
+    assert len(list(page.iter("circle"))) == 1 + len(result.uniform)
+    assert [row[0].text for row in page.iter("tr")][1:] == list(result.layers)
 
 
 def test_more_budget_is_less_noise_and_a_target_is_met_at_the_least_cost(net, batches, tmp_path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import CalibrationError, ConfigError
-from ..files import check_path, write_text_atomic
+from ..files import FileSet, check_path
 from ..log import get_logger
 from ..plan.cost_model import read_cost_model
 from ..report.html import json_text
@@ -49,7 +49,8 @@ def auto_quantize(
       evaluate: The user's metric of a model in fake_quant, larger is better. None: the SQNR at the outputs on ``data``.
       target: The least value of ``evaluate``, or SQNR in dB, at the least cost.
       budget: The highest cost, as a multiple of that of 8 bits everywhere, for the best SQNR.
-      config_file: The simple configuration to write; beside it ``<name>_report.json`` has the table and the curve.
+      config_file: The simple configuration to write; ``<name>_report.json`` and ``.html`` beside it have the table and
+        the curve.
       cost_model: A yaml file like ``plan/cost_model.yaml``; None: that file, for the CUBE.
       data_bits: Widths of data to choose from; must have 8.
       weights: Weights to choose from: "8", "4", "4_codebook"; must have "8".
@@ -89,8 +90,10 @@ def auto_quantize(
         folder=None if resume_dir is None else check_path(function, "resume_dir", resume_dir),
     )
     result = search(model, batches, task)
-    report = path.with_name(f"{path.stem}_report.json")
-    write_text_atomic(path, result.text)
-    write_text_atomic(report, json_text(result.as_dict()))
-    _log.info("Wrote '%s' and '%s'.", path, report)
+    report, page = (path.with_name(f"{path.stem}_report.{kind}") for kind in ("json", "html"))
+    with FileSet() as files:
+        files.write_text(path, result.text)
+        files.write_text(report, json_text(result.as_dict()))
+        files.write_text(page, result.as_page())
+    _log.info("Wrote '%s', '%s' and '%s'.", path, report, page)
     return result

@@ -26,6 +26,7 @@ from ...ops.registry import Registry
 from ...plan.bit_search import Option, Options, Tie, cheapest, quietest
 from ...plan.configured_graph import ConfiguredGraph
 from ...plan.cost_model import CostModel
+from ...report.cost_page import CostPoint, LayerRow, cost_page
 from ..refine_model import refine_graph
 from .sensitivity import Batch, Sensitivity, calibrated, measure, output_sqnr
 from .settings import FLOAT, Setting, config_with, may_stay_in_float, weight_bits, widths
@@ -86,6 +87,13 @@ class AutoQuantization:
     def as_dict(self) -> dict[str, Any]:
         """Returns plain values."""
         return dataclasses.asdict(self)
+
+    def as_page(self) -> str:
+        """Returns an HTML page with the curve and the table of the layers."""
+        rows = [LayerRow(name, one.setting, one.noise) for name, one in self.layers.items()]
+        uniform = [_shown(one.name, one) for one in self.uniform]
+        curve = [_shown(one.name, one) for one in self.curve]
+        return cost_page(_shown("chosen", self.chosen), uniform, curve, rows)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -344,6 +352,10 @@ def _widest(bits: Sequence[int | None]) -> int | None:
 
 def _sum(choice: Choice, what: str) -> float:
     return math.fsum(getattr(one, what) for one in choice.values())
+
+
+def _shown(name: str, point: Point) -> CostPoint:
+    return CostPoint(name, point.cost, point.predicted_db)
 
 
 def _told(name: str, point: Point) -> str:
