@@ -258,3 +258,63 @@ def test_batch_norm_of_an_own_forward_is_updated(tmp_path: Path) -> None:
     files.save(quantized)
     found = torch.from_numpy(fx_path.run_onnx(files.fake_quant, images(4))[0])
     torch.testing.assert_close(found, run(quantized, images(4)), rtol=1e-4, atol=1e-4)
+
+
+class Frozen(nn.Module):
+    """As detectors freeze a BatchNorm: buffers with its names, in arithmetic."""
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            self.register_buffer(name, getattr(norm, name).detach().clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.weight * (self.running_var + 1e-5).rsqrt()
+        shift = self.bias - self.running_mean * scale
+        return x * scale[:, None, None] + shift.reshape(1, -1, 1, 1)
+
+
+class SwitchedOff(nn.BatchNorm2d):
+    """A BatchNorm that is frozen by its mode, without gradients."""
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__(norm.num_features)
+        self.load_state_dict(norm.state_dict())
+        self.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> nn.Module:
+        return super().train(False)
+
+
+def frozen(kind: Callable[[nn.BatchNorm2d], nn.Module]) -> nn.Module:
+    model = normalized(NormThenAct)
+    for one in model.modules():
+        if isinstance(one, NormThenAct):
+            one.bn = kind(one.bn)
+    return model
+
+
+def test_frozen_batch_norm_is_folded_and_stays_frozen(tmp_path: Path) -> None:
+    runs = {kind: frozen_results(kind, tmp_path / kind.__name__) for kind in (Frozen, SwitchedOff)}
+    assert runs[Frozen][1] == runs[SwitchedOff][1] == ["Conv", "Relu", "Conv", "Relu", "Conv"]
+    for found, expected in zip(runs[Frozen][0], runs[SwitchedOff][0], strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def frozen_results(kind: Callable[[nn.BatchNorm2d], nn.Module], folder: Path) -> tuple[list[Tensor], list[str]]:
+    """Output of the calibrated model, output and state of the trained one; the types of the deploy file's nodes."""
+    quantized, files = calibrated(frozen(kind), folder, [(images(4),)])
+    files.save(quantized)
+    types = [node.op_type for node in load_model(files.deploy_pair[0]).graph]
+    again, model = Files(folder / "trained"), frozen(kind).train()
+    before = model.state_dict().keys()
+    amct.create_quant_retrain_config(again.config, model, images(4), None)
+    trained = amct.create_quant_retrain_model(again.config, model, again.record_file, images(4))
+    assert before <= trained.state_dict().keys()
+    optimizer = torch.optim.SGD([one for one in trained.parameters() if one.requires_grad], 0.01)
+    for step in range(3):
+        optimizer.zero_grad()
+        trained(images(5 + step)).square().mean().backward()
+        optimizer.step()
+    state = [value for name, value in trained.state_dict().items() if "running" in name or name == "0.weight"]
+    return [run(quantized, images(6)), run(trained.eval(), images(6)), *state], types

@@ -26,7 +26,7 @@ from ..layer_container import LayerContainer
 from .forwards import replace_forward, works_in_place
 from .hooked_forward import take_root_hooks
 from .inner_call import CallingForward
-from .inner_norm import CallingNorm
+from .inner_norm import CallingNorm, FrozenForward
 from .placer import place_layers
 from .read.candidates import Candidate, find_candidates
 from .read.dropped_between import Between, find_between
@@ -35,7 +35,7 @@ from .read.float_forward import FloatForward
 from .read.float_model import Fold, finish_float_model
 from .read.graph import Fusion, build_graph
 from .read.in_place import find_read_again
-from .read.inner_calls import find_inner_calls, find_inner_norms
+from .read.inner_calls import find_frozen_norms, find_inner_calls, find_inner_norms
 from .read.model_copy import copy_model
 
 _log = get_logger(__name__)
@@ -77,9 +77,10 @@ class DynamicBackend:
         cast_to_float32(self._model)
         take_root_hooks(self._model)
         self._between: dict[nn.Module, Between | None] = {}
-        self._calling: dict[str, CallingForward | CallingNorm] = {
+        self._calling: dict[str, CallingForward | CallingNorm | FrozenForward] = {
             **find_inner_calls(self._model, inputs, registry),
             **find_inner_norms(self._model, inputs, registry),
+            **find_frozen_norms(self._model),
         }
         for forward in self._calling.values():
             replace_forward(forward.original.module, forward)

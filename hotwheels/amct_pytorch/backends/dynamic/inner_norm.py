@@ -1,12 +1,19 @@
-"""A BatchNorm inside the forward of a user: a subclass that calls ``F.batch_norm``, then perhaps an activation."""
+"""A BatchNorm inside the forward of a user.
+
+1. A subclass that calls ``F.batch_norm``, then perhaps an activation;
+2. a frozen BatchNorm, whose forward computes the same from buffers with the names of a BatchNorm's.
+"""
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...torch_private import BatchNorm
 from .forwards import OriginalForward, Replacement
 from .inner_call import CallOf
 
@@ -43,6 +50,33 @@ class InnerNorm(nn.BatchNorm2d):
         return F.batch_norm(input, *statistics, self.weight, self.bias, self.training, momentum, self.eps)
 
 
+class FrozenNorm(InnerNorm):
+    """What a frozen BatchNorm computes, with the buffers of ``owner``; its mode is always that of evaluation."""
+
+    def __init__(self, owner: nn.Module) -> None:
+        super().__init__(owner)
+        vars(self).update(
+            training=False, eps=_eps(owner), momentum=0.0, num_features=len(owner.get_buffer("running_var"))
+        )
+
+
+class FrozenForward(Replacement):
+    """Calls the module ``inner`` instead of the original forward of a frozen BatchNorm.
+
+    Attributes:
+      inner: The `FrozenNorm`.
+    """
+
+    def __init__(self, original: OriginalForward) -> None:
+        super().__init__(original)
+        self.inner = FrozenNorm(original.module)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Runs ``inner``."""
+        result: Tensor = self.inner(x)
+        return result
+
+
 class CallingNorm(Replacement):
     """Runs the original forward, with its call of ``F.batch_norm`` replaced by the module ``inner``.
 
@@ -65,3 +99,34 @@ def is_own(module: nn.Module, call: dict[str, Any]) -> bool:
     names = ("running_mean", "running_var", "weight", "bias")
     is_of_module = all(call.get(name) is getattr(module, name) for name in names)
     return is_of_module and not call.get("training", False) and call.get("eps", 1e-5) == module.eps
+
+
+def is_frozen_norm(module: nn.Module) -> bool:
+    """Whether ``module`` is a BatchNorm2d of buffers that computes the same in both modes, judged by running a copy."""
+    buffers = dict(module.named_buffers(recurse=False))
+    if isinstance(module, BatchNorm) or [*module.parameters()] or [*module.children()] or not buffers.keys() >= _STATE:
+        return False
+    shapes = {buffers[name].shape for name in _STATE}
+    if len(shapes) != 1 or len(shapes.pop()) != 1:
+        return False
+    generator = torch.Generator().manual_seed(0)
+    copied = copy.deepcopy(module).double().cpu()
+    values = [copied.get_buffer(name) for name in NAMES[1:5]]
+    for value in values:
+        value.copy_(torch.rand(value.shape, generator=generator) + 1e-4)
+    x = torch.randn(2, len(values[0]), 3, 2, generator=generator, dtype=torch.float64)
+    expected = F.batch_norm(x, *values, training=False, eps=_eps(module))
+    try:
+        found = [copied.train(is_training)(x) for is_training in (False, True)]
+    except Exception:  # the user's forward may raise anything; then it is another operation
+        return False
+    return all(isinstance(one, Tensor) and one.shape == x.shape and torch.allclose(one, expected) for one in found)
+
+
+def _eps(module: nn.Module) -> float:
+    eps = getattr(module, "eps", _EPS)
+    return eps if isinstance(eps, float) else _EPS
+
+
+_STATE = frozenset(NAMES[1:5])
+_EPS = 1e-5  # torch's default, which frozen BatchNorms without a setting have

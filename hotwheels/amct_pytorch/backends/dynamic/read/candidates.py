@@ -46,11 +46,11 @@ def find_candidates(
     """
     found: dict[str, Candidate] = {}
     for path, module in _outermost(model, registry):
-        match = registry.match_module(type(module))
         one = (inner or {}).get(path, module)
+        match = registry.match_module(type(module)) or registry.match_module(type(one))
         if match is None or (one is module and not is_plain_class(type(module), registry)):
             continue
-        if match.op.is_listed or match.op.role in _CONVOLUTIONS or registry.is_fusable(type(module)):
+        if match.op.is_listed or match.op.role in _CONVOLUTIONS or registry.is_fusable(type(one)):
             own = {module.onnx_type} if isinstance(module, CustomModuleBase) else set()
             found[path] = Candidate(
                 path=path, module=one, type=match.type, op=match.op, is_listed=match.op.is_listed,

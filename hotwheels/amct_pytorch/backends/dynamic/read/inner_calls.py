@@ -14,7 +14,7 @@ from ....ops.desc import Role
 from ....ops.registry import Registry
 from ..forwards import FORWARD, OriginalForward, replace_forward
 from ..inner_call import CalledWith, CallingForward, CallOf, call_of, make_inner, run_call
-from ..inner_norm import FUNCTION, NAMES, CallingNorm, is_own
+from ..inner_norm import FUNCTION, NAMES, CallingNorm, FrozenForward, is_frozen_norm, is_own
 from .candidates import is_plain_class
 from .kept_state import kept_state, run_example
 
@@ -52,6 +52,12 @@ def find_inner_norms(model: nn.Module, inputs: tuple[Any, ...], registry: Regist
     with kept_state(model), _seeing(seen):
         run_example(model, inputs)
     return {path: CallingNorm(one.original) for path, one in seen.items() if one.is_one_norm}
+
+
+def find_frozen_norms(model: nn.Module) -> dict[str, FrozenForward]:
+    """Returns, by path, a forward with a BatchNorm inside for each frozen BatchNorm, such as torchvision's."""
+    found = [(path, module) for path, module in model.named_modules() if path and is_frozen_norm(module)]
+    return {path: FrozenForward(OriginalForward(module)) for path, module in found}
 
 
 class _SeenNorm:
