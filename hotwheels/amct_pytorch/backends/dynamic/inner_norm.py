@@ -104,7 +104,8 @@ def is_own(module: nn.Module, call: dict[str, Any]) -> bool:
 def is_frozen_norm(module: nn.Module) -> bool:
     """Whether ``module`` is a BatchNorm2d of buffers that computes the same in both modes, judged by running a copy."""
     buffers = dict(module.named_buffers(recurse=False))
-    if isinstance(module, BatchNorm) or [*module.parameters()] or [*module.children()] or not buffers.keys() >= _STATE:
+    has_more = any(True for _ in module.parameters()) or any(True for _ in module.children())
+    if isinstance(module, BatchNorm) or has_more or not buffers.keys() >= _STATE:
         return False
     shapes = {buffers[name].shape for name in _STATE}
     if len(shapes) != 1 or len(shapes.pop()) != 1:
@@ -115,7 +116,8 @@ def is_frozen_norm(module: nn.Module) -> bool:
     for value in values:
         value.copy_(torch.rand(value.shape, generator=generator) + 1e-4)
     x = torch.randn(2, len(values[0]), 3, 2, generator=generator, dtype=torch.float64)
-    expected = F.batch_norm(x, *values, training=False, eps=_eps(module))
+    mean, var, weight, bias = values
+    expected = F.batch_norm(x, mean, var, weight, bias, training=False, eps=_eps(module))
     try:
         found = [copied.train(is_training)(x) for is_training in (False, True)]
     except Exception:  # the user's forward may raise anything; then it is another operation
