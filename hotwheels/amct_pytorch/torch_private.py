@@ -8,13 +8,15 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from . import trees
 from .torch_names import find, require
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 # --- nested arguments ---
 
@@ -69,6 +71,29 @@ def is_in_backward() -> bool:
     return task is not None and task() != -1
 
 
+# --- compilers and transforms ---
+
+
+def transforms_are_active() -> bool:
+    """Whether a transform of torch.func (grad, vmap, jvp) runs; False if torch cannot tell."""
+    active = find("torch._C._are_functorch_transforms_active")
+    return active is not None and bool(active())
+
+
+def uncompiled(function: _Function) -> _Function:
+    """Returns ``function`` such that torch.compile runs it and all that it calls eagerly.
+
+    torch.compiler.disable would import the compiler at once, which takes seconds.
+    """
+    disable: Callable[[_Function], _Function] = find("torch._disable_dynamo") or _uncompiled
+    return disable(function)
+
+
+def _uncompiled(function: _Function) -> _Function:
+    disable: Callable[[_Function], _Function] = torch.compiler.disable
+    return disable(function)
+
+
 # --- several processes ---
 
 
@@ -98,6 +123,15 @@ def has_global_forward_hooks() -> bool:
     """Whether there are global forward hooks, which see the result of every module; True if torch cannot tell."""
     hooks = find("torch.nn.modules.module._global_forward_hooks")
     return hooks is None or bool(hooks)
+
+
+def backward_hook_of(module: nn.Module) -> Any:
+    """Returns the object that runs the full backward hooks of ``module`` around a call; None if it has none."""
+    hooks, before = [*module._backward_hooks.values()], [*module._backward_pre_hooks.values()]
+    make = find("torch.utils.hooks.BackwardHook")
+    if make is None or not (hooks or before) or module._is_full_backward_hook is False:
+        return None
+    return make(module, hooks, before)
 
 
 # For isinstance: a BatchNorm of any number of dimensions, a SyncBatchNorm, or a class derived from one.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -117,6 +118,48 @@ HOOKS: dict[str, Callable[[nn.Module], Any]] = {
     "hook": lambda module: module.register_forward_hook(lambda _, args, result: result * 3 + 1 + args[0].mean()),
     "hook in place": lambda module: module.register_forward_hook(lambda _, args, result: result.mul_(3)),
 }
+
+
+@pytest.mark.parametrize("quantize", ["fx", "dynamic"])
+@pytest.mark.parametrize("mode", [{}, {"fake_quant": True}, {"real_quant": True}], ids=["float", "fake", "real"])
+def test_hooks_set_on_a_quantized_model_run_in_every_mode(quantize: str, mode: dict[str, bool], tmp_path: Path) -> None:
+    """They see each module, and what they return goes on; tensors they keep are not overwritten by the next layer."""
+    torch.manual_seed(0)
+    model, _ = PATHS[quantize](Small().eval(), tmp_path)
+    amct.enable_quantization(model, **mode)
+    plain = run(model, X)
+    seen: dict[str, list[Tensor]] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        return lambda _, args, result: seen.setdefault(name, []).extend((result, result.clone()))
+
+    modules = ["conv", "bn", "relu", "fc", *(["block"] if quantize == "dynamic" else []), "block.0"]
+    handles = [model.get_submodule(name).register_forward_hook(keep(name)) for name in modules]
+    assert torch.equal(run(model, X), plain)
+    assert {name: len(both) for name, both in seen.items()} == dict.fromkeys(modules, 2)
+    assert all(torch.equal(kept, copied) for kept, copied in seen.values())
+    for handle in handles:
+        handle.remove()
+    model.fc.register_forward_hook(lambda _, args, result: result * 2)
+    assert torch.equal(run(model, X), plain * 2)
+
+
+def test_hooks_on_a_container_of_a_graph_are_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model, _ = PATHS["fx"](Small().eval(), tmp_path)
+    model.block.register_forward_hook(lambda *_: None)
+    run(model, X), run(model, X)
+    assert [one.message for one in caplog.records if "Hooks on 'block' do not run" in one.message] == [mock.ANY]
+
+
+@pytest.mark.parametrize("quantize", ["fx", "dynamic"])
+def test_backward_hooks_set_on_a_quantized_model(quantize: str, tmp_path: Path) -> None:
+    model, _ = PATHS[quantize](Small().eval(), tmp_path)
+    given: list[Tensor] = []
+    model.get_submodule("block.0").register_full_backward_hook(lambda _, inputs, outputs: given.extend(inputs))
+    model(X).sum().backward()
+    assert [tuple(one.shape) for one in given] == [(2, 8, 6, 6)]
+
+
 Path2Quantized = Callable[[nn.Module, Path], tuple[nn.Module, Path]]
 
 

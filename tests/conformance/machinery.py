@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 import io
 import threading
 from collections.abc import Callable
@@ -16,9 +17,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.checkpoint import checkpoint
 
-from tests.conformance.subject import PTQ, QAT, Subject
+from tests.conformance.subject import PTQ, QAT, Subject, batch
 
 convert_sync_batchnorm = nn.SyncBatchNorm.convert_sync_batchnorm
 Change = Callable[[nn.Module, Subject], nn.Module]
@@ -80,6 +82,17 @@ class Follower:
     def update(self, model: nn.Module) -> None:
         for mine, theirs in zip(self.module.state_dict().values(), model.state_dict().values(), strict=True):
             mine.copy_(theirs)
+
+
+class Averaged(Follower):
+    """torch's average of parameters and buffers, updated with two equal states."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._average = AveragedModel(model, use_buffers=True).eval()
+        self.module = self._average.module
+
+    def update(self, model: nn.Module) -> None:
+        self._average.update_parameters(model), self._average.update_parameters(model)
 
 
 # --- ways to copy ---
@@ -224,6 +237,23 @@ def _from_threads(model: nn.Module, x: Tensor) -> Tensor:
     return results[0]
 
 
+def _traced(model: nn.Module, subject: Subject) -> nn.Module:
+    return torch.jit.trace(model, batch(0), check_trace=False)
+
+
+def _exported(model: nn.Module, subject: Subject) -> nn.Module:
+    return torch.export.export(model, (batch(0),)).module()
+
+
+def _exported_to_onnx(model: nn.Module, subject: Subject) -> nn.Module:
+    torch.onnx.export(model, (batch(0),), subject.folder / "users.onnx", dynamo=False)
+    return model
+
+
+def _mapped(model: nn.Module, x: Tensor) -> Tensor:
+    return torch.func.vmap(lambda image: model(image[None])[0])(x)
+
+
 def _checkpointed(**how: Any) -> Call:
     return lambda model, x: checkpoint(model, x.clone().requires_grad_(), **how)
 
@@ -241,6 +271,7 @@ MACHINERY = [
     Machinery(id="restore from a checkpoint", after=_restored),
     Machinery(id="buffers and parameters written in place", after=_buffers_sent),
     Machinery(id="moving average made before the ranges", copies=Follower),
+    Machinery(id="AveragedModel(use_buffers=True)", copies=Averaged),
     Machinery(id="convert_sync_batchnorm before calibration", before=_wrapped(convert_sync_batchnorm)),
     Machinery(id="convert_sync_batchnorm", after=_wrapped(convert_sync_batchnorm)),
     Machinery(
@@ -255,6 +286,12 @@ MACHINERY = [
     Machinery(id="LightningModule", before=_wrapped(Trainer)),
     Machinery(id="accelerate.prepare", before=_prepared),
     Machinery(id="torch.func.functional_call", calibrate=_functional, evaluate=_functional, train=_functional),
+    Machinery(id="torch.func.vmap", evaluate=_mapped, refusal="inside a transform of torch.func"),
+    Machinery(id="torch.compile", after=_wrapped(functools.partial(torch.compile, backend="aot_eager"))),
+    Machinery(id="torch.jit.trace", after=_traced, refusal="cannot be traced.*save_quant_model_fx"),
+    Machinery(id="torch.jit.script", after=_wrapped(torch.jit.script), refusal="cannot be traced"),
+    Machinery(id="torch.export", after=_exported, refusal="cannot be traced"),
+    Machinery(id="torch.onnx.export", after=_exported_to_onnx, refusal="cannot be traced"),
     Machinery(id="threads, evaluation", evaluate=_from_threads),
     Machinery(
         id="checkpoint(use_reentrant=False)", train=_checkpointed(use_reentrant=False), freezes=True, uses=(QAT,)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 import hotwheels.amct_pytorch as amct
 from tests.conformance.machinery import MACHINERY, Call, Machinery
@@ -37,9 +40,7 @@ def test_machinery(machinery: Machinery, path: str, use: str, tmp_path: Path) ->
             run(subject, machinery)
         return
     found, state = run(subject, machinery)
-    plain = Subject(path, use, tmp_path / "plain")
-    plain.folder.mkdir()
-    expected, expected_state = run(plain, Machinery(id="nothing", freezes=machinery.freezes))
+    expected, expected_state = plain_run(path, use, machinery.freezes)
     for index, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=machinery.atol, msg=lambda text, i=index: f"{i}: {text}")
     assert state.keys() == expected_state.keys()
@@ -50,25 +51,95 @@ def test_machinery(machinery: Machinery, path: str, use: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("path", [FX, DYNAMIC])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
+def test_model_cast_after_calibration_is_saved(dtype: torch.dtype, path: str, tmp_path: Path) -> None:
+    """The files hold float32, and their results are those of the cast model but for its rounding."""
+    model = calibrated(subject := Subject(path, QAT, tmp_path)).eval().to(dtype)
+    with torch.no_grad():
+        model(batch(0).to(dtype)), model(batch(1).to(dtype))
+        expected = model(batch(0)[:1].to(dtype)).float()
+    subject.save(model)
+    assert next(model.parameters()).dtype == dtype
+    assert abs(fake_quant_file_on(subject, batch(0)[:1]) - expected).max() <= 0.03 * abs(expected).max()
+
+
+@pytest.mark.parametrize("path", [FX, DYNAMIC])
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(nn.utils.parametrizations.weight_norm, id="weight_norm"),
+        pytest.param(lambda module: nn.utils.prune.l1_unstructured(module, "weight", 0.5), id="prune"),
+    ],
+)
+def test_computed_weight_of_a_quantized_model(
+    change: Callable[[nn.Module], nn.Module], path: str, tmp_path: Path
+) -> None:
+    """A weight that is computed since after the calibration is computed in each forward, trains and is saved."""
+    model = calibrated(subject := Subject(path, QAT, tmp_path))
+    change(model.conv2)
+    before = {name: one.detach().clone() for name, one in model.conv2.named_parameters() if "weight" in name}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for step in range(2):
+        optimizer.zero_grad()
+        loss_of(model(batch(step)), step).backward()
+        optimizer.step()
+    model.eval()
+    with torch.no_grad():
+        model(batch(0)), model(batch(1))
+        expected = model(batch(0)[:1])
+    subject.save(model)
+    assert before and all(not torch.equal(value, model.conv2.get_parameter(name)) for name, value in before.items())
+    assert abs(fake_quant_file_on(subject, batch(0)[:1]) - expected).max() <= 1e-5
+
+
+@pytest.mark.parametrize("path", [FX, DYNAMIC])
+def test_model_in_wrappers_is_saved(path: str, tmp_path: Path) -> None:
+    model = calibrated(subject := Subject(path, QAT, tmp_path)).eval()
+    wrapped = AveragedModel(model).eval()
+    with torch.no_grad():
+        wrapped(batch(0)), wrapped(batch(1))
+        expected = wrapped(batch(0)[:1])
+    subject.save(wrapped)
+    assert abs(fake_quant_file_on(subject, batch(0)[:1]) - expected).max() <= 1e-5
+
+
+@pytest.mark.parametrize("path", [FX, DYNAMIC])
 def test_files_follow_a_replaced_batch_norm(path: str, tmp_path: Path) -> None:
     """The statistics and weights of the new one are written; the old one has others by then."""
     subject = Subject(path, QAT, tmp_path)
-    torch.manual_seed(0)
-    model = subject.make()
-    subject.switch(model, calibration=True)
-    with torch.no_grad():
-        model(batch(0)), model(batch(1))
-    subject.switch(model)
+    model = calibrated(subject)
     model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model.bn1.weight = nn.Parameter(model.bn1.weight.detach() * 2)
     model.eval()
     with torch.no_grad():
         model(batch(0)), model(batch(1))
         expected = model(batch(0)[:1])
-    fake_quant = str(subject.save(model)).replace("deploy", "fake_quant")
-    session = onnxruntime.InferenceSession(fake_quant)
-    found = session.run(None, {session.get_inputs()[0].name: batch(0)[:1].numpy()})[0]
-    assert abs(torch.from_numpy(found) - expected).max() <= 1e-5
+    subject.save(model)
+    assert abs(fake_quant_file_on(subject, batch(0)[:1]) - expected).max() <= 1e-5
+
+
+def calibrated(subject: Subject) -> nn.Module:
+    """Returns a quantized model in fake_quant, in the mode of its use."""
+    torch.manual_seed(0)
+    model = subject.make()
+    subject.switch(model, calibration=True)
+    with torch.no_grad():
+        model(batch(0)), model(batch(1))
+    subject.switch(model)
+    return model
+
+
+def fake_quant_file_on(subject: Subject, x: Tensor) -> Tensor:
+    """Returns the result of the fake_quant model that ``subject`` has saved."""
+    session = onnxruntime.InferenceSession(subject.folder / "out" / "net_fake_quant_model.onnx")
+    return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
+
+
+@functools.cache
+def plain_run(path: str, use: str, freezes: bool) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """Returns what `run` returns without any machinery."""
+    with tempfile.TemporaryDirectory() as folder:
+        return run(Subject(path, use, Path(folder)), Machinery(id="nothing", freezes=freezes))
 
 
 def run(subject: Subject, machinery: Machinery) -> tuple[list[Tensor], dict[str, Tensor]]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.parameter import is_lazy
+from torch.optim.swa_utils import AveragedModel
 
 from ..errors import UnsupportedModelError
 from ..log import get_logger
@@ -28,7 +29,7 @@ _SHARDED_TENSOR = ("DTensor", "torch.distributed")
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """Returns the model inside DataParallel, DistributedDataParallel or ``torch.compile``; else ``model`` itself.
+    """Returns the model inside the known wrappers, such as DistributedDataParallel; else ``model`` itself.
 
     Raises:
       UnsupportedModelError: The model's parameters or code are not accessible; the text says what to pass instead.
@@ -47,7 +48,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
 def inside_wrapper(module: nn.Module) -> nn.Module | None:
     """Returns the module inside the wrapper ``module``; None if ``module`` is no known wrapper."""
     inside: nn.Module | None = None
-    if isinstance(module, (DataParallel, DistributedDataParallel)):
+    if isinstance(module, (DataParallel, DistributedDataParallel, AveragedModel)):
         inside = module.module
     elif _is_of(type(module), _COMPILED):
         inside = module.get_submodule("_orig_mod")
@@ -59,12 +60,12 @@ def needs_float32(model: nn.Module) -> bool:
     return any(one.is_floating_point() and one.dtype != torch.float32 for one in _tensors(model))
 
 
-def cast_to_float32(model: nn.Module) -> None:
-    """Casts ``model``, a copy, in place and logs it; no effect on a float32 model."""
+def cast_to_float32(model: nn.Module, purpose: str = "a copy in float32 is quantized") -> None:
+    """Casts ``model``, a copy, in place and logs it with its ``purpose``; no effect on a float32 model."""
     if not needs_float32(model):
         return
     types = sorted({str(one.dtype).removeprefix("torch.") for one in _tensors(model) if one.is_floating_point()})
-    _log.info("The model has parameters or buffers of %s; a copy in float32 is quantized.", ", ".join(types))
+    _log.info("The model has parameters or buffers of %s; %s.", ", ".join(types), purpose)
     model.float()
 
 

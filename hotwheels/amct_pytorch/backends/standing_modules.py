@@ -46,7 +46,7 @@ def with_noted_classes(model: nn.Module, layers: LayerContainer) -> Iterator[Non
     """Returns a context in which replaced BatchNorms have the classes with which ``model`` was quantized."""
     with contextlib.ExitStack() as stack:
         for path, standing in layers._standing.items():
-            if type(standing.module) is not standing.cls:
+            if not isinstance(standing.module, standing.cls):  # a parametrized module is one of a derived class
                 twin = standing.cls.__new__(standing.cls)
                 vars(twin).update(vars(standing.module))  # the same parameters and buffers
                 parent, _, name = path.rpartition(".")

@@ -16,9 +16,11 @@ from ..quantizers.learning.recompute import is_recomputing
 from ..quantizers.observers.observation import is_quantizable
 from ..record import ActivationRecord, LayerRecord, WeightRecord
 from .call import LayerCall
+from .eager_forward import NO_TRACES, refuse_tracers
 from .integer_layer import IntegerLayer, IntegerWatcher
 from .layer_weight import LayerWeight
 from .mode import Mode, forced_mode
+from .module_hooks import with_hooks_of
 from .shared_input import SharedInput
 
 _log = get_logger(__name__)
@@ -46,7 +48,7 @@ class QuantizedLayer(nn.Module):
         calibration; None if it is not known.
       watcher: Called with the integers of real_quant; None if they are not recorded.
       constant_inputs: Which inputs are constants; the files hold their grid points in float32 (spec 11.3).
-      non_float_inputs: bool [inputs], which inputs turned out not to be floating tensors (spec 4.7).
+      non_float_inputs: float32 [inputs], above 0 for inputs that are no floating tensors (spec 4.7).
       shift_bit: int32 [scales of the weight], right shift of the accumulator (spec 4.6); `NO_SHIFT_YET` until it is
         found, None if there is none.
     """
@@ -80,7 +82,7 @@ class QuantizedLayer(nn.Module):
         self.refine_gain: float | None = None
         self.watcher: IntegerWatcher | None = None
         self.constant_inputs: frozenset[int] = frozenset()
-        self.register_buffer("non_float_inputs", torch.zeros(len(activation), dtype=torch.bool))
+        self.register_buffer("non_float_inputs", torch.zeros(len(activation)))
         self.register_buffer("shift_bit", None)
 
     @property
@@ -113,6 +115,7 @@ class QuantizedLayer(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the operation in the current mode."""
+        refuse_tracers()
         if self.mode is Mode.FLOAT:
             return self._float(args, kwargs)
         if self.mode.observes and not is_recomputing():
@@ -127,6 +130,13 @@ class QuantizedLayer(nn.Module):
         if self.mode is Mode.FAKE_QUANT:
             return self._fake_quant(args, kwargs)
         return self._on_integers(args, kwargs).run(args, kwargs)
+
+    @property
+    def computed_modules(self) -> list[nn.Module]:
+        """The modules that the layer computes instead of calling them; none on the dynamic path, where they call it."""
+        if not isinstance(self.call.function, nn.Module):
+            return []
+        return [self.call.function, *(() if self.weighted is None else self.weighted.op.constant_norms)]
 
     @property
     def has_several_uses(self) -> bool:
@@ -191,6 +201,10 @@ class QuantizedLayer(nn.Module):
         """Raises UnsupportedModelError: DataParallel calls this to copy the layer to each device."""
         raise UnsupportedModelError(NO_DATA_PARALLEL)
 
+    def __prepare_scriptable__(self) -> None:
+        """Raises UnsupportedModelError: torch.jit.script calls this first."""
+        raise UnsupportedModelError(NO_TRACES)
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
         for quantizer, is_other in zip(self.activation, self.non_float_inputs.tolist(), strict=True):
@@ -205,7 +219,7 @@ class QuantizedLayer(nn.Module):
         """Lets each quantizer observe its input; only floating tensors are quantized (spec 4.7)."""
         values, was_calibrated = self.call.inputs(args, kwargs), self.is_calibrated
         for index, (x, quantizer, shared) in enumerate(zip(values, self.activation, self._sharing, strict=True)):
-            self.non_float_inputs[index] = not is_quantizable(x)
+            self.non_float_inputs[index] = float(not is_quantizable(x))
             if is_quantizable(x):
                 self._prepare_linear(x, quantizer)
                 shared.observe(x, quantizer)
@@ -256,6 +270,10 @@ class QuantizedLayer(nn.Module):
     def _quantize_weight_only(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.weighted is None or not self.weighted.quantizer.is_calibrated:
             return self._float(args, kwargs)
+        return with_hooks_of(self.computed_modules, self._fake_quant_weight, args, kwargs)
+
+    def _fake_quant_weight(self, *args: Any, **kwargs: Any) -> Tensor:
+        assert self.weighted is not None
         x, *_ = self.call.inputs(args, kwargs)
         return self.weighted.fake_quant(x, *args[1:], **{k: v for k, v in kwargs.items() if k != "input"})
 

@@ -88,6 +88,12 @@ class WeightedOp:
         """Whether a normalization now uses the statistics of the batch."""
         return any(chain is not None and chain.is_training for chain in (self.front, self.behind))
 
+    @property
+    def constant_norms(self) -> list[nn.Module]:
+        """The BatchNorms behind the module that are folded with constant statistics, so that none of them is called."""
+        stages = () if self.behind is None or self.trains_batch_norm else self.behind.stages
+        return [stage.module for stage in stages if isinstance(stage, BatchNormStage)]
+
     def folded(self) -> tuple[Tensor, Tensor | None]:
         """Returns weight [C_out, ...] and bias [C_out] or None, with constant statistics folded in."""
         weight, bias = self._behind_front()

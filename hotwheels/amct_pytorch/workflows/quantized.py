@@ -7,6 +7,7 @@ from typing import TypeVar
 from torch import nn
 
 from ..backends.dynamic.session.mode_switch import ModeSwitch, switches_inside
+from ..backends.float_model import inside_wrapper
 from ..backends.fx.quant_graph_module import QuantGraphModule
 from ..errors import CalibrationError, ConfigError, UnsupportedModelError
 from ..nn.quantized_layer import NO_DATA_PARALLEL
@@ -51,13 +52,13 @@ def switchable_inside(function: str, model: nn.Module) -> list[QuantGraphModule 
 
 
 def the_quantized_graph(function: str, model: nn.Module) -> QuantGraphModule:
-    """Returns ``model``, or the module that DistributedDataParallel wraps, if it is a quantized graph.
+    """Returns ``model``, or the module inside DistributedDataParallel, torch.compile or AveragedModel.
 
     Raises:
-      UnsupportedModelError: The model is no quantized graph.
+      UnsupportedModelError: That is no quantized graph.
     """
-    if isinstance(model, nn.parallel.DistributedDataParallel):
-        model = model.module
+    while (inside := inside_wrapper(model)) is not None:
+        model = inside
     if not isinstance(model, QuantGraphModule):
         msg = (
             f"{function}: {type(model).__name__} is not a quantized model. Pass a result of create_quant_model_fx, not"

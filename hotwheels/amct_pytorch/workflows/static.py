@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..backends.float_model import cast_to_float32, needs_float32
 from ..backends.fx.backend import FxBackend
 from ..backends.fx.quant_graph_module import QuantGraphModule, shapes_of
 from ..backends.fx.write.example_call import make_example_call, positional_inputs
@@ -118,6 +120,10 @@ def save(
     require_calibration(quantized)
     refine_if_asked(quantized)
     log_calibrated_advice(quantized)
+    if needs_float32(quantized):  # it was cast after it was quantized
+        quantized = copy.deepcopy(quantized)
+        cast_to_float32(quantized, "their values are written in float32")
+        quantized.takes_other_floats = True
     example = make_example_call(quantized, inputs)
     setting = check_setting(export_setting)
     with torch.no_grad(), one_warning_per_cause():

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from ..module_hooks import ModuleHooks, has_hooks
+from ...nn.module_hooks import ModuleHooks, has_hooks
 from .forwards import OriginalForward, replace_forward
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import fx, nn
 
 from ...nn.call import MethodCall
 from ...nn.double_call import cast_floats
+from ...nn.module_hooks import has_hooks, with_hooks_of, without_hooks
 from ...nn.quantized_layer import QuantizedLayer
 from ..real_quant.between_layers import BetweenLayers
 from ..real_quant.known import is_known
@@ -70,8 +72,10 @@ class RealQuantInterpreter(RecordingInterpreter):
         """Calls a QuantizedLayer with unchanged arguments, other modules in float64 or like a user's function."""
         module = self.fetch_attr(target)
         if isinstance(module, QuantizedLayer):
-            return module(*args, **kwargs)
-        return self._call(module, args, kwargs)
+            return _with_hooks(module.computed_modules, module, args, kwargs)
+        if is_known(module):
+            return _with_hooks([module], functools.partial(self._between_layers, module), args, kwargs)
+        return run_opaque(module, args, kwargs)
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Calls a torch or Python function in float64, a user's function as if its inner calls were graph nodes."""
@@ -80,6 +84,9 @@ class RealQuantInterpreter(RecordingInterpreter):
     def call_method(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Calls a Tensor method in float64."""
         return self._between.call(MethodCall(target), args, kwargs)
+
+    def _between_layers(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return self._between.call(without_hooks(module), args, kwargs)
 
     def _call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return self._between.call(function, args, kwargs) if is_known(function) else run_opaque(function, args, kwargs)
@@ -93,6 +100,32 @@ class RealQuantInterpreter(RecordingInterpreter):
             return super()._result(n)
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         return getattr(fx.Interpreter, n.op)(self, n.target, args, kwargs)
+
+
+def _with_hooks(
+    modules: Sequence[nn.Module], call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Returns ``call(*args, **kwargs)`` with the hooks of ``modules``, which see float32.
+
+    Values that no hook has replaced go on in their exact form.
+    """
+    if not any(map(has_hooks, modules)):
+        return call(*args, **kwargs)
+    exact: dict[int, Any] = {}
+    shown: list[Any] = []  # keeps the keys of ``exact`` alive
+
+    def show(value: Any) -> Any:
+        shown.append(cast_floats(value, torch.float32))
+        exact[id(shown[-1])] = value
+        return shown[-1]
+
+    def run(*given: Any, **named: Any) -> Any:
+        given = tuple(exact.get(id(one), one) for one in given)
+        return show(call(*given, **{name: exact.get(id(one), one) for name, one in named.items()}))
+
+    shown_kwargs = {name: show(value) for name, value in kwargs.items()}
+    result = with_hooks_of(modules, run, tuple(map(show, args)), shown_kwargs)
+    return exact.get(id(result), result)
 
 
 def layer_name(module: nn.Module, node: fx.Node) -> str:

@@ -15,8 +15,11 @@ from torch import fx, nn
 
 from ...config.layers.refine_config import RefineConfig
 from ...errors import CalibrationError
+from ...log import get_logger
 from ...nn.batch_norm_call import BatchNormCall
+from ...nn.eager_forward import eagerly
 from ...nn.mode import Mode, forcing
+from ...nn.module_hooks import has_hooks
 from ...nn.quantized_layer import QuantizedLayer
 from ...nn.weighted_call import WeightedCall
 from ...plan.advice import Advice
@@ -34,6 +37,8 @@ from .float_twin import FloatTwin
 from .interpreters import RealQuantInterpreter, RecordingInterpreter, Watcher
 from .notebook import table_of
 from .portable_graph import dump_graph, load_graph
+
+_log = get_logger(__name__)
 
 
 @dataclasses.dataclass
@@ -70,7 +75,7 @@ class QuantGraphModule(fx.GraphModule):
 
         @functools.wraps(generated)
         def forward(self: QuantGraphModule, *args: Any, **kwargs: Any) -> Any:
-            return self._run(generated, args, kwargs)
+            return eagerly(self._run, generated, args, kwargs)
 
         cls.forward = forward
         return code
@@ -195,6 +200,7 @@ class QuantGraphModule(fx.GraphModule):
         if observes:
             self.__dict__["_seen_shapes"] = shapes_of(self, args, kwargs)
         follow_flag(self, _layers_of(self))
+        self._warn_of_hooked_containers()
         with calibration_forward(self, _layers_of(self)) if observes else contextlib.nullcontext(), any_forward():
             if mode is Mode.REAL_QUANT:
                 return self._run_real_quant(generated, watcher, args, kwargs)
@@ -203,6 +209,29 @@ class QuantGraphModule(fx.GraphModule):
                     return generated(self, *args, **kwargs)
                 with self.keeping_inputs():
                     return RecordingInterpreter(self, watcher).run(*positional(self, args, kwargs))
+
+    def _warn_of_hooked_containers(self) -> None:
+        """Warns, once for each, of containers with hooks: the graph calls none of them."""
+        warned = self.__dict__.setdefault("_warned_containers", set())
+        for path in self._containers() - warned:
+            if has_hooks(self.get_submodule(path)):
+                warned.add(path)
+                _log.warning(
+                    "Hooks on '%s' do not run: the graph calls the modules inside, not the container. Set them on one"
+                    " of these, or on the float model before it is quantized.",
+                    path,
+                )
+
+    def _containers(self) -> set[str]:
+        """Returns the paths of modules that contain called modules and are not called themselves."""
+        found: set[str] | None = self.__dict__.get("_container_paths")
+        if found is None:
+            called = {str(node.target) for node in self.graph.nodes if node.op == "call_module"} | set(
+                _layers_of(self)._standing
+            )
+            prefixes = {path[:end] for path in called for end in _dots_in(path)}
+            found = self.__dict__["_container_paths"] = prefixes - called - {LAYERS}
+        return found
 
     def _keeping_batch(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AbstractContextManager[None]:
         """Keeps the inputs of a calibration forward, if it succeeds and the refinement needs more pictures."""
@@ -240,6 +269,10 @@ def adopt_state(target: nn.Module, source: nn.Module, memo: dict[int, Any] | Non
             getattr(target, kind)[name] = value if memo is None else copy.deepcopy(value, memo)
     unsaved_buffers(target).update(unsaved_buffers(source))
     _look_up_weights_in(target)
+
+
+def _dots_in(path: str) -> list[int]:
+    return [index for index, letter in enumerate(path) if letter == "."]
 
 
 def _layers_of(model: nn.Module) -> LayerContainer:

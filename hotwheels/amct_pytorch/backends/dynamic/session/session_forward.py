@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
+from types import CodeType
 from typing import Any, Protocol, TypeVar
 
 from torch import nn
 
 from ....errors import ConfigError
+from ....nn.eager_forward import eagerly
 from ....nn.quantized_layer import QuantizedLayer
 from ....quantizers.learning.recompute import is_recomputing
 from ....quantizers.rollback import all_or_nothing
@@ -71,8 +73,17 @@ class SessionForward(Replacement):
         self.takes_other_floats = takes_other_floats
         self.switch = ModeSwitch()
 
+    @property
+    def __code__(self) -> CodeType:
+        """The code of the user's forward; torch.export reads where it was written."""
+        code: CodeType = type(self.original.module).forward.__code__
+        return code
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the model as one batch of the session, or in the mode that ``enable_quantization`` has set."""
+        return eagerly(self._run, args, kwargs)
+
+    def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         refuse_arrays((*args, *kwargs.values()))
         if self.takes_other_floats:
             args, kwargs = in_float32(args), in_float32(kwargs)

@@ -23,8 +23,8 @@ from torch import fx, nn
 from torch.fx import Graph, GraphModule, Node
 
 from ....nn.in_projection import InProjection
+from ....nn.module_hooks import has_hooks
 from ...masked_softmax import masked_scores, masked_softmax
-from ...module_hooks import has_hooks
 from ..read.float_reason import mark_float
 from ..trace.dropout import owner_path
 from .assemble import assemble, copy_training

@@ -15,7 +15,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 from ....errors import UnsupportedModelError
-from ...module_hooks import ModuleHooks
+from ....nn.module_hooks import ModuleHooks
 from ...weight_hooks import tensor_hooks
 
 _DICTS = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")

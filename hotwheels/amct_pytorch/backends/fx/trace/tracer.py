@@ -16,9 +16,9 @@ from torch.fx import Graph, GraphModule, Node, Proxy
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.overrides import TorchFunctionMode, is_tensor_method_or_property
 
+from ....nn.module_hooks import has_hooks
 from ....torch_private import call_module
 from ...example import starred
-from ...module_hooks import has_hooks
 from ..rewrite.attention import is_attention
 from .device_proxy import DeviceProxy
 from .guided.guards import GuardList
