@@ -4,11 +4,13 @@ PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready
 RUN := $(CURDIR)/$(VENV)/bin/python
-# The package as it is installed, for mypy: setup.py puts three folders of the checkout into it.
+# The package as it is installed, for mypy and the API pages: setup.py puts three folders of the checkout into it.
 TYPED := build/typed/hotwheels/amct_pytorch
+LAY_OUT = rm -rf $(TYPED) && mkdir -p $(TYPED) && \
+	ln -s $(addprefix $(CURDIR)/,$(wildcard hotwheels/amct_pytorch/*) proto capacity custom_op) $(TYPED)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sample sample-mobilenet sample-vit sample-dynamic sample-retrain test test-exact test-newest-torch test-sanitized fuzz kill leaks lint bench bench-scaling bench-accuracy bench-pretrained dist zoo clean
+.PHONY: help setup sample sample-mobilenet sample-vit sample-dynamic sample-retrain test test-exact test-newest-torch test-sanitized fuzz kill leaks lint bench bench-scaling bench-accuracy bench-pretrained dist docs zoo clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 26
@@ -83,8 +85,7 @@ leaks: $(READY) ## Run 200 cycles from configuration to verification and compare
 lint: $(READY) ## Run ruff (rules and format) and mypy on the whole package
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	@rm -rf $(TYPED) && mkdir -p $(TYPED)
-	@ln -s $(addprefix $(CURDIR)/,$(wildcard hotwheels/amct_pytorch/*) proto capacity custom_op) $(TYPED)
+	@$(LAY_OUT)
 	cd build/typed && $(RUN) -m mypy --config-file $(CURDIR)/pyproject.toml hotwheels
 
 bench: $(READY) ## Measure time and memory of calibration, fake_quant, export and training
@@ -110,6 +111,17 @@ dist: $(READY) ## Write the sdist, the wheel and amct_pytorch_sample.tar.gz to d
 	$(RUN) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist dist/*.tar.gz
 	git ls-files sample | tar -czf dist/amct_pytorch_sample.tar.gz -T -
 	@ls -l dist
+
+DOCS := build/docs-venv
+
+$(DOCS)/.ready: requirements-docs.txt
+	$(PYTHON) -m venv --clear $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements-docs.txt
+	@touch $@
+
+docs: $(DOCS)/.ready ## Write the documentation site to build/site, in an environment of its own
+	@$(LAY_OUT)
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
 
 zoo: $(READY) ## Take 100 architectures through the SDK and write docs/zoo.md (ARGS="--only resnet18")
 	$(RUN) -m benchmarks.zoo $(ARGS)

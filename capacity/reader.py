@@ -14,6 +14,7 @@ from hotwheels.amct_pytorch.errors import ConfigError, nearest_names
 Value = bool | str | tuple[str, ...]
 
 _FILE = "capacity_config.csv"
+VARIABLE = "AMCT_CAPACITY"
 _TYPES = ("bool", "list", "string")
 _BOOLS = {"true": True, "false": False}
 
@@ -68,20 +69,41 @@ _ROWS = tuple(field.name.upper() for field in dataclasses.fields(Capacity) if fi
 def read_capacity(path: str | os.PathLike[str] | None = None) -> Capacity:
     """Returns the table in ``path``, by default the installed one. Reads it anew at each call, since users edit it.
 
+    The environment variable AMCT_CAPACITY may name a file of the same form: each of its rows replaces the row of the
+    same name of the installed file.
+
     Raises:
-      FileNotFoundError: ``path`` does not exist.
+      FileNotFoundError: ``path``, or the file that AMCT_CAPACITY names, does not exist.
       ConfigError: A row is malformed, missing or repeated, or two paired rows differ in length.
     """
-    file = resources.files(__package__).joinpath(_FILE) if path is None else Path(path)
-    try:
-        text = file.read_text(encoding="utf-8-sig")  # spreadsheets write a byte order mark
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{file} is not a UTF-8 text: {error}.") from error
-    return parse_capacity(text, str(file))
+    own = os.environ.get(VARIABLE, "")
+    if path is not None or not own:
+        file = _installed() if path is None else Path(path)
+        return parse_capacity(_text(file), str(file))
+    if not Path(own).is_file():
+        raise FileNotFoundError(f"Environment variable {VARIABLE} names '{own}', which is not a file.")
+    installed = _installed()
+    rows = _rows_of(_text(installed), str(installed)) | _rows_of(_text(Path(own)), own)
+    return _capacity(rows, f"{own} over {installed}")
 
 
 def parse_capacity(text: str, source: str) -> Capacity:
     """Returns the table in ``text``; ``source`` is the file's name in messages."""
+    return _capacity(_rows_of(text, source), source)
+
+
+def _installed() -> Path:
+    return Path(str(resources.files(__package__).joinpath(_FILE)))
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8-sig")  # spreadsheets write a byte order mark
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file} is not a UTF-8 text: {error}.") from error
+
+
+def _rows_of(text: str, source: str) -> dict[str, Value]:
     rows: dict[str, Value] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         fields = [field.strip() for field in next(csv.reader([line], skipinitialspace=True), [])]
@@ -90,7 +112,7 @@ def parse_capacity(text: str, source: str) -> Capacity:
             if name in rows:
                 raise ConfigError(f"{source}, line {number}: row '{name}' appears twice.")
             rows[name] = value
-    return _capacity(rows, source)
+    return rows
 
 
 def _row(fields: list[str], where: str) -> tuple[str, Value]:

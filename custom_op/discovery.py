@@ -17,20 +17,32 @@ _Class = TypeVar("_Class", bound=type[CustomModuleBase])
 
 # By dotted path, so that a class that a notebook defines again replaces its older version.
 _known: dict[str, type[CustomModuleBase]] = {}
+_quantized: set[str] = set()  # dotted paths of the classes that need no row of the capacity file
 
 
-def register_custom_op(cls: _Class) -> _Class:
-    """Makes ``cls`` known as an extension module and returns it, so the function works as a decorator.
+def register_custom_op(cls: _Class, quantize: bool = False) -> _Class:
+    """Makes ``cls`` known as an extension module in this process and returns it, so it works as a decorator.
 
-    Registering a class twice changes nothing. The class is quantized if the capacity file lists its name too.
+    Args:
+        cls: Subclass of CustomModuleBase. Registering it again replaces ``quantize``.
+        quantize: Whether its inputs can be quantized although the capacity file does not list it. False: the class is
+            quantized if the capacity file lists its name.
 
     Raises:
-        TypeError: ``cls`` is not a subclass of CustomModuleBase.
+        TypeError: ``cls`` is not a subclass of CustomModuleBase, or ``quantize`` is no bool.
     """
     if not _is_extension(cls):
         raise TypeError(f"register_custom_op: argument 'cls' must be a subclass of CustomModuleBase, got {cls!r}.")
-    _known[f"{cls.__module__}.{cls.__qualname__}"] = cls
+    if not isinstance(quantize, bool):
+        raise TypeError(f"register_custom_op: argument 'quantize' must be a bool, got {quantize!r}.")
+    _known[_path(cls)] = cls
+    (_quantized.add if quantize else _quantized.discard)(_path(cls))
     return cls
+
+
+def is_registered_quantizable(cls: type) -> bool:
+    """Whether ``cls``, or a class that it inherits from, was registered with ``quantize=True``."""
+    return any(_path(base) in _quantized for base in cls.__mro__)
 
 
 def registered_custom_ops() -> tuple[type[CustomModuleBase], ...]:
@@ -52,6 +64,10 @@ def discover_custom_ops(folders: Iterable[str], package: str) -> None:
             _LOG.warning("Extension file '%s' is ignored: it defines no subclass of CustomModuleBase.", file)
         for cls in classes:
             register_custom_op(cls)
+
+
+def _path(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _find_files(folders: Iterable[str]) -> Iterator[Path]:

@@ -18,6 +18,7 @@ from hotwheels.amct_pytorch.config.dynamic.calibration_config import to_quant_co
 from hotwheels.amct_pytorch.config.dynamic.expand_dynamic import expand_calibration
 from hotwheels.amct_pytorch.config.fx.expand import expand
 from hotwheels.amct_pytorch.config.layers.quant_config import QuantConfig
+from hotwheels.amct_pytorch.custom_op import discovery
 from hotwheels.amct_pytorch.graph import OpGraph
 from hotwheels.amct_pytorch.ops.registry import Registry
 from hotwheels.amct_pytorch.plan.checks import find_violations
@@ -329,3 +330,19 @@ def test_fx_quant_types_are_about_the_fx_path(csv: Path) -> None:
     assert (layers("fx", Net()), layers("dynamic", Net(), X)) == (["gelu", "abs_1"], [])
     remove(csv, "FX_QUANT_TYPES", "GELU", "abs")
     assert (layers("fx", Net()), layers("dynamic", Net(), X)) == ([], [])
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_registered_operation_needs_no_row(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Floor(amct.CustomModuleBase):
+        onnx_type = "Floor"
+        num_inputs = 1
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.floor(x)
+
+    monkeypatch.setattr(discovery, "_quantized", set())
+    for quantize, expected in ((False, False), (True, True), (False, False)):
+        amct.register_custom_op(Floor, quantize=quantize)
+        found = read(path, Around(Floor()), X).nodes.get("tested")
+        assert (found is not None and found.is_quantizable) is expected

@@ -87,3 +87,24 @@ def test_wrong_file_is_a_config_error(tmp_path: Path, text: str, message: str) -
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_capacity(tmp_path / "none.csv")
+
+
+def test_rows_of_the_file_in_the_environment_replace_the_installed_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "own.csv"
+    own.write_text("NOT_DEFAULT_QUANT_TYPES, list, Softmax\nMINE, bool, true\n")
+    installed = read_capacity()
+    monkeypatch.setenv("AMCT_CAPACITY", str(own))
+    found = read_capacity()
+    assert found.not_default_quant_types == ("Softmax",)
+    assert found.extra == {"MINE": True}
+    assert found.fuse_types == installed.fuse_types
+    own.write_text("NO_WEIGHT_QUANT_TYPES, list, Mine\n")
+    with pytest.raises(ConfigError, match=r"own\.csv over .* same position in both"):
+        read_capacity()
+    monkeypatch.setenv("AMCT_CAPACITY", "")
+    assert read_capacity() == installed
+    monkeypatch.setenv("AMCT_CAPACITY", str(tmp_path / "none.csv"))
+    with pytest.raises(FileNotFoundError, match=r"AMCT_CAPACITY names '.*none\.csv'"):
+        read_capacity()

@@ -34,6 +34,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder on the package's path, as if its content had been put beside the built-in operations."""
     monkeypatch.setattr(custom_op, "__path__", [*custom_op.__path__, str(tmp_path)])
     monkeypatch.setattr(discovery, "_known", dict(discovery._known))
+    monkeypatch.setattr(discovery, "_quantized", set(discovery._quantized))
     before = set(sys.modules)
     yield tmp_path
     for name in set(sys.modules) - before:
@@ -130,6 +131,7 @@ def test_other_files_and_folders_are_passed_over(folder: Path, warnings: list[st
 @pytest.fixture
 def known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(discovery, "_known", dict(discovery._known))
+    monkeypatch.setattr(discovery, "_quantized", set(discovery._quantized))
 
 
 @pytest.mark.usefixtures("known")

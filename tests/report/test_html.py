@@ -89,7 +89,7 @@ def an_analysis(outputs: int = 1, layers: int = 3) -> Analysis:
         remarks=(remark,),
         shares={"second": 0.75},
         reasons={"third": "no one has asked for it"},
-        metric={"float": 0.9, "fake_quant": 0.8},
+        metric={"float": 0.9, "fake_quant": 0.8, "without second": 0.85},
     )
 
 
@@ -140,6 +140,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def pages(folder: Path) -> dict[str, Page]:
     return {name: Page((folder / name).read_text(encoding="utf-8")) for name in PAGES}
+
+
+def test_the_metric_without_a_layer_stands_beside_the_layer(pages: dict[str, Page]) -> None:
+    data = pages["index.html"].data
+    assert data["worst"][0]["say"] == "Quantized alone: SQNR 7.0 dB. evaluate without it: 0.85."
+    assert [fact for fact in data["facts"] if fact[0].startswith("evaluate")] == [
+        ["evaluate, float", "0.9"],
+        ["evaluate, fake_quant", "0.8"],
+    ]
 
 
 def test_the_pages_are_one_document_in_three_views(pages: dict[str, Page]) -> None:
@@ -206,7 +215,7 @@ def test_report_json_has_the_figures_of_the_analysis(folder: Path) -> None:
     )
     assert found["remarks"]["second"]["steps"][0]["yaml"] == "skip_layers:\n- second\n"
     assert found["settings"]["second"][1]["num_bits"] == 4
-    assert found["metric"] == {"float": 0.9, "fake_quant": 0.8}
+    assert found["metric"] == {"float": 0.9, "fake_quant": 0.8, "without second": 0.85}
     assert set(found) == set(analysis.as_dict())
 
 

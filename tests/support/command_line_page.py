@@ -16,15 +16,7 @@ shell. [specification.md](specification.md#spec-19) has the rules.
 
 This page is written by `python -m tests.support.command_line_page` from the help of the commands; a test compares both.
 
-## Environment variables
-
-| Variable | Effect |
-|---|---|
-| `AMCT_LOG_LEVEL` | level of the log on the screen: DEBUG, INFO (default), WARNING, ERROR |
-| `AMCT_LOG_FILE_LEVEL` | level of the log in `./amct_log` |
-| `AMCT_STRICT` | 1: an entry of a configuration that matches nothing is an error, not a WARNING |
-| `AMCT_QUANTIZER_MODULES` | packages whose quantizer and observer classes a configuration may name by dotted path |
-| `AMCT_NO_KERNELS` | any text but 0: torch does the work of the compiled kernels |
+The environment variables: [environment.md](environment.md).
 """
 
 

@@ -27,7 +27,10 @@ _OPTIONAL = {
     "timm": "MODEL as timm:NAME",
     "torchvision": "MODEL as torchvision:NAME",
 }
-_VARIABLES = ("AMCT_LOG_LEVEL", "AMCT_LOG_FILE_LEVEL", "AMCT_STRICT", "AMCT_QUANTIZER_MODULES", native.SWITCH)
+_VARIABLES = (
+    *("AMCT_LOG_LEVEL", "AMCT_LOG_FILE_LEVEL", "AMCT_STRICT", "AMCT_QUANTIZER_MODULES", "AMCT_CAPACITY"),
+    native.SWITCH,
+)
 
 
 @dataclasses.dataclass(frozen=True)

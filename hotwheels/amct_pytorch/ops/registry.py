@@ -13,6 +13,7 @@ import torch
 
 from .. import custom_op
 from ..capacity import Capacity, read_capacity
+from ..custom_op.discovery import is_registered_quantizable
 from .desc import OpDesc, Role
 from .table import TABLE
 
@@ -108,13 +109,15 @@ class Registry:
 
     def _match_extension(self, cls: type) -> ModuleMatch | None:
         is_custom_op = issubclass(cls, custom_op.CustomModuleBase) and self._is_listed_custom_op(cls)
-        if not is_custom_op and not self._is_listed(cls):
+        is_registered = is_registered_quantizable(cls)
+        if not is_custom_op and not is_registered and not self._is_listed(cls):
             return None
         path = _own_path(cls)
         names = {cls.__name__, path}
         # The chip's rules for a product of two tensors (spec 5.4) hold for every spelling of the product.
         role = Role.MATMUL if getattr(cls, "onnx_type", None) == "MatMul" else Role.EXTENSION
-        op = OpDesc(name=cls.__name__, role=role, modules=(path,), operands=())
+        onnx_types = (str(getattr(cls, "onnx_type", "")),) if is_registered else ()
+        op = OpDesc(name=cls.__name__, role=role, modules=(path,), operands=(), onnx_types=onnx_types)
         return ModuleMatch(path, dataclasses.replace(self._with_rows(op, names), is_listed=True))
 
     def _is_listed(self, cls: type) -> bool:

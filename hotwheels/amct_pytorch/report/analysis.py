@@ -14,6 +14,8 @@ from ..core.metrics import cosine, sqnr_db
 from ..graph import Skip
 from ..plan.integer_share import IntegerShare
 
+WITHOUT = "without "  # begins the name of a metric with one layer in float
+
 BINS = 64  # of a histogram: more bars could not be told apart on a screen
 _NARROWEST_RANGE = 1e-6  # relative to the values; in a narrower range a bin would be smaller than a step of float32
 

@@ -6,7 +6,7 @@ import base64
 import html
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from ..files import FileSet
 from ..version import __version__
-from .analysis import Analysis, Change, Difference, LayerEffect, LayerSettings, Remark
+from .analysis import WITHOUT, Analysis, Change, Difference, LayerEffect, LayerSettings, Remark
 
 VIEWS = ("layerwise", "graphwise", "statistic")
 INDEX, FIGURES = "index.html", "report.json"
@@ -45,7 +45,7 @@ def _page(analysis: Analysis, rows: Sequence[dict[str, Any]], view: str) -> str:
         "outputs": max((len(one) for one in analysis.outputs.values()), default=0),
         "facts": _facts(analysis),
         "rows": rows,
-        "worst": [_remark(one) for one in analysis.remarks],
+        "worst": [_remark(one, analysis.metric) for one in analysis.remarks],
         "skipped": [[one.name, one.reason] for one in analysis.skipped],
     }
     # "<" would end the element that holds the data.
@@ -61,7 +61,8 @@ def _facts(analysis: Analysis) -> list[list[str]]:
             which = f", output {index}" if len(differences) > 1 else ""
             unit = " dB" if math.isfinite(one.sqnr_db) else ""
             facts.append([f"{state}, all layers{which}", f"{_words(one.sqnr_db)}{unit}, cosine {one.cosine:.6f}"])
-    facts += [[f"evaluate, {state}", f"{value:.6g}"] for state, value in analysis.metric.items()]
+    states = {state: value for state, value in analysis.metric.items() if not state.startswith(WITHOUT)}
+    facts += [[f"evaluate, {state}", f"{value:.6g}"] for state, value in states.items()]
     if analysis.multiplications is not None:
         facts.append(["Multiplications on integers", f"{100 * analysis.multiplications.share:.2f} %"])
     return facts
@@ -144,10 +145,12 @@ def _packed(counts: Sequence[int], largest: int) -> str:
     return base64.b64encode(scaled.tobytes()).decode("ascii")
 
 
-def _remark(remark: Remark) -> dict[str, Any]:
+def _remark(remark: Remark, metric: Mapping[str, float]) -> dict[str, Any]:
     sqnr = _words(remark.sqnr_db) if math.isinf(remark.sqnr_db) else round(remark.sqnr_db, 2)
     steps = [{"text": one.text, "yaml": one.yaml} for one in remark.steps]
-    return {"n": remark.name, "a": sqnr, "say": remark.finding, "steps": steps}
+    without = metric.get(f"{WITHOUT}{remark.name}")
+    said = "" if without is None else f" evaluate without it: {without:.6g}."
+    return {"n": remark.name, "a": sqnr, "say": remark.finding + said, "steps": steps}
 
 
 def json_text(value: Any) -> str:

@@ -14,13 +14,14 @@ from tqdm import tqdm
 from ..backends.fx.quant_graph_module import QuantGraphModule
 from ..backends.fx.read.called import callable_of
 from ..backends.fx.read.multiplications import count_multiplications
+from ..config.layers.refine_config import REFINE
 from ..nn.mode import Mode
 from ..nn.quantized_layer import QuantizedLayer
 from ..plan.advice import Advice, Document, plain
 from ..plan.configured_graph import ConfiguredGraph, LayerInput, inputs_of
 from ..plan.remedies import left_in_float, widened
 from ..quantizers.quantizer import Quantizer
-from ..report.analysis import Analysis, NextStep, Remark, TensorSettings, compare
+from ..report.analysis import WITHOUT, Analysis, NextStep, Remark, TensorSettings, compare
 from .advice import all_advice
 from .kept_state import copies_of
 
@@ -67,7 +68,7 @@ def with_remarks(
     graph = model.origin.model.graph
     remarks = list(_remarks(analysis, model, inputs))
     if evaluate is not None:
-        metric |= {f"without {one.name}": _metric_without(model, one.name, evaluate) for one in remarks}
+        metric |= {f"{WITHOUT}{one.name}": _metric_without(model, one.name, evaluate) for one in remarks}
     return dataclasses.replace(
         analysis,
         shares={name: count / total for name, count in counted.items() if count},
@@ -133,7 +134,7 @@ def _finding(sqnr: float, weight: float | None, gain: float) -> str:
     parts = [f"Quantized alone: SQNR {sqnr:.1f} dB"]
     if weight is not None:
         parts.append(f"its weight alone {weight:.1f} dB" if math.isfinite(weight) else "its weight alone is exact")
-    return f"{', '.join(parts)}. In float the output of the quantized model would gain {gain:+.1f} dB."
+    return f"{', '.join(parts)}. In float the output of the quantized model would change by {gain:+.1f} dB."
 
 
 def _steps(
@@ -155,7 +156,7 @@ def _steps(
         document = widened(model, _data_of(model, layer.name), _WIDE)
         if document is not None and document["override_layer_configs"]:
             yield NextStep(f"Most of the noise is of the data: give it {_WIDE} bits.", _yaml(document))
-    skipped = left_in_float(model, [layer.name])
+    skipped = left_in_float(model, [layer.name]) if gain > 0 else None
     if skipped is not None:
         yield NextStep(f"Leave it in float ({gain:+.1f} dB).", _yaml(skipped))
 
@@ -173,7 +174,8 @@ def _steps_for_weight(layer: QuantizedLayer) -> Iterator[NextStep]:
         document = {"override_layer_configs": [{"layer_name": [layer.name], "weight_quant_params": params}]}
         yield NextStep("Most of the noise is of the weight: quantize it more finely.", _yaml(document))
     yield NextStep(
-        "Most of the noise is of the weight: amct.refine chooses its rounding by the output, without training."
+        "Most of the noise is of the weight: amct.refine chooses its rounding by the output, without training.",
+        _yaml({REFINE: True}),
     )
 
 

@@ -1,0 +1,57 @@
+"""Hooks of mkdocs: pages of the repository's root, links and lists as on GitHub, formulas as MathML."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from latex2mathml.converter import convert
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).parent.parent
+# Files of the root, which GitHub and package indexes look for there, as pages of the site.
+ROOT_PAGES = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md", "SECURITY.md": "reporting.md"}
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Renders blocks marked `math` as MathML: browsers draw it without a script."""
+    fence = {"name": "math", "class": "math", "format": _math}
+    config.mdx_configs["pymdownx.superfences"] = {"custom_fences": [fence]}
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Adds the pages of the root."""
+    for name, page in ROOT_PAGES.items():
+        text = (ROOT / name).read_text(encoding="utf-8").replace("](docs/", "](")
+        files.append(File.generated(config, page, content=text))
+    return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Returns the text with links to the root's pages, and a blank line in front of each list, which GitHub adds."""
+    for name, page in ROOT_PAGES.items():
+        markdown = re.sub(rf"\]\((?:\.\./)?{name}\b", f"]({page}", markdown)
+    return _with_blank_lines(markdown)
+
+
+def _math(source: str, *_: Any, **__: Any) -> str:
+    return "".join(convert(line, display="block") for line in source.splitlines() if line)
+
+
+def _with_blank_lines(markdown: str) -> str:
+    lines: list[str] = []
+    in_code = False
+    for line in markdown.splitlines():
+        before = lines[-1] if lines else ""
+        if not in_code and _LIST.match(line) and before.strip() and not _GOES_ON.match(before):
+            lines.append("")
+        in_code ^= line.lstrip().startswith("```")
+        lines.append(line)
+    return "\n".join(lines)
+
+
+_LIST = re.compile(r"(?:- |\d+\. |\|)")
+_GOES_ON = re.compile(r"(?:- |\d+\. |\s|\|)")  # a list, a line of one of its items, a table
