@@ -9,6 +9,7 @@ from typing import Any
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parent.parent
 # Files of the root, which GitHub and package indexes look for there, as pages of the site.
@@ -35,6 +36,13 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     for name, page in ROOT_PAGES.items():
         markdown = re.sub(rf"\]\((?:\.\./)?{name}\b", f"]({page}", markdown)
     return _with_blank_lines(markdown)
+
+
+def on_page_content(html: str, page: Page, **_: Any) -> str:
+    """Returns the page with `spec 4.6`, as docstrings cite paragraphs, linked to the paragraph."""
+    if page.file.src_uri != "api.md":
+        return html
+    return re.sub(r"\bspec (\d+(?:\.\d+)?)", r'<a href="specification.html#spec-\1">spec \1</a>', html)
 
 
 def _math(source: str, *_: Any, **__: Any) -> str:

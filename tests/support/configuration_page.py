@@ -139,6 +139,12 @@ _NOTES = {
     "calibration_config": "the settings",
     "om_config": "widths of a converted model, for `EltwiseAdd` layers",
     "mapping_file": "path of the om.json",
+    "refine": "[refining](refine.md) after calibration; absent: none",
+    "methods": "what is done; absent: all",
+    "name": "compensated_rounding or bias_correction",
+    "layers": "layers and layer types; absent: all",
+    "seed": "of the random order",
+    "pictures": "calibration pictures that are kept for it",
     "bn_update_config": "used with `update_bn` only",
     "bn_moving_average_fraction": "alias of `bn_momentum`",
     "bn_dump_dir": "ignored",
@@ -290,7 +296,8 @@ def _dialect(title: str, dialect: Dialect, arguments: Iterable[Argument], search
     if search:
         parts.append(
             "`search_range: [start, end]` in the file are `search_start` and `search_end`. `bn_momentum` and `bn_update_iterations`"
-            " are keys of the object `bn_update_config`. `skip_fusion_layers` is a list of layers whose BatchNorm is not folded.\n"
+            " are keys of the object `bn_update_config`. `skip_fusion_layers` is a list of layers whose BatchNorm is not folded."
+            " `refine` is the section of the simple configuration in YAML.\n"
         )
     parts.append("Defaults and ranges are those of the [classes above](#quantizers).\n")
     return "\n".join(parts)
