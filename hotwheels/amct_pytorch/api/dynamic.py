@@ -13,7 +13,7 @@ from torch import nn
 
 from ..config.arguments.unmatched import strictness
 from ..config.dynamic.simple_cfg import read_simple_calibration, simple_calibration
-from ..files import check_path, check_target
+from ..files import check_distinct, check_path, check_target
 from ..log import get_logger
 from ..workflows.arguments import (
     as_inputs,
@@ -69,7 +69,9 @@ def create_quant_config(
         if config_defination is None:
             simple = simple_calibration(skip_layers, batch_num, activation_offset)
         else:
-            simple = read_simple_calibration(check_existing(function, "config_defination", config_defination))
+            definition = check_existing(function, "config_defination", config_defination)
+            check_distinct(function, config_file=path, config_defination=definition)
+            simple = read_simple_calibration(definition)
         warn_of_replacement(path)
         count = write_config(path, model, as_inputs(input_data), simple)
     _log.info("Wrote the configuration of %d layers to '%s'.", count, path)
@@ -115,6 +117,7 @@ def quantize_model(
     config_path, model = check_existing(function, "config_file", config_file), check_model(function, model)
     onnx_path = check_path(function, "modfied_onnx_file", modfied_onnx_file)
     record_path = check_path(function, "record_file", record_file)
+    check_distinct(function, config_file=config_path, modfied_onnx_file=onnx_path, record_file=record_path)
     setting = {
         "input_names": check_names(function, "input_names", input_names),
         "output_names": check_names(function, "output_names", output_names),

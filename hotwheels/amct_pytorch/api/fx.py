@@ -13,7 +13,7 @@ from torch import nn
 from ..backends.fx.quant_graph_module import QuantGraphModule
 from ..config.arguments.unmatched import strictness
 from ..config.fx.simple_yaml import read_simple_yaml
-from ..files import check_path, check_target
+from ..files import check_distinct, check_path, check_target
 from ..log import get_logger
 from ..nn.mode import Mode
 from ..report.dump import Dumper
@@ -65,6 +65,7 @@ def create_quant_config_fx(
     definition = check_aliases(function, "config_definition", config_definition, "config_defination", config_defination)
     if definition is not None:
         definition = check_existing(function, "config_definition", definition)
+        check_distinct(function, config_file=path, config_definition=definition)
     with strictness(strict):
         simple = None if definition is None else read_simple_yaml(definition)
         warn_of_replacement(path)

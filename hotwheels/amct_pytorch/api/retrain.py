@@ -14,7 +14,7 @@ from torch import nn
 
 from ..config.arguments.unmatched import strictness
 from ..config.dynamic.simple_cfg import read_simple_retrain
-from ..files import check_path, check_target
+from ..files import check_distinct, check_path, check_target
 from ..log import get_logger
 from ..workflows.arguments import (
     as_inputs,
@@ -64,7 +64,9 @@ def create_quant_retrain_config(
     with strictness(strict):
         simple = None
         if config_defination is not None:
-            simple = read_simple_retrain(check_existing(function, "config_defination", config_defination))
+            definition = check_existing(function, "config_defination", config_defination)
+            check_distinct(function, config_file=path, config_defination=definition)
+            simple = read_simple_retrain(definition)
         warn_of_replacement(path)
         count = write_config(path, model, as_inputs(input_data), simple)
     _log.info("Wrote the configuration of %d layers to '%s'.", count, path)
@@ -194,6 +196,7 @@ def _quantize(
 ) -> nn.Module:
     config_path, model = check_existing(function, "config_file", config_file), check_model(function, model)
     record_path = check_path(function, "record_file", record_file)
+    check_distinct(function, config_file=config_path, record_file=record_path)
     from ..workflows.retraining import quantize
 
     quantized = quantize(config_path, record_path, model, as_inputs(input_data))

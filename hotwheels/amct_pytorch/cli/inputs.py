@@ -207,7 +207,7 @@ def _listed(path: Path) -> list[Path]:
             raise ConfigError(f"-i: the folder '{path}' holds no image, .npy or .bin.")
         return files
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ConfigError(f"-i: the list '{path}' is no UTF-8 text: {error}.") from error
     files = []

@@ -8,7 +8,7 @@ import errno
 import os
 import stat
 import types
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -39,8 +39,9 @@ class FileSet:
     process dies between two renames, the targets are a mixture of two saves; `files.seal` lets readers detect that.
     """
 
-    def __init__(self) -> None:
-        """Makes a set without files."""
+    def __init__(self, reads: Iterable[PathLike] = ()) -> None:
+        """Makes a set without files; ``reads`` are files that the save reads, so that it must not replace them."""
+        self._reads = {os.path.realpath(path) for path in reads}
         self._files: dict[Path, _Target] = {}
         self._stagings: dict[Path, Staging] = {}
 
@@ -101,6 +102,9 @@ class FileSet:
         _check_replaceable(real)
         if any(one.real == real and other != path for other, one in self._files.items()):
             raise FileExistsError(errno.EEXIST, "Two files of one save have the same path", str(real))
+        if str(real) in self._reads:
+            reason = "The save reads this file and would replace it; take another save_path"
+            raise FileExistsError(errno.EEXIST, reason, str(path))
         real.parent.mkdir(parents=True, exist_ok=True)
         if real.parent not in self._stagings:
             self._stagings[real.parent] = Staging(real.parent)

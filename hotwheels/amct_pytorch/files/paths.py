@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import TypeAlias
 
+from ..errors import ConfigError
+
 PathLike: TypeAlias = "str | os.PathLike[str]"
 
 
@@ -14,12 +16,28 @@ def check_path(function: str, argument: str, value: object) -> Path:
 
     Raises:
       TypeError: ``value`` is neither a str nor a ``PathLike`` of str.
+      ConfigError: It contains a null character, which no file name may have.
     """
     path = value if isinstance(value, str) else os.fspath(value) if isinstance(value, os.PathLike) else None
     if not isinstance(path, str):
         found = type(value).__name__
         raise TypeError(f"{function}(): argument '{argument}' must be a path (str or os.PathLike), not {found}.")
+    if "\0" in path:
+        raise ConfigError(f"{function}(): argument '{argument}' is {path!r}; a path cannot contain a null character.")
     return Path(path)
+
+
+def check_distinct(function: str, **paths: Path | None) -> None:
+    """Raises ConfigError if two of the ``paths``, by the names of their arguments, are the same file."""
+    seen: dict[str, str] = {}
+    for argument, path in paths.items():
+        real = "" if path is None else os.path.realpath(path)
+        if real and real in seen:
+            raise ConfigError(
+                f"{function}(): arguments '{seen[real]}' and '{argument}' are the same file, '{path}', and one would"
+                " replace the other. Give each its own path."
+            )
+        seen[real] = argument
 
 
 def check_target(function: str, argument: str, value: object) -> Path:

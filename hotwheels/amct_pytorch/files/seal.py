@@ -27,9 +27,12 @@ NAMES = (DEPLOY_MODEL, FAKE_QUANT_MODEL, FLOAT_MODEL, PARAMETERS_TEXT, PARAMETER
 
 
 @contextlib.contextmanager
-def sealed_set(prefix: PathLike) -> Iterator[FileSet]:
-    """Returns a context with a `FileSet`; at exit its files that begin with ``prefix`` get marks and a manifest."""
-    with FileSet() as files:
+def sealed_set(prefix: PathLike, reads: Iterable[PathLike] = ()) -> Iterator[FileSet]:
+    """Returns a context with a `FileSet`; at exit its files that begin with ``prefix`` get marks and a manifest.
+
+    The save ``reads`` files which it must not replace.
+    """
+    with FileSet(reads) as files:
         yield files
         _seal(files, prefix)
 

@@ -47,7 +47,7 @@ def read_proto_text(path: PathLike, what: str) -> str:
     """
     path = check_input_file(path, what)
     try:
-        return read_limited(path, RECORD, RecordError).decode("utf-8")
+        return read_limited(path, RECORD, RecordError).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise RecordError(f"{what} '{path}' is not a UTF-8 text: {error}.") from error
 

@@ -21,7 +21,7 @@ class Dumper:
         extension = extension if extension.startswith(".") else f".{extension}"
         if extension not in _WRITERS:
             raise ConfigError(f"dump_format is '{extension}'; allowed: {', '.join(_WRITERS)}.")
-        self._folder = folder
+        self._folder = folder.absolute()  # the script may change the working directory before the forward
         self._extension = extension
 
     def write(self, name: str, value: Any) -> None:

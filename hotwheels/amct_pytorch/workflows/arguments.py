@@ -87,6 +87,7 @@ def check_save_path(function: Callable[..., Any], value: object) -> None:
     if not isinstance(value, (str, os.PathLike)):
         msg = f"{function.__name__}: argument 'save_path' must be a string, got {type(value).__name__}."
         raise TypeError(f"{msg} The arguments in order: {_order_of(function)}.")
+    check_path(function.__name__, "save_path", value)
 
 
 def documented_order(**aliases: str) -> Callable[[_Function], _Function]:

@@ -118,7 +118,7 @@ def save(onnx_path: Path, record_path: Path, prefix: PathLike, model: nn.Module 
     updated = record
     if settings.get(_UPDATE_BN):
         updated = _needed_session(model).fold_present_state(float_model, record)
-    with error_in_file(onnx_path), sealed_set(prefix) as files:
+    with error_in_file(onnx_path), sealed_set(prefix, reads=(onnx_path, record_path)) as files:
         write_files(files, float_model, for_each_use(updated, float_model, settings), prefix)
         if updated != record:
             write_update(updated, record_path, files)

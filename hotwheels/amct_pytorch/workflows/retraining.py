@@ -104,7 +104,7 @@ def save(
     check_float_model(float_model, reference.tensors(), reference)
     require_complete(float_model, settings, record, record_path, _EXPORT)
     trained = _with_present_weights(record, session.known_factors(), record_path)
-    with sealed_set(prefix) as files:
+    with sealed_set(prefix, reads=(config_path, record_path)) as files:
         write_files(files, float_model, for_each_use(trained, float_model, settings), prefix)
         if trained != record:
             write_update(trained, record_path, files)

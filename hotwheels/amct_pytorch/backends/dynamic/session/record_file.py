@@ -28,7 +28,7 @@ class RecordFile:
         partners: Mapping[str, str] | None = None,
     ) -> None:
         """``unfused``: layers whose record has ``skip_fusion``."""
-        self.path = path
+        self.path = path.absolute()  # the script may change the working directory before the calibration ends
         self._container = container
         self._unfused = frozenset(unfused)
         self.partners = partners
