@@ -82,6 +82,16 @@ def test_some_rows_are_those_of_all(axis, groups, scales, codebook):
     assert np.array_equal(integers.tensor(ir.DataType.FLOAT).numpy(), integers.all())
 
 
+@pytest.mark.parametrize("scales", [(0.5,), (0.5, 0.25, 0.125, 1.0)], ids=["one", "per column"])
+def test_matrix_that_is_transposed_in_memory_has_the_same_integers(scales):
+    weight = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    record = WeightRecord(scale=scales)
+    wanted, found = (WeightIntegers.of(one, record, 1) for one in (weight, np.asfortranarray(weight)))
+    assert np.array_equal(wanted.all(), np.rint(weight / np.float32(scales)).clip(-128, 127))
+    assert np.array_equal(found.all(), wanted.all())
+    assert np.array_equal(found.rows(1, 3), wanted.rows(1, 3))
+
+
 def test_output_first_undoes_the_layout_of_torch():
     weight = np.arange(6 * 2 * 1 * 3, dtype=np.int8).reshape(6, 2, 1, 3)
     rows = output_first(weight, 3)

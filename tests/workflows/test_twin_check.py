@@ -76,6 +76,20 @@ def test_graph_that_is_not_the_model_is_not_saved(model: type[Net], place: str, 
     assert not (tmp_path / "out").exists()
 
 
+def test_forward_that_agrees_runs_once(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    class Counts(Net):
+        def forward(self, x: Tensor) -> Any:
+            calls.append(0)
+            return super().forward(x)
+
+    quantized = calibrated(Counts().eval(), tmp_path)
+    calls.clear()
+    amct.save_quant_model_fx(quantized, tmp_path / "out" / "n", X)
+    assert len(calls) == 1
+
+
 def test_golden_inputs_are_compared_too(tmp_path: Path) -> None:
     class OneOnly(Net):
         def forward(self, x: Tensor) -> Any:

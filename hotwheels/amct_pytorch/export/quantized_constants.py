@@ -55,14 +55,20 @@ class WeightIntegers:
 
     def rows(self, start: int, stop: int) -> NDArray[np.int8]:
         """Returns the integers of ``weight[start:stop]``."""
-        weight = in_order(self.weight[start:stop])
+        weight = self.weight[start:stop]
         scale = self.scale[start:stop] if self.scale.ndim and len(self.scale) > 1 else self.scale
         if self.record.codebook:
-            return _nearest(weight, scale, self.record.codebook)
-        is_by_row = not any(size > 1 for size in scale.shape[1:])
-        if native.is_there() and is_by_row and weight.dtype == np.float32:
-            return native.quantize_weight(weight, scale, QuantSpec(num_bits=self.record.num_bits).qmax)
-        return _round(weight, scale, 0, self.record.num_bits).astype(np.int8)
+            return _nearest(in_order(weight), scale, self.record.codebook)
+        qmax = QuantSpec(num_bits=self.record.num_bits).qmax
+        if native.is_there() and weight.dtype == np.float32:
+            is_by_row = not any(size > 1 for size in scale.shape[1:])
+            # The weight of a Linear layer is transposed in the file: bytes are moved faster than floats.
+            is_transposed = weight.ndim == 2 and not weight.flags.c_contiguous
+            if is_transposed and (scale.size == 1 or not is_by_row):
+                return in_order(native.quantize_weight(weight.T, scale.T, qmax).T)
+            if is_by_row:
+                return native.quantize_weight(in_order(weight), scale, qmax)
+        return _round(in_order(weight), scale, 0, self.record.num_bits).astype(np.int8)
 
     def all(self) -> NDArray[np.int8]:
         """Returns the integers of all rows."""

@@ -20,7 +20,7 @@ class RowsTensor(ir.LazyTensor):
         self, rows: Callable[[int, int], NDArray[Any]], dtype: ir.DataType, shape: tuple[int, ...], name: str = ""
     ) -> None:
         """``dtype`` is the type in the file; rows of other types are cast. ``shape`` has at least one axis."""
-        super().__init__(lambda: self._slice(0, shape[0]), dtype, ir.Shape(shape), name=name)
+        super().__init__(lambda: ir.Tensor(self._slice(0, shape[0]), dtype=dtype), dtype, ir.Shape(shape), name=name)
         self._rows = rows
         self._count = shape[0]
 
@@ -30,11 +30,13 @@ class RowsTensor(ir.LazyTensor):
         # An even number of rows: two elements of 4 bits share a byte.
         step = max(2, _CHUNK // max(1, bytes_of_row) & ~1)
         for start in range(0, self._count, step):
-            self._slice(start, min(start + step, self._count)).tofile(file)
+            rows = in_order(self._slice(start, min(start + step, self._count)))
+            ir.Tensor(rows, dtype=self.dtype).tofile(
+                file
+            )  # an array that is not in order is written element by element
 
-    def _slice(self, start: int, stop: int) -> ir.Tensor[Any]:
-        rows = self._rows(start, stop).astype(self.dtype.numpy(), copy=False)
-        return ir.Tensor(rows if stop - start == self._count else in_order(rows), dtype=self.dtype)
+    def _slice(self, start: int, stop: int) -> NDArray[Any]:
+        return self._rows(start, stop).astype(self.dtype.numpy(), copy=False)
 
 
 def in_order(array: NDArray[Any]) -> NDArray[Any]:

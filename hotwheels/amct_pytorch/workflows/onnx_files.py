@@ -36,9 +36,7 @@ def write_onnx_files(
     record: Record,
     prefix: PathLike,
     *,
-    example: ExampleCall,
-    setting: dict[str, Any],
-    registry: Registry,
+    written: WrittenModel,
     golden_inputs: tuple[Any, ...] | None,
 ) -> tuple[Path, ...]:
     """Writes all files of a save of the FX path and returns their paths.
@@ -47,12 +45,9 @@ def write_onnx_files(
       model: Quantized graph; not changed.
       record: Parameters of the layers.
       prefix: Folder and name prefix of the files.
-      example: The call that is exported.
-      setting: Keyword arguments of ``torch.onnx.export``.
-      registry: The operations.
+      written: The float model, from `write_in_memory`.
       golden_inputs: Arguments of the forward of the golden file; None writes no golden file.
     """
-    written = write_in_memory(model, example, registry, setting)
     float_model = written.model
     check_float_model(float_model, written.reference.tensors(), written.reference)
     with sealed_set(prefix) as files:

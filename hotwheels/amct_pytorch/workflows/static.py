@@ -113,7 +113,10 @@ def save(
     golden_inputs: Inputs | None,
 ) -> tuple[Path, ...]:
     """Writes the files of a calibrated model and returns their paths; see ``save_quant_model_fx``."""
-    from .onnx_files import write_onnx_files  # here, because onnx costs every import a second and 40 MB
+    from .onnx_files import (
+        write_in_memory,
+        write_onnx_files,
+    )  # here, because onnx costs every import a second and 40 MB
     from .twin_check import check_against_twin  # likewise
 
     quantized.follow_modules()
@@ -133,18 +136,15 @@ def save(
     if golden_inputs is not None:
         make_example_call(quantized, golden_inputs)  # before anything is written: whether they are arguments of it
     try:
-        check_against_twin(quantized, inputs)
+        try:
+            written = write_in_memory(quantized, example, Registry(), setting)
+        except ExportError:
+            check_against_twin(quantized, inputs)  # a wrong graph is the better reason
+            raise
+        check_against_twin(quantized, inputs, written.reference.known())
         if golden_inputs is not None and not _are_same(inputs, golden_inputs):
             check_against_twin(quantized, golden_inputs)
-        return write_onnx_files(
-            quantized,
-            record,
-            prefix,
-            example=example,
-            setting=setting,
-            registry=Registry(),
-            golden_inputs=golden_inputs,
-        )
+        return write_onnx_files(quantized, record, prefix, written=written, golden_inputs=golden_inputs)
     except ExportError as error:
         error.args = (f"{error}{_other_shapes(quantized, inputs)}", *error.args[1:])
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,12 +27,20 @@ from .kept_state import copies_of, kept_state
 
 _log = get_logger(__name__)
 
+_Arrays = Sequence[NDArray[Any]]
 
-def check_against_twin(quantized: QuantGraphModule, inputs: tuple[Any, ...]) -> None:
-    """Runs the float graph of ``quantized`` and the user's float forward, with the same weights, on ``inputs``.
+
+def check_against_twin(quantized: QuantGraphModule, inputs: tuple[Any, ...], results: _Arrays | None = None) -> None:
+    """Compares the float graph of ``quantized`` with the user's float forward, with the same weights, on ``inputs``.
 
     Both run in eval mode and are left as they were. A model whose forward fails, or gives something else in each run,
     is not compared.
+
+    Args:
+      quantized: The quantized graph.
+      inputs: Arguments of the forward.
+      results: The tensors that the graph returns for ``inputs``, if they are known; the graph itself only runs if they
+        differ from the forward's.
 
     Raises:
       ExportError: The results differ by more than float rounding; the text names the first module whose result does.
@@ -44,20 +53,22 @@ def check_against_twin(quantized: QuantGraphModule, inputs: tuple[Any, ...]) -> 
     run = _Run(quantized, twin, in_float32(inputs) if quantized.takes_other_floats else inputs)
     try:
         expected = run.of_twin()
-    except Exception as error:  # a user's forward may raise anything, on a device it was not made for
-        _log.warning("The float graph is not compared with %s, whose forward fails: %s", twin.name, error)
-        return
-    found = run.of_graph()
-    wrong = differences(_pairs(found, expected), {})
-    if wrong or len(found) != len(expected):
-        again = run.of_twin()
-        if len(again) != len(expected) or differences(_pairs(again, expected), {}):
-            _log.debug("%s gives another result in each run; its graph is not compared with it.", twin.name)
+        if results is not None and _are_near(results, expected):
             return
+        found = run.of_graph()
+        if _are_near(found, expected):
+            return
+        again = run.of_twin()
+    except _ForwardError as error:
+        _log.warning("The float graph is not compared with %s, whose forward fails: %s", twin.name, error.__cause__)
+        return
+    if not _are_near(again, expected):
+        _log.debug("%s gives another result in each run; its graph is not compared with it.", twin.name)
+        return
     if len(found) != len(expected):
         raise ExportError(_text(twin, f"it returns {len(expected)} tensors, the graph {len(found)}"))
-    if wrong:  # it may be what rounding makes of this network
-        wrong = differences(_pairs(found, expected), {str(at): one for at, one in enumerate(run.shaken().of_twin())})
+    rounding = {str(at): one for at, one in enumerate(run.shaken().of_twin())}  # what it makes of this network
+    wrong = differences(_pairs(found, expected), rounding)
     if wrong:
         at, difference = next(iter(wrong.items()))
         raise ExportError(_text(twin, f"on input_data output {at} {difference}; {run.first_difference()}"))
@@ -69,6 +80,10 @@ def _text(twin: FloatTwin, what: str) -> str:
         " trace cannot see, such as a branch on a size or a type. Create the quantized model with input_data=, or"
         " write that place in another way."
     )
+
+
+class _ForwardError(Exception):
+    """The user's forward has raised the exception that is the cause of this one."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +99,10 @@ class _Run:
         return dataclasses.replace(self, inputs=pytree.tree_map_only(Tensor, shaken, self.inputs))
 
     def of_twin(self) -> list[NDArray[Any]]:
-        return _arrays(self.twin.run(self._example(), self._state()))
+        try:
+            return _arrays(self.twin.run(self._example(), self._state()))
+        except Exception as error:  # a user's forward may raise anything, on a device it was not made for
+            raise _ForwardError from error
 
     def of_graph(self) -> list[NDArray[Any]]:
         return _arrays(self._run_graph())
@@ -93,7 +111,7 @@ class _Run:
         """Returns the first module whose results differ, in words."""
         theirs = self.twin.module_results(self._example(), self._state())
         ours = results_of(self.quantized, {path for path, _ in theirs}, self._run_graph)
-        return first_difference(ours, theirs, _is_near)
+        return first_difference(ours, theirs, lambda one, other: _are_near(_arrays(one), _arrays(other)))
 
     def _run_graph(self) -> Any:
         example = self._example()
@@ -109,11 +127,14 @@ class _Run:
         return dict((*self.quantized.named_parameters(), *self.quantized.named_buffers()))
 
 
-def _is_near(one: Any, other: Any) -> bool:
-    return not differences(_pairs(_arrays(one), _arrays(other)), {})
+def _are_near(found: _Arrays, expected: _Arrays) -> bool:
+    """Whether the tensors are as many, and equal but for float rounding."""
+    return len(found) == len(expected) and not differences(_pairs(found, expected), {})
 
 
-def _pairs(found: list[NDArray[Any]], expected: list[NDArray[Any]]) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
+def _pairs(
+    found: Sequence[NDArray[Any]], expected: Sequence[NDArray[Any]]
+) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
     return {str(at): pair for at, pair in enumerate(zip(found, expected, strict=False))}
 
 

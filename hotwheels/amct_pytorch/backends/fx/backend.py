@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from torch import fx, nn
@@ -24,7 +25,7 @@ from ..standing_modules import note_standing
 from .float_twin import FloatTwin
 from .quant_graph_module import Origin, QuantGraphModule, adopt_state
 from .read.called import callable_of
-from .read.folding import find_folds, weighted_op
+from .read.folding import Folds, find_folds, weighted_op
 from .read.graph import build_graph
 from .read.model_advice import model_advice
 from .read.no_op_nodes import handed_on_nodes
@@ -92,11 +93,17 @@ class FxBackend:
         place_hooked_weights(self._traced)
         place_norm_calls(self._traced)
         place_pads(self._traced, registry)
+        self._traced.graph.lint()  # here, once for all passes
+        self._traced.recompile()
         self._registry = registry
 
     def graph(self) -> OpGraph:
         """Returns the operations of the model under their FX node names."""
-        return build_graph(self._traced, self._registry)
+        return build_graph(self._traced, self._registry, self._folds)
+
+    @functools.cached_property
+    def _folds(self) -> Folds:
+        return find_folds(self._traced, self._registry)
 
     @property
     def traced(self) -> fx.GraphModule:
@@ -118,7 +125,7 @@ class FxBackend:
                 skip.name,
                 skip.reason,
             )
-        _Placer(self._traced, plan, self._registry).place_all()
+        _Placer(self._traced, plan, self._registry, self._folds).place_all()
         quantized = QuantGraphModule(self._traced, self._traced.graph)
         adopt_state(quantized, self._traced)
         quantized.origin = origin
@@ -130,11 +137,11 @@ class FxBackend:
 class _Placer:
     """Replaces the planned nodes of one GraphModule by calls of QuantizedLayers."""
 
-    def __init__(self, traced: fx.GraphModule, plan: QuantPlan, registry: Registry) -> None:
+    def __init__(self, traced: fx.GraphModule, plan: QuantPlan, registry: Registry, folds: Folds) -> None:
         self._traced = traced
         self._plan = plan
         self._nodes = {node.name: node for node in traced.graph.nodes}
-        self._folds = find_folds(traced, registry)
+        self._folds = folds
         self._factory = LayerFactory(plan, share_inputs(traced, plan, registry))
 
     def place_all(self) -> None:

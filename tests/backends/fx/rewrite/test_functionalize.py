@@ -12,7 +12,7 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hotwheels.amct_pytorch.backends.fx.rewrite.functionalize import functionalize
+from hotwheels.amct_pytorch.backends.fx.rewrite import functionalize as rewrite
 from hotwheels.amct_pytorch.backends.fx.trace.capture import trace
 from hotwheels.amct_pytorch.errors import UnsupportedModelError
 from hotwheels.amct_pytorch.graph import Skip
@@ -33,6 +33,14 @@ class Model(nn.Module):
 def traced(forward: Callable[..., Any]) -> tuple[nn.Module, torch.fx.GraphModule]:
     model = type("Net", (Model,), {"forward": forward})().eval()
     return model, trace(copy.deepcopy(model), LEAVES)
+
+
+def functionalize(module: torch.fx.GraphModule) -> tuple[Skip, ...]:
+    """Rewrites ``module`` and generates its code anew, which the caller of all passes does."""
+    skips = rewrite.functionalize(module)
+    module.graph.lint()
+    module.recompile()
+    return skips
 
 
 def image() -> Tensor:

@@ -22,7 +22,7 @@ from ...real_quant.float_products import is_float_product
 from ...real_quant.known import is_known
 from .constants import constant_nodes
 from .float_reason import float_reason
-from .folding import find_folds
+from .folding import Folds, find_folds
 from .liveness import live_nodes
 from .no_op_nodes import hands_on
 from .operands import Given, given_operands
@@ -42,23 +42,23 @@ _DEAD = "nothing that the model returns depends on it"
 _NO_PARTNER = "neither its producer nor a consumer is quantizable, and it only changes the shape"
 
 
-def build_graph(graph_module: GraphModule, registry: Registry) -> OpGraph:
-    """Returns the operations of ``graph_module`` in execution order.
+def build_graph(graph_module: GraphModule, registry: Registry, folds: Folds | None = None) -> OpGraph:
+    """Returns the operations of ``graph_module`` in execution order; ``folds`` are those of `find_folds`, if known.
 
     Works on a fresh trace and on a functionalized trace. Names and type strings are equal in both, but only the
     functionalized trace has the right producers behind in-place operations.
     """
-    return _Reader(graph_module, registry).read()
+    return _Reader(graph_module, registry, folds or find_folds(graph_module, registry)).read()
 
 
 class _Reader:
     """The state while one graph is read, front to back."""
 
-    def __init__(self, graph_module: GraphModule, registry: Registry) -> None:
+    def __init__(self, graph_module: GraphModule, registry: Registry, folds: Folds) -> None:
         self._module = graph_module
         self._registry = registry
         self._values = classify(graph_module.graph, registry)
-        self._folds = find_folds(graph_module, registry)
+        self._folds = folds
         self._folded = self._folds.owners()
         self._behind = {one for fold in self._folds.by_weight.values() for one, _ in fold.behind}
         self._live = live_nodes(graph_module)

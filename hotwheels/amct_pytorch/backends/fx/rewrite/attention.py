@@ -60,8 +60,6 @@ def decompose_attention(graph_module: GraphModule) -> None:
             result = formula(place, **place.proxies(arguments))
         _hand_on_line(before, node)
         replace_node(node, result)
-    graph_module.graph.lint()
-    graph_module.recompile()
 
 
 def _follows(arguments: dict[str, Any]) -> str:

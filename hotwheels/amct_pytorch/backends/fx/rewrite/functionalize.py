@@ -83,8 +83,6 @@ def functionalize(graph_module: GraphModule) -> tuple[Skip, ...]:
             memory.add(new)
         memory.add(node, is_in_place=reason is not None)
     _replace_modules(graph_module, {skip.name for skip in skips})
-    graph_module.graph.lint()
-    graph_module.recompile()
     return tuple(skips)
 
 

@@ -40,8 +40,6 @@ def place_hooked_weights(graph_module: GraphModule) -> None:
         remember_spelling(node)
         graph_module.get_submodule(FOLDER).add_module(node.name, kind.of(module, weight, bias))
         node.target = f"{FOLDER}.{node.name}"
-    graph_module.graph.lint()
-    graph_module.recompile()
 
 
 def _refuse_others(path: str, module: nn.Module) -> None:

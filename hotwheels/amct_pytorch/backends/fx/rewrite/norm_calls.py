@@ -42,8 +42,6 @@ def place_norm_calls(graph_module: GraphModule) -> None:
     for node in reversed(graph_module.graph.nodes):
         if node in sources and not node.users:
             graph_module.graph.erase_node(node)
-    graph_module.graph.lint()
-    graph_module.recompile()
 
 
 def _replace(graph_module: GraphModule, node: Node, sources: WeightSources) -> None:

@@ -42,8 +42,6 @@ def place_pads(graph_module: GraphModule, registry: Registry) -> None:
     placer = _Placer(graph_module, registry)
     for node in list(graph_module.graph.nodes):
         placer.place(node)
-    graph_module.graph.lint()
-    graph_module.recompile()
 
 
 class _Placer:

@@ -54,8 +54,6 @@ def spell_products(graph_module: GraphModule) -> None:
             _rewrite_chain(graph_module, node, name == "multi_dot")
         elif name in _SUMS:
             _rewrite_elementwise(graph_module, node, _SUMS[name], *_bound(node, _addcmul))
-    graph_module.graph.lint()
-    graph_module.recompile()
 
 
 def _name(node: Node) -> str:

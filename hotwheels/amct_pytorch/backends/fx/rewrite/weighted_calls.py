@@ -80,8 +80,6 @@ def place_weighted_calls(graph_module: GraphModule) -> None:
         _replace(node, found[node])
     folder.train(graph_module.training)
     _erase_unread(graph_module, sized)
-    graph_module.graph.lint()
-    graph_module.recompile()
 
 
 def _match(node: Node, sources: WeightSources, sized: WeightSources) -> _Match | str | None:

@@ -39,27 +39,30 @@ def follow_training_mode(module: GraphModule) -> None:
 
     Other calls that take the flag of a module read it in every run.
     """
+    is_changed = False
     for node in module.graph.nodes:
         if node.op == "call_function" and node.target in _MODULES:
-            _replace(module, node)
+            is_changed |= _replace(module, node)
         if any(isinstance(value, TrainingFlag) for value in (*node.args, *node.kwargs.values())):
             node.meta[FOLLOWS_TRAINING] = True
-    read_flags(module)
-    module.recompile()
+    if read_flags(module) or is_changed:
+        module.recompile()
 
 
-def _replace(module: GraphModule, node: Node) -> None:
+def _replace(module: GraphModule, node: Node) -> bool:
+    """Makes ``node`` call a dropout module, unless it never drops; returns whether it does now."""
     function: Any = node.target
     arguments = _arguments(node, function)
     training = arguments.get("training", True)
     if not isinstance(training, TrainingFlag) and not training:
-        return
+        return False
     dropout = _MODULES[function](float(arguments["p"]))
     if isinstance(training, TrainingFlag):
         path = add_follower(module, training.path, node.name, dropout, int(training) != 0)
     else:
         path = add_follower(module, owner_path(node), node.name, dropout)
     node.op, node.target, node.args, node.kwargs = "call_module", path, (arguments["input"],), {}
+    return True
 
 
 def add_follower(root: nn.Module, owner: str, name: str, follower: nn.Module, is_training: bool | None = None) -> str:

@@ -106,12 +106,26 @@ def _calls(module: GraphModule) -> list[str]:
     return [f"{node.op} {node.target} {node.args} {node.kwargs}" for node in module.graph.nodes]
 
 
-def read_flags(module: GraphModule) -> None:
-    """Makes calls that got a flag read it from its module in every run."""
-    for node in list(module.graph.nodes):
+def read_flags(module: GraphModule) -> bool:
+    """Makes calls that got a flag read it from its module in every run; returns whether there are such calls."""
+    reading = [node for node in module.graph.nodes if _has_flag(node)]
+    for node in reading:
         with module.graph.inserting_before(node):
             node.args = _with_flags_read(node, module, node.args)
             node.kwargs = _with_flags_read(node, module, node.kwargs)
+    return bool(reading)
+
+
+def _has_flag(node: Node) -> bool:
+    flags: list[TrainingFlag] = []
+
+    def note(value: Argument) -> Argument:
+        if isinstance(value, TrainingFlag):
+            flags.append(value)
+        return value
+
+    map_aggregate((node.args, node.kwargs), note)
+    return bool(flags)
 
 
 def _with_flags_read(node: Node, module: GraphModule, arguments: Any) -> Any:

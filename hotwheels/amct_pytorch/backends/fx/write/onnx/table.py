@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -54,6 +55,7 @@ def write_by_table(call: Call) -> Written:
     return handler(call, *call.args, **kwargs)
 
 
+@functools.lru_cache(maxsize=1024)  # torch's look-up of a name changes the filters of warnings each time
 def name_of(function: Callable[..., Any]) -> str:
     """Returns the name of ``function`` in the table; in-place forms have the name of the out-of-place form."""
     path = resolve_name(function) or _own_path(function)
