@@ -20,7 +20,7 @@ from ..config.fx.json_config import check_any_enabled, read_config
 from ..config.fx.json_config import write_config as write_document
 from ..config.fx.simple_config import SimpleConfig
 from ..config.layers.quant_config import QuantConfig
-from ..core.host_memory import keep_freed_memory_for
+from ..core.host_memory import keep_freed_memory_for, without_collection
 from ..errors import ExportError
 from ..files import PathLike
 from ..graph import OpGraph
@@ -42,6 +42,7 @@ from .stages import tell_folds, tell_placed, tell_record
 Inputs = tuple[Any, ...]
 
 
+@without_collection()
 def write_config(path: Path, model: nn.Module, simple: SimpleConfig | None, inputs: Inputs | None) -> int:
     """Writes the configuration of ``model`` that follows from ``simple``; returns the number of its layers."""
     graph = FxBackend(model, Registry(), copies_tensors=False, inputs=inputs).graph()
@@ -49,6 +50,7 @@ def write_config(path: Path, model: nn.Module, simple: SimpleConfig | None, inpu
     return len(graph.quantizable)
 
 
+@without_collection()
 def quantize(config_file: Path, model: nn.Module, inputs: Inputs | None, *, draws: bool = True) -> QuantGraphModule:
     """Returns ``model`` quantized as ``config_file`` says, in float state; ``draws`` pictures of both graphs."""
     keep_freed_memory_for(model)
@@ -105,6 +107,7 @@ def check_export(quantized: QuantGraphModule, inputs: Inputs) -> None:
     write_in_memory(quantized, make_example_call(quantized, inputs), Registry())
 
 
+@without_collection()
 def save(
     quantized: QuantGraphModule,
     prefix: PathLike,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 
 from torch import fx, nn
@@ -19,17 +19,15 @@ from .called import callable_of
 def share_inputs(traced: fx.GraphModule, plan: QuantPlan, registry: Registry) -> dict[str, SharedInput]:
     """Returns the SharedInput of each group of ``plan``; called before the layers are placed."""
     producers = {one.group: one.edge.producer for layer in plan.layers.values() for one in layer.inputs}
-    uses = Counter(one.group for layer in plan.layers.values() for one in layer.inputs)
+    reads: dict[str, Counter[str]] = defaultdict(Counter)  # for each group, the number of inputs of each layer in it
+    for layer in plan.layers.values():
+        for one in layer.inputs:
+            reads[one.group][layer.name] += 1
     nodes = {node.name: node for node in traced.graph.nodes}
     return {
-        group: SharedInput(count, _producers(traced, nodes[producers[group]], _reads(plan, group), registry))
-        for group, count in uses.items()
+        group: SharedInput(found.total(), _producers(traced, nodes[producers[group]], found, registry))
+        for group, found in reads.items()
     }
-
-
-def _reads(plan: QuantPlan, group: str) -> Mapping[str, int]:
-    """Returns, for each layer, the number of its inputs in the group."""
-    return Counter(layer.name for layer in plan.layers.values() for one in layer.inputs if one.group == group)
 
 
 def _producers(
