@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -119,3 +120,37 @@ def test_three_entries_are_too_many_for_a_product(tmp_path: Path) -> None:
     definition.write_text(f"override_layer_configs: [{{layer_name: matmul, activation_quant_params: {sides}}}]\n")
     with pytest.raises(ConfigError, match="has 3 entries"):
         amct.create_quant_config_fx(tmp_path / "config.json", Projection(), definition)
+
+
+class LikeData(nn.Module):
+    """Constants whose calls read size and type of the data only."""
+
+    def __init__(self, make: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv, self.make = nn.Conv2d(3, 4, 1), make
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return x * self.make(x) + self.make(x)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: x.new_full((1, 4, 1, 1), 0.3),
+        lambda x: x.new_ones(4, x.size(2), 1),
+        lambda x: x.new_tensor([0.7]),
+        torch.zeros_like,
+        lambda x: torch.full_like(x, 0.3),
+    ],
+)
+@pytest.mark.parametrize("is_guided", [False, True])
+def test_constant_made_like_the_data(tmp_path: Path, make: Callable[[Tensor], Tensor], is_guided: bool) -> None:
+    model, x, config = LikeData(make).eval(), torch.randn(2, 3, 5, 5), tmp_path / "config.json"
+    given = {"input_data": x} if is_guided else {}
+    amct.create_quant_config_fx(config, model, **given)
+    quantized = amct.create_quant_model_fx(config, model, **given)
+    calibrate(quantized, [(x,)])
+    amct.save_quant_model_fx(
+        quantized, tmp_path / "net", x, {"dynamic_axes": {"x": {0: "n"}}}, golden_inputs=torch.randn(3, 3, 5, 5)
+    )

@@ -47,6 +47,9 @@ _INTEGER_PRESERVING = frozenset(
     | {operator.and_, operator.or_, operator.xor, operator.invert}
 )
 _INTEGER_PRESERVING_METHODS = frozenset({"contiguous", "clone", "detach", "expand", "repeat", "chunk", "__getitem__"})
+# Without those that make random or undefined values.
+_LIKE_METHODS = frozenset({"new_ones", "new_zeros", "new_full", "new_tensor"})
+_LIKE_FUNCTIONS = frozenset({torch.ones_like, torch.zeros_like, torch.full_like})
 _MOVING = frozenset({Role.SHAPE, Role.MOVEMENT})
 _PYTHON_MODULES = frozenset({builtins.__name__, math.__name__, "_operator"})
 
@@ -55,19 +58,20 @@ def classify(graph: Graph, registry: Registry) -> Mapping[Node, Value]:
     """Returns the kind of every node's result."""
     values: dict[Node, Value] = {}
     for node in graph.nodes:
-        values[node] = _value(node, {values[one] for one in node.all_input_nodes}, registry)
+        read = [one for one in node.all_input_nodes if not (_is_like(node) and one is node.args[0])]
+        values[node] = _value(node, {values[one] for one in read}, registry)
     return values
 
 
 def _value(node: Node, inputs: set[Value], registry: Registry) -> Value:
-    """Returns the kind of a node's result, given the kinds of all values that the node reads."""
+    """Returns the kind of a node's result, given the kinds of the values that decide the result."""
     if node.op == "get_attr":
         return Value.CONSTANT
     if node.op in ("placeholder", "output"):
         return Value.TENSOR
     if _makes_size(node):
         return Value.SIZE
-    if inputs <= {Value.CONSTANT, Value.SIZE} and Value.CONSTANT in inputs:
+    if inputs <= {Value.CONSTANT, Value.SIZE} and (Value.CONSTANT in inputs or _is_like(node)):
         return Value.CONSTANT
     if node.op == "call_module":
         return Value.TENSOR
@@ -76,6 +80,11 @@ def _value(node: Node, inputs: set[Value], registry: Registry) -> Value:
     if inputs == {Value.SIZE}:
         return Value.SIZE if _is_python(node) else _constant_or_unknown(node)
     return Value.TENSOR if inputs else _constant_or_unknown(node)
+
+
+def _is_like(node: Node) -> bool:
+    """Whether the call reads only size, type and device of its first argument."""
+    return bool(node.args) and node.target in (_LIKE_METHODS if node.op == "call_method" else _LIKE_FUNCTIONS)
 
 
 def _makes_size(node: Node) -> bool:
