@@ -23,6 +23,7 @@ from ...torch_private import BatchNorm, pytree
 from ..example import positional
 from ..float_model import cast_to_float32, in_float32, needs_float32, unwrapped
 from ..layer_container import LayerContainer
+from .attention import place_attention
 from .forwards import replace_forward, works_in_place
 from .hooked_forward import take_root_hooks
 from .inner_call import CallingForward
@@ -76,6 +77,7 @@ class DynamicBackend:
         self._model = copy_model(model)
         cast_to_float32(self._model)
         take_root_hooks(self._model)
+        place_attention(self._model)
         self._between: dict[nn.Module, Between | None] = {}
         self._calling: dict[str, CallingForward | CallingNorm | FrozenForward] = {
             **find_inner_calls(self._model, inputs, registry),
