@@ -386,6 +386,14 @@ def symbolic_float(value: Any) -> float:
     return float(require("torch.onnx.symbolic_helper._parse_arg")(value, "f"))
 
 
+def symbolic_ints(value: Any) -> list[int]:
+    """Returns the numbers in an argument of a symbolic that is a constant int or a list of constant ints."""
+    parse = require("torch.onnx.symbolic_helper._parse_arg")
+    if value.node().kind() == "prim::ListConstruct":
+        return list(parse(value, "is"))
+    return [int(one) for one in parse(value, "t").reshape(-1)]
+
+
 def write_floor_division(graph: Any, x: Any, y: Any) -> Any:
     """Adds ``x // y`` to the exporter's graph, for numbers of any type and sign; returns the result's value."""
     name = "torch.onnx._internal.torchscript_exporter.symbolic_opset9._floor_divide"

@@ -56,6 +56,25 @@ def test_a_sibling_with_other_settings_stays_alone_and_is_reported() -> None:
     ]
 
 
+class BesideOffByDefault(Siblings):
+    """``x`` feeds a convolution and a GroupNorm, whose type generated configurations leave off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(2, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.left(x) + self.norm(x)
+
+
+def test_a_type_that_is_off_by_default_stays_in_float_beside_quantized_layers() -> None:
+    graph, config = planned_graph(BesideOffByDefault())
+    assert not config.layers["norm"].quant_enable
+    assert not find_violations(graph, config)
+    graph, config = planned_graph(Siblings())
+    assert {one.rule for one in find_violations(graph, changed(config, "right", quant_enable=False))} == {2, 4}
+
+
 def test_call_sites_of_a_shared_module_share_the_weight_quantizer() -> None:
     plan = make_plan(*planned_graph(Siblings()))
     assert {name: layer.weight_group for name, layer in plan.layers.items() if layer.weight} == {

@@ -131,6 +131,11 @@ class OpNode:
         """Whether the node can be quantized, so that the configuration may have an entry for its layer."""
         return self.op is not None and self.unquantizable is None and bool(self.edges)
 
+    @property
+    def is_on_by_default(self) -> bool:
+        """Whether a generated configuration quantizes the layer."""
+        return self.op is not None and self.op.is_default_enabled and self.is_default_enabled
+
 
 @dataclasses.dataclass(frozen=True)
 class OpGraph:

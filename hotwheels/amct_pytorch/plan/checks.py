@@ -94,8 +94,15 @@ class _Rules:
 
     def _difference(self, first: LayerInput, second: LayerInput) -> str | None:
         if self._allows_cube_only:
-            return self._model.difference(first, second)
-        return difference(self._model.settings(first), self._model.settings(second))
+            setting = self._model.difference(first, second)
+        else:
+            setting = difference(self._model.settings(first), self._model.settings(second))
+        is_allowed = setting == QUANT_ENABLE and (self._stays_float(first) or self._stays_float(second))
+        return None if is_allowed else setting
+
+    def _stays_float(self, one: LayerInput) -> bool:
+        """Whether the layer is off and a generated configuration does not quantize it, like a node of no known type."""
+        return self._model.layer(one.layer) is None and not self._graph[one.layer].is_on_by_default
 
     def _adapt(self, wrong: LayerInput, model: LayerInput, setting: str) -> str:
         """Returns the change that gives the input ``wrong`` the settings of the input ``model``."""

@@ -103,12 +103,7 @@ def _advice_of_float(found: Diagnosis) -> tuple[Advice, ...]:
 
 
 def _layers(graph: OpGraph) -> tuple[CheckedLayer, ...]:
-    return tuple(
-        CheckedLayer(
-            node.name, node.type, node.op is not None and node.op.is_default_enabled and node.is_default_enabled
-        )
-        for node in graph.quantizable
-    )
+    return tuple(CheckedLayer(node.name, node.type, node.is_on_by_default) for node in graph.quantizable)
 
 
 def _skips(graph: OpGraph, found: Diagnosis) -> tuple[Skip, ...]:

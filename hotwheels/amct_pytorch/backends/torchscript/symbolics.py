@@ -13,6 +13,7 @@ from ...torch_private import (
     is_symbolic_none,
     register_symbolic,
     symbolic_float,
+    symbolic_ints,
     symbolic_rank,
     unregister_symbolic,
     write_floor_division,
@@ -28,7 +29,7 @@ def own_symbolics() -> Iterator[None]:
         ("aten::col2im", "v v v is is is", _col2im, 18),
         # torch's own symbolic rounds towards zero.
         ("aten::floor_divide", "v v", write_floor_division, 13),
-        ("aten::movedim", "v is is", _movedim, 13),
+        ("aten::movedim", "v v v", _movedim, 13),
         ("aten::rms_norm", "v is v v", _rms_norm, 13),
     )
     for name, kinds, symbolic, opset in own:
@@ -40,12 +41,13 @@ def own_symbolics() -> Iterator[None]:
             unregister_symbolic(name, opset)
 
 
-def _movedim(g: Any, self: Any, source: list[int], destination: list[int]) -> Any:
+def _movedim(g: Any, self: Any, source: Any, destination: Any) -> Any:
     """Writes ``torch.movedim``; torch's own symbolic is wrong for negative axes."""
     rank = symbolic_rank(self)
     if rank is None:
         raise ExportError("torch.movedim of a tensor of unknown rank cannot be exported to ONNX; use permute.")
-    places = {to % rank: axis % rank for axis, to in zip(source, destination, strict=True)}
+    pairs = zip(symbolic_ints(source), symbolic_ints(destination), strict=True)
+    places = {to % rank: axis % rank for axis, to in pairs}
     rest = iter([axis for axis in range(rank) if axis not in places.values()])
     return g.op("Transpose", self, perm_i=[places[at] if at in places else next(rest) for at in range(rank)])
 

@@ -11,7 +11,7 @@ def default_layer(node: OpNode) -> LayerConfig:
     """Returns the default settings of a quantizable node, with one activation entry per quantizable input."""
     assert node.op is not None, f"'{node.name}' is not quantizable"
     return LayerConfig(
-        quant_enable=node.op.is_default_enabled and node.is_default_enabled,
+        quant_enable=node.is_on_by_default,
         activations=tuple(_activation(node, node.op) for _ in node.edges),
         weight=_weight(node.op) if node.op.has_weight else None,
     )
