@@ -35,7 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in args.networks:
             model, calibration, held_out = _subject(name, Path(folder))
-            for row in compare(model, calibration, held_out, Path(folder), args.refine):
+            own = Path(folder) / name
+            own.mkdir(exist_ok=True)
+            for row in compare(model, calibration, held_out, own, args.refine):
                 rows.append({"network": name, **row})
                 print(rows[-1], flush=True)
     header = ("network", "at the cost of", "cost", "one setting", "auto_quantize", "lead", "CPU s")

@@ -111,6 +111,25 @@ def test_result_keeps_the_rules_and_computes_what_was_measured(net, batches, tmp
     assert [row[0].text for row in page.iter("tr")][1:] == list(result.layers)
 
 
+def test_a_budget_gives_no_less_than_one_setting_everywhere_at_that_cost(net, batches, tmp_path) -> None:
+    chosen = found(net, batches, tmp_path, budget=1.0, weights=("8",), data_bits=(8,)).chosen
+    assert chosen.cost == pytest.approx(1.0)
+    config = tmp_path / "config.json"
+    amct.create_quant_config_fx(config, net)
+    document = json.loads(config.read_text())
+    for layer in document.values():
+        for data in layer["activation_quant_params"]:
+            data["quantizer_args"]["batch_num"] = len(batches)
+    config.write_text(json.dumps(document))
+    quantized = amct.create_quant_model_fx(config, net)
+    amct.enable_quantization(quantized, calibration=True)
+    with torch.no_grad():
+        for batch in batches:
+            quantized(*batch)
+        ratios = [(run_fake(quantized, x) - net(x)).square().sum() / net(x).square().sum() for (x,) in batches]
+    assert chosen.measured >= -10 * torch.log10(torch.stack(ratios).mean()) - 1e-3
+
+
 def test_more_budget_is_less_noise_and_a_target_is_met_at_the_least_cost(net, batches, tmp_path) -> None:
     folder = {"resume_dir": tmp_path / "kept"}
     small, large = (found(net, batches, tmp_path, budget=one, **folder) for one in (1.0, 1.5))

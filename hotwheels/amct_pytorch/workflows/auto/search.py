@@ -37,6 +37,7 @@ _ROUNDING = 1e-6  # so that a limit which is the value of a choice lets that cho
 _LEAST_NOISE = 1e-30
 _TRIES = 5  # how often the limit for the predicted noise is moved by what the measured model is off
 _MARGIN_DB = 0.05
+_CLOSE_DB = 2.0  # by which a prediction may be off
 
 Evaluate = Callable[[nn.Module], float]
 Choice = Mapping[str, Option]
@@ -169,18 +170,7 @@ class _Search:
 
     def run(self) -> AutoQuantization:
         task = self._task
-        choice: Choice
-        if task.budget is not None:
-            within = quietest(self._options, self._ties, task.budget)
-            if within is None:
-                least = self._least_cost()
-                raise ConfigError(
-                    f"auto_quantize: no configuration costs {task.budget:g} or less; the cheapest costs {least:.3f}."
-                    " Give a larger budget, or weights of 4 bits."
-                )
-            choice, chosen = within, self._point(within, self._measured(within))
-        else:
-            choice, chosen = self._for_target()
+        choice, chosen = self._for_target() if task.budget is None else self._within(task.budget)
         _log.info("auto_quantize: %s.", _told("chosen", chosen))
         return AutoQuantization(
             text=to_simple_yaml(self._config(choice), self._title(chosen)),
@@ -197,6 +187,41 @@ class _Search:
             },
             float_measured=None if task.evaluate is None else task.evaluate(self._model),
         )
+
+    def _within(self, budget: float) -> tuple[Choice, Point]:
+        """Returns the best of the measured configurations that cost no more: the quietest by prediction, simple ones.
+
+        Predictions are no better than the sum of independent noises, and a simple configuration may be as good.
+        """
+        quiet = quietest(self._options, self._ties, budget)
+        if quiet is None:
+            raise ConfigError(
+                f"auto_quantize: no configuration costs {budget:g} or less; the cheapest costs"
+                f" {self._least_cost():.3f}. Give a larger budget, or weights of 4 bits."
+            )
+        least = self._point(quiet).predicted_db - _CLOSE_DB
+        simple = (one for one in self._simple() if _sum(one, "cost") <= budget * (1 + _ROUNDING))
+        close = [one for one in simple if self._point(one).predicted_db >= least and dict(one) != dict(quiet)]
+        measured = [(one, self._point(one, self._measured(one))) for one in (quiet, *close)]
+        return max(measured, key=lambda pair: pair[1].measured or -math.inf)
+
+    def _simple(self) -> list[Choice]:
+        """Returns, for each setting, that setting everywhere, and CUBE operations only; where the rules allow it."""
+        choices = []
+        for setting in self._configs:
+            everywhere = self._everywhere(setting)
+            choices.append(everywhere)
+            choices.append(
+                {name: next((o for o in os if o.name == FLOAT), everywhere[name]) for name, os in self._options.items()}
+            )
+        return [one for one in choices if self._keeps_ties(one)]
+
+    def _keeps_ties(self, choice: Choice) -> bool:
+        return all(choice[a].widths[i] == choice[b].widths[j] for (a, i), (b, j) in self._ties)
+
+    def _everywhere(self, setting: str) -> Choice:
+        """Returns the choice of one setting, as far as layers can have it."""
+        return {name: next((o for o in os if o.name == setting), os[0]) for name, os in self._options.items()}
 
     def _for_target(self) -> tuple[Choice, Point]:
         """Returns the cheapest configuration whose measured value reaches the target."""
@@ -268,8 +293,7 @@ class _Search:
 
     def _uniform(self, setting: str) -> Point:
         """The predicted values of a configuration with one setting everywhere, as far as layers can have it."""
-        choice = {name: next((o for o in os if o.name == setting), os[0]) for name, os in self._options.items()}
-        return dataclasses.replace(self._point(choice), name=setting)
+        return dataclasses.replace(self._point(self._everywhere(setting)), name=setting)
 
     def _point(self, choice: Choice, measured: float | None = None) -> Point:
         return Point(cost=_sum(choice, "cost"), predicted_db=ratio_db(1.0, _sum(choice, "noise")), measured=measured)
