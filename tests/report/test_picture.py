@@ -115,6 +115,23 @@ def test_what_stays_in_float_says_why_and_shapes_come_with_an_example(tmp_path: 
     assert re.search(r"<title>cumsum: cumsum\. shape \[\d, 3, 8, 8\]; in float", text)
 
 
+def test_checks_of_a_trace_are_not_drawn(tmp_path: Path) -> None:
+    class Checked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            torch._assert(x.shape[2] == 8, "size")
+            return self.conv(x) if x.shape[3] > 4 else x
+
+    x = torch.randn(2, 3, 8, 8)
+    amct.create_quant_config_fx(tmp_path / "config.json", Checked(), input_data=x)
+    quantized = amct.create_quant_model_fx(tmp_path / "config.json", Checked(), input_data=x)
+    assert any(node.name.startswith("amct_check") for node in quantized.graph.nodes)
+    assert set(shapes((tmp_path / "quant.svg").read_text())) == {"x", "conv", "output"}
+
+
 def test_restoring_draws_nothing(tmp_path: Path) -> None:
     model = Residual().eval()
     quantized = quantize(model, tmp_path, [(torch.rand(1, 3, 8, 8),)])

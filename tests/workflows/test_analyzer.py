@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ NAMES = [
     "graphwise_analysis_report.html",
     "index.html",
     "layerwise_analysis_report.html",
+    "quant.dot",
+    "quant.svg",
     "report.json",
     "statistic_analysis_report.html",
 ]
@@ -49,6 +52,10 @@ def test_reports_of_a_quantized_model(image: Tensor, tmp_path: Path) -> None:
     assert set(found) == figures | {"settings", "remarks", "shares", "metric"}
     assert list(found["layerwise"]) == list(found["statistic"]) == list(quantized.quantized_layers)
     assert found["skipped"] == {}
+    picture = (folder / "quant.svg").read_text()
+    for name, change in found["graphwise"].items():
+        sqnr = change["fake_quant"]["sqnr_db"]
+        assert not math.isfinite(sqnr) or f"{sqnr:.1f} dB" in picture, name
 
 
 def test_layerwise_quantizes_one_layer_alone(image: Tensor, tmp_path: Path, written: list[Any]) -> None:

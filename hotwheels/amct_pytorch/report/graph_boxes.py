@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 from ..backends.fx.quant_graph_module import QuantGraphModule
 from ..backends.fx.read.called import callable_of
+from ..backends.fx.trace.frozen import is_check
 from ..graph import OpGraph
 from ..nn.quantized_layer import QuantizedLayer
 from .picture import Box, write_picture
@@ -20,14 +24,29 @@ def draw_float(traced: fx.GraphModule, graph: OpGraph, path: Path) -> None:
     write_picture(list(_boxes(traced, graph, "plain")), path)
 
 
-def draw_quantized(quantized: QuantGraphModule, graph: OpGraph, path: Path) -> None:
-    """Writes the picture of the quantized graph: what is quantized is coloured, what is not says why."""
-    write_picture(list(_boxes(quantized, graph, "float")), path)
+def draw_quantized(
+    quantized: QuantGraphModule, graph: OpGraph, path: Path, sqnr_db: Mapping[str, float] | None = None
+) -> None:
+    """Writes the picture of the quantized graph: what is quantized is coloured, what is not says why.
+
+    ``sqnr_db`` has the SQNR of the results of nodes, by name; None if it was not measured.
+    """
+    known = sqnr_db or {}
+    boxes = (
+        dataclasses.replace(box, text=f"{box.text}, {known[box.name]:.1f} dB") if _is_shown(box, known) else box
+        for box in _boxes(quantized, graph, "float")
+    )
+    write_picture(list(boxes), path)
+
+
+def _is_shown(box: Box, sqnr_db: Mapping[str, float]) -> bool:
+    return box.kind != "end" and math.isfinite(sqnr_db.get(box.name, math.nan))
 
 
 def _boxes(module: fx.GraphModule, graph: OpGraph, kind: str) -> Iterator[Box]:
+    drawn = _drawn(module.graph)
     for node in module.graph.nodes:
-        if node.op == "get_attr":  # parameters and buffers
+        if node not in drawn:
             continue
         inputs = tuple(one.name for one in node.all_input_nodes)
         layer = callable_of(module, node) if node.op == "call_module" else None
@@ -39,6 +58,20 @@ def _boxes(module: fx.GraphModule, graph: OpGraph, kind: str) -> Iterator[Box]:
             yield Box(
                 node.name, _operation(graph, node), kind, inputs, _block(graph, node.name), _why(graph, node, kind)
             )
+
+
+def _drawn(graph: fx.Graph) -> set[fx.Node]:
+    """Returns what the picture shows: no parameters and buffers, no checks, nothing that serves checks alone."""
+    drawn: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        is_read = any(user in drawn for user in node.users) or not (node.users or _is_check(node))
+        if node.op != "get_attr" and (is_read or node.op in ("placeholder", "output")):
+            drawn.add(node)
+    return drawn
+
+
+def _is_check(node: fx.Node) -> bool:
+    return is_check(node) or node.target is torch._assert
 
 
 def _operation(graph: OpGraph, node: fx.Node) -> str:

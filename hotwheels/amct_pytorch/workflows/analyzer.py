@@ -39,6 +39,7 @@ from ..report.analysis import (
     merged,
     why_incomparable,
 )
+from ..report.graph_boxes import draw_quantized
 from ..torch_private import pytree
 from .analysis_remarks import layer_settings, read_on, with_remarks
 from .arguments import as_inputs, check_model
@@ -89,7 +90,7 @@ class QuantAnalyzer:
         """Writes the reports and returns their numbers (`Analysis.as_dict`).
 
         One document in three views stands in ``index.html`` and under the three names below, each of which opens its
-        view; ``report.json`` has the figures.
+        view; ``report.json`` has the figures. ``quant.svg`` is the graph with the SQNR of every node in fake_quant.
 
         ``layerwise_analysis_report.html``: what each layer, quantized alone, does to the outputs; what lies in front of
         the layer is computed once. ``graphwise_analysis_report.html``: how far the result of every node is from float
@@ -113,6 +114,11 @@ class QuantAnalyzer:
         from ..report.html import write_reports  # here, because a page is written by libraries that no other call needs
 
         written = write_reports(analysis, self._save_dir)
+        if isinstance(quantized, QuantGraphModule) and quantized.origin is not None:
+            similar = {one.name: one.fake_quant.sqnr_db for one in analysis.graphwise}
+            picture = self._save_dir / "quant.svg"
+            draw_quantized(quantized, quantized.origin.model.graph, picture, similar)
+            written.append(picture)
         _log.info("Wrote %s.", ", ".join(f"'{path}'" for path in written))
         return analysis.as_dict()
 
