@@ -10,7 +10,7 @@ LAY_OUT = rm -rf $(TYPED) && mkdir -p $(TYPED) && \
 	ln -s $(addprefix $(CURDIR)/,$(wildcard hotwheels/amct_pytorch/*) proto capacity custom_op) $(TYPED)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sample sample-mobilenet sample-vit sample-dynamic sample-retrain test test-exact test-newest-torch test-sanitized fuzz kill leaks lint bench bench-scaling bench-accuracy bench-pretrained dist docs zoo clean
+.PHONY: help setup sample sample-mobilenet sample-vit sample-dynamic sample-retrain test test-exact test-newest-torch test-sanitized fuzz fuzz-programs kill leaks lint bench bench-scaling bench-accuracy bench-pretrained dist docs zoo clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 26
@@ -47,7 +47,7 @@ test: $(READY) ## Run the tests, a process per core (ARGS="-k name" for some of 
 	$(RUN) -m pytest --numprocesses auto --dist worksteal $(ARGS)
 
 test-exact: $(READY) ## Compare real_quant with the oracle on 2,000 drawn cases and on whole nets
-	AMCT_EXACT_CASES=2000 $(RUN) -m pytest tests/exact $(ARGS)
+	AMCT_EXACT_CASES=2000 $(RUN) -m pytest -o faulthandler_timeout=7200 tests/exact $(ARGS)
 
 NEWEST := build/newest_torch
 
@@ -75,6 +75,9 @@ test-sanitized: $(READY) ## Run the tests of the compiled kernels under ASan and
 
 fuzz: $(READY) ## Give every reader damaged files for five minutes (ARGS="--seconds 60 --seed 3 checkpoint")
 	$(RUN) -m tests.fuzz.fuzz --seconds 300 $(ARGS)
+
+fuzz-programs: $(READY) ## Compare random programs with their traced graphs and files for five minutes (ARGS="--seed 100 dynamic")
+	AMCT_LOG_LEVEL=ERROR $(RUN) -m tests.fuzz.programs $(ARGS)
 
 kill: $(READY) ## Kill every call that writes at each write, sync and rename (ARGS="save_model --every 7")
 	$(RUN) -m tests.fuzz.kill $(ARGS)

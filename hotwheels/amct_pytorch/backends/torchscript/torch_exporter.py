@@ -67,6 +67,8 @@ def _export(module: nn.Module, inputs: tuple[Any, ...], setting: dict[str, Any])
     with warnings.catch_warnings(), torch.no_grad(), without_fused_attention(), own_symbolics():
         # No warnings of values that become constants: the saved model is compared with the original instead.
         warnings.simplefilter("ignore", TracerWarning)
+        # A node that is not folded is right as it is.
+        warnings.filterwarnings("ignore", "Constant folding - Only steps=1", UserWarning)
         export_torchscript(module, inputs, file, **setting)
     return file.getvalue()
 
