@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.checkpoint import checkpoint
@@ -212,6 +213,18 @@ def _replicated(model: nn.Module, subject: Subject) -> nn.Module:
     return model
 
 
+def _sharded(model: nn.Module, subject: Subject) -> nn.Module:
+    """Sharded over one process; torch itself refuses scalar parameters unless they are ignored."""
+    from torch.distributed.fsdp import fully_shard
+
+    dist.init_process_group("gloo", init_method=f"file://{subject.folder}/store", rank=0, world_size=1)
+    try:
+        mesh = dist.init_device_mesh("cpu", (1,))
+        return fully_shard(model, mesh=mesh, ignored_params={one for one in model.parameters() if not one.dim()})
+    finally:
+        dist.destroy_process_group()
+
+
 # --- ways to call ---
 
 
@@ -302,6 +315,7 @@ MACHINERY = [
         id="saved_tensors_hooks",
         training=lambda: torch.autograd.graph.saved_tensors_hooks(lambda x: x.numpy(), torch.from_numpy),
     ),
+    Machinery(id="fully_shard", after=_sharded, refusal="cannot be sharded.*DistributedDataParallel"),
     Machinery(
         id="DataParallel",
         after=_replicated,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from tests.support.dynamic_nets import SmallResNet
 from tests.support.nets import shake_batch_norms
 
 STEPS = 4
-CASES = ("find_unused_parameters=False", "find_unused_parameters=True")
+CASES = ("find_unused_parameters=False", "find_unused_parameters=True", "two models")
 SIMPLE = """
 common_config:
   activation_quant_params: {quantizer: UlqFakeQuantize, quantizer_args: {batch_num: 3}}
@@ -50,6 +51,17 @@ class Net(nn.Module):
         return self.fc(x.mean((2, 3)) + self.offsets(ids))
 
 
+class Pair(nn.Module):
+    """Two quantized models, trained together."""
+
+    def __init__(self, one: nn.Module, two: nn.Module) -> None:
+        super().__init__()
+        self.one, self.two = one, two
+
+    def forward(self, x: Tensor, ids: Tensor) -> Tensor:
+        return self.one(x, ids) + self.two(x.flip(-1), ids)
+
+
 def run(folder: Path, rank: int, world_size: int) -> dict[str, dict[str, Tensor]]:
     """Returns grids after calibration and states after training, by case."""
     torch.manual_seed(0)
@@ -59,7 +71,8 @@ def run(folder: Path, rank: int, world_size: int) -> dict[str, dict[str, Tensor]
     for case in CASES:
         amct.freeze_batch_norm(quantized)  # one process would see the statistics of the joined batch
         quantized.load_state_dict(state)
-        train(quantized, rank, world_size, find_unused="True" in case)
+        trained = Pair(quantized, copy.deepcopy(quantized)) if case == "two models" else quantized
+        train(trained, rank, world_size, find_unused="True" in case)
         found[case] = cloned(quantized)
     quantized.load_state_dict(state)
     amct.freeze_batch_norm(quantized, False)

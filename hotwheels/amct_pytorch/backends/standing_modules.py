@@ -19,6 +19,12 @@ from ..nn.quantized_layer import QuantizedLayer
 from .layer_container import LayerContainer, Standing
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+# By name, since its import would take seconds; fully_shard makes it a base of the model's class.
+_SHARDED = "FSDPModule"
+_NO_SHARDS = (
+    "A quantized model cannot be sharded (fully_shard, FSDP2): the ends of ranges are scalar parameters, which cannot"
+    " be shards; as ignored_params they would learn other values in each process. Use DistributedDataParallel."
+)
 _FORWARD = "forward"  # the dynamic path sets it on the instance
 
 
@@ -32,8 +38,11 @@ def follow_modules(model: nn.Module, layers: LayerContainer) -> None:
     """Makes the layers compute with the present modules of ``model``.
 
     Raises:
-      UnsupportedModelError: A module of a layer was replaced, and it is no BatchNorm replaced by a similar BatchNorm.
+      UnsupportedModelError: A module of a layer was replaced, and it is no BatchNorm replaced by a similar BatchNorm;
+        or fully_shard has sharded the model.
     """
+    if any(base.__name__ == _SHARDED for base in type(model).__mro__):
+        raise UnsupportedModelError(_NO_SHARDS)
     for path, standing in layers._standing.items():
         present = _standing_at(model, path)
         if present is not standing.module:

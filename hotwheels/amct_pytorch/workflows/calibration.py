@@ -111,7 +111,10 @@ def save(onnx_path: Path, record_path: Path, prefix: PathLike, model: nn.Module 
     """Writes the deploy pair and the fake_quant model; returns the paths. Only ``update_bn`` needs ``model``."""
     float_model, record = load_model(onnx_path), read_record(record_path)
     check_record_partners(record_path, onnx_path)
-    advice = "Run at least batch_num forwards of the model which quantize_model returned before save_model."
+    advice = (
+        "Run at least batch_num forwards of the model which quantize_model returned before save_model. Forwards in a"
+        " mode that enable_quantization has set do not count until enable_quantization(model, calibration=True)."
+    )
     with error_in_file(onnx_path):
         settings = read_settings(float_model, onnx_path)
         require_complete(float_model, settings, record, record_path, advice)

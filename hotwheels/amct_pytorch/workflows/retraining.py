@@ -43,7 +43,10 @@ from .planning import checked_plan, refuse
 
 _log = get_logger(__name__)
 _MADE_BY = ("create_quant_retrain_model", "restore_quant_retrain_model")
-_EXPORT = "Run at least batch_num forwards of the trained model in eval mode before save_quant_retrain_model."
+_EXPORT = (
+    "Run at least batch_num forwards of the trained model in eval mode before save_quant_retrain_model. Forwards in a"
+    " mode that enable_quantization has set do not count until enable_quantization(model, calibration=True)."
+)
 
 
 def write_config(path: Path, model: nn.Module, inputs: tuple[Any, ...], simple: SimpleRetrainConfig | None) -> int:
