@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+import pickle
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import hotwheels.amct_pytorch as amct
 from tests.conformance.machinery import MACHINERY, Call, Machinery
-from tests.conformance.subject import DYNAMIC, FX, QAT, STEPS, Subject, batch, loss_of
+from tests.conformance.subject import DYNAMIC, FX, PTQ, QAT, STEPS, Subject, batch, loss_of
 
 
 @pytest.fixture(autouse=True)
@@ -100,6 +102,71 @@ def test_model_in_wrappers_is_saved(path: str, tmp_path: Path) -> None:
         wrapped(batch(0)), wrapped(batch(1))
         expected = wrapped(batch(0)[:1])
     subject.save(wrapped)
+    assert abs(fake_quant_file_on(subject, batch(0)[:1]) - expected).max() <= 1e-5
+
+
+@pytest.mark.parametrize("use", [PTQ, QAT])
+@pytest.mark.parametrize("path", [FX, DYNAMIC])
+def test_calls_inside_autocast(path: str, use: str, tmp_path: Path) -> None:
+    """They compute in float32; only forwards of the script may round to 16 bits."""
+    contents = []
+    for name, is_on in (("autocast", True), ("plain", False)):
+        subject = Subject(path, use, tmp_path / name)
+        subject.folder.mkdir()
+        torch.manual_seed(0)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_on):
+            model = subject.make()
+            subject.switch(model, calibration=True)
+        with torch.no_grad():
+            model(batch(0)), model(batch(1))
+            subject.switch(model)
+            model.eval()(batch(0)), model(batch(1))
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_on):
+            subject.save(model)
+        contents.append((subject.folder / "out" / "net_quant_param_record.bin").read_bytes())
+    assert contents[0] == contents[1]
+
+
+def evaluated(model: nn.Module) -> nn.Module:
+    model.eval()
+    with torch.no_grad():
+        model(batch(0)), model(batch(1))
+    return model
+
+
+@pytest.mark.parametrize("is_evaluated", [True, False], ids=["saved after evaluation", "saved before it"])
+def test_restoring_keeps_a_finished_record(is_evaluated: bool, tmp_path: Path) -> None:
+    """The files are written without another evaluation; the record of another state is not kept."""
+    model = calibrated(subject := Subject(DYNAMIC, QAT, tmp_path))
+    state = copy.deepcopy(model.state_dict())
+    evaluated(model)
+    torch.save(model.state_dict() if is_evaluated else state, tmp_path / "state.pt")
+    finished = subject.record.read_text()
+    restored = subject.restore(tmp_path / "state.pt")
+    assert subject.record.read_text() == finished and "shift_bit" in finished
+    subject.save(restored)
+    state["amct_layers.conv1.activation.0.clip_max"] *= 2
+    torch.save(state, tmp_path / "state.pt")
+    subject.restore(tmp_path / "state.pt")
+    assert "scale_d" not in subject.record.read_text()
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["deepcopy", "pickle"]
+)
+def test_copy_of_a_trained_model_does_not_write_the_record(
+    copied: Callable[[nn.Module], nn.Module], tmp_path: Path
+) -> None:
+    """A copy of the best state: saving it writes its own factors, then the model trains on."""
+    model = calibrated(subject := Subject(DYNAMIC, QAT, tmp_path))
+    best = copied(model)
+    before = subject.record.read_text()
+    evaluated(best)
+    assert subject.record.read_text() == before
+    subject.save(best)
+    assert subject.record.read_text() != before
+    with torch.no_grad():
+        expected = best(batch(0)[:1])
     assert abs(fake_quant_file_on(subject, batch(0)[:1]) - expected).max() <= 1e-5
 
 

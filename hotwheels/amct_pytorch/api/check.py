@@ -9,11 +9,13 @@ from torch import nn
 from ..backends.fx.quant_graph_module import QuantGraphModule
 from ..workflows.arguments import as_example, as_inputs
 from ..workflows.arguments import check_model as check_argument
+from ..workflows.full_precision import in_full_precision
 from ..workflows.model_check import report_of_float, report_of_quantized
 from ..workflows.model_report import ModelReport
 from ..workflows.quantized import quantized_inside, the_quantized_graph
 
 
+@in_full_precision
 def check_model(model: nn.Module, inputs: Any = None, *, input_data: Any = None) -> ModelReport:
     """Returns the layers of ``model`` that can be quantized, all others with the reason, trace problems, and advice.
 

@@ -26,11 +26,13 @@ from ..workflows.arguments import (
     documented_order,
     warn_of_replacement,
 )
+from ..workflows.full_precision import in_full_precision
 
 _log = get_logger(__name__)
 
 
 @documented_order(config_definition="config_defination")
+@in_full_precision
 def create_quant_config(
     config_file: str | Path,
     model: nn.Module,
@@ -78,6 +80,7 @@ def create_quant_config(
 
 
 @documented_order(modified_onnx_file="modfied_onnx_file")
+@in_full_precision
 def quantize_model(
     config_file: str | Path,
     modfied_onnx_file: str | Path,
@@ -132,6 +135,7 @@ def quantize_model(
 
 
 @documented_order(modified_onnx_file="modfied_onnx_file")
+@in_full_precision
 def save_model(
     modfied_onnx_file: str | Path,
     record_file: str | Path,

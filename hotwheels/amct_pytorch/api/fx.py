@@ -29,12 +29,14 @@ from ..workflows.arguments import (
     warn_of_replacement,
 )
 from ..workflows.checkpoint import load_checkpoint
+from ..workflows.full_precision import in_full_precision
 from ..workflows.quantized import quantized_inside, switchable_inside, the_quantized_graph
 from ..workflows.refine_model import refine_if_asked
 
 _log = get_logger(__name__)
 
 
+@in_full_precision
 def create_quant_config_fx(
     config_file: str | Path,
     model: nn.Module,
@@ -73,6 +75,7 @@ def create_quant_config_fx(
     _log.info("Wrote the configuration of %d layers to '%s'.", count, path)
 
 
+@in_full_precision
 def create_quant_model_fx(
     config_file: str | Path, model: nn.Module, *, input_data: Any = None, strict: bool | None = None
 ) -> QuantGraphModule:
@@ -95,6 +98,7 @@ def create_quant_model_fx(
         return static.quantize(path, model, as_example(input_data))
 
 
+@in_full_precision
 def restore_quant_model_fx(
     config_file: str | Path,
     model: nn.Module,
@@ -128,6 +132,7 @@ def restore_quant_model_fx(
     return quantized
 
 
+@in_full_precision
 def enable_quantization(
     model: nn.Module, calibration: bool = False, fake_quant: bool = False, real_quant: bool = False
 ) -> None:
@@ -176,6 +181,7 @@ def enable_dump(model: nn.Module, dump_dir: str | Path | None = None, dump_forma
         quantized.watch_next_forward(lambda node: dumper.write(node.name, node.value))
 
 
+@in_full_precision
 def save_quant_model_fx(
     model: nn.Module,
     save_path: str | Path,

@@ -14,12 +14,14 @@ from ..config.layers.refine_config import METHODS
 from ..files import check_path
 from ..log import get_logger
 from ..workflows.arguments import as_inputs, check_model, check_type
+from ..workflows.full_precision import in_full_precision
 from ..workflows.quantized import require_calibration, the_quantized_graph
 from ..workflows.refine_model import Methods, Refinement, refine_graph, require_batches
 
 _log = get_logger(__name__)
 
 
+@in_full_precision
 def refine(
     model: nn.Module,
     data: Iterable[Any],

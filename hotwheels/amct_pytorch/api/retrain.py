@@ -27,11 +27,13 @@ from ..workflows.arguments import (
     documented_order,
     warn_of_replacement,
 )
+from ..workflows.full_precision import in_full_precision
 
 _log = get_logger(__name__)
 
 
 @documented_order(config_definition="config_defination")
+@in_full_precision
 def create_quant_retrain_config(
     config_file: str | Path,
     model: nn.Module,
@@ -73,6 +75,7 @@ def create_quant_retrain_config(
 
 
 @documented_order()
+@in_full_precision
 def create_quant_retrain_model(
     config_file: str | Path,
     model: nn.Module,
@@ -108,6 +111,7 @@ def create_quant_retrain_model(
 
 
 @documented_order()
+@in_full_precision
 def restore_quant_retrain_model(
     config_file: str | Path,
     model: nn.Module,
@@ -123,7 +127,8 @@ def restore_quant_retrain_model(
     Args:
       config_file: The configuration the saved model was made with.
       model: A fresh float model; it is not changed.
-      record_file: Written: the quantization factors, those of the weights at once.
+      record_file: Written: all quantization factors if the state was saved after evaluation or a record that is there
+        belongs to it; else those of the weights.
       input_data: Example input: a tensor, or the positional arguments of the forward.
       pth_file: ``torch.save`` of the quantized model's ``state_dict()``, or of a dict that holds one.
       state_dict_name: Key of the state_dict in such a dict.
@@ -136,15 +141,17 @@ def restore_quant_retrain_model(
     function = "restore_quant_retrain_model"
     checkpoint = check_existing(function, "pth_file", pth_file)
     check_type(function, "state_dict_name", state_dict_name, (str, type(None)), "a string or None")
+    from ..workflows.retraining import former_record, restore
+
+    former = former_record(check_path(function, "record_file", record_file))
     with strictness(strict):
         quantized = _quantize(function, config_file, model, record_file, input_data)
-    from ..workflows.retraining import restore
-
-    restore(quantized, checkpoint, state_dict_name)
+    restore(quantized, checkpoint, state_dict_name, former)
     return quantized
 
 
 @documented_order()
+@in_full_precision
 def save_quant_retrain_model(
     config_file: str | Path,
     model: nn.Module,

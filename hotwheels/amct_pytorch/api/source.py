@@ -14,10 +14,12 @@ from ..backends.fx.write.source_module import load_source, write_source
 from ..files import check_path
 from ..log import get_logger
 from ..workflows.arguments import check_type
+from ..workflows.full_precision import in_full_precision
 
 _log = get_logger(__name__)
 
 
+@in_full_precision
 def graph_to_dynamic_module(
     graph_module: torch.fx.GraphModule, save_module_path: str | Path, module_name: str = "FxModule"
 ) -> nn.Module:

@@ -43,6 +43,7 @@ from ..report.graph_boxes import draw_quantized
 from ..torch_private import pytree
 from .analysis_remarks import layer_settings, read_on, with_remarks
 from .arguments import as_inputs, check_model
+from .full_precision import in_full_precision
 from .integer_share import measured_share
 from .kept_state import copies_of, kept_state
 from .quantized import quantized_inside
@@ -85,6 +86,7 @@ class QuantAnalyzer:
         self._save_dir = check_path(function, "save_dir", save_dir)
         self._evaluate = evaluate
 
+    @in_full_precision
     @torch.no_grad()
     def analyze(self) -> dict[str, Any]:
         """Writes the reports and returns their numbers (`Analysis.as_dict`).

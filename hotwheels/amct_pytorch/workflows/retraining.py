@@ -17,7 +17,7 @@ from ..config.dynamic.expand_dynamic import expand_retrain
 from ..config.dynamic.retrain_config import RetrainConfig, read_retrain_config, to_quant_config, write_retrain_config
 from ..config.dynamic.simple_cfg import SimpleRetrainConfig
 from ..core.host_memory import keep_freed_memory_for
-from ..errors import CalibrationError, ConfigError
+from ..errors import CalibrationError, ConfigError, RecordError
 from ..export.save import write_files
 from ..files import PathLike
 from ..files.seal import sealed_set
@@ -26,7 +26,7 @@ from ..log import get_logger
 from ..oracle.float_check import check_float_model
 from ..plan.quant_plan import QuantPlan
 from ..record import LayerRecord, Record
-from ..record.text_proto import read_record
+from ..record.text_proto import read_record, write_record
 from .checkpoint import load_checkpoint
 from .dynamic_rules import (
     USES,
@@ -74,11 +74,22 @@ def quantize(config_path: Path, record_path: Path, model: nn.Module, inputs: tup
     return quantized
 
 
-def restore(model: nn.Module, checkpoint: Path, state_dict_name: str | None) -> None:
-    """Loads the state in ``checkpoint`` into ``model``, made by `quantize`, and writes the record of its weights."""
+def former_record(path: Path) -> Record | None:
+    """Returns the record at ``path``; None if there is none that can be read."""
+    try:
+        return read_record(path)
+    except (OSError, RecordError):
+        return None
+
+
+def restore(model: nn.Module, checkpoint: Path, state_dict_name: str | None, former: Record | None) -> None:
+    """Loads the state in ``checkpoint`` into ``model``, made by `quantize`, and writes its record.
+
+    ``former`` is the record that was there before; it is kept if it is one of this state.
+    """
     load_checkpoint(model, checkpoint, state_dict_name)
     _, session = find_session("restore_quant_retrain_model", model, RetrainSession, _MADE_BY)
-    session.take_loaded_state()
+    session.take_loaded_state(former)
 
 
 def save(
@@ -92,6 +103,9 @@ def save(
     """Writes the deploy pair and the fake_quant model of the trained ``model``; returns the paths."""
     quantized, session = find_session("save_quant_retrain_model", model, RetrainSession, _MADE_BY)
     record = read_record(record_path)
+    if session.is_of_copy and session.is_complete:
+        record = dataclasses.replace(record, layers=session.known_factors())
+        write_record(record, record_path)
     backend = backend_of_quantized(quantized, session.container, inputs, setting)
     graph = backend.graph()
     _, plan = _planned(config_path, graph)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from ....files import FileSet
 from ....record import LayerRecord, Record
@@ -18,6 +19,7 @@ class RecordFile:
     Attributes:
       path: The file.
       partners: Digests of the record's other files.
+      is_of_copy: Whether the model is a copy, by ``copy.deepcopy`` or pickle; it does not write the original's record.
     """
 
     def __init__(
@@ -32,6 +34,11 @@ class RecordFile:
         self._container = container
         self._unfused = frozenset(unfused)
         self.partners = partners
+        self.is_of_copy = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns the state of a copy."""
+        return {**vars(self), "is_of_copy": True}
 
     def write_weights(self, files: FileSet | None = None) -> Record:
         """Calibrates the weights, adds a record with only their factors to ``files``, and returns the record.

@@ -11,8 +11,8 @@ from torch import nn
 
 from ....log import get_logger
 from ....nn.mode import Mode
-from ....nn.quantized_layer import QuantizedLayer
-from ....record import LayerRecord
+from ....nn.quantized_layer import NO_SHIFT_YET, QuantizedLayer
+from ....record import LayerRecord, Record
 from ...layer_container import LayerContainer, layers_by_name
 from .record_file import RecordFile
 from .shift_search import ShiftErrors
@@ -63,9 +63,40 @@ class RetrainSession:
         """The layers that are not calibrated."""
         return [name for name, layer in self.layers.items() if not layer.is_calibrated]
 
-    def take_loaded_state(self) -> None:
-        """Continues from a state that was loaded into the model: writes the record with the factors of its weights."""
-        self._record_file.write_weights()
+    @property
+    def is_complete(self) -> bool:
+        """Whether every factor is known: ranges, weights, and the shift bits of evaluation since the last training."""
+        shifts = [self.layers[name].shift_bit for name in self._shifts if self.layers[name].is_quantized]
+        return not self.missing and not any(NO_SHIFT_YET in bits.tolist() for bits in shifts if bits is not None)
+
+    @property
+    def is_of_copy(self) -> bool:
+        """Whether the model is a copy, whose forwards do not write the record of the original."""
+        return self._record_file.is_of_copy
+
+    def take_loaded_state(self, former: Record | None = None) -> None:
+        """Continues from a state that was loaded into the model and writes its record.
+
+        The record is complete if the state was saved after evaluation, or if ``former``, the record that was found, is
+        one of this state; else it holds the factors of the weights.
+        """
+        if former is not None and self._is_of_this_state(former):
+            for name in self._shifts:
+                self.layers[name].set_shift(former.layers[name].shift_bit if name in former.layers else ())
+        if self.is_complete:
+            self._evaluated = self._batch_num
+            self._record_file.write()
+        else:
+            self._record_file.write_weights()
+
+    def _is_of_this_state(self, record: Record) -> bool:
+        if self.missing:
+            return False
+        present = self.known_factors()
+        return present.keys() == record.layers.keys() and all(
+            (one.activations, one.weight) == (record.layers[name].activations, record.layers[name].weight)
+            for name, one in present.items()
+        )
 
     def take_changed_weights(self) -> None:
         """Continues with weights that were changed outside of training, as after training: factors are found anew."""
@@ -134,6 +165,9 @@ class RetrainSession:
         if not missing:
             for name, search in self._shifts.items():
                 self.layers[name].set_shift(search.bits)
+            if self.is_of_copy:
+                _log.info("The factors of the copy are known; save_quant_retrain_model writes them.")
+                return
             record = self._record_file.write()
             _log.info("Wrote the factors of %d layers to '%s'.", len(record.layers), self._record_file.path)
         elif not self._has_warned:
