@@ -175,6 +175,7 @@ def test_restored_model_is_saved_after_forwards_in_eval_mode(tmp_path: Path) -> 
     torch.save(model.state_dict(), tmp_path / "model.pt")
     save(evaluated(model), files)
     expected, record = files.fake_quant.read_bytes(), files.record
+    files.record_file.unlink()  # it would be kept
 
     model = amct.restore_quant_retrain_model(
         files.config, SmallResNet(), files.record_file, batch(0)[0], tmp_path / "model.pt"
