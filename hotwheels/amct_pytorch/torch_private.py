@@ -85,12 +85,7 @@ def uncompiled(function: _Function) -> _Function:
 
     torch.compiler.disable would import the compiler at once, which takes seconds.
     """
-    disable: Callable[[_Function], _Function] = find("torch._disable_dynamo") or _uncompiled
-    return disable(function)
-
-
-def _uncompiled(function: _Function) -> _Function:
-    disable: Callable[[_Function], _Function] = torch.compiler.disable
+    disable: Callable[[_Function], _Function] = find("torch._disable_dynamo") or torch.compiler.disable
     return disable(function)
 
 
@@ -123,15 +118,6 @@ def has_global_forward_hooks() -> bool:
     """Whether there are global forward hooks, which see the result of every module; True if torch cannot tell."""
     hooks = find("torch.nn.modules.module._global_forward_hooks")
     return hooks is None or bool(hooks)
-
-
-def backward_hook_of(module: nn.Module) -> Any:
-    """Returns the object that runs the full backward hooks of ``module`` around a call; None if it has none."""
-    hooks, before = [*module._backward_hooks.values()], [*module._backward_pre_hooks.values()]
-    make = find("torch.utils.hooks.BackwardHook")
-    if make is None or not (hooks or before) or module._is_full_backward_hook is False:
-        return None
-    return make(module, hooks, before)
 
 
 # For isinstance: a BatchNorm of any number of dimensions, a SyncBatchNorm, or a class derived from one.

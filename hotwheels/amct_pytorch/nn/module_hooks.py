@@ -9,8 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from torch import nn
-
-from ..torch_private import backward_hook_of
+from torch.utils.hooks import BackwardHook
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -61,7 +60,7 @@ def _unchanged(x: Any) -> Any:
 
 
 def _with_hooks(module: nn.Module, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    backward = backward_hook_of(module)
+    backward = _backward_hook_of(module)
     if backward is None and not has_hooks(module):
         return call(*args, **kwargs)
 
@@ -84,6 +83,15 @@ def without_hooks(module: nn.Module) -> nn.Module:
 def has_hooks(module: nn.Module) -> bool:
     """Whether hooks run before or after the forward of ``module``."""
     return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _backward_hook_of(module: nn.Module) -> Any:
+    """Returns the object that runs the full backward hooks of ``module`` around a call; None if it has none."""
+    hooks, before = [*module._backward_hooks.values()], [*module._backward_pre_hooks.values()]
+    if not (hooks or before) or module._is_full_backward_hook is False:
+        return None
+    make: Callable[..., Any] = BackwardHook
+    return make(module, hooks, before)
 
 
 def _taken(hooks: dict[int, Any], with_kwargs: dict[int, bool], kept: Collection[Any]) -> list[tuple[Any, bool]]:
