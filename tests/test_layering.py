@@ -14,7 +14,7 @@ NAME = "hotwheels.amct_pytorch"
 ORDER = [
     {"errors", "version", "log_file", "trees"},
     {"torch_names"},
-    {"torch_private"},
+    {"torch_private", "torch_torchscript"},
     {"log", "files", "proto", "capacity"},
     {"core", "custom_op"},
     {"ops", "onnx_io"},

@@ -14,7 +14,7 @@ import pytest
 from hotwheels.amct_pytorch.torch_names import NAMES, missing_names, require
 from tests.support.sources import ROOT, sources
 
-OWNERS = {"torch_names.py", "torch_private.py"}
+OWNERS = {"torch_names.py", "torch_private.py", "torch_torchscript.py"}
 
 # Imports the package and takes a small model from its configuration to its files, with the names of argv[1:] hidden.
 FLOW = """

@@ -1,8 +1,8 @@
 """The private and deprecated names of torch which the package uses, and how each is looked up.
 
 A release of torch may drop or move any of them. A name is looked up when it is needed, at all places where torch has
-or had it. Where torch lacks a name there is a fallback of our own (in `torch_private`), or else `TorchVersionError`,
-which says what cannot be done and which versions can.
+or had it. Where torch lacks a name there is a fallback of our own (`torch_private`, `torch_torchscript`), or else
+`TorchVersionError`, which says what cannot be done and which versions can.
 """
 
 from __future__ import annotations

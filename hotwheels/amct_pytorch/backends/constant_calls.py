@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..torch_private import not_tracing, pytree
+from ..torch_private import pytree
+from ..torch_torchscript import not_tracing
 from .real_quant.known import is_known
 
 _IN_PLACE_OPERATORS = frozenset(

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import torch
 
 from ..errors import UnsupportedModelError
-from ..torch_private import is_tracing, transforms_are_active, uncompiled
+from ..torch_private import transforms_are_active, uncompiled
+from ..torch_torchscript import is_tracing
 
 NO_TRACES = (
     "A quantized model cannot be traced, scripted or exported by torch (torch.jit.trace, torch.jit.script,"

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import ConfigError, ExportError
-from ..torch_private import has_symbolics, register_symbolic
+from ..torch_torchscript import has_symbolics, register_symbolic
 
 # The name a layer accepts -> torch's name of the formula it computes.
 GELU_FORMULAS = {"tanh": "tanh", "none": "none", "better_approximation": "none"}

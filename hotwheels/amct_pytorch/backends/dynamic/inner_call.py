@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ...nn.weighted_call import CALLS, WeightedCall
-from ...torch_private import is_tracing, not_tracing, pytree, with_torch_function, without_function_modes
+from ...torch_private import pytree, with_torch_function, without_function_modes
+from ...torch_torchscript import is_tracing, not_tracing
 from .forwards import OriginalForward, Replacement
 
 Take = Callable[[dict[str, Any]], Any]

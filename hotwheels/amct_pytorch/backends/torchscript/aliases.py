@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ...errors import ExportError
-from ...torch_private import is_tracing, not_tracing, pytree, trace_as
+from ...torch_private import pytree
+from ...torch_torchscript import is_tracing, not_tracing, trace_as
 from ..constant_calls import changes_in_place
 
 # Properties, and equivalent methods that the exporter supports; it would treat ``data`` as a constant.

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ...torch_private import is_tracing, pytree, traced_value
+from ...torch_private import pytree
+from ...torch_torchscript import is_tracing, traced_value
 from ..tensor_facts import is_fact
 
 _OWN_FOLDERS = (Path(torch.__file__).parent, Path(__file__).parents[2])

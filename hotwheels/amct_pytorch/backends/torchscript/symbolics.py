@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ...errors import ExportError
-from ...torch_private import (
+from ...torch_torchscript import (
     is_symbolic_none,
     register_symbolic,
     symbolic_float,

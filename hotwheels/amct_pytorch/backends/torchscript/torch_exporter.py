@@ -14,7 +14,7 @@ from torch import nn
 from ...errors import AmctError, ExportError
 from ...log import get_logger
 from ...onnx_io.opset import DEFAULT_OPSET, OpsetTooLow
-from ...torch_private import TracerWarning, UnsupportedOperator, export_torchscript
+from ...torch_torchscript import TracerWarning, UnsupportedOperator, export_torchscript
 from ..fused_attention import without_fused_attention
 from .symbolics import own_symbolics
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from torch import nn
 from torch.fx import Graph, GraphModule
 
-from ....torch_private import TracerWarning, seemingly_tracing
+from ....torch_torchscript import TracerWarning, seemingly_tracing
 from ..rewrite.assemble import assemble, copy_training
 from .dropout import follow_training_mode
 from .leaf_hooks import call_twins
