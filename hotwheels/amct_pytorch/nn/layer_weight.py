@@ -99,7 +99,7 @@ class LayerWeight:
         weight, bias = self.op.folded()
         error = self.quantizer.fake_quantize(weight, self.quantizer.params(weight, bias)) - weight
         result = self.op.apply(x[:_IMAGES] if x.dim() > spatial + 1 else x, error, None)
-        by_channel = result.double().movedim(-1 - spatial, -1).flatten(0, -2)  # [positions, C_out]
+        by_channel = result.double().movedim(-1 - spatial, -1).reshape(-1, len(weight))  # [positions, C_out]
         whole = by_channel.square().mean()
         rest = whole - by_channel.mean(0).square().mean()
         return float(10.0 * torch.log10(whole / rest)) if rest > _LEAST_SHARE * whole else None

@@ -22,7 +22,9 @@ from .spelling import find_op, in_place_reason
 
 _NO_STATISTICS = "it has no running statistics"
 _NOT_ALLOWED = "the capacity row FUSE_TYPES does not name its class"
-_OTHER_AXIS = "it does not normalize the channels of '{}', or the number of dimensions there is not known"
+_OTHER_AXIS = (
+    "it does not normalize the channels of '{}', or the number of dimensions there is not known (pass input_data)"
+)
 
 
 @dataclasses.dataclass(frozen=True)
