@@ -22,6 +22,7 @@ from ...config.layers.refine_config import RefineConfig
 from ...core.metrics import ratio_db
 from ...errors import ConfigError
 from ...log import get_logger
+from ...ops.desc import Role
 from ...ops.registry import Registry
 from ...plan.bit_search import Option, Options, Tie, cheapest, quietest
 from ...plan.configured_graph import ConfiguredGraph
@@ -201,20 +202,28 @@ class _Search:
             )
         least = self._point(quiet).predicted_db - _CLOSE_DB
         simple = (one for one in self._simple() if _sum(one, "cost") <= budget * (1 + _ROUNDING))
-        close = [one for one in simple if self._point(one).predicted_db >= least and dict(one) != dict(quiet)]
+        distinct = {str([o.name for o in one.values()]): one for one in simple if dict(one) != dict(quiet)}
+        close = [one for one in distinct.values() if self._point(one).predicted_db >= least]
         measured = [(one, self._point(one, self._measured(one))) for one in (quiet, *close)]
         return max(measured, key=lambda pair: pair[1].measured or -math.inf)
 
     def _simple(self) -> list[Choice]:
-        """Returns, for each setting, that setting everywhere, and CUBE operations only; where the rules allow it."""
-        choices = []
+        """Returns, for each setting, that setting everywhere, and on the CUBE only; where the rules allow it.
+
+        The latter once with pooling in float and once with pooling quantized, as in the sample ``cube_only_8bit.yaml``.
+        """
+        choices: list[Choice] = []
         for setting in self._configs:
             everywhere = self._everywhere(setting)
-            choices.append(everywhere)
-            choices.append(
-                {name: next((o for o in os if o.name == FLOAT), everywhere[name]) for name, os in self._options.items()}
-            )
+            floats = {name: o for name, os in self._options.items() for o in os if o.name == FLOAT}
+            pooling = {name for name in floats if self._role(name) in (Role.MAX_POOL, Role.AVG_POOL)}
+            without_pooling = {name: o for name, o in floats.items() if name not in pooling}
+            choices += [everywhere, {**everywhere, **floats}, {**everywhere, **without_pooling}]
         return [one for one in choices if self._keeps_ties(one)]
+
+    def _role(self, layer: str) -> Role | None:
+        op = self._graph.layers[layer].op
+        return None if op is None else op.role
 
     def _keeps_ties(self, choice: Choice) -> bool:
         return all(choice[a].widths[i] == choice[b].widths[j] for (a, i), (b, j) in self._ties)
