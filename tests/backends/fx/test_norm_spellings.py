@@ -241,7 +241,7 @@ class Standardizing(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         mean = torch.as_tensor([0.4, 0.5, 0.3, 0.2], dtype=x.dtype, device=x.device).view(-1, 1, 1)
-        std = torch.tensor([0.3, 0.2, 0.5, 0.4], dtype=x.dtype)[:, None, None]
+        std = x.new_tensor([0.3, 0.2, 0.5, 0.4])[:, None, None]
         return self.first(x.clone().sub_(mean).div_(std))
 
 

@@ -17,6 +17,7 @@ from ..trace.frozen import known_number
 from ..trace.guided.batch import FIXED
 from ..trace.guided.tracer import VALUE
 
+_MAKERS = frozenset({"new_tensor", "new_ones", "new_zeros", "new_full"})
 _RANDOM = frozenset({"bernoulli", "normal", "multinomial", "poisson"})
 
 
@@ -82,7 +83,7 @@ class WeightSources:
 
     def _is_source(self, node: Node) -> bool:
         """Whether ``node`` is a weight; not if an operation changes it in place: its value then varies."""
-        if self._is_size(node) or self._is_kind(node):
+        if self._is_size(node) or self._is_kind(node) or self._is_made(node):
             return True
         if node.op == "get_attr":
             is_tensor = isinstance(self.tree.find(str(node.target)), Tensor)
@@ -103,6 +104,13 @@ class WeightSources:
         is_asked = node.target is getattr and node.args[1] in ("dtype", "device")
         return is_asked and self._parameter is not None and not self._nodes.issuperset(node.all_input_nodes)
 
+    def _is_made(self, node: Node) -> bool:
+        """Whether ``node`` makes a constant of the type and on the device of the data, such as ``x.new_ones(4)``."""
+        if node.op != "call_method" or node.target not in _MAKERS or self._parameter is None or not node.args:
+            return False
+        data, *others = node.all_input_nodes
+        return data is node.args[0] and data not in self._nodes and self._nodes.issuperset(others)
+
     def _is_cast(self, node: Node) -> bool:
         """Whether ``node`` casts a weight to the type or device of the data, which has no effect in a float32 model."""
         if node.op != "call_method" or not node.args or node.args[0] not in self._nodes:
@@ -113,7 +121,7 @@ class WeightSources:
         steps: list[Step] = []
         places: dict[Node, Ref] = {}
         for one in self._in_order(node):
-            if self._is_kind(one):
+            if self._is_kind(one) or self._is_made(one):  # as of a parameter: a model is in float32, on one device
                 steps.append(Step(str(self._parameter)))
             places[one] = Ref(len(steps))
             steps.append(self._step(one, places))
@@ -131,6 +139,8 @@ class WeightSources:
         return [one for one in self._module.graph.nodes if one in found]
 
     def _inputs(self, node: Node) -> list[Node]:
+        if self._is_made(node):
+            return node.all_input_nodes[1:]
         inputs = [] if self._is_size(node) or self._is_kind(node) else node.all_input_nodes
         return inputs if self._nodes.issuperset(inputs) else inputs[:1]
 
@@ -139,8 +149,12 @@ class WeightSources:
             return Step(str(node.target))
         if self._is_size(node):
             return Step(_same, True, (node.meta[VALUE],))
-        if self._is_kind(node):  # as of the parameter before: a model is in float32, and on one device
-            return Step(getattr, True, (Ref(places[node].index - 1), node.args[1]))
+        parameter = Ref(places[node].index - 1)
+        if self._is_kind(node):
+            return Step(getattr, True, (parameter, node.args[1]))
+        if self._is_made(node):
+            args, kwargs = _with_refs((node.args[1:], node.kwargs), places)
+            return Step(MethodCall(str(node.target)), True, (parameter, *args), kwargs)
         if not self._nodes.issuperset(node.all_input_nodes):  # a cast
             return Step(_same, True, (places[node.all_input_nodes[0]],))
         args, kwargs = _with_refs((node.args, node.kwargs), places)

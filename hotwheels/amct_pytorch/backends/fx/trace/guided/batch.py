@@ -66,7 +66,12 @@ def has_sized_constants(graph: Graph) -> bool:
     for node in graph.nodes:
         numbers = [one for one in node.all_input_nodes if type(one.meta.get(VALUE)) is int]
         others = set(node.all_input_nodes) - set(numbers)
-        if node.op == "get_attr" or (others and others <= constants):
+        is_made = node.op == "call_method" and str(node.target).startswith("new_")  # x.new_ones(channels)
+        if others:
+            is_computed = others <= constants
+        else:
+            is_computed = bool(numbers) and isinstance(node.meta.get(VALUE), Tensor)  # torch.ones(channels)
+        if node.op == "get_attr" or is_made or is_computed:
             constants.add(node)
             if numbers:
                 return True
