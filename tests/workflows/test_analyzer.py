@@ -321,6 +321,8 @@ def test_worst_layers_come_with_the_next_step(image: Tensor, tmp_path: Path, wri
             without = quantized(image)
         assert remark["gain_db"] == pytest.approx(sqnr_db(wanted, without) - sqnr_db(wanted, base))
         assert remark["steps"]
+        says_float = any(step["text"].startswith("Leave it in float") for step in remark["steps"])
+        assert not says_float or remark["gain_db"] > 0, "float is offered where it gains"
     texts = [step["yaml"] for remark in found["remarks"].values() for step in remark["steps"] if step["yaml"]]
     assert texts
     for index, text in enumerate(texts):
