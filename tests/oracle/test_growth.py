@@ -15,6 +15,16 @@ NODES = {
     "Range": ("y = Range (a, b, c)", {"a": np.array(0.0), "b": np.array(1e15), "c": np.array(0.5)}),
     "Pad": ("y = Pad (x, s)", {"s": np.array([0, BIG, BIG, BIG])}),
     "Add": ("y = Add (a, b)", {"a": np.zeros((BIG, 1), np.float32), "b": np.zeros((1, BIG), np.float32)}),
+    "MatMul": ("y = MatMul (a, b)", {"a": np.zeros((BIG, 1), np.float32), "b": np.zeros((1, BIG), np.float32)}),
+    "Gather": ("y = Gather (a, b)", {"a": np.zeros((2, BIG), np.float32), "b": np.zeros(BIG, np.int64)}),
+    "GatherND": ("y = GatherND (a, b)", {"a": np.zeros((2, BIG), np.float32), "b": np.zeros((BIG, 1), np.int64)}),
+    "OneHot": ("y = OneHot (a, b, c)", {"a": np.arange(99), "b": np.array(BIG), "c": np.zeros(2, np.float32)}),
+    "TopK": ("y, z = TopK (a, b)", {"a": np.zeros(9, np.float32), "b": np.array([BIG * BIG])}),
+    "Einsum": ('y = Einsum <equation = "a,b->ab"> (a, b)', {name: np.zeros(BIG, np.float32) for name in "ab"}),
+    "ConvTranspose": (
+        "y = ConvTranspose <strides = [50000, 50000]> (a, b)",
+        {"a": np.zeros((1, 1, 4, 4), np.float32), "b": np.zeros((1, 1, 1, 1), np.float32)},
+    ),
     "Resize": ("y = Resize (x, , , s)", {"s": np.array([BIG, BIG])}),
 }
 

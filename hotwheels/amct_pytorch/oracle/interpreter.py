@@ -141,6 +141,8 @@ class _Run:
             raise
         except (ValueError, IndexError, KeyError, TypeError, AttributeError, AssertionError) as error:
             raise UnsupportedModelError(f"{node} cannot be executed: {error}") from error
+        except MemoryError as error:
+            raise UnsupportedModelError(f"{node} cannot be executed: the memory is not enough. {error}") from error
         # A node may have fewer outputs than its operator.
         scope.update({name: value for name, value in zip(node.outputs, outputs, strict=False) if name})
         if self._keep_values:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..deploy_pair import Node
+from .growth import check_growth
 from .windows import Windows, windows
 
 
@@ -49,6 +50,7 @@ def conv_transpose(node: Node, x: NDArray[Any], weight: NDArray[Any]) -> NDArray
     groups, kernel = node.get("group", 1), weight.shape[2:]
     _check_channels(x.shape[1], weight.shape[0], weight.shape[1] * groups, groups)
     full, begin, output = _transposed_geometry(node, x.shape[2:], kernel)
+    check_growth((len(x), weight.shape[1] * groups, *full.size), [x, weight])
     matrix = weight.reshape(groups, weight.shape[0] // groups, -1).swapaxes(1, 2)
     result = np.zeros((len(x), weight.shape[1] * groups, *full.size), dtype=x.dtype)
     for image in range(len(x)):

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ...files.limits import NODE_RESULT
 
@@ -27,3 +28,11 @@ def check_broadcast(inputs: Sequence[Any]) -> None:
     except ValueError:
         return
     check_growth(shape, inputs)
+
+
+def matmul(left: NDArray[Any], right: NDArray[Any]) -> NDArray[Any]:
+    """Returns ``np.matmul(left, right)``; an outer product beyond the limit is refused."""
+    if left.ndim > 1 and right.ndim > 1:
+        batch = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
+        check_growth((*batch, left.shape[-2], right.shape[-1]), [left, right])
+    return np.asarray(np.matmul(left, right))
