@@ -29,16 +29,14 @@ def _run(stages: Stages, architecture: Architecture, folder: Path) -> None:
     with stages.stage("build"):
         subject = make_subject(architecture, folder)
     with stages.stage("check_model") as outcome:
-        report = amct.check_model(subject.model)
+        report = amct.check_model(subject.model, input_data=subject.test)
         outcome.path = STATIC if report.is_static_path_possible else DYNAMIC
         outcome.skipped = _by_reason([skip.reason for skip in report.skipped])
         outcome.problems = [_place(problem) for problem in report.problems]
     if not report.is_static_path_possible:
         dynamic_path.run(stages, subject)
         return
-    # With an example, the trace follows functions under torch.fx.wrap.
-    has_opaque_functions = any("torch.fx.wrap" in skip.reason for skip in report.skipped)
-    static_path.run(stages, subject, follows_example=has_opaque_functions)
+    static_path.run(stages, subject)
 
 
 def _by_reason(reasons: list[str]) -> dict[str, int]:

@@ -26,9 +26,9 @@ LAYER_SQNR = 100.0
 FLOAT_SQNR = 96.0
 
 
-def run(stages: Stages, subject: Subject, follows_example: bool = False) -> None:
-    """Runs all stages; if ``follows_example``, the test image is the example of the trace."""
-    quantized = _create(stages, subject, subject.test if follows_example else None)
+def run(stages: Stages, subject: Subject) -> None:
+    """Runs all stages; the test images are the example of the trace."""
+    quantized = _create(stages, subject, subject.test)
     with stages.stage("calibrate"):
         amct.enable_quantization(quantized, calibration=True)
         outputs_of(quantized, subject.calibration)
@@ -52,7 +52,7 @@ def run(stages: Stages, subject: Subject, follows_example: bool = False) -> None
         _compare_with_oracle(outcome, quantized, prefix, subject)
 
 
-def _create(stages: Stages, subject: Subject, example: Tensor | None) -> QuantGraphModule:
+def _create(stages: Stages, subject: Subject, example: Tensor) -> QuantGraphModule:
     with stages.stage("create") as outcome:
         config = subject.folder / "config.json"
         amct.create_quant_config_fx(config, subject.model, subject.definition, input_data=example)

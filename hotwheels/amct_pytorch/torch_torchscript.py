@@ -52,21 +52,20 @@ def trace_as(tensor: Tensor, other: Tensor) -> None:
 
 
 @contextlib.contextmanager
-def seemingly_tracing() -> Iterator[None]:
-    """Makes ``torch._C._get_tracing_state()`` true, for models that check whether they are traced.
+def seemingly_tracing(is_seeming: bool = True) -> Iterator[None]:
+    """Makes ``torch._C._get_tracing_state()`` true, for models that check it; or what it is, for torch, which does too.
 
     If torch has no such function, no model can check, and nothing is done.
     """
-    if find("torch._C._get_tracing_state") is None:
-        yield
-        return
     bindings: Any = torch._C
-    original = bindings._get_tracing_state
-    bindings._get_tracing_state = lambda: True
+    original, present = find("torch._C._get_tracing_state"), getattr(bindings, "_get_tracing_state", None)
+    if original is not None:
+        bindings._get_tracing_state = (lambda: True) if is_seeming else original
     try:
         yield
     finally:
-        bindings._get_tracing_state = original
+        if present is not None:
+            bindings._get_tracing_state = present
 
 
 # --- the exporter that is based on TorchScript ---

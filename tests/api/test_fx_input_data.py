@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import hotwheels.amct_pytorch as amct
+from tests.support import dynamic_path
 
 
 class Sized(nn.Module):
@@ -111,3 +112,47 @@ def test_what_cannot_be_taken_is_said_in_a_sentence(tmp_path: Path, model: nn.Mo
     with pytest.raises(amct.UnsupportedModelError, match=remedy):
         amct.create_quant_config_fx(tmp_path / "c.json", model)
     assert remedy in str(amct.check_model(model))
+
+
+class Variadic(Sized):
+    """Takes anything, as decorated forwards and those of frameworks do."""
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return self.fc(self.conv(x).mean((2, 3)))
+
+
+@pytest.mark.parametrize("given", [{}, {"input_data": image()}], ids=["stock", "guided"])
+def test_forward_that_takes_anything_is_saved(tmp_path: Path, given: dict[str, Any]) -> None:
+    config = tmp_path / "config.json"
+    amct.create_quant_config_fx(config, Variadic().eval(), **given)
+    quantized = amct.create_quant_model_fx(config, Variadic().eval(), **given)
+    amct.enable_quantization(quantized, calibration=True)
+    quantized(image(4))
+    amct.save_quant_model_fx(quantized, tmp_path / "net", image(1), golden_inputs=image(1))
+    assert (tmp_path / "net_deploy_model.onnx").is_file()
+
+
+class Typed(Sized):
+    """Asks for types, as the models of Hugging Face do, and makes a table of them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        if x.dtype != self.conv.weight.dtype or y.dtype != torch.float32:
+            raise ValueError("the type")
+        table = y.new_full((1, 4), 0.5) + torch.arange(4).type_as(y)
+        return self.fc(y.mean((2, 3)) + table)
+
+
+def test_types_in_real_quant_are_those_in_float_and_tables_are_no_layers(tmp_path: Path) -> None:
+    config, x = tmp_path / "config.json", image()
+    amct.create_quant_config_fx(config, Typed().eval(), input_data=x)
+    assert list(json.loads(config.read_text())) == ["conv", "mean", "add_1", "fc"]
+    quantized = amct.create_quant_model_fx(config, Typed().eval(), input_data=x)
+    amct.enable_quantization(quantized, calibration=True)
+    quantized(x)
+    amct.save_quant_model_fx(quantized, tmp_path / "net", x, golden_inputs=x)  # compares with real_quant
+    files = dynamic_path.make_config(Typed().eval(), tmp_path, x)
+    model = dynamic_path.quantize(Typed().eval(), files, x)
+    dynamic_path.run(model, x)
+    amct.enable_quantization(model, real_quant=True)
+    assert dynamic_path.run(model, x).dtype == torch.float32

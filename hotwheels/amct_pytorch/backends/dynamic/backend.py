@@ -23,7 +23,7 @@ from ...torch_private import BatchNorm, pytree
 from ..example import positional
 from ..float_model import cast_to_float32, in_float32, needs_float32, unwrapped
 from ..layer_container import LayerContainer
-from .attention import place_attention
+from ..memory_of_calls import refuse_memory
 from .forwards import replace_forward, works_in_place
 from .hooked_forward import take_root_hooks
 from .inner_call import CallingForward
@@ -37,6 +37,7 @@ from .read.float_model import Fold, finish_float_model
 from .read.graph import Fusion, build_graph
 from .read.in_place import find_read_again
 from .read.inner_calls import find_frozen_norms, find_inner_calls, find_inner_norms
+from .read.kept_state import kept_state, run_example
 from .read.model_copy import copy_model
 
 _log = get_logger(__name__)
@@ -77,7 +78,7 @@ class DynamicBackend:
         self._model = copy_model(model)
         cast_to_float32(self._model)
         take_root_hooks(self._model)
-        place_attention(self._model)
+        refuse_memory(self._model, lambda: run_example(self._model, inputs), lambda: kept_state(self._model))
         self._between: dict[nn.Module, Between | None] = {}
         self._calling: dict[str, CallingForward | CallingNorm | FrozenForward] = {
             **find_inner_calls(self._model, inputs, registry),

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ...torch_private import pytree
 from ..example import Example
+from ..memory_of_calls import Attributes, refuse_memory
 from ..weight_hooks import stored_tensors
 from .trace.compare import Results, hooked_paths, results_of
 from .trace.state import unchanged
@@ -18,11 +19,16 @@ from .trace.tracer import callee_in_force
 
 
 class FloatTwin:
-    """A copy of a float model, which shares its parameters with the graph that was traced from it."""
+    """A copy of a float model, which shares its parameters with the graph that was traced from it.
+
+    Attributes:
+      has_changed: Whether the last `run` has changed attributes of the model, so that the next call may differ.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         """``model`` is that copy; only this object calls it from then on."""
         self._model = model
+        self.has_changed = False
 
     @property
     def name(self) -> str:
@@ -45,13 +51,23 @@ class FloatTwin:
 
         ``state`` holds the present parameters and buffers by name; others than the model's are not read.
         """
-        model = self._model
+        with unchanged(self._model):  # training flags, too: modules are shared with the graph
+            before = Attributes(self._model)
+            result = self._call(example, state)
+            self.has_changed = bool(before.changed())
+            return result
+
+    @torch.no_grad()
+    def refuse_memory(self, example: Example, state: Mapping[str, Tensor]) -> None:
+        """Raises UnsupportedModelError if a second call with ``example`` gives another result."""
+        refuse_memory(self._model, lambda: self._call(example, state), lambda: unchanged(self._model))
+
+    def _call(self, example: Example, state: Mapping[str, Tensor]) -> Any:
+        model = self._model.eval()
         args, kwargs = pytree.tree_map(_copy_of, (example.args, dict(example.kwargs)))
         buffers = {name: state[name].clone() for name, _ in model.named_buffers() if name in state}
         parameters = {name: state[name] for name, _ in model.named_parameters() if name in state}
-        with unchanged(model):  # training flags, too: modules are shared with the graph
-            model.eval()
-            return torch.func.functional_call(model, {**parameters, **buffers}, args, kwargs)
+        return torch.func.functional_call(model, {**parameters, **buffers}, args, kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FloatTwin:
         """Copies the model; what hooks have stored in it is made anew by them."""

@@ -79,6 +79,8 @@ class RealQuantInterpreter(RecordingInterpreter):
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Calls a torch or Python function in float64, a user's function as if its inner calls were graph nodes."""
+        if target is getattr and args[1:] == ("dtype",):
+            return torch.float32 if args[0].dtype is torch.float64 else args[0].dtype  # the type in float and in files
         return self._call(target, args, kwargs)
 
     def call_method(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -104,7 +104,7 @@ class _FloatBetweenLayers(TorchFunctionMode):
         if constant is not None:
             return constant[0]
         if name == _PROPERTY:
-            return args[0] if _name(func.__self__) == "data" else func(*args, **kwargs)  # type: ignore[attr-defined]
+            return _property(_name(func.__self__), func, args)  # type: ignore[attr-defined]
         if args and _is_single(args[0]) and changes_in_place(func, kwargs):
             return func(*args, **kwargs)  # a buffer or parameter, which stays float32
         if name in _COPIES and _is_float(args[0]):
@@ -117,6 +117,14 @@ class _FloatBetweenLayers(TorchFunctionMode):
 
 
 # --- what is called ---
+
+
+def _property(name: str, func: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """Returns a property of a tensor, with the type that it has in float and in files."""
+    if name == "data":
+        return args[0]
+    value = func(*args)
+    return torch.float32 if value is torch.float64 else value
 
 
 def _name(func: Any) -> str:

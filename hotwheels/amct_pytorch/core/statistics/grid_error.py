@@ -27,7 +27,8 @@ def least_error(statistics: RangeStatistics, scale: Numbers, low: Numbers, high:
     values = statistics.values()
     if values is None:
         return int(np.argmin(expected))
-    near = np.flatnonzero(expected <= _NEARLY_BEST * expected.min())
+    # Below 0 the least is what rounding left of an error of 0, and shows how large rounding is.
+    near = np.flatnonzero(expected <= _NEARLY_BEST * abs(expected.min()))
     values = values[values != 0].astype(np.float64)
     return int(near[np.argmin(sum_of_squares(values, scale[near], low[near], high[near]))])
 

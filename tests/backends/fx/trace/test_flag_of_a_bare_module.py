@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor, fx, nn
 
@@ -20,7 +22,9 @@ class Depth(nn.Module):
 
 
 def test_flag_is_read_from_a_module_which_the_graph_does_not_call() -> None:
-    traced = FxBackend(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(Depth())).eval(), Registry()).traced
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # torch.fx warns of attributes that are no tensors
+        traced = FxBackend(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(Depth())).eval(), Registry()).traced
     x = torch.randn(1, 3, 4, 4)
     expected = traced(x)
     assert torch.equal(traced.train()(x), expected / 2)

@@ -63,8 +63,17 @@ def _restore(module: nn.Module, before: dict[str, tuple[Any, Any]]) -> None:
         del own[name]
     for name, (value, elements) in before.items():
         own[name] = value
-        if elements is not None and value != elements:
+        if elements is not None and not _has_same(value, elements):
             _refill(value, elements)
+
+
+def _has_same(container: Any, elements: Any) -> bool:
+    pairs = zip(_flat(container), _flat(elements), strict=False)
+    return len(container) == len(elements) and all(one is other for one, other in pairs)
+
+
+def _flat(container: Any) -> list[Any]:
+    return [one for pair in container.items() for one in pair] if isinstance(container, dict) else list(container)
 
 
 def _refill(container: Any, elements: Any) -> None:

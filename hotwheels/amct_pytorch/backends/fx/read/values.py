@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch.fx import Graph, Node
-from torch.fx.node import map_aggregate
+from torch.fx.node import map_aggregate, map_arg
 
 from ....ops.desc import Role
 from ....ops.registry import Registry
@@ -47,9 +47,10 @@ _INTEGER_PRESERVING = frozenset(
     | {operator.and_, operator.or_, operator.xor, operator.invert}
 )
 _INTEGER_PRESERVING_METHODS = frozenset({"contiguous", "clone", "detach", "expand", "repeat", "chunk", "__getitem__"})
-# Without those that make random or undefined values.
-_LIKE_METHODS = frozenset({"new_ones", "new_zeros", "new_full", "new_tensor"})
-_LIKE_FUNCTIONS = frozenset({torch.ones_like, torch.zeros_like, torch.full_like})
+# Calls that read the shape, type and device of an operand, not its values: the first operand, or the second. Those that
+# make random or undefined values are not among them.
+_FACTS_OF_FIRST = frozenset({"new_zeros", "new_ones", "new_full", "new_tensor", "zeros_like", "ones_like", "full_like"})
+_FACTS_OF_SECOND = frozenset({"type_as", "expand_as", "view_as", "reshape_as"})
 _MOVING = frozenset({Role.SHAPE, Role.MOVEMENT})
 _PYTHON_MODULES = frozenset({builtins.__name__, math.__name__, "_operator"})
 
@@ -58,9 +59,18 @@ def classify(graph: Graph, registry: Registry) -> Mapping[Node, Value]:
     """Returns the kind of every node's result."""
     values: dict[Node, Value] = {}
     for node in graph.nodes:
-        read = [one for one in node.all_input_nodes if not (_is_like(node) and one is node.args[0])]
-        values[node] = _value(node, {values[one] for one in read}, registry)
+        values[node] = _value(node, {values[one] for one in _operands_with_data(node)}, registry)
     return values
+
+
+def _operands_with_data(node: Node) -> list[Node]:
+    """Returns the nodes whose values ``node`` reads, and not only their shape, type or device."""
+    place = 0 if _is_like(node) else 1 if _name_of(node) in _FACTS_OF_SECOND else None
+    if place is None:
+        return node.all_input_nodes
+    read: dict[Node, None] = {}
+    map_arg(((*node.args[:place], *node.args[place + 1 :]), node.kwargs), read.setdefault)
+    return list(read)
 
 
 def _value(node: Node, inputs: set[Value], registry: Registry) -> Value:
@@ -84,7 +94,14 @@ def _value(node: Node, inputs: set[Value], registry: Registry) -> Value:
 
 def _is_like(node: Node) -> bool:
     """Whether the call reads only size, type and device of its first argument."""
-    return bool(node.args) and node.target in (_LIKE_METHODS if node.op == "call_method" else _LIKE_FUNCTIONS)
+    return bool(node.args) and _name_of(node) in _FACTS_OF_FIRST
+
+
+def _name_of(node: Node) -> str:
+    """Returns the name of the method or function that is called; empty for a module."""
+    if node.op == "call_method":
+        return str(node.target)
+    return getattr(node.target, "__name__", "") if node.op == "call_function" else ""
 
 
 def _makes_size(node: Node) -> bool:

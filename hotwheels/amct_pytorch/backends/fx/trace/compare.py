@@ -14,6 +14,7 @@ from ....errors import UnsupportedModelError
 from ....log import get_logger
 from ....torch_private import pytree
 from ...example import Example
+from ...memory_of_calls import Attributes, refuse_memory
 from .state import unchanged
 
 _log = get_logger(__name__)
@@ -29,7 +30,13 @@ def check_graph(model: nn.Module, traced: GraphModule, example: Example) -> None
         model in training mode this is a WARNING only, since its graph may hold branches of that mode.
     """
     with _eval_mode(model, traced):
-        expected, found = _run(model, model, example), _run(model, traced, example)
+        before = Attributes(model)
+        with torch.no_grad(), unchanged(model):
+            expected = pytree.tree_map(_copy_of, _call(model, example))
+            has_changed = bool(before.changed())
+        if has_changed:
+            refuse_memory(model, lambda: _call(model, example), lambda: unchanged(model))
+        found = _run(model, traced, example)
         if _is_equal(found, expected):
             return
         if not _is_equal(_run(model, model, example), expected):
@@ -46,9 +53,13 @@ def check_graph(model: nn.Module, traced: GraphModule, example: Example) -> None
 
 
 def _run(model: nn.Module, run: nn.Module, example: Example) -> Any:
-    args, kwargs = pytree.tree_map(_copy_of, (example.args, dict(example.kwargs)))
     with torch.no_grad(), unchanged(model):
-        return pytree.tree_map(_copy_of, run(*args, **kwargs))
+        return pytree.tree_map(_copy_of, _call(run, example))
+
+
+def _call(run: nn.Module, example: Example) -> Any:
+    args, kwargs = pytree.tree_map(_copy_of, (example.args, dict(example.kwargs)))
+    return run(*args, **kwargs)
 
 
 def _copy_of(value: Any) -> Any:

@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from ....torch_private import pytree
 from ...example import Example
 from .state import unchanged
+from .tracer import NotOwnedError
 from .user_code import is_user_file
 
 # What Python raises for a mistake that has nothing to do with values. Errors of other classes, and those of a ``raise``
@@ -38,7 +39,7 @@ def is_own_mistake(error: Exception) -> bool:
     """Whether ``error``, raised in a trace without an example, would be raised without the trace as well."""
     if not isinstance(error, _OF_MISTAKES) or _OF_PROXIES.search(str(error)) or _holds_proxy(error.args):
         return False
-    if _is_of_fx(error):
+    if isinstance(error, NotOwnedError) or _is_of_fx(error):
         return False
     frame = _user_frame(error)
     return frame is not None and not (frame.line or "").lstrip().startswith(("raise", "assert"))

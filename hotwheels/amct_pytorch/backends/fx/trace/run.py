@@ -81,6 +81,7 @@ def _run_once(
             branches = mark_training(model, tracer.leaves_of(model))
         graph = _without_text_types(tracer.trace(model))
         written, has_drawn = state.written_buffers(model), state.has_drawn
+        tracer.note_replaced(state.replaced_values())
         tracer.record_new_values()
         state.put_back_buffers()
         module = assemble(model, graph, type(model).__name__)

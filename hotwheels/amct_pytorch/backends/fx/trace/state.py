@@ -52,6 +52,11 @@ class ModelState:
             if _is_new_value(now.get(name, value), value) or _version(value) != self._tensors[id(value)][1]
         )
 
+    def replaced_values(self) -> list[Any]:
+        """Returns the values of the attributes that hold other objects now, such as the key of a cache."""
+        pairs = [(vars(module), attributes) for module, attributes, _ in self._modules]
+        return [value for now, before in pairs for name, value in before.items() if now.get(name) is not value]
+
     def put_back_buffers(self) -> None:
         """Restores the original buffers under their names."""
         for module, _, registries in self._modules:

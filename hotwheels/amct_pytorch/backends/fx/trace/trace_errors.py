@@ -52,6 +52,12 @@ _CAUSES = (
         needs_example=False,
     ),
     Cause(
+        name="a region of torch.autocast, whose type is neither that of the files nor that of the quantized model",
+        message="torch.autocast is enabled here",
+        advice="Use enabled=False, or leave autocast to the script that trains the model.",
+        needs_example=False,
+    ),
+    Cause(
         name="an assert on a traced value",
         message=r"cannot be used as inputs to control flow",
         code=r"^\s*assert\b",
@@ -109,7 +115,8 @@ _CAUSES = (
     Cause(
         name="a module or parameter that the model does not own",
         message=r"not installed as a submodule|parameter is not a member of this module",
-        advice="Assign it to an attribute in __init__; keep several in nn.ModuleList or nn.ParameterList.",
+        advice="Assign it to an attribute in __init__; keep several in nn.ModuleList or nn.ParameterList, which eval()"
+        " and state_dict() reach.",
         needs_example=False,
     ),
 )

@@ -13,23 +13,28 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Node, Proxy
+from torch.fx.proxy import TraceError
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.overrides import TorchFunctionMode, is_tensor_method_or_property
 
 from ....nn.module_hooks import has_hooks
-from ....torch_private import call_module
+from ....torch_private import BatchNorm, Dropout, call_module
 from ...example import starred
 from ..rewrite.attention import is_attention
 from .device_proxy import DeviceProxy
 from .guided.guards import GuardList
+from .held import held_modules, tensor_attributes
 from .leaf_hooks import LeafHooks, take_leaf_hooks
 from .proxies import TracedProxy
 from .random_calls import is_random
+from .script_functions import script_functions_as_python
 from .state import record_new_values
 from .user_code import line_being_traced
 
 LeafRule = Callable[[type], bool]
 
+UNOWNED = "amct_modules"  # the submodule that holds modules which the model calls, but does not own
+AUTOCAST = "torch.autocast is enabled here"
 _FIXED = (type(None), bool, str)  # types of defaults on which a forward branches
 _WRAPPERS = (DataParallel, DistributedDataParallel)  # modules that only call the module inside them
 
@@ -47,6 +52,10 @@ class LeafRules:
     packages: tuple[str, ...] = ()
     is_leaf_type: LeafRule = lambda _cls: False
     modules: frozenset[str] = frozenset()
+
+
+class NotOwnedError(NameError):
+    """The forward calls a module that is not part of the model."""
 
 
 class AmctTracer(torch.fx.Tracer):
@@ -89,17 +98,22 @@ class AmctTracer(torch.fx.Tracer):
         self._thread = threading.get_ident()
         self.guards = GuardList()
         self.leaf_hooks: dict[nn.Module, LeafHooks] = {}
+        self._held: set[int] = set()  # identities of the modules in lists and the like
+        self._device, self._autocast = "cpu", False
         self._names: dict[int, str] = {}  # of the tensors that belong to the model, by identity
         self._constants: dict[tuple[int, int], tuple[Tensor, str]] = {}  # other tensors, by identity and version
 
     def trace(self, root: nn.Module | Callable[..., Any], concrete_args: Any = None) -> Graph:
         """Returns the graph of ``root``."""
         assert isinstance(root, nn.Module)
-        named = (*root.named_buffers(remove_duplicate=False), *_tensor_attributes(root))
+        named = (*root.named_buffers(remove_duplicate=False), *tensor_attributes(root))
         for name, tensor in named:
             self._names.setdefault(id(tensor), name)
         self.leaf_hooks = take_leaf_hooks(root, self.leaves_of(root))
-        with _CallMode(self):
+        self._held = {id(module) for module in held_modules(root)}
+        self._device = next(root.parameters(), torch.empty(0)).device.type
+        self._autocast = self._is_autocast_on()
+        with _CallMode(self), script_functions_as_python():
             return super().trace(root, concrete_args)
 
     def record(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -127,6 +141,8 @@ class AmctTracer(torch.fx.Tracer):
     def create_node(self, kind: str, *args: Any, **kwargs: Any) -> torch.fx.Node:
         """Records a node with the user's line, which torch shows if running the node fails."""
         node = super().create_node(kind, *args, **kwargs)
+        if kind.startswith("call") and not self._autocast and self._is_autocast_on():
+            raise TraceError(AUTOCAST)
         # Not torch's record_stack_traces, whose first use imports sympy: 2.8 seconds.
         if kind not in ("placeholder", "output") and (line := line_being_traced()):
             node.stack_trace = line
@@ -140,7 +156,42 @@ class AmctTracer(torch.fx.Tracer):
         """
         if isinstance(a, Tensor) and not isinstance(a, (nn.Parameter, Proxy)):
             return self.create_node("get_attr", self.constant_name(a) or self._add_constant(a), (), {})
+        if type(a) is type(torch.FloatTensor):  # x.type(torch.FloatTensor), the older spelling of a type
+            return a.dtype
         return super().create_arg(a)
+
+    def _is_autocast_on(self) -> bool:
+        return torch.amp.is_autocast_available(self._device) and torch.is_autocast_enabled(self._device)
+
+    def path_of_module(self, mod: nn.Module) -> str:
+        """Returns the name of ``mod``; a module that the model does not own, as of a list, gets one.
+
+        Raises:
+          NotOwnedError: The forward has made the module, with parameters, or eval() does not reach what it does.
+        """
+        try:
+            return super().path_of_module(mod)
+        except NameError as error:
+            if any(one in self._paths for one in mod.children()):
+                return type(mod).__name__  # a slice of a Sequential: its parts have names
+            is_random = mod.training and isinstance(mod, (Dropout, BatchNorm))
+            if is_random or (next(mod.parameters(), None) is not None and id(mod) not in self._held):
+                raise NotOwnedError(f"{type(mod).__name__}: {error}") from None
+            return self._owned(mod)
+
+    @property
+    def _paths(self) -> dict[nn.Module, str]:
+        return self.submodule_paths if self.submodule_paths is not None else {}
+
+    def _owned(self, module: nn.Module) -> str:
+        """Makes ``module`` a part of the root, and returns its name."""
+        if UNOWNED not in self.root._modules:
+            self.root.add_module(UNOWNED, nn.Module())
+        folder = self.root.get_submodule(UNOWNED)
+        name = f"{type(module).__name__}_{len(folder._modules)}"
+        folder.add_module(name, module)
+        self._paths[module] = f"{UNOWNED}.{name}"
+        return self._paths[module]
 
     def _add_constant(self, tensor: Tensor) -> str:
         name = self.get_fresh_qualname("_tensor_constant")
@@ -173,7 +224,7 @@ class AmctTracer(torch.fx.Tracer):
             return hooks.around(lambda *given, **named: node_of(m, forward, given, named), args, kwargs)
         except Exception as error:
             if not self.path_of_failure(error):
-                self._failure = (error, self.path_of_module(m))
+                self._failure = (error, self._paths.get(m, ""))
             raise
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Proxy]) -> Any:
@@ -211,6 +262,9 @@ class AmctTracer(torch.fx.Tracer):
             if path and module not in found and self.is_leaf_module(module, path):
                 found |= set(module.modules())
         return found
+
+    def note_replaced(self, values: list[Any]) -> None:
+        """Takes the values of attributes that the forward has replaced; only a guided trace uses them."""
 
     def record_new_values(self) -> list[Node]:
         """Records the values that the forward has assigned to buffers; returns the nodes. Call it after the trace."""
@@ -308,14 +362,6 @@ def _with_signature(call: Callable[..., Any], forward: Callable[..., Any]) -> Ca
 def _takes_anything(function: Callable[..., Any]) -> bool:
     kinds = {parameter.kind for parameter in inspect.signature(function).parameters.values()}
     return bool(kinds & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD})
-
-
-def _tensor_attributes(root: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yields the tensors that are plain attributes of modules."""
-    for path, module in root.named_modules(remove_duplicate=False):
-        for name, value in vars(module).items():
-            if isinstance(value, Tensor):
-                yield f"{path}.{name}" if path else name, value
 
 
 def _property_name(function: Any) -> str:

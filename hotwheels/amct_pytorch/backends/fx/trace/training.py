@@ -135,7 +135,9 @@ def _with_flags_read(node: Node, module: GraphModule, arguments: Any) -> Any:
         if node.op != "call_function" and node.op != "call_method":
             return int(value) != 0
         make_modules(module, value.path.split(".") if value.path else [], int(value) != 0)
-        return module.graph.get_attr(f"{value.path}.training" if value.path else "training")
+        # Not graph.get_attr, which warns of attributes that are no tensor.
+        target = f"{value.path}.training" if value.path else "training"
+        return module.graph.create_node("get_attr", target, (), {})
 
     return map_aggregate(arguments, read)
 

@@ -57,8 +57,9 @@ def positional_inputs(model: fx.GraphModule, given: tuple[Any, ...]) -> tuple[An
 
 
 def _one_by_one(values: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Returns the values in order, those of ``*args`` one by one."""
-    return tuple(one for name, value in values.items() for one in (value if name.startswith("*") else (value,)))
+    """Returns the values in order, those of ``*args`` one by one; those of ``**kwargs`` can only be none."""
+    given = ((name, value) for name, value in values.items() if not name.startswith("**"))
+    return tuple(one for name, value in given for one in (value if name.startswith("*") else (value,)))
 
 
 def _placeholders(model: fx.GraphModule) -> list[fx.Node]:
@@ -67,19 +68,24 @@ def _placeholders(model: fx.GraphModule) -> list[fx.Node]:
 
 def _bind(placeholders: list[fx.Node], given: Example) -> dict[str, Any]:
     names = [str(node.target) for node in placeholders]
-    if names and names[-1].startswith("*") and not names[-1].startswith("**"):
-        count = len(names) - 1
-        given = dataclasses.replace(given, args=(*given.args[:count], given.args[count:]))
-    values = {**dict(zip(names, given.args, strict=False)), **given.kwargs}
+    rest = next((at for at, name in enumerate(names) if name.startswith("*")), len(names))
+    args = dict(zip(names[:rest], given.args, strict=False))
+    more, unknown = given.args[rest:], {name: one for name, one in given.kwargs.items() if name not in names}
+    variadic = {name: unknown if name.startswith("**") else more for name in names[rest:] if name.startswith("*")}
+    values = {**args, **variadic, **{name: one for name, one in given.kwargs.items() if name in names}}
+    kinds = {name.count("*") for name in variadic}
     missing = [str(node.target) for node in placeholders if not node.args and str(node.target) not in values]
-    if missing or len(given.args) > len(names):
-        required = sum(not node.args for node in placeholders)
+    if missing or (more and 1 not in kinds) or (unknown and 2 not in kinds):
+        required = sum(not node.args and not str(node.target).startswith("*") for node in placeholders)
         msg = (
             f"input_data has {len(given.args) + len(given.kwargs)} values, but forward takes {', '.join(names)}"
             f"{f' ({required} of them required)' if required < len(names) else ''}. Pass a tensor, or a tuple with one"
             " value for each argument."
         )
         raise ExportError(msg)
+    if unknown:
+        keys = ", ".join(f"'{name}'" for name in unknown)
+        raise ExportError(f"{keys} can be given to forward by keyword only, which no exported file knows.")
     return {
         name: values[name] if name in values else node.args[0] for name, node in zip(names, placeholders, strict=True)
     }

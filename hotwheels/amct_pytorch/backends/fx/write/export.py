@@ -14,6 +14,7 @@ from ....log import get_logger
 from ....onnx_io.opset import DEFAULT_OPSET, OpsetTooLow
 from ....torch_private import pytree
 from ...export_names import input_names, report_unused_axes
+from ...kept_buffers import KeptBuffers
 from .example_call import ExampleCall
 from .flat_reference import FlatReference
 from .onnx.example import DynamicAxis, Example, dynamic_axes_of
@@ -92,10 +93,16 @@ def _example(given: dict[str, Tensor], axes: list[DynamicAxis]) -> Example:
 
 def _run(walk: GraphWalk, call: ExampleCall, setting: dict[str, Any]) -> ir.Model:
     try:
-        with torch.random.fork_rng(devices=()):
-            return walk.write(call.inputs, setting.get("output_names"))
+        with torch.random.fork_rng(devices=()), KeptBuffers(walk.module) as buffers:
+            written = walk.write(call.inputs, setting.get("output_names"))
     except ExportError:
         raise
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         said = str(error).partition("\nUse tlparse")[0]  # torch's tool for another kind of graph
         raise ExportError(f"The model cannot be exported to ONNX with this input_data: {said}") from error
+    if buffers.changed:
+        _log.warning(
+            "The forward changes its buffers (%s). Files hold one call, which starts with their present values.",
+            ", ".join(f"'{name}'" for name in buffers.changed),
+        )
+    return written

@@ -21,8 +21,9 @@ from .tracer import GuidedTracer
 
 _log = get_logger(__name__)
 
-_SIZES = (2, 3)  # not 1, which squeeze and broadcasting treat differently
-_PROOF = 5
+# Two sizes to compare and one as proof; not 1, which squeeze and broadcasting treat differently. Others are tried if
+# the model has kept one of the sizes from an earlier forward, and takes a shorter way at it.
+_SIZES = ((2, 3, 5), (7, 11, 13))
 
 
 class GuidedTraces:
@@ -76,7 +77,12 @@ def trace_guided(model: nn.Module, rules: LeafRules, example: Example) -> GraphM
     """
     traces = GuidedTraces(model, rules, example)
     try:
-        first = traces.at(_SIZES[0])
+        first = _free(traces, *_SIZES[0])
+    except BatchError as error:
+        try:
+            first = _free(traces, *_SIZES[1])
+        except BatchError:
+            raise UnsupportedModelError(str(error)) from error
     except UnsupportedModelError as error:
         first = traces.at(None)  # raises the error of the user's own call
         _log.warning(
@@ -84,26 +90,30 @@ def trace_guided(model: nn.Module, rules: LeafRules, example: Example) -> GraphM
             example.batch_size,
             str(error).splitlines()[0],
         )
-    else:
-        first = _freed(first, traces) if first.tracer.guards.guards else first
-        if has_sized_constants(first.module.graph):
-            mark_fixed(first, traces.at(_SIZES[1]))
     tell_branches(model, first.branches, functools.partial(traced_again, model, first))
     return finish(first)
 
 
-def _freed(first: Trace, traces: GuidedTraces) -> Trace:
-    """Returns the trace with numbers that grow with the batch replaced, so that the graph works for any batch size."""
-    try:
-        return _compared(first, traces, records_constants=False)
-    except BatchError:
-        try:  # a constant may have the batch size in its shape
-            return _compared(traces.at(_SIZES[0], True), traces, records_constants=True)
-        except BatchError as error:
-            raise UnsupportedModelError(str(error)) from error
+def _free(traces: GuidedTraces, *sizes: int) -> Trace:
+    """Returns the trace with numbers that grow with the batch replaced, so that the graph works for any batch size.
+
+    Raises:
+      BatchError: The forward computes differently for these batch sizes.
+      UnsupportedModelError: It cannot be traced at the first of them.
+    """
+    first = traces.at(sizes[0])
+    if first.tracer.guards.guards:
+        try:
+            first = _compared(first, traces, sizes, records_constants=False)
+        except BatchError:  # a constant may have the batch size in its shape
+            first = _compared(traces.at(sizes[0], True), traces, sizes, records_constants=True)
+    if has_sized_constants(first.module.graph):
+        mark_fixed(first, traces.at(sizes[1]))
+    return first
 
 
-def _compared(first: Trace, traces: GuidedTraces, records_constants: bool) -> Trace:
-    if free_batch_size(first, traces.at(_SIZES[1], records_constants), _SIZES):
-        free_batch_size(first, traces.at(_PROOF, records_constants), (_SIZES[0], _PROOF), is_proof=True)
+def _compared(first: Trace, traces: GuidedTraces, sizes: tuple[int, ...], records_constants: bool) -> Trace:
+    one, other, proof = sizes
+    if free_batch_size(first, traces.at(other, records_constants), (one, other)):
+        free_batch_size(first, traces.at(proof, records_constants), (one, proof), is_proof=True)
     return first

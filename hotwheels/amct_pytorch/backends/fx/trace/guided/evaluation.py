@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.fx.proxy import TraceError
 
 from .....torch_private import FakeTensor, data_errors, fake_tensor_mode
+from .....torch_torchscript import seemingly_tracing
 from ....fused_attention import without_fused_attention
 
 VALUE_OF_DATA = "a value of the data decides what the forward does"
@@ -132,7 +133,11 @@ class Evaluator:
     def _run_once(self, function: Callable[..., Any], args: Any, kwargs: Any, is_fake: bool) -> Any:
         mode = self._mode if is_fake else contextlib.nullcontext()
         buffers = self._fake_buffers(function, is_fake) if isinstance(function, nn.Module) else contextlib.nullcontext()
-        with self._running(), torch.no_grad(), without_fused_attention(), mode, buffers:
+        # Not as an inference tensor, which does not count its changes, whatever the forward has asked for.
+        plain = (torch.inference_mode(False), torch.no_grad(), without_fused_attention(), seemingly_tracing(False))
+        with self._running(), contextlib.ExitStack() as stack:
+            for context in (*plain, mode, buffers):
+                stack.enter_context(context)
             return function(*args, **kwargs)
 
     @contextlib.contextmanager

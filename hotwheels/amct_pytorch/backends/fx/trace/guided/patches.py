@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import resolve_name
+from torch.utils.checkpoint import CheckpointFunction
 
 from .proxies import PROXY_TYPES, proxies_in
 
@@ -108,6 +109,9 @@ def _apply(original: Any, tracer: Any) -> Any:
     def apply(cls: type, *args: Any, **kwargs: Any) -> Any:
         if tracer.evaluator.is_running or not proxies_in((args, kwargs)):
             return original.__get__(None, cls)(*args, **kwargs)
+        if cls is CheckpointFunction:
+            function, _, *given = args
+            return function(*given)
         return tracer.record_autograd_function(cls, args, kwargs)
 
     return classmethod(apply)

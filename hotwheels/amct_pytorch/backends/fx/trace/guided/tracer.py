@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,6 +24,7 @@ from .proxies import PROXY_TYPES, GuidedProxy, proxies_in, values_of
 FUNCTIONS = "amct_functions"  # the submodule that holds the AutogradCalls
 VALUE = "val"  # torch's own key for a node's value: a fake tensor or a number
 WRITES = "amct_writes"  # the nodes whose memory a node changes
+_COMPARISONS = (operator.eq, operator.ne)
 _MAKERS = frozenset({torch.zeros, torch.ones, torch.empty, torch.full, torch.arange, torch.linspace, torch.eye})
 
 
@@ -58,12 +61,13 @@ class GuidedTracer(AmctTracer):
         self.records_constants = records_constants
         self._arguments = make_arguments(self.evaluator)
         self._fed: set[Node] = set()  # nodes that depend on an input of the model
+        self._compared: dict[Node, list[Any]] = {}  # with which lists and tuples a node compares a traced value
         self._changed: dict[int, tuple[Tensor, GuidedProxy]] = {}  # constants that the graph writes to
 
     def trace(self, root: nn.Module | Callable[..., Any], concrete_args: Any = None) -> Graph:
         """Returns the graph of ``root``."""
         try:
-            with patched(self):
+            with patched(self), torch.no_grad():  # a checkpoint then only calls its function
                 graph = super().trace(root, concrete_args)
                 self.guards.confirm()
         finally:
@@ -105,6 +109,8 @@ class GuidedTracer(AmctTracer):
         result = self._evaluate(kind, target, args, kwargs)
         node = super().create_proxy(kind, target, args, kwargs, name, type_expr).node
         node.meta[VALUE] = self._fake_of(result.value)
+        if target in _COMPARISONS:
+            self._compared[node] = [one for one in args if isinstance(one, (tuple, list))]
         self._note_written(node, result, args, kwargs)
         if result.value is None and kind != "placeholder" and (kind != "call_function" or is_known(target)):
             return None
@@ -144,6 +150,16 @@ class GuidedTracer(AmctTracer):
         if proxies_in((args, kwargs)) or is_random(function) or is_made:
             return self.record(function, args, kwargs)
         return function(*args, **kwargs)
+
+    def note_replaced(self, values: list[Any]) -> None:
+        """Drops the check of a comparison with a value that the forward has replaced: the key of a cache.
+
+        The graph fills the cache in each run, whatever the model has kept from an earlier forward.
+        """
+        kept = {id(one) for one in values}
+        keys = {node for node, others in self._compared.items() if any(id(one) in kept for one in others)}
+        guards = self.guards.guards
+        self.guards.guards = [dataclasses.replace(one, is_checked=False) if one.node in keys else one for one in guards]
 
     def record_new_values(self) -> list[Node]:
         """Records the values that the forward has assigned to buffers, and the values of these nodes."""
