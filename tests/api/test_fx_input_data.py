@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 
 import hotwheels.amct_pytorch as amct
 from tests.support import dynamic_path
+from tests.support.log_lines import LogLines, log_lines
+
+__all__ = ["log_lines"]
 
 
 class Sized(nn.Module):
@@ -156,3 +160,56 @@ def test_types_in_real_quant_are_those_in_float_and_tables_are_no_layers(tmp_pat
     dynamic_path.run(model, x)
     amct.enable_quantization(model, real_quant=True)
     assert dynamic_path.run(model, x).dtype == torch.float32
+
+
+@dataclasses.dataclass
+class Batch:
+    image: Tensor
+    shift: Tensor
+    is_shifted: bool = True
+
+
+class TakesDataclass(Sized):
+    def forward(self, batch: Batch) -> Tensor:
+        y = self.conv(batch.image).mean((2, 3))
+        return self.fc(y + batch.shift if batch.is_shifted else y)
+
+
+def test_dataclass_that_torch_knows_is_an_argument(tmp_path: Path) -> None:
+    def batch(size: int, is_shifted: bool = True) -> Batch:
+        return Batch(image(size), torch.full((size, 4), 0.5), is_shifted)
+
+    model, config = TakesDataclass().eval(), tmp_path / "config.json"
+    with pytest.raises(amct.UnsupportedModelError, match="register_dataclass"):
+        amct.create_quant_config_fx(config, model, input_data=batch(2))
+    torch.export.register_dataclass(Batch)
+    amct.create_quant_config_fx(config, model, input_data=batch(2))
+    quantized = amct.create_quant_model_fx(config, model, input_data=batch(2))
+    torch.testing.assert_close(quantized(batch(3)), model(batch(3)), rtol=0, atol=0)
+    with pytest.raises(amct.UnsupportedModelError, match="is_shifted"):
+        quantized(batch(3, is_shifted=False))
+    amct.enable_quantization(quantized, calibration=True)
+    quantized(batch(4))
+    amct.save_quant_model_fx(quantized, tmp_path / "net", batch(1), golden_inputs=batch(1))
+
+
+@torch.fx.wrap
+def reads_values(x: Tensor) -> Tensor:
+    return x * len([one for one in x.flatten().tolist() if one > 0]) / x.numel()
+
+
+class ReadsInside(Sized):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(reads_values(self.conv(x)).mean((2, 3)))
+
+
+def test_values_read_inside_an_opaque_function_are_told_at_the_save(tmp_path: Path, log_lines: LogLines) -> None:
+    config, x = tmp_path / "config.json", image(1)
+    amct.create_quant_config_fx(config, ReadsInside().eval(), input_data=x)
+    quantized = amct.create_quant_model_fx(config, ReadsInside().eval(), input_data=x)
+    amct.enable_quantization(quantized, calibration=True)
+    quantized(x)
+    amct.save_quant_model_fx(quantized, tmp_path / "net", x)
+    told = [line for line in log_lines.warnings if "hold a value of input_data as a constant" in line]
+    assert len(told) == 1
+    assert "x.flatten().tolist()" in told[0]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ..backends.fx.quant_graph_module import QuantGraphModule
 from ..backends.fx.write.example_call import ExampleCall, make_example_call, positional_inputs
 from ..backends.fx.write.export import WrittenModel, write_float_model
@@ -53,6 +55,7 @@ def write_onnx_files(
     with sealed_set(prefix) as files:
         write_files(files, float_model, record, prefix, with_float_model=True, with_record=True)
         if golden_inputs is not None:
-            arrays = [x.numpy() for x in pytree.tree_leaves(make_example_call(model, golden_inputs).inputs)]
+            leaves = pytree.tree_leaves(make_example_call(model, golden_inputs).inputs)
+            arrays = [x.numpy() for x in leaves if isinstance(x, Tensor)]
             make_golden(prefix, arrays, files, real_quant_integers(model, positional_inputs(model, golden_inputs)))
     return files.paths

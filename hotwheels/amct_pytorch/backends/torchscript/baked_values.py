@@ -17,10 +17,12 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from ...log import get_logger
 from ...torch_private import pytree
 from ...torch_torchscript import is_tracing, traced_value
 from ..tensor_facts import is_fact
 
+_log = get_logger(__name__)
 _OWN_FOLDERS = (Path(torch.__file__).parent, Path(__file__).parents[2])
 # Functions whose result depends on the shape of their arguments alone.
 _SHAPES = frozenset(
@@ -52,6 +54,15 @@ class BakedValues(TorchFunctionMode):
             if any(self._depends_on_inputs(one) for one in tensors):
                 self.lines.setdefault(_user_line())
         return result
+
+    def report(self) -> None:
+        """Logs a WARNING for each line."""
+        for line in self.lines:
+            _log.warning(
+                "The exported files hold a value of input_data as a constant, or a branch that it decides, since the"
+                " model reads it in Python: %s. On other inputs they differ from the model in PyTorch.",
+                line,
+            )
 
     def _depends_on_inputs(self, x: Tensor) -> bool:
         """Whether the trace computes ``x`` from values of the inputs, not from their sizes and parameters alone."""

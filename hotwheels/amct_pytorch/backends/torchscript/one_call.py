@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from ...onnx_io.model_file import parse_model
 from ..leaves import map_leaves, tensors_in
+from ..real_quant.known import is_known
+from .baked_values import BakedValues
 from .exporter_leftovers import clean_exporter_leftovers
 from .torch_exporter import export_once
 
@@ -77,7 +79,11 @@ def export_call(call: TemplateCall, opset: int) -> bytes:
         if found
     }
     setting = {"input_names": names, "dynamic_axes": axes, "opset_version": opset}
-    return export_once(_CallModule(call), tuple(call.inputs), setting)
+    module = _CallModule(call)
+    content = export_once(module, tuple(call.inputs), setting)
+    if not is_known(call.function):
+        module.baked.report()
+    return content
 
 
 def take_apart(content: bytes, call: TemplateCall) -> ExportedCall:
@@ -106,6 +112,7 @@ class _CallModule(nn.Module):
     def __init__(self, call: TemplateCall) -> None:
         super().__init__()
         self._template = call
+        self.baked = BakedValues(len(call.inputs))
         for index, constant in enumerate(call.constants):
             self.register_buffer(f"{_CONSTANT}{index}", constant.detach())
         if isinstance(call.function, nn.Module):
@@ -119,4 +126,6 @@ class _CallModule(nn.Module):
             return (constants if leaf.is_constant else inputs)[leaf.index] if isinstance(leaf, Slot) else leaf
 
         call = self._template
-        return tuple(tensors_in(call.function(*map_leaves(filled, call.args), **map_leaves(filled, call.kwargs))))
+        with self.baked:
+            result = call.function(*map_leaves(filled, call.args), **map_leaves(filled, call.kwargs))
+        return tuple(tensors_in(result))

@@ -93,7 +93,7 @@ def export_marked(
     ):
         model.eval()
         onnx_model = parse_model(export_onnx(model, tensors, setting))
-    _report_baked(baked)
+    baked.report()
     unread = _unread(onnx_model, names)
     outputs = output_names(given.get("output_names"), len(onnx_model.graph.outputs), names)
     report_unused_axes(axes, names, outputs)
@@ -164,14 +164,6 @@ def _entered_with_tensors(
         yield tensors, forward.baked
     finally:
         forward.original.restore()
-
-
-def _report_baked(values: BakedValues) -> None:
-    for line in values.lines:
-        _log.warning(
-            "The exported files hold a value of input_data as a constant, or a branch that it decides, since the model"
-            " reads it in Python: %s. On other inputs they differ from the model in PyTorch.", line,
-        )  # fmt: skip
 
 
 def _unread(model: ir.Model, names: Sequence[str]) -> frozenset[int]:

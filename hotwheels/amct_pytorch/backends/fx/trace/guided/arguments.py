@@ -35,6 +35,7 @@ def refuse_objects(arguments: Mapping[str, Any]) -> None:
         if any(isinstance(one, Tensor) for one in held):
             msg = (
                 f"input_data holds a {type(value).__name__}, an object with tensors in it, whose tensors would be"
-                " constants of the graph. Let the forward take them as tensors, or in a tuple, list or dict."
+                " constants of the graph. Let the forward take them as tensors, or in a tuple, list or dict; or make a"
+                " dataclass known to torch: torch.export.register_dataclass."
             )
             raise UnsupportedModelError(msg)

@@ -203,7 +203,8 @@ class GuidedTracer(AmctTracer):
         if type(value) not in PROXY_TYPES:
             return value
         is_number = type(value.amct_value) in (int, float, complex)
-        if is_number or isinstance(value.amct_value, (Tensor, tuple, list, dict)):
+        is_container = isinstance(value.amct_value, (tuple, list, dict)) or dataclasses.is_dataclass(value.amct_value)
+        if is_number or is_container or isinstance(value.amct_value, Tensor):
             return value
         return self.ask("argument", value, value.amct_value)
 
