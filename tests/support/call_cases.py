@@ -474,7 +474,67 @@ CUSTOM_FREE = [
     _of("depth to space", amct.nn.DepthToSpace(2)),
 ]
 
+ZERO_D = torch.tensor(-1.5)
+PLACES = torch.tensor([1, 0, -1])
+
+ODD = [
+    *(
+        _of(f"{name} of a scalar", lambda x, name=name: getattr(x, name)(-1), ZERO_D)
+        for name in ("sum", "amax", "logsumexp", "softmax", "log_softmax", "cumsum", "argmin", "max")
+    ),
+    _of("argmax of all", lambda x: (x.argmax(), x.argmax(None, True))),
+    _of("relu of ints", torch.relu, INTS),
+    _of("bool arithmetic", lambda x: ((x > 0) + (x > 2), (x > 0) * (x < 2))),
+    _of("where of bools", lambda x: torch.where(x > 1, x > 2, x < 0)),
+    _of("masked_fill of bools", lambda x: (x > 0).masked_fill(x > 2, False)),
+    _of("rsub alpha", lambda x: torch.rsub(x, 2, alpha=3)),
+    _of("NaN in hardshrink and threshold", lambda x: (F.hardshrink(x / x), F.threshold(x / x, 0.5, -1.0))),
+    _of("roll of all", lambda x: x.roll(5)),
+    _of("narrow from the end", lambda x: x.narrow(1, -3, 2)),
+    _of("two index tensors", lambda x: x[:, PLACES, PLACES]),
+    _of("index tensors apart", lambda x: x[PLACES.clamp(max=0), :, PLACES.view(3, 1)]),
+    _of("index tensors, number and None", lambda x: x[0, None, PLACES, :, PLACES[:1]]),
+    _of("index tensors behind a slice", lambda x: x[:, 2:6, PLACES, PLACES]),
+    _of("scatter_add", lambda x: x.scatter_add(1, torch.zeros(2, 2, 6, 6, dtype=torch.int64), x[:, 2:4]), opset=16),
+    _of("repeat_interleave", lambda x: (x.repeat_interleave(2, -1), x.repeat_interleave(3))),
+    _of("repeat_interleave of counts", lambda x: x.repeat_interleave(torch.tensor([1, 0, 2, 1, 1, 3]), 2)),
+    _of("shifts", lambda i: (i >> 1, i << 2), INTS),
+    *(
+        _module(nn.AvgPool2d(size, stride, padding, ceil_mode=True, divisor_override=3))
+        for size, stride, padding in ((2, 1, 1), (3, 2, 0), (3, 2, 1), (2, 3, 0))
+    ),
+    _of("big windows rounded up", lambda x: F.avg_pool2d(x, (4, 5), (3, 4), (2, 1), True, True, 7)),
+    *(_module(cls(2, 3, ceil_mode=True)) for cls in (nn.MaxPool2d, nn.AvgPool2d)),
+    *(_module(nn.AdaptiveAvgPool2d(size)) for size in (4, 7, (4, 2))),
+    _of("area", lambda x: F.interpolate(x, (9, 4), mode="area")),
+    _of("large output_padding", nn.ConvTranspose2d(8, 4, 3, 1, 1, 1, dilation=2).eval()),
+    *_named("any all isfinite signbit", X),
+    *(_of(f"{name} of an axis", lambda x, name=name: getattr(x > 2, name)(1, keepdim=True)) for name in ("any", "all")),
+    *_named("exp2 expm1 erfc rad2deg positive isposinf", X.clamp(-9, 9)),
+    *_named("atan2 hypot logaddexp copysign isclose", X, Y_TIED),
+    _of("xlogy", lambda x: torch.xlogy(x.relu(), x.abs() + 1)),
+    _of("heaviside", lambda x: torch.heaviside(x, torch.tensor(0.5))),
+    _of("lerp", lambda x, y: torch.lerp(x, y, 0.3), X, Y),
+    _of("diff", lambda x: (x.diff(dim=1), x.diff(2))),
+    _of("rot90", lambda x: (x.rot90(1, (2, 3)), x.rot90(-1, (1, 2)), x.rot90(2, (2, 3)))),
+    _of("var_mean", lambda x: (*torch.var_mean(x, 1), *torch.std_mean(x, (2, 3), keepdim=True))),
+    _of("aminmax", lambda x: (*torch.aminmax(x), *torch.aminmax(x, dim=1))),
+    _of("count_nonzero", lambda x: (x.count_nonzero(), x.count_nonzero(1))),
+    _of("nansum", lambda x: (x / x).nansum(1)),
+    _of("take_along_dim", lambda x: torch.take_along_dim(x, x.argmax(1, keepdim=True), 1)),
+    _of("trace", lambda x: x[0, 0].trace()),
+    _of("bilinear", lambda t: F.bilinear(t, t + 1, _weights(3, 16, 16), _weights(3)), T),
+    _of("sums of products", lambda t: (torch.addmv(t[0, :, 0], t[0], t[0, 0], beta=2), torch.inner(t, t)), T),
+    _of("outer", lambda t: torch.outer(t[0, 0], t[0, 1]), T),
+    _of(
+        "stacks",
+        lambda t: (torch.dstack([t[0], t[1]]), torch.vstack([t[0, 0], t[0]]), torch.column_stack([t[0, 0]])),
+        T,
+    ),
+]
+
+
 CASES: Sequence[CallCase] = (
     *ARITHMETIC, *ELEMENTS, *ACTIVATIONS, *PRODUCTS, *POOLINGS, *NORMS, *REDUCTIONS, *SHAPES, *MOVEMENTS, *INDEXING,
-    *CUSTOM_FREE,
+    *CUSTOM_FREE, *ODD,
 )  # fmt: skip

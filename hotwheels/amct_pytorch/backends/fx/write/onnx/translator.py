@@ -17,6 +17,7 @@ from ....constant_calls import changes_in_place
 from ....leaves import leaves, map_leaves, tensors_in
 from . import handlers  # noqa: F401 - fills the table
 from .call import Call
+from .composed import composed_form
 from .example import Example
 from .graph_writer import GraphWriter
 from .one_call import OneCallWriter
@@ -73,10 +74,12 @@ class Translator(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if not self._depends_on_inputs((args, kwargs)):
             return func(*args, **kwargs)
-        images = image_form(func)
-        if images is not None:
+        form = image_form(func) or composed_form(func)
+        if form is not None:
             with self:
-                return images(*args, **kwargs)
+                composed = form(*args, **kwargs)
+            if composed is not NotImplemented:
+                return composed
         name = getattr(func, "__name__", "")
         is_in_place = changes_in_place(func, kwargs)
         if is_in_place:

@@ -18,8 +18,9 @@ _GELU_OPSET, _HARD_SWISH_OPSET = 20, 14
 
 @handles("relu", "F.relu")
 def relu(call: Call, input: Tensor, inplace: bool = False) -> Written:
-    """Writes Relu."""
-    return call.op("Relu", call.value(input))
+    """Writes Relu, or Max for integers, which onnxruntime's Relu does not take."""
+    x = call.value(input)
+    return call.op("Relu", x) if input.is_floating_point() else call.op("Max", x, call.number(0, input.dtype))
 
 
 @handles("F.relu6")
@@ -177,8 +178,8 @@ def softshrink(call: Call, input: Tensor, lambd: float = 0.5) -> Written:
 def hardshrink(call: Call, input: Tensor, lambd: float = 0.5) -> Written:
     """Writes Where: 0 from -lambd to lambd."""
     x = call.value(input)
-    is_kept = call.op("Greater", call.op("Abs", x), call.number(lambd, input.dtype))
-    return call.op("Where", is_kept, x, call.number(0, input.dtype))
+    is_lost = call.op("LessOrEqual", call.op("Abs", x), call.number(lambd, input.dtype))
+    return call.op("Where", is_lost, call.number(0, input.dtype), x)  # NaN stays NaN
 
 
 @handles("F.threshold", "threshold")
@@ -187,8 +188,8 @@ def threshold(call: Call, input: Tensor, threshold: float, value: float, inplace
     x = call.value(input)
     if threshold == 0 and value == 0:
         return call.op("Relu", x)
-    is_kept = call.op("Greater", x, call.number(threshold, input.dtype))
-    return call.op("Where", is_kept, x, call.number(value, input.dtype))
+    is_replaced = call.op("LessOrEqual", x, call.number(threshold, input.dtype))
+    return call.op("Where", is_replaced, call.number(value, input.dtype), x)  # NaN stays NaN
 
 
 @handles("F.glu")
@@ -207,8 +208,10 @@ def softmax(
 ) -> Written:
     """Writes Softmax or LogSoftmax; ``dtype`` is the type of the result."""
     name = name_of(call.function)
+    if not input.dim():
+        return call.number(0.0 if "log" in name else 1.0, call.result.dtype)
     if dim is None:
-        dim = 0 if input.dim() in (0, 1, 3) else 1
+        dim = 0 if input.dim() in (1, 3) else 1
     x = call.value(input, call.result.dtype)
     if name == "F.softmin":
         x = call.op("Neg", x)

@@ -55,13 +55,18 @@ def sub(call: Call, input: Operand, other: Operand, *, alpha: Scalar = 1) -> Wri
 @handles("__rsub__", "rsub")
 def rsub(call: Call, input: Operand, other: Operand, *, alpha: Scalar = 1) -> Written:
     """Writes Sub with the operands exchanged."""
-    return REFUSED if alpha != 1 else _sum(call, "Sub", other, input, 1)
+    if alpha == 1:
+        return _sum(call, "Sub", other, input, 1)
+    if call.result.dtype is torch.bool:
+        return REFUSED
+    subtrahend, base = _operands(call, input, other)
+    return call.op("Sub", base, call.op("Mul", subtrahend, call.value(alpha, call.result.dtype)))
 
 
 def _sum(call: Call, op_type: str, input: Operand, other: Operand, alpha: Scalar) -> Written:
-    if call.result.dtype is torch.bool:
-        return REFUSED
     left, right = _operands(call, input, other)
+    if call.result.dtype is torch.bool:
+        return call.op("Or", left, right) if op_type == "Add" and alpha == 1 else REFUSED
     if alpha != 1:
         right = call.op("Mul", right, call.value(alpha, call.result.dtype))
     return call.op(op_type, left, right)
@@ -69,8 +74,8 @@ def _sum(call: Call, op_type: str, input: Operand, other: Operand, alpha: Scalar
 
 @handles("mul", "multiply")
 def mul(call: Call, input: Operand, other: Operand) -> Written:
-    """Writes Mul."""
-    return REFUSED if call.result.dtype is torch.bool else call.op("Mul", *_operands(call, input, other))
+    """Writes Mul, or And for booleans."""
+    return call.op("And" if call.result.dtype is torch.bool else "Mul", *_operands(call, input, other))
 
 
 @handles("true_divide", "__truediv__", "__div__")
@@ -274,13 +279,20 @@ def where(call: Call, condition: Tensor, input: Operand | None = None, other: Op
         return REFUSED
     if call.function is torch.Tensor.where:  # x.where(condition, other)
         condition, input = input, condition  # type: ignore[assignment]
-    return call.op("Where", call.value(condition, torch.bool), *_operands(call, input, other))
+    return _chosen(call, call.value(condition, torch.bool), *_operands(call, input, other))
+
+
+def _chosen(call: Call, condition: ir.Value, first: ir.Value, second: ir.Value) -> ir.Value:
+    """Writes Where; And and Or for booleans, which onnxruntime's Where does not take."""
+    if call.result.dtype is not torch.bool:
+        return call.op("Where", condition, first, second)
+    return call.op("Or", call.op("And", condition, first), call.op("And", call.op("Not", condition), second))
 
 
 @handles("masked_fill")
 def masked_fill(call: Call, input: Tensor, mask: Tensor, value: Operand) -> Written:
     """Writes Where."""
-    return call.op("Where", call.value(mask, torch.bool), *_operands(call, value, input))
+    return _chosen(call, call.value(mask, torch.bool), *_operands(call, value, input))
 
 
 # --- functions of each element ---

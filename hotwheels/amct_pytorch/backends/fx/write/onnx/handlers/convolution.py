@@ -91,6 +91,14 @@ def conv_transpose(
     if not all(isinstance(one, int) for one in extra):
         return REFUSED
 
+    begins, ends = each(padding, rank), each(padding, rank)
+    if any(one >= step for one, step in zip(extra, each(stride, rank), strict=True)):
+        # onnxruntime refuses so large an output_padding; less padding at the end is the same.
+        ends = [end - one for end, one in zip(ends, extra, strict=True)]
+        extra = [0] * rank
+        if min(ends) < 0:
+            return REFUSED
+
     def write(x: ir.Value) -> ir.Value:
         return call.op(
             "ConvTranspose",
@@ -101,7 +109,7 @@ def conv_transpose(
             group=groups,
             kernel_shape=list(weight.shape[2:]),
             output_padding=extra if any(extra) else None,
-            pads=each(padding, rank) * 2,
+            pads=[*begins, *ends],
             strides=each(stride, rank),
         )
 

@@ -22,9 +22,12 @@ def getitem(call: Call, input: Tensor, index: Any) -> Written:
     """Writes Slice for all slices, Gather for each number or tensor of indices, Unsqueeze for None."""
     asked = index if isinstance(index, tuple) else (index,)
     given = [torch.tensor(one) if isinstance(one, list) else one for one in asked]
-    if sum(isinstance(one, Tensor) for one in given) > 1 or not all(map(_is_known, given)):
+    if not all(map(_is_known, given)):
         return REFUSED
     places = _with_axes(given, input.dim())
+    tensors = [one for one in places if isinstance(one, Tensor)]
+    if len(tensors) > 1 and _common_index(call, tensors) is None:
+        return REFUSED
     x = _slices(call, input, places)
     axis, added = 0, []
     for one in places:
@@ -33,11 +36,40 @@ def getitem(call: Call, input: Tensor, index: Any) -> Written:
         elif isinstance(one, (int, torch.SymInt)):
             x = call.op("Gather", x, call.scalar_int(one), axis=axis - len(added))
             continue
-        elif isinstance(one, Tensor):
+        elif isinstance(one, Tensor) and len(tensors) == 1:
             x = call.op("Gather", x, call.value(one, torch.int64), axis=axis - len(added))
             axis += one.dim() - 1
         axis += 1
-    return call.op("Unsqueeze", x, call.ints(added)) if added else x
+    x = call.op("Unsqueeze", x, call.ints(added)) if added else x
+    if len(tensors) < 2:
+        return x
+    kept = [one for one in places if not isinstance(one, (int, torch.SymInt))]
+    return _picked(call, x, kept, tensors)
+
+
+def _picked(call: Call, x: ir.Value, places: list[Any], tensors: list[Tensor]) -> ir.Value:
+    """Writes GatherND, which picks by several tensors of indices; ``places`` has an element for each axis of ``x``."""
+    axes = [axis for axis, one in enumerate(places) if isinstance(one, Tensor)]
+    others = [axis for axis in range(len(places)) if axis not in axes]
+    order = [*axes, *others]
+    if order != list(range(len(order))):
+        x = call.op("Transpose", x, perm=order)
+    index = _common_index(call, tensors)
+    assert index is not None
+    x = call.op("GatherND", x, index)
+    if axes[-1] - axes[0] >= len(axes):  # apart: the axes of the indices stay in front, as in torch
+        return x
+    count = max(one.dim() for one in tensors)
+    before = axes[0]
+    perm = [*range(count, count + before), *range(count), *range(count + before, count + len(others))]
+    return x if perm == list(range(len(perm))) else call.op("Transpose", x, perm=perm)
+
+
+def _common_index(call: Call, tensors: list[Tensor]) -> ir.Value | None:
+    """Returns constant ``tensors`` as the indices of GatherND, [..., number of tensors]; None for other tensors."""
+    if not all(map(call.is_constant, tensors)):
+        return None
+    return call.constant(torch.stack(torch.broadcast_tensors(*(one.to(torch.int64) for one in tensors)), -1))
 
 
 def _is_known(one: Any) -> bool:
@@ -110,10 +142,37 @@ def topk(
 ) -> Written:
     """Writes TopK."""
     if not input.dim():
-        return REFUSED
+        return [call.value(input), call.scalar_int(0)] if k else REFUSED
     return call.ops(
         "TopK", call.value(input), call.ints([k]), outputs=2, axis=dim, largest=int(largest), sorted=int(sorted)
     )
+
+
+@handles("repeat_interleave")
+def repeat_interleave(
+    call: Call, input: Tensor, repeats: Tensor, dim: int | None = None, *, output_size: int | None = None
+) -> Written:
+    """Writes Gather for a constant tensor of counts; one count has a composed form."""
+    if not isinstance(repeats, Tensor) or not call.is_constant(repeats) or dim is None or not input.dim():
+        return REFUSED
+    size = input.shape[dim]
+    if not isinstance(size, int):
+        return REFUSED
+    places = torch.arange(size).repeat_interleave(repeats.cpu())
+    return call.op("Gather", call.value(input), call.constant(places), axis=dim)
+
+
+@handles("scatter_add")
+def scatter_add(call: Call, input: Tensor, dim: int, index: Tensor, src: Tensor) -> Written:
+    """Writes ScatterElements, which sums equal places from opset 16 on."""
+    if not input.dim():
+        return REFUSED
+    call.need_opset(16, "ScatterElements that adds")
+    part = src[tuple(slice(size) for size in index.shape)] if call.is_constant(src) else src
+    if part.shape != index.shape:
+        return REFUSED
+    values = (call.value(one) for one in (input, index, part))
+    return call.op("ScatterElements", *values, axis=dim, reduction="add")
 
 
 @handles("tril", "triu")

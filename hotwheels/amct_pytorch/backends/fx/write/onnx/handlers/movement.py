@@ -141,8 +141,10 @@ def select(call: Call, input: Tensor, dim: int, index: Size) -> Written:
 @handles("narrow")
 def narrow(call: Call, input: Tensor, dim: int, start: Size, length: Size) -> Written:
     """Writes Slice."""
-    if isinstance(start, Tensor) or (isinstance(start, int) and start < 0):
+    if isinstance(start, Tensor):
         return REFUSED
+    if isinstance(start, int) and start < 0:
+        start = start + input.shape[dim]
     return sliced(call, call.value(input), [start], [start + length], [dim % input.dim()])
 
 
@@ -177,6 +179,10 @@ def roll(call: Call, input: Tensor, shifts: Any, dims: Any = None) -> Written:
     """Writes two Slices and Concat for each axis."""
     shifts = [shifts] if isinstance(shifts, int) else list(shifts)
     dims = [dims] if isinstance(dims, int) else list(dims or ())
+    if not dims and all(isinstance(one, int) for one in (*shifts, input.numel())) and input.numel():
+        cut, x = -shifts[0] % input.numel(), call.op("Reshape", call.value(input), call.ints([-1]))
+        rolled = call.op("Concat", sliced(call, x, [cut], [_LAST], [0]), sliced(call, x, [0], [cut], [0]), axis=0)
+        return call.op("Reshape", rolled, call.ints(list(input.shape)))
     sizes = [input.shape[axis] for axis in dims]
     if not dims or not all(isinstance(one, int) for one in (*shifts, *sizes)) or not all(sizes):
         return REFUSED

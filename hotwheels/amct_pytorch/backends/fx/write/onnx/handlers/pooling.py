@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import onnx_ir as ir
+import torch
 from torch import Tensor
 
 from ......errors import ExportError
@@ -37,20 +38,23 @@ def max_pool(
     """Writes MaxPool; converts its indices, which count through the whole tensor, to torch's, which count per image."""
     rank = _rank(call)
     kernel = each(kernel_size, rank)
+    strides = each(stride, rank) if stride else kernel
+    maxima = call.result if isinstance(call.result, Tensor) else call.result[0]
+    ceils = ceil_mode and not _is_floored(input, maxima, kernel, strides, each(padding, rank), each(dilation, rank))
     attributes: dict[str, Any] = {
-        "ceil_mode": int(ceil_mode),
+        "ceil_mode": int(ceils),
         "dilations": each(dilation, rank),
         "kernel_shape": kernel,
         "pads": each(padding, rank) * 2,
-        "strides": each(stride, rank) if stride else kernel,
+        "strides": strides,
     }
     if isinstance(call.result, Tensor):
         return batched(call, input, rank + 2, lambda x: call.op("MaxPool", x, **attributes))
     if input.dim() != rank + 2:
         return REFUSED
-    maxima, places = call.ops("MaxPool", call.value(input), outputs=2, **attributes)
+    values, places = call.ops("MaxPool", call.value(input), outputs=2, **attributes)
     image = math.prod(input.shape[2:])
-    return [maxima, call.op("Mod", places, call.scalar_int(image))]
+    return [values, call.op("Mod", places, call.scalar_int(image))]
 
 
 @handles("padded_max_pool2d")
@@ -100,18 +104,30 @@ def avg_pool(
             " cannot be quantized. Leave divisor_override out and multiply the result, or set quant_enable to false."
         )
         raise ExportError(msg)
-    if divisor_override is not None and ceil_mode and any(each(padding, rank)):
-        return REFUSED
+    pads, strides = each(padding, rank), each(stride, rank) if stride else kernel
+    ceils = ceil_mode and not _is_floored(input, call.result, kernel, strides, pads, [1] * rank)
+    ends = pads
+    if divisor_override is not None and ceils:  # zeros complete the last windows, so all have the same divisor
+        lengths = zip(input.shape[-rank:], call.result.shape[-rank:], kernel, strides, pads, strict=True)
+        known = [
+            (count - 1) * step + size - before - pad if isinstance(before, int) and isinstance(count, int) else None
+            for before, count, size, step, pad in lengths
+        ]
+        if None in known:
+            return REFUSED
+        ends, ceils = [max(one, pad) for one, pad in zip(known, pads, strict=True) if one is not None], False
 
     def write(x: ir.Value) -> ir.Value:
+        if ends != pads:
+            x = call.op("Pad", x, call.ints([0, 0, *pads, 0, 0, *ends]))
         mean = call.op(
             "AveragePool",
             x,
-            ceil_mode=int(ceil_mode),
+            ceil_mode=int(ceils),
             count_include_pad=int(count_include_pad or divisor_override is not None),
             kernel_shape=kernel,
-            pads=each(padding, rank) * 2,
-            strides=each(stride, rank) if stride else kernel,
+            pads=[0] * (2 * rank) if ends != pads else pads * 2,
+            strides=strides,
         )
         if divisor_override is None:
             return mean
@@ -132,9 +148,27 @@ def adaptive_avg_pool_of(call: Call, input: Tensor, rank: int) -> Written:
         return batched(call, input, rank + 2, lambda x: call.op("GlobalAveragePool", x))
     windows = _even_windows(input.shape[-rank:], call.result.shape[-rank:])
     if windows is None:
-        return REFUSED
+        return _by_shares(call, input) if rank == 2 and call.layer is None else REFUSED
     kernel, strides = windows
     return batched(call, input, rank + 2, lambda x: call.op("AveragePool", x, kernel_shape=kernel, strides=strides))
+
+
+def _by_shares(call: Call, input: Tensor) -> Written:
+    """Writes windows of several sizes as products with constant matrices, which hold the share of each element."""
+    sizes = (*input.shape[-2:], *call.result.shape[-2:])
+    if not all(isinstance(one, int) for one in sizes):
+        return REFUSED
+    rows, columns = (_shares(input.shape[axis], call.result.shape[axis], input.dtype) for axis in (-2, -1))
+    return call.op("MatMul", call.constant(rows), call.op("MatMul", call.value(input), call.constant(columns.T)))
+
+
+def _shares(count: int, size: int, dtype: torch.dtype) -> Tensor:
+    """Returns the share of each of ``count`` elements in the mean of each of ``size`` windows, [size, count]."""
+    shares = torch.zeros(size, count, dtype=dtype)
+    for window in range(size):
+        start, stop = window * count // size, -(-(window + 1) * count // size)
+        shares[window, start:stop] = 1 / (stop - start)
+    return shares
 
 
 @handles(
@@ -176,6 +210,28 @@ def _padded(
         "strides": each(stride, 2),
     }
     return batched(call, input, 4, lambda x: call.op(operation, x, **attributes))
+
+
+def _is_floored(
+    input: Tensor,
+    result: Tensor,
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    pads: Sequence[int],
+    dilations: Sequence[int],
+) -> bool:
+    """Whether rounding up gives the sizes of rounding down, as torch drops a window that would start behind the image.
+
+    ONNX keeps such a window in its shapes. Sizes that depend on the inputs are taken as rounded up.
+    """
+    rank = len(kernel)
+    floors = [
+        (size + 2 * pad - step_inside * (extent - 1) - 1) // stride + 1
+        for size, extent, stride, pad, step_inside in zip(
+            input.shape[-rank:], kernel, strides, pads, dilations, strict=True
+        )
+    ]
+    return all(isinstance(one, int) for one in result.shape[-rank:]) and floors == list(result.shape[-rank:])
 
 
 def _rank(call: Call) -> int:

@@ -58,8 +58,10 @@ def total(
 @handles("max", "min")
 def maximum(call: Call, input: Tensor, *args: Any, **kwargs: Any) -> Written:
     """Writes ReduceMax of all elements, ReduceMax and ArgMax along an axis, or Max of two tensors; or the minimum."""
-    if input.dtype is torch.bool or not input.dim():
+    if input.dtype is torch.bool:
         return REFUSED
+    if not input.dim():
+        return _of_scalar(call, input, *args, *kwargs.values())
     suffix = "Max" if call.function.__name__ == "max" else "Min"
     if not args and not kwargs:
         return reduced(call, f"Reduce{suffix}", call.value(input), None, keepdim=False)
@@ -74,22 +76,40 @@ def maximum(call: Call, input: Tensor, *args: Any, **kwargs: Any) -> Written:
     ]
 
 
+def _of_scalar(call: Call, input: Tensor, *arguments: Any) -> Written:
+    """Writes the largest or smallest of one element: the element, the larger of two, or the element and its place."""
+    if not arguments:
+        return call.value(input)
+    if isinstance(arguments[0], Tensor):
+        return extreme(call, input, arguments[0])
+    return [call.value(input), call.scalar_int(0)]
+
+
 @handles("amax", "amin")
 def amax(call: Call, input: Tensor, dim: Axes = (), keepdim: bool = False) -> Written:
     """Writes ReduceMax or ReduceMin."""
-    if input.dtype is torch.bool or not input.dim():
+    if input.dtype is torch.bool:
         return REFUSED
+    if not input.dim():
+        return call.value(input)
     op_type = "ReduceMax" if call.function.__name__ == "amax" else "ReduceMin"
     return reduced(call, op_type, call.value(input), _list(dim), keepdim=keepdim)
 
 
 @handles("argmax", "argmin")
 def argmax(call: Call, input: Tensor, dim: int | None = None, keepdim: bool = False) -> Written:
-    """Writes ArgMax or ArgMin: the first of equal elements."""
-    if dim is None or not input.dim() or input.dtype is torch.bool:
+    """Writes ArgMax or ArgMin: the first of equal elements; without ``dim`` of all elements in a row."""
+    if input.dtype is torch.bool:
         return REFUSED
+    if not input.dim():
+        return call.scalar_int(0)
     op_type = "ArgMax" if call.function.__name__ == "argmax" else "ArgMin"
-    return call.op(op_type, call.value(input), axis=dim, keepdims=int(keepdim), select_last_index=0)
+    x = call.value(input)
+    if dim is not None:
+        return call.op(op_type, x, axis=dim, keepdims=int(keepdim), select_last_index=0)
+    row = call.op("Reshape", x, call.ints([-1]))
+    place = call.op(op_type, row, axis=0, keepdims=0, select_last_index=0)
+    return call.op("Reshape", place, call.ints([1] * input.dim())) if keepdim else place
 
 
 @handles("logsumexp")
@@ -97,6 +117,8 @@ def logsumexp(call: Call, input: Tensor, dim: Axes, keepdim: bool = False) -> Wr
     """Writes ReduceLogSumExp."""
     if not input.is_floating_point():
         return REFUSED
+    if not input.dim():
+        return call.value(input)
     return reduced(call, "ReduceLogSumExp", call.value(input), _list(dim), keepdim=keepdim)
 
 
@@ -104,7 +126,7 @@ def logsumexp(call: Call, input: Tensor, dim: Axes, keepdim: bool = False) -> Wr
 def cumsum(call: Call, input: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Written:
     """Writes CumSum."""
     x = call.value(input, call.result.dtype)
-    return call.op("CumSum", x, call.scalar_int(dim)) if input.dim() else REFUSED
+    return call.op("CumSum", x, call.scalar_int(dim)) if input.dim() else x
 
 
 @handles("var", "std")
@@ -121,7 +143,7 @@ def variance(
     is_flag = isinstance(dim, bool)  # x.var(unbiased)
     unbiased = bool(dim) if is_flag else unbiased
     axes = (None if is_flag else _list(dim)) or list(range(input.dim()))
-    sizes = [input.shape[axis] for axis in axes]
+    sizes = [input.shape[axis] for axis in axes] if input.dim() else []
     if not sizes or not all(isinstance(one, int) for one in sizes):
         return REFUSED
     count = math.prod(sizes)
