@@ -91,7 +91,7 @@ def _shifted_right(input: Tensor, other: Any) -> Tensor:
     return torch.div(input, 2**other, rounding_mode="floor")
 
 
-def _shifted_left(input: Tensor, other: Any) -> Tensor:
+def _shifted_left(input: Tensor, other: Any) -> Any:
     return input * 2**other
 
 

@@ -69,7 +69,8 @@ def _common_index(call: Call, tensors: list[Tensor]) -> ir.Value | None:
     """Returns constant ``tensors`` as the indices of GatherND, [..., number of tensors]; None for other tensors."""
     if not all(map(call.is_constant, tensors)):
         return None
-    return call.constant(torch.stack(torch.broadcast_tensors(*(one.to(torch.int64) for one in tensors)), -1))
+    shape = np.broadcast_shapes(*(tuple(one.shape) for one in tensors))
+    return call.constant(torch.stack([one.to(torch.int64).expand(shape) for one in tensors], -1))
 
 
 def _is_known(one: Any) -> bool:
