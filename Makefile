@@ -10,7 +10,7 @@ LAY_OUT = rm -rf $(TYPED) && mkdir -p $(TYPED) && \
 	ln -s $(addprefix $(CURDIR)/,$(wildcard hotwheels/amct_pytorch/*) proto capacity custom_op) $(TYPED)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sample sample-mobilenet sample-vit sample-dynamic sample-retrain test test-exact test-newest-torch test-sanitized fuzz fuzz-programs kill leaks lint bench bench-scaling bench-accuracy bench-pretrained dist docs zoo clean
+.PHONY: help setup sample sample-mobilenet sample-vit sample-dynamic sample-retrain test test-exact test-newest-torch test-sanitized fuzz fuzz-programs kill leaks lint bench bench-compare bench-scaling bench-accuracy bench-pretrained dist docs zoo clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 26
@@ -95,6 +95,9 @@ bench: $(READY) ## Measure time and memory of calibration, fake_quant, export an
 	AMCT_LOG_LEVEL=ERROR $(RUN) -m benchmarks.speed $(ARGS)
 	AMCT_LOG_LEVEL=ERROR $(RUN) -m benchmarks.training
 	AMCT_LOG_LEVEL=ERROR $(RUN) -m benchmarks.layerwise
+
+bench-compare: $(READY) ## Say what got slower between two files of make bench: BEFORE=a.json AFTER=b.json
+	$(RUN) -m benchmarks.compare $(BEFORE) $(AFTER)
 
 bench-scaling: $(READY) ## Measure how time and memory grow with the network, and saves against a bare export
 	$(RUN) -m benchmarks.scaling $(ARGS)

@@ -30,7 +30,7 @@ MANY_BATCHES = 32
 QUICK = Workload(blocks=(1, 1, 1, 1), width=8, batch_size=2, image_size=64)
 SAME_MEMORY = 1.05  # largest ratio that counts as "does not depend on batch_num"
 
-HEADER = ("measure", "ratio", "target", "verdict", "median", "measured", "base")
+HEADER = ("measure", "ratio", "target", "verdict", "median", "spread", "measured", "base")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Measure:
       base: The base quantity, in the same unit.
       unit: ``s`` or ``MiB``.
       median: Median of the rounds' ratios; None if there is one round only.
+      spread: Distance of the quartiles of the rounds' ratios; None likewise.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Measure:
     base: float
     unit: str
     median: float | None = None
+    spread: float | None = None
 
     @property
     def verdict(self) -> str:
@@ -68,6 +70,7 @@ class Measure:
             "-" if self.target is None else f"{self.target:.2f}",
             self.verdict,
             "-" if self.median is None else f"{self.median:.2f}",
+            "-" if self.spread is None else f"{self.spread:.2f}",
             f"{self.value:.4g} {self.unit}",
             f"{self.base:.4g} {self.unit}",
         )
@@ -193,8 +196,8 @@ def _export(model: nn.Module, example: Tensor, folder: Path, dynamo: bool) -> No
 
 
 def _timed(name: str, ours: Times, base: Times, target: float | None) -> Measure:
-    median = ours.median_ratio(base) if len(ours.seconds) > 1 else None
-    return Measure(name, ours.ratio(base), target, ours.least, base.least, "s", median)
+    median, spread = (ours.median_ratio(base), ours.spread(base)) if len(ours.seconds) > 1 else (None, None)
+    return Measure(name, ours.ratio(base), target, ours.least, base.least, "s", median, spread)
 
 
 def _report(measures: Sequence[Measure], workload: Workload, args: argparse.Namespace) -> None:

@@ -47,6 +47,14 @@ class Times:
         """Median of the rounds' ratios, as a check on ``ratio``."""
         return statistics.median(ours / theirs for ours, theirs in zip(self.seconds, base.seconds, strict=True))
 
+    def spread(self, base: Times) -> float:
+        """Distance of the quartiles of the rounds' ratios; of the extremes for fewer than four rounds."""
+        ratios = sorted(ours / theirs for ours, theirs in zip(self.seconds, base.seconds, strict=True))
+        if len(ratios) < 4:
+            return ratios[-1] - ratios[0]
+        low, _, high = statistics.quantiles(ratios, n=4)
+        return high - low
+
 
 def interleaved(alternatives: Mapping[str, Alternative], rounds: int, clock: Clock, title: str) -> dict[str, Times]:
     """Runs every alternative once per round, in turn; a first round is not counted."""
