@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+PROJECTIONS = ("q_proj", "k_proj", "v_proj")
+
 
 class InProjection(nn.Linear):
     """A Linear on some rows of a parameter that the attention module owns.
@@ -54,3 +56,16 @@ class InProjection(nn.Linear):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Loads nothing, since the attention module loads its parameters."""
+
+
+def attach_projections(attention: nn.MultiheadAttention) -> None:
+    """Registers the projections of ``attention`` as ``q_proj``, ``k_proj`` and ``v_proj``, unless it has them."""
+    size = attention.embed_dim
+    own = (attention.q_proj_weight, attention.k_proj_weight, attention.v_proj_weight)
+    for index, (name, weight) in enumerate(zip(PROJECTIONS, own, strict=True)):
+        third = slice(index * size, (index + 1) * size)
+        rows = third if weight is None else slice(0, size)
+        weight = attention.in_proj_weight if weight is None else weight
+        if name not in attention._modules:
+            made = InProjection(weight, attention.in_proj_bias, rows, third)
+            attention.add_module(name, made.train(attention.training))

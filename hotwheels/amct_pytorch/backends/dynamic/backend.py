@@ -24,6 +24,7 @@ from ..example import positional
 from ..float_model import cast_to_float32, in_float32, needs_float32, unwrapped
 from ..layer_container import LayerContainer
 from ..memory_of_calls import refuse_memory
+from .attention import place_attention
 from .forwards import replace_forward, works_in_place
 from .hooked_forward import take_root_hooks
 from .inner_call import CallingForward
@@ -79,6 +80,7 @@ class DynamicBackend:
         cast_to_float32(self._model)
         take_root_hooks(self._model)
         refuse_memory(self._model, lambda: run_example(self._model, inputs), lambda: kept_state(self._model))
+        place_attention(self._model)
         self._between: dict[nn.Module, Between | None] = {}
         self._calling: dict[str, CallingForward | CallingNorm | FrozenForward] = {
             **find_inner_calls(self._model, inputs, registry),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ....log import get_logger
+from ....nn.in_projection import InProjection
 from ....ops.desc import Role
 from ....ops.registry import Registry
 from ..forwards import FORWARD, OriginalForward, replace_forward
@@ -147,7 +148,7 @@ def _needs_one(module: nn.Module, registry: Registry) -> bool:
     if match is None or match.op.role not in _ROLES or registry.is_leaf_type(type(module)):
         return False
     has_own_forward = FORWARD in vars(module) or not is_plain_class(type(module), registry)
-    return has_own_forward or "weight" not in module._parameters
+    return has_own_forward or ("weight" not in module._parameters and not isinstance(module, InProjection))
 
 
 def _is_own_norm(module: nn.Module, registry: Registry) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
+from ....nn.in_projection import InProjection
 from ....nn.weighted_call import WeightedCall
 from ....onnx_io.initializers import constant_of
 from .candidates import Candidate
@@ -25,7 +26,7 @@ def why_no_single_operation(candidate: Candidate, body: Sequence[ir.Node], has_o
         return f"a forward was set on it that computes {written}; move all other operations out of that forward"
     if (
         candidate.op.has_weight
-        and not isinstance(candidate.module, WeightedCall)
+        and not isinstance(candidate.module, (WeightedCall, InProjection))
         and any(_computes_weight(node, candidate) for node in body)
     ):
         return "its weight is computed in every forward; make it a parameter first, e.g. with remove_spectral_norm"

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 from torch.fx import Graph, GraphModule, Node
 
-from ....nn.in_projection import InProjection
+from ....nn.in_projection import PROJECTIONS, attach_projections
 from ....nn.module_hooks import has_hooks
 from ...masked_softmax import masked_scores, masked_softmax
 from ..read.float_reason import mark_float
@@ -34,7 +34,6 @@ Proxy = Any  # a torch.fx.Proxy: it has the operators of a tensor when the progr
 
 _SETTINGS = ("need_weights", "average_attn_weights")
 _FUNCTION_SETTINGS = ("dropout_p", "enable_gqa", "add_zero_attn", "use_separate_proj_weight")
-_PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 _MASKS = ("attn_mask", "key_padding_mask", "is_causal")
 
 
@@ -117,11 +116,11 @@ def _multihead_attention(
     is_causal: bool = False,  # only a hint that attn_mask is causal
 ) -> tuple[Proxy, Proxy | None]:
     module: nn.MultiheadAttention = place.module
-    _attach_projections(place)
+    attach_projections(module)
     first, second = query.size(0), query.size(1)
     queries, keys, values = (
         _heads(place.call(name, x), module.num_heads, module.head_dim, order)
-        for name, x, order in zip(_PROJECTIONS, (query, key, value), _orders(module.batch_first), strict=True)
+        for name, x, order in zip(PROJECTIONS, (query, key, value), _orders(module.batch_first), strict=True)
     )
     weights = _softmax(queries * module.head_dim**-0.5 @ keys, [attn_mask, key_padding_mask])
     if module.dropout:
@@ -190,18 +189,6 @@ def _orders(batch_first: bool) -> tuple[tuple[int, ...], ...]:
 def _in_tokens(attended: Proxy, batch_first: bool) -> Proxy:
     """Returns the results of the heads in the order of the tokens."""
     return attended.permute(*((0, 2, 1, 3) if batch_first else (2, 0, 1, 3)))
-
-
-def _attach_projections(place: Inline) -> None:
-    """Adds three projections to the attention module, which are slices of its parameters."""
-    module: nn.MultiheadAttention = place.module
-    size = module.embed_dim
-    own = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
-    for index, (name, weight) in enumerate(zip(_PROJECTIONS, own, strict=True)):
-        third = slice(index * size, (index + 1) * size)
-        rows = third if weight is None else slice(0, size)
-        weight = module.in_proj_weight if weight is None else weight
-        place.attach(name, InProjection(weight, module.in_proj_bias, rows, third))
 
 
 def _scaled_dot_product_attention(
