@@ -14,27 +14,24 @@ the trace, so that no other node's name changes.
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable
 from typing import Any
 
 import torch.nn.functional as F
-from torch import fx, nn
+from torch import nn
 from torch.fx import Graph, GraphModule, Node
 
-from ....nn.in_projection import PROJECTIONS, attach_projections
 from ....nn.module_hooks import has_hooks
-from ...masked_softmax import masked_scores, masked_softmax
 from ..read.float_reason import mark_float
 from ..trace.dropout import owner_path
 from .assemble import assemble, copy_training
+from .attention_formulas import FORMULAS, FUNCTIONS, multihead_attention
 from .inline import Inline, is_pick, nodes_behind, replace_node
 
 Proxy = Any  # a torch.fx.Proxy: it has the operators of a tensor when the program runs, but does not declare them
 
 _SETTINGS = ("need_weights", "average_attn_weights")
 _FUNCTION_SETTINGS = ("dropout_p", "enable_gqa", "add_zero_attn", "use_separate_proj_weight")
-_MASKS = ("attn_mask", "key_padding_mask", "is_causal")
 
 
 def decompose_attention(graph_module: GraphModule) -> None:
@@ -52,7 +49,7 @@ def decompose_attention(graph_module: GraphModule) -> None:
             continue
         path = str(node.target) if node.op == "call_module" else ""
         place = Inline(graph_module, graph_module.graph, path, node.name, _follows(arguments) or owner_path(node))
-        if formula in (_multihead_attention, _attention_call):
+        if "need_weights" in inspect.signature(formula).parameters:
             arguments["need_weights"] = arguments.get("need_weights", True) and _reads_weights(node)
         before = node.prev
         with graph_module.graph.inserting_before(node):
@@ -104,236 +101,22 @@ def is_attention(module: nn.Module) -> bool:
     return isinstance(module, nn.MultiheadAttention) and type(module).forward is nn.MultiheadAttention.forward
 
 
-def _multihead_attention(
-    place: Inline,
-    query: Proxy,
-    key: Proxy,
-    value: Proxy,
-    key_padding_mask: Proxy | None = None,
-    need_weights: bool = True,
-    attn_mask: Proxy | None = None,
-    average_attn_weights: bool = True,
-    is_causal: bool = False,  # only a hint that attn_mask is causal
-) -> tuple[Proxy, Proxy | None]:
-    module: nn.MultiheadAttention = place.module
-    attach_projections(module)
-    first, second = query.size(0), query.size(1)
-    queries, keys, values = (
-        _heads(place.call(name, x), module.num_heads, module.head_dim, order)
-        for name, x, order in zip(PROJECTIONS, (query, key, value), _orders(module.batch_first), strict=True)
-    )
-    weights = _softmax(queries * module.head_dim**-0.5 @ keys, [attn_mask, key_padding_mask])
-    if module.dropout:
-        place.attach("attn_dropout", nn.Dropout(module.dropout))
-        weights = place.call("attn_dropout", weights)
-    attended = _in_tokens(weights @ values, module.batch_first).reshape(first, second, module.embed_dim)
-    if not need_weights:
-        return place.call("out_proj", attended), None
-    return place.call("out_proj", attended), weights.mean(1) if average_attn_weights else weights
-
-
-def _attention_call(
-    place: Inline,
-    query: Proxy,
-    key: Proxy,
-    value: Proxy,
-    num_heads: int,
-    in_proj_weight: Proxy | None,
-    in_proj_bias: Proxy | None,
-    out_proj_weight: Proxy,
-    out_proj_bias: Proxy | None,
-    dropout_p: float = 0.0,
-    training: Any = True,
-    key_padding_mask: Proxy | None = None,
-    need_weights: bool = True,
-    attn_mask: Proxy | None = None,
-    use_separate_proj_weight: bool = False,
-    q_proj_weight: Proxy | None = None,
-    k_proj_weight: Proxy | None = None,
-    v_proj_weight: Proxy | None = None,
-    average_attn_weights: bool = True,
-    **hints: Any,
-) -> tuple[Proxy, Proxy | None]:
-    own = (q_proj_weight, k_proj_weight, v_proj_weight)
-    matrices = own if use_separate_proj_weight else in_proj_weight.chunk(3)  # type: ignore[union-attr]
-    biases = None if in_proj_bias is None else in_proj_bias.chunk(3)
-    queries, keys, values = (
-        _heads(_projected(x, matrices, biases, at), num_heads, query.size(2) // num_heads, order)
-        for at, (x, order) in enumerate(zip((query, key, value), _orders(batch_first=False), strict=True))
-    )
-    scale = _call(math.pow, queries.size(3), -0.5)
-    weights = _softmax(queries * scale @ keys, [attn_mask, key_padding_mask])
-    if dropout_p and training is not False:
-        weights = place.call(place.attach_function("dropout", nn.Dropout(float(dropout_p))), weights)
-    attended = F.linear(_in_tokens(weights @ values, batch_first=False).flatten(2), out_proj_weight, out_proj_bias)
-    if not need_weights:
-        return attended, None
-    return attended, weights.mean(1) if average_attn_weights else weights
-
-
-def _projected(x: Proxy, matrices: Any, biases: Proxy | None, at: int) -> Proxy:
-    return F.linear(x, matrices[at], None if biases is None else biases[at])
-
-
-def _heads(x: Proxy, num_heads: int, head_dim: Any, order: tuple[int, ...]) -> Proxy:
-    """Splits the heads; both sizes are read: with -1 for one of them, an unbatched input would give wrong results."""
-    return x.reshape(x.size(0), x.size(1), num_heads, head_dim).permute(*order)
-
-
-def _orders(batch_first: bool) -> tuple[tuple[int, ...], ...]:
-    """Returns the orders of the axes of queries, keys and values, heads split, for the matrix products."""
-    by_head = (0, 2, 1, 3) if batch_first else (1, 2, 0, 3)
-    return by_head, (by_head[0], by_head[1], by_head[3], by_head[2]), by_head
-
-
-def _in_tokens(attended: Proxy, batch_first: bool) -> Proxy:
-    """Returns the results of the heads in the order of the tokens."""
-    return attended.permute(*((0, 2, 1, 3) if batch_first else (2, 0, 1, 3)))
-
-
-def _scaled_dot_product_attention(
-    place: Inline,
-    query: Proxy,
-    key: Proxy,
-    value: Proxy,
-    attn_mask: Proxy | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: Any = None,
-    enable_gqa: bool = False,
-) -> Proxy:
-    if scale is None:
-        scale = _call(math.pow, query.size(-1), -0.5)
-    scores = query * scale @ key.transpose(-2, -1)
-    weights = _softmax(scores, [attn_mask, None, is_causal], marks_blocked=False)
-    if dropout_p:
-        # A module that follows train() and eval(), since a deployed network must not drop values.
-        weights = place.call(place.attach_function("dropout", nn.Dropout(float(dropout_p))), weights)
-    return weights @ value
-
-
-def _encoder_layer(
-    place: Inline,
-    src: Proxy,
-    src_mask: Proxy | None = None,
-    src_key_padding_mask: Proxy | None = None,
-    is_causal: bool = False,
-) -> Proxy:
-    def attend(x: Proxy) -> Proxy:
-        return place.call("dropout1", _self_attention(place, x, src_mask, src_key_padding_mask))
-
-    if place.module.norm_first:
-        x = src + attend(place.call("norm1", src))
-        return x + _feed_forward(place, place.call("norm2", x), "dropout2")
-    x = place.call("norm1", src + attend(src))
-    return place.call("norm2", x + _feed_forward(place, x, "dropout2"))
-
-
-def _decoder_layer(
-    place: Inline,
-    tgt: Proxy,
-    memory: Proxy,
-    tgt_mask: Proxy | None = None,
-    memory_mask: Proxy | None = None,
-    tgt_key_padding_mask: Proxy | None = None,
-    memory_key_padding_mask: Proxy | None = None,
-    tgt_is_causal: bool = False,
-    memory_is_causal: bool = False,
-) -> Proxy:
-    def attend(x: Proxy) -> Proxy:
-        return place.call("dropout1", _self_attention(place, x, tgt_mask, tgt_key_padding_mask))
-
-    def look_up(x: Proxy) -> Proxy:
-        cross = place.child("multihead_attn")
-        found = _multihead_attention(cross, x, memory, memory, memory_key_padding_mask, False, memory_mask)
-        return place.call("dropout2", found[0])
-
-    if place.module.norm_first:
-        x = tgt + attend(place.call("norm1", tgt))
-        x = x + look_up(place.call("norm2", x))
-        return x + _feed_forward(place, place.call("norm3", x), "dropout3")
-    x = place.call("norm1", tgt + attend(tgt))
-    x = place.call("norm2", x + look_up(x))
-    return place.call("norm3", x + _feed_forward(place, x, "dropout3"))
-
-
-def _self_attention(place: Inline, x: Proxy, mask: Proxy | None, padding: Proxy | None) -> Proxy:
-    return _multihead_attention(place.child("self_attn"), x, x, x, padding, False, mask)[0]
-
-
-def _feed_forward(place: Inline, x: Proxy, last_dropout: str) -> Proxy:
-    hidden = place.call("linear1", x)
-    activation = place.module.activation
-    hidden = place.call("activation", hidden) if isinstance(activation, nn.Module) else activation(hidden)
-    return place.call(last_dropout, place.call("linear2", place.call("dropout", hidden)))
-
-
-def _encoder(
-    place: Inline,
-    src: Proxy,
-    mask: Proxy | None = None,
-    src_key_padding_mask: Proxy | None = None,
-    is_causal: bool | None = None,
-) -> Proxy:
-    for index in range(len(place.module.layers)):
-        src = _encoder_layer(place.child(f"layers.{index}"), src, mask, src_key_padding_mask)
-    return src if place.module.norm is None else place.call("norm", src)
-
-
-def _decoder(place: Inline, tgt: Proxy, memory: Proxy, *masks: Any, **others: Any) -> Proxy:
-    for index in range(len(place.module.layers)):
-        tgt = _decoder_layer(place.child(f"layers.{index}"), tgt, memory, *masks, **others)
-    return tgt if place.module.norm is None else place.call("norm", tgt)
-
-
-def _transformer(
-    place: Inline,
-    src: Proxy,
-    tgt: Proxy,
-    src_mask: Proxy | None = None,
-    tgt_mask: Proxy | None = None,
-    memory_mask: Proxy | None = None,
-    src_key_padding_mask: Proxy | None = None,
-    tgt_key_padding_mask: Proxy | None = None,
-    memory_key_padding_mask: Proxy | None = None,
-    **hints: Any,
-) -> Proxy:
-    memory = _encoder(place.child("encoder"), src, src_mask, src_key_padding_mask)
-    masks = (tgt_mask, memory_mask, tgt_key_padding_mask, memory_key_padding_mask)
-    return _decoder(place.child("decoder"), tgt, memory, *masks)
-
-
-# Classes by identity: a subclass may have blocks of its own.
-_FORMULAS: dict[type, Callable[..., Any]] = {
-    nn.TransformerEncoderLayer: _encoder_layer,
-    nn.TransformerDecoderLayer: _decoder_layer,
-    nn.TransformerEncoder: _encoder,
-    nn.TransformerDecoder: _decoder,
-    nn.Transformer: _transformer,
-}
-
-_FUNCTIONS: dict[Any, Callable[..., Any]] = {
-    F.scaled_dot_product_attention: _scaled_dot_product_attention,
-    F.multi_head_attention_forward: _attention_call,
-}
-
-
 def _formula(root: GraphModule, node: Node) -> Callable[..., Any] | None:
     if node.op == "call_function":
-        return _FUNCTIONS.get(node.target)
+        return FUNCTIONS.get(node.target)
     if node.op != "call_module":
         return None
     return _formula_of(root.get_submodule(str(node.target)))
 
 
 def _formula_of(module: nn.Module) -> Callable[..., Any] | None:
-    return _multihead_attention if is_attention(module) else _FORMULAS.get(type(module))
+    return multihead_attention if is_attention(module) else FORMULAS.get(type(module))
 
 
 def _arguments(root: GraphModule, node: Node) -> dict[str, Any] | None:
     """Returns the arguments of the call by name, those given only; None if the module does not take them."""
     if node.target is F.scaled_dot_product_attention:  # a builtin
-        names = list(inspect.signature(_scaled_dot_product_attention).parameters)[1:]
+        names = list(inspect.signature(FUNCTIONS[node.target]).parameters)[1:]
         return dict(zip(names, node.args, strict=False)) | node.kwargs
     if node.op == "call_function":
         function: Any = node.target
@@ -375,9 +158,9 @@ def _module_obstacle(module: nn.Module) -> str | None:
         return "attention with add_bias_kv or add_zero_attn has no formula here"
     stacks = (nn.TransformerEncoder, nn.TransformerDecoder, nn.Transformer)
     layers = [layer for one in module.modules() if isinstance(one, stacks[:2]) for layer in one.layers]
-    if any(type(layer) not in _FORMULAS for layer in layers):
+    if any(type(layer) not in FORMULAS for layer in layers):
         return "it is made of layers that are not torch's"
-    if isinstance(module, nn.Transformer) and not {type(module.encoder), type(module.decoder)} <= _FORMULAS.keys():
+    if isinstance(module, nn.Transformer) and not {type(module.encoder), type(module.decoder)} <= FORMULAS.keys():
         return "its encoder or decoder is not torch's"
     return None
 
@@ -386,32 +169,3 @@ def _reads_weights(node: Node) -> bool:
     """Whether a node reads the second result of an attention; picks of the first result do not count."""
     readers = [user for user in node.users if user.users or user.op == "output"]
     return any(not is_pick(user) or user.args[1] != 0 for user in readers)
-
-
-def _softmax(scores: Proxy, masks: list[Any], **kwargs: Any) -> Proxy:
-    """Returns the softmax over the keys; ``masks`` are arguments of `masked_softmax`."""
-    masks = [mask if isinstance(mask, fx.Proxy) else mask or None for mask in masks]
-    if all(mask is None for mask in masks):
-        return scores.softmax(-1)
-    given = {name: mask for name, mask in zip(_MASKS, masks, strict=False) if mask is not None} | kwargs
-    if all(mask is None or _is_optional(mask) for mask in masks):
-        return _call(masked_scores, scores, **given).softmax(-1)
-    weights = _call(masked_softmax, scores, **given)
-    mark_float(weights.node, "a mask may put -inf among its scores, which no grid holds; it runs in float")
-    return weights
-
-
-def _is_optional(mask: Any) -> bool:
-    """Whether ``mask`` is an optional input of the model, whose default means no mask."""
-    return (
-        isinstance(mask, fx.Proxy)
-        and mask.node.op == "placeholder"
-        and bool(mask.node.args)
-        and (mask.node.args[0] is None or mask.node.args[0] is False)
-    )
-
-
-def _call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Proxy:
-    """Records a call of a function that does not know Proxies."""
-    first = next(one for one in args if isinstance(one, fx.Proxy))
-    return first.tracer.create_proxy("call_function", function, args, kwargs)
