@@ -40,6 +40,7 @@ from .read.in_place import find_read_again
 from .read.inner_calls import find_frozen_norms, find_inner_calls, find_inner_norms
 from .read.kept_state import kept_state, run_example
 from .read.model_copy import copy_model
+from .read.pads import find_paddings
 
 _log = get_logger(__name__)
 
@@ -83,6 +84,7 @@ class DynamicBackend:
         place_attention(self._model)
         self._between: dict[nn.Module, Between | None] = {}
         self._calling: dict[str, CallingForward | CallingNorm | FrozenForward] = {
+            **find_paddings(self._model, inputs),
             **find_inner_calls(self._model, inputs, registry),
             **find_inner_norms(self._model, inputs, registry),
             **find_frozen_norms(self._model),

@@ -30,6 +30,7 @@ from ...torchscript.unexportable_pooling import refuse_divisor
 from ..forwards import MarkedForward, OriginalForward, call_name, replace_forward
 from .candidates import Candidate
 from .kept_state import kept_state
+from .pads import merge_pads
 
 _log = get_logger(__name__)
 _SUFFIXES = {"Pad": "_pad", "Transpose": "_transpose"}  # spec 9.1
@@ -198,12 +199,15 @@ def _read(model: ir.Model, forwards: Mapping[str, MarkedForward]) -> MarkedExpor
     calls = {
         call_name(path, number): call for path, forward in forwards.items() for number, call in enumerate(forward.calls)
     }
+    paths = {call_name(path, number): path for path, one in forwards.items() for number in range(len(one.calls))}
     edges = {name: call.edges for name, call in calls.items()}
     clean_exporter_leftovers(model)
     fold_size_arithmetic(model)
     kept = _settle_indices(model, edges)
     names = {node: str(node.name) for node in model.graph}
+    padded = [name for name in calls if getattr(forwards[paths[name]].original.module, "margins", None)]
     sites = resolve_markers(model, _SUFFIXES)
+    sites = merge_pads(model, sites, [name for name in padded if name in sites])
     return MarkedExport(
         model=model,
         sites=sites,

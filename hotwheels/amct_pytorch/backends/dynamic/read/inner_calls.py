@@ -13,7 +13,7 @@ from ....log import get_logger
 from ....nn.in_projection import InProjection
 from ....ops.desc import Role
 from ....ops.registry import Registry
-from ..forwards import FORWARD, OriginalForward, replace_forward
+from ..forwards import FORWARD, OriginalForward, Replacement, replace_forward
 from ..inner_call import CalledWith, CallingForward, CallOf, call_of, make_inner, run_call
 from ..inner_norm import FUNCTION, NAMES, CallingNorm, FrozenForward, is_frozen_norm, is_own
 from .candidates import is_plain_class
@@ -146,6 +146,8 @@ def _needs_one(module: nn.Module, registry: Registry) -> bool:
     """Whether ``module`` is a convolution or Linear whose forward is changed or whose weight is computed."""
     match = registry.match_module(type(module))
     if match is None or match.op.role not in _ROLES or registry.is_leaf_type(type(module)):
+        return False
+    if isinstance(vars(module).get(FORWARD), Replacement):
         return False
     has_own_forward = FORWARD in vars(module) or not is_plain_class(type(module), registry)
     return has_own_forward or ("weight" not in module._parameters and not isinstance(module, InProjection))

@@ -1,0 +1,95 @@
+"""Zero padding modules in front of a Conv2d on the dynamic path: they become ``pads`` of its node."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import hotwheels.amct_pytorch as amct
+from hotwheels.amct_pytorch.onnx_io.model_file import load_model
+from tests.support import fx_path
+from tests.support.dynamic_path import Files, calibrated, run
+from tests.support.exact_dynamic import assert_exact
+from tests.support.fixtures import one_thread, seeded
+
+__all__ = ["one_thread", "seeded"]
+
+
+class Net(nn.Module):
+    """Padded convolutions, one with padding of its own; ``kind`` says what else reads a padding."""
+
+    def __init__(self, kind: str = "") -> None:
+        super().__init__()
+        self.kind, self.pad, self.wide = kind, nn.ZeroPad2d((0, 1, 0, 1)), nn.ConstantPad2d((2, 0, 1, 3), 0.0)
+        self.first, self.norm = nn.Conv2d(3, 4, 3, stride=2, bias=False), nn.BatchNorm2d(4)
+        self.last = nn.Conv2d(4, 4, 3, padding=(0, 1), groups=2)
+        nn.init.uniform_(self.norm.running_var, 0.5, 1.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.first(self.pad(x))))
+        padded = self.wide(x)
+        y = self.last(padded)
+        if self.kind == "read twice":
+            return y + padded[:, :, 1:-1]
+        if self.kind == "called twice":
+            return y + self.last(self.wide(x))
+        return (y, padded) if self.kind == "returned" else y
+
+
+def images(seed: int) -> Tensor:
+    return torch.randn(2, 3, 9, 9, generator=torch.Generator().manual_seed(seed))
+
+
+def types(path: Path) -> list[str]:
+    return [node.op_type for node in load_model(path).graph]
+
+
+def test_padding_is_pads_of_the_node(tmp_path: Path) -> None:
+    model = Net().eval()
+    quantized, files = calibrated(model, tmp_path, [(images(1),)])
+    files.save(quantized)
+    graph = {node.name: node for node in load_model(files.deploy_pair[0]).graph}
+    assert "Pad" not in types(files.deploy_pair[0])
+    assert graph["first"].attributes["pads"].as_ints() == (0, 0, 1, 1)
+    assert graph["last"].attributes["pads"].as_ints() == (1, 3, 3, 1)
+    x = images(2)
+    (found,) = fx_path.run_onnx(files.fake_quant, x)
+    torch.testing.assert_close(torch.from_numpy(found), run(quantized, x), rtol=1e-4, atol=1e-5)
+    assert_exact(quantized, files, x)
+    assert quantized.state_dict().keys() >= model.state_dict().keys()
+
+
+@pytest.mark.parametrize("kind", ["read twice", "called twice", "returned"])
+def test_padding_that_others_read_stays(kind: str, tmp_path: Path) -> None:
+    quantized, files = calibrated(Net(kind).eval(), tmp_path, [(images(1),)])
+    files.save(quantized)
+    assert types(files.deploy_pair[0]).count("Pad") >= 1
+    x = images(2)
+    found = torch.from_numpy(fx_path.run_onnx(files.fake_quant, x)[0])
+    expected = run(quantized, x)
+    torch.testing.assert_close(found, expected[0] if kind == "returned" else expected, rtol=1e-4, atol=1e-5)
+
+
+def test_training_and_files(tmp_path: Path) -> None:
+    files, model = Files(tmp_path), Net()
+    amct.create_quant_retrain_config(files.config, model, images(1), None)
+    quantized = amct.create_quant_retrain_model(files.config, model, files.record_file, images(1))
+    run(quantized, images(1))
+    quantized.train()
+    quantized(images(2)).square().mean().backward()
+    assert quantized.first.weight.grad.abs().max() > 0
+    with torch.no_grad():
+        quantized.last.weight -= quantized.last.weight.grad
+    run(quantized.eval(), images(3))
+    amct.save_quant_retrain_model(files.config, quantized, files.record_file, tmp_path / "trained", images(1))
+    assert "Pad" not in types(tmp_path / "trained_deploy_model.onnx")
+    (found,) = fx_path.run_onnx(tmp_path / "trained_fake_quant_model.onnx", images(4))
+    torch.testing.assert_close(torch.from_numpy(found), run(quantized, images(4)), rtol=1e-4, atol=1e-5)
+    torch.save(quantized.state_dict(), tmp_path / "state.pt")
+    restored = amct.restore_quant_retrain_model(
+        files.config, Net(), tmp_path / "again.txt", images(1), tmp_path / "state.pt"
+    )
+    torch.testing.assert_close(run(restored.eval(), images(4)), run(quantized, images(4)))
