@@ -129,7 +129,8 @@ docs: $(DOCS)/.ready ## Write the documentation site to build/site, in an enviro
 	@$(LAY_OUT)
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
 
-zoo: $(READY) ## Take 100 architectures through the SDK and write docs/zoo.md (ARGS="--only resnet18")
+zoo: $(READY) ## Take 230 architectures through the SDK and write docs/zoo.md (ARGS="--only resnet18")
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-zoo-libraries.txt
 	$(RUN) -m benchmarks.zoo $(ARGS)
 
 clean: ## Remove .venv, caches and what the samples wrote

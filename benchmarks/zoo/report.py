@@ -28,11 +28,14 @@ _LETTERS = string.ascii_letters
 
 _INTRODUCTION = f"""# Zoo conformance
 
-Written by `make zoo`; do not edit. {{passed}} of {{count}} networks of torchvision and timm pass: {{static}} of them
-unmodified on the FX path, {{dynamic}} on the dynamic path because torch.fx cannot trace them.
+Written by `make zoo`; do not edit. {{passed}} of {{count}} networks of torchvision, timm, ultralytics, transformers and
+onnx2torch pass: {{static}} of them unmodified on the FX path with `input_data`, {{dynamic}} on the dynamic path. The
+list has {{all}} networks; those that this run did not reach are named at the end.
 
 Each network is built by its library, untrained, in a small variant; constant initial parameters are replaced by
-random ones, and BatchNorms get the statistics of photographs, so that ranges are as in a trained network. It is
+random ones, and BatchNorms get the statistics of photographs, so that ranges are as in a trained network. So a low SQNR
+says nothing about accuracy: docs/accuracy.md has trained networks. Before anything is quantized, the traced model must
+compute the outputs of the library's own model, and at the save the float file must, too. It is
 calibrated with {CALIBRATION_IMAGES} crops of scikit-learn's two photographs and run on {TEST_IMAGES} others, in the
 default configuration unless the section *Not the default configuration* lists the network.
 
@@ -65,6 +68,7 @@ def write(outcomes: Sequence[Outcome], path: Path) -> None:
         count=len(outcomes),
         static=sum(one.path != DYNAMIC for one in passed),
         dynamic=sum(one.path == DYNAMIC for one in passed),
+        all=len(ARCHITECTURES),
     )
     parts = (
         introduction + as_markdown(HEADER, _rows(outcomes)),
@@ -72,9 +76,15 @@ def write(outcomes: Sequence[Outcome], path: Path) -> None:
         _section("Why not on the FX path", {one.name: "; ".join(one.problems) for one in outcomes if one.problems}),
         _section("Not the default configuration", {one.name: _definition(one) for one in outcomes if _definition(one)}),
         _section("BatchNorms left", {one.name: _reasons(one) for one in outcomes if one.batch_norms}),
+        _left_out(outcomes),
         "## What stays in float\n\n" + as_markdown(("", "reason", "nodes", "networks"), _explained(outcomes)),
     )
     write_text_atomic(path, "\n\n".join(part for part in parts if part) + "\n")
+
+
+def _left_out(outcomes: Sequence[Outcome]) -> str:
+    names = ARCHITECTURES.keys() - {one.name for one in outcomes}
+    return f"## Not run\n\n{', '.join(name for name in ARCHITECTURES if name in names)}." if names else ""
 
 
 def _section(title: str, texts: Mapping[str, str]) -> str:

@@ -63,6 +63,19 @@ def one_warning_per_cause() -> Iterator[None]:
                 )
 
 
+_is_silent: contextvars.ContextVar[bool] = contextvars.ContextVar("_is_silent", default=False)
+
+
+@contextlib.contextmanager
+def without_log() -> Iterator[None]:
+    """Inside, nothing is logged: for a trial whose result alone is told."""
+    token = _is_silent.set(True)
+    try:
+        yield
+    finally:
+        _is_silent.reset(token)
+
+
 class AmctLogger:
     """Writes lines with the module's name. The first line of the process makes the handlers."""
 
@@ -101,7 +114,8 @@ class AmctLogger:
         self._log(logging.ERROR, message, args)
 
     def _log(self, level: int, message: str, args: tuple[object, ...]) -> None:
-        _ready_logger().log(level, message, *args, extra={"amct_module": self._module})
+        if not _is_silent.get():
+            _ready_logger().log(level, message, *args, extra={"amct_module": self._module})
 
 
 class _ScreenHandler(logging.StreamHandler[TextIO]):

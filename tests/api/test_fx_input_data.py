@@ -213,3 +213,36 @@ def test_values_read_inside_an_opaque_function_are_told_at_the_save(tmp_path: Pa
     told = [line for line in log_lines.warnings if "hold a value of input_data as a constant" in line]
     assert len(told) == 1
     assert "x.flatten().tolist()" in told[0]
+
+
+class JoinsNothing(Sized):
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return self.fc(torch.cat((y[:, :0], y), 1).mean((2, 3)))
+
+
+def test_join_with_a_tensor_without_elements_stays_in_float(tmp_path: Path) -> None:
+    config, x = tmp_path / "config.json", image()
+    amct.create_quant_config_fx(config, JoinsNothing().eval(), input_data=x)
+    assert list(json.loads(config.read_text())) == ["conv", "mean", "fc"]
+    quantized = amct.create_quant_model_fx(config, JoinsNothing().eval(), input_data=x)
+    amct.enable_quantization(quantized, calibration=True)
+    quantized(x)
+    amct.save_quant_model_fx(quantized, tmp_path / "net", x, golden_inputs=x)
+
+
+class Multiplies(Sized):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.conv(x).cumprod(1).mean((2, 3)))
+
+
+def test_what_a_save_will_refuse_is_said_at_creation(tmp_path: Path, log_lines: LogLines) -> None:
+    config, x = tmp_path / "config.json", image()
+    amct.create_quant_config_fx(config, Multiplies().eval(), input_data=x)
+    quantized = amct.create_quant_model_fx(config, Multiplies().eval(), input_data=x)
+    told = [line for line in log_lines.warnings if "A save with this input_data will be refused: 'cumprod'" in line]
+    assert len(told) == 1
+    amct.enable_quantization(quantized, calibration=True)
+    quantized(x)
+    with pytest.raises(amct.ExportError, match="'cumprod'"):
+        amct.save_quant_model_fx(quantized, tmp_path / "net", x)

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.zoo import conformance
 from benchmarks.zoo.architectures import ARCHITECTURES
-from benchmarks.zoo.outcome import DYNAMIC, STATIC
+from benchmarks.zoo.outcome import STATIC
 from tests.support.fixtures import one_thread
 
 __all__ = ["one_thread"]
@@ -19,7 +19,7 @@ NETWORKS = {
     "ssdlite_mobilenetv3": STATIC,  # a detection head on three maps
     "vision_transformer": STATIC,  # nn.MultiheadAttention
     "swin": STATIC,  # shifted windows, relative positions
-    "convit_tiny": DYNAMIC,  # control flow that depends on sizes
+    "convit_tiny": STATIC,  # control flow that depends on sizes
 }
 
 

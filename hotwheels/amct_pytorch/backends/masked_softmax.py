@@ -42,7 +42,9 @@ def masked_scores(
       marks_blocked: What True means in ``attn_mask``: blocked (nn.MultiheadAttention) or seen (F.sdpa).
     """
     if attn_mask is not None:
-        scores = _masked(scores, _aligned(attn_mask, scores), marks_blocked)
+        # Only nn.MultiheadAttention has masks for samples and heads in one axis; F.sdpa broadcasts.
+        mask = _aligned(attn_mask, scores) if marks_blocked else attn_mask
+        scores = _masked(scores, mask, marks_blocked)
     if key_padding_mask is not None:
         scores = _masked(scores, key_padding_mask[:, None, None, :], True)
     if is_causal:

@@ -24,7 +24,7 @@ from ..core.host_memory import keep_freed_memory_for, without_collection
 from ..errors import ExportError
 from ..files import PathLike
 from ..graph import OpGraph
-from ..log import one_warning_per_cause
+from ..log import get_logger, one_warning_per_cause, without_log
 from ..nn.mode import Mode
 from ..ops.registry import Registry
 from ..plan.planner import make_plan
@@ -39,6 +39,7 @@ from .quantized import require_calibration
 from .refine_model import refine_if_asked
 from .stages import tell_folds, tell_placed, tell_record
 
+_log = get_logger(__name__)
 Inputs = tuple[Any, ...]
 
 
@@ -65,6 +66,8 @@ def quantize(config_file: Path, model: nn.Module, inputs: Inputs | None, *, draw
     log_advice(origin.advice)
     quantized = backend.place(plan, origin)
     tell_placed(quantized)
+    if draws and inputs is not None:
+        _tell_refusal(quantized, inputs)
     if draws:
         draw_quantized(quantized, graph, config_file.with_name("quant.svg"))
     return quantized
@@ -108,6 +111,15 @@ def check_export(quantized: QuantGraphModule, inputs: Inputs) -> None:
 
 
 @without_collection()
+def _tell_refusal(quantized: QuantGraphModule, inputs: Inputs) -> None:
+    """Warns that a save would be refused: what may take days comes before it."""
+    try:
+        with without_log():
+            check_export(quantized, inputs)
+    except ExportError as error:
+        _log.warning("A save with this input_data will be refused: %s", str(error).partition("\nUse tlparse")[0])
+
+
 def save(
     quantized: QuantGraphModule,
     prefix: PathLike,

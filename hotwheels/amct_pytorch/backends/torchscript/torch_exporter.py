@@ -58,7 +58,7 @@ def export_once(module: nn.Module, inputs: tuple[Any, ...], setting: Mapping[str
         raise ExportError(f"The model cannot be exported to ONNX: {error}") from error
     except AmctError:
         raise
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+    except (RuntimeError, TypeError, ValueError, IndexError, AssertionError) as error:
         raise ExportError(f"The model cannot be exported to ONNX with this input_data: {error}") from error
 
 

@@ -176,7 +176,11 @@ def test_sdpa_equals_torch(settings: dict[str, Any]) -> None:
     assert "matmul" in " ".join(node.name for node in FxBackend(model, Registry()).graph().quantizable)
 
 
-@pytest.mark.parametrize("mask", [torch.rand(QUERIES, KEYS) > 0.4, torch.randn(2, 1, QUERIES, KEYS)], ids=["b", "f"])
+@pytest.mark.parametrize(
+    "mask",
+    [torch.rand(QUERIES, KEYS) > 0.4, torch.randn(2, 1, QUERIES, KEYS), torch.randn(HEADS, QUERIES, KEYS)],
+    ids=["b", "f", "of heads"],
+)
 def test_masked_sdpa_equals_torch(mask: Tensor) -> None:
     if mask.dtype == torch.bool:
         mask[:, 0] = True  # True is seen here

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from ....graph import Edge, FoldedNodes, Form, OpGraph, OpNode
@@ -37,6 +37,7 @@ _WITHOUT_ARITHMETIC = (*NO_OP_MODULES, nn.Flatten, nn.Unflatten, nn.PixelShuffle
 _DATA_WEIGHT = "its weight is computed from the data, so it is no weight that a file could hold"
 _UNKNOWN_LIST = "the number of its inputs is not known before the model runs"
 _CONSTANT_OPERAND = "its operands are constants, or one of them is not a float tensor"
+_EMPTY_OPERAND = "one of its operands has no elements for input_data"
 _NO_KEEPDIM = "only the form of two tensors and the one with keepdim=True are supported"
 _DEAD = "nothing that the model returns depends on it"
 _NO_PARTNER = "neither its producer nor a consumer is quantizable, and it only changes the shape"
@@ -186,6 +187,8 @@ class _Reader:
             return _UNKNOWN_LIST
         if not tensors:
             return self._no_tensor(given)
+        if any(_is_empty(one.node) for one in tensors if one.node is not None):
+            return _EMPTY_OPERAND
         if op.role is Role.MATMUL and (len(tensors) < len(op.operands) or self._constants.issuperset(_nodes(tensors))):
             return _CONSTANT_OPERAND
         if op.name in KEEPDIM_ONLY and len(tensors) < 2 and not _keeps_dim(node):
@@ -273,6 +276,12 @@ def _onnx_type(node: Node, op: OpDesc, module: nn.Module | None) -> str:
 
 def _is_shape(node: OpNode) -> bool:
     return node.op is not None and node.op.role is Role.SHAPE
+
+
+def _is_empty(node: Node) -> bool:
+    """Whether the value of ``node``, which a guided trace knows, is a tensor without elements."""
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and value.numel() == 0
 
 
 def _nodes(given: list[Given]) -> list[Node]:

@@ -116,6 +116,29 @@ def gather(call: Call, input: Tensor, dim: int, index: Tensor, *, sparse_grad: b
     return call.op("GatherElements", call.value(input), call.value(index), axis=dim) if input.dim() else REFUSED
 
 
+@handles("unfold")
+def unfold(call: Call, input: Tensor, dimension: int, size: int, step: int) -> Written:
+    """Writes Gather of the windows, whose axis becomes the last one; torch's exporter is wrong for negative axes."""
+    if not input.dim() or not all(type(one) is int for one in (input.shape[dimension], size, step)):
+        return REFUSED
+    axis, count = dimension % input.dim(), (input.shape[dimension] - size) // step + 1
+    places = torch.arange(count)[:, None] * step + torch.arange(size)
+    windows = call.op("Gather", call.value(input), call.writer.constant(places.numpy()), axis=axis)
+    others = [one for one in range(input.dim() + 1) if one != axis + 1]
+    return call.op("Transpose", windows, perm=[*others, axis + 1])
+
+
+@handles("take_along_dim")
+def take_along_dim(call: Call, input: Tensor, indices: Tensor, dim: int | None = None) -> Written:
+    """Writes GatherElements; only for indices that are broadcast nowhere."""
+    if dim is None or not input.dim() or indices.dim() != input.dim():
+        return REFUSED
+    others = [axis for axis in range(input.dim()) if axis != dim % input.dim()]
+    if any(indices.shape[axis] != input.shape[axis] for axis in others):
+        return REFUSED
+    return call.op("GatherElements", call.value(input), call.value(indices), axis=dim)
+
+
 @handles("index_select")
 def index_select(call: Call, input: Tensor, dim: int, index: Tensor) -> Written:
     """Writes Gather."""

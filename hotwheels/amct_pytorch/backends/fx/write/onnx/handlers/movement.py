@@ -174,9 +174,31 @@ def flip(call: Call, input: Tensor, *dims: Any, **kwargs: Any) -> Written:
     return sliced(call, call.value(input), [-1] * count, [-_LAST] * count, axes, [-1] * count)
 
 
+@handles("diff")
+def diff(call: Call, input: Tensor, n: int = 1, dim: int = -1, prepend: Any = None, append: Any = None) -> Written:
+    """Writes two Slices and Sub, ``n`` times."""
+    if prepend is not None or append is not None or not input.is_floating_point() or not 1 <= n < input.shape[dim]:
+        return REFUSED
+    axis, x = dim % input.dim(), call.value(input)
+    for _ in range(n):
+        x = call.op("Sub", sliced(call, x, [1], [_LAST], [axis]), sliced(call, x, [0], [-1], [axis]))
+    return x
+
+
 @handles("roll")
 def roll(call: Call, input: Tensor, shifts: Any, dims: Any = None) -> Written:
-    """Writes two Slices and Concat for each axis."""
+    """Writes two Slices and Concat for each axis; without axes those of all elements in a row."""
+    if (
+        isinstance(shifts, int)
+        and dims in (None, (), [])
+        and input.dim()
+        and all(type(one) is int for one in input.shape)
+    ):
+        cut, row = -shifts % max(input.numel(), 1), [input.numel()]
+        flat = reshaped(call, call.value(input), list(input.shape), row)
+        last = sliced(call, flat, [cut], [_LAST], [0])
+        turned = call.op("Concat", last, sliced(call, flat, [0], [cut], [0]), axis=0) if cut else flat
+        return reshaped(call, turned, row, list(input.shape))
     shifts = [shifts] if isinstance(shifts, int) else list(shifts)
     dims = [dims] if isinstance(dims, int) else list(dims or ())
     if not dims and all(isinstance(one, int) for one in (*shifts, input.numel())) and input.numel():
