@@ -59,7 +59,7 @@ def test_report_hides_no_failure(tmp_path: Path) -> None:
     bad = Outcome(name="swin", stage="oracle", error="ConformanceError: 1 differences", edges=45)
     report.write([good, bad], tmp_path / "zoo.md")
     text = (tmp_path / "zoo.md").read_text()
-    assert "1 of 2 networks of torchvision and timm pass" in text
+    assert "1 of 2 networks of torchvision, timm, ultralytics, transformers and" in text
     assert "| swin | torchvision | FX | - | - | - | - | - | - | differs | - | - | 0 | FAILS in oracle |" in text
     assert "- swin: oracle: ConformanceError: 1 differences" in text
     assert "| resnet18 | torchvision | FX | 40 | 100.00 % | 0 | 3a | 17.0 |" in text
