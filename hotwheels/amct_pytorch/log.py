@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from .errors import ConfigError
 from .log_file import LogFile
@@ -118,7 +118,13 @@ class AmctLogger:
             _ready_logger().log(level, message, *args, extra={"amct_module": self._module})
 
 
-class _ScreenHandler(logging.StreamHandler[TextIO]):
+if TYPE_CHECKING:
+    _TextHandler = logging.StreamHandler[TextIO]
+else:
+    _TextHandler = logging.StreamHandler  # generic only for type checkers on Python 3.10
+
+
+class _ScreenHandler(_TextHandler):
     """Writes to the present ``sys.stderr``, so that redirection and test capture work."""
 
     def __init__(self) -> None:
