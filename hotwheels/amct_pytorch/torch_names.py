@@ -38,6 +38,7 @@ NAMES = MappingProxyType(
         "torch.jit._trace.TracerWarning|torch.jit.TracerWarning": "torch's warnings about traces told from others",
         "torch._C._jit_is_onnx_log_enabled": "a silent failure of torch's ONNX exporter",
         "torch._C._jit_set_onnx_log_enabled": "a silent failure of torch's ONNX exporter",
+        "torch._assert": "pictures of the graph without the model's own assertions",
         "torch.fx.graph._custom_builtins": "nothing but names that newer code of torch.fx may use",
         "torch._C._get_value_trace": "warnings about values of tensors that the exporter writes as constants",
         "torch._C.ScriptMethod": "methods of torch.jit inside a model that is traced with input_data",

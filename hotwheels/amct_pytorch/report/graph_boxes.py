@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 
 from ..backends.fx.quant_graph_module import QuantGraphModule
@@ -16,6 +15,7 @@ from ..backends.fx.read.called import callable_of
 from ..backends.fx.trace.frozen import is_check
 from ..graph import OpGraph
 from ..nn.quantized_layer import QuantizedLayer
+from ..torch_names import find
 from .picture import Box, write_picture
 
 
@@ -71,7 +71,7 @@ def _drawn(graph: fx.Graph) -> set[fx.Node]:
 
 
 def _is_check(node: fx.Node) -> bool:
-    return is_check(node) or node.target is torch._assert
+    return is_check(node) or node.target is find("torch._assert")
 
 
 def _operation(graph: OpGraph, node: fx.Node) -> str:
