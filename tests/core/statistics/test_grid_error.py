@@ -5,18 +5,19 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from hotwheels.amct_pytorch.core.statistics.grid_error import expected_errors, least_error, sum_of_squares
+from hotwheels.amct_pytorch.core.statistics.grid_error import expected_errors, least_error
 from hotwheels.amct_pytorch.core.statistics.range_statistics import RangeStatistics
 
 
-def test_values_that_a_grid_holds_exactly() -> None:
-    """Half integers, as in the table of anchors of a detector."""
+def test_values_that_differ_in_their_last_bits() -> None:
+    """The distances of an untrained detector: all 7.5, up to four steps of float32 away."""
+    counts = {-4: 1, -3: 19, -2: 54, -1: 106, 0: 239, 1: 60, 2: 21, 3: 3, 4: 1}
+    step = float(np.spacing(np.float32(7.5)))
+    values = [7.5 + step * steps for steps, count in counts.items() for _ in range(count)]
     statistics = RangeStatistics()
-    values = (torch.arange(8, dtype=torch.float32) + 0.5).repeat(512)
-    statistics.update(values)
-    scale = np.concatenate((np.linspace(7.5 / 400, 7.5 / 200, 100), [0.5 / 16, 0.5 / 8]))
+    statistics.update(torch.tensor(values))
+    scale = max(values) / 255 * np.linspace(0.7, 1.3, 61)
     low, high = np.zeros_like(scale), np.full_like(scale, 255.0)
-    assert np.isfinite(expected_errors(statistics, scale, low, high)).all()
+    assert expected_errors(statistics, scale, low, high).min() < 0
     found = least_error(statistics, scale, low, high)
-    errors = sum_of_squares(values.double().numpy(), scale, low, high)
-    assert errors[found] == errors.min() == 0.0
+    assert abs(np.rint(7.5 / scale[found]) * scale[found] - 7.5) < 1e-5
