@@ -166,7 +166,6 @@ _NOTES = {
     "search_range_end": "`search_end` of IFMR",
     "offset": "the integer for the real value 0",
 }
-_LABELS = {FieldDescriptor.LABEL_REPEATED: "repeated", FieldDescriptor.LABEL_REQUIRED: "required"}
 _TYPES = {
     FieldDescriptor.TYPE_BOOL: "bool",
     FieldDescriptor.TYPE_DOUBLE: "float",

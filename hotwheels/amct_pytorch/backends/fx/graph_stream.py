@@ -48,16 +48,14 @@ class GraphStream:
                     break
                 layer = callable_of(self._model, node) if node.op == "call_module" else None
                 if isinstance(layer, QuantizedLayer) and layer.weighted is not None:
-                    visit(self._step(node, layer, sides, store))
+                    visit(self._step(node, layer, store))
                 for index, batch in enumerate(batches):
                     for is_quantized, interpreter in sides.items():
                         read = functools.partial(store.get, index, is_quantized)
                         store.put(index, is_quantized, node.name, _value(node, interpreter, read, batch))
                 store.drop(self._last_use.get(node, ()))
 
-    def _step(
-        self, node: fx.Node, layer: QuantizedLayer, sides: dict[bool, fx.Interpreter], store: BatchStore
-    ) -> LayerStep:
+    def _step(self, node: fx.Node, layer: QuantizedLayer, store: BatchStore) -> LayerStep:
         reference = self._reference.get_submodule(str(node.target))
         assert isinstance(reference, QuantizedLayer)
 

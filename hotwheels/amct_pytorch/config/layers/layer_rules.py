@@ -18,7 +18,6 @@ ACTIVATION_PARAMS = "activation_quant_params"
 WEIGHT_PARAMS = "weight_quant_params"
 
 _log = get_logger(__name__)
-_SYMMETRIC = {"qscheme": "symmetric", "with_offset": False}
 
 
 def apply_rules(

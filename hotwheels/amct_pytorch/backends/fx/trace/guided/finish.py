@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
 from .....log import get_logger
@@ -94,8 +93,3 @@ def _clone_written_constants(graph: Graph) -> None:
                 node.meta[WRITES] = tuple(
                     clone if one.op == "get_attr" and one.target == name else one for one in targets
                 )
-
-
-def has_tensor(value: Any) -> bool:
-    """Whether ``value`` is or holds a tensor."""
-    return any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(value))

@@ -14,7 +14,6 @@ from ..table import REFUSED, Written, handles
 from .movement import sliced
 
 _LAST = np.iinfo(np.int64).max
-_FIRST = np.iinfo(np.int64).min
 
 
 @handles("__getitem__")
