@@ -13,6 +13,8 @@ from .architecture import Architecture
 
 _VIT = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 96, "image_size": 64}
 _STAGES = {"hidden_sizes": [16, 32, 48, 64], "depths": [1, 1, 1, 1]}
+_STAGE_HEADS = {"num_attention_heads": [1, 2, 3, 4]}
+_SWIN = {"image_size": 64, "embed_dim": 24, "depths": [2, 2], "num_heads": [2, 4], "window_size": 4}
 
 
 def _build(model: str, config: str, settings: dict[str, Any], part: str = "") -> nn.Module:
@@ -36,51 +38,20 @@ HUGGING_FACE = (
     _network("ViTMSNModel", "ViTMSNConfig", **_VIT),
     _network("CLIPVisionModel", "CLIPVisionConfig", patch_size=16, **_VIT),
     _network("SiglipVisionModel", "SiglipVisionConfig", patch_size=16, **_VIT),
-    _network(
-        "PvtForImageClassification",
-        "PvtConfig",
-        image_size=64,
-        hidden_sizes=[16, 32, 48, 64],
-        depths=[1] * 4,
-        num_attention_heads=[1, 2, 3, 4],
-    ),
-    _network(
-        "PvtV2ForImageClassification",
-        "PvtV2Config",
-        image_size=64,
-        hidden_sizes=[16, 32, 48, 64],
-        depths=[1] * 4,
-        num_attention_heads=[1, 2, 3, 4],
-    ),
+    _network("PvtForImageClassification", "PvtConfig", image_size=64, **_STAGES, **_STAGE_HEADS),
+    _network("PvtV2ForImageClassification", "PvtV2Config", image_size=64, **_STAGES, **_STAGE_HEADS),
     _network("ResNetForImageClassification", "ResNetConfig", embedding_size=16, **_STAGES),
     _network("RegNetForImageClassification", "RegNetConfig", embedding_size=16, groups_width=8, **_STAGES),
     _network("ConvNextForImageClassification", "ConvNextConfig", **_STAGES),
     _network("ConvNextV2ForImageClassification", "ConvNextV2Config", **_STAGES),
-    _network(
-        "SwinForImageClassification",
-        "SwinConfig",
-        image_size=64,
-        embed_dim=24,
-        depths=[2, 2],
-        num_heads=[2, 4],
-        window_size=4,
-    ),
-    _network(
-        "Swinv2ForImageClassification",
-        "Swinv2Config",
-        image_size=64,
-        embed_dim=24,
-        depths=[2, 2],
-        num_heads=[2, 4],
-        window_size=4,
-    ),
+    _network("SwinForImageClassification", "SwinConfig", **_SWIN),
+    _network("Swinv2ForImageClassification", "Swinv2Config", **_SWIN),
     _network(
         "SegformerForSemanticSegmentation",
         "SegformerConfig",
-        hidden_sizes=[16, 32, 48, 64],
-        depths=[1] * 4,
-        num_attention_heads=[1, 2, 3, 4],
         decoder_hidden_size=32,
+        **_STAGES,
+        **_STAGE_HEADS,
     ),
     _network("MobileNetV1ForImageClassification", "MobileNetV1Config", depth_multiplier=0.25, image_size=64),
     _network("MobileNetV2ForImageClassification", "MobileNetV2Config", depth_multiplier=0.35, image_size=64),
@@ -100,7 +71,7 @@ HUGGING_FACE = (
         depth_coefficient=0.5,
         hidden_dim=640,
     ),
-    _network("PoolFormerForImageClassification", "PoolFormerConfig", hidden_sizes=[16, 32, 48, 64], depths=[1] * 4),
+    _network("PoolFormerForImageClassification", "PoolFormerConfig", **_STAGES),
     _network("LevitForImageClassification", "LevitConfig", 224, depths=[1, 1, 1]),
     _network(
         "CvtForImageClassification",

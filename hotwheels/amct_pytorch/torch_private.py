@@ -35,6 +35,11 @@ def version_of(tensor: Tensor) -> int:
     return tensor._version
 
 
+def known_version(tensor: Tensor) -> int | None:
+    """Returns how often ``tensor`` was changed in place; None for an inference tensor, which does not count that."""
+    return None if tensor.is_inference() else version_of(tensor)
+
+
 def reference_counts(tensor: Tensor) -> tuple[int, int, int] | None:
     """Returns the reference counts of ``tensor``, its memory and its Python object; None if torch has no counts.
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from types import TracebackType
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ..torch_private import version_of
+from ..torch_private import known_version
 
 
 class KeptBuffers:
@@ -26,7 +26,7 @@ class KeptBuffers:
         """Saves the buffers."""
         self._saved = [(path, module, dict(module._buffers)) for path, module in self._model.named_modules()]
         tensors = [one for _, _, buffers in self._saved for one in buffers.values() if one is not None]
-        self._values = {id(one): (one.detach().clone(), _version(one)) for one in tensors}
+        self._values = {id(one): (one.detach().clone(), known_version(one)) for one in tensors}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -36,12 +36,8 @@ class KeptBuffers:
             for name, one in buffers.items():
                 is_other = module._buffers.get(name) is not one
                 module._buffers[name] = one
-                if one is not None and (is_other or _version(one) != self._values[id(one)][1]):
+                if one is not None and (is_other or known_version(one) != self._values[id(one)][1]):
                     changed.append(f"{path}.{name}" if path else name)
                     with torch.no_grad():
                         one.copy_(self._values[id(one)][0])
         self.changed = tuple(changed)
-
-
-def _version(tensor: Tensor) -> int:
-    return -1 if tensor.is_inference() else version_of(tensor)

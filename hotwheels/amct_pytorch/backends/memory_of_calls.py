@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..errors import UnsupportedModelError
 from .kept_buffers import KeptBuffers
-from .outputs import output_tensors
+from .outputs import are_equal, output_tensors
 
 _REGISTRIES = frozenset({"_parameters", "_buffers", "_modules"})
 _CONTAINERS = (list, dict, set)
@@ -44,10 +44,10 @@ def refuse_memory(
         if not changed:
             return
         second = _copies(call())
-        if _is_equal(first, second):
+        if are_equal(first, second):
             return
     with fresh(), torch.no_grad(), torch.random.fork_rng(devices=()):
-        if not _is_equal(first, _copies(call())):
+        if not are_equal(first, _copies(call())):
             return
     names = ", ".join(f"'{name}'" for name in sorted(changed))
     msg = (
@@ -94,10 +94,3 @@ def _is_same(before: list[Any] | None, now: list[Any] | None) -> bool:
 
 def _copies(result: Any) -> list[Tensor]:
     return [one.detach().clone() for one in output_tensors(result)]
-
-
-def _is_equal(one: list[Tensor], other: list[Tensor]) -> bool:
-    pairs = zip(one, other, strict=False)
-    return len(one) == len(other) and all(
-        a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True) for a, b in pairs
-    )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..quantizers.base import ActivationQuantizer
-from ..torch_private import has_forward_hooks, has_global_forward_hooks, saved_tensors_hooks, version_of
+from ..torch_private import has_forward_hooks, has_global_forward_hooks, known_version, saved_tensors_hooks
 
 OBSERVE = "observe"
 
@@ -74,7 +74,7 @@ class SharedInput:
         found, circumstances = results.get(self), _circumstances(purpose)
         if found is None or not found.is_of(x, circumstances):
             value = compute(x)  # the result may be ``x`` itself, changed in place, so its version is read afterwards
-            found = results[self] = _Result(x, _version(x), circumstances, value, self._uses)
+            found = results[self] = _Result(x, known_version(x), circumstances, value, self._uses)
         found.left -= 1
         if found.left <= 0:
             del results[self]
@@ -128,7 +128,7 @@ class _Result:
 
     def is_of(self, x: Tensor, circumstances: tuple[Any, ...]) -> bool:
         """Whether the result belongs to the present values of ``x``."""
-        return self.source is x and self.version == _version(x) and self.circumstances == circumstances
+        return self.source is x and self.version == known_version(x) and self.circumstances == circumstances
 
 
 class _Results(threading.local):
@@ -159,8 +159,3 @@ def _circumstances(purpose: str) -> tuple[Any, ...]:
     if purpose == OBSERVE:
         return (purpose,)
     return purpose, torch.is_grad_enabled(), saved_tensors_hooks()
-
-
-def _version(x: Tensor) -> int | None:
-    """Returns the number of in-place changes of ``x``; None for inference tensors, which have no version counter."""
-    return None if x.is_inference() else version_of(x)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ...nn.in_projection import attach_projections
 from ...nn.module_hooks import has_hooks
+from ..attention_heads import by_head, in_tokens, split_heads
 from ..masked_softmax import masked_softmax
 from .forwards import FORWARD, OriginalForward, Replacement, replace_forward
 
@@ -65,22 +66,16 @@ class AttentionForward(Replacement):
             query, key, value = (x.unsqueeze(batch_axis) for x in (query, key, value))
             key_padding_mask = None if key_padding_mask is None else key_padding_mask.unsqueeze(0)
         queries, keys, values = (
-            self._heads(project(x))
+            split_heads(project(x), module.num_heads, module.head_dim, by_head(module.batch_first))
             for project, x in ((module.q_proj, query), (module.k_proj, key), (module.v_proj, value))
         )
         scores = queries * module.head_dim**-0.5 @ keys.transpose(-2, -1)
         weights = masked_softmax(scores, attn_mask, key_padding_mask)
         weights = F.dropout(weights, module.dropout, module.training)
-        attended = (weights @ values).permute(*((0, 2, 1, 3) if module.batch_first else (2, 0, 1, 3))).flatten(2)
+        attended = in_tokens(weights @ values, module.batch_first).flatten(2)
         result: Tensor = module.out_proj(attended)
         if average_attn_weights:
             weights = weights.mean(1)
         if not is_batched:
             result, weights = result.squeeze(batch_axis), weights.squeeze(0)
         return result, weights if need_weights else None
-
-    def _heads(self, x: Tensor) -> Tensor:
-        """Returns ``x`` as [batch, heads, tokens, channels of a head]."""
-        module: Any = self.original.module
-        x = x.reshape(x.size(0), x.size(1), module.num_heads, module.head_dim)
-        return x.permute(*((0, 2, 1, 3) if module.batch_first else (1, 2, 0, 3)))

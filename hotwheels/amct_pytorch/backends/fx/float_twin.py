@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...torch_private import pytree
+from ..batch_store import copied
 from ..example import Example
 from ..memory_of_calls import Attributes, refuse_memory
 from ..weight_hooks import stored_tensors
@@ -64,7 +64,7 @@ class FloatTwin:
 
     def _call(self, example: Example, state: Mapping[str, Tensor]) -> Any:
         model = self._model.eval()
-        args, kwargs = pytree.tree_map(_copy_of, (example.args, dict(example.kwargs)))
+        args, kwargs = copied((example.args, dict(example.kwargs)))
         buffers = {name: state[name].clone() for name, _ in model.named_buffers() if name in state}
         parameters = {name: state[name] for name, _ in model.named_parameters() if name in state}
         return torch.func.functional_call(model, {**parameters, **buffers}, args, kwargs)
@@ -73,7 +73,3 @@ class FloatTwin:
         """Copies the model; what hooks have stored in it is made anew by them."""
         memo.update((id(one), one) for one in stored_tensors(self._model))
         return FloatTwin(copy.deepcopy(self._model, memo))
-
-
-def _copy_of(value: Any) -> Any:
-    return value.detach().clone() if isinstance(value, Tensor) else value

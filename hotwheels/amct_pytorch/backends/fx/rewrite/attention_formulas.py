@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from ....nn.in_projection import PROJECTIONS, attach_projections
+from ...attention_heads import by_head, in_tokens, split_heads
 from ...masked_softmax import masked_scores, masked_softmax
 from ..read.float_reason import mark_float
 from .inline import Inline
@@ -35,14 +36,14 @@ def multihead_attention(
     attach_projections(module)
     first, second = query.size(0), query.size(1)
     queries, keys, values = (
-        _heads(place.call(name, x), module.num_heads, module.head_dim, order)
+        split_heads(place.call(name, x), module.num_heads, module.head_dim, order)
         for name, x, order in zip(PROJECTIONS, (query, key, value), _orders(module.batch_first), strict=True)
     )
     weights = _softmax(queries * module.head_dim**-0.5 @ keys, [attn_mask, key_padding_mask])
     if module.dropout:
         place.attach("attn_dropout", nn.Dropout(module.dropout))
         weights = place.call("attn_dropout", weights)
-    attended = _in_tokens(weights @ values, module.batch_first).reshape(first, second, module.embed_dim)
+    attended = in_tokens(weights @ values, module.batch_first).reshape(first, second, module.embed_dim)
     if not need_weights:
         return place.call("out_proj", attended), None
     return place.call("out_proj", attended), weights.mean(1) if average_attn_weights else weights
@@ -74,14 +75,14 @@ def _attention_call(
     matrices = own if use_separate_proj_weight else in_proj_weight.chunk(3)  # type: ignore[union-attr]
     biases = None if in_proj_bias is None else in_proj_bias.chunk(3)
     queries, keys, values = (
-        _heads(_projected(x, matrices, biases, at), num_heads, query.size(2) // num_heads, order)
+        split_heads(_projected(x, matrices, biases, at), num_heads, query.size(2) // num_heads, order)
         for at, (x, order) in enumerate(zip((query, key, value), _orders(batch_first=False), strict=True))
     )
     scale = _call(math.pow, queries.size(3), -0.5)
     weights = _softmax(queries * scale @ keys, [attn_mask, key_padding_mask])
     if dropout_p and training is not False:
         weights = place.call(place.attach_function("dropout", nn.Dropout(float(dropout_p))), weights)
-    attended = F.linear(_in_tokens(weights @ values, batch_first=False).flatten(2), out_proj_weight, out_proj_bias)
+    attended = F.linear(in_tokens(weights @ values, batch_first=False).flatten(2), out_proj_weight, out_proj_bias)
     if not need_weights:
         return attended, None
     return attended, weights.mean(1) if average_attn_weights else weights
@@ -91,20 +92,10 @@ def _projected(x: Proxy, matrices: Any, biases: Proxy | None, at: int) -> Proxy:
     return F.linear(x, matrices[at], None if biases is None else biases[at])
 
 
-def _heads(x: Proxy, num_heads: int, head_dim: Any, order: tuple[int, ...]) -> Proxy:
-    """Splits the heads; both sizes are read: with -1 for one of them, an unbatched input would give wrong results."""
-    return x.reshape(x.size(0), x.size(1), num_heads, head_dim).permute(*order)
-
-
 def _orders(batch_first: bool) -> tuple[tuple[int, ...], ...]:
-    """Returns the orders of the axes of queries, keys and values, heads split, for the matrix products."""
-    by_head = (0, 2, 1, 3) if batch_first else (1, 2, 0, 3)
-    return by_head, (by_head[0], by_head[1], by_head[3], by_head[2]), by_head
-
-
-def _in_tokens(attended: Proxy, batch_first: bool) -> Proxy:
-    """Returns the results of the heads in the order of the tokens."""
-    return attended.permute(*((0, 2, 1, 3) if batch_first else (2, 0, 1, 3)))
+    """Returns the orders of the axes of queries, keys (transposed) and values for the matrix products."""
+    order = by_head(batch_first)
+    return order, (order[0], order[1], order[3], order[2]), order
 
 
 def _scaled_dot_product_attention(

@@ -13,8 +13,10 @@ from torch.fx import GraphModule
 from ....errors import UnsupportedModelError
 from ....log import get_logger
 from ....torch_private import pytree
+from ...batch_store import copied
 from ...example import Example
 from ...memory_of_calls import Attributes, refuse_memory
+from ...outputs import are_equal
 from .state import unchanged
 
 _log = get_logger(__name__)
@@ -32,7 +34,7 @@ def check_graph(model: nn.Module, traced: GraphModule, example: Example) -> None
     with _eval_mode(model, traced):
         before = Attributes(model)
         with torch.no_grad(), unchanged(model):
-            expected = pytree.tree_map(_copy_of, _call(model, example))
+            expected = copied(_call(model, example))
             has_changed = bool(before.changed())
         if has_changed:
             refuse_memory(model, lambda: _call(model, example), lambda: unchanged(model))
@@ -54,27 +56,17 @@ def check_graph(model: nn.Module, traced: GraphModule, example: Example) -> None
 
 def _run(model: nn.Module, run: nn.Module, example: Example) -> Any:
     with torch.no_grad(), unchanged(model):
-        return pytree.tree_map(_copy_of, _call(run, example))
+        return copied(_call(run, example))
 
 
 def _call(run: nn.Module, example: Example) -> Any:
-    args, kwargs = pytree.tree_map(_copy_of, (example.args, dict(example.kwargs)))
+    args, kwargs = copied((example.args, dict(example.kwargs)))
     return run(*args, **kwargs)
-
-
-def _copy_of(value: Any) -> Any:
-    return value.detach().clone() if isinstance(value, Tensor) else value
 
 
 def _is_equal(one: Any, other: Any) -> bool:
     ours, theirs = ([leaf for leaf in pytree.tree_leaves(each) if isinstance(leaf, Tensor)] for each in (one, other))
-    return len(ours) == len(theirs) and all(_is_same(a, b) for a, b in zip(ours, theirs, strict=True))
-
-
-def _is_same(one: Tensor, other: Tensor) -> bool:
-    if one.shape != other.shape or one.dtype != other.dtype:
-        return False
-    return torch.equal(one, other) or torch.allclose(one, other, rtol=0, atol=0, equal_nan=True)
+    return are_equal(ours, theirs)
 
 
 def _first_difference(model: nn.Module, traced: GraphModule, example: Example) -> str:
@@ -106,7 +98,7 @@ def results_of(root: nn.Module, paths: Collection[str], run: Callable[[], Any]) 
     found: Results = []
 
     def note(path: str) -> Callable[..., None]:
-        return lambda _module, _args, result: found.append((path, pytree.tree_map(_copy_of, result)))
+        return lambda _module, _args, result: found.append((path, copied(result)))
 
     handles = []
     for path in sorted(paths):

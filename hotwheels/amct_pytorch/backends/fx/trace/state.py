@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, Node, Proxy
 
+from ....torch_private import known_version
 from .guided.proxies import GuidedProxy
 
 _REGISTRIES = ("_parameters", "_buffers", "_modules")
@@ -26,7 +27,7 @@ class ModelState:
         """Saves the state; buffers and tensors in attributes are copied, but not parameters, which no trace changes."""
         self._modules = [(module, dict(vars(module)), _registries(module)) for module in model.modules()]
         self._containers: dict[int, tuple[Any, Any]] = {}
-        self._tensors: dict[int, tuple[Tensor, int, Tensor]] = {}
+        self._tensors: dict[int, tuple[Tensor, int | None, Tensor]] = {}
         self._buffers = {name: value for name, value in model.named_buffers()}
         for _, attributes, registries in self._modules:
             self._note(registries["_buffers"])
@@ -49,7 +50,7 @@ class ModelState:
         return frozenset(
             name
             for name, value in self._buffers.items()
-            if _is_new_value(now.get(name, value), value) or _version(value) != self._tensors[id(value)][1]
+            if _is_new_value(now.get(name, value), value) or known_version(value) != self._tensors[id(value)][1]
         )
 
     def replaced_values(self) -> list[Any]:
@@ -73,7 +74,7 @@ class ModelState:
         for container, content in self._containers.values():
             _refill(container, content)
         for tensor, version, values in self._tensors.values():
-            if _version(tensor) != version:
+            if known_version(tensor) != version:
                 with torch.no_grad():
                     tensor.copy_(values)
         torch.set_rng_state(self._random)
@@ -81,7 +82,7 @@ class ModelState:
     def _note(self, value: Any) -> None:
         if isinstance(value, Tensor):
             if not isinstance(value, nn.Parameter) and id(value) not in self._tensors:
-                self._tensors[id(value)] = (value, _version(value), value.detach().clone())
+                self._tensors[id(value)] = (value, known_version(value), value.detach().clone())
         elif isinstance(value, _CONTAINERS) and id(value) not in self._containers:
             content = _content(value)
             self._containers[id(value)] = (value, content)
@@ -186,7 +187,3 @@ def _refill(container: Any, content: Any) -> None:
 
 def _flat(content: Any) -> list[Any]:
     return [one for pair in content.items() for one in pair] if isinstance(content, dict) else list(content)
-
-
-def _version(tensor: Tensor) -> int:
-    return -1 if tensor.is_inference() else tensor._version

@@ -18,7 +18,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.overrides import TorchFunctionMode, is_tensor_method_or_property
 
 from ....nn.module_hooks import has_hooks
-from ....torch_private import BatchNorm, Dropout, call_module
+from ....torch_private import BatchNorm, Dropout, call_module, known_version
 from ...example import starred
 from ..rewrite.attention import is_attention
 from .device_proxy import DeviceProxy
@@ -101,7 +101,7 @@ class AmctTracer(torch.fx.Tracer):
         self._held: set[int] = set()  # identities of the modules in lists and the like
         self._device, self._autocast = "cpu", False
         self._names: dict[int, str] = {}  # of the tensors that belong to the model, by identity
-        self._constants: dict[tuple[int, int], tuple[Tensor, str]] = {}  # other tensors, by identity and version
+        self._constants: dict[tuple[int, int | None], tuple[Tensor, str]] = {}  # other tensors, by identity and version
 
     def trace(self, root: nn.Module | Callable[..., Any], concrete_args: Any = None) -> Graph:
         """Returns the graph of ``root``."""
@@ -135,7 +135,7 @@ class AmctTracer(torch.fx.Tracer):
 
     def constant_name(self, tensor: Tensor) -> str | None:
         """Returns the name under which the graph reads ``tensor``; None if it does not read it yet."""
-        found = self._constants.get((id(tensor), _version(tensor)))
+        found = self._constants.get((id(tensor), known_version(tensor)))
         return self._names.get(id(tensor)) if found is None else found[1]
 
     def create_node(self, kind: str, *args: Any, **kwargs: Any) -> torch.fx.Node:
@@ -196,7 +196,7 @@ class AmctTracer(torch.fx.Tracer):
     def _add_constant(self, tensor: Tensor) -> str:
         name = self.get_fresh_qualname("_tensor_constant")
         setattr(self.root, name, tensor.detach().clone())
-        self._constants[id(tensor), _version(tensor)] = (tensor, name)
+        self._constants[id(tensor), known_version(tensor)] = (tensor, name)
         return name
 
     def proxy(self, node: Node) -> Proxy:
@@ -366,10 +366,6 @@ def _takes_anything(function: Callable[..., Any]) -> bool:
 
 def _property_name(function: Any) -> str:
     return str(function.__self__.__name__)
-
-
-def _version(tensor: Tensor) -> int:
-    return -1 if tensor.is_inference() else tensor._version
 
 
 def _count_of_parts(node: Node) -> int | None:
