@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from ...errors import AmctError
 from ...nn.call import MethodCall
 from ...nn.double_call import cast_floats
 from ...nn.module_hooks import has_hooks, with_hooks_of, without_hooks
@@ -41,12 +42,24 @@ class RecordingInterpreter(fx.Interpreter):
 
     def __init__(self, module: fx.GraphModule, watcher: Watcher | None) -> None:
         super().__init__(module)
-        self.extra_traceback = False  # our errors name the layer; torch's text would follow them in many lines
         self._watcher = watcher
+        self._said: tuple[Any, ...] = ()
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the graph. torch.fx adds the user's line to errors; ours name the layer and stay as they are."""
+        try:
+            return super().run(*args, **kwargs)
+        except AmctError as error:
+            error.args = self._said or error.args
+            raise
 
     def run_node(self, n: fx.Node) -> Any:
         """Runs one node and reports it."""
-        result = self._result(n)
+        try:
+            result = self._result(n)
+        except AmctError as error:
+            self._said = error.args
+            raise
         if self._watcher is not None and n.op != "output":
             value = cast_floats(result, torch.float32)
             self._watcher(NodeResult(layer_name(self.module, n), value))

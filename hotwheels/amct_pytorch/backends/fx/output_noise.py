@@ -83,7 +83,6 @@ class _Probe(fx.Interpreter):
 
     def __init__(self, reference: QuantGraphModule, models: Mapping[str, QuantGraphModule]) -> None:
         super().__init__(reference)
-        self.extra_traceback = False
         self._models = models
         self.outputs: dict[str, Tensor] = {}
         self.errors: dict[str, dict[str, Tensor]] = {name: {} for name in models}

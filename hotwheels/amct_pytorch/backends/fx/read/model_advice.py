@@ -8,7 +8,7 @@ These rules use the traced graph, which has arguments that an OpGraph does not h
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -42,9 +42,6 @@ _PHRASES = {
     "pow": "raises to the power 1",
 }
 _SUM = "adds a tensor to 0, as sum() does first"
-# Methods that read the shape of a tensor, not its values.
-_CONSTANT_METHODS = frozenset({"new_zeros", "new_ones", "new_full"})
-_CONSTANT_FUNCTIONS = frozenset({torch.zeros_like, torch.ones_like, torch.full_like})
 
 
 def model_advice(traced: fx.GraphModule, model: ConfiguredGraph, registry: Registry) -> tuple[Advice, ...]:
@@ -99,25 +96,18 @@ def _offline(traced: fx.GraphModule, model: ConfiguredGraph, values: Mapping[fx.
 
 
 def _offline_advice(node: fx.Node, origin: fx.Node) -> Advice:
-    if _is_data(origin):
-        source = f"the .data of '{origin.all_input_nodes[0].name}'"
-        other = "The files of this package read the tensor itself; those of other exporters hold its values of one run"
-        write = "Write x or x.detach() instead of x.data"
-    else:
-        source = f"'{origin.name}', which reads a shape but no values"
-        other = "The deployed model holds its input as a constant"
-        write = "Compute its result once, and keep that as a buffer"
     return Advice(
         rule=AdviceRule.OFFLINE_CONVOLUTION,
         layers=(node.name,),
-        finding=f"The convolution '{node.name}' is computed from {source}",
-        reason=f"The converter computes such a convolution by itself, and cannot if it is quantized. {other}",
-        remedies=(*_in_float(skipping([node.name])), Remedy(write)),
+        finding=f"The convolution '{node.name}' is computed from the .data of '{origin.all_input_nodes[0].name}'",
+        reason="The converter computes such a convolution by itself, and cannot if it is quantized. The files of this"
+        " package read the tensor itself; those of other exporters hold its values of one run",
+        remedies=(*_in_float(skipping([node.name])), Remedy("Write x or x.detach() instead of x.data")),
     )
 
 
 def _offline_nodes(traced: fx.GraphModule, values: Mapping[fx.Node, Value]) -> dict[fx.Node, fx.Node]:
-    """Returns the nodes whose result is independent of the inputs, each with the node that makes it so."""
+    """Returns the nodes whose result other exporters take for a constant, each with the ``.data`` that makes it so."""
     found: dict[fx.Node, fx.Node] = {}
     for node in traced.graph.nodes:
         if not node.op.startswith("call") or not is_known(callable_of(traced, node)):
@@ -125,17 +115,13 @@ def _offline_nodes(traced: fx.GraphModule, values: Mapping[fx.Node, Value]) -> d
         online = [one for one in node.all_input_nodes if values[one] in (Value.TENSOR, Value.INTEGER)]
         if online and all(one in found for one in online):
             found[node] = found[online[0]]
-        elif _is_data(node) or _makes_constant(callable_of(traced, node), node):
+        elif _is_data(node):
             found[node] = node
     return found
 
 
 def _is_data(node: fx.Node) -> bool:
     return node.target is getattr and node.args[1] == "data"
-
-
-def _makes_constant(function: Callable[..., Any], node: fx.Node) -> bool:
-    return node.target in _CONSTANT_METHODS if node.op == "call_method" else function in _CONSTANT_FUNCTIONS
 
 
 def _chunks(traced: fx.GraphModule, values: Mapping[fx.Node, Value]) -> Iterator[Advice]:

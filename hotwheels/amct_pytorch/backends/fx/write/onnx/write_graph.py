@@ -135,7 +135,7 @@ class GraphWalk(fx.Interpreter):
 
     def _layer(self, layer: FlatLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         operands = [
-            self._stand_in(x) if is_quantized else (x, None)
+            self._stand_in(x) if is_quantized and isinstance(x, Tensor) else (x, None)
             for x, is_quantized in zip(layer.call.inputs(args, kwargs), layer.is_quantized, strict=True)
         ]
         args, kwargs = layer.call.substitute(args, kwargs, [x for x, _ in operands])
