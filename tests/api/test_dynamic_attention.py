@@ -10,10 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.backends.dynamic.attention import place_attention
 from tests.support import fx_path
-from tests.support.dynamic_path import Files, calibrated, run
+from tests.support.dynamic_path import calibrated, check_training, run
 from tests.support.exact_dynamic import assert_exact, layers_of
 from tests.support.fixtures import one_thread, seeded
 
@@ -73,22 +72,8 @@ def test_encoder_is_on_integers(tmp_path: Path) -> None:
 
 
 def test_training_reaches_the_packed_parameter(tmp_path: Path) -> None:
-    files, model = Files(tmp_path), Encoder()
-    amct.create_quant_retrain_config(files.config, model, tokens(1), None)
-    quantized = amct.create_quant_retrain_model(files.config, model, files.record_file, tokens(1))
-    run(quantized, tokens(1))
-    quantized.train()
-    quantized(tokens(2)).square().mean().backward()
-    packed = quantized.encoder.layers[0].self_attn.in_proj_weight
-    assert (packed.grad.unflatten(0, (3, WIDTH)).abs().amax((1, 2)) > 0).all()
-    with torch.no_grad():
-        packed -= packed.grad
-    run(quantized.eval(), tokens(3))
-    amct.save_quant_retrain_model(files.config, quantized, files.record_file, tmp_path / "trained", tokens(1))
-    (found,) = fx_path.run_onnx(tmp_path / "trained_fake_quant_model.onnx", tokens(4))
-    torch.testing.assert_close(torch.from_numpy(found), run(quantized, tokens(4)), rtol=1e-4, atol=1e-5)
-    torch.save(quantized.state_dict(), tmp_path / "state.pt")
-    restored = amct.restore_quant_retrain_model(
-        files.config, Encoder(), tmp_path / "again.txt", tokens(1), tmp_path / "state.pt"
-    )
-    torch.testing.assert_close(run(restored.eval(), tokens(4)), run(quantized, tokens(4)))
+    def packed(model: nn.Module) -> nn.Parameter:
+        return model.encoder.layers[0].self_attn.in_proj_weight
+
+    quantized = check_training(Encoder, tokens, tmp_path, packed)
+    assert (packed(quantized).grad.unflatten(0, (3, WIDTH)).abs().amax((1, 2)) > 0).all()

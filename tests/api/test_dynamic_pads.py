@@ -8,10 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.onnx_io.model_file import load_model
 from tests.support import fx_path
-from tests.support.dynamic_path import Files, calibrated, run
+from tests.support.dynamic_path import calibrated, check_training, run
 from tests.support.exact_dynamic import assert_exact
 from tests.support.fixtures import one_thread, seeded
 
@@ -74,22 +73,6 @@ def test_padding_that_others_read_stays(kind: str, tmp_path: Path) -> None:
 
 
 def test_training_and_files(tmp_path: Path) -> None:
-    files, model = Files(tmp_path), Net()
-    amct.create_quant_retrain_config(files.config, model, images(1), None)
-    quantized = amct.create_quant_retrain_model(files.config, model, files.record_file, images(1))
-    run(quantized, images(1))
-    quantized.train()
-    quantized(images(2)).square().mean().backward()
+    quantized = check_training(Net, images, tmp_path, lambda model: model.last.weight)
     assert quantized.first.weight.grad.abs().max() > 0
-    with torch.no_grad():
-        quantized.last.weight -= quantized.last.weight.grad
-    run(quantized.eval(), images(3))
-    amct.save_quant_retrain_model(files.config, quantized, files.record_file, tmp_path / "trained", images(1))
     assert "Pad" not in types(tmp_path / "trained_deploy_model.onnx")
-    (found,) = fx_path.run_onnx(tmp_path / "trained_fake_quant_model.onnx", images(4))
-    torch.testing.assert_close(torch.from_numpy(found), run(quantized, images(4)), rtol=1e-4, atol=1e-5)
-    torch.save(quantized.state_dict(), tmp_path / "state.pt")
-    restored = amct.restore_quant_retrain_model(
-        files.config, Net(), tmp_path / "again.txt", images(1), tmp_path / "state.pt"
-    )
-    torch.testing.assert_close(run(restored.eval(), images(4)), run(quantized, images(4)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.config.files.tolerant_json import dump_json, read_json
 from hotwheels.amct_pytorch.record import Record
 from hotwheels.amct_pytorch.record.text_proto import read_record
+from tests.support.fx_path import run_onnx
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +88,34 @@ def calibrated(model: nn.Module, folder: Path, batches: Sequence[tuple[Any, ...]
     for batch in batches:
         run(quantized, *batch)
     return quantized, files
+
+
+def check_training(
+    make: Callable[[], nn.Module], data: Callable[[int], Any], folder: Path, weight: Callable[[nn.Module], Tensor]
+) -> nn.Module:
+    """Trains ``weight(model)`` by one step, saves, and compares the file and a restored model with the trained one.
+
+    ``make`` makes the float model, ``data(seed)`` a batch. Returns the trained model; its gradients are those of the
+    step. The files begin with ``folder / "trained"``.
+    """
+    files = Files(folder)
+    amct.create_quant_retrain_config(files.config, make(), data(1), None)
+    quantized = amct.create_quant_retrain_model(files.config, make(), files.record_file, data(1))
+    run(quantized, data(1))
+    quantized.train()
+    quantized(data(2)).square().mean().backward()
+    with torch.no_grad():
+        weight(quantized).sub_(weight(quantized).grad)
+    run(quantized.eval(), data(3))
+    amct.save_quant_retrain_model(files.config, quantized, files.record_file, folder / "trained", data(1))
+    (found,) = run_onnx(folder / "trained_fake_quant_model.onnx", data(4))
+    torch.testing.assert_close(torch.from_numpy(found), run(quantized, data(4)), rtol=1e-4, atol=1e-5)
+    torch.save(quantized.state_dict(), folder / "state.pt")
+    restored = amct.restore_quant_retrain_model(
+        files.config, make(), folder / "again.txt", data(1), folder / "state.pt"
+    )
+    torch.testing.assert_close(run(restored.eval(), data(4)), run(quantized, data(4)))
+    return quantized
 
 
 def same_tensors(left: dict[str, Tensor], right: dict[str, Tensor]) -> bool:

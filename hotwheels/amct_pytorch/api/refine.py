@@ -67,17 +67,17 @@ def refine(
     """
     check_type("refine", "seed", seed, int, "an int")
     is_dynamic = bool(switches_inside(check_model("refine", model)))
-    if not is_dynamic:
-        require_calibration(the_quantized_graph("refine", model))
+    graph = None if is_dynamic else the_quantized_graph("refine", model)
+    if graph is not None:
+        require_calibration(graph)
     batches = [as_inputs(batch) for batch in ([data] if isinstance(data, Tensor) else data)]
     require_batches(batches)
     folder = None if resume_dir is None else check_path("refine", "resume_dir", resume_dir)
-    if is_dynamic:
+    if graph is None:
         from ..workflows.refine_dynamic import refine_modules  # here, because importing onnx takes a second
 
         result = refine_modules(model, batches, methods, seed=seed, progress=progress, resume_dir=folder)
     else:
-        graph = the_quantized_graph("refine", model)
         inputs = [positional_inputs(graph, batch) for batch in batches]
         result = refine_graph(graph, inputs, methods, seed=seed, progress=progress, resume_dir=folder)
         graph.kept_batches.clear()

@@ -14,6 +14,7 @@ from ..backends.dynamic.read.float_model import read_settings
 from ..backends.dynamic.read.graph import Fusion
 from ..backends.dynamic.session.bn_update import BnUpdate
 from ..backends.dynamic.session.calibration_session import CalibrationSession, FloatFile, SessionPlan
+from ..backends.dynamic.session.mode_switch import UNCOUNTED
 from ..backends.dynamic.session.session_forward import attach_session, find_session
 from ..config.dynamic.calibration_config import (
     CalibrationConfig,
@@ -112,8 +113,7 @@ def save(onnx_path: Path, record_path: Path, prefix: PathLike, model: nn.Module 
     float_model, record = load_model(onnx_path), read_record(record_path)
     check_record_partners(record_path, onnx_path)
     advice = (
-        "Run at least batch_num forwards of the model which quantize_model returned before save_model. Forwards in a"
-        " mode that enable_quantization has set do not count until enable_quantization(model, calibration=True)."
+        f"Run at least batch_num forwards of the model which quantize_model returned before save_model. {UNCOUNTED}"
     )
     with error_in_file(onnx_path):
         settings = read_settings(float_model, onnx_path)

@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from ..backends.dynamic.backend import DynamicBackend
+from ..backends.dynamic.session.mode_switch import UNCOUNTED
 from ..backends.dynamic.session.record_file import RecordFile
 from ..backends.dynamic.session.retrain_session import RetrainSession
 from ..backends.dynamic.session.session_forward import attach_session, find_session
@@ -44,8 +45,7 @@ from .planning import checked_plan, refuse
 _log = get_logger(__name__)
 _MADE_BY = ("create_quant_retrain_model", "restore_quant_retrain_model")
 _EXPORT = (
-    "Run at least batch_num forwards of the trained model in eval mode before save_quant_retrain_model. Forwards in a"
-    " mode that enable_quantization has set do not count until enable_quantization(model, calibration=True)."
+    f"Run at least batch_num forwards of the trained model in eval mode before save_quant_retrain_model. {UNCOUNTED}"
 )
 
 

@@ -117,7 +117,7 @@ def _tell_refusal(quantized: QuantGraphModule, inputs: Inputs) -> None:
         with without_log():
             check_export(quantized, inputs)
     except ExportError as error:
-        _log.warning("A save with this input_data will be refused: %s", str(error).partition("\nUse tlparse")[0])
+        _log.warning("A save with this input_data will be refused: %s", error)
 
 
 def save(
@@ -128,11 +128,9 @@ def save(
     golden_inputs: Inputs | None,
 ) -> tuple[Path, ...]:
     """Writes the files of a calibrated model and returns their paths; see ``save_quant_model_fx``."""
-    from .onnx_files import (
-        write_in_memory,
-        write_onnx_files,
-    )  # here, because onnx costs every import a second and 40 MB
-    from .twin_check import check_against_twin  # likewise
+    # Here, because onnx costs every import a second and 40 MB.
+    from .onnx_files import write_in_memory, write_onnx_files
+    from .twin_check import check_against_twin
 
     quantized.follow_modules()
     require_calibration(quantized)

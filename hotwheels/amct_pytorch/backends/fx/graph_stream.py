@@ -33,11 +33,6 @@ class GraphStream:
         self._reference = copy.deepcopy(model)
         self._last_use = _last_uses(model.graph)
 
-    @property
-    def layers(self) -> list[str]:
-        """Names of the weighted layers in the order of execution."""
-        return [layer.name for layer in self._model.quantized_layers.values() if layer.weighted is not None]
-
     @torch.no_grad()
     def walk(self, batches: Sequence[tuple[Any, ...]], visit: Callable[[LayerStep], None]) -> None:
         """Calls ``visit`` with each weighted layer, in graph order, before any node behind the layer runs."""

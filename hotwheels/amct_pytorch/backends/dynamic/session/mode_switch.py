@@ -14,6 +14,11 @@ from ...real_quant.real_gradient import with_gradient_of
 from ...real_quant.real_quant_mode import run_real_quant
 from ..forwards import FORWARD, OriginalForward
 
+UNCOUNTED = (
+    "Forwards in a mode that enable_quantization has set do not count until enable_quantization(model,"
+    " calibration=True)."
+)
+
 
 class ModeSwitch:
     """Holds a mode for a quantized model; while a mode is set, the session neither counts forwards nor sets modes."""

@@ -95,14 +95,19 @@ def _run(walk: GraphWalk, call: ExampleCall, setting: dict[str, Any]) -> ir.Mode
     try:
         with torch.random.fork_rng(devices=()), KeptBuffers(walk.module) as buffers:
             written = walk.write(call.inputs, setting.get("output_names"))
-    except ExportError:
+    except ExportError as error:
+        error.args = (_text(error), *error.args[1:])
         raise
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        said = str(error).partition("\nUse tlparse")[0]  # torch's tool for another kind of graph
-        raise ExportError(f"The model cannot be exported to ONNX with this input_data: {said}") from error
+        raise ExportError(f"The model cannot be exported to ONNX with this input_data: {_text(error)}") from error
     if buffers.changed:
         _log.warning(
             "The forward changes its buffers (%s). Files hold one call, which starts with their present values.",
             ", ".join(f"'{name}'" for name in buffers.changed),
         )
     return written
+
+
+def _text(error: Exception) -> str:
+    """Returns the text of ``error`` without what torch.fx adds on its tool for another kind of graph."""
+    return str(error).partition("\nUse tlparse")[0]
