@@ -496,7 +496,6 @@ ODD = [
     _of("masked_fill of bools", lambda x: (x > 0).masked_fill(x > 2, False)),
     _of("rsub alpha", lambda x: torch.rsub(x, 2, alpha=3)),
     _of("NaN in hardshrink and threshold", lambda x: (F.hardshrink(x / x), F.threshold(x / x, 0.5, -1.0))),
-    _of("roll of all", lambda x: x.roll(5)),
     _of("narrow from the end", lambda x: x.narrow(1, -3, 2)),
     _of("two index tensors", lambda x: x[:, PLACES, PLACES]),
     _of("index tensors apart", lambda x: x[PLACES.clamp(max=0), :, PLACES.view(3, 1)]),

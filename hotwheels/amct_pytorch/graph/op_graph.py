@@ -76,7 +76,6 @@ class OpNode:
       module_path: Path of the called module, None for functions and methods.
       weight_name: Name of the weight, the same for all layers with the same weight; empty without a weight, and on the
         dynamic path.
-      has_bias: Whether the called module has a bias.
       onnx_type: Type of the exported ONNX node, e.g. ``Conv``; on the FX path the usual type of the operation, empty if
         the operation may be exported as several nodes.
       is_cube: Whether the chip's matrix unit computes the ONNX node, which must then be quantized (spec 13.1, rule 4).
@@ -106,7 +105,6 @@ class OpNode:
     unquantizable: str | None = None
     module_path: str | None = None
     weight_name: str = ""
-    has_bias: bool = False
     onnx_type: str = ""
     is_cube: bool = False
     is_no_command: bool = False

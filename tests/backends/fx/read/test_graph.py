@@ -207,11 +207,6 @@ def test_keyword_calls() -> None:
     assert [(edge.producer, edge.element) for edge in graph["cat"].edges] == [("matmul", 0), ("add", 1)]
 
 
-def test_weights_and_bias() -> None:
-    graph = graph_of(lambda self, x: self.linear(self.conv(x)))
-    assert [(node.name, node.has_bias) for node in graph.quantizable] == [("conv", True), ("linear", False)]
-
-
 def test_module_called_twice_is_two_layers() -> None:
     graph = graph_of(lambda self, x: self.linear(self.linear(x)))
     assert quantizable(graph) == ["linear", "linear_1"]

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from hotwheels.amct_pytorch.backends.fx.write.onnx import one_call
+from hotwheels.amct_pytorch.backends.fx.write.onnx.composed import _FORMS
+from hotwheels.amct_pytorch.backends.fx.write.onnx.table import _HANDLERS
 from hotwheels.amct_pytorch.backends.leaves import tensors_in
 from tests.support.call_cases import CASES, CallCase
 from tests.support.written import assert_same, run_default, write
@@ -29,3 +31,8 @@ def test_call_computes_what_eager_does(case: CallCase) -> None:
     for opset in (one for one in OPSETS if one >= case.opset):
         model = write(case.call, case.inputs, opset)
         assert_same(run_default(model, case.inputs), expected)
+
+
+def test_no_handler_is_hidden_by_a_form() -> None:
+    """Forms come first, so a handler of the same function would never run; one form leaves cases to its handler."""
+    assert _FORMS.keys() & _HANDLERS.keys() == {"repeat_interleave"}

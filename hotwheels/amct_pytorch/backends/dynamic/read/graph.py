@@ -250,7 +250,6 @@ def _of_module(name: str, candidate: Candidate) -> OpNode:
         type=candidate.type,
         op=candidate.op,
         module_path=candidate.path,
-        has_bias=getattr(candidate.module, "bias", None) is not None,
     )
 
 

@@ -91,7 +91,6 @@ class _Reader:
             unquantizable=reason,
             module_path=str(spelling.target) if spelling.form is Form.MODULE else None,
             weight_name=weight_name(node, module) if op is not None and op.has_weight else "",
-            has_bias=getattr(module, "bias", None) is not None,
             onnx_type=onnx_type,
             is_cube=self._registry.is_cube(onnx_type),
             is_no_command=self._registry.is_no_command(onnx_type),

@@ -76,10 +76,6 @@ class Example:
         """Returns a tensor with data, of the shape of ``tensor``."""
         return tensor
 
-    def like(self, real: Tensor) -> Tensor:
-        """Returns a tensor of this run for ``real``, a result that was computed outside of the run."""
-        return real
-
     def sizes(self, writer: GraphWriter, inputs: Sequence[Any]) -> SizeWriter | None:
         """Returns the writer of symbolic sizes for the values ``inputs``; None if there are no symbols."""
         return None

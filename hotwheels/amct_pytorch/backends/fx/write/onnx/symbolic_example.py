@@ -70,10 +70,6 @@ class SymbolicExample(Example):
         shape = [size if isinstance(size, int) else size.node.hint for size in tensor.shape]
         return torch.zeros(shape, dtype=tensor.dtype)
 
-    def like(self, real: Tensor) -> Tensor:
-        """Returns a tensor without data for ``real``; any of its sizes may depend on the inputs' sizes."""
-        return self._fake(f"result_{id(real)}", real, [size >= _SMALLEST for size in real.shape])
-
     def sizes(self, writer: GraphWriter, inputs: Sequence[Any]) -> SizeWriter:
         """Returns the writer of the symbolic sizes of ``inputs``."""
         sizes = SizeWriter(writer)

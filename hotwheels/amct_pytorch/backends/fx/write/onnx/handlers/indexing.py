@@ -127,17 +127,6 @@ def unfold(call: Call, input: Tensor, dimension: int, size: int, step: int) -> W
     return call.op("Transpose", windows, perm=[*others, axis + 1])
 
 
-@handles("take_along_dim")
-def take_along_dim(call: Call, input: Tensor, indices: Tensor, dim: int | None = None) -> Written:
-    """Writes GatherElements; only for indices that are broadcast nowhere."""
-    if dim is None or not input.dim() or indices.dim() != input.dim():
-        return REFUSED
-    others = [axis for axis in range(input.dim()) if axis != dim % input.dim()]
-    if any(indices.shape[axis] != input.shape[axis] for axis in others):
-        return REFUSED
-    return call.op("GatherElements", call.value(input), call.value(indices), axis=dim)
-
-
 @handles("index_select")
 def index_select(call: Call, input: Tensor, dim: int, index: Tensor) -> Written:
     """Writes Gather."""

@@ -85,15 +85,13 @@ def stack(call: Call, tensors: Sequence[Tensor], dim: int = 0) -> Written:
     return parts[0] if len(parts) == 1 else call.op("Concat", *parts, axis=axis)
 
 
-@handles("hstack", "vstack", "row_stack", "column_stack")
+@handles("hstack")
 def stack_side_by_side(call: Call, tensors: Sequence[Tensor]) -> Written:
     """Writes Concat of tensors that have the axis already."""
-    name = call.function.__name__
-    is_horizontal = name in ("hstack", "column_stack")
-    if any(one.dim() < 2 for one in tensors) and not (name == "hstack" and all(one.dim() == 1 for one in tensors)):
+    if len({one.dim() == 1 for one in tensors}) > 1 or any(not one.dim() for one in tensors):
         return REFUSED
     values = [call.value(one, call.result.dtype) for one in tensors]
-    return call.op("Concat", *values, axis=1 if is_horizontal and tensors[0].dim() > 1 else 0)
+    return call.op("Concat", *values, axis=1 if tensors[0].dim() > 1 else 0)
 
 
 # --- cutting ---
@@ -174,47 +172,28 @@ def flip(call: Call, input: Tensor, *dims: Any, **kwargs: Any) -> Written:
     return sliced(call, call.value(input), [-1] * count, [-_LAST] * count, axes, [-1] * count)
 
 
-@handles("diff")
-def diff(call: Call, input: Tensor, n: int = 1, dim: int = -1, prepend: Any = None, append: Any = None) -> Written:
-    """Writes two Slices and Sub, ``n`` times."""
-    if prepend is not None or append is not None or not input.is_floating_point() or not 1 <= n < input.shape[dim]:
-        return REFUSED
-    axis, x = dim % input.dim(), call.value(input)
-    for _ in range(n):
-        x = call.op("Sub", sliced(call, x, [1], [_LAST], [axis]), sliced(call, x, [0], [-1], [axis]))
-    return x
-
-
 @handles("roll")
 def roll(call: Call, input: Tensor, shifts: Any, dims: Any = None) -> Written:
     """Writes two Slices and Concat for each axis; without axes those of all elements in a row."""
-    if (
-        isinstance(shifts, int)
-        and dims in (None, (), [])
-        and input.dim()
-        and all(type(one) is int for one in input.shape)
-    ):
-        cut, row = -shifts % max(input.numel(), 1), [input.numel()]
-        flat = reshaped(call, call.value(input), list(input.shape), row)
-        last = sliced(call, flat, [cut], [_LAST], [0])
-        turned = call.op("Concat", last, sliced(call, flat, [0], [cut], [0]), axis=0) if cut else flat
-        return reshaped(call, turned, row, list(input.shape))
     shifts = [shifts] if isinstance(shifts, int) else list(shifts)
     dims = [dims] if isinstance(dims, int) else list(dims or ())
-    if not dims and all(isinstance(one, int) for one in (*shifts, input.numel())) and input.numel():
-        cut, x = -shifts[0] % input.numel(), call.op("Reshape", call.value(input), call.ints([-1]))
-        rolled = call.op("Concat", sliced(call, x, [cut], [_LAST], [0]), sliced(call, x, [0], [cut], [0]), axis=0)
-        return call.op("Reshape", rolled, call.ints(list(input.shape)))
-    sizes = [input.shape[axis] for axis in dims]
-    if not dims or not all(isinstance(one, int) for one in (*shifts, *sizes)) or not all(sizes):
+    sizes = [input.shape[axis] for axis in dims or range(input.dim())]
+    if not all(isinstance(one, int) for one in (*shifts, *sizes)) or not all(sizes):
         return REFUSED
     x = call.value(input)
+    if not dims:
+        row = [input.numel()]
+        return reshaped(call, _turned(call, reshaped(call, x, sizes, row), shifts[0], 0, row[0]), row, sizes)
     for shift, axis, size in zip(shifts, dims, sizes, strict=True):
-        cut = -shift % size
-        if cut:
-            last = sliced(call, x, [cut], [_LAST], [axis % input.dim()])
-            x = call.op("Concat", last, sliced(call, x, [0], [cut], [axis % input.dim()]), axis=axis % input.dim())
+        x = _turned(call, x, shift, axis % input.dim(), size)
     return x
+
+
+def _turned(call: Call, x: ir.Value, shift: int, axis: int, size: int) -> ir.Value:
+    cut = -shift % size
+    if not cut:
+        return x
+    return call.op("Concat", sliced(call, x, [cut], [_LAST], [axis]), sliced(call, x, [0], [cut], [axis]), axis=axis)
 
 
 @handles("diagonal")
