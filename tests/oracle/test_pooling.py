@@ -103,3 +103,14 @@ def test_global_average_divides_by_the_plane() -> None:
     sums, divisors = sum_pool(Node(name="pool", op_type="GlobalAveragePool"), np.arange(12.0).reshape(1, 2, 2, 3))
     assert sums.tolist() == [[[[15.0]], [[51.0]]]]
     assert divisors.tolist() == [[[[6.0]]]]
+
+
+def test_window_far_beyond_the_input_takes_no_memory_for_what_is_padding() -> None:
+    x = np.arange(6.0 * 7 * 7).reshape(2, 3, 7, 7) - 100
+    attributes = {"kernel_shape": (100_000, 100_000), "strides": (100_000, 100_000), "ceil_mode": 1}
+    sums, divisors = sum_pool(Node(name="pool", op_type="AveragePool", attributes=attributes), x)
+    expected = F.avg_pool2d(torch.from_numpy(x), 100_000, ceil_mode=True).numpy()
+    np.testing.assert_array_equal(sums, x.sum((2, 3), keepdims=True))
+    np.testing.assert_array_equal(sums / divisors, expected)
+    maxima = max_pool(Node(name="pool", op_type="MaxPool", attributes=attributes), x)
+    np.testing.assert_array_equal(maxima, x.max((2, 3), keepdims=True))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..deploy_pair import Node
+from .growth import check_growth
 from .windows import Windows, windows
 
 
@@ -16,17 +19,12 @@ def max_pool(node: Node, x: NDArray[np.float64]) -> NDArray[np.float64]:
     """Returns the maxima; padding is ignored, and the maximum of a window of padding alone is -inf."""
     if node.op_type == "GlobalMaxPool":
         return np.asarray(x.max(axis=_spatial(x), keepdims=True))
-    geometry = windows(node, x.shape[2:], node.get("kernel_shape"), ceil_mode=bool(node.get("ceil_mode", 0)))
-    padded = geometry.pad(x, -np.inf)
-    result = np.full((*x.shape[:2], *geometry.output), -np.inf)
-    for position in itertools.product(*map(range, geometry.kernel)):
-        np.maximum(result, geometry.tap(padded, position), out=result)
-    return result
+    return _over_windows(_geometry(node, x), x, functools.partial(np.max, initial=-np.inf))
 
 
 def max_indices(node: Node, x: NDArray[np.float64], maxima: NDArray[np.float64]) -> NDArray[np.int64]:
     """Returns the indices of the maxima in the flattened ``x``; the first of equal maxima."""
-    geometry = windows(node, x.shape[2:], node.get("kernel_shape"), ceil_mode=bool(node.get("ceil_mode", 0)))
+    geometry = _geometry(node, x)
     places = geometry.pad(np.arange(x.size, dtype=np.int64).reshape(x.shape), -1)
     padded = geometry.pad(x, -np.inf)
     result = np.full(maxima.shape, -1, dtype=np.int64)
@@ -43,12 +41,30 @@ def sum_pool(node: Node, x: NDArray[np.float64]) -> tuple[NDArray[np.float64], N
         axes = _spatial(x)
         count = float(np.prod([x.shape[axis] for axis in axes]))
         return x.sum(axis=axes, keepdims=True), np.full((1,) * x.ndim, count)
-    geometry = windows(node, x.shape[2:], node.get("kernel_shape"), ceil_mode=bool(node.get("ceil_mode", 0)))
-    padded = geometry.pad(x, 0)
-    sums = np.zeros((*x.shape[:2], *geometry.output))
-    for position in itertools.product(*map(range, geometry.kernel)):
-        sums += geometry.tap(padded, position)
-    return sums, _divisors(geometry, is_padding_counted=bool(node.get("count_include_pad", 0)))
+    geometry = _geometry(node, x)
+    divisors = _divisors(geometry, is_padding_counted=bool(node.get("count_include_pad", 0)))
+    return _over_windows(geometry, x, np.sum), divisors
+
+
+def _geometry(node: Node, x: NDArray[Any]) -> Windows:
+    return windows(node, x.shape[2:], node.get("kernel_shape"), ceil_mode=bool(node.get("ceil_mode", 0)))
+
+
+def _over_windows(
+    geometry: Windows, x: NDArray[np.float64], reduce: Callable[..., NDArray[np.float64]]
+) -> NDArray[np.float64]:
+    """Returns ``reduce`` of each window's elements, without the padding, which may be far larger than ``x``.
+
+    One axis after the other: a window is a product of ranges.
+    """
+    check_growth((*x.shape[:2], *geometry.output), [x])
+    result = x
+    for at, count in enumerate(geometry.output):
+        axis = at + 2
+        ranges = (geometry.inside(at, window) for window in range(count))
+        reduced = [reduce(result[(slice(None),) * axis + (one,)], axis=axis) for one in ranges]
+        result = np.stack(reduced, axis)
+    return result
 
 
 def _divisors(geometry: Windows, *, is_padding_counted: bool) -> NDArray[np.float64]:

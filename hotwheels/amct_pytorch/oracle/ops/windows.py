@@ -59,6 +59,12 @@ class Windows:
         index: tuple[Any, ...] = (..., *slices)
         return np.asarray(padded[index])
 
+    def inside(self, axis: int, window: int) -> slice:
+        """Returns where the elements of one window lie in the input along ``axis``; padding is left out."""
+        start, step = window * self.stride[axis] - self.begin[axis], self.dilation[axis]
+        stop = start + step * (self.kernel[axis] - 1) + 1
+        return slice(start if start >= 0 else start % step, max(stop, 0), step)
+
 
 def windows(node: Node, size: Sequence[int], kernel: Sequence[int], *, ceil_mode: bool = False) -> Windows:
     """Returns the windows of a Conv or pooling node over an input of spatial ``size``.
