@@ -523,6 +523,8 @@ ODD = [
     _of("lerp", lambda x, y: torch.lerp(x, y, 0.3), X, Y),
     _of("diff", lambda x: (x.diff(dim=1), x.diff(2))),
     _of("rot90", lambda x: (x.rot90(1, (2, 3)), x.rot90(-1, (1, 2)), x.rot90(2, (2, 3)))),
+    _of("cumprod", lambda x: (x.cumprod(1), torch.cumprod(x, -1, dtype=torch.float64))),
+    _of("cumprod of ints", lambda i: i.cumprod(2), INTS),
     _of("var_mean", lambda x: (*torch.var_mean(x, 1), *torch.std_mean(x, (2, 3), keepdim=True))),
     _of("aminmax", lambda x: (*torch.aminmax(x), *torch.aminmax(x, dim=1))),
     _of("count_nonzero", lambda x: (x.count_nonzero(), x.count_nonzero(1))),

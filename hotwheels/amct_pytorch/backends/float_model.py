@@ -114,12 +114,24 @@ def _refuse_class(model: nn.Module) -> None:
     if isinstance(model, torch.jit.ScriptModule):
         msg = f"{name} is a TorchScript model, which has no Python code. Pass the module it was made from."
         raise UnsupportedModelError(msg)
+    for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise UnsupportedModelError(_of_torchscript(name, path, module))
     if any(_is_of(type(module), _SHARDED) for module in model.modules()):
         msg = f"{name} contains FullyShardedDataParallel, whose parameters are shards. Pass the model before sharding."
         raise UnsupportedModelError(msg)
     if _is_of(type(model), _ADAPTED):
         msg = f"{name} is a PEFT model. Pass the result of its merge_and_unload()."
         raise UnsupportedModelError(msg)
+
+
+def _of_torchscript(name: str, path: str, module: torch.jit.ScriptModule) -> str:
+    made_from = getattr(module, "original_name", "")
+    return (
+        f"{name}: its submodule '{path}' is TorchScript ({made_from}), which has no Python code, so its layers cannot"
+        " be quantized. Put the module in its place that it was made from, with the weights in its state_dict(); delete"
+        " it if the forward does not call it."
+    )
 
 
 def _refuse_parameters(model: nn.Module) -> None:

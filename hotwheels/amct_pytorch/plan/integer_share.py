@@ -18,7 +18,7 @@ class IntegerShare:
     Attributes:
       integer: Number of multiplications in quantized layers.
       floating: Number of multiplications elsewhere, by node, in execution order. Nodes computed from constants alone
-        are left out, since exported files hold their results.
+        are left out, since exported files hold their results, and nodes that no output depends on.
       reasons: Why the nodes in ``floating`` are in float.
       batch_norms: The BatchNorms that are not folded, with the reason.
     """

@@ -22,7 +22,7 @@ from ...ops.desc import OpDesc
 from ...torch_private import without_torch_function
 from ..real_quant.real_quant_mode import call_layer, run_in_double
 from ..torchscript.markers import mark_input, mark_result
-from ..torchscript.unexportable_pooling import refuse_unbatched_pooling
+from ..torchscript.unexportable_pooling import refuse_unbatched_pooling, refuse_uneven_windows
 from .maker import made_by, maker_of
 from .read.operands import float_edges
 
@@ -109,6 +109,8 @@ class MarkedForward:
             if works_in_place(self.original.module):
                 args, kwargs = _with_copy(args, kwargs)
             result = self.original(*args, **kwargs)
+        if self._op.name.startswith("adaptive") or getattr(self.original.module, "mode", None) == "area":
+            refuse_uneven_windows(layer, self._op, first, result)
         result = mark_result(result, layer) if edges else result
         if works_in_place(self.original.module):  # the module would change the marker's result, not its argument
             result = first.copy_(result)

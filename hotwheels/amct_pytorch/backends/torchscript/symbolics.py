@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -19,18 +20,20 @@ from ...torch_torchscript import (
     write_floor_division,
 )
 
+_PLAIN = ("Sinh", "Cosh", "Asinh", "Acosh", "Atanh")  # ONNX has them, torch has no symbolic
 _AXES_AS_INPUT = 18  # from this opset on a reduction takes its axes as an input
 
 
 @contextlib.contextmanager
 def own_symbolics() -> Iterator[None]:
     """Returns a context in which the exporter uses the functions of this module."""
-    own = (
+    own: tuple[tuple[str, str, Callable[..., Any], int], ...] = (
         ("aten::col2im", "v v v is is is", _col2im, 18),
         # torch's own symbolic rounds towards zero.
         ("aten::floor_divide", "v v", write_floor_division, 13),
         ("aten::movedim", "v v v", _movedim, 13),
         ("aten::rms_norm", "v is v v", _rms_norm, 13),
+        *((f"aten::{one.lower()}", "v", functools.partial(_plain, one), 13) for one in _PLAIN),
     )
     for name, kinds, symbolic, opset in own:
         register_symbolic(name, kinds, symbolic, opset)
@@ -39,6 +42,10 @@ def own_symbolics() -> Iterator[None]:
     finally:
         for name, _, _, opset in own:
             unregister_symbolic(name, opset)
+
+
+def _plain(op_type: str, g: Any, self: Any) -> Any:
+    return g.op(op_type, self)
 
 
 def _movedim(g: Any, self: Any, source: Any, destination: Any) -> Any:

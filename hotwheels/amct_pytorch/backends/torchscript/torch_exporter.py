@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import CheckpointFunction
 
 from ...errors import AmctError, ExportError
 from ...log import get_logger
@@ -64,13 +66,24 @@ def export_once(module: nn.Module, inputs: tuple[Any, ...], setting: Mapping[str
 
 def _export(module: nn.Module, inputs: tuple[Any, ...], setting: dict[str, Any]) -> bytes:
     file = io.BytesIO()
-    with warnings.catch_warnings(), torch.no_grad(), without_fused_attention(), own_symbolics():
+    with warnings.catch_warnings(), torch.no_grad(), without_fused_attention(), own_symbolics(), _no_checkpoints():
         # No warnings of values that become constants: the saved model is compared with the original instead.
         warnings.simplefilter("ignore", TracerWarning)
         # A node that is not folded is right as it is.
         warnings.filterwarnings("ignore", "Constant folding - Only steps=1", UserWarning)
         export_torchscript(module, inputs, file, **setting)
     return file.getvalue()
+
+
+@contextlib.contextmanager
+def _no_checkpoints() -> Iterator[None]:
+    """Returns a context in which ``torch.utils.checkpoint`` just calls its function, as nothing is differentiated."""
+    call = staticmethod(lambda function, _keeps_random, *args: function(*args))
+    setattr(CheckpointFunction, "apply", call)  # noqa: B010 - mypy refuses to assign to a method
+    try:
+        yield
+    finally:
+        del CheckpointFunction.apply  # that of its base class is in force again
 
 
 def _needed_opset(error: UnsupportedOperator) -> int | None:

@@ -21,6 +21,23 @@ def refuse_divisor(layer: str, divisor: object) -> None:
         raise ExportError(msg)
 
 
+def refuse_uneven_windows(layer: str, op: OpDesc, x: object, result: object) -> None:
+    """Raises ExportError for an adaptive pooling or a resize to an ``area`` whose windows differ in size."""
+    if isinstance(result, tuple):
+        result = result[0]
+    if not isinstance(x, Tensor) or not isinstance(result, Tensor):
+        return
+    rank = op.image_axes if op.name.startswith("adaptive") else x.dim() - 2
+    before, after = [[int(one) for one in tensor.shape[-rank:]] for tensor in (x, result)]
+    if all(after) and any(have % want for have, want in zip(before, after, strict=True)):
+        msg = (
+            f"Layer '{layer}': from {before} to {after} elements its windows have several sizes, which ONNX's poolings"
+            " do not have. Choose sizes that divide those of the input; or, for means, call the function of"
+            " torch.nn.functional in the forward: it is no layer on this path and becomes products with constants."
+        )
+        raise ExportError(msg)
+
+
 def refuse_unbatched_pooling(layer: str, op: OpDesc, x: object) -> None:
     """Raises ExportError for an adaptive pooling of an image without a batch axis.
 

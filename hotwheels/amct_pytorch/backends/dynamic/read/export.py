@@ -22,6 +22,7 @@ from ...export_names import input_names, labels_of, output_names, report_unused_
 from ...outputs import output_tensors
 from ...torchscript.aliases import FollowedAliases
 from ...torchscript.baked_values import BakedValues
+from ...torchscript.composed_calls import ComposedCalls
 from ...torchscript.exporter_leftovers import bypass, clean_exporter_leftovers
 from ...torchscript.marker_sites import INPUT_MARKER, MARKER_DOMAIN, resolve_markers
 from ...torchscript.size_arithmetic import fold_size_arithmetic
@@ -150,7 +151,7 @@ class _EntryForward:
         """Runs the model and returns the tensors of its result; inputs that are no tensors are constants."""
         given = iter(tensors)
         leaves = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in self._leaves]
-        with ConstantsBeforehand(self.original.module), FollowedAliases(), self.baked:
+        with ComposedCalls(), ConstantsBeforehand(self.original.module), FollowedAliases(), self.baked:
             return output_tensors(self.original(*pytree.tree_unflatten(leaves, self._layout)))
 
 

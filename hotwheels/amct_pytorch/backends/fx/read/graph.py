@@ -27,6 +27,7 @@ from .liveness import live_nodes
 from .no_op_nodes import hands_on
 from .operands import Given, given_operands
 from .spelling import find_op, in_place_reason, spelling_of, type_string
+from .uneven_windows import uneven_windows
 from .values import Value, classify
 from .weight_names import weight_name
 
@@ -80,7 +81,8 @@ class _Reader:
         spelling = spelling_of(node)
         op = find_op(node, cls, self._registry)
         edges, reason = self._edges(node, op, module) if op else ((), self._reason(node, module))
-        onnx_type = "" if op is None else _onnx_type(node, op, module)
+        is_one_node = op is not None and uneven_windows(node, op, module) is None
+        onnx_type = _onnx_type(node, op, module) if op is not None and is_one_node else ""
         return OpNode(
             name=node.name,
             form=spelling.form,
@@ -117,6 +119,7 @@ class _Reader:
             or _no_weight(node, op, module)
             or self._belongs_to(node, op)
             or (None if op.is_listed else NOT_LISTED)
+            or uneven_windows(node, op, module)
             or self._wrong_operands(node, op, given, tensors)
         )
         return tuple(self._edge(one) for one in tensors), reason

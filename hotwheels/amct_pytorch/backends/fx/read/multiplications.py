@@ -16,6 +16,7 @@ from ....ops.registry import Registry
 from ....torch_private import DispatchMode
 from ..interpreters import layer_name
 from ..quant_graph_module import QuantGraphModule, positional
+from .liveness import live_nodes
 from .values import Value, classify
 
 _FLOPS_PER_MULTIPLICATION = 2  # torch counts a multiplication and an addition
@@ -25,7 +26,7 @@ _FLOPS_PER_MULTIPLICATION = 2  # torch counts a multiplication and an addition
 def count_multiplications(model: QuantGraphModule, inputs: tuple[Any, ...]) -> dict[str, int]:
     """Returns the number of multiplications per node in the float forward of ``model`` on ``inputs``, by layer name.
 
-    Nodes that compute from constants alone are left out.
+    Nodes that compute from constants alone, and those that no output depends on, are left out: no file has them.
     """
     before = model.mode
     model.mode = Mode.FLOAT
@@ -60,6 +61,7 @@ class _Counter(fx.Interpreter):
         super().__init__(model)
         self.counted: dict[str, int] = {}
         self._values = classify(model.graph, Registry())
+        self._live = live_nodes(model)
 
     def run_node(self, n: fx.Node) -> Any:
         """Runs one node and counts."""
@@ -67,7 +69,7 @@ class _Counter(fx.Interpreter):
         run = self._prepared(n) or functools.partial(super().run_node, n)
         with flops:
             result = run()
-        if self._values[n] is not Value.CONSTANT:
+        if n in self._live and self._values[n] is not Value.CONSTANT:
             self.counted[layer_name(self.module, n)] = flops.total // _FLOPS_PER_MULTIPLICATION
         return result
 

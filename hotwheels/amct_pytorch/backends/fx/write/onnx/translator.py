@@ -13,11 +13,11 @@ from torch.overrides import TorchFunctionMode
 from .....errors import ExportError
 from .....nn.unit_axis import image_form
 from .....onnx_io.opset import DEFAULT_OPSET
+from ....composed_forms import composed_form
 from ....constant_calls import changes_in_place
 from ....leaves import leaves, map_leaves, tensors_in
 from . import handlers  # noqa: F401 - fills the table
 from .call import Call
-from .composed import composed_form
 from .example import Example
 from .graph_writer import GraphWriter
 from .one_call import OneCallWriter

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ......nn.exported_form import SOFTPLUS_THRESHOLD
+from .....function_names import name_of
 from ..call import Call
-from ..table import REFUSED, Written, handles, name_of
+from ..table import REFUSED, Written, handles
 
 _GELU_OPSET, _HARD_SWISH_OPSET = 20, 14
 

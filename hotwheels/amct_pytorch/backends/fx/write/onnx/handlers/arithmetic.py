@@ -8,8 +8,9 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
+from .....function_names import name_of
 from ..call import Call, Scalar
-from ..table import REFUSED, Written, handles, name_of
+from ..table import REFUSED, Written, handles
 
 Operand = Tensor | Scalar
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import onnx_ir as ir
-import torch
 from torch import Tensor
 
 from ......errors import ExportError
+from .....function_names import name_of
+from .....pooling_windows import even_windows, window_shares
 from ..call import Call
-from ..table import REFUSED, Written, handles, name_of
+from ..table import REFUSED, Written, handles
 from .convolution import batched, each, with_margins
-from .shape import Size, stays
+from .shape import Size
 
 _IMAGES = ("2d", "3d")  # 1-D functions are written as images (`nn.unit_axis`)
 
@@ -146,9 +146,17 @@ def adaptive_avg_pool_of(call: Call, input: Tensor, rank: int) -> Written:
     """Writes the mean of images with ``rank`` axes over the windows that give the shape of the result."""
     if all(isinstance(one, int) and one == 1 for one in call.result.shape[-rank:]):
         return batched(call, input, rank + 2, lambda x: call.op("GlobalAveragePool", x))
-    windows = _even_windows(input.shape[-rank:], call.result.shape[-rank:])
+    windows = even_windows(input.shape[-rank:], call.result.shape[-rank:])
+    if windows is None and call.layer is not None:
+        before, after = list(input.shape[-rank:]), list(call.result.shape[-rank:])
+        msg = (
+            f"Layer '{call.layer}': from {before} to {after} elements its windows have several sizes, which ONNX's"
+            " AveragePool does not have, so it cannot be quantized. Set its quant_enable to false (it is then products"
+            " with constant matrices), or choose sizes that divide those of the input."
+        )
+        raise ExportError(msg)
     if windows is None:
-        return _by_shares(call, input) if rank == 2 and call.layer is None else REFUSED
+        return _by_shares(call, input) if rank == 2 else REFUSED
     kernel, strides = windows
     return batched(call, input, rank + 2, lambda x: call.op("AveragePool", x, kernel_shape=kernel, strides=strides))
 
@@ -158,17 +166,8 @@ def _by_shares(call: Call, input: Tensor) -> Written:
     sizes = (*input.shape[-2:], *call.result.shape[-2:])
     if not all(isinstance(one, int) for one in sizes):
         return REFUSED
-    rows, columns = (_shares(input.shape[axis], call.result.shape[axis], input.dtype) for axis in (-2, -1))
+    rows, columns = (window_shares(input.shape[axis], call.result.shape[axis], input.dtype) for axis in (-2, -1))
     return call.op("MatMul", call.constant(rows), call.op("MatMul", call.value(input), call.constant(columns.T)))
-
-
-def _shares(count: int, size: int, dtype: torch.dtype) -> Tensor:
-    """Returns the share of each of ``count`` elements in the mean of each of ``size`` windows, [size, count]."""
-    shares = torch.zeros(size, count, dtype=dtype)
-    for window in range(size):
-        start, stop = window * count // size, -(-(window + 1) * count // size)
-        shares[window, start:stop] = 1 / (stop - start)
-    return shares
 
 
 @handles(
@@ -181,7 +180,7 @@ def adaptive_max_pool(
     """Writes MaxPool if all windows have the same size and distance."""
     rank = _rank(call)
     maxima = call.result if isinstance(call.result, Tensor) else call.result[0]
-    windows = _even_windows(input.shape[-rank:], maxima.shape[-rank:])
+    windows = even_windows(input.shape[-rank:], maxima.shape[-rank:])
     if windows is None or input.dim() != rank + 2:
         is_global = all(isinstance(one, int) and one == 1 for one in maxima.shape[-rank:])
         return call.op("GlobalMaxPool", call.value(input)) if is_global and isinstance(call.result, Tensor) else REFUSED
@@ -237,24 +236,3 @@ def _is_floored(
 def _rank(call: Call) -> int:
     """Returns the number of axes of an image, from the name of the function."""
     return int(name_of(call.function).partition("pool")[2][0])
-
-
-def _even_windows(before: Sequence[Size], after: Sequence[Size]) -> tuple[list[int], list[int]] | None:
-    """Returns kernel and strides of an adaptive pooling; None if its windows differ in size or distance."""
-    found = [_even_window(size, count) for size, count in zip(before, after, strict=True)]
-    known = [one for one in found if one is not None]
-    return ([size for size, _ in known], [stride for _, stride in known]) if len(known) == len(found) else None
-
-
-def _even_window(size: Size, count: Size) -> tuple[int, int] | None:
-    if stays(size, count):
-        return 1, 1
-    if not isinstance(size, int) or not isinstance(count, int) or not count:
-        return None
-    starts = [number * size // count for number in range(count)]
-    extents = {-(-(number + 1) * size // count) - start for number, start in enumerate(starts)}
-    strides = {after - before for before, after in itertools.pairwise(starts)}
-    if len(extents) > 1 or len(strides) > 1:
-        return None
-    extent = extents.pop()
-    return extent, strides.pop() if strides else extent

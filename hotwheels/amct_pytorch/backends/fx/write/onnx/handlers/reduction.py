@@ -10,8 +10,9 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
+from .....function_names import name_of
 from ..call import Call
-from ..table import REFUSED, Written, handles, name_of
+from ..table import REFUSED, Written, handles
 from .arithmetic import extreme
 
 _AXES_INPUT_OPSET = 18

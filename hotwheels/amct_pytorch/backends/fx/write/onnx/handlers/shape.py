@@ -9,6 +9,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
+from .....same_size import stays
 from ..call import Call
 from ..table import REFUSED, Written, handles
 
@@ -58,16 +59,6 @@ def _reshaped_to_nothing(call: Call, x: ir.Value, after: Sequence[Size]) -> ir.V
     """Writes Reshape with ``allowzero``, since otherwise a size of 0 means the size of the same axis."""
     call.need_opset(14, "Reshape to a size of 0")
     return call.op("Reshape", x, call.ints(after), allowzero=1)
-
-
-def stays(before: Size, after: Size) -> bool:
-    """Whether two sizes are the same number, or have the same expression.
-
-    Comparing symbolic sizes by value would fix the sizes of the inputs.
-    """
-    if isinstance(before, int) or isinstance(after, int):
-        return isinstance(before, int) and isinstance(after, int) and before == after
-    return bool(before.node.expr == after.node.expr)
 
 
 def _is_symbolic(size: Size) -> bool:

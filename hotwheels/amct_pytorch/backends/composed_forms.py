@@ -1,4 +1,7 @@
-"""Functions that are written as other functions of torch: torch's exporter cannot write them, or does it wrongly."""
+"""Functions that are written as other functions of torch: torch's exporter cannot write them, or does it wrongly.
+
+The FX path's writer and the export of the dynamic path run these forms in place of the functions.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .table import name_of
+from .function_names import name_of
 
 Form = Callable[..., Any]
 
@@ -40,7 +43,22 @@ def _rot90(input: Tensor, k: int = 1, dims: Any = (0, 1)) -> Tensor:
         return input.flip((first, second))
     if turns:
         return input.transpose(first, second).flip(first if turns == 1 else second)
-    return input
+    return input.clone()
+
+
+def _cumprod(input: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Any:
+    """Multiplies by what lies 1, 2, 4, ... elements in front."""
+    x = input.to(dtype or (input.dtype if input.is_floating_point() else torch.int64))
+    if not x.dim():
+        return x.clone()
+    if isinstance(x.shape[dim], torch.SymInt):
+        return NotImplemented
+    size, distance = int(x.shape[dim]), 1
+    while distance < size:
+        head = torch.ones_like(x.narrow(dim, 0, distance))
+        x = x * torch.cat([head, x.narrow(dim, 0, size - distance)], dim)
+        distance *= 2
+    return x
 
 
 def _any(input: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
@@ -187,6 +205,7 @@ def _vstack(tensors: Any) -> Tensor:
 _FORMS: dict[str, Form] = {
     "diff": _diff,
     "rot90": _rot90,
+    "cumprod": _cumprod,
     "any": _any,
     "all": _all,
     "logaddexp": _logaddexp,
