@@ -105,6 +105,16 @@ CASES = [
     Case("AdaptiveAvgPool2d", nn.AdaptiveAvgPool2d(1)),
     Case("AdaptiveAvgPool2d 5x1", nn.AdaptiveAvgPool2d((5, 1))),
     Case("AdaptiveMaxPool2d", nn.AdaptiveMaxPool2d((1, 1))),
+    *(
+        call(
+            f"affine_grid {size} {aligned}",
+            lambda x, size=size, aligned=aligned: F.affine_grid(x, size, align_corners=aligned),
+            (2, len(size) - 2, len(size) - 1),
+            opsets=(20,),
+        )
+        for size in ([2, 3, 4, 5], [2, 1, 1, 3], [2, 3, 4, 3, 2])
+        for aligned in (False, True)
+    ),
     call("arithmetic", lambda a, b: (a + b) * a - a / b, IMAGE, (6, 1, 1)),
     call("scalars", lambda x: (2 - x) * 0.3 + x / 7),
     call("pow", lambda x: x**2 + x.abs() ** 1.7 + x**3),

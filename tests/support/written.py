@@ -50,10 +50,15 @@ def write(
 
 def run_default(model: onnx.ModelProto, inputs: Sequence[Tensor]) -> list[np.ndarray]:
     """Returns what a session as users open it computes."""
+    return run_default_bytes(model.SerializeToString(), inputs)
+
+
+def run_default_bytes(content: bytes, inputs: Sequence[Tensor]) -> list[np.ndarray]:
+    """Returns what a session as users open it computes from a model's bytes; its inputs are ``input_0``, ..."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    session = onnxruntime.InferenceSession(content, options)
     found: list[np.ndarray] = session.run(None, {f"input_{index}": x.numpy() for index, x in enumerate(inputs)})
     return found
 

@@ -67,3 +67,23 @@ def test_analyzer_returns_the_share(tmp_path: Path) -> None:
     found = amct.QuantAnalyzer(Mixed().eval(), x, tmp_path).analyze()["multiplications"]
     assert found["floating"] == {"volume": VOLUME}
     assert found["integer"] == FIRST + LAST
+
+
+class WithUnusedHead(nn.Module):
+    """A convolution and a product whose results nothing returns, like the second head of some YOLO networks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.unused, self.last = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 64, 3), nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.body(x)
+        other = self.unused(y).flatten(2)
+        other = other @ other.transpose(1, 2)
+        return self.last(y.mean((2, 3)))
+
+
+def test_what_no_output_depends_on_does_not_count() -> None:
+    found = amct.check_model(WithUnusedHead().eval(), torch.randn(2, 3, 8, 8)).multiplications
+    assert found is not None
+    assert (found.integer, dict(found.floating)) == (FIRST + LAST, {})

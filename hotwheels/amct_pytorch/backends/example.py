@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -91,9 +91,18 @@ def positional(inputs: tuple[Any, ...], forward: Callable[..., Any]) -> tuple[An
     bound = signature.bind(*example.args, **example.kwargs)
     bound.apply_defaults()
     if bound.kwargs and set(bound.kwargs) & set(example.kwargs):
-        names = ", ".join(f"'{name}'" for name in bound.kwargs)
-        raise UnsupportedModelError(f"{names} can be given to forward by keyword only, which no exported file knows.")
+        raise UnsupportedModelError(keywords_refused(bound.kwargs))
     return bound.args
+
+
+def keywords_refused(names: Iterable[str]) -> str:
+    """Returns the text for arguments ``names`` that are only given by keyword."""
+    given = list(names)
+    return (
+        f"{', '.join(map(repr, given))} can be given to forward by keyword only, which no exported file knows. Name the"
+        f" arguments: def forward(self, x, {', '.join(given)}); or pass a module around the model whose forward has"
+        f" them by position and calls self.model(x, {', '.join(f'{name}={name}' for name in given)})."
+    )
 
 
 def starred(parameter: inspect.Parameter) -> str:

@@ -26,11 +26,13 @@ class RealQuantIntegers:
       edges: By layer and number of the quantized input: its integers, offset included. Constant inputs are missing.
       sums: By layer, CUBE operations only: the exact accumulator, after bias and shift.
       has_float_sums: Whether the network has products in float or functions of the user, whose last bits may differ.
+      functions: The user's functions in the network that the trace does not look into, each with its place.
     """
 
     edges: Mapping[str, Mapping[int, Integers]]
     sums: Mapping[str, Integers]
     has_float_sums: bool
+    functions: tuple[str, ...] = ()
 
 
 def check_against_real_quant(result: Result, real: RealQuantIntegers) -> None:
@@ -58,7 +60,7 @@ def check_against_real_quant(result: Result, real: RealQuantIntegers) -> None:
                     place,
                 )
                 return
-            raise ExportError(_text(place, integers, nearest))
+            raise ExportError(_text(place, integers, nearest) + _of_functions(real.functions))
         if layer in real.sums and layer in result.sums and not _is_equal(real.sums[layer], result.sums[layer]):
             raise ExportError(_text(f"the accumulator of layer '{layer}'", real.sums[layer], result.sums[layer]))
 
@@ -90,4 +92,14 @@ def _text(place: str, real: Integers, found: Integers | None) -> str:
     return (
         f"{start}: {place} at {list(map(int, at))} is {real[at]}; in the pair it is {found[at]}. It is the first of"
         f" {len(places)} elements of {real.size} that differ."
+    )
+
+
+def _of_functions(functions: tuple[str, ...]) -> str:
+    if not functions:
+        return ""
+    return (
+        f" The model calls {', '.join(functions)}: the files hold what such a function did on input_data. If a branch"
+        " or a number in it depends on the values of its tensors, write it with torch.where and tensors; or pass"
+        " golden_inputs that take the branch of input_data."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from ..backends.fx.quant_graph_module import QuantGraphModule
 from ..backends.fx.read.called import callable_of
 from ..backends.kept_buffers import KeptBuffers
 from ..backends.real_quant.between_layers import BetweenLayers
+from ..backends.real_quant.known import is_known
 from ..nn.mode import Mode
 from ..nn.quantized_layer import QuantizedLayer
 from ..oracle.real_quant_check import RealQuantIntegers
@@ -43,13 +45,25 @@ def real_quant_integers(quantized: QuantGraphModule, inputs: tuple[Any, ...]) ->
         name: {index: one for index, one in found.items() if index not in layers[name].constant_inputs}
         for name, found in trace.edges.items()
     }
-    return RealQuantIntegers(edges=edges, sums=trace.sums, has_float_sums=_has_float_sums(quantized))
+    return RealQuantIntegers(
+        edges=edges,
+        sums=trace.sums,
+        has_float_sums=_has_float_sums(quantized),
+        functions=tuple(dict.fromkeys(_functions_of_the_user(quantized))),
+    )
 
 
 def _has_float_sums(quantized: QuantGraphModule) -> bool:
     """Whether a product in float, or a function of the user, is called between the layers."""
     called = (callable_of(quantized, node) for node in quantized.graph.nodes if node.op.startswith("call_"))
     return any(BetweenLayers().gives_single(one) for one in called if not isinstance(one, QuantizedLayer))
+
+
+def _functions_of_the_user(quantized: QuantGraphModule) -> Iterator[str]:
+    for node in quantized.graph.nodes:
+        code = getattr(node.target, "__code__", None)
+        if node.op == "call_function" and code is not None and not is_known(node.target):
+            yield f"'{node.target.__name__}' ({code.co_filename}:{code.co_firstlineno})"
 
 
 class _Trace:

@@ -1,4 +1,4 @@
-"""Sampling of images at given positions: GridSample, Warp, GlobalWarp."""
+"""Sampling of images at given positions: GridSample, AffineGrid, Warp, GlobalWarp."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..deploy_pair import Node
+from .growth import check_growth
 from .registry import CUSTOM_DOMAIN, Array, register
 from .resize import cubic_weights
 
@@ -21,6 +22,23 @@ def _grid_sample(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
     mode = node.get("mode", "linear")
     padding, is_aligned = node.get("padding_mode", "zeros"), bool(node.get("align_corners", 0))
     return (grid_sample(inputs[0], inputs[1], _MODES.get(mode, mode), padding, is_aligned),)
+
+
+@register("AffineGrid")
+def _affine_grid(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
+    """The positions x, y (, z) of an output's pixels after the maps ``theta`` [N, 2, 3] or [N, 3, 4]."""
+    theta, size = inputs
+    extents, is_aligned = [int(one) for one in size[2:]], bool(node.get("align_corners", 0))
+    check_growth((len(theta), *extents, len(extents) + 1), inputs)
+    axes = [_places(extent, is_aligned) for extent in extents]
+    places = np.stack([*np.meshgrid(*axes, indexing="ij")[::-1], np.ones(extents)], axis=-1)
+    return (np.einsum("...j,nij->n...i", places, theta),)
+
+
+def _places(count: int, is_aligned: bool) -> NDArray[np.float64]:
+    if is_aligned:
+        return np.linspace(-1, 1, count) if count > 1 else np.zeros(count)
+    return (np.arange(count) * 2 + 1) / max(count, 1) - 1
 
 
 @register("GlobalWarp", domain=CUSTOM_DOMAIN)

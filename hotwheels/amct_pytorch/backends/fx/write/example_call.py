@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from ....errors import ExportError
 from ....torch_private import pytree
-from ...example import Example
+from ...example import Example, keywords_refused
 from ...float_model import in_float32
 from ..quant_graph_module import QuantGraphModule
 
@@ -84,8 +84,7 @@ def _bind(placeholders: list[fx.Node], given: Example) -> dict[str, Any]:
         )
         raise ExportError(msg)
     if unknown:
-        keys = ", ".join(f"'{name}'" for name in unknown)
-        raise ExportError(f"{keys} can be given to forward by keyword only, which no exported file knows.")
+        raise ExportError(keywords_refused(unknown))
     return {
         name: values[name] if name in values else node.args[0] for name, node in zip(names, placeholders, strict=True)
     }
