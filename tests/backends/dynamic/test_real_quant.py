@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.backends.real_quant.real_quant_mode import call_layer, run_real_quant
 from hotwheels.amct_pytorch.core.accumulator import Accumulator
+from tests.support import dynamic_path, fx_path
+from tests.support.log_lines import LogLines, log_lines
+
+__all__ = ["log_lines"]
 
 X = torch.randn(2, 4, 6, 6, generator=torch.Generator().manual_seed(2))
 _LIBRARY = torch.library.Library("amct_tests", "DEF")
@@ -126,3 +133,36 @@ def test_outputs_are_float32_also_in_a_dataclass() -> None:
     result = run(lambda x: {"a": [x * 0.5], "b": Answer(x)})
     assert result["a"][0].dtype == result["b"].scores.dtype == torch.float32
     assert result["b"].name == "answer"
+
+
+class Wrapped(nn.Module):
+    """A function of the user between layers, which copies and changes in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(4, 4, 3), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(shifted(self.conv(x)).mean((2, 3)))
+
+
+@torch.fx.wrap
+def shifted(x: Tensor) -> Tensor:
+    y = x.clone()
+    y.add_(1)
+    return y * x.sigmoid()
+
+
+@pytest.mark.parametrize("path", ["fx", "dynamic"])
+def test_inference_mode(path: str, tmp_path: Path, log_lines: LogLines) -> None:
+    """Its tensors do not count changes in place; results are equal, also for a function that a graph does not show."""
+    if path == "fx":
+        quantized = fx_path.quantize(Wrapped().eval(), tmp_path, [(X,)])
+    else:
+        quantized, _ = dynamic_path.calibrated(Wrapped().eval(), tmp_path, [(X,)])
+    amct.enable_quantization(quantized, real_quant=True)
+    expected = dynamic_path.run(quantized, X)
+    with torch.inference_mode():
+        assert torch.equal(quantized(X), expected)
+        assert torch.equal(quantized(X.clone()), expected)
+    assert not [line for line in log_lines.warnings if "does not take float64" in line]

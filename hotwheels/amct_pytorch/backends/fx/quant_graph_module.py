@@ -32,6 +32,7 @@ from ..float_model import in_float32, refuse_arrays
 from ..kept_batches import keeping
 from ..layer_container import LAYERS, LayerContainer, follow_flag, keeping_inputs, layers_by_name
 from ..real_quant.real_gradient import with_gradient_of
+from ..real_quant.real_quant_mode import outside_inference_mode
 from ..standing_modules import follow_modules
 from .float_twin import FloatTwin
 from .interpreters import RealQuantInterpreter, RecordingInterpreter, Watcher
@@ -243,7 +244,8 @@ class QuantGraphModule(fx.GraphModule):
         self, generated: Callable[..., Any], watcher: Watcher | None, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         with torch.no_grad():
-            real = RealQuantInterpreter(self, watcher).run(*positional(self, args, kwargs))
+            interpreter = RealQuantInterpreter(self, watcher)
+            real = outside_inference_mode(interpreter.run, positional(self, args, kwargs), {})
         if not torch.is_grad_enabled():
             return real
         with forcing(Mode.FAKE_QUANT):

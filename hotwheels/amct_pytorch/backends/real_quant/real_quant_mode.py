@@ -43,10 +43,30 @@ class _Origin:
 
 def run_real_quant(model: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Returns ``forward(*args, **kwargs)`` of ``model`` in float32; its quantized layers are in the mode real_quant."""
+    return outside_inference_mode(functools.partial(_run, model, forward), args, kwargs)
+
+
+def _run(model: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     args, kwargs = pytree.tree_map(_from_single, (args, kwargs))
     with recurrent_in_double(model), _FloatBetweenLayers(Constants(model)):
         result = forward(*args, **kwargs)
     return pytree.tree_map(_to_single, result)
+
+
+def outside_inference_mode(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Returns ``forward(*args, **kwargs)``; its tensors count their changes in place, unlike those of inference mode.
+
+    Inference tensors among the arguments are copied if torch.inference_mode is on.
+    """
+    if not torch.is_inference_mode_enabled():
+        return forward(*args, **kwargs)
+    with torch.inference_mode(False), torch.no_grad():
+        args, kwargs = pytree.tree_map(_counting, (args, kwargs))
+        return forward(*args, **kwargs)
+
+
+def _counting(leaf: Any) -> Any:
+    return leaf.clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf
 
 
 def call_layer(layer: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
