@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from hotwheels.amct_pytorch.backends.composed_forms import _FORMS
 from hotwheels.amct_pytorch.backends.fx.write.onnx import one_call
-from hotwheels.amct_pytorch.backends.fx.write.onnx.composed import _FORMS
 from hotwheels.amct_pytorch.backends.fx.write.onnx.table import _HANDLERS
 from hotwheels.amct_pytorch.backends.leaves import tensors_in
 from tests.support.call_cases import CASES, CallCase
