@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .function_names import name_of
+from .function_names import is_in_place_name, name_of
 
 Form = Callable[..., Any]
 
@@ -23,7 +23,7 @@ def composed_form(function: Callable[..., Any]) -> Form | None:
 
     It returns NotImplemented for arguments that it does not cover. Changes in place have no form.
     """
-    if getattr(function, "__name__", "").endswith("_") and not getattr(function, "__name__", "").endswith("__"):
+    if is_in_place_name(getattr(function, "__name__", "")):
         return None
     return _FORMS.get(name_of(function))
 

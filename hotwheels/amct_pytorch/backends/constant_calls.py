@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..torch_private import pytree
 from ..torch_torchscript import not_tracing
+from .function_names import is_in_place_name
 from .real_quant.known import is_known
 
 _IN_PLACE_OPERATORS = frozenset(
@@ -65,8 +66,5 @@ class ConstantsBeforehand(TorchFunctionMode):
 def changes_in_place(func: Callable[..., Any], kwargs: dict[str, Any]) -> bool:
     """Whether the torch function ``func`` changes its first argument, or writes into an argument ``out``."""
     name = getattr(func, "__name__", "")
-    return (
-        name in _IN_PLACE_OPERATORS
-        or (name.endswith("_") and not name.endswith("__"))
-        or bool(kwargs.get("inplace") or kwargs.get("out") is not None)
-    )
+    is_asked = bool(kwargs.get("inplace")) or kwargs.get("out") is not None
+    return is_asked or name in _IN_PLACE_OPERATORS or is_in_place_name(name)

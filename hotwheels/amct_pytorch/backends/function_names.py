@@ -18,13 +18,18 @@ def name_of(function: Callable[..., Any]) -> str:
     home, _, name = path.rpartition(".")
     if name == "__get__":
         home, _, name = home.rpartition(".")
-    if name.endswith("_") and not name.endswith("__"):
+    if is_in_place_name(name):
         name = name[:-1]
     if home in ("torch.nn.functional", "torch._C._nn"):
         return f"F.{name}"
     if home in _PLAIN_HOMES:
         return _IN_PLACE_OPERATORS.get(name, name)
     return f"{home.removeprefix('torch.')}.{name}" if home else name
+
+
+def is_in_place_name(name: str) -> bool:
+    """Whether functions of this name change their first argument: ``add_``, but not ``__add__``."""
+    return name.endswith("_") and not name.endswith("__")
 
 
 def _own_path(function: Callable[..., Any]) -> str:

@@ -15,7 +15,7 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class ModuleHooks:
-    """The hooks of one module."""
+    """The forward hooks and pre-hooks of one module, to be run around another call in their order."""
 
     def __init__(self, module: nn.Module, kept: Collection[Any] = (), *, removes: bool = True) -> None:
         """Reads the hooks of ``module`` and, if it ``removes`` them, removes all but those in ``kept``."""

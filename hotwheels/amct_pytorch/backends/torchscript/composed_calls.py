@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from ...torch_torchscript import is_tracing, not_tracing
 from ..composed_forms import Form, composed_form
-from ..function_names import name_of
+from ..function_names import is_in_place_name, name_of
 from ..pooling_windows import window_shares
 
 _EXACT_SOFTPLUS = 15  # from this threshold on, float32 has no difference between softplus(x) and x
@@ -32,8 +32,7 @@ class ComposedCalls(TorchFunctionMode):
 
 
 def _form(function: Callable[..., Any]) -> Form | None:
-    name = getattr(function, "__name__", "")
-    if name.endswith("_") and not name.endswith("__"):
+    if is_in_place_name(getattr(function, "__name__", "")):
         return None
     return composed_form(function) or _FORMS.get(name_of(function))
 

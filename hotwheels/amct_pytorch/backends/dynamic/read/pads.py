@@ -133,7 +133,7 @@ class _Readers(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Runs ``func``."""
+        """Runs ``func`` and counts the watched results that it reads."""
         leaves = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         self.counted.update(id(leaf) for leaf in leaves if any(leaf is one.result for one in self._seen.values()))
         return func(*args, **(kwargs or {}))

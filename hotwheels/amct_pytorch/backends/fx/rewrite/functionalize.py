@@ -31,6 +31,7 @@ from torch.fx import GraphModule, Node
 
 from ....errors import UnsupportedModelError
 from ....graph import Skip
+from ...function_names import is_in_place_name
 from ...item_assignment import with_item
 from ..read.memory import Memory, are_apart, is_known_to_share, may_read_memory
 from ..read.spelling import mark_in_place, remember_spelling
@@ -128,7 +129,7 @@ def _overwriting(node: Node) -> _OutOfPlace | None:
 
 
 def _ends_in_place(name: str) -> bool:
-    return name.endswith("_") and not name.endswith("__") and name not in _NO_CHANGES
+    return is_in_place_name(name) and name not in _NO_CHANGES
 
 
 def _is_in_place_function(function: Any) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node, Proxy
 
 from ....torch_private import known_version
+from ...function_names import is_in_place_name
 from .guided.proxies import GuidedProxy
 
 _REGISTRIES = ("_parameters", "_buffers", "_modules")
@@ -152,7 +153,7 @@ def _is_reading(node: Node, name: str) -> bool:
 def _changes_first(node: Node) -> bool:
     name = getattr(node.target, "__name__", str(node.target))
     is_operator = getattr(node.target, "__module__", "") == "_operator" and name.startswith("i")
-    return is_operator or (name.endswith("_") and not name.endswith("__"))
+    return is_operator or is_in_place_name(name)
 
 
 def _slots(model: nn.Module) -> Iterator[tuple[str, Any]]:
