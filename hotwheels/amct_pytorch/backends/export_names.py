@@ -55,8 +55,8 @@ def report_unused_axes(axes: Iterable[str], inputs: Sequence[str], outputs: Sequ
 def _completed(setting: str, given: Sequence[str], default: Sequence[str]) -> list[str]:
     if len(given) > len(default):
         raise ExportError(
-            f"{setting} has {len(given)} names ({', '.join(given)}), but the model has {len(default)}: without the"
-            f" setting {', '.join(default)}."
+            f"{setting} has {len(given)} names ({', '.join(given)}), but the model has {len(default)}, by"
+            f" default called {', '.join(default)}."
         )
     names = [*given, *default[len(given) :]]
     for index, name in enumerate(names):

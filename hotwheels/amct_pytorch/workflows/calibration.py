@@ -45,7 +45,7 @@ from .dynamic_rules import (
 )
 from .float_file import write_float_file
 from .planning import checked_plan, refuse
-from .refine_dynamic import RefinesAsAsked
+from .refine_dynamic import ConfiguredRefinement
 
 _log = get_logger(__name__)
 # Key in the metadata of the float model, from which a save reads the setting: it does not get the configuration.
@@ -100,7 +100,7 @@ def quantize(
             folds=folds,
             bn_update=_bn_update(config, backend.standing_norms(folds)),
             pictures=0 if config.refine is None else config.refine.pictures,
-            when_calibrated=None if config.refine is None else RefinesAsAsked(config.refine),
+            when_calibrated=None if config.refine is None else ConfiguredRefinement(config.refine),
         )
         quantized, layers = backend.place(plan, updates_batch_norms=config.update_bn)
         session = CalibrationSession(layers, session_plan, files)

@@ -63,8 +63,8 @@ def refine_modules(
 
 
 @dataclasses.dataclass(frozen=True)
-class RefinesAsAsked:
-    """Refines a calibrated model as its configuration asks; an object, so that a model that holds it can be pickled."""
+class ConfiguredRefinement:
+    """Refines a calibrated model as ``config`` says; an object, so that a model that holds it can be pickled."""
 
     config: RefineConfig
 

@@ -112,7 +112,7 @@ def check_export(quantized: QuantGraphModule, inputs: Inputs) -> None:
 
 @without_collection()
 def _tell_refusal(quantized: QuantGraphModule, inputs: Inputs) -> None:
-    """Warns that a save would be refused: what may take days comes before it."""
+    """Warns if a save would be refused, before calibration and training, which may take days."""
     try:
         with without_log():
             check_export(quantized, inputs)
@@ -152,7 +152,7 @@ def save(
         try:
             written = write_in_memory(quantized, example, Registry(), setting)
         except ExportError:
-            check_against_twin(quantized, inputs)  # a wrong graph is the better reason
+            check_against_twin(quantized, inputs)  # raises if the graph is another network, which is then the reason
             raise
         check_against_twin(quantized, inputs, written.reference.known())
         if golden_inputs is not None and not _are_same(inputs, golden_inputs):
