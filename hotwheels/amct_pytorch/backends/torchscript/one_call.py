@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from ...onnx_io.model_file import parse_model
 from ..leaves import map_leaves, tensors_in
 from ..real_quant.known import is_known
+from .aliases import FollowedAliases
 from .baked_values import BakedValues
+from .composed_calls import ComposedCalls
 from .exporter_leftovers import clean_exporter_leftovers
 from .torch_exporter import export_once
 
@@ -126,6 +128,6 @@ class _CallModule(nn.Module):
             return (constants if leaf.is_constant else inputs)[leaf.index] if isinstance(leaf, Slot) else leaf
 
         call = self._template
-        with self.baked:
+        with ComposedCalls(), FollowedAliases(), self.baked:
             result = call.function(*map_leaves(filled, call.args), **map_leaves(filled, call.kwargs))
         return tuple(tensors_in(result))

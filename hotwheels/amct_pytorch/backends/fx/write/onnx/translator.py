@@ -15,6 +15,7 @@ from .....nn.unit_axis import image_form
 from .....onnx_io.opset import DEFAULT_OPSET
 from ....composed_forms import composed_form
 from ....constant_calls import changes_in_place
+from ....item_assignment import with_item
 from ....leaves import leaves, map_leaves, tensors_in
 from . import handlers  # noqa: F401 - fills the table
 from .call import Call
@@ -93,7 +94,11 @@ class Translator(TorchFunctionMode):
         changed = args[0] if is_in_place else None
         if changed is None and not tensors_in(result):
             return result
-        call = self._call(func, args, kwargs, changed if name == "__setitem__" else result)
+        if name == "__setitem__":  # it returns nothing
+            call = self._call(with_item, args, kwargs, changed)
+            self._bind(call, self._one_calls.write(call, is_known=True), changed)
+            return result
+        call = self._call(func, args, kwargs, result)
         self._bind(call, self._written(call), changed)
         return result
 
