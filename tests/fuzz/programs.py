@@ -214,7 +214,9 @@ def check(seed: int, path: str, folder: Path) -> str:
     if not all(one.isfinite().all() for one in expected[0]):
         return "not finite"
     try:
-        return (_check_dynamic if path == "dynamic" else _check_fx)(model, batches, expected, path, folder)
+        if path == "dynamic":
+            return _check_dynamic(model, batches, expected, folder)
+        return _check_fx(model, batches, expected, path, folder)
     except amct.AmctError as error:
         return type(error).__name__
 
@@ -241,9 +243,7 @@ def _check_fx(model: nn.Module, batches: list[Tensor], expected: list[list[Tenso
     return "ok"
 
 
-def _check_dynamic(
-    model: nn.Module, batches: list[Tensor], expected: list[list[Tensor]], path: str, folder: Path
-) -> str:
+def _check_dynamic(model: nn.Module, batches: list[Tensor], expected: list[list[Tensor]], folder: Path) -> str:
     x, config, record = batches[0], folder / "config.json", folder / "record.txt"
     amct.create_quant_config(config, model, x)
     quantized = amct.quantize_model(config, folder / "net.onnx", record, model, x, dynamic_axes=_AXES)

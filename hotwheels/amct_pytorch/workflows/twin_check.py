@@ -70,9 +70,8 @@ def check_against_twin(quantized: QuantGraphModule, inputs: tuple[Any, ...], res
         return
     if len(found) != len(expected):
         raise ExportError(_text(twin, f"it returns {len(expected)} tensors, the graph {len(found)}"))
-    rounding = {
-        str(at): one for at, one in enumerate(run.shaken().of_twin())
-    }  # how far rounding alone moves the outputs
+    # How far rounding alone moves the outputs.
+    rounding = {str(at): one for at, one in enumerate(run.shaken().of_twin())}
     wrong = differences(_pairs(found, expected), rounding)
     if wrong:
         at, difference = next(iter(wrong.items()))
