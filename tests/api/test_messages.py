@@ -295,3 +295,29 @@ def test_info_has_a_line_per_stage_and_debug_one_per_layer(tmp_path: Path, log_l
         assert sum("calibrated, input 0" in line for line in own) == 1, own
         assert sum("saved with" in line for line in own) == 1
     assert "Layer 'stem_0': 'stem_1' folded into it." in debug
+
+
+CHANNELS, RANK, TYPE = torch.rand(2, 1, 8, 8), torch.rand(3, 8, 8), torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        (CHANNELS, "'image' is [2, 1, 8, 8], in calibration it was [4, 3, 8, 8]"),
+        (RANK, "'image' is [3, 8, 8], in calibration it was [4, 3, 8, 8]"),
+        (TYPE, "'image' is [2, 3, 8, 8] torch.uint8, in calibration it was [4, 3, 8, 8] torch.float32"),
+    ],
+    ids=["channels", "rank", "type"],
+)
+def test_an_error_of_a_forward_has_the_input_that_is_not_like_in_calibration(
+    given: Tensor, text: str, tmp_path: Path
+) -> None:
+    model = quantized(Residual(), tmp_path)
+    with pytest.raises((RuntimeError, IndexError)) as first:
+        model(given)
+    assert f"'image' is {list(given.shape)} {given.dtype}." in first.value.__notes__[-1]
+    model(torch.rand(4, 3, 8, 8))
+    for run in (lambda: model(given), amct.QuantAnalyzer(model, given, tmp_path / "reports").analyze):
+        with pytest.raises((RuntimeError, IndexError)) as caught:
+            run()
+        assert text in "".join(caught.value.__notes__)

@@ -13,7 +13,8 @@ from torch import nn
 
 from ..backends.float_model import cast_to_float32, needs_float32
 from ..backends.fx.backend import FxBackend
-from ..backends.fx.quant_graph_module import QuantGraphModule, shapes_of
+from ..backends.fx.input_forms import differences, forms_of
+from ..backends.fx.quant_graph_module import QuantGraphModule
 from ..backends.fx.write.example_call import make_example_call, positional_inputs
 from ..config.fx.expand import expand
 from ..config.fx.json_config import check_any_enabled, read_config
@@ -171,10 +172,5 @@ def _are_same(one: Inputs, other: Inputs) -> bool:
 
 def _other_shapes(quantized: QuantGraphModule, inputs: Inputs) -> str:
     """Says which inputs have other sizes than in calibration, apart from the batch; empty if none has."""
-    given, seen = shapes_of(quantized, inputs, {}), quantized.seen_shapes
-    other = [
-        f"'{name}' is {list(shape)}, in calibration it was {list(seen[name])}"
-        for name, shape in given.items()
-        if name in seen and (len(shape) != len(seen[name]) or shape[1:] != seen[name][1:])
-    ]
-    return f"\ninput_data: {'; '.join(other)}." if other else ""
+    other = differences(forms_of(quantized, inputs, {}), quantized.seen_inputs)
+    return f"\ninput_data: {other}." if other else ""

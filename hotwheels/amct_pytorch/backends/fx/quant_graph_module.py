@@ -7,7 +7,6 @@ import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from typing import Any, cast
 
 import torch
@@ -35,6 +34,7 @@ from ..real_quant.real_gradient import with_gradient_of
 from ..real_quant.real_quant_mode import outside_inference_mode
 from ..standing_modules import follow_modules
 from .float_twin import FloatTwin
+from .input_forms import InputForm, forms_of, noting_inputs
 from .interpreters import RealQuantInterpreter, RecordingInterpreter, Watcher
 from .notebook import table_of
 from .portable_graph import dump_graph, load_graph
@@ -97,6 +97,7 @@ class QuantGraphModule(fx.GraphModule):
         copied.__dict__["_takes_other_floats"] = self.takes_other_floats
         copied.__dict__["_origin"] = self.origin
         copied.__dict__["_kept_batches"] = [*self.kept_batches]
+        copied.__dict__["_seen_inputs"] = self.seen_inputs
         return cast("QuantGraphModule", copied)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -169,9 +170,9 @@ class QuantGraphModule(fx.GraphModule):
         return kept
 
     @property
-    def seen_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shapes of the arguments of the last forward that observed, by name; empty if none did in this process."""
-        return dict(self.__dict__.get("_seen_shapes", {}))
+    def seen_inputs(self) -> dict[str, InputForm]:
+        """Forms of the arguments of the last forward that observed, by name; empty if none did in this process."""
+        return dict(self.__dict__.get("_seen_inputs", {}))
 
     def _repr_html_(self) -> str:
         return table_of(self.quantized_layers, self.mode.name)
@@ -198,14 +199,16 @@ class QuantGraphModule(fx.GraphModule):
         mode = self.mode
         observes = mode.observes and not is_recomputing()
         self.follow_modules()
-        if observes:
-            self.__dict__["_seen_shapes"] = shapes_of(self, args, kwargs)
         follow_flag(self, _layers_of(self))
         self._warn_of_hooked_containers()
-        with calibration_forward(self, _layers_of(self)) if observes else contextlib.nullcontext(), any_forward():
+        with (
+            noting_inputs(self, args, kwargs, self.seen_inputs),
+            calibration_forward(self, _layers_of(self)) if observes else contextlib.nullcontext(),
+            any_forward(),
+        ):
             if mode is Mode.REAL_QUANT:
                 return self._run_real_quant(generated, watcher, args, kwargs)
-            with self._keeping_batch(args, kwargs) if observes else contextlib.nullcontext():
+            with self._observing(args, kwargs) if observes else contextlib.nullcontext():
                 if watcher is None:
                     return generated(self, *args, **kwargs)
                 with self.keeping_inputs():
@@ -234,11 +237,15 @@ class QuantGraphModule(fx.GraphModule):
             found = self.__dict__["_container_paths"] = prefixes - called - {LAYERS}
         return found
 
-    def _keeping_batch(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> AbstractContextManager[None]:
-        """Keeps the inputs of a calibration forward, if it succeeds and the refinement needs more pictures."""
+    @contextlib.contextmanager
+    def _observing(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[None]:
+        """Keeps the forms of the inputs of a calibration forward, if it succeeds, and the inputs for the refinement."""
         wanted = None if self.origin is None else self.origin.refine
         pictures = 0 if wanted is None else wanted.pictures
-        return keeping(self.kept_batches, pictures, positional(self, args, kwargs))
+        seen = forms_of(self, args, kwargs)
+        with keeping(self.kept_batches, pictures, positional(self, args, kwargs)):
+            yield
+        self.__dict__["_seen_inputs"] = seen
 
     def _run_real_quant(
         self, generated: Callable[..., Any], watcher: Watcher | None, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -284,13 +291,6 @@ def _layers_of(model: nn.Module) -> LayerContainer:
 def _look_up_weights_in(target: nn.Module) -> None:
     for call in (one for one in target.modules() if isinstance(one, (WeightedCall, BatchNormCall))):
         call.tree.root = target
-
-
-def shapes_of(module: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Returns the shape of every tensor among the arguments of a forward, by the name of the argument."""
-    names = [str(node.target) for node in module.graph.nodes if node.op == "placeholder"]
-    given = dict(zip(names, args, strict=False)) | kwargs
-    return {name: tuple(value.shape) for name, value in given.items() if isinstance(value, torch.Tensor)}
 
 
 def _new(cls: type[QuantGraphModule]) -> QuantGraphModule:
