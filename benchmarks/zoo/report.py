@@ -45,7 +45,7 @@ default configuration unless the section *Not the default configuration* lists t
   configuration a network fails. *BN left*: BatchNorms that are not folded; the reasons are below.
   SAM's encoders (samvit, SamVisionModel) fail with 99.3 %: they multiply the data by a table that is computed from a
   parameter *and the sizes of the input*. A product with a table of parameters alone is quantized by default; as a
-  constant, this one would fix the size of the image in the graph and in all files, and no check would tell.
+  constant, this one would fix the size of the image also for models that are called with several sizes.
 - *fake_quant*, *real_quant*: SQNR of the worst output against the float network, dB. With random weights it falls
   with depth more than in a trained network. On the dynamic path the oracle computes real_quant's column.
 - *oracle*: quantized inputs of layers whose integers in real_quant all equal those of the NumPy interpreter of the
