@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.config.files.tolerant_json import read_json
+from hotwheels.amct_pytorch.errors import ExportError
 from hotwheels.amct_pytorch.onnx_io.model_file import load_model
 from hotwheels.amct_pytorch.oracle.interpreter import Interpreter
 from hotwheels.amct_pytorch.quantizers.observers.ifmr_observer import IFMRObserver
@@ -133,6 +134,27 @@ def test_save_needs_the_two_files_only(tmp_path: Path) -> None:
 
 
 # --- the model of the caller, and the returned one ---
+
+
+@pytest.mark.parametrize("update_bn", [False, True])
+def test_weights_changed_after_the_calibration_are_not_saved_silently(update_bn: bool, tmp_path: Path) -> None:
+    files = make_config(SmallResNet().eval(), tmp_path, images(1)[0], batch_num=1)
+    files.change(update_bn=update_bn)
+    quantized = quantize(SmallResNet().eval(), files, images(1)[0])
+    run(quantized, *images(1)[0])
+    files.save(copy.deepcopy(quantized).double())
+    files.save(copy.deepcopy(quantized).half())
+    quantized.get_buffer("bn1.running_mean").add_(1)
+    if update_bn:
+        files.save(quantized)
+    else:
+        with pytest.raises(ExportError, match=r"running_mean' of the model changed .* Call quantize_model again"):
+            files.save(quantized)
+    with torch.no_grad():
+        quantized.get_parameter("fc.weight").mul_(3)
+    with pytest.raises(ExportError, match="'fc.weight'"):
+        files.save(copy.deepcopy(quantized))
+    files.save()
 
 
 def test_model_of_the_caller_is_untouched(tmp_path: Path) -> None:

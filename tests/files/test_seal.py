@@ -22,6 +22,7 @@ from hotwheels.amct_pytorch.files.seal import (
     PARAMETERS_TEXT,
     check_prefix,
     check_together,
+    check_whole,
     sealed_set,
 )
 
@@ -144,6 +145,19 @@ def test_without_the_manifest_the_marks_are_enough(tmp_path: Path) -> None:
     (tmp_path / f"net_{PARAMETERS_BINARY}").write_bytes(b"of run 2\n")
     with pytest.raises(RecordError, match=PARAMETERS_BINARY):
         check_prefix(tmp_path / "net")
+
+
+def test_files_of_the_manifest_that_are_missing_are_named(tmp_path: Path) -> None:
+    save(tmp_path / "net", "run 1")
+    check_whole(tmp_path / "net")
+    gone = [tmp_path / f"net_{name}" for name in (PARAMETERS_TEXT, PARAMETERS_BINARY)]
+    for path in gone:
+        path.unlink()
+    check_prefix(tmp_path / "net")
+    with pytest.raises(RecordError, match=f"'{gone[0]}', '{gone[1]}': missing, but listed"):
+        check_whole(tmp_path / "net")
+    (tmp_path / f"net_{MANIFEST}").unlink()
+    check_whole(tmp_path / "net")
 
 
 def test_a_folder_of_bare_names_is_a_set_too(tmp_path: Path) -> None:

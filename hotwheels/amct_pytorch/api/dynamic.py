@@ -149,11 +149,13 @@ def save_model(
       record_file: Completed by the calibration.
       save_path: Folder and name prefix of the files; folders are made.
       calibration_torch_model: The quantized model; needed only if the configuration says ``update_bn``. The factors
-        that follow from the new BatchNorm statistics are then also written, to ``<record_file>_update.txt``.
+        that follow from the new BatchNorm statistics are then also written, to ``<record_file>_update.txt``. Its other
+        weights must be those of the ONNX file.
 
     Raises:
       CalibrationError: The record lacks factors; the text names the layers.
-      ExportError: The ONNX file is not one of ``quantize_model``, or the model cannot be written.
+      ExportError: The ONNX file is not one of ``quantize_model``, the weights of the model were changed after it, or
+        the model cannot be written.
       RecordError: The record is damaged.
     """
     function = "save_model"

@@ -48,6 +48,23 @@ def check_prefix(prefix: PathLike) -> None:
     _check(members | _members(prefix, sorted(claimed - members.keys())))
 
 
+def check_whole(prefix: PathLike) -> None:
+    """Checks that every file which the manifest of ``prefix`` lists exists; passes without a manifest.
+
+    Raises:
+      RecordError: A file is missing; the text names it.
+    """
+    manifest = output_path(prefix, MANIFEST)
+    listed = _read_manifest(manifest) if manifest.is_file() else {}
+    paths = (output_path(prefix, name) for name in listed if os.sep not in name)
+    missing = [f"'{path}'" for path in paths if not path.is_file()]
+    if missing:
+        raise RecordError(
+            f"{', '.join(missing)}: missing, but listed in '{manifest}'. Copy all files of the save, or save the model"
+            " again; without the manifest the files that exist are checked."
+        )
+
+
 def check_together(files: Mapping[str, PathLike]) -> None:
     """Checks that ``files``, by their names without a prefix, are of one save; see `check_prefix`."""
     _check({name: _member(name, Path(path)) for name, path in files.items()})

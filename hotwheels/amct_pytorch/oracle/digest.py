@@ -16,7 +16,7 @@ from ..files import FileSet, PathLike, output_path
 from ..files.arrays import read_npz
 from ..files.limits import ARCHIVE
 from ..files.naming import error_in_file
-from ..files.seal import DEPLOY_MODEL, GOLDEN, PARAMETERS_BINARY, PARAMETERS_TEXT, check_prefix
+from ..files.seal import DEPLOY_MODEL, GOLDEN, PARAMETERS_BINARY, PARAMETERS_TEXT, check_prefix, check_whole
 from .golden_tensor import GoldenTensor, first_difference
 from .interpreter import Interpreter, Result
 from .real_quant_check import RealQuantIntegers, check_against_real_quant
@@ -158,10 +158,11 @@ def verify(prefix: PathLike) -> list[LayerVerdict]:
 
     Raises:
       FileNotFoundError: A file is missing.
-      RecordError: The files do not parse, or do not belong together.
+      RecordError: The files do not parse, do not belong together, or lack one that the manifest lists.
     """
     golden = read_golden(golden_path(prefix))
     check_prefix(prefix)
+    check_whole(prefix)
     model, parameters = deploy_paths(prefix)
     interpreter = Interpreter(model, parameters)
     with error_in_file(model):

@@ -15,7 +15,7 @@ from ..backends.dynamic.read.graph import Fusion
 from ..backends.dynamic.session.bn_update import BnUpdate
 from ..backends.dynamic.session.calibration_session import CalibrationSession, FloatFile, SessionPlan
 from ..backends.dynamic.session.mode_switch import UNCOUNTED
-from ..backends.dynamic.session.session_forward import attach_session, find_session
+from ..backends.dynamic.session.session_forward import attach_session, find_session, session_inside
 from ..config.dynamic.calibration_config import (
     CalibrationConfig,
     read_calibration_config,
@@ -26,6 +26,7 @@ from ..config.dynamic.calibration_config import (
 from ..config.dynamic.expand_dynamic import expand_calibration
 from ..config.dynamic.simple_cfg import SimpleCalibrationConfig
 from ..core.host_memory import keep_freed_memory_for
+from ..errors import ExportError
 from ..export.save import write_files
 from ..files import FileSet, PathLike
 from ..files.naming import error_in_file
@@ -104,14 +105,20 @@ def quantize(
         )
         quantized, layers = backend.place(plan, updates_batch_norms=config.update_bn)
         session = CalibrationSession(layers, session_plan, files)
+    session.note_written_weights(quantized)
     attach_session(_in_eval(quantized), session, backend.takes_other_floats)
     return quantized
 
 
 def save(onnx_path: Path, record_path: Path, prefix: PathLike, model: nn.Module | None) -> tuple[Path, ...]:
-    """Writes the deploy pair and the fake_quant model; returns the paths. Only ``update_bn`` needs ``model``."""
+    """Writes the deploy pair and the fake_quant model; returns the paths. Only ``update_bn`` needs ``model``.
+
+    Raises:
+      ExportError: The weights of ``model`` are not those in the file at ``onnx_path``.
+    """
     float_model, record = load_model(onnx_path), read_record(record_path)
     check_record_partners(record_path, onnx_path)
+    _refuse_changed_weights(model, onnx_path)
     advice = (
         f"Run at least batch_num forwards of the model which quantize_model returned before save_model. {UNCOUNTED}"
     )
@@ -141,6 +148,19 @@ def _in_eval(model: nn.Module) -> nn.Module:
             " calibrated would not fit the factors. Use update_bn to let them follow quantized weights."
         )
     return model.eval()
+
+
+def _refuse_changed_weights(model: nn.Module | None, onnx_path: Path) -> None:
+    found = None if model is None else session_inside(model, CalibrationSession)
+    changed = [] if found is None else found[1].weights_not_written(found[0])
+    if changed:
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        raise ExportError(
+            f"save_model: '{changed[0]}'{more} of the model changed after quantize_model, but '{onnx_path}' has the"
+            " weights of that call. Call quantize_model again with the float model that has the new weights, and"
+            " calibrate it; create_quant_retrain_model is for training. Without the model as argument the weights of"
+            " the file are saved."
+        )
 
 
 def _needed_session(model: nn.Module | None) -> CalibrationSession:

@@ -25,6 +25,7 @@ def write_changed_weights(model: nn.Module, session: CalibrationSession) -> None
     with FileSet() as files:
         _, partners = write_float_file(file, backend, backend.graph(file.fusion), files)
         session.write_record(files, partners)
+    session.note_written_weights(model)
 
 
 def write_float_file(

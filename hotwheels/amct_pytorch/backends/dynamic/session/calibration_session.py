@@ -25,6 +25,7 @@ from ..read.graph import Fusion
 from .bn_update import BnUpdate, switch_batch_norms, update_batch_norms, with_present_weights, write_present_norms
 from .record_file import RecordFile
 from .shift_search import ShiftSearch
+from .written_weights import changed_weights, weight_digests
 
 _log = get_logger(__name__)
 
@@ -103,6 +104,7 @@ class CalibrationSession:
         self._batches = 0
         self._has_warned = False
         self._kept: list[Batch] = []
+        self._written: dict[str, str] = {}  # digests of the weights in the float ONNX file
         self._record_file = RecordFile(plan.record_file, container, plan.unfused, plan.partners)
         self._shifts = self._watch_outputs()
         self._enter(Phase.CALIBRATION)
@@ -165,6 +167,14 @@ class CalibrationSession:
         """Adds the record with the present factors to ``files``; it belongs to other files with these digests."""
         self._record_file.partners = partners
         self._record_file.write(files)
+
+    def note_written_weights(self, model: nn.Module) -> None:
+        """Notes the weights of ``model``, the model of this session, as those in the float ONNX file."""
+        self._written = weight_digests(model)
+
+    def weights_not_written(self, model: nn.Module) -> list[str]:
+        """Returns the names of the weights of ``model`` that a save would not write, since they were changed."""
+        return changed_weights(model, self._written, updates_batch_norms=self.plan.bn_update is not None)
 
     def set_batch_norms(self, model: nn.Module, is_training: bool) -> None:
         """Switches the BatchNorms, for ``update_bn_status``; ``model`` is the model of this session."""

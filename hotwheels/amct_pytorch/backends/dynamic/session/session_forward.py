@@ -144,12 +144,22 @@ def find_session(
     Raises:
       ConfigError: There is no such model.
     """
-    for module in model.modules():
-        forward = module.__dict__.get(FORWARD)
-        if isinstance(forward, SessionForward) and isinstance(forward.session, kind):
-            return module, forward.session
+    found = session_inside(model, kind)
+    if found is not None:
+        return found
     msg = (
         f"{function}: {type(model).__name__} contains no model made by {' or '.join(made_by)}. Pass what that call"
         " returned."
     )
     raise ConfigError(msg)
+
+
+def session_inside(
+    model: nn.Module, kind: type[_Session] | tuple[type[_Session], ...]
+) -> tuple[nn.Module, _Session] | None:
+    """Returns the quantized model in ``model`` (itself included) and its session of that ``kind``; None without one."""
+    for module in model.modules():
+        forward = module.__dict__.get(FORWARD)
+        if isinstance(forward, SessionForward) and isinstance(forward.session, kind):
+            return module, forward.session
+    return None
