@@ -63,7 +63,7 @@ class Capacity:
 
 
 PAIRED_ROWS = ("QUANTIZABLE", "CHANNEL_WISE", "NO_WEIGHT_QUANT")
-_ROWS = tuple(field.name.upper() for field in dataclasses.fields(Capacity) if field.name not in ("source", "extra"))
+ROWS = tuple(field.name.upper() for field in dataclasses.fields(Capacity) if field.name not in ("source", "extra"))
 
 
 def read_capacity(path: str | os.PathLike[str] | None = None) -> Capacity:
@@ -137,8 +137,8 @@ def _bool(value: str, name: str, where: str) -> bool:
 
 
 def _capacity(rows: Mapping[str, Value], source: str) -> Capacity:
-    lists = {row.lower(): _list_row(rows, row, source) for row in _ROWS}
-    extra = {name: value for name, value in rows.items() if name not in _ROWS}
+    lists = {row.lower(): _list_row(rows, row, source) for row in ROWS}
+    extra = {name: value for name, value in rows.items() if name not in ROWS}
     capacity = Capacity(**lists, source=source, extra=extra)
     for row in PAIRED_ROWS:
         torch_types, onnx_types = lists[f"{row.lower()}_types"], lists[f"{row.lower()}_onnx_types"]

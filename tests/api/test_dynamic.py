@@ -152,9 +152,10 @@ def test_weights_changed_after_the_calibration_are_not_saved_silently(update_bn:
             files.save(quantized)
     with torch.no_grad():
         quantized.get_parameter("fc.weight").mul_(3)
-    with pytest.raises(ExportError, match="'fc.weight'"):
+    with pytest.raises(ExportError, match=r"'fc\.weight'"):
         files.save(copy.deepcopy(quantized))
-    files.save()
+    if not update_bn:
+        files.save()
 
 
 def test_model_of_the_caller_is_untouched(tmp_path: Path) -> None:

@@ -161,12 +161,16 @@ def test_batch_16_calibrates_and_batch_1_exports(tmp_path: Path) -> None:
     assert run_onnx(tmp_path / "out_fake_quant_model.onnx", images(7))[0].shape == (7, 5)
 
 
-def test_extra_batches_are_ignored(tmp_path: Path) -> None:
-    x = images()
-    quantized = quantize(Residual().eval(), tmp_path, [(x,)])
+def test_extra_batches_are_ignored_with_a_warning(tmp_path: Path, log_lines: LogLines) -> None:
+    x, model = images(), Residual().eval()
+    quantized = quantize(model, tmp_path, [(x,)])
     before = run_fake(quantized, x)
-    calibrate(quantized, [(100 * images(),), (100 * images(9),)])
-    assert torch.equal(run_fake(quantized, x), before)
+    torch.save(quantized.state_dict(), tmp_path / "state.pt")
+    for one in (quantized, amct.restore_quant_model_fx(tmp_path / "config.json", model, tmp_path / "state.pt")):
+        log_lines.lines.clear()
+        calibrate(one, [(100 * images(),), (100 * images(9),)])
+        assert len([line for line in log_lines.warnings if "have their grids" in line]) == 1
+        assert torch.equal(run_fake(one, x), before)
 
 
 def test_calibration_can_be_interrupted(tmp_path: Path) -> None:

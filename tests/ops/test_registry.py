@@ -12,6 +12,7 @@ from hotwheels.amct_pytorch.custom_op import CustomModuleBase, EltwiseAdd
 from hotwheels.amct_pytorch.ops.desc import OpDesc, Role
 from hotwheels.amct_pytorch.ops.registry import Registry
 from hotwheels.amct_pytorch.ops.table import TABLE
+from tests.support.log_lines import LogLines
 
 
 class HardSigmoid(nn.Module):
@@ -143,3 +144,14 @@ def test_subclass_has_the_type_string_of_its_base() -> None:
     assert match is not None
     assert match.type == "torch.nn.Conv2d"
     assert match.op.role is Role.CONV
+
+
+def test_misspelled_row_is_warned_of_once_and_a_row_of_the_users_own_is_not(log_lines: LogLines) -> None:
+    capacity = dataclasses.replace(
+        read_capacity(), source="own.csv", extra={"NO_WEIGHT_QUANT_TYPE": ("ReLU",), "MINE": True}
+    )
+    for _ in range(2):
+        Registry(capacity)
+    assert log_lines.warnings == [
+        "own.csv: row 'NO_WEIGHT_QUANT_TYPE' has no effect. Did you mean 'NO_WEIGHT_QUANT_TYPES'?"
+    ]

@@ -30,7 +30,7 @@ from ..workflows.arguments import (
 )
 from ..workflows.checkpoint import load_checkpoint
 from ..workflows.full_precision import in_full_precision
-from ..workflows.quantized import quantized_inside, switchable_inside, the_quantized_graph
+from ..workflows.quantized import quantized_inside, switchable_inside, the_quantized_graph, warn_of_finished_calibration
 from ..workflows.refine_model import refine_if_asked
 
 _log = get_logger(__name__)
@@ -158,6 +158,8 @@ def enable_quantization(
         if isinstance(quantized, QuantGraphModule) and mode in (Mode.FAKE_QUANT, Mode.REAL_QUANT):
             refine_if_asked(quantized)
             log_calibrated_advice(quantized)
+        if isinstance(quantized, QuantGraphModule) and mode is Mode.CALIBRATION:
+            warn_of_finished_calibration(quantized)
         quantized.mode = mode
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import functools
 import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
@@ -12,11 +14,15 @@ from typing import Any
 import torch
 
 from .. import custom_op
-from ..capacity import Capacity, read_capacity
+from ..capacity import ROWS, Capacity, read_capacity
 from ..custom_op.discovery import is_registered_quantizable
+from ..log import get_logger
 from .desc import OpDesc, Role
 from .table import TABLE
 
+_log = get_logger(__name__)
+# How similar a row's name is to a known one if it is taken for a misspelling; rows of other names are the user's own.
+_SPELLING = 0.8
 # Classes of the custom_op package which the shipped file lists by their bare name. Such a name means the class of
 # that package, not any class of a user's model that happens to be called Max or Split.
 _SHIPPED_CUSTOM_OPS = frozenset(custom_op.__all__) - {"CustomModuleBase", "register_custom_op"}
@@ -52,6 +58,8 @@ class Registry:
     def __init__(self, capacity: Capacity | None = None, *, with_fx_row: bool = True) -> None:
         """Applies the rows of ``capacity`` to the table."""
         self._capacity = capacity = read_capacity() if capacity is None else capacity
+        for row in capacity.extra:
+            _warn_of_spelling(row, capacity.source)
         self._fx_names = frozenset(capacity.fx_quant_types if with_fx_row else ())
         self.descs = tuple(self._with_rows(desc, {*desc.capacity_names, *desc.modules}) for desc in TABLE)
         self.leaf_packages = capacity.leaf_module_packages
@@ -219,3 +227,11 @@ def _function_names() -> Mapping[int, str]:
 
 
 _FUNCTION_NAMES = _function_names()
+
+
+@functools.cache
+def _warn_of_spelling(row: str, source: str) -> None:
+    """Warns, once in a process, of a row in the file ``source`` whose name is nearly that of a known row."""
+    near = difflib.get_close_matches(row.upper(), ROWS, n=1, cutoff=_SPELLING)
+    if near:
+        _log.warning("%s: row '%s' has no effect. Did you mean '%s'?", source, row, near[0])

@@ -10,8 +10,10 @@ from ..backends.dynamic.session.mode_switch import ModeSwitch, switches_inside
 from ..backends.float_model import inside_wrapper
 from ..backends.fx.quant_graph_module import QuantGraphModule
 from ..errors import CalibrationError, ConfigError, UnsupportedModelError
+from ..log import get_logger
 from ..nn.quantized_layer import NO_DATA_PARALLEL
 
+_log = get_logger(__name__)
 _Quantized = TypeVar("_Quantized", bound=nn.Module)
 
 
@@ -86,3 +88,15 @@ def require_calibration(quantized: QuantGraphModule) -> None:
 def uncalibrated(quantized: QuantGraphModule) -> list[str]:
     """Returns the names of the layers that are not calibrated."""
     return [name for name, layer in quantized.quantized_layers.items() if not layer.is_calibrated]
+
+
+def warn_of_finished_calibration(quantized: QuantGraphModule) -> None:
+    """Warns that batches will be ignored, if no range of ``quantized`` is left to find; given grids need no batches."""
+    layers = quantized.quantized_layers.values()
+    found = [one for layer in layers for one in layer.activation if not one.is_fixed]
+    if found and not uncalibrated(quantized) and all(one.is_finished for one in found):
+        _log.warning(
+            "enable_quantization: all %d layers have their grids, so further batches of calibration are ignored. To"
+            " calibrate anew, create the model again with create_quant_model_fx from the configuration and the float"
+            " model.", len(layers),
+        )  # fmt: skip
