@@ -114,6 +114,10 @@ BAD = {
     "counts": (("images.npy", "image.npy"), None, "different numbers of samples: [1, 4]"),
     "number of shapes": (("images.npy",), "1,3,16,16;1,2", "-i names 1 inputs, --input_shape 2"),
     "none": ((), "1,3,16,16", "-i is missing"),
+    "no sample": (("nothing_in.npy",), None, "has the shape [0, 3, 16, 16]: it holds no sample"),
+    "one number": (("number.npy",), None, "its first axis must be the batch"),
+    "NHWC": (("nhwc.npy",), None, "looks like NHWC: transpose it to NCHW"),
+    "bytes": (("bytes.npy",), None, "is of type uint8: convert it to float32"),
 }
 
 
@@ -124,6 +128,10 @@ def test_bad_inputs(amct: Amct, folder: Path, sources: tuple[str, ...], shape: s
         (folder / name).touch()
     (folder / "damaged.npy").write_bytes((folder / "image.npy").read_bytes()[:60])
     np.save(folder / "objects.npy", np.array([{}], dtype=object))
+    np.save(folder / "nothing_in.npy", np.zeros((0, 3, 16, 16), np.float32))
+    np.save(folder / "number.npy", np.float32(1))
+    np.save(folder / "nhwc.npy", np.zeros((4, 16, 16, 3), np.float32))
+    np.save(folder / "bytes.npy", np.zeros((4, 3, 16, 16), np.uint8))
     np.arange(5, dtype=np.float32).tofile(folder / "raw.bin")
     (folder / "list.txt").write_text("image.npy\ngone.npy\n")
     (folder / "fake.png").write_bytes(b"no image")
@@ -139,6 +147,7 @@ BAD_MODELS = {
     "no callable": (("net.biuld",), "Did you mean 'build'?"),
     "a word": (("net",), "names no callable"),
     "no model": (("net.no_model",), "returned an object of type dict"),
+    "a file": (("net.py",), "net.py:NAME. It has Net, Two, Fails, NoOutput, build, no_model."),
     "a number": (("net.SIZE",), "is an object of type int"),
     "no file": (("nowhere.py:build",), "there is no file 'nowhere.py'"),
     "timm": (("timm:nothing_of_the_kind",), "timm"),

@@ -53,6 +53,10 @@ def test_a_wrong_call_is_one_line_and_2(amct: Amct, arguments: tuple[str, ...]) 
     assert "--help" in ran.err
 
 
+def test_a_mistyped_command_has_the_nearest(amct: Amct) -> None:
+    assert "There is no command 'quantze'. Did you mean 'quantize'" in amct("quantze", "net.build").error
+
+
 @pytest.mark.parametrize("arguments", [("--debug", "verify", "nothing"), ("verify", "nothing", "--debug")])
 def test_debug_shows_the_traceback(amct: Amct, folder: Path, arguments: tuple[str, ...]) -> None:
     ran = amct(*arguments)

@@ -100,6 +100,26 @@ def test_a_quantized_checkpoint_is_not_calibrated_again(amct: Amct, work: Path) 
     assert "calibration" not in ran.err
 
 
+WRONG = {
+    "a checkpoint without its configuration": (
+        CHECKPOINT[:2],
+        "is the state of a quantized model: give --quant_config",
+    ),
+    "batch_num": (
+        ("--batch_num", 3),
+        "batch_num is 3; the samples of -i (4) make 1 of up to 4. Give more samples or a -b",
+    ),
+    "a folder in the name": (("--name", "a/b"), "--name is 'a/b'; it is the beginning of file names"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "text"), WRONG.values(), ids=WRONG)
+def test_quantize_says_what_is_missing(amct: Amct, work: Path, arguments: tuple[str, ...], text: str) -> None:
+    ran = amct("quantize", "net.build", "-i", "images.npy", "-o", "new", *arguments)
+    assert ran.code == 2
+    assert text in ran.error
+
+
 def test_realquant_dumps_other_values_than_fake_quant(amct: Amct, work: Path) -> None:
     for folder, more in (("fake", ()), ("real", ("--realquant",)), ("float", ("--mode", "float"))):
         ran = amct("dump", "net.build", *CHECKPOINT, "-i", "image.npy", "-o", folder, *more)

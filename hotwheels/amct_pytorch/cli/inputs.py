@@ -22,6 +22,7 @@ RANDOM = "random"
 _IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp"})
 _ARRAYS = frozenset({".npy", ".bin"})
 _LARGEST_BATCH = 32
+_CHANNELS = (1, 3, 4)  # of images
 _CROP = 224 / 256  # torchvision evaluates on the central 224 pixels of an image whose shorter side is 256
 # Mean and deviation of ImageNet's RGB channels, which torchvision's checkpoints were trained with.
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -100,6 +101,19 @@ class InputOptions:
             return next(iter(self.batches()))
         return tuple(_noise(shape) for shape in self.shapes) or None
 
+    def hints(self) -> list[str]:
+        """Says what looks wrong in the inputs, for an error of the model: the layout or the type of images."""
+        found = []
+        for source, one in zip(self.sources, self.example() or (), strict=False):
+            if one.dim() == 4 and one.shape[3] in _CHANNELS and one.shape[1] not in _CHANNELS:
+                found.append(
+                    f"-i: '{source}' has the shape {list(one.shape)}, which looks like NHWC: transpose it to NCHW,"
+                    " array.transpose(0, 3, 1, 2)."
+                )
+            if one.dtype == torch.uint8:
+                found.append(f"-i: '{source}' is of type uint8: convert it to float32 and normalize it as in training.")
+        return found
+
 
 class Batches:
     """The samples of all inputs, in batches; files are read when a batch is made."""
@@ -110,6 +124,16 @@ class Batches:
 
     def __len__(self) -> int:
         return math.ceil(len(self._inputs[0]) / self._size)
+
+    def require(self, count: int) -> None:
+        """Raises UsageError if there are fewer than ``count`` batches, as many as the configuration demands."""
+        if len(self) < count:
+            samples = len(self._inputs[0])
+            size = f" or a -b of at most {samples // count}" if samples >= count else ""
+            raise click.UsageError(
+                f"batch_num is {count}; the samples of -i ({samples}) make {len(self)} of up to {self._size}. Give more"
+                f" samples{size}."
+            )
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         for start in range(0, len(self._inputs[0]), self._size):
@@ -249,7 +273,10 @@ def _one_sample(path: Path, shape: tuple[int, ...] | None) -> NDArray[Any]:
 
 def _array(path: Path, shape: tuple[int, ...] | None) -> NDArray[Any]:
     if path.suffix.lower() == ".npy":
-        return read_npy(path)
+        array = read_npy(path)
+        if not array.size:
+            raise ConfigError(f"-i: '{path}' has the shape {list(array.shape)}: it holds no sample.")
+        return array
     if shape is None:
         raise ConfigError(f"'{path}' is raw float32 data: give --input_shape.")
     values = np.fromfile(path, dtype=np.float32)
@@ -262,7 +289,9 @@ def _array(path: Path, shape: tuple[int, ...] | None) -> NDArray[Any]:
 
 
 def _with_batch_axis(array: NDArray[Any], shape: tuple[int, ...] | None, path: Path) -> NDArray[Any]:
-    if shape is None or array.shape[1:] == shape[1:]:
+    if shape is None and not array.ndim:
+        raise ConfigError(f"-i: '{path}' holds one number; its first axis must be the batch.")
+    if shape is None or (array.ndim and array.shape[1:] == shape[1:]):
         return array
     if array.shape == shape[1:]:
         return array[None]

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 import click
 
-from ..errors import AmctError
+from ..errors import AmctError, nearest_names
 from ..version import __version__
 from .command import BAD_INPUT, DEBUG, debug_option
 
@@ -49,6 +49,14 @@ class _Commands(click.Group):
         module = importlib.import_module(f"{__package__}.{_MODULES[name]}")
         found: click.Command = module.COMMAND
         return found
+
+    def resolve_command(
+        self, context: click.Context, arguments: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = arguments[0]
+        if name not in _MODULES and not name.startswith("-"):
+            raise click.UsageError(f"There is no command '{name}'. {nearest_names(name, _MODULES)}", context)
+        return super().resolve_command(context, arguments)
 
 
 @click.group(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import json
@@ -18,6 +19,7 @@ from ..workflows.checkpoint import read_state
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 QUANTIZED_LAYERS = "amct_layers."  # part of keys in the state_dict of a quantized model
+_SHOWN = 8  # names in a message
 
 
 def model_options(function: _Function) -> _Function:
@@ -125,6 +127,8 @@ def _attribute(source: str) -> Any:
     file, colon, name = source.rpartition(":")
     if colon and file.endswith(".py"):
         return _member(_module_of_file(Path(file)), name, source)
+    if source.endswith(".py"):
+        raise ConfigError(f"'{source}' is a file; say what in it makes the model: {source}:NAME.{_models_in(source)}")
     module, separator, name = source.rpartition(":" if colon else ".")
     if not separator:
         raise ConfigError(
@@ -137,6 +141,17 @@ def _attribute(source: str) -> Any:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise  # an import inside the user's module
         raise ConfigError(f"'{source}': there is no module '{error.name}' here or in PYTHONPATH.") from error
+
+
+def _models_in(file: str) -> str:
+    """Names the functions and classes of the file, which is not run; empty if it cannot be read."""
+    try:
+        nodes = ast.parse(Path(file).read_bytes()).body
+    except (OSError, SyntaxError, ValueError):
+        return ""
+    names = [one.name for one in nodes if isinstance(one, (ast.FunctionDef, ast.ClassDef)) and one.name[0] != "_"]
+    more = f", ... ({len(names)} in all)" if len(names) > _SHOWN else ""
+    return f" It has {', '.join(names[:_SHOWN])}{more}." if names else ""
 
 
 def _module_of_file(file: Path) -> Any:

@@ -15,7 +15,17 @@ from ..workflows.analyzer import QuantAnalyzer
 from ..workflows.integer_share import measured_share
 from .command import OK, command
 from .dump import dump
-from .session import Given, calibrated, config_option, first_of, output_option, restored, takes_model, write_config
+from .session import (
+    Given,
+    calibrated,
+    config_option,
+    first_of,
+    output_option,
+    require_document,
+    restored,
+    takes_model,
+    write_config,
+)
 from .verify import print_verdicts
 
 _ANALYZED = 8  # samples of the first batch: more make the figures smoother and the analysis slower
@@ -69,6 +79,10 @@ def COMMAND(
     With -w of a quantized model and --quant_config config.json nothing is calibrated: the checkpoint is used as it
     is. The exit code is 1 if the files do not compute what was saved.
     """
+    if name is not None and Path(name).name != name:
+        raise click.UsageError(f"--name is '{name}'; it is the beginning of file names. Give the folder with -o.")
+    if given.quantized_state is not None:
+        require_document(given, quant_config)
     batches = given.inputs.batches()
     config_file, prefix = output / "config.json", output / (name or given.name)
     write_config(given, quant_config, config_file, batch_num)

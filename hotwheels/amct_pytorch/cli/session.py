@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,8 +18,9 @@ from ..api.fx import create_quant_config_fx, create_quant_model_fx, enable_quant
 from ..backends.fx.quant_graph_module import QuantGraphModule
 from ..config.files.tolerant_json import dump_json, read_json
 from ..config.layers.layer_rules import ACTIVATION_PARAMS
-from ..errors import ConfigError
+from ..errors import AmctError, ConfigError
 from ..files import write_text_atomic
+from ..quantizers.observers.ifmr_observer import IFMRObserver
 from ..quantizers.observers.observation import RangeObserver
 from ..workflows.checkpoint import load_state
 from ..workflows.quantized import uncalibrated
@@ -79,9 +81,22 @@ def takes_model(function: _Function) -> Callable[..., Any]:
             weights=weights,
             inputs=with_defaults_of(inputs, where, model),
         )
-        return function(given=given, **options)
+        with _hinting(inputs):
+            return function(given=given, **options)
 
     return model_options(input_options(call))
+
+
+@contextlib.contextmanager
+def _hinting(inputs: InputOptions) -> Iterator[None]:
+    """Adds notes on what looks wrong in the inputs to an error that the model, or torch inside it, raises."""
+    try:
+        yield
+    except (AmctError, OSError, click.ClickException):
+        raise
+    except Exception as error:  # whatever the user's model raises
+        error.__notes__ = [*getattr(error, "__notes__", []), *inputs.hints()]  # add_note: Python 3.11
+        raise
 
 
 def config_option(function: _Function) -> _Function:
@@ -138,19 +153,32 @@ def restored(given: Given, config_file: Path) -> QuantGraphModule:
     return quantized
 
 
+def require_document(given: Given, quant_config: Path | None) -> Path:
+    """Returns the config.json that a quantized checkpoint was made with.
+
+    Raises:
+      UsageError: ``--quant_config`` is missing, or is a simple configuration.
+    """
+    if quant_config is None or quant_config.suffix.lower() != _JSON:
+        raise click.UsageError(
+            f"-w: '{given.weights}' is the state of a quantized model: give --quant_config config.json, which lies"
+            " beside it."
+        )
+    return quant_config
+
+
 def restored_or_float(given: Given, quant_config: Path | None) -> nn.Module:
     """Returns the quantized model if ``-w`` is a checkpoint of one; else the float model."""
     if given.quantized_state is None:
         return given.model
-    if quant_config is None or quant_config.suffix.lower() != _JSON:
-        raise click.UsageError("A quantized checkpoint needs --quant_config config.json, which lies beside it.")
-    return restored(given, quant_config)
+    return restored(given, require_document(given, quant_config))
 
 
 def calibrated(given: Given, config_file: Path) -> QuantGraphModule:
     """Returns the model quantized as ``config_file`` says and calibrated with the batches of ``-i``."""
     batches = given.inputs.batches()
     quantized = create_quant_model_fx(config_file, given.model, input_data=given.inputs.example())
+    batches.require(max((one.batch_num for one in quantized.modules() if isinstance(one, IFMRObserver)), default=0))
     enable_quantization(quantized, calibration=True)
     with torch.no_grad(), tqdm(total=len(batches), desc="calibration", unit="batch") as bar:
         for batch in batches:
