@@ -100,6 +100,20 @@ def test_a_quantized_checkpoint_is_not_calibrated_again(amct: Amct, work: Path) 
     assert "calibration" not in ran.err
 
 
+def test_a_used_folder_holds_the_files_of_the_last_call(amct: Amct, work: Path) -> None:
+    line = ("quantize", "net.build", "-i", "images.npy", "--name", "net", "--no-report", "--no-verify")
+    np.save(work / "out/dump/other_output0_1_pytorch.npy", np.zeros(1))
+    (work / "out/dump/notes.txt").write_text("mine")
+    same = amct(*line)
+    assert same.code == 0, same.err
+    assert "was another one and is replaced" not in same.err
+    assert not (work / "out/dump/other_output0_1_pytorch.npy").exists()
+    assert (work / "out/dump/notes.txt").exists()
+    (work / "rules.yml").write_text("skip_layers: [fc, mean]\n")
+    other = amct(*line, "--quant_config", "rules.yml")
+    assert "The configuration 'out/config.json' was another one and is replaced." in other.err
+
+
 WRONG = {
     "a checkpoint without its configuration": (
         CHECKPOINT[:2],

@@ -9,19 +9,40 @@ import torch
 from torch import nn
 
 from ..api.fx import enable_dump, enable_quantization
+from ..log import get_logger
 from .command import QUANTIZED, command
 from .session import Given, config_option, first_of, output_option, restored, takes_model
 
+_log = get_logger(__name__)
 MODES = ("float", "fake_quant", "real_quant")
 
 
 def dump(quantized: nn.Module, inputs: tuple[torch.Tensor, ...], mode: str, folder: Path, dump_format: str) -> int:
-    """Runs the model once in ``mode``, writes what its nodes compute and returns the number of files in ``folder``."""
+    """Runs the model once in ``mode``, writes what its nodes compute and returns the number of files written.
+
+    A WARNING counts the files of an earlier dump that stay in ``folder``.
+    """
+    before = _times(folder)
     enable_quantization(quantized, fake_quant=mode == "fake_quant", real_quant=mode == "real_quant")
     enable_dump(quantized, folder, dump_format)
     with torch.no_grad():
         quantized(*inputs)
-    return len(list(folder.iterdir()))
+    after = _times(folder)
+    kept = [name for name, time in before.items() if after.get(name) == time]
+    if kept:
+        _log.warning("'%s' holds %d files that are not of this dump, such as '%s'.", folder, len(kept), kept[0])
+    return len(after) - len(kept)
+
+
+def clear_dump(folder: Path) -> None:
+    """Deletes the files of an earlier dump in ``folder``; others stay."""
+    for pattern in ("*_output*_pytorch.npy", "*_output*_pytorch.float", "*_output*_pytorch.txt"):
+        for path in folder.glob(pattern):
+            path.unlink()
+
+
+def _times(folder: Path) -> dict[str, int]:
+    return {one.name: one.stat().st_mtime_ns for one in sorted(folder.iterdir())} if folder.is_dir() else {}
 
 
 @command(

@@ -14,7 +14,7 @@ from ..oracle.digest import verify
 from ..workflows.analyzer import QuantAnalyzer
 from ..workflows.integer_share import measured_share
 from .command import OK, command
-from .dump import dump
+from .dump import clear_dump, dump
 from .session import (
     Given,
     calibrated,
@@ -38,7 +38,7 @@ _FILES = """OUTPUT holds then
   config.json         the configuration; edit it and give it as --quant_config
   NAME_*.onnx, NAME_quant_param_record.*   for the model converter, for onnxruntime, for comparison
   NAME.pt             checkpoint, for analyze, dump, refine, export and restore_quant_model_fx
-  dump/               the result of every layer
+  dump/               the result of every layer; those of an earlier call are deleted
   quant_analyzer/     the reports"""
 
 
@@ -94,6 +94,7 @@ def COMMAND(
     save_quant_model_fx(model, prefix, sample, golden_inputs=sample if verifies else None)
     code = print_verdicts(verify(prefix)) if verifies else OK
     if dumps:
+        clear_dump(output / "dump")
         dump(model, sample, "real_quant" if realquant else "fake_quant", output / "dump", ".npy")
     if reports:
         QuantAnalyzer(model, first_of(batches, _ANALYZED), output / "quant_analyzer").analyze()

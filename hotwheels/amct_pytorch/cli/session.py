@@ -20,6 +20,7 @@ from ..config.files.tolerant_json import dump_json, read_json
 from ..config.layers.layer_rules import ACTIVATION_PARAMS
 from ..errors import AmctError, ConfigError
 from ..files import write_text_atomic
+from ..log import get_logger
 from ..quantizers.observers.ifmr_observer import IFMRObserver
 from ..quantizers.observers.observation import RangeObserver
 from ..workflows.checkpoint import load_state
@@ -28,6 +29,7 @@ from .inputs import Batches, InputOptions, input_options, parse_input_options, w
 from .models import build_model, given_model, is_of_quantized, load_float_weights, model_options, read_weights
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+_log = get_logger(__name__)
 _SIMPLE, _JSON = (".yml", ".yaml"), ".json"
 
 
@@ -115,6 +117,8 @@ def output_option(default: str, text: str) -> Callable[[_Function], _Function]:
 def write_config(given: Given, quant_config: Path | None, target: Path, batch_num: int | None) -> None:
     """Writes the config.json of the model to ``target``: made from a simple configuration, or the one given.
 
+    A WARNING says if ``target`` was another configuration: users may have edited it.
+
     Args:
       given: The model.
       quant_config: .yml, .yaml, .json or None for the defaults.
@@ -129,6 +133,7 @@ def write_config(given: Given, quant_config: Path | None, target: Path, batch_nu
     suffix = None if quant_config is None else quant_config.suffix.lower()
     if suffix not in (None, _JSON, *_SIMPLE):
         raise ConfigError(f"--quant_config: '{quant_config}' must end in .yml, .yaml or .json.")
+    before = target.read_bytes() if target.is_file() else None
     if quant_config is not None and suffix == _JSON:
         if quant_config.resolve() != target.resolve():
             write_text_atomic(target, quant_config.read_text(encoding="utf-8"))
@@ -137,6 +142,8 @@ def write_config(given: Given, quant_config: Path | None, target: Path, batch_nu
         create_quant_config_fx(target, given.model, quant_config, input_data=given.inputs.example())
     if batch_num is not None:
         _set_batch_num(target, batch_num)
+    if before not in (None, target.read_bytes()):
+        _log.warning("The configuration '%s' was another one and is replaced.", target)
 
 
 def restored(given: Given, config_file: Path) -> QuantGraphModule:
