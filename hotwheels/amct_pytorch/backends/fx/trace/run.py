@@ -16,7 +16,7 @@ from .dropout import follow_training_mode
 from .leaf_hooks import call_twins
 from .state import buffers_take_proxies, unchanged
 from .tracer import AmctTracer
-from .training import TrainingBranch, TrainingFlag, mark_training
+from .training import TrainingBranch, TrainingFlag, calls_of, mark_training
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,7 @@ class Trace:
       module: The graph with the state of the model.
       tracer: The tracer that made it.
       branches: The places where Python code branched on ``training``.
+      calls: If there are such places, a text for each node of the graph as it was traced; else empty.
       make_tracer: Makes another tracer with the same settings.
       has_drawn: Whether the forward has drawn random numbers, which are then constants of the graph.
     """
@@ -34,6 +35,7 @@ class Trace:
     module: GraphModule
     tracer: AmctTracer
     branches: tuple[TrainingBranch, ...]
+    calls: tuple[str, ...]
     make_tracer: Callable[[frozenset[str]], AmctTracer]
     has_drawn: bool
 
@@ -51,9 +53,9 @@ def run(model: nn.Module, make_tracer: Callable[[frozenset[str]], AmctTracer]) -
     return found
 
 
-def traced_again(model: nn.Module, trace: Trace) -> GraphModule:
-    """Returns the graph of ``model`` in its present mode, with a tracer like that of ``trace``."""
-    return run(model, trace.make_tracer).module
+def calls_again(model: nn.Module, trace: Trace) -> tuple[str, ...]:
+    """Returns the calls of the graph of ``model`` in its present mode, with a tracer like that of ``trace``."""
+    return calls_of(run(model, trace.make_tracer).module)
 
 
 def _run(
@@ -88,7 +90,14 @@ def _run_once(
         call_twins(module, tracer.leaf_hooks)
     copy_training(model, module)
     follow_training_mode(module)
-    found = Trace(module=module, tracer=tracer, branches=tuple(branches), make_tracer=make_tracer, has_drawn=has_drawn)
+    found = Trace(
+        module=module,
+        tracer=tracer,
+        branches=tuple(branches),
+        calls=calls_of(module) if branches else (),
+        make_tracer=make_tracer,
+        has_drawn=has_drawn,
+    )
     return found, written
 
 

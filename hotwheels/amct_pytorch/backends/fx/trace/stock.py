@@ -10,7 +10,7 @@ from torch.fx import GraphModule
 from ....log import get_logger
 from .frozen import add_check
 from .own_errors import is_own_mistake, with_place
-from .run import Trace, run, traced_again
+from .run import Trace, calls_again, run
 from .trace_errors import WITH_EXAMPLE, explain
 from .tracer import AmctTracer, LeafRules
 from .training import tell_branches
@@ -38,7 +38,7 @@ def trace_stock(model: nn.Module, rules: LeafRules) -> GraphModule:
                     type(model).__name__,
                     WITH_EXAMPLE,
                 )
-            tell_branches(model, found.branches, functools.partial(traced_again, model, found))
+            tell_branches(model, found.branches, found.calls, functools.partial(calls_again, model, found))
             return found.module
     error, path = attempts.failures[0]
     if is_own_mistake(error):

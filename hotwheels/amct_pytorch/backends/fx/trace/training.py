@@ -72,10 +72,16 @@ def mark_training(model: nn.Module, leaves: set[nn.Module]) -> list[TrainingBran
     return branches
 
 
-def tell_branches(model: nn.Module, branches: Sequence[TrainingBranch], trace_again: Callable[[], GraphModule]) -> None:
+def tell_branches(
+    model: nn.Module, branches: Sequence[TrainingBranch], calls: Sequence[str], trace_again: Callable[[], Sequence[str]]
+) -> None:
     """Warns of the branches on ``training`` in the forwards of ``model`` if the graph differs in the other mode.
 
-    ``trace_again`` traces ``model`` in its mode at that moment.
+    Args:
+      model: The model.
+      branches: The places, from a trace of ``model`` in its present mode.
+      calls: The calls of that trace, see `calls_of`.
+      trace_again: Traces ``model`` in its mode at that moment and returns the calls.
     """
     if not branches:
         return
@@ -83,8 +89,9 @@ def tell_branches(model: nn.Module, branches: Sequence[TrainingBranch], trace_ag
     graphs = []
     try:
         for is_training in (False, True):
+            is_present = all(one == is_training for one in mode.values())
             model.train(is_training)
-            graphs.append(_calls(trace_again()))
+            graphs.append(list(calls if is_present else trace_again()))
     except Exception as error:  # the other mode cannot be traced; the user's forward may raise anything
         _log.debug("The forward cannot be traced in the other mode: %s", error)
     finally:
@@ -102,8 +109,9 @@ def tell_branches(model: nn.Module, branches: Sequence[TrainingBranch], trace_ag
     )
 
 
-def _calls(module: GraphModule) -> list[str]:
-    return [f"{node.op} {node.target} {node.args} {node.kwargs}" for node in module.graph.nodes]
+def calls_of(module: GraphModule) -> tuple[str, ...]:
+    """Returns a text for each node: what is called, with which arguments."""
+    return tuple(f"{node.op} {node.target} {node.args} {node.kwargs}" for node in module.graph.nodes)
 
 
 def read_flags(module: GraphModule) -> bool:

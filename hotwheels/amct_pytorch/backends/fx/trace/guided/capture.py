@@ -10,7 +10,7 @@ from torch.fx import GraphModule
 from .....errors import TorchVersionError, UnsupportedModelError
 from .....log import get_logger
 from ....example import Example
-from ..run import Trace, run, traced_again
+from ..run import Trace, calls_again, run
 from ..trace_errors import explain
 from ..tracer import LeafRules, callee_in_force
 from ..training import tell_branches
@@ -36,15 +36,22 @@ class GuidedTraces:
         self._arguments = example.arguments(callee_in_force(model) or model.forward)
         refuse_objects(self._arguments)
         self._batch_size = example.batch_size
+        self._traces: dict[tuple[int | None, bool], Trace] = {}
 
     def at(self, batch_size: int | None, records_constants: bool = False) -> Trace:
-        """Returns the trace with ``batch_size`` samples; None means as many samples as the example has.
+        """Returns the trace with ``batch_size`` samples, made once; None means as many samples as the example has.
 
         ``records_constants`` is a setting of `GuidedTracer`.
 
         Raises:
           UnsupportedModelError: The model cannot be traced.
         """
+        key = batch_size, records_constants
+        if key not in self._traces:
+            self._traces[key] = self._made(*key)
+        return self._traces[key]
+
+    def _made(self, batch_size: int | None, records_constants: bool) -> Trace:
         batch = None if batch_size is None or self._batch_size is None else (self._batch_size, batch_size)
         tracers: list[GuidedTracer] = []
 
@@ -90,7 +97,7 @@ def trace_guided(model: nn.Module, rules: LeafRules, example: Example) -> GraphM
             example.batch_size,
             str(error).splitlines()[0],
         )
-    tell_branches(model, first.branches, functools.partial(traced_again, model, first))
+    tell_branches(model, first.branches, first.calls, functools.partial(calls_again, model, first))
     return finish(first)
 
 
