@@ -120,3 +120,22 @@ def test_a_pair_that_is_not_real_quant_is_not_saved(tmp_path: Path, monkeypatch:
     with pytest.raises(amct.ExportError, match=r"real_quant computes in PyTorch on golden_inputs: .* layer 'a'"):
         amct.save_quant_model_fx(quantized, tmp_path / "net", x, golden_inputs=x)
     assert not list(tmp_path.glob("net*"))
+
+
+class Flattened(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        n, c = x.shape[:2]
+        y: Tensor = self.b(self.a(x).reshape(n, 4, -1).mean(2)) + c
+        return y
+
+
+def test_other_sizes_than_those_of_the_files_are_named(tmp_path: Path) -> None:
+    x = torch.randn(2, 3, 6, 6)
+    quantized = quantize(Flattened().eval(), tmp_path, [(x,)])
+    message = (
+        r"golden_inputs: 'x' is \[2, 3, 6, 6\], in input_data \[1, 3, 6, 6\]\. .*\n?.*"
+        r"name the axis in onnx_export_setting\['dynamic_axes'\]"
+    )
+    with pytest.raises(amct.AmctError, match=message):
+        amct.save_quant_model_fx(quantized, tmp_path / "net", x[:1], golden_inputs=x)
+    amct.save_quant_model_fx(quantized, tmp_path / "net", x[:1], {"dynamic_axes": {"x": {0: "n"}}}, golden_inputs=x)

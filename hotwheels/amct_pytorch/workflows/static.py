@@ -15,14 +15,15 @@ from ..backends.float_model import cast_to_float32, needs_float32
 from ..backends.fx.backend import FxBackend
 from ..backends.fx.input_forms import differences, forms_of
 from ..backends.fx.quant_graph_module import QuantGraphModule
-from ..backends.fx.write.example_call import make_example_call, positional_inputs
+from ..backends.fx.write.example_call import ExampleCall, make_example_call, positional_inputs
+from ..backends.leaves import tensors_in
 from ..config.fx.expand import expand
 from ..config.fx.json_config import check_any_enabled, read_config
 from ..config.fx.json_config import write_config as write_document
 from ..config.fx.simple_config import SimpleConfig
 from ..config.layers.quant_config import QuantConfig
 from ..core.host_memory import keep_freed_memory_for, without_collection
-from ..errors import ExportError
+from ..errors import ExportError, UnsupportedModelError
 from ..files import PathLike
 from ..graph import OpGraph
 from ..log import get_logger, one_warning_per_cause, without_log
@@ -147,8 +148,7 @@ def save(
         layers = quantized.quantized_layers.items()
         record = Record({name: layer.record() for name, layer in layers if layer.is_quantized})
     tell_record(record)
-    if golden_inputs is not None:
-        make_example_call(quantized, golden_inputs)  # before anything is written: whether they are arguments of it
+    golden = None if golden_inputs is None else make_example_call(quantized, golden_inputs)
     try:
         try:
             written = write_in_memory(quantized, example, Registry(), setting)
@@ -159,8 +159,9 @@ def save(
         if golden_inputs is not None and not _are_same(inputs, golden_inputs):
             check_against_twin(quantized, golden_inputs)
         return write_onnx_files(quantized, record, prefix, written=written, golden_inputs=golden_inputs)
-    except ExportError as error:
-        error.args = (f"{error}{_other_shapes(quantized, inputs)}", *error.args[1:])
+    except (ExportError, UnsupportedModelError) as error:
+        reasons = _other_shapes(quantized, inputs), _other_sizes(example, golden, setting)
+        error.args = (f"{error}{''.join(reasons)}", *error.args[1:])
         raise
 
 
@@ -168,6 +169,24 @@ def _are_same(one: Inputs, other: Inputs) -> bool:
     """Whether both hold the same objects, as where one tensor is given twice."""
     leaves, others = pytree.tree_leaves(one), pytree.tree_leaves(other)
     return len(leaves) == len(others) and all(map(operator.is_, leaves, others))
+
+
+def _other_sizes(example: ExampleCall, golden: ExampleCall | None, setting: Mapping[str, Any]) -> str:
+    """Says which golden inputs have other sizes than input_data in files without dynamic axes; empty if none has."""
+    if golden is None or setting.get("dynamic_axes"):
+        return ""
+    pairs = zip(example.names, tensors_in(example.inputs), tensors_in(golden.inputs), strict=False)
+    other = [
+        f"'{name}' is {list(given.shape)}, in input_data {list(one.shape)}"
+        for name, one, given in pairs
+        if one.shape != given.shape
+    ]
+    if not other:
+        return ""
+    return (
+        f"\ngolden_inputs: {'; '.join(other)}. The files have the sizes of input_data wherever the forward reads sizes."
+        " Give both the same sizes, or name the axis in onnx_export_setting['dynamic_axes']."
+    )
 
 
 def _other_shapes(quantized: QuantGraphModule, inputs: Inputs) -> str:
