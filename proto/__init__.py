@@ -8,9 +8,12 @@ file descriptors are taken out of their source text and go into a pool of our ow
 from __future__ import annotations
 
 import ast
+import re
+from collections.abc import Iterator
 from importlib import resources
+from importlib.resources.abc import Traversable
 
-from google.protobuf import descriptor_pool, message_factory
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 from google.protobuf.message import Message
 
@@ -20,6 +23,7 @@ _FILES = (
     "scale_offset_record_pytorch",
     "calibration_param",
 )
+_NUMBERED = re.compile(r"(\w+)\s*=\s*(\d+)\s*(?:\[[^\]]*\]\s*)?;")  # a field, or a value of an enum
 
 
 def file_descriptor(module: str) -> bytes:
@@ -36,6 +40,33 @@ def file_descriptor(module: str) -> bytes:
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".AddSerializedFile"):
             return bytes(ast.literal_eval(node.args[0]))
     raise ImportError(f"{source} holds no serialized file descriptor; generate it with grpcio-tools 1.85.")
+
+
+def outdated_modules(folder: Traversable | None = None) -> list[str]:
+    """Returns the generated modules in ``folder``, default: this package, that lack fields of the .proto beside them.
+
+    So it is in an editable install after the sources were updated; files without their .proto are not judged.
+    """
+    folder = resources.files(__package__) if folder is None else folder
+    return [f"{name}_pb2.py" for name in _FILES if _is_outdated(folder.joinpath(f"{name}.proto"), name)]
+
+
+def _is_outdated(source: Traversable, name: str) -> bool:
+    if not source.is_file():
+        return False
+    text = re.sub(r"//[^\n]*", "", source.read_text(encoding="utf-8"))
+    written = {(field, int(number)) for field, number in _NUMBERED.findall(text)}
+    generated = descriptor_pb2.FileDescriptorProto.FromString(file_descriptor(f"{name}_pb2"))
+    return written != set(_numbered(generated))
+
+
+def _numbered(scope: descriptor_pb2.FileDescriptorProto | descriptor_pb2.DescriptorProto) -> Iterator[tuple[str, int]]:
+    for enum in scope.enum_type:
+        yield from ((value.name, value.number) for value in enum.value)
+    is_file = isinstance(scope, descriptor_pb2.FileDescriptorProto)
+    for inner in scope.message_type if is_file else scope.nested_type:
+        yield from ((field.name, field.number) for field in inner.field)
+        yield from _numbered(inner)
 
 
 def _private_pool() -> descriptor_pool.DescriptorPool:
@@ -73,4 +104,5 @@ __all__ = [
     "SingleLayerRecord",
     "file_descriptor",
     "message",
+    "outdated_modules",
 ]

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from hotwheels.amct_pytorch import proto
+from hotwheels.amct_pytorch.cli import doctor
+from hotwheels.amct_pytorch.errors import ConfigError
+from hotwheels.amct_pytorch.record import parse
 from hotwheels.amct_pytorch.record.text_proto import read_record
 from tests.cli.conftest import Amct
 
@@ -244,6 +249,24 @@ def test_doctor_ends_with_1_where_something_needed_is_missing(amct: Amct, monkey
     ran = amct("doctor")
     assert ran.code == 1
     assert "pip install onnx-ir" in ran.out
+
+
+def test_messages_older_than_their_proto_file_are_told_by_doctor_and_by_the_error_of_a_cfg(
+    amct: Amct, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("calibration_config_pytorch", "calibration_param"):
+        text = resources.files(proto.__name__).joinpath(f"{name}.proto").read_text("utf-8")
+        new = "message New { optional int32 brand_new = 1; }\n" if name != "calibration_param" else ""
+        (tmp_path / f"{name}.proto").write_text(text + new)
+    assert proto.outdated_modules() == []
+    for module in (doctor, parse):
+        monkeypatch.setattr(module, "outdated_modules", lambda: proto.outdated_modules(tmp_path))
+    told = "calibration_config_pytorch_pb2.py is older than"
+    ran = amct("doctor")
+    assert ran.code == 1
+    assert told in ran.out
+    with pytest.raises(ConfigError, match=f"brand_new.*{told} .* run pip install -e . again"):
+        parse.parse_message(proto.AMCTConfig, "brand_new: 1", "my.cfg", ConfigError)
 
 
 def test_timm_models_by_name(amct: Amct, folder: Path) -> None:

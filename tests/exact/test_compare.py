@@ -334,3 +334,22 @@ def test_dump_of_another_size_is_refused(tmp_path: Path) -> None:
 def test_missing_layers_are_left_out() -> None:
     a, b = (LayerTensors(title=name, results={name: np.ones(2), "both": np.ones(2)}, is_exact=True) for name in "ab")
     assert [row.layer for row in compare(a, b)] == ["both"]
+
+
+def test_shifts_that_only_one_side_has_are_no_fault() -> None:
+    fake = LayerTensors(title="fake_quant", results={"conv": _SIGNAL}, steps={"conv": 0.01})
+    real = LayerTensors(title="real_quant", results={"conv": _SIGNAL - 0.05}, is_exact=True, has_shifts=True)
+    wrong = LayerTensors(title="real_quant", results={"conv": _SIGNAL[:, ::-1]}, is_exact=True, has_shifts=True)
+    assert not compare(fake, real)[0].diverges
+    assert compare(fake, real, 1.0)[0].diverges
+    assert compare(fake, wrong)[0].diverges
+
+
+def test_steps_of_earlier_layers_are_allowed_where_no_grid_is_behind_a_layer() -> None:
+    steps = {"conv": 0.01}
+    a = LayerTensors(title="fake_quant", results={"conv": _SIGNAL, "head": 9 * _SIGNAL}, steps=steps)
+    near = LayerTensors(title="real_quant", results={"conv": _SIGNAL + 0.009, "head": 9 * _SIGNAL + 0.05}, steps=steps)
+    far = LayerTensors(title="real_quant", results={"conv": _SIGNAL + 0.009, "head": 9 * _SIGNAL + 1}, steps=steps)
+    assert not any(row.diverges for row in compare(a, near))
+    assert [row.diverges for row in compare(a, far)] == [False, True]
+    assert "it adds up from 'conv', which is 1 step apart" in compare(a, far)[1].cause

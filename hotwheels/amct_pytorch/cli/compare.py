@@ -15,7 +15,7 @@ from ..errors import ConfigError
 from ..files import write_text_atomic
 from ..files.arrays import read_npy
 from ..report.compare_page import comparison_page
-from ..report.divergence import Row, compare, first_divergence
+from ..report.divergence import Row, compare, first_divergence, one_side_shifts
 from ..report.tensors import load_tensors
 from .command import DIFFERS, OK, command
 
@@ -23,6 +23,7 @@ _EXAMPLE = """amct compare fake_quant real_quant --prefix out/net --input image.
 amct compare real_quant board_dump/ --prefix out/net --input image.npy
 amct compare real_quant:old/net real_quant:new/net --input image.npy"""
 
+_SHIFTS = "Only one side shifts accumulators (shift_bit of the record), so at least 20 dB are required, not steps."
 
 _SIDES = """A and B are each one of
   float          the float model,       PREFIX_float_model.onnx, in onnxruntime
@@ -71,6 +72,8 @@ def COMMAND(
         click.echo(json.dumps({"a": left.title, "b": right.title, "layers": [_plain(row) for row in rows]}, indent=2))
     else:
         _print_table(rows)
+        if tolerance is None and one_side_shifts(left, right):
+            click.echo(_SHIFTS)
         click.echo(_verdict(rows, first))
     return OK if first is None else DIFFERS
 

@@ -16,6 +16,7 @@ import torch
 
 from .. import torch_names
 from ..core import native
+from ..proto import outdated_modules
 from ..version import TESTED_TORCH, __version__
 from .command import DIFFERS, OK, command
 
@@ -69,6 +70,7 @@ def _findings() -> Iterator[_Finding]:
     yield _torch()
     yield from (_distribution(name, "", True) for name in _REQUIRED)
     yield from (_distribution(name, lost, False) for name, lost in _OPTIONAL.items())
+    yield _messages()
     yield _kernels()
     yield _program("C compiler", ("cc", "gcc", "clang"), "only needed to compile the kernels at installation")
     yield _program("graphviz", ("dot",), "only amct dot2pdf needs it")
@@ -93,6 +95,14 @@ def _distribution(name: str, lost: str, is_needed: bool) -> _Finding:
         return _Finding(name, importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
         return _Finding(name, "missing", f"{f'without it: {lost}; ' if lost else ''}pip install {name}", is_needed)
+
+
+def _messages() -> _Finding:
+    outdated = outdated_modules()
+    if not outdated:
+        return _Finding("messages", "as in the .proto files")
+    remedy = "fields of .cfg files and records are unknown: pip install -e . again"
+    return _Finding("messages", f"{', '.join(outdated)} is older than its .proto file", remedy, True)
 
 
 def _kernels() -> _Finding:

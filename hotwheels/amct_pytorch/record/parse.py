@@ -10,6 +10,7 @@ from ..errors import AmctError, RecordError
 from ..files import PathLike, check_input_file
 from ..files.limits import RECORD, RECORD_OTHER_FORM, read_limited
 from ..files.marks import without_mark
+from ..proto import outdated_modules
 from .plain_text import merge_plain_text
 
 
@@ -29,7 +30,7 @@ def parse_message(kind: Any, text: str, source: str, error_class: type[AmctError
     except text_format.ParseError as error:
         line = error.GetLine()
         where = f"{source}, line {line}" if line is not None else source
-        raise error_class(f"{where}: {_without_position(str(error))}.") from error
+        raise error_class(f"{where}: {_without_position(str(error))}.{_way_out(str(error))}") from error
     except (ValueError, RecursionError) as error:
         raise error_class(f"{source} is not in protobuf text format: {error}.") from error
     missing = message.FindInitializationErrors()
@@ -50,6 +51,14 @@ def read_proto_text(path: PathLike, what: str) -> str:
         return read_limited(path, RECORD, RecordError).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise RecordError(f"{what} '{path}' is not a UTF-8 text: {error}.") from error
+
+
+def _way_out(text: str) -> str:
+    """Returns a sentence for an unknown field that the .proto files may have and the generated modules lack."""
+    outdated = outdated_modules() if "no field named" in text else []
+    if not outdated:
+        return ""
+    return f" {', '.join(outdated)} is older than the .proto file beside it: run pip install -e . again."
 
 
 def _without_position(text: str) -> str:

@@ -36,6 +36,7 @@ class LayerTensors:
       steps: By layer, as far as known: the step of the grid on which a reader quantizes the layer's result.
       is_exact: Whether equal parameters must give equal values, as for real_quant and dumps.
       is_rounded: Whether the results are already rounded to that grid.
+      has_shifts: Whether accumulators were rounded by shift bits (spec 4.6).
     """
 
     title: str
@@ -43,6 +44,7 @@ class LayerTensors:
     steps: Mapping[str, float] = dataclasses.field(default_factory=dict)
     is_exact: bool = False
     is_rounded: bool = False
+    has_shifts: bool = False
 
 
 def load_tensors(source: str, prefix: PathLike | None, inputs: Sequence[NDArray[Any]]) -> LayerTensors:
@@ -125,7 +127,8 @@ def _run_oracle(prefix: PathLike, inputs: Sequence[NDArray[Any]]) -> LayerTensor
         layer = interpreter.pair.layers.get(node.name)
         for at, grid in (layer.grids if layer else {}).items():
             steps.setdefault(makers.get(node.inputs[at], ""), grid.scale)
-    return LayerTensors(title=f"real_quant:{prefix}", results=results, steps=steps, is_exact=True)
+    shifts = any(any(layer.shift_bit) for layer in interpreter.pair.layers.values())
+    return LayerTensors(title=f"real_quant:{prefix}", results=results, steps=steps, is_exact=True, has_shifts=shifts)
 
 
 def _run_float(prefix: PathLike, inputs: Sequence[NDArray[Any]]) -> LayerTensors:
