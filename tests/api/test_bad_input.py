@@ -201,7 +201,7 @@ def test_all_layers_off(tmp_path: Path) -> None:
         path.write_text(content)
         with pytest.raises(amct.ConfigError) as caught:
             amct.create_quant_model_fx(path, Net())
-        assert str(caught.value) == text
+        assert str(caught.value).startswith(f"{text} '{path}' has ")
 
 
 @pytest.mark.parametrize(
@@ -376,7 +376,7 @@ def test_state_of_another_configuration_is_refused(saved: Path) -> None:
     config = read_json(saved.with_name(CONFIG))
     del config["conv2"]
     saved.with_name(CONFIG).write_text(dump_json(config))
-    with pytest.raises(amct.ConfigError, match=r"amct_layers.conv2"):
+    with pytest.raises(amct.ConfigError, match=r"only the state has: 'conv2'"):
         amct.restore_quant_model_fx(saved.with_name(CONFIG), Net(), saved, "weights")
 
 

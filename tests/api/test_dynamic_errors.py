@@ -140,7 +140,8 @@ def test_no_layer_enabled(files: Files) -> None:
     files.change_layers(*layers, quant_enable=False)
     with pytest.raises(amct.ConfigError) as error:
         quantize(SmallResNet(), files, X)
-    assert str(error.value) == "No quant enable layer in quant config file, please check the quant config file."
+    text = "No quant enable layer in quant config file, please check the quant config file."
+    assert str(error.value).startswith(text)
 
 
 def test_all_violations_stand_in_one_error(files: Files) -> None:

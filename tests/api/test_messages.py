@@ -321,3 +321,97 @@ def test_an_error_of_a_forward_has_the_input_that_is_not_like_in_calibration(
         with pytest.raises((RuntimeError, IndexError)) as caught:
             run()
         assert text in "".join(caught.value.__notes__)
+
+
+def test_a_model_without_layers_is_a_warning_and_the_error_behind_it_has_the_file(
+    tmp_path: Path, log_lines: LogLines
+) -> None:
+    model, path = nn.Sequential(nn.Conv3d(2, 2, 1)).eval(), tmp_path / "config.json"
+    amct.create_quant_config_fx(path, model)
+    assert any("no layer that can be quantized" in one and "check_model" in one for one in log_lines.warnings)
+    with pytest.raises(amct.ConfigError) as caught:
+        amct.create_quant_model_fx(path, model)
+    assert str(caught.value).startswith(
+        "No quant enable layer in quant config file, please check the quant config file."
+    )
+    assert f"'{path}' has no entry for a layer of the model. check_model(model)" in str(caught.value)
+
+
+class Noisy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return x + torch.rand_like(x)
+
+
+def test_a_random_operation_has_no_golden_file(tmp_path: Path) -> None:
+    model, x = quantized(Noisy(), tmp_path), torch.rand(1, 3, 4, 4)
+    model(x)
+    with pytest.raises(amct.UnsupportedModelError) as caught:
+        amct.save_quant_model_fx(model, tmp_path / "net", x, golden_inputs=x)
+    text = str(caught.value)
+    assert text.startswith(f"'{tmp_path / 'net_golden.npz'}' cannot be written. Node '")
+    assert "(RandomUniformLike): the oracle" in text
+    assert "Leave out golden_inputs" in text
+    assert ".tmp" not in text
+
+
+def test_a_model_of_the_dynamic_path_is_named_as_one(tmp_path: Path) -> None:
+    x = torch.rand(1, 3, 8, 8)
+    amct.create_quant_config(tmp_path / "c.json", Residual().eval(), x)
+    paths = (tmp_path / "c.json", tmp_path / "m.onnx", tmp_path / "r.txt")
+    model = amct.quantize_model(*paths, Residual().eval(), x)
+    for call in (
+        lambda: amct.save_quant_model_fx(model, tmp_path / "net", x),
+        lambda: amct.QuantAnalyzer(model, x, tmp_path / "reports"),
+        lambda: amct.enable_dump(model, tmp_path / "dump"),
+    ):
+        with pytest.raises(amct.UnsupportedModelError, match=r"quantized model of the dynamic path.*save_model"):
+            call()
+
+
+@pytest.mark.parametrize(("key", "name"), [("batchnum: 2", "batch_num"), ("common_config { dmq_balencer {} }", "")])
+def test_a_mistyped_field_of_a_cfg_has_the_nearest(key: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / "t.cfg").write_text(key)
+    with pytest.raises(amct.ConfigError, match=f"has no field named .*(Did you mean|Known names).*{name}"):
+        amct.create_quant_config(
+            tmp_path / "c.json", Residual().eval(), torch.rand(1, 3, 8, 8), config_definition=tmp_path / "t.cfg"
+        )
+
+
+@pytest.mark.parametrize("kind", ["under a file", "too long"])
+def test_an_impossible_path_is_one_line_with_its_argument(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    path = tmp_path / ("file/net" if kind == "under a file" else 260 * "a")
+    x = torch.rand(1, 3, 8, 8)
+    model = quantized(Residual(), tmp_path)
+    model(x)
+    amct.create_quant_config(tmp_path / "c.json", Residual().eval(), x)
+    calls = {
+        "save_path": lambda: amct.save_quant_model_fx(model, path, x),
+        "config_file": lambda: amct.create_quant_config_fx(path, Residual()),
+        "modfied_onnx_file": lambda: amct.quantize_model(tmp_path / "c.json", path, tmp_path / "r", Residual(), x),
+        "save_dir": lambda: amct.QuantAnalyzer(model, x, path),
+    }
+    for argument, call in calls.items():
+        with pytest.raises(OSError, match=rf"\(\): argument '{argument}' is '{path}") as caught:
+            call()
+        assert "\n" not in str(caught.value)
+    with pytest.raises(IsADirectoryError, match=r"quantize_model\(\): argument 'modfied_onnx_file' is the folder"):
+        amct.quantize_model(tmp_path / "c.json", tmp_path, tmp_path / "r", Residual().eval(), x)
+
+
+def test_a_state_of_other_layers_names_them(tmp_path: Path) -> None:
+    (tmp_path / "rules.yml").write_text("skip_layers: [head]\n")
+    other = quantized(Residual(), tmp_path, tmp_path / "rules.yml")
+    other(torch.rand(2, 3, 8, 8))
+    torch.save(other.state_dict(), tmp_path / "other.pt")
+    amct.create_quant_config_fx(tmp_path / "all.json", Residual())
+    with pytest.raises(amct.ConfigError) as caught:
+        amct.restore_quant_model_fx(tmp_path / "all.json", Residual().eval(), tmp_path / "other.pt")
+    assert "Layers that only the model has: 'head'." in str(caught.value)
+    assert "Layers that only the state has" not in str(caught.value)
+    assert len(str(caught.value)) < 500

@@ -181,7 +181,7 @@ def test_spellings_of_a_model(amct: Amct, folder: Path, source: str) -> None:
 def test_arguments_of_a_callable(amct: Amct, folder: Path) -> None:
     torch.save({}, folder / "empty.pt")
     ran = amct("config", "net.Net", "--model_args", '{"classes": 7}', "-w", "empty.pt")
-    assert "fc.weight" in ran.error
+    assert "'fc'" in ran.error
 
 
 def test_a_model_of_two_inputs(amct: Amct, folder: Path) -> None:

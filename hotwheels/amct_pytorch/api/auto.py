@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..errors import CalibrationError, ConfigError
-from ..files import FileSet, check_path
+from ..files import FileSet, check_folder, check_target
 from ..log import get_logger
 from ..plan.cost_model import read_cost_model
 from ..report.html import json_text
@@ -76,7 +76,7 @@ def auto_quantize(
         raise ConfigError(f"{function}: give either target or budget.")
     for name, value in (("target", target), ("budget", budget)):
         check_type(function, name, value, (int, float, type(None)), "a number")
-    path = check_path(function, "config_file", config_file)
+    path = check_target(function, "config_file", config_file)
     batches = [as_inputs(batch) for batch in ([data] if isinstance(data, Tensor) else data)]
     if not batches:
         raise CalibrationError(f"{function}: the data has no batch.")
@@ -89,7 +89,7 @@ def auto_quantize(
         refines=refine,
         seed=seed,
         progress=progress,
-        folder=None if resume_dir is None else check_path(function, "resume_dir", resume_dir),
+        folder=None if resume_dir is None else check_folder(function, "resume_dir", resume_dir),
     )
     result = search(model, batches, task)
     report, page = (path.with_name(f"{path.stem}_report.{kind}") for kind in ("json", "html"))

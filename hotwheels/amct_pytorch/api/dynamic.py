@@ -13,7 +13,7 @@ from torch import nn
 
 from ..config.arguments.unmatched import strictness
 from ..config.dynamic.simple_cfg import read_simple_calibration, simple_calibration
-from ..files import check_distinct, check_path, check_target
+from ..files import check_distinct, check_target
 from ..log import get_logger
 from ..workflows.arguments import (
     as_inputs,
@@ -24,6 +24,7 @@ from ..workflows.arguments import (
     check_save_path,
     check_type,
     documented_order,
+    tell_configuration,
     warn_of_replacement,
 )
 from ..workflows.full_precision import in_full_precision
@@ -76,7 +77,7 @@ def create_quant_config(
             simple = read_simple_calibration(definition)
         warn_of_replacement(path)
         count = write_config(path, model, as_inputs(input_data), simple)
-    _log.info("Wrote the configuration of %d layers to '%s'.", count, path)
+    tell_configuration(path, count)
 
 
 @documented_order(modified_onnx_file="modfied_onnx_file")
@@ -118,8 +119,8 @@ def quantize_model(
     """
     function = "quantize_model"
     config_path, model = check_existing(function, "config_file", config_file), check_model(function, model)
-    onnx_path = check_path(function, "modfied_onnx_file", modfied_onnx_file)
-    record_path = check_path(function, "record_file", record_file)
+    onnx_path = check_target(function, "modfied_onnx_file", modfied_onnx_file)
+    record_path = check_target(function, "record_file", record_file)
     check_distinct(function, config_file=config_path, modfied_onnx_file=onnx_path, record_file=record_path)
     setting = {
         "input_names": check_names(function, "input_names", input_names),

@@ -13,7 +13,7 @@ from torch import nn
 from ..backends.fx.quant_graph_module import QuantGraphModule
 from ..config.arguments.unmatched import strictness
 from ..config.fx.simple_yaml import read_simple_yaml
-from ..files import check_distinct, check_path, check_target
+from ..files import check_distinct, check_folder, check_target
 from ..log import get_logger
 from ..nn.mode import Mode
 from ..report.dump import Dumper
@@ -25,7 +25,9 @@ from ..workflows.arguments import (
     check_aliases,
     check_existing,
     check_model,
+    check_prefix,
     check_type,
+    tell_configuration,
     warn_of_replacement,
 )
 from ..workflows.checkpoint import load_checkpoint
@@ -72,7 +74,7 @@ def create_quant_config_fx(
         simple = None if definition is None else read_simple_yaml(definition)
         warn_of_replacement(path)
         count = static.write_config(path, model, simple, as_example(input_data))
-    _log.info("Wrote the configuration of %d layers to '%s'.", count, path)
+    tell_configuration(path, count)
 
 
 @in_full_precision
@@ -176,7 +178,7 @@ def enable_dump(model: nn.Module, dump_dir: str | Path | None = None, dump_forma
     """
     function = "enable_dump"
     check_model(function, model)
-    folder = check_path(function, "dump_dir", "./dump" if dump_dir is None else dump_dir)
+    folder = check_folder(function, "dump_dir", "./dump" if dump_dir is None else dump_dir)
     check_type(function, "dump_format", dump_format, (str, type(None)), "a string or None")
     dumper = Dumper(folder, dump_format or ".npy")
     for quantized in quantized_inside(function, model):
@@ -208,7 +210,7 @@ def save_quant_model_fx(
     """
     function = "save_quant_model_fx"
     quantized = the_quantized_graph(function, check_model(function, model))
-    check_path(function, "save_path", save_path)
+    check_prefix(function, save_path)
     golden = None if golden_inputs is None else as_inputs(golden_inputs)
     written = static.save(quantized, save_path, as_inputs(input_data), onnx_export_setting, golden)
     _log.info("Wrote %s.", ", ".join(f"'{path}'" for path in written))

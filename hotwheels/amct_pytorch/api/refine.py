@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..backends.dynamic.session.mode_switch import switches_inside
 from ..backends.fx.write.example_call import positional_inputs
 from ..config.layers.refine_config import METHODS
-from ..files import check_path
+from ..files import check_folder
 from ..log import get_logger
 from ..workflows.arguments import as_inputs, check_model, check_type
 from ..workflows.full_precision import in_full_precision
@@ -72,7 +72,7 @@ def refine(
         require_calibration(graph)
     batches = [as_inputs(batch) for batch in ([data] if isinstance(data, Tensor) else data)]
     require_batches(batches)
-    folder = None if resume_dir is None else check_path("refine", "resume_dir", resume_dir)
+    folder = None if resume_dir is None else check_folder("refine", "resume_dir", resume_dir)
     if graph is None:
         from ..workflows.refine_dynamic import refine_modules  # here, because importing onnx takes a second
 

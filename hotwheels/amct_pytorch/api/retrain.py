@@ -25,6 +25,7 @@ from ..workflows.arguments import (
     check_save_path,
     check_type,
     documented_order,
+    tell_configuration,
     warn_of_replacement,
 )
 from ..workflows.full_precision import in_full_precision
@@ -71,7 +72,7 @@ def create_quant_retrain_config(
             simple = read_simple_retrain(definition)
         warn_of_replacement(path)
         count = write_config(path, model, as_inputs(input_data), simple)
-    _log.info("Wrote the configuration of %d layers to '%s'.", count, path)
+    tell_configuration(path, count)
 
 
 @documented_order()
@@ -202,7 +203,7 @@ def _quantize(
     function: str, config_file: str | Path, model: nn.Module, record_file: str | Path, input_data: Any
 ) -> nn.Module:
     config_path, model = check_existing(function, "config_file", config_file), check_model(function, model)
-    record_path = check_path(function, "record_file", record_file)
+    record_path = check_target(function, "record_file", record_file)
     check_distinct(function, config_file=config_path, record_file=record_path)
     from ..workflows.retraining import quantize
 

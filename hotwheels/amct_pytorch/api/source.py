@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..backends.fx.write.source_module import load_source, write_source
-from ..files import check_path
+from ..files import check_folder
 from ..log import get_logger
 from ..workflows.arguments import check_type
 from ..workflows.full_precision import in_full_precision
@@ -55,7 +55,7 @@ def graph_to_dynamic_module(
     function = "graph_to_dynamic_module"
     expected = "a torch.fx.GraphModule, such as create_quant_model_fx and torch.fx.symbolic_trace return"
     check_type(function, "graph_module", graph_module, torch.fx.GraphModule, expected)
-    folder = check_path(function, "save_module_path", save_module_path)
+    folder = check_folder(function, "save_module_path", save_module_path)
     check_type(function, "module_name", module_name, str, "a string")
     file = write_source(graph_module, folder, module_name)
     _log.info("Wrote the graph as source, for finding errors, to '%s'.", file)

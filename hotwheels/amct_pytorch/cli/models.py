@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError, nearest_names
 from ..workflows.checkpoint import read_state
+from ..workflows.strict_loading import misfit
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 QUANTIZED_LAYERS = "amct_layers."  # part of keys in the state_dict of a quantized model
@@ -110,7 +111,7 @@ def load_float_weights(model: nn.Module, state: Mapping[str, Tensor], path: Path
     try:
         model.load_state_dict(dict(state))
     except RuntimeError as error:
-        raise ConfigError(f"The weights in '{path}' do not fit the model: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"The weights in '{path}' do not fit the model: {misfit(model, state, error)}") from error
 
 
 def _parsed(model_args: str) -> dict[str, Any]:

@@ -46,11 +46,49 @@ def check_target(function: str, argument: str, value: object) -> Path:
     Raises:
       TypeError: ``value`` is neither a str nor a ``PathLike`` of str.
       IsADirectoryError: It is a folder.
+      OSError: There cannot be such a file, as `check_possible`.
     """
     path = check_path(function, argument, value)
+    check_possible(function, argument, path)
     if path.is_dir():
         raise IsADirectoryError(f"{function}(): argument '{argument}' is the folder '{path}'; give the path of a file.")
     return path
+
+
+def check_folder(function: str, argument: str, value: object) -> Path:
+    """Returns the argument ``value`` as the Path of a folder to write into, which need not exist.
+
+    Raises:
+      TypeError: ``value`` is neither a str nor a ``PathLike`` of str.
+      NotADirectoryError: It is a file.
+      OSError: There cannot be such a folder, as `check_possible`.
+    """
+    path = check_path(function, argument, value)
+    check_possible(function, argument, path)
+    if path.is_file():
+        raise NotADirectoryError(
+            f"{function}(): argument '{argument}' is the file '{path}'; give the path of a folder."
+        )
+    return path
+
+
+def check_possible(function: str, argument: str, path: Path) -> None:
+    """Raises OSError, with the argument, if the system can have no such path.
+
+    A name is too long, a file is in the place of one of the folders, or a folder may not be searched.
+    """
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return
+    except NotADirectoryError as error:
+        file = next((one for one in path.parents if one.is_file()), path.parent)
+        raise NotADirectoryError(
+            f"{function}(): argument '{argument}' is '{path}', but '{file}' is a file, not a folder. Give another path."
+        ) from error
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise type(error)(f"{function}(): argument '{argument}' is '{path}': {reason}. Give another path.") from error
 
 
 def check_input_file(path: PathLike, what: str) -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ConfigError, RecordError
+from ..errors import ConfigError, RecordError, UnsupportedModelError
 from ..files import FileSet, PathLike, output_path
 from ..files.arrays import read_npz
 from ..files.limits import ARCHIVE
@@ -107,11 +107,19 @@ def make_golden(
 
     Raises:
       ExportError: The pair computes other integers.
+      UnsupportedModelError: An operation has no kernel in the oracle, as random ones.
       ConfigError: The number of inputs differs from that of the graph.
       CalibrationError: An accumulator exceeds int32.
     """
     model, parameters = (output_path(prefix, name) for name in (DEPLOY_MODEL, PARAMETERS_TEXT))
-    interpreter = Interpreter(files.staged(model), files.staged(parameters))
+    try:
+        interpreter = Interpreter(files.staged(model), files.staged(parameters))
+    except UnsupportedModelError as error:
+        reason = str(error).removeprefix(f"'{files.staged(model)}': ")
+        raise UnsupportedModelError(
+            f"'{golden_path(prefix)}' cannot be written. {reason} Leave out golden_inputs (amct quantize: --no-verify);"
+            " nothing was written."
+        ) from error
     names = list(interpreter.pair.graph.inputs)
     if len(names) != len(inputs):
         raise ConfigError(f"The deploy model has the inputs {names}; {len(inputs)} golden inputs are given.")

@@ -290,7 +290,9 @@ def _check_operators(graph: Graph) -> None:
         for branch in _branches(node):
             _check_operators(branch)
         if not (is_cube(node) or find_kernel(node) or (node.op_type == "If" and not node.domain)):
-            raise UnsupportedModelError(f"{node}: the interpreter has no kernel for this operator.")
+            raise UnsupportedModelError(
+                f"{node}: the oracle, which runs the integer network, has no kernel for this operator."
+            )
 
 
 def _checked_inputs(graph: Graph, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

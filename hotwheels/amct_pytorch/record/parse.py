@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from google.protobuf import text_format
 
-from ..errors import AmctError, RecordError
+from ..errors import AmctError, RecordError, nearest_names
 from ..files import PathLike, check_input_file
 from ..files.limits import RECORD, RECORD_OTHER_FORM, read_limited
 from ..files.marks import without_mark
@@ -30,7 +31,7 @@ def parse_message(kind: Any, text: str, source: str, error_class: type[AmctError
     except text_format.ParseError as error:
         line = error.GetLine()
         where = f"{source}, line {line}" if line is not None else source
-        raise error_class(f"{where}: {_without_position(str(error))}.{_way_out(str(error))}") from error
+        raise error_class(f"{where}: {_without_position(str(error))}.{_way_out(str(error), message)}") from error
     except (ValueError, RecursionError) as error:
         raise error_class(f"{source} is not in protobuf text format: {error}.") from error
     missing = message.FindInitializationErrors()
@@ -53,12 +54,15 @@ def read_proto_text(path: PathLike, what: str) -> str:
         raise RecordError(f"{what} '{path}' is not a UTF-8 text: {error}.") from error
 
 
-def _way_out(text: str) -> str:
-    """Returns a sentence for an unknown field that the .proto files may have and the generated modules lack."""
-    outdated = outdated_modules() if "no field named" in text else []
-    if not outdated:
+def _way_out(text: str, message: Any) -> str:
+    """Returns a sentence for an unknown field: generated modules that may lack it, else the most similar fields."""
+    found = re.search(r'Message type "([\w.]+)" has no field named "(\w+)"', text)
+    if found is None:
         return ""
-    return f" {', '.join(outdated)} is older than the .proto file beside it: run pip install -e . again."
+    if outdated := outdated_modules():
+        return f" {', '.join(outdated)} is older than the .proto file beside it: run pip install -e . again."
+    kind = message.DESCRIPTOR.file.pool.FindMessageTypeByName(found[1])
+    return f" {nearest_names(found[2], [field.name for field in kind.fields])}"
 
 
 def _without_position(text: str) -> str:

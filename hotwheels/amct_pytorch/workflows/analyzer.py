@@ -18,7 +18,7 @@ from ..backends.fx.float_prefix import FloatPrefix, WritesInPlace
 from ..backends.fx.interpreters import NodeResult
 from ..backends.fx.quant_graph_module import QuantGraphModule
 from ..errors import UnsupportedModelError
-from ..files import check_path
+from ..files import check_folder
 from ..graph import Skip
 from ..log import get_logger
 from ..nn.mode import Mode
@@ -46,7 +46,7 @@ from .arguments import as_inputs, check_model
 from .full_precision import in_full_precision
 from .integer_share import measured_share
 from .kept_state import copies_of, kept_state
-from .quantized import quantized_inside
+from .quantized import quantized_inside, refuse_dynamic
 from .static import default_quantized_copy
 
 _log = get_logger(__name__)
@@ -82,8 +82,10 @@ class QuantAnalyzer:
     ) -> None:
         function = "QuantAnalyzer"
         self._model = check_model(function, model)
+        if not _is_quantized(model):
+            refuse_dynamic(function, model)
         self._batches = [as_inputs(inputs), *map(as_inputs, more_inputs)]
-        self._save_dir = check_path(function, "save_dir", save_dir)
+        self._save_dir = check_folder(function, "save_dir", save_dir)
         self._evaluate = evaluate
 
     @in_full_precision

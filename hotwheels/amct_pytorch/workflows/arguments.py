@@ -12,7 +12,9 @@ from typing import Any, TypeVar, cast
 from torch import nn
 
 from ..backends.float_model import refuse_arrays
-from ..files import check_input_file, check_path
+from ..config.fx.json_config import SEE_CHECK
+from ..files import PathLike, check_input_file, check_path, check_possible, output_path
+from ..files.seal import NAMES
 from ..log import get_logger
 
 _log = get_logger(__name__)
@@ -35,7 +37,9 @@ def check_model(function: str, value: object) -> nn.Module:
 
 def check_existing(function: str, argument: str, value: object) -> Path:
     """Returns ``value`` as the Path of a file that exists; FileNotFoundError otherwise."""
-    return check_input_file(check_path(function, argument, value), f"{function}: argument '{argument}':")
+    path = check_path(function, argument, value)
+    check_possible(function, argument, path)
+    return check_input_file(path, f"{function}: argument '{argument}':")
 
 
 def check_aliases(function: str, name: str, value: Any, alias: str, alias_value: Any) -> Any:
@@ -83,11 +87,22 @@ def check_axes(function: str, value: object) -> dict[str, Any] | None:
 
 
 def check_save_path(function: Callable[..., Any], value: object) -> None:
-    """Raises TypeError, with the order of all arguments, if ``value`` is no path: the argument is easily forgotten."""
+    """Checks the prefix of a save.
+
+    Raises:
+      TypeError: ``value`` is no path. The text has the order of all arguments: this one is easily forgotten.
+      OSError: There can be no such files.
+    """
     if not isinstance(value, (str, os.PathLike)):
         msg = f"{function.__name__}: argument 'save_path' must be a string, got {type(value).__name__}."
         raise TypeError(f"{msg} The arguments in order: {_order_of(function)}.")
-    check_path(function.__name__, "save_path", value)
+    check_prefix(function.__name__, value)
+
+
+def check_prefix(function: str, save_path: PathLike) -> None:
+    """Raises TypeError if ``save_path`` is no path, OSError if there can be no files with that prefix."""
+    check_path(function, "save_path", save_path)
+    check_possible(function, "save_path", output_path(save_path, max(NAMES, key=len)))
 
 
 def documented_order(**aliases: str) -> Callable[[_Function], _Function]:
@@ -122,6 +137,14 @@ def _order_of(function: Callable[..., Any]) -> str:
     parameters = inspect.signature(function).parameters.values()
     names = [one.name for one in parameters if one.kind is not inspect.Parameter.KEYWORD_ONLY]
     return f"{function.__name__}({', '.join(names)})"
+
+
+def tell_configuration(path: Path, count: int) -> None:
+    """Says that the configuration of ``count`` layers was written; for none that is a WARNING."""
+    if count:
+        _log.info("Wrote the configuration of %d layers to '%s'.", count, path)
+    else:
+        _log.warning("The model has no layer that can be quantized, '%s' has none. %s", path, SEE_CHECK)
 
 
 def warn_of_replacement(path: Path) -> None:

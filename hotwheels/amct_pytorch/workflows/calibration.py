@@ -80,7 +80,7 @@ def quantize(
     graph = backend.graph(fusion)
     config = read_calibration_config(config_path, graph)
     quantizers = to_quant_config(config, graph)
-    plan = checked_plan(graph, quantizers, refuse)
+    plan = checked_plan(graph, quantizers, config_path, refuse)
     float_file = FloatFile(
         path=onnx_path,
         inputs=copied(inputs),

@@ -16,7 +16,7 @@ from ..errors import ConfigError
 from ..log import get_logger
 from ..quantizers.observers.observation import RangeObserver
 from ..quantizers.quantizer import Quantizer
-from .strict_loading import load_strictly
+from .strict_loading import load_strictly, misfit
 
 _log = get_logger(__name__)
 _SCALES = ("scale", "known_scale", "fixed_scale", "previous_clip_max")
@@ -46,7 +46,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> Non
     try:
         load_strictly(model, state)
     except RuntimeError as error:
-        found = " ".join(str(error).split())
+        found = misfit(model, state, error)
         msg = (
             f"The state in '{path}' does not fit the model and its configuration: {found} It must be restored with"
             " the model and the configuration file it was made with."

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from ..config.fx.json_config import check_any_enabled
 from ..config.layers.quant_config import QuantConfig
 from ..errors import UnsupportedModelError
+from ..files import PathLike
 from ..graph import OpGraph
 from ..log import get_logger
 from ..plan.checks import Violation, find_violations
@@ -19,18 +20,19 @@ _log = get_logger(__name__)
 def checked_plan(
     graph: OpGraph,
     config: QuantConfig,
+    path: PathLike,
     tell: Callable[[Sequence[Violation]], None],
     *,
     allows_cube_only: bool = False,
 ) -> QuantPlan:
-    """Returns the plan that ``config`` makes of ``graph``; ``tell`` gets the rules of the hardware that are broken.
+    """Returns the plan that ``config``, read from ``path``, makes of ``graph``.
 
-    ``allows_cube_only`` as in `find_violations`.
+    ``tell`` gets the rules of the hardware that are broken; ``allows_cube_only`` as in `find_violations`.
 
     Raises:
       ConfigError: No layer is enabled.
     """
-    check_any_enabled(config)
+    check_any_enabled(config, path)
     tell(find_violations(graph, config, allows_cube_only=allows_cube_only))
     plan = make_plan(graph, config)
     for skip in plan.skips:

@@ -32,6 +32,7 @@ def instances_inside(function: str, model: nn.Module, *kinds: type[_Quantized]) 
     modules = list(model.modules())
     found = [module for module in modules if isinstance(module, kinds)]
     if not found:
+        refuse_dynamic(function, model)
         msg = f"{function}: {type(model).__name__} contains no quantized model. Pass a result of create_quant_model_fx."
         raise ConfigError(msg)
     for wrapper in (module for module in modules if isinstance(module, nn.DataParallel)):
@@ -62,12 +63,25 @@ def the_quantized_graph(function: str, model: nn.Module) -> QuantGraphModule:
     while (inside := inside_wrapper(model)) is not None:
         model = inside
     if not isinstance(model, QuantGraphModule):
+        refuse_dynamic(function, model)
         msg = (
             f"{function}: {type(model).__name__} is not a quantized model. Pass a result of create_quant_model_fx, not"
             " a module that contains it."
         )
         raise UnsupportedModelError(msg)
     return model
+
+
+def refuse_dynamic(function: str, model: nn.Module) -> None:
+    """Raises UnsupportedModelError if ``model`` is, or contains, a quantized model of the dynamic path."""
+    if switches_inside(model):
+        msg = (
+            f"{function}: {type(model).__name__} is a quantized model of the dynamic path, from quantize_model or"
+            f" create_quant_retrain_model; {function} takes those of the FX path, from create_quant_model_fx. To save"
+            " it, call save_model or, after training, save_quant_retrain_model; amct compare shows its layers from the"
+            " saved files."
+        )
+        raise UnsupportedModelError(msg)
 
 
 def require_calibration(quantized: QuantGraphModule) -> None:

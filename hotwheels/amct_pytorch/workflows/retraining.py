@@ -131,7 +131,7 @@ def save(
 def _planned(config_path: Path, graph: OpGraph) -> tuple[RetrainConfig, QuantPlan]:
     config = read_retrain_config(config_path, graph)
     quantizers = to_quant_config(config, graph)
-    return config, checked_plan(graph, quantizers, refuse)
+    return config, checked_plan(graph, quantizers, config_path, refuse)
 
 
 def _with_present_weights(record: Record, present: Mapping[str, LayerRecord], path: Path) -> Record:

@@ -60,7 +60,7 @@ def quantize(config_file: Path, model: nn.Module, inputs: Inputs | None, *, draw
     backend = FxBackend(model, Registry(), inputs=inputs)
     graph = backend.graph()
     config = read_config(config_file, graph)
-    plan = checked_plan(graph, config, warn, allows_cube_only=True)
+    plan = checked_plan(graph, config, config_file, warn, allows_cube_only=True)
     if draws:
         draw_float(backend.traced, graph, config_file.with_name("float.svg"))
     tell_folds(plan)

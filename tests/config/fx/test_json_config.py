@@ -169,5 +169,6 @@ def test_no_enabled_layer_has_the_manual_s_text() -> None:
     config = QuantConfig({"a": LayerConfig(quant_enable=False)})
     with pytest.raises(ConfigError) as raised:
         check_any_enabled(config)
-    assert str(raised.value) == "No quant enable layer in quant config file, please check the quant config file."
+    text = "No quant enable layer in quant config file, please check the quant config file."
+    assert str(raised.value).startswith(text)
     check_any_enabled(QuantConfig({"a": LayerConfig()}))

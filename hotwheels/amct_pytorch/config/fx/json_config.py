@@ -27,6 +27,7 @@ from ..layers.refine_config import REFINE, is_refine_section, read_refine, refin
 
 # The text of HiSilicon's AMCT manual, kept literally (check 1 of spec 13.1): scripts look for it.
 NO_LAYER_ENABLED = "No quant enable layer in quant config file, please check the quant config file."
+SEE_CHECK = "check_model(model) lists what can be quantized in the model, what cannot, and why."
 
 _LAYER_KEYS = (*SWITCHES, ACTIVATION_PARAMS, WEIGHT_PARAMS)
 
@@ -65,10 +66,17 @@ def write_config(config: QuantConfig, path: PathLike) -> None:
     write_text_atomic(path, dump_json(document | refine_section(config.refine, document, path)))
 
 
-def check_any_enabled(config: QuantConfig) -> None:
-    """Raises ConfigError if no layer is enabled; called before a model is quantized."""
+def check_any_enabled(config: QuantConfig, path: PathLike | None = None) -> None:
+    """Raises ConfigError if no layer is enabled; called before a model is quantized.
+
+    Args:
+      config: The configuration of a model.
+      path: Its file, for the message; None if there is none.
+    """
     if not any(layer.quant_enable for layer in config.layers.values()):
-        raise ConfigError(NO_LAYER_ENABLED)
+        entries = f"{len(config.layers)} entries for layers of the model, none of which is on" if config.layers else ""
+        found = f" '{path}' has {entries or 'no entry for a layer of the model'}." if path is not None else ""
+        raise ConfigError(f"{NO_LAYER_ENABLED}{found} {SEE_CHECK}")
 
 
 def _layer(node: OpNode, entry: object, where: str) -> LayerConfig:
