@@ -22,6 +22,7 @@ from hotwheels.amct_pytorch.custom_op import discovery
 from hotwheels.amct_pytorch.graph import OpGraph
 from hotwheels.amct_pytorch.ops.registry import Registry
 from hotwheels.amct_pytorch.plan.checks import find_violations
+from tests.support.log_lines import LogLines
 
 PATHS = ("fx", "dynamic")
 INSTALLED = Path(capacity.reader.__file__).with_name("capacity_config.csv").read_text()
@@ -346,3 +347,20 @@ def test_a_registered_operation_needs_no_row(path: str, monkeypatch: pytest.Monk
         amct.register_custom_op(Floor, quantize=quantize)
         found = read(path, Around(Floor()), X).nodes.get("tested")
         assert (found is not None and found.is_quantizable) is expected
+
+
+def test_a_registered_operation_whose_onnx_type_is_misspelled_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, log_lines: LogLines
+) -> None:
+    class Floor(amct.CustomModuleBase):
+        onnx_type = "Flooor"
+        num_inputs = 1
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.floor(x)
+
+    monkeypatch.setattr(discovery, "_quantized", set())
+    amct.register_custom_op(Floor, quantize=True)
+    read("dynamic", Around(Floor()), X)
+    (warning,) = log_lines.warnings
+    assert "'tested': it is not quantized: the exporter writes it as Floor, not as one Flooor node" in warning

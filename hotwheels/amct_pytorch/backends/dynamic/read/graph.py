@@ -8,7 +8,9 @@ from typing import Any
 
 import onnx_ir as ir
 
+from ....custom_op.discovery import is_registered_quantizable
 from ....graph import Edge, Form, OpGraph, OpNode
+from ....log import get_logger
 from ....onnx_io.initializers import free_name
 from ....ops.desc import Role
 from ....ops.registry import Registry
@@ -19,6 +21,7 @@ from .export import MarkedExport
 from .layer_body import why_no_single_operation
 from .uses import settle_uses
 
+_log = get_logger(__name__)
 _CONVOLUTIONS = frozenset({Role.CONV, Role.CONV_TRANSPOSE})
 
 _NOT_CALLED = "the model does not call it with a float tensor, or nothing uses its result"
@@ -149,6 +152,8 @@ class _Reader:
         body = [self._onnx[inner] for inner in self._export.sites[name].nodes]
         edges = tuple(self._edge(name, index, edge) for index, edge in enumerate(self._export.edges[name]))
         reason = self._why_not(candidate, body, edges)
+        if reason and is_registered_quantizable(type(candidate.module)):  # the user asked for it, and may have mistyped
+            _log.warning_of_layer(path, f"it is not quantized: {reason}. Check onnx_type of its class.")
         return dataclasses.replace(
             _of_module(name, candidate),
             inputs=self._producers((value for node in body for value in _reads(node)), owner=name),
