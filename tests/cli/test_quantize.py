@@ -128,6 +128,7 @@ WRONG = {
         ("--batch_num", 3),
         "batch_num is 3; the samples of -i (4) make 1 of up to 4. Give more samples or a -b",
     ),
+    "a file as folder": (("-o", "net.py"), "Directory 'net.py' is a file"),
     "a folder in the name": (("--name", "a/b"), "--name is 'a/b'; it is the beginning of file names"),
 }
 

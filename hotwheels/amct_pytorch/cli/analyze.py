@@ -14,7 +14,7 @@ from .session import Given, config_option, first_of, output_option, restored_or_
 @command("analyze", example=f"amct analyze {QUANTIZED} -i image.npy")
 @takes_model
 @config_option
-@output_option("quant_analyzer", "Folder of the reports.")
+@output_option("quant_analyzer", "Folder of the reports.", is_folder=True)
 @click.option("--samples", type=click.IntRange(min=1), default=8, show_default=True, help="Samples to analyze with.")
 def COMMAND(given: Given, quant_config: Path | None, output: Path, samples: int) -> None:
     """Writes HTML reports of where MODEL loses accuracy, layer by layer.

@@ -51,7 +51,7 @@ def _times(folder: Path) -> dict[str, int]:
 )
 @takes_model
 @config_option
-@output_option("dump", "Folder of the files.")
+@output_option("dump", "Folder of the files.", is_folder=True)
 @click.option("--realquant", is_flag=True, help="The integers of the chip instead of --mode.")
 @click.option("--mode", type=click.Choice(MODES), default="fake_quant", show_default=True)
 @click.option("--dump_format", type=click.Choice([".npy", ".float", ".txt"]), default=".npy", show_default=True)

@@ -45,7 +45,7 @@ _FILES = """OUTPUT holds then
 @command("quantize", example=_EXAMPLE, notes=_FILES)
 @takes_model
 @config_option
-@output_option("out", "Folder of all files.")
+@output_option("out", "Folder of all files.", is_folder=True)
 @click.option("--name", help="Beginning of the names of the files; default: the last word of MODEL.")
 @click.option(
     "--batch_num",

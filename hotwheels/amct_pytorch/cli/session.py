@@ -107,11 +107,10 @@ def config_option(function: _Function) -> _Function:
     return click.option("--quant_config", type=click.Path(path_type=Path), metavar="FILE", help=text)(function)
 
 
-def output_option(default: str, text: str) -> Callable[[_Function], _Function]:
-    """Adds ``-o``, which ``-k`` spells as well."""
-    return click.option(
-        "-o", "-k", "--output", type=click.Path(path_type=Path), default=Path(default), show_default=True, help=text
-    )
+def output_option(default: str, text: str, *, is_folder: bool = False) -> Callable[[_Function], _Function]:
+    """Adds ``-o``, which ``-k`` spells as well; with ``is_folder`` an existing file is refused."""
+    kind = click.Path(path_type=Path, file_okay=not is_folder)
+    return click.option("-o", "-k", "--output", type=kind, default=Path(default), show_default=True, help=text)
 
 
 def write_config(given: Given, quant_config: Path | None, target: Path, batch_num: int | None) -> None:
