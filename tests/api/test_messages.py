@@ -323,6 +323,20 @@ def test_an_error_of_a_forward_has_the_input_that_is_not_like_in_calibration(
         assert text in "".join(caught.value.__notes__)
 
 
+def test_an_error_of_a_forward_on_the_dynamic_path_has_the_same_note(tmp_path: Path) -> None:
+    x = torch.rand(4, 3, 8, 8)
+    amct.create_quant_config(tmp_path / "c.json", Residual().eval(), x)
+    model = amct.quantize_model(tmp_path / "c.json", tmp_path / "m.onnx", tmp_path / "r.txt", Residual().eval(), x)
+    for note in (
+        "in layer 'stem.0': 'image' is [2, 1, 8, 8] torch.float32.",
+        "[2, 1, 8, 8], in calibration it was [4, 3",
+    ):
+        with pytest.raises(RuntimeError) as caught:
+            model(CHANNELS)
+        assert note in caught.value.__notes__[-1]
+        model(x)
+
+
 def test_a_model_without_layers_is_a_warning_and_the_error_behind_it_has_the_file(
     tmp_path: Path, log_lines: LogLines
 ) -> None:

@@ -13,9 +13,9 @@ from torch import nn
 
 from ..backends.float_model import cast_to_float32, needs_float32
 from ..backends.fx.backend import FxBackend
-from ..backends.fx.input_forms import differences, forms_of
-from ..backends.fx.quant_graph_module import QuantGraphModule
+from ..backends.fx.quant_graph_module import QuantGraphModule, names_of_inputs
 from ..backends.fx.write.example_call import ExampleCall, make_example_call, positional_inputs
+from ..backends.input_forms import differences, forms_of
 from ..backends.leaves import tensors_in
 from ..config.fx.expand import expand
 from ..config.fx.json_config import check_any_enabled, read_config
@@ -191,5 +191,5 @@ def _other_sizes(example: ExampleCall, golden: ExampleCall | None, setting: Mapp
 
 def _other_shapes(quantized: QuantGraphModule, inputs: Inputs) -> str:
     """Says which inputs have other sizes than in calibration, apart from the batch; empty if none has."""
-    other = differences(forms_of(quantized, inputs, {}), quantized.seen_inputs)
+    other = differences(forms_of(names_of_inputs(quantized), inputs, {}), quantized.seen_inputs)
     return f"\ninput_data: {other}." if other else ""

@@ -28,13 +28,13 @@ from ...quantizers.meeting import report_failure
 from ...torch_private import unsaved_buffers
 from ..calibration_forward import any_forward, calibration_forward
 from ..float_model import in_float32, refuse_arrays
+from ..input_forms import InputForm, forms_of, noting_inputs
 from ..kept_batches import keeping
 from ..layer_container import LAYERS, LayerContainer, follow_flag, keeping_inputs, layers_by_name
 from ..real_quant.real_gradient import with_gradient_of
 from ..real_quant.real_quant_mode import outside_inference_mode
 from ..standing_modules import follow_modules
 from .float_twin import FloatTwin
-from .input_forms import InputForm, forms_of, noting_inputs
 from .interpreters import RealQuantInterpreter, RecordingInterpreter, Watcher
 from .notebook import table_of
 from .portable_graph import dump_graph, load_graph
@@ -202,7 +202,7 @@ class QuantGraphModule(fx.GraphModule):
         follow_flag(self, _layers_of(self))
         self._warn_of_hooked_containers()
         with (
-            noting_inputs(self, args, kwargs, self.seen_inputs),
+            noting_inputs(names_of_inputs(self), args, kwargs, self.seen_inputs),
             calibration_forward(self, _layers_of(self)) if observes else contextlib.nullcontext(),
             any_forward(),
         ):
@@ -242,7 +242,7 @@ class QuantGraphModule(fx.GraphModule):
         """Keeps the forms of the inputs of a calibration forward, if it succeeds, and the inputs for the refinement."""
         wanted = None if self.origin is None else self.origin.refine
         pictures = 0 if wanted is None else wanted.pictures
-        seen = forms_of(self, args, kwargs)
+        seen = forms_of(names_of_inputs(self), args, kwargs)
         with keeping(self.kept_batches, pictures, positional(self, args, kwargs)):
             yield
         self.__dict__["_seen_inputs"] = seen
@@ -297,12 +297,17 @@ def _new(cls: type[QuantGraphModule]) -> QuantGraphModule:
     return cls.__new__(cls)
 
 
+def names_of_inputs(module: fx.GraphModule) -> list[str]:
+    """Returns the names of the arguments of the forward, in order; ``*args`` with its star."""
+    return [str(node.target) for node in module.graph.nodes if node.op == "placeholder"]
+
+
 def positional(module: fx.GraphModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
     """Returns the arguments in placeholder order, as an interpreter needs them, with defaults for absent arguments.
 
     Those of ``*args`` follow one by one.
     """
-    names = [str(node.target) for node in module.graph.nodes if node.op == "placeholder"]
+    names = names_of_inputs(module)
     values = dict(zip(names, args, strict=False)) | kwargs
     given: list[Any] = []
     for index, name in enumerate(names):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
 from types import CodeType
@@ -17,6 +18,7 @@ from ....quantizers.learning.recompute import is_recomputing
 from ....quantizers.rollback import all_or_nothing
 from ...calibration_forward import any_forward, calibration_forward
 from ...float_model import in_float32, refuse_arrays
+from ...input_forms import InputForm, forms_of, noting_inputs
 from ...layer_container import LayerContainer, follow_flag
 from ...standing_modules import follow_modules
 from ..forwards import FORWARD, OriginalForward, Replacement, replace_forward
@@ -65,6 +67,7 @@ class SessionForward(Replacement):
       session: Counts the forwards.
       switch: The mode which ``enable_quantization`` has set.
       takes_other_floats: Whether the model had another floating type, so that its inputs are cast to float32 too.
+      seen_inputs: Forms of the inputs of the last forward that found ranges, by name.
     """
 
     def __init__(self, model: nn.Module, session: Session, takes_other_floats: bool = False) -> None:
@@ -72,6 +75,7 @@ class SessionForward(Replacement):
         self.session = session
         self.takes_other_floats = takes_other_floats
         self.switch = ModeSwitch()
+        self.seen_inputs: dict[str, InputForm] = {}
 
     @property
     def __code__(self) -> CodeType:
@@ -89,6 +93,15 @@ class SessionForward(Replacement):
             args, kwargs = in_float32(args), in_float32(kwargs)
         if is_recomputing():  # the session has counted this forward
             return self.original(*args, **kwargs)
+        names = [*inspect.signature(type(self.original.module).forward).parameters][1:]
+        with noting_inputs(names, args, kwargs, self.seen_inputs):
+            observes = self.session.observes and self.switch.mode is None
+            result = self._run_one(args, kwargs)
+            if observes:
+                self.seen_inputs = forms_of(names, args, kwargs)
+        return result
+
+    def _run_one(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         session, model = self.session, self.original.module
         layers, parts = session.layers.values(), session.parts
         follow_modules(model, session.container)

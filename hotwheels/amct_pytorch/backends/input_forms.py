@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
 import torch
-from torch import fx
 
-from ...errors import AmctError
-from ...nn.quantized_layer import QuantizedLayer
+from ..errors import AmctError
+from ..nn.quantized_layer import QuantizedLayer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,9 +30,8 @@ class InputForm:
         return f"{list(self.shape)} {self.dtype}" if with_type else f"{list(self.shape)}"
 
 
-def forms_of(module: fx.GraphModule, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, InputForm]:
-    """Returns the form of every tensor among the arguments of a forward, by the name of the argument."""
-    names = [str(node.target) for node in module.graph.nodes if node.op == "placeholder"]
+def forms_of(names: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, InputForm]:
+    """Returns the form of every tensor among the arguments of a forward whose parameters are ``names``, by name."""
     given = dict(zip(names, args, strict=False)) | dict(kwargs)
     return {
         name: InputForm(tuple(one.shape), one.dtype) for name, one in given.items() if isinstance(one, torch.Tensor)
@@ -52,7 +50,7 @@ def differences(given: Mapping[str, InputForm], seen: Mapping[str, InputForm]) -
 
 @contextlib.contextmanager
 def noting_inputs(
-    module: fx.GraphModule, args: tuple[Any, ...], kwargs: Mapping[str, Any], seen: Mapping[str, InputForm]
+    names: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any], seen: Mapping[str, InputForm]
 ) -> Iterator[None]:
     """Adds a note on the inputs to an error of a forward, the same object, if they differ from those in calibration.
 
@@ -63,7 +61,7 @@ def noting_inputs(
     except AmctError:
         raise
     except Exception as error:  # whatever torch or a module of the user's raises
-        given = forms_of(module, args, kwargs)
+        given = forms_of(names, args, kwargs)
         said = differences(given, seen)
         if not seen:
             said = "; ".join(f"'{name}' is {form.text(with_type=True)}" for name, form in given.items())
