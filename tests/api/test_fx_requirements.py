@@ -173,6 +173,21 @@ def test_extra_batches_are_ignored_with_a_warning(tmp_path: Path, log_lines: Log
         assert torch.equal(run_fake(one, x), before)
 
 
+def test_evaluation_in_training_mode_is_warned_of_once_and_training_is_not(tmp_path: Path, log_lines: LogLines) -> None:
+    quantized = quantize(Residual().eval(), tmp_path, [(images(),)])
+    amct.enable_quantization(quantized, fake_quant=True)
+    quantized.train()
+    quantized(images()).sum().backward()
+    with torch.no_grad():
+        quantized.eval()(images())
+        assert not [line for line in log_lines.warnings if "training mode" in line]
+        quantized.train()
+        for _ in range(2):
+            quantized(images())
+    (warning,) = [line for line in log_lines.warnings if "training mode" in line]
+    assert "Call model.eval() to evaluate" in warning
+
+
 def test_calibration_can_be_interrupted(tmp_path: Path) -> None:
     """batch_num 2: the states in between neither lose nor add a batch."""
     model, batches = Residual().eval(), [(images(),), (3 * images(),)]

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from ..log import get_logger, one_warning_per_cause
@@ -58,6 +59,25 @@ def any_forward() -> Iterator[None]:
             yield
     finally:
         forget_results()
+
+
+def warn_of_evaluation_in_training_mode(model: nn.Module, layers: LayerContainer) -> None:
+    """Warns once if a forward without gradients, so no step of training, is computed as in training.
+
+    It depends on its batch, and is not what the files compute.
+    """
+    if not model.training or layers._has_warned_of_evaluation or torch.is_grad_enabled():
+        return
+    named = next((pair for pair in model.named_modules() if _depends_on_training(pair[1])), None)
+    if named is None:
+        return
+    layers._has_warned_of_evaluation = True
+    _log.warning(
+        "The quantized model runs in training mode without gradients: %s '%s' works on the batch as in training, so the"
+        " outputs are not those of the files. Call model.eval() to evaluate; if statistics are renewed, this is right.",
+        type(named[1]).__name__,
+        named[0],
+    )
 
 
 def _tell_calibrated(layers: Mapping[str, QuantizedLayer], before: Collection[QuantizedLayer]) -> None:

@@ -50,6 +50,7 @@ class LayerContainer(nn.Module):
         self._is_frozen = False  # whether the BatchNorms are frozen now
         self._standing: dict[str, Standing] = {}  # by path; see `standing_modules`
         self._has_warned = False  # whether the WARNING of calibration in training mode was logged
+        self._has_warned_of_evaluation = False  # whether that of evaluation in training mode was logged
 
     def train(self, mode: bool = True) -> LayerContainer:
         """Sets the training mode and freezes BatchNorms again; this works because it is the model's last child."""

@@ -26,7 +26,7 @@ from ...plan.configured_graph import ConfiguredGraph
 from ...quantizers.learning.recompute import is_recomputing
 from ...quantizers.meeting import report_failure
 from ...torch_private import unsaved_buffers
-from ..calibration_forward import any_forward, calibration_forward
+from ..calibration_forward import any_forward, calibration_forward, warn_of_evaluation_in_training_mode
 from ..float_model import in_float32, refuse_arrays
 from ..input_forms import InputForm, forms_of, noting_inputs
 from ..kept_batches import keeping
@@ -201,6 +201,8 @@ class QuantGraphModule(fx.GraphModule):
         self.follow_modules()
         follow_flag(self, _layers_of(self))
         self._warn_of_hooked_containers()
+        if mode in (Mode.FAKE_QUANT, Mode.REAL_QUANT):
+            warn_of_evaluation_in_training_mode(self, _layers_of(self))
         with (
             noting_inputs(names_of_inputs(self), args, kwargs, self.seen_inputs),
             calibration_forward(self, _layers_of(self)) if observes else contextlib.nullcontext(),
