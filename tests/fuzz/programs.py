@@ -211,7 +211,10 @@ def check(seed: int, path: str, folder: Path) -> str:
     """
     model = model_of(seed)
     batches = [torch.randn(count, 3, 8, 8) for count in (2, 3)]
-    expected = [tensors(model, x) for x in batches]
+    try:
+        expected = [tensors(model, x) for x in batches]
+    except RuntimeError:  # such as a view of memory that does not allow it
+        return "fails itself"
     if not all(one.isfinite().all() for one in expected[0]):
         return "not finite"
     try:
