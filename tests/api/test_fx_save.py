@@ -313,7 +313,7 @@ def test_failing_export_says_so_in_its_error_only(
     x = torch.randn(1, 3, 7, 7)
     quantized = quantize(nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(4)).eval(), tmp_path, [(x,)])
     capfd.readouterr()
-    with pytest.raises(amct.ExportError, match="adaptive_avg_pool2d"):
+    with pytest.raises(amct.ExportError, match="its windows have several sizes"):
         amct.save_quant_model_fx(quantized, tmp_path / "net", x)
     assert "graph" not in capfd.readouterr().out
     assert torch._C._jit_is_onnx_log_enabled() == is_on
