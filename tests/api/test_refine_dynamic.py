@@ -60,7 +60,7 @@ def test_a_forward_that_is_code_is_refined_and_saved_exactly(net, tmp_path):
     assert [one.name for one in result.layers if one.methods] == ["conv", "rows"]
     after, wanted = run_fake(model, data(3)), dynamic_path.run(net, data(3))
     assert (after - wanted).square().sum() < (before - wanted).square().sum()
-    files.save()
+    files.save(model)
     trace, deployed = run_torch(model, [data(3)]), oracle(files, data(3))  # run_torch changes its input
     assert_equal(layers_of(model), trace, deployed)
 
