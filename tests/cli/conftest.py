@@ -5,14 +5,12 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-TEMPORARY = tempfile.gettempdir()  # where tests write their models
 MODEL = """
 import torch
 from torch import nn
@@ -83,9 +81,11 @@ def entry_point() -> Callable[[], int]:
 
 
 @pytest.fixture
-def amct(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Amct]:
+def amct(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Amct]:
     """Runs ``amct`` with arguments, through the function that the console script calls."""
-    path = list(sys.path)
+    path, models = list(sys.path), str(tmp_path_factory.getbasetemp())  # where tests write their models
 
     def run(*arguments: object) -> Ran:
         monkeypatch.setattr(sys, "argv", ["amct", *map(str, arguments)])
@@ -96,7 +96,7 @@ def amct(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) ->
 
     yield run
     sys.path[:] = path
-    of_a_test = [name for name, one in sys.modules.items() if str(getattr(one, "__file__", "")).startswith(TEMPORARY)]
+    of_a_test = [name for name, one in sys.modules.items() if str(getattr(one, "__file__", "")).startswith(models)]
     for name in of_a_test:
         del sys.modules[name]
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import statistics
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -96,7 +96,7 @@ def _worth_of_refining(layers: Iterable[QuantizedLayer]) -> str:
     if not gains:
         return ""
     return (
-        f" amct.refine(model, data) takes about {statistics.median(gains):.1f} dB off the error that rounded weights"
+        f" amct.refine(model, data) takes about {np.median(gains):.1f} dB off the error that rounded weights"
         f" make at the outputs of their layers (by the means of channels alone; median of {len(gains)} layers)."
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from statistics import NormalDist
 
 import numpy as np
 import torch
@@ -72,6 +71,8 @@ def _uniform(ordered: Numbers, number: int) -> Numbers:
 
 def _gaussian(ordered: Numbers, number: int) -> Numbers:
     """The middles of ``number`` equal shares of the normal distribution."""
+    from statistics import NormalDist  # here, because it loads decimal and fractions
+
     normal = NormalDist()
     shares = np.array([normal.inv_cdf((i + 0.5) / number) for i in range(number)])
     result: Numbers = ordered.mean() + ordered.std() * shares
