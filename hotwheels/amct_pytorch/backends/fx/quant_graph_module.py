@@ -204,8 +204,8 @@ class QuantGraphModule(fx.GraphModule):
         if mode in (Mode.FAKE_QUANT, Mode.REAL_QUANT):
             warn_of_evaluation_in_training_mode(self, _layers_of(self))
         with (
+            calibration_forward(self, _layers_of(self)) if observes else contextlib.nullcontext(),  # commits at the end
             noting_inputs(names_of_inputs(self), args, kwargs, self.seen_inputs),
-            calibration_forward(self, _layers_of(self)) if observes else contextlib.nullcontext(),
             any_forward(),
         ):
             if mode is Mode.REAL_QUANT:
