@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.config.files.tolerant_json import read_json
 from hotwheels.amct_pytorch.errors import ConfigError
 from tests.support.exact_pair import assert_exact
-from tests.support.fx_path import calibrate, quantize
+from tests.support.fx_path import calibrate, quantize, run_onnx
 from tests.support.log_lines import LogLines
 
 _SIDE = "{quantizer: LuqActivationFakeQuantize, quantizer_args: {observer: IFMRObserver, num_bits: %d, batch_num: 1}}"
@@ -154,3 +155,32 @@ def test_constant_made_like_the_data(tmp_path: Path, make: Callable[[Tensor], Te
     amct.save_quant_model_fx(
         quantized, tmp_path / "net", x, {"dynamic_axes": {"x": {0: "n"}}}, golden_inputs=torch.randn(3, 3, 5, 5)
     )
+
+
+def full_like(x: Tensor, factor: float) -> Tensor:
+    """A user's function; only its name is that of torch's."""
+    return x.abs() * factor
+
+
+torch.fx.wrap("full_like")
+
+
+class OwnFunction(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return x * full_like(x, 2.0)
+
+
+def test_function_of_the_user_with_the_name_of_torch_s_is_no_constant(tmp_path: Path) -> None:
+    x = torch.randn(2, 3, 5, 5)
+    model = OwnFunction().eval()
+    quantized = quantize(model, tmp_path, [(x,)])
+    amct.save_quant_model_fx(quantized, tmp_path / "net", x, golden_inputs=x)
+    layer = quantized.quantized_layers["mul"]
+    assert len(layer.record().activations) == 2, "both operands are data"
+    (found,) = run_onnx(tmp_path / "net_float_model.onnx", -x)
+    np.testing.assert_allclose(found, model(-x).detach().numpy(), rtol=1e-5, atol=1e-6)

@@ -15,6 +15,7 @@ from torch.fx.node import map_aggregate, map_arg
 
 from ....ops.desc import Role
 from ....ops.registry import Registry
+from ...real_quant.known import is_known
 
 
 class Value(enum.Enum):
@@ -98,10 +99,10 @@ def _is_like(node: Node) -> bool:
 
 
 def _name_of(node: Node) -> str:
-    """Returns the name of the method or function that is called; empty for a module."""
+    """Returns the name of the method or torch's function that is called; empty for others, whatever their names."""
     if node.op == "call_method":
         return str(node.target)
-    return getattr(node.target, "__name__", "") if node.op == "call_function" else ""
+    return getattr(node.target, "__name__", "") if node.op == "call_function" and is_known(node.target) else ""
 
 
 def _makes_size(node: Node) -> bool:
