@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Iterator
 
@@ -37,5 +38,6 @@ class Stages:
 
 
 def one_line(error: BaseException) -> str:
-    """Returns class and text of an error without line breaks."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
+    """Returns class and text of an error without line breaks and without the folder of the installation."""
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return re.sub(r'File "[^"]*/site-packages/', 'File "', text)

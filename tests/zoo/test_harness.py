@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from benchmarks.zoo import conformance, report
+from benchmarks.zoo import conformance, report, stages
 from benchmarks.zoo.architectures import Architecture
 from benchmarks.zoo.outcome import Outcome, read_outcome
 from benchmarks.zoo.preparation import images, prepare
@@ -32,6 +32,11 @@ def test_failure_is_noted_with_its_stage_and_what_came_before() -> None:
     assert outcome.error.startswith("ExportError: 'special_i0': The model cannot be exported to ONNX")
     assert "\n" not in outcome.error
     assert outcome.fake_sqnr is not None
+
+
+def test_line_of_an_error_names_no_folder_of_a_machine() -> None:
+    error = ValueError('bad\n  File "/home/me/.venv/lib/python3.11/site-packages/timm/net.py", line 7')
+    assert stages.one_line(error) == 'ValueError: bad File "timm/net.py", line 7'
 
 
 def test_process_that_dies_or_does_not_end_is_an_outcome(tmp_path: Path) -> None:
