@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -50,10 +50,14 @@ def differences(given: Mapping[str, InputForm], seen: Mapping[str, InputForm]) -
 
 @contextlib.contextmanager
 def noting_inputs(
-    names: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any], seen: Mapping[str, InputForm]
+    names: Callable[[], Sequence[str]],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    seen: Mapping[str, InputForm],
 ) -> Iterator[None]:
     """Adds a note on the inputs to an error of a forward, the same object, if they differ from those in calibration.
 
+    ``names`` finds the names of the parameters, which takes time, so only after an error.
     If no calibration was seen, the note has the inputs alone. Our own errors say what is wrong without it.
     """
     try:
@@ -61,7 +65,7 @@ def noting_inputs(
     except AmctError:
         raise
     except Exception as error:  # whatever torch or a module of the user's raises
-        given = forms_of(names, args, kwargs)
+        given = forms_of(names(), args, kwargs)
         said = differences(given, seen)
         if not seen:
             said = "; ".join(f"'{name}' is {form.text(with_type=True)}" for name, form in given.items())

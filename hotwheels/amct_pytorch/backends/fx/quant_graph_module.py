@@ -205,7 +205,7 @@ class QuantGraphModule(fx.GraphModule):
             warn_of_evaluation_in_training_mode(self, _layers_of(self))
         with (
             calibration_forward(self, _layers_of(self)) if observes else contextlib.nullcontext(),  # commits at the end
-            noting_inputs(names_of_inputs(self), args, kwargs, self.seen_inputs),
+            noting_inputs(functools.partial(names_of_inputs, self), args, kwargs, self.seen_inputs),
             any_forward(),
         ):
             if mode is Mode.REAL_QUANT:

@@ -93,13 +93,16 @@ class SessionForward(Replacement):
             args, kwargs = in_float32(args), in_float32(kwargs)
         if is_recomputing():  # the session has counted this forward
             return self.original(*args, **kwargs)
-        names = [*inspect.signature(type(self.original.module).forward).parameters][1:]
-        with noting_inputs(names, args, kwargs, self.seen_inputs):
+        with noting_inputs(self._names, args, kwargs, self.seen_inputs):
             observes = self.session.observes and self.switch.mode is None
             result = self._run_one(args, kwargs)
             if observes:
-                self.seen_inputs = forms_of(names, args, kwargs)
+                self.seen_inputs = forms_of(self._names(), args, kwargs)
         return result
+
+    def _names(self) -> list[str]:
+        """Returns the names of the parameters of the user's forward."""
+        return [*inspect.signature(type(self.original.module).forward).parameters][1:]
 
     def _run_one(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         session, model = self.session, self.original.module
