@@ -99,8 +99,10 @@ def test_fx_and_dynamic_do_not_import_each_other() -> None:
     for path in sources():
         own = relative(path).as_posix()
         for here, there in (("fx", "dynamic"), ("dynamic", "fx")):
-            if own.startswith(f"backends/{here}/"):
-                assert not any(module.startswith(f"{NAME}.backends.{there}") for module in imported_modules(path)), own
+            for room in ("backends", "config"):
+                other = f"{NAME}.{room}.{there}"
+                if own.startswith(f"{room}/{here}/"):
+                    assert not any(module.startswith(other) for module in imported_modules(path)), own
 
 
 @pytest.mark.parametrize("path", sources(), ids=lambda path: str(relative(path)))

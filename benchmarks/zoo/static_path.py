@@ -11,7 +11,7 @@ from torch import Tensor
 import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.backends.fx.quant_graph_module import QuantGraphModule
 from hotwheels.amct_pytorch.export.save import output_path
-from hotwheels.amct_pytorch.workflows.integer_share import measured_share
+from hotwheels.amct_pytorch.workflows.check.integer_share import measured_share
 from tests.support.exact_pair import compare, run_oracle, run_torch
 from tests.support.fx_path import run_onnx
 

@@ -55,8 +55,8 @@ from .quantizers import (
 )
 from .quantizers.foreign.trusted import allow_quantizers
 from .version import __version__
-from .workflows.analyzer import QuantAnalyzer
-from .workflows.model_report import CheckedLayer, ModelProblem, ModelReport
+from .workflows.analysis.analyzer import QuantAnalyzer
+from .workflows.check.model_report import CheckedLayer, ModelProblem, ModelReport
 
 __all__ = [
     "Advice",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import hotwheels.amct_pytorch as amct
-from hotwheels.amct_pytorch.backends.layer_container import layers_by_name
+from hotwheels.amct_pytorch.backends.layers.layer_container import layers_by_name
 from hotwheels.amct_pytorch.core.batch_norm import channel_factor
 from hotwheels.amct_pytorch.nn.quantized_layer import QuantizedLayer
 from hotwheels.amct_pytorch.oracle.interpreter import Interpreter

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.onnx._internal.torchscript_exporter.registration import registry
 
 import hotwheels.amct_pytorch as amct
-from hotwheels.amct_pytorch.backends.outputs import output_tensors
+from hotwheels.amct_pytorch.backends.batches.outputs import output_tensors
 from hotwheels.amct_pytorch.onnx_io.model_file import load_model
 from hotwheels.amct_pytorch.oracle.interpreter import Interpreter
 from tests.support import fx_path

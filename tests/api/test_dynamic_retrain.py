@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 import hotwheels.amct_pytorch as amct
-from hotwheels.amct_pytorch.backends.layer_container import LAYERS, layers_by_name
+from hotwheels.amct_pytorch.backends.layers.layer_container import LAYERS, layers_by_name
 from hotwheels.amct_pytorch.core.search.shift_bit import best_shift, shift_errors
 from hotwheels.amct_pytorch.errors import AmctError, CalibrationError, ConfigError, UnsupportedModelError
 from hotwheels.amct_pytorch.nn.quantized_layer import QuantizedLayer

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 import hotwheels.amct_pytorch as amct
-from hotwheels.amct_pytorch.backends import batch_store
-from hotwheels.amct_pytorch.backends.layer_container import layers_of
+from hotwheels.amct_pytorch.backends.batches import batch_store
+from hotwheels.amct_pytorch.backends.layers.layer_container import layers_of
 from tests.support import dynamic_path
 from tests.support.exact_pair import assert_equal, run_oracle, run_torch
 from tests.support.fx_path import quantize, run_fake, run_onnx

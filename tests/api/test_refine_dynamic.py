@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import hotwheels.amct_pytorch as amct
-from hotwheels.amct_pytorch.backends.layer_container import layers_of
+from hotwheels.amct_pytorch.backends.layers.layer_container import layers_of
 from tests.support import dynamic_path
 from tests.support.exact_dynamic import oracle
 from tests.support.exact_pair import assert_equal, run_torch

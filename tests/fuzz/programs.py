@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import hotwheels.amct_pytorch as amct
-from hotwheels.amct_pytorch.backends.outputs import output_tensors
+from hotwheels.amct_pytorch.backends.batches.outputs import output_tensors
 
 PATHS = ("fx", "fx with input_data", "dynamic")
 _FLOAT, _FAKE = 1e-3, 0.1  # largest difference over the largest value: float rounding; some steps of 8 bits

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import hotwheels.amct_pytorch as amct
-from hotwheels.amct_pytorch.backends.layer_container import LAYERS, layers_by_name
+from hotwheels.amct_pytorch.backends.layers.layer_container import LAYERS, layers_by_name
 from hotwheels.amct_pytorch.config.files.tolerant_json import dump_json, read_json
 from hotwheels.amct_pytorch.nn.quantized_layer import QuantizedLayer
 from hotwheels.amct_pytorch.oracle.digest import deploy_paths

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hotwheels.amct_pytorch.backends.layer_container import LAYERS, layers_by_name
+from hotwheels.amct_pytorch.backends.layers.layer_container import LAYERS, layers_by_name
 from hotwheels.amct_pytorch.config.files.tolerant_json import dump_json
 from hotwheels.amct_pytorch.nn.quantized_layer import QuantizedLayer
 from hotwheels.amct_pytorch.oracle.interpreter import Interpreter, Result

@@ -16,7 +16,7 @@ from ..report.html import json_text
 from ..workflows.arguments import as_inputs, check_model, check_type
 from ..workflows.auto.search import AutoQuantization, Task, search
 from ..workflows.auto.settings import settings_of
-from ..workflows.full_precision import in_full_precision
+from ..workflows.torch_contexts import in_full_precision
 
 _log = get_logger(__name__)
 

@@ -9,10 +9,10 @@ from torch import nn
 from ..backends.fx.quant_graph_module import QuantGraphModule
 from ..workflows.arguments import as_example, as_inputs
 from ..workflows.arguments import check_model as check_argument
-from ..workflows.full_precision import in_full_precision
-from ..workflows.model_check import report_of_float, report_of_quantized
-from ..workflows.model_report import ModelReport
+from ..workflows.check.model_check import report_of_float, report_of_quantized
+from ..workflows.check.model_report import ModelReport
 from ..workflows.quantized import quantized_inside, the_quantized_graph
+from ..workflows.torch_contexts import in_full_precision
 
 
 @in_full_precision

@@ -18,7 +18,6 @@ from ..log import get_logger
 from ..nn.mode import Mode
 from ..report.dump import Dumper
 from ..workflows import static
-from ..workflows.advice import log_calibrated_advice
 from ..workflows.arguments import (
     as_example,
     as_inputs,
@@ -30,10 +29,11 @@ from ..workflows.arguments import (
     tell_configuration,
     warn_of_replacement,
 )
+from ..workflows.check.advice import log_calibrated_advice
 from ..workflows.checkpoint import load_checkpoint
-from ..workflows.full_precision import in_full_precision
 from ..workflows.quantized import quantized_inside, switchable_inside, the_quantized_graph, warn_of_finished_calibration
-from ..workflows.refine_model import refine_if_asked
+from ..workflows.refine.refine_model import refine_if_asked
+from ..workflows.torch_contexts import in_full_precision
 
 _log = get_logger(__name__)
 

@@ -14,9 +14,9 @@ from ..config.layers.refine_config import METHODS
 from ..files import check_folder
 from ..log import get_logger
 from ..workflows.arguments import as_inputs, check_model, check_type
-from ..workflows.full_precision import in_full_precision
 from ..workflows.quantized import require_calibration, the_quantized_graph
-from ..workflows.refine_model import Methods, Refinement, refine_graph, require_batches
+from ..workflows.refine.refine_model import Methods, Refinement, refine_graph, require_batches
+from ..workflows.torch_contexts import in_full_precision
 
 _log = get_logger(__name__)
 
@@ -74,7 +74,7 @@ def refine(
     require_batches(batches)
     folder = None if resume_dir is None else check_folder("refine", "resume_dir", resume_dir)
     if graph is None:
-        from ..workflows.refine_dynamic import refine_modules  # here, because importing onnx takes a second
+        from ..workflows.refine.refine_dynamic import refine_modules  # here, because importing onnx takes a second
 
         result = refine_modules(model, batches, methods, seed=seed, progress=progress, resume_dir=folder)
     else:

@@ -28,7 +28,7 @@ from ..workflows.arguments import (
     tell_configuration,
     warn_of_replacement,
 )
-from ..workflows.full_precision import in_full_precision
+from ..workflows.torch_contexts import in_full_precision
 
 _log = get_logger(__name__)
 

@@ -14,7 +14,7 @@ from ..backends.fx.write.source_module import load_source, write_source
 from ..files import check_folder
 from ..log import get_logger
 from ..workflows.arguments import check_type
-from ..workflows.full_precision import in_full_precision
+from ..workflows.torch_contexts import in_full_precision
 
 _log = get_logger(__name__)
 

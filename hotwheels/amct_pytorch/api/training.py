@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from ..backends.layer_container import LayerContainer, containers_inside, freeze_batch_norms
+from ..backends.layers.layer_container import LayerContainer, containers_inside, freeze_batch_norms
 from ..workflows.arguments import check_model, check_type
 from ..workflows.quantized import instances_inside
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from ..workflows.analyzer import QuantAnalyzer
+from ..workflows.analysis.analyzer import QuantAnalyzer
 from .command import QUANTIZED, command
 from .session import Given, config_option, first_of, output_option, restored_or_float, takes_model
 

@@ -11,8 +11,8 @@ from ..api.fx import save_quant_model_fx
 from ..api.refine import refine
 from ..backends.fx.quant_graph_module import QuantGraphModule
 from ..oracle.digest import verify
-from ..workflows.analyzer import QuantAnalyzer
-from ..workflows.integer_share import measured_share
+from ..workflows.analysis.analyzer import QuantAnalyzer
+from ..workflows.check.integer_share import measured_share
 from .command import OK, command
 from .dump import clear_dump, dump
 from .session import (

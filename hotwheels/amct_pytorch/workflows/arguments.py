@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 
 from torch import nn
 
-from ..backends.float_model import refuse_arrays
+from ..backends.user_model.float_model import refuse_arrays
 from ..config.fx.json_config import SEE_CHECK
 from ..files import PathLike, check_input_file, check_path, check_possible, output_path
 from ..files.seal import NAMES

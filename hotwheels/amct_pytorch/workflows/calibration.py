@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from ..backends.batch_store import copied
+from ..backends.batches.batch_store import copied
 from ..backends.dynamic.backend import DynamicBackend
 from ..backends.dynamic.read.float_model import read_settings
 from ..backends.dynamic.read.graph import Fusion
@@ -46,7 +46,7 @@ from .dynamic_rules import (
 )
 from .float_file import write_float_file
 from .planning import checked_plan, refuse
-from .refine_dynamic import ConfiguredRefinement
+from .refine.refine_dynamic import ConfiguredRefinement
 
 _log = get_logger(__name__)
 # Key in the metadata of the float model, from which a save reads the setting: it does not get the configuration.

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..backends.layer_container import LAYERS
+from ..backends.layers.layer_container import LAYERS
 from ..errors import ConfigError
 from ..log import get_logger
 from ..quantizers.observers.observation import RangeObserver

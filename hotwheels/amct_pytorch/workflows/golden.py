@@ -12,9 +12,9 @@ from torch import Tensor
 
 from ..backends.fx.quant_graph_module import QuantGraphModule
 from ..backends.fx.read.called import callable_of
-from ..backends.kept_buffers import KeptBuffers
 from ..backends.real_quant.between_layers import BetweenLayers
 from ..backends.real_quant.known import is_known
+from ..backends.user_model.kept_buffers import KeptBuffers
 from ..nn.mode import Mode
 from ..nn.quantized_layer import QuantizedLayer
 from ..oracle.real_quant_check import RealQuantIntegers

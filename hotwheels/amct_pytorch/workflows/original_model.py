@@ -12,8 +12,8 @@ from ..backends.dynamic.backend import DynamicBackend
 from ..backends.dynamic.forwards import original_forwards
 from ..backends.dynamic.placer import without_layers
 from ..backends.dynamic.session.session_forward import takes_other_floats
-from ..backends.layer_container import LayerContainer
-from ..backends.standing_modules import follow_modules, with_noted_classes
+from ..backends.layers.layer_container import LayerContainer
+from ..backends.user_model.standing_modules import follow_modules, with_noted_classes
 from ..torch_private import pytree
 
 

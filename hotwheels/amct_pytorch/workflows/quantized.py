@@ -7,8 +7,8 @@ from typing import TypeVar
 from torch import nn
 
 from ..backends.dynamic.session.mode_switch import ModeSwitch, switches_inside
-from ..backends.float_model import inside_wrapper
 from ..backends.fx.quant_graph_module import QuantGraphModule
+from ..backends.user_model.float_model import inside_wrapper
 from ..errors import CalibrationError, ConfigError, UnsupportedModelError
 from ..log import get_logger
 from ..nn.quantized_layer import NO_DATA_PARALLEL

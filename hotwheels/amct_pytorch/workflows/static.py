@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..backends.float_model import cast_to_float32, needs_float32
+from ..backends.batches.input_forms import differences, forms_of
+from ..backends.calls.leaves import tensors_in
 from ..backends.fx.backend import FxBackend
 from ..backends.fx.quant_graph_module import QuantGraphModule, names_of_inputs
 from ..backends.fx.write.example_call import ExampleCall, make_example_call, positional_inputs
-from ..backends.input_forms import differences, forms_of
-from ..backends.leaves import tensors_in
+from ..backends.user_model.float_model import cast_to_float32, needs_float32
 from ..config.fx.expand import expand
 from ..config.fx.json_config import check_any_enabled, read_config
 from ..config.fx.json_config import write_config as write_document
@@ -33,12 +33,12 @@ from ..plan.planner import make_plan
 from ..record import Record
 from ..report.graph_boxes import draw_float, draw_quantized
 from ..torch_private import pytree
-from .advice import log_advice, log_calibrated_advice
+from .check.advice import log_advice, log_calibrated_advice
 from .kept_state import copies_of
 from .onnx_setting import check_setting
 from .planning import checked_plan, warn
 from .quantized import require_calibration
-from .refine_model import refine_if_asked
+from .refine.refine_model import refine_if_asked
 from .stages import tell_folds, tell_placed, tell_record
 
 _log = get_logger(__name__)
@@ -131,8 +131,8 @@ def save(
 ) -> tuple[Path, ...]:
     """Writes the files of a calibrated model and returns their paths; see ``save_quant_model_fx``."""
     # Here, because onnx costs every import a second and 40 MB.
+    from .check.twin_check import check_against_twin
     from .onnx_files import write_in_memory, write_onnx_files
-    from .twin_check import check_against_twin
 
     quantized.follow_modules()
     require_calibration(quantized)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..backends.layer_container import LAYERS
+from ..backends.layers.layer_container import LAYERS
 
 _SHOWN = 5  # names in a message
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hotwheels.amct_pytorch.backends.leaves import tensors_in
+from hotwheels.amct_pytorch.backends.calls.leaves import tensors_in
 from hotwheels.amct_pytorch.backends.torchscript.composed_calls import ComposedCalls
 from hotwheels.amct_pytorch.backends.torchscript.torch_exporter import export_onnx
 from hotwheels.amct_pytorch.onnx_io.model_file import parse_model

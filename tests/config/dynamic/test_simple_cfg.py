@@ -19,7 +19,7 @@ from hotwheels.amct_pytorch.config.dynamic.simple_cfg import (
     read_simple_retrain,
     simple_calibration,
 )
-from hotwheels.amct_pytorch.config.fx.simple_config import Rule
+from hotwheels.amct_pytorch.config.layers.rule import Rule
 from hotwheels.amct_pytorch.errors import ConfigError
 
 DATA = Path(__file__).parents[1] / "data"

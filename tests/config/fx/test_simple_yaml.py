@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hotwheels.amct_pytorch.config.arguments.section import Section
-from hotwheels.amct_pytorch.config.fx.simple_config import Rule, SimpleConfig
+from hotwheels.amct_pytorch.config.fx.simple_config import SimpleConfig
 from hotwheels.amct_pytorch.config.fx.simple_yaml import parse_simple_yaml, read_simple_yaml
+from hotwheels.amct_pytorch.config.layers.rule import Rule
 from hotwheels.amct_pytorch.errors import ConfigError
 
 DATA = Path(__file__).parents[1] / "data"

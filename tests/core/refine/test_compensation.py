@@ -16,7 +16,7 @@ from hotwheels.amct_pytorch.core.refine.grid_search import fitted_codebook
 from hotwheels.amct_pytorch.core.refine.moments import MomentsSum, shifted_target
 from hotwheels.amct_pytorch.nn.weighted_op import WeightedOp
 from hotwheels.amct_pytorch.ops.desc import Role
-from hotwheels.amct_pytorch.workflows.refinement import columns_of
+from hotwheels.amct_pytorch.workflows.refine.refinement import columns_of
 
 
 def problem(rows=3, size=6, seed=0):

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from ...nn.in_projection import attach_projections
 from ...nn.module_hooks import has_hooks
-from ..attention_heads import by_head, in_tokens, split_heads
-from ..masked_softmax import masked_softmax
+from ..calls.attention_heads import by_head, in_tokens, split_heads
+from ..calls.masked_softmax import masked_softmax
 from .forwards import FORWARD, OriginalForward, Replacement, replace_forward
 
 

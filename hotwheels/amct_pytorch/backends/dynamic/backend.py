@@ -20,10 +20,11 @@ from ...ops.registry import Registry
 from ...plan.planner import folded_batch_norm
 from ...plan.quant_plan import LayerPlan, QuantPlan
 from ...torch_private import BatchNorm, pytree
-from ..example import positional
-from ..float_model import cast_to_float32, in_float32, needs_float32, unwrapped
-from ..layer_container import LayerContainer
-from ..memory_of_calls import refuse_memory
+from ..batches.example import positional
+from ..layers.layer_container import LayerContainer
+from ..user_model.float_model import cast_to_float32, in_float32, needs_float32, unwrapped
+from ..user_model.kept_state import kept_state, run_example
+from ..user_model.memory_of_calls import refuse_memory
 from .attention import place_attention
 from .forwards import replace_forward, works_in_place
 from .hooked_forward import take_root_hooks
@@ -38,7 +39,6 @@ from .read.float_model import Fold, finish_float_model
 from .read.graph import Fusion, build_graph
 from .read.in_place import find_read_again
 from .read.inner_calls import find_frozen_norms, find_inner_calls, find_inner_norms
-from .read.kept_state import kept_state, run_example
 from .read.model_copy import copy_model
 from .read.pads import find_paddings
 

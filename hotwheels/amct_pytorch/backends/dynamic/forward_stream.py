@@ -13,10 +13,10 @@ from torch import nn
 from ...nn.mode import Mode
 from ...nn.quantized_layer import QuantizedLayer
 from ...quantizers.distributed import maximum
-from ..batch_store import BatchStore, copied
-from ..example import Example
-from ..layer_container import keeping_inputs, layers_of
-from ..layer_step import Call, LayerStep
+from ..batches.batch_store import BatchStore, copied
+from ..batches.example import Example
+from ..layers.layer_container import keeping_inputs, layers_of
+from ..layers.layer_step import Call, LayerStep
 from .forwards import FORWARD, original_forwards
 from .session.mode_switch import ModeSwitch
 from .session.session_forward import SessionForward

@@ -14,9 +14,9 @@ from ...nn.quantized_layer import QuantizedLayer
 from ...nn.weighted_op import WeightedOp
 from ...plan.quant_plan import LayerPlan, QuantPlan
 from ...quantizers.snq import SnqWeightFakeQuantize
-from ..layer_container import LAYERS, LayerContainer, add_layer
-from ..layer_factory import LayerFactory
-from ..standing_modules import note_standing
+from ..layers.layer_container import LAYERS, LayerContainer, add_layer
+from ..layers.layer_factory import LayerFactory
+from ..user_model.standing_modules import note_standing
 from .forwards import (
     FORWARD,
     FoldedForward,

@@ -17,11 +17,11 @@ from ...ops.registry import Registry
 from ...plan.configured_graph import ConfiguredGraph
 from ...plan.quant_plan import LayerPlan, QuantPlan
 from ...plan.sibling_advice import sibling_advice
-from ..example import Example
-from ..float_model import copied, in_float32, needs_float32, unwrapped
-from ..layer_container import LAYERS, LayerContainer, add_layer
-from ..layer_factory import LayerFactory
-from ..standing_modules import note_standing
+from ..batches.example import Example
+from ..layers.layer_container import LAYERS, LayerContainer, add_layer
+from ..layers.layer_factory import LayerFactory
+from ..user_model.float_model import copied, in_float32, needs_float32, unwrapped
+from ..user_model.standing_modules import note_standing
 from .float_twin import FloatTwin
 from .quant_graph_module import Origin, QuantGraphModule, adopt_state
 from .read.called import callable_of

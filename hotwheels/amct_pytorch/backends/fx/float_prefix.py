@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from ...nn.mode import Mode
 from ...nn.quantized_layer import QuantizedLayer
 from ...torch_private import pytree, version_of
-from ..calibration_forward import any_forward
+from ..layers.calibration_forward import any_forward
 from .quant_graph_module import QuantGraphModule, positional
 from .read.called import callable_of
 

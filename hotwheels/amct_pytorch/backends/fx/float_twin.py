@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..batch_store import copied
-from ..example import Example
-from ..memory_of_calls import Attributes, refuse_memory
-from ..weight_hooks import stored_tensors
+from ..batches.batch_store import copied
+from ..batches.example import Example
+from ..user_model.memory_of_calls import Attributes, refuse_memory
+from ..user_model.weight_hooks import stored_tensors
 from .trace.compare import Results, hooked_paths, results_of
 from .trace.state import unchanged
 from .trace.tracer import callee_in_force

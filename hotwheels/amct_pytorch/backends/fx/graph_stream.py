@@ -13,8 +13,8 @@ from torch import fx
 
 from ...nn.mode import Mode
 from ...nn.quantized_layer import QuantizedLayer
-from ..batch_store import BatchStore
-from ..layer_step import Call, LayerStep
+from ..batches.batch_store import BatchStore
+from ..layers.layer_step import Call, LayerStep
 from .quant_graph_module import QuantGraphModule
 from .read.called import callable_of
 

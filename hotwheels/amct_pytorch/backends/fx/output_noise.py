@@ -17,7 +17,7 @@ from torch import Tensor, fx
 from ...nn.mode import Mode, forcing
 from ...nn.quantized_layer import QuantizedLayer
 from ...torch_private import pytree
-from ..outputs import output_tensors
+from ..batches.outputs import output_tensors
 from .quant_graph_module import QuantGraphModule, positional
 
 

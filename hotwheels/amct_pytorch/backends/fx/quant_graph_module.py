@@ -26,14 +26,14 @@ from ...plan.configured_graph import ConfiguredGraph
 from ...quantizers.learning.recompute import is_recomputing
 from ...quantizers.meeting import report_failure
 from ...torch_private import unsaved_buffers
-from ..calibration_forward import any_forward, calibration_forward, warn_of_evaluation_in_training_mode
-from ..float_model import in_float32, refuse_arrays
-from ..input_forms import InputForm, forms_of, noting_inputs
-from ..kept_batches import keeping
-from ..layer_container import LAYERS, LayerContainer, follow_flag, keeping_inputs, layers_by_name
+from ..batches.input_forms import InputForm, forms_of, noting_inputs
+from ..batches.kept_batches import keeping
+from ..layers.calibration_forward import any_forward, calibration_forward, warn_of_evaluation_in_training_mode
+from ..layers.layer_container import LAYERS, LayerContainer, follow_flag, keeping_inputs, layers_by_name
 from ..real_quant.real_gradient import with_gradient_of
 from ..real_quant.real_quant_mode import outside_inference_mode
-from ..standing_modules import follow_modules
+from ..user_model.float_model import in_float32, refuse_arrays
+from ..user_model.standing_modules import follow_modules
 from .float_twin import FloatTwin
 from .interpreters import RealQuantInterpreter, RecordingInterpreter, Watcher
 from .notebook import table_of

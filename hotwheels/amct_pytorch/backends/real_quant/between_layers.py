@@ -10,7 +10,7 @@ import torch
 
 from ...nn.double_call import call_in_double, cast_floats, defer
 from ...ops.registry import Registry
-from ..no_ops import handed_on
+from ..calls.no_ops import handed_on
 from .float_products import call_float_product, is_float_product
 from .known import is_known, op_of
 

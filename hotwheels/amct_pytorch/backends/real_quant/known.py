@@ -10,8 +10,8 @@ from torch import nn
 from ...nn.call import MethodCall
 from ...ops.desc import OpDesc
 from ...ops.registry import Registry
-from ..autograd_call import AutogradCall
-from ..item_assignment import with_item
+from ..calls.autograd_call import AutogradCall
+from ..calls.item_assignment import with_item
 
 _KNOWN_PACKAGES = frozenset({"torch", "operator", "_operator", "builtins", "math", "hotwheels", "picovision"})
 _CUSTOM_OPERATORS = "torch._ops."  # followed by a namespace of ``torch.ops``

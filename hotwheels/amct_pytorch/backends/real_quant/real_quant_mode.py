@@ -22,7 +22,7 @@ from ...log import get_logger
 from ...nn.call import MethodCall
 from ...nn.double_call import cast_floats
 from ...torch_private import pytree, version_of, with_torch_function, without_torch_function
-from ..constant_calls import Constants, changes_in_place
+from ..calls.constant_calls import Constants, changes_in_place
 from .between_layers import BetweenLayers
 from .recurrent import recurrent_in_double
 

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from ...errors import ExportError
 from ...torch_private import pytree
 from ...torch_torchscript import is_tracing, not_tracing, trace_as
-from ..constant_calls import changes_in_place
+from ..calls.constant_calls import changes_in_place
 
 # Properties, and equivalent methods that the exporter supports; it would treat ``data`` as a constant.
 _SPELLINGS: tuple[tuple[Any, Callable[..., Any]], ...] = (

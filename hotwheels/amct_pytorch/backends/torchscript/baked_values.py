@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from ...log import get_logger
 from ...torch_private import pytree
 from ...torch_torchscript import is_tracing, traced_value
-from ..tensor_facts import is_fact
+from ..calls.tensor_facts import is_fact
 
 _log = get_logger(__name__)
 _OWN_FOLDERS = (Path(torch.__file__).parent, Path(__file__).parents[2])

@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ...torch_torchscript import is_tracing, not_tracing
-from ..composed_forms import Form, composed_form
-from ..function_names import is_in_place_name, name_of
-from ..pooling_windows import window_shares
+from ..calls.composed_forms import Form, composed_form
+from ..calls.function_names import is_in_place_name, name_of
+from ..calls.pooling_windows import window_shares
 
 _EXACT_SOFTPLUS = 15  # from this threshold on, float32 has no difference between softplus(x) and x
 

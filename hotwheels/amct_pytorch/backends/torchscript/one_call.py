@@ -10,7 +10,7 @@ import onnx_ir as ir
 from torch import Tensor, nn
 
 from ...onnx_io.model_file import parse_model
-from ..leaves import map_leaves, tensors_in
+from ..calls.leaves import map_leaves, tensors_in
 from ..real_quant.known import is_known
 from .aliases import FollowedAliases
 from .baked_values import BakedValues

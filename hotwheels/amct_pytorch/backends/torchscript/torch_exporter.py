@@ -17,7 +17,7 @@ from ...errors import AmctError, ExportError
 from ...log import get_logger
 from ...onnx_io.opset import DEFAULT_OPSET, OpsetTooLow
 from ...torch_torchscript import TracerWarning, UnsupportedOperator, export_torchscript
-from ..fused_attention import without_fused_attention
+from ..calls.fused_attention import without_fused_attention
 from .symbolics import own_symbolics
 
 _log = get_logger(__name__)

@@ -12,6 +12,7 @@ from ...files import PathLike, write_text_atomic
 from ...graph import OpGraph, OpNode
 from ..arguments.coercion import as_names, as_object
 from ..arguments.unmatched import report_unmatched
+from ..document_kind import CALIBRATION_DOCUMENT, check_document_kind
 from ..files.tolerant_json import dump_json, read_json
 from ..layers.quant_config import LayerConfig, QuantConfig, QuantizerConfig
 from ..layers.refine_config import REFINE, RefineConfig, is_refine_section, read_refine, refine_section
@@ -25,7 +26,6 @@ from .document_globals import (
     read_bn_update,
     read_global,
 )
-from .document_kind import CALIBRATION_DOCUMENT, check_document_kind
 from .layer_dialect import Dialect, TensorKeys
 from .layer_document import LayerContext, is_matmul, layer_document, read_layers, to_quantizers
 

@@ -13,11 +13,10 @@ from ...errors import nearest_names
 from ...graph import OpGraph, OpNode
 from ...log import get_logger
 from ..arguments.unmatched import report_unmatched
-from ..fx.expand import names_of, overlay, with_om_widths
-from ..fx.simple_config import Rule
 from ..layers.layer_entry import report_names
 from ..layers.layer_types import is_of_type
 from ..layers.quant_config import LayerConfig
+from ..layers.rule import Rule, names_of, overlay, with_om_widths
 from .calibration_config import CalibrationConfig, calibration_context, report_unknown_fusion_layers
 from .layer_document import LayerContext, bare_layer, settle
 from .retrain_config import RetrainConfig, retrain_context

@@ -10,10 +10,10 @@ from typing import Any
 from ...files import PathLike, write_text_atomic
 from ...graph import OpGraph, OpNode
 from ..arguments.coercion import as_object
+from ..document_kind import TRAINING_DOCUMENT, check_document_kind
 from ..files.tolerant_json import dump_json, read_json
 from ..layers.quant_config import LayerConfig, QuantConfig, QuantizerConfig
 from .document_globals import BATCH_NUM, RETRAIN_SECTIONS, VERSION, read_global
-from .document_kind import TRAINING_DOCUMENT, check_document_kind
 from .layer_dialect import Dialect, TensorKeys
 from .layer_document import LayerContext, is_matmul, layer_document, read_layers, to_quantizers
 

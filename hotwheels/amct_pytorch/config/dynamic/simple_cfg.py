@@ -19,8 +19,8 @@ from ..arguments.section import Section
 from ..files.kinds import named_if_other
 from ..files.om_json import OmLayers, mapping_path, read_om_json
 from ..files.text_file import read_text
-from ..fx.simple_config import Rule
 from ..layers.refine_config import REFINE, RefineConfig, read_refine
+from ..layers.rule import Rule
 from .document_globals import (
     ACTIVATION_OFFSET,
     BATCH_NUM,

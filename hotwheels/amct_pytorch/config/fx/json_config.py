@@ -10,7 +10,7 @@ from ...files import PathLike, write_text_atomic
 from ...graph import OpGraph, OpNode
 from ..arguments.coercion import as_object, report_unknown
 from ..arguments.section import Section, read_section
-from ..dynamic.document_kind import FX_DOCUMENT, check_document_kind
+from ..document_kind import FX_DOCUMENT, check_document_kind
 from ..files.tolerant_json import dump_json, read_json
 from ..layers.defaults import default_layer
 from ..layers.layer_entry import (

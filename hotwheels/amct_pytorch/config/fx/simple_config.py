@@ -4,26 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from ..arguments.section import Section
 from ..files.om_json import OmLayers
 from ..layers.refine_config import RefineConfig
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Rule:
-    """``common_config``, or one entry of an override list.
-
-    Attributes:
-      names: Layer types or layer names to which the rule applies; empty in ``common_config``.
-      activations: One Section for all inputs, a tuple with one Section per input, or None if the rule has none.
-      weight: None if the rule has no section for the weight.
-      quant_enable: None if the rule does not set it: an override then enables its layers.
-    """
-
-    names: tuple[str, ...] = ()
-    activations: Section | tuple[Section, ...] | None = None
-    weight: Section | None = None
-    quant_enable: bool | None = None
+from ..layers.rule import Rule
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,7 +28,7 @@ class SimpleConfig:
     skip_layers: tuple[str, ...] = ()
     mapping_file: str | None = None
     om_layers: OmLayers = dataclasses.field(default_factory=dict)
-    common: Rule = Rule()
+    common: Rule = dataclasses.field(default_factory=Rule)
     types: tuple[Rule, ...] = ()
     layers: tuple[Rule, ...] = ()
     refine: RefineConfig | None = None

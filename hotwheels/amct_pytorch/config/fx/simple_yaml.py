@@ -19,7 +19,8 @@ from ..files.text_file import read_text
 from ..files.yaml_text import load_yaml
 from ..layers.layer_entry import SWITCHES
 from ..layers.refine_config import REFINE, read_refine
-from .simple_config import Rule, SimpleConfig
+from ..layers.rule import Rule
+from .simple_config import SimpleConfig
 
 _KEYS = (*SIMPLE_KEYS, REFINE)
 _SECTIONS = ("quant_enable", "weight_quant_params", "activation_quant_params")

@@ -28,7 +28,7 @@ from ...plan.bit_search import Option, Options, Tie, cheapest, quietest
 from ...plan.configured_graph import ConfiguredGraph
 from ...plan.cost_model import CostModel
 from ...report.cost_page import CostPoint, LayerRow, cost_page
-from ..refine_model import refine_graph
+from ..refine.refine_model import refine_graph
 from .sensitivity import Batch, Sensitivity, calibrated, measure, output_sqnr
 from .settings import FLOAT, Setting, config_with, may_stay_in_float, weight_bits, widths
 

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from ...backends.float_arrays import array_of
+from ...backends.batches.float_arrays import array_of
+from ...backends.batches.outputs import output_tensors
 from ...backends.fx.output_noise import OutputNoise
 from ...backends.fx.quant_graph_module import QuantGraphModule
 from ...backends.fx.read.multiplications import count_multiplications
 from ...backends.fx.write.example_call import positional_inputs
-from ...backends.outputs import output_tensors
 from ...config.layers.quant_config import QuantConfig
 from ...core.metrics import ratio_db
 from ...errors import ConfigError

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from hotwheels.amct_pytorch.backends.calls.no_ops import handed_on
 from hotwheels.amct_pytorch.backends.fx.backend import FxBackend
 from hotwheels.amct_pytorch.backends.fx.read.no_op_nodes import handed_on_nodes
-from hotwheels.amct_pytorch.backends.no_ops import handed_on
 from hotwheels.amct_pytorch.nn.call import MethodCall
 from hotwheels.amct_pytorch.ops.registry import Registry
 

@@ -15,7 +15,7 @@ import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.backends.fx.backend import FxBackend
 from hotwheels.amct_pytorch.graph import OpGraph
 from hotwheels.amct_pytorch.ops.registry import Registry
-from hotwheels.amct_pytorch.workflows.integer_share import measured_share
+from hotwheels.amct_pytorch.workflows.check.integer_share import measured_share
 from tests.support.exact_pair import assert_exact
 from tests.support.fx_path import calibrate, run_float
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hotwheels.amct_pytorch.backends.composed_forms import _FORMS
+from hotwheels.amct_pytorch.backends.calls.composed_forms import _FORMS
+from hotwheels.amct_pytorch.backends.calls.leaves import tensors_in
 from hotwheels.amct_pytorch.backends.fx.write.onnx import one_call
 from hotwheels.amct_pytorch.backends.fx.write.onnx.table import _HANDLERS
-from hotwheels.amct_pytorch.backends.leaves import tensors_in
 from tests.support.call_cases import CASES, CallCase
 from tests.support.written import assert_same, run_default, write
 

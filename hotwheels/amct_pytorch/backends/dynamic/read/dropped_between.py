@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ....log import get_logger
 from ....torch_private import BatchNorm, Dropout, pytree
-from .kept_state import kept_state
+from ...user_model.kept_state import kept_state
 
 _log = get_logger(__name__)
 

@@ -17,9 +17,9 @@ from ....onnx_io.layer_sites import LayerSite
 from ....onnx_io.model_file import name_outputs, parse_model
 from ....onnx_io.node_access import operand
 from ....torch_private import pytree
-from ...constant_calls import ConstantsBeforehand
-from ...export_names import input_names, labels_of, output_names, report_unused_axes
-from ...outputs import output_tensors
+from ...batches.export_names import input_names, labels_of, output_names, report_unused_axes
+from ...batches.outputs import output_tensors
+from ...calls.constant_calls import ConstantsBeforehand
 from ...torchscript.aliases import FollowedAliases
 from ...torchscript.baked_values import BakedValues
 from ...torchscript.composed_calls import ComposedCalls
@@ -28,9 +28,9 @@ from ...torchscript.marker_sites import INPUT_MARKER, MARKER_DOMAIN, resolve_mar
 from ...torchscript.size_arithmetic import fold_size_arithmetic
 from ...torchscript.torch_exporter import export_onnx
 from ...torchscript.unexportable_pooling import refuse_divisor
+from ...user_model.kept_state import kept_state
 from ..forwards import MarkedForward, OriginalForward, call_name, replace_forward
 from .candidates import Candidate
-from .kept_state import kept_state
 from .pads import merge_pads
 
 _log = get_logger(__name__)

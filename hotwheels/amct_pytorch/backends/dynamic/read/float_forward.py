@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from ....nn.call import LayerCall
 from ....onnx_io.node_access import operand
 from ....torch_private import pytree
-from ...float_arrays import array_of, shaken
-from ...outputs import output_tensors
+from ...batches.float_arrays import array_of, shaken
+from ...batches.outputs import output_tensors
+from ...user_model.kept_state import kept_state
 from ..forwards import call_name
 from .export import MarkedExport
 from .float_model import Fold
-from .kept_state import kept_state
 
 _InnerValue: TypeAlias = "tuple[str, str, NDArray[Any]]"  # name in the ONNX model, description, expected value
 

@@ -14,8 +14,8 @@ from ....log import get_logger
 from ....onnx_io.initializers import free_name
 from ....ops.desc import Role
 from ....ops.registry import Registry
-from ...fold_pair import is_foldable_pair
-from ...layer_factory import NOT_LISTED
+from ...layers.fold_pair import is_foldable_pair
+from ...layers.layer_factory import NOT_LISTED
 from .candidates import Candidate
 from .export import MarkedExport
 from .layer_body import why_no_single_operation

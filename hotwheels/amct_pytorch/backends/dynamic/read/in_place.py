@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ....torch_private import pytree, without_torch_function
-from ...tensor_facts import is_fact
+from ...calls.tensor_facts import is_fact
+from ...user_model.kept_state import kept_state, run_example
 from ..forwards import OriginalForward, replace_forward
-from .kept_state import kept_state, run_example
 
 
 def find_read_again(model: nn.Module, inputs: tuple[Any, ...], modules: Mapping[str, nn.Module]) -> frozenset[str]:

@@ -13,11 +13,11 @@ from ....log import get_logger
 from ....nn.in_projection import InProjection
 from ....ops.desc import Role
 from ....ops.registry import Registry
+from ...user_model.kept_state import kept_state, run_example
 from ..forwards import FORWARD, OriginalForward, Replacement, replace_forward
 from ..inner_call import CalledWith, CallingForward, CallOf, call_of, make_inner, run_call
 from ..inner_norm import FUNCTION, NAMES, CallingNorm, FrozenForward, is_frozen_norm, is_own
 from .candidates import is_plain_class
-from .kept_state import kept_state, run_example
 
 _log = get_logger(__name__)
 _ROLES = frozenset({Role.CONV, Role.CONV_TRANSPOSE, Role.LINEAR})

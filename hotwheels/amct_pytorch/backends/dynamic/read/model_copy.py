@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ....log import get_logger
-from ...rebound_functions import rebind_functions
+from ...user_model.rebound_functions import rebind_functions
 
 _log = get_logger(__name__)
 

@@ -16,9 +16,9 @@ from ....onnx_io.initializers import constant_of
 from ....onnx_io.layer_sites import LayerSite, write_sites
 from ....torch_private import pytree
 from ...torchscript.exporter_leftovers import bypass
+from ...user_model.kept_state import kept_state, run_example
 from ..forwards import FORWARD, FoldedForward, OriginalForward, replace_forward
 from ..inner_call import CalledWith, CallingForward, make_inner
-from .kept_state import kept_state, run_example
 
 _AXES = 2
 _KINDS = ("Pad", "Conv")

@@ -18,8 +18,8 @@ from ....nn.mode import Mode
 from ....nn.quantized_layer import QuantizedLayer
 from ....plan.quant_plan import QuantPlan
 from ....record import Record
-from ...kept_batches import Batch, keeping
-from ...layer_container import LayerContainer, layers_by_name
+from ...batches.kept_batches import Batch, keeping
+from ...layers.layer_container import LayerContainer, layers_by_name
 from ..read.float_model import Fold
 from ..read.graph import Fusion
 from .bn_update import BnUpdate, switch_batch_norms, update_batch_norms, with_present_weights, write_present_norms

@@ -10,7 +10,7 @@ from typing import Any
 from ....files import FileSet
 from ....record import LayerRecord, Record
 from ....record.text_proto import write_record
-from ...layer_container import LayerContainer, layers_by_name
+from ...layers.layer_container import LayerContainer, layers_by_name
 
 
 class RecordFile:

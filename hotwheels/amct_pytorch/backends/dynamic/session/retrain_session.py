@@ -13,7 +13,7 @@ from ....log import get_logger
 from ....nn.mode import Mode
 from ....nn.quantized_layer import NO_SHIFT_YET, QuantizedLayer
 from ....record import LayerRecord, Record
-from ...layer_container import LayerContainer, layers_by_name
+from ...layers.layer_container import LayerContainer, layers_by_name
 from .record_file import RecordFile
 from .shift_search import ShiftErrors
 

@@ -16,11 +16,11 @@ from ....nn.eager_forward import eagerly
 from ....nn.quantized_layer import QuantizedLayer
 from ....quantizers.learning.recompute import is_recomputing
 from ....quantizers.rollback import all_or_nothing
-from ...calibration_forward import any_forward, calibration_forward
-from ...float_model import in_float32, refuse_arrays
-from ...input_forms import InputForm, forms_of, noting_inputs
-from ...layer_container import LayerContainer, follow_flag
-from ...standing_modules import follow_modules
+from ...batches.input_forms import InputForm, forms_of, noting_inputs
+from ...layers.calibration_forward import any_forward, calibration_forward
+from ...layers.layer_container import LayerContainer, follow_flag
+from ...user_model.float_model import in_float32, refuse_arrays
+from ...user_model.standing_modules import follow_modules
 from ..forwards import FORWARD, OriginalForward, Replacement, replace_forward
 from .mode_switch import ModeSwitch
 

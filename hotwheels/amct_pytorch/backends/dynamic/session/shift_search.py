@@ -11,7 +11,7 @@ from torch import Tensor
 from ....core.search.shift_bit import best_shift, search_shift, shift_errors
 from ....nn.quantized_layer import QuantizedLayer
 from ....quantizers.distributed import total
-from ...layer_step import LayerStep
+from ...layers.layer_step import LayerStep
 
 
 class ShiftSearch:

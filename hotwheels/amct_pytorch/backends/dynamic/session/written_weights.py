@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ....torch_private import BatchNorm
-from ...layer_container import LAYERS
+from ...layers.layer_container import LAYERS
 
 _STATISTICS = ("running_mean", "running_var")
 

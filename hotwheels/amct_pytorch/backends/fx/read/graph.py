@@ -16,8 +16,8 @@ from ....nn.weighted_call import LinearCall
 from ....ops.desc import OpDesc, Role
 from ....ops.registry import Registry
 from ....ops.table import ADAPTIVE, KEEPDIM_ONLY, TUPLE_RESULTS
-from ...layer_factory import NOT_LISTED
-from ...no_ops import NO_OP_MODULES
+from ...calls.no_ops import NO_OP_MODULES
+from ...layers.layer_factory import NOT_LISTED
 from ...real_quant.float_products import is_float_product
 from ...real_quant.known import is_known
 from .constants import constant_nodes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, fx
 
 from ....nn.call import MethodCall
-from ...no_ops import is_copy
+from ...calls.no_ops import is_copy
 from ...real_quant.known import is_known
 from .called import callable_of
 

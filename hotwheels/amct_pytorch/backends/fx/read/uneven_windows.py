@@ -7,7 +7,7 @@ from torch.fx import Node
 
 from ....ops.desc import OpDesc, Role
 from ....ops.table import ADAPTIVE
-from ...pooling_windows import even_windows
+from ...calls.pooling_windows import even_windows
 
 _REASON = (
     "its windows have several sizes, which ONNX's AveragePool does not have; it is written as products with constant"

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 from ....nn.in_projection import PROJECTIONS, attach_projections
-from ...attention_heads import by_head, in_tokens, split_heads
-from ...masked_softmax import masked_scores, masked_softmax
+from ...calls.attention_heads import by_head, in_tokens, split_heads
+from ...calls.masked_softmax import masked_scores, masked_softmax
 from ..read.float_reason import mark_float
 from .inline import Inline
 

@@ -31,8 +31,8 @@ from torch.fx import GraphModule, Node
 
 from ....errors import UnsupportedModelError
 from ....graph import Skip
-from ...function_names import is_in_place_name
-from ...item_assignment import with_item
+from ...calls.function_names import is_in_place_name
+from ...calls.item_assignment import with_item
 from ..read.memory import Memory, are_apart, is_known_to_share, may_read_memory
 from ..read.spelling import mark_in_place, remember_spelling
 from ..trace.proxies import IN_PLACE_OPERATORS

@@ -12,7 +12,7 @@ from torch.fx import GraphModule
 from ....errors import UnsupportedModelError
 from ....nn.computed_tensor import ComputedTensor, Ref, Step, Tree
 from ....nn.weighted_call import CALLS
-from ...weight_hooks import hooked_weight, tensor_hooks, tensor_of
+from ...user_model.weight_hooks import hooked_weight, tensor_hooks, tensor_of
 from ..read.spelling import remember_spelling
 from .weighted_calls import FOLDER
 

@@ -11,7 +11,7 @@ from torch.fx.node import map_arg
 
 from ....nn.call import MethodCall
 from ....nn.computed_tensor import ComputedTensor, Ref, Step, Tree
-from ...no_ops import is_copy
+from ...calls.no_ops import is_copy
 from ..read.spelling import in_place_reason
 from ..trace.frozen import known_number
 from ..trace.guided.batch import FIXED

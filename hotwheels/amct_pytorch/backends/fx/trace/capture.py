@@ -12,7 +12,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 from ....log import get_logger
-from ...example import Example
+from ...batches.example import Example
 from .guided.capture import trace_guided
 from .own_errors import error_of_call, with_place
 from .stock import trace_stock

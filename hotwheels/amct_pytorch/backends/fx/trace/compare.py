@@ -13,10 +13,10 @@ from torch.fx import GraphModule
 from ....errors import UnsupportedModelError
 from ....log import get_logger
 from ....torch_private import pytree
-from ...batch_store import copied
-from ...example import Example
-from ...memory_of_calls import Attributes, refuse_memory
-from ...outputs import are_equal
+from ...batches.batch_store import copied
+from ...batches.example import Example
+from ...batches.outputs import are_equal
+from ...user_model.memory_of_calls import Attributes, refuse_memory
 from .state import unchanged
 
 _log = get_logger(__name__)

@@ -9,7 +9,7 @@ from torch import nn
 
 from ....graph import OpGraph
 from ....ops.registry import Registry
-from ...float_model import unwrapped
+from ...user_model.float_model import unwrapped
 from ..backend import FxBackend
 from .trace_errors import TraceProblem, UntraceableError
 

@@ -16,7 +16,7 @@ from torch.fx import GraphModule
 
 from ....errors import UnsupportedModelError
 from ....nn.module_hooks import ModuleHooks
-from ...weight_hooks import tensor_hooks
+from ...user_model.weight_hooks import tensor_hooks
 
 _DICTS = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ....torch_private import pytree
-from ...example import Example
+from ...batches.example import Example
 from .state import unchanged
 from .tracer import NotOwnedError
 from .user_code import is_user_file

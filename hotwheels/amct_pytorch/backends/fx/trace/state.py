@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.fx import Graph, Node, Proxy
 
 from ....torch_private import known_version
-from ...function_names import is_in_place_name
+from ...calls.function_names import is_in_place_name
 from .guided.proxies import GuidedProxy
 
 _REGISTRIES = ("_parameters", "_buffers", "_modules")

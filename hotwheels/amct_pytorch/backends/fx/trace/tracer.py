@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode, is_tensor_method_or_property
 
 from ....nn.module_hooks import has_hooks
 from ....torch_private import BatchNorm, Dropout, call_module, known_version
-from ...example import starred
+from ...batches.example import starred
 from ..rewrite.attention import is_attention
 from .device_proxy import DeviceProxy
 from .guided.guards import GuardList

@@ -10,8 +10,8 @@ from torch import Tensor, fx
 
 from ....errors import ExportError
 from ....torch_private import pytree
-from ...example import Example, keywords_refused
-from ...float_model import in_float32
+from ...batches.example import Example, keywords_refused
+from ...user_model.float_model import in_float32
 from ..quant_graph_module import QuantGraphModule
 
 

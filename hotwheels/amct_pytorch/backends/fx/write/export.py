@@ -13,8 +13,8 @@ from ....errors import ExportError
 from ....log import get_logger
 from ....onnx_io.opset import DEFAULT_OPSET, OpsetTooLow
 from ....torch_private import pytree
-from ...export_names import input_names, report_unused_axes
-from ...kept_buffers import KeptBuffers
+from ...batches.export_names import input_names, report_unused_axes
+from ...user_model.kept_buffers import KeptBuffers
 from .example_call import ExampleCall
 from .flat_reference import FlatReference
 from .onnx.example import DynamicAxis, Example, dynamic_axes_of

@@ -15,7 +15,7 @@ from ....nn.quantized_layer import QuantizedLayer
 from ....nn.weighted_call import WeightedCall
 from ....ops.desc import OpDesc
 from ....ops.registry import Registry
-from ...folded_op import FoldedOp, cpu_copy
+from ...layers.folded_op import FoldedOp, cpu_copy
 from ..quant_graph_module import QuantGraphModule
 from ..read.folding import find_folds, weighted_op
 from ..read.liveness import live_nodes

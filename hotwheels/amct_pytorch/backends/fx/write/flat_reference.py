@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from ....torch_private import pytree
-from ...float_arrays import array_of, shaken
-from ...outputs import output_tensors
+from ...batches.float_arrays import array_of, shaken
+from ...batches.outputs import output_tensors
 
 _SEED = 1  # any seed that draws other random numbers than the run it is compared with
 

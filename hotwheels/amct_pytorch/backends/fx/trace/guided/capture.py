@@ -9,7 +9,7 @@ from torch.fx import GraphModule
 
 from .....errors import TorchVersionError, UnsupportedModelError
 from .....log import get_logger
-from ....example import Example
+from ....batches.example import Example
 from ..run import Trace, calls_again, run
 from ..trace_errors import explain
 from ..tracer import LeafRules, callee_in_force

@@ -17,7 +17,7 @@ from torch.fx.proxy import TraceError
 
 from .....torch_private import FakeTensor, data_errors, fake_tensor_mode
 from .....torch_torchscript import seemingly_tracing
-from ....fused_attention import without_fused_attention
+from ....calls.fused_attention import without_fused_attention
 
 VALUE_OF_DATA = "a value of the data decides what the forward does"
 

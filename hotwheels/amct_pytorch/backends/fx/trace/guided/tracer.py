@@ -13,7 +13,7 @@ from torch.fx import Graph, Node
 from torch.fx.proxy import TraceError
 
 from .....torch_private import as_script_method
-from ....autograd_call import AutogradCall
+from ....calls.autograd_call import AutogradCall
 from ....real_quant.known import is_known
 from ..random_calls import is_random
 from ..tracer import AmctTracer, LeafRules

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .....errors import ExportError
-from ....leaves import map_leaves
+from ....calls.leaves import map_leaves
 from ....torchscript.one_call import ExportedCall, Slot, TemplateCall, export_call, module_path, take_apart
 from .call import Call
 from .example import Example

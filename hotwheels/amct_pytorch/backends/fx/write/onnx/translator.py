@@ -13,10 +13,10 @@ from torch.overrides import TorchFunctionMode
 from .....errors import ExportError
 from .....nn.unit_axis import image_form
 from .....onnx_io.opset import DEFAULT_OPSET
-from ....composed_forms import composed_form
-from ....constant_calls import changes_in_place
-from ....item_assignment import with_item
-from ....leaves import leaves, map_leaves, tensors_in
+from ....calls.composed_forms import composed_form
+from ....calls.constant_calls import changes_in_place
+from ....calls.item_assignment import with_item
+from ....calls.leaves import leaves, map_leaves, tensors_in
 from . import handlers  # noqa: F401 - fills the table
 from .call import Call
 from .example import Example

@@ -15,9 +15,9 @@ from .....nn.call import MethodCall
 from .....onnx_io.layer_sites import LayerSite, main_node, read_places, write_sites
 from .....onnx_io.node_names import name_nodes, name_values
 from .....torch_private import pytree
-from ....export_names import output_names
-from ....leaves import tensors_in
-from ....outputs import output_tensors
+from ....batches.export_names import output_names
+from ....batches.outputs import output_tensors
+from ....calls.leaves import tensors_in
 from ....real_quant.known import is_known
 from ...read.constants import constant_nodes
 from ...trace.frozen import is_check

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ......nn.exported_form import SOFTPLUS_THRESHOLD
-from .....function_names import name_of
+from .....calls.function_names import name_of
 from ..call import Call
 from ..table import REFUSED, Written, handles
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .....same_size import stays
+from .....calls.same_size import stays
 from ..call import Call
 from ..table import REFUSED, Written, handles
 from .pooling import adaptive_avg_pool_of

@@ -1,0 +1,1 @@
+"""Quantized layers as both paths make, hold, calibrate and refine them."""

@@ -1,0 +1,130 @@
+"""A forward of calibration: one at a time in the process, undone on an error, with a WARNING in training mode."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ...log import get_logger, one_warning_per_cause
+from ...nn.mode import Mode
+from ...nn.quantized_layer import QuantizedLayer
+from ...nn.shared_input import forget_results
+from ...quantizers.meeting import report_failure
+from ...quantizers.quantizer import Quantizer
+from ...quantizers.rollback import all_or_nothing
+from ...torch_private import BatchNorm, Dropout
+from .layer_container import LayerContainer, layers_by_name
+
+_log = get_logger(__name__)
+_lock = threading.RLock()
+
+
+@contextlib.contextmanager
+def calibration_forward(model: nn.Module, layers: LayerContainer, objects: Iterable[Any] = ()) -> Iterator[None]:
+    """Returns a context in which ``model`` runs one forward that observes.
+
+    Threads that calibrate take turns. If the forward fails, the state of all quantizers is restored, so repeating the
+    forward gives the grids of an undisturbed run.
+
+    Args:
+      model: The quantized model.
+      layers: Its layers.
+      objects: Further objects whose attributes the forward changes.
+    """
+    with _lock:
+        _warn_of_training_mode(model, layers)
+        quantizers = [one for one in layers.modules() if isinstance(one, Quantizer) and not one.is_finished]
+        norms = [one for one in model.modules() if isinstance(one, BatchNorm) and one.training] if quantizers else []
+        was_calibrated = {layer for layer in layers_by_name(layers).values() if layer.is_calibrated}
+        with all_or_nothing(quantizers, [*layers.children(), *norms], objects):
+            try:
+                yield
+                _tell_calibrated(layers_by_name(layers), was_calibrated)
+            except BaseException as error:
+                report_failure(error)
+                raise
+
+
+@contextlib.contextmanager
+def any_forward() -> Iterator[None]:
+    """Returns a context for every forward of a quantized model: shared results are dropped, warnings told at exit."""
+    try:
+        with one_warning_per_cause():
+            yield
+    finally:
+        forget_results()
+
+
+def warn_of_evaluation_in_training_mode(model: nn.Module, layers: LayerContainer) -> None:
+    """Warns once if a forward without gradients, so no step of training, is computed as in training.
+
+    It depends on its batch, and is not what the files compute.
+    """
+    if not model.training or layers._has_warned_of_evaluation or torch.is_grad_enabled():
+        return
+    named = next((pair for pair in model.named_modules() if _depends_on_training(pair[1])), None)
+    if named is None:
+        return
+    layers._has_warned_of_evaluation = True
+    _log.warning(
+        "The quantized model runs in training mode without gradients: %s '%s' works on the batch as in training, so the"
+        " outputs are not those of the files. Call model.eval() to evaluate; if statistics are renewed, this is right.",
+        type(named[1]).__name__,
+        named[0],
+    )
+
+
+def _tell_calibrated(layers: Mapping[str, QuantizedLayer], before: Collection[QuantizedLayer]) -> None:
+    """Logs each layer whose grids the forward has completed, and the end of the calibration."""
+    new = {name: layer for name, layer in layers.items() if layer not in before and layer.is_calibrated}
+    for name, layer in new.items():
+        grids = (f"input {index} {one.extra_repr()}" for index, one in enumerate(layer.activation))
+        _log.debug("Layer '%s': calibrated, %s.", name, "; ".join(grids))
+    if new and all(layer.is_calibrated for layer in layers.values()):
+        _log.info("Calibrated: all %d layers have their grids.%s", len(layers), _worth_of_refining(new.values()))
+
+
+def _worth_of_refining(layers: Iterable[QuantizedLayer]) -> str:
+    """Returns a sentence on what `amct.refine` would gain in ``layers``; empty if that was not measured."""
+    gains = [layer.refine_gain for layer in layers if layer.refine_gain is not None]
+    if not gains:
+        return ""
+    return (
+        f" amct.refine(model, data) takes about {np.median(gains):.1f} dB off the error that rounded weights"
+        f" make at the outputs of their layers (by the means of channels alone; median of {len(gains)} layers)."
+    )
+
+
+def _warn_of_training_mode(model: nn.Module, layers: LayerContainer) -> None:
+    """Warns once if a BatchNorm or a Dropout in training mode changes the calibrated ranges."""
+    if not model.training or layers._has_warned or not _observes_only(layers):
+        return
+    named = next((pair for pair in model.named_modules() if _depends_on_training(pair[1])), None)
+    if named is None:
+        return
+    layers._has_warned = True
+    name, module = named
+    effect = "changes its statistics" if isinstance(module, BatchNorm) else "drops values"
+    _log.warning(
+        "The model is calibrated in training mode: %s '%s' %s in every batch, so the ranges are not those of the model"
+        " that is deployed. Call model.eval() before the calibration.",
+        type(module).__name__,
+        name,
+        effect,
+    )
+
+
+def _observes_only(layers: LayerContainer) -> bool:
+    return any(isinstance(one, QuantizedLayer) and one.mode is Mode.CALIBRATION for one in layers.children())
+
+
+def _depends_on_training(module: nn.Module) -> bool:
+    if not module.training:
+        return False
+    return isinstance(module, BatchNorm) or (isinstance(module, Dropout) and module.p > 0)

@@ -1,0 +1,1 @@
+"""QuantAnalyzer, and the remarks of its report."""

@@ -1,0 +1,295 @@
+"""Refinement: changes weights and biases of a calibrated model to reduce the output error of its layers, no training.
+
+The layers are visited in the order of execution. Each layer gets its inputs from the quantized network, whose layers in
+front are refined already, and is to match the output of the float network. Only the layer's weight, codebook and bias
+change, so a refined model is saved, restored, trained and verified like any other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ...backends.layers.layer_step import LayerStep
+from ...config.layers.refine_config import BIAS_CORRECTION, COMPENSATED_ROUNDING
+from ...core.affine import canonical_scale
+from ...core.params import QuantParams
+from ...core.refine.columns import Geometry, as_rows, columns
+from ...core.refine.compensation import compensated, descended
+from ...core.refine.grid import RowGrid
+from ...core.refine.grid_search import fitted_codebook, scale_by_output
+from ...core.refine.moments import Moments, MomentsSum, shifted_target
+from ...core.spec import QuantSpec
+from ...nn.layer_weight import LayerWeight
+from ...nn.unit_axis import as_image, image_settings
+from ...nn.weighted_op import WeightedOp
+from ...ops.desc import Role
+from ...quantizers.distributed import process_count, process_rank, total
+from ...quantizers.weight_grid import GridOrigin
+
+Pair = tuple[int, int]
+COLUMNS_PER_ELEMENT, FEWEST_COLUMNS, MOST_COLUMNS = 16, 1024, 16384  # per layer, over all batches
+HELD_OUT = 4  # every fourth image is held out to judge the result
+SHIFT_DAMPINGS = (0.03, 0.1, 0.3, 1.0, 3.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class RefinedLayer:
+    """The result of refinement for one layer.
+
+    Attributes:
+      name: Layer name.
+      methods: The methods that changed the layer.
+      skipped: (method, reason) for each method that was not applied or not kept.
+    """
+
+    name: str
+    methods: tuple[str, ...]
+    skipped: tuple[tuple[str, str], ...]
+
+
+class LayerRefiner:
+    """Refines layers one by one, with the same result on every process of a distributed run."""
+
+    def __init__(self, wanted: Callable[[str, str], bool | str], seed: int = 0) -> None:
+        """Makes a refiner.
+
+        Args:
+          wanted: Called with a layer's name and a method: True to apply the method, False if the user does not want it,
+            else the reason why the method cannot be applied.
+          seed: Seed for drawing the positions of the feature maps that are used.
+        """
+        self._wanted = wanted
+        self._seed = seed
+
+    def refine(self, step: LayerStep) -> RefinedLayer:
+        """Refines the layer of ``step``, in place."""
+        name = step.layer.name
+        done: list[str] = []
+        skipped: list[tuple[str, str]] = []
+        for method, change in ((COMPENSATED_ROUNDING, self._round), (BIAS_CORRECTION, self._correct_bias)):
+            is_wanted = self._wanted(name, method)
+            if is_wanted is False:
+                continue
+            reason = change(step) if is_wanted is True and step.obstacle is None else step.obstacle or str(is_wanted)
+            if reason is None:
+                done.append(method)
+            else:
+                skipped.append((method, reason))
+        return RefinedLayer(name, tuple(done), tuple(skipped))
+
+    def _correct_bias(self, step: LayerStep) -> str | None:
+        """Adds the mean error of every output channel to the bias; returns None, or the reason if impossible."""
+        op = step.weight.op
+        if op.stored_bias() is None:
+            return "the layer has no bias that could take the correction"
+        sums = torch.zeros(op.out_channels + 1, dtype=torch.float64)
+        for exact, quantized in step.outputs():
+            axis = exact.dim() - 1 if op.role is Role.LINEAR else exact.dim() - 3
+            axes = [one for one in range(exact.dim()) if one != axis]
+            sums[:-1] += (exact - quantized).sum(axes, dtype=torch.float64).cpu()
+            sums[-1] += exact.numel() // exact.shape[axis]
+        sums = total(sums)
+        op.add_to_bias((sums[:-1] / sums[-1]).to(step.layer.non_float_inputs.device))
+        return None
+
+    def _round(self, step: LayerStep) -> str | None:
+        weight = step.weight
+        reason = _why_not_rounded(weight)
+        if reason is not None:
+            return reason
+        op = weight.op
+        folded, bias = op.folded()
+        sums = self._moments(step, as_rows(folded, _groups(op)))
+        if not all(sums_of_pictures.count for sums_of_pictures in sums):
+            return f"fewer than {HELD_OUT} pictures: none can be held back to judge"
+        learned, judged = (one.result(is_centred=op.stored_bias() is not None) for one in sums)
+        params = weight.params(folded, bias)
+        target = _target(folded, learned, judged, op)
+        found = _rounded(folded, target, params, weight.quantizer.grid_origin, learned)
+        before = _error(weight.quantizer.fake_quantize(folded, params), folded, judged, op)
+        if _error(found.weight, folded, judged, op) >= before:
+            return "the output of held-out data did not come nearer to the float output"
+        op.set_folded(found.weight)
+        if found.params is not None:
+            weight.quantizer.adopt(found.params)
+        return None
+
+    def _count(self, step: LayerStep) -> int:
+        """Returns the number of columns to use, proportional to their length: a matrix of that size is estimated."""
+        weight = step.weight.op.folded()[0]
+        return min(max(COLUMNS_PER_ELEMENT * weight[0].numel(), FEWEST_COLUMNS), MOST_COLUMNS)
+
+    def _moments(self, step: LayerStep, rows: Tensor) -> tuple[MomentsSum, MomentsSum]:
+        """Returns the moments of the data to learn from, and of the held-out data; ``rows`` is the weight."""
+        groups, _, length = rows.shape
+        learned, judged = (MomentsSum(groups, length, rows.device) for _ in range(2))
+        batches = sum(1 for _ in step.calls())
+        for index, (exact, quantized) in enumerate(step.inputs()):
+            drawn = _seed_of(self._seed, step.layer.name, index * process_count() + process_rank())
+            generator = torch.Generator().manual_seed(drawn)
+            count = -(-self._count(step) // batches)
+            for moments, part in zip((learned, judged), _split(exact.shape[0], index), strict=True):
+                if part.stop > part.start:
+                    share = -(-count * (part.stop - part.start) // exact.shape[0])
+                    moments.add(*columns_of(step.weight.op, [exact[part], quantized[part]], share, generator))
+        for moments in (learned, judged):
+            moments.merge(total)
+        return learned, judged
+
+
+def _split(images: int, batch: int) -> tuple[slice, slice]:
+    """Returns (images to learn from, held-out images): the last quarter of a batch; of small batches every fourth."""
+    if images < HELD_OUT:
+        teaches = batch % HELD_OUT != HELD_OUT - 1
+        return (slice(0, images), slice(0, 0)) if teaches else (slice(0, 0), slice(0, images))
+    held = images // HELD_OUT
+    return slice(0, images - held), slice(images - held, images)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rounded:
+    """Weights on their grid, [C_out, ...] float64, and the new grid; None if the quantizer keeps its grid."""
+
+    weight: Tensor
+    params: QuantParams | None
+
+
+def _target(folded: Tensor, learned: Moments, judged: Moments, op: WeightedOp) -> Tensor:
+    """Returns the weight [groups, rows, K] to round: the float weight, or one adapted to the quantized inputs."""
+    rows = as_rows(folded.detach().double(), _groups(op))
+    shifted = [shifted_target(rows, learned, damping) for damping in SHIFT_DAMPINGS]
+    return min((rows, *shifted), key=lambda one: _error(one.reshape(folded.shape), folded, judged, op))
+
+
+def _rounded(folded: Tensor, target: Tensor, params: QuantParams, origin: GridOrigin, moments: Moments) -> _Rounded:
+    groups = target.shape[0]
+    rows = as_rows(folded.detach().double(), groups)
+    scale = as_rows(params.scale.double().expand(folded.shape[0]).unsqueeze(1), groups).squeeze(2)
+    if params.codebook is not None:
+        return _on_codebook(folded, params, RowGrid(scale, codebook=params.codebook.double()), target, moments)
+    largest = QuantSpec(num_bits=params.num_bits).qmax
+    pinned = None
+    if origin is GridOrigin.WEIGHT:
+        has_one_scale = not params.scale.dim()
+        is_floored = scale > 1.001 * _covering(rows, largest, has_one_scale)
+        covering = torch.where(is_floored, scale, _covering(target, largest, has_one_scale))
+        if params.num_bits < 8:
+            covering = scale_by_output(target, moments.quantized, covering, largest, has_one_scale)
+        scale = torch.where(is_floored, scale, covering)
+        pinned, target = _pin(target, scale, largest, ~is_floored, has_one_scale)
+    grid = RowGrid(scale, largest)
+    weight = compensated(target, moments.quantized, grid, pinned)
+    if params.num_bits < 8:
+        weight = descended(target, weight, moments.quantized, grid, pinned)
+    return _Rounded(weight.reshape(folded.shape), None)
+
+
+def _on_codebook(folded: Tensor, params: QuantParams, grid: RowGrid, target: Tensor, moments: Moments) -> _Rounded:
+    weight, grid = fitted_codebook(target, moments.quantized, grid, has_one_scale=not params.scale.dim())
+    scale = canonical_scale(grid.scale.reshape(-1) if params.scale.dim() else grid.scale.flatten()[0])
+    codebook = grid.codebook
+    assert codebook is not None
+    adopted = dataclasses.replace(
+        params, scale=scale, codebook=codebook.to(torch.int32), centroids=(codebook / codebook.abs().max()).float()
+    )
+    return _Rounded(weight.reshape(folded.shape), adopted)
+
+
+def _covering(rows: Tensor, largest: int, has_one_scale: bool) -> Tensor:
+    """Returns the scales, [groups, rows], whose grids end at the largest weight of each row, or of all rows."""
+    ends = rows.abs().amax(2) / largest
+    return ends.max().expand(ends.shape) if has_one_scale else ends
+
+
+def _pin(target: Tensor, scale: Tensor, largest: int, may_pin: Tensor, has_one_scale: bool) -> tuple[Tensor, Tensor]:
+    """Returns (pinned, target): one weight per row, or one in all, is pinned to the end of the grid.
+
+    The quantizer computes the grid from the largest element of the weight. With that element at the end of the grid,
+    it computes from the rounded weight the same grid on which the weight was rounded.
+    """
+    units = (target / scale.unsqueeze(2)).abs()
+    pinned = torch.zeros_like(units, dtype=torch.bool)
+    if has_one_scale:
+        pinned.view(-1)[units.argmax()] = True
+    else:
+        pinned.scatter_(2, units.argmax(2, keepdim=True), True)
+    pinned &= may_pin.unsqueeze(2)
+    end = torch.where(target < 0, -1.0, 1.0) * largest * scale.unsqueeze(2)
+    return pinned, torch.where(pinned, end, target)
+
+
+def _error(weight: Tensor, folded: Tensor, moments: Moments, op: WeightedOp) -> float:
+    """Returns the squared error of the output of ``weight`` on quantized inputs against float, up to a constant."""
+    rounded, exact = (as_rows(one.detach().double(), _groups(op)) for one in (weight, folded))
+    own = ((rounded @ moments.quantized) * rounded).sum()
+    return float(own - 2 * ((exact @ moments.crossed) * rounded).sum())
+
+
+def _why_not_rounded(weight: LayerWeight) -> str | None:
+    if weight.op.stored_weight is None:
+        return "its weight is computed, or a normalization in front of it is folded into it"
+    if weight.has_bare_grid:
+        return "its BatchNorm is still to be updated"
+    if weight.quantizer.grid_origin is GridOrigin.OTHER:
+        return f"the grid of {type(weight.quantizer).__name__} changes with every weight"
+    return None
+
+
+def _groups(op: WeightedOp) -> int:
+    return int(getattr(op.module, "groups", 1))
+
+
+def columns_of(op: WeightedOp, inputs: list[Tensor], count: int, generator: torch.Generator) -> list[Tensor]:
+    """Returns ``count`` columns of each of the ``inputs`` of ``op``; see `columns`."""
+    axes = len(op.channel_shape) - 1
+    return columns(_geometry_of(op), [as_image(x, axes) for x in inputs], count, generator)
+
+
+def _geometry_of(op: WeightedOp) -> Geometry:
+    """Returns the settings with which the operation reads its input, in their 2-D form."""
+    if op.role is Role.LINEAR:
+        return Geometry()
+    module = op.module
+    in_front = getattr(module, "margins", None) or ()
+    own = (*module._reversed_padding_repeated_twice, 0, 0)
+    left, right, top, bottom = (a + b for a, b in zip(own[:4], (*in_front, 0, 0, 0, 0)[:4], strict=True))
+    names = ("kernel_size", "stride", "padding", "output_padding", "dilation")
+    settings = {name: getattr(module, name) for name in names}
+    settings = settings if len(module.kernel_size) > 1 else image_settings(settings)
+    if op.role is Role.CONV_TRANSPOSE:
+        return _geometry_of_transposed(module.groups, **settings)
+    return Geometry(
+        kernel=settings["kernel_size"],
+        stride=settings["stride"],
+        dilation=settings["dilation"],
+        padding=(left, right, top, bottom),
+        groups=module.groups,
+        mode="constant" if module.padding_mode == "zeros" else module.padding_mode,
+    )
+
+
+def _geometry_of_transposed(
+    groups: int, kernel_size: Pair, stride: Pair, padding: Pair, output_padding: Pair, dilation: Pair
+) -> Geometry:
+    """Returns the geometry of a transposed convolution: a convolution of spread inputs with the reversed kernel."""
+    reach = [step * (size - 1) for step, size in zip(dilation, kernel_size, strict=True)]
+    height, width = (one - removed for one, removed in zip(reach, padding, strict=True))
+    extra_height, extra_width = output_padding
+    return Geometry(
+        kernel=kernel_size,
+        dilation=dilation,
+        padding=(width, width + extra_width, height, height + extra_height),
+        upsampling=stride,
+        groups=groups,
+        is_reversed=True,
+    )
+
+
+def _seed_of(seed: int, layer: str, batch: int) -> int:
+    digest = hashlib.sha256(f"{seed} {layer} {batch}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
