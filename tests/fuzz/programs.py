@@ -17,18 +17,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnxruntime
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 import hotwheels.amct_pytorch as amct
-from hotwheels.amct_pytorch.backends.batches.outputs import output_tensors
+from tests.support.whole_way import PATHS, take, tensors
 
-PATHS = ("fx", "fx with input_data", "dynamic")
-_FLOAT, _FAKE = 1e-3, 0.1  # largest difference over the largest value: float rounding; some steps of 8 bits
-_ZERO = 1e-3  # added to the largest value, since an output that should be zero is rounding noise
 _AXES = {"x": {0: "n"}}
 
 # ``{v}`` and ``{u}`` are tensors [n, 8, h, w].
@@ -210,73 +205,18 @@ def check(seed: int, path: str, folder: Path) -> str:
       AssertionError: Something computes other values than the user's model.
     """
     model = model_of(seed)
-    batches = [torch.randn(count, 3, 8, 8) for count in (2, 3)]
+    calls = [(torch.randn(count, 3, 8, 8),) for count in (2, 3)]
     try:
-        expected = [tensors(model, x) for x in batches]
+        expected = tensors(model, calls[0])
     except RuntimeError:  # such as a view of memory that does not allow it
         return "fails itself"
-    if not all(one.isfinite().all() for one in expected[0]):
+    if not all(one.isfinite().all() for one in expected):
         return "not finite"
     try:
-        if path == "dynamic":
-            return _check_dynamic(model, batches, expected, folder)
-        return _check_fx(model, batches, expected, path, folder)
+        take(model, calls, path, folder, _AXES)
     except amct.AmctError as error:
         return type(error).__name__
-
-
-@torch.no_grad()
-def tensors(model: nn.Module, x: Tensor) -> list[Tensor]:
-    """Returns what ``model`` gives for a copy of ``x``."""
-    return [one.clone() for one in output_tensors(model(x.clone()))]
-
-
-def _check_fx(model: nn.Module, batches: list[Tensor], expected: list[list[Tensor]], path: str, folder: Path) -> str:
-    x, config = batches[0], folder / "config.json"
-    given = {"input_data": x} if path == PATHS[1] else {}
-    amct.create_quant_config_fx(config, model, **given)
-    quantized = amct.create_quant_model_fx(config, model, **given)
-    for batch, values in zip(batches, expected, strict=True):
-        assert_near(tensors(quantized, batch), values, _FLOAT, "the float state")
-    amct.enable_quantization(quantized, calibration=True)
-    tensors(quantized, x)
-    amct.enable_quantization(quantized, fake_quant=True)
-    fake = tensors(quantized, x)
-    amct.save_quant_model_fx(quantized, folder / "net", x, {"dynamic_axes": _AXES}, golden_inputs=batches[1])
-    _check_files(folder / "net_float_model.onnx", batches, expected, fake)
     return "ok"
-
-
-def _check_dynamic(model: nn.Module, batches: list[Tensor], expected: list[list[Tensor]], folder: Path) -> str:
-    x, config, record = batches[0], folder / "config.json", folder / "record.txt"
-    amct.create_quant_config(config, model, x)
-    quantized = amct.quantize_model(config, folder / "net.onnx", record, model, x, dynamic_axes=_AXES)
-    tensors(quantized, x)
-    fake = tensors(quantized, x)
-    amct.save_model(folder / "net.onnx", record, folder / "net")
-    _check_files(folder / "net.onnx", batches, expected, fake)
-    return "ok"
-
-
-def _check_files(float_file: Path, batches: list[Tensor], expected: list[list[Tensor]], fake: list[Tensor]) -> None:
-    for batch, values in zip(batches, expected, strict=True):
-        assert_near(run_file(float_file, batch), values, _FLOAT, f"the float file with {len(batch)} pictures")
-    found = run_file(float_file.with_name("net_fake_quant_model.onnx"), batches[0])
-    assert_near(found, fake, _FAKE, "the fake_quant file")
-
-
-def run_file(file: Path, x: Tensor) -> list[Tensor]:
-    """Runs a file in a default session of onnxruntime."""
-    session = onnxruntime.InferenceSession(file)
-    return [torch.from_numpy(np.asarray(one)) for one in session.run(None, {"x": x.numpy()})]
-
-
-def assert_near(found: list[Tensor], expected: list[Tensor], room: float, what: str) -> None:
-    assert [one.shape for one in found] == [one.shape for one in expected], what
-    for one, other in zip(found, expected, strict=True):
-        largest = float(other.abs().max()) if other.numel() else 0.0
-        difference = float((one.double() - other.double()).abs().max()) if other.numel() else 0.0
-        assert difference <= room * (largest + _ZERO), f"{what}: off by {difference:.3g} of {largest:.3g}"
 
 
 def run(seeds: Iterator[int], seconds: float, paths: tuple[str, ...]) -> tuple[Counter[str], list[str]]:

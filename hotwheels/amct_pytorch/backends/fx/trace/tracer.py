@@ -274,7 +274,7 @@ class AmctTracer(torch.fx.Tracer):
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
     ) -> tuple[Callable[..., Any], list[Any]]:
         """Makes the placeholders of the forward that is called, which may be set on the instance."""
-        callee = callee_in_force(self.root)
+        callee = self.callee()
         if callee is None or not is_module:
             function, values = super().create_args_for_root(root_fn, is_module, concrete_args)
             return function, [self.given(value) for value in values]
@@ -282,6 +282,13 @@ class AmctTracer(torch.fx.Tracer):
         if home is not None:
             self._autowrap_search.append(home)  # stock torch.fx only has the globals of the class's forward
         return self._placeholders_of(callee)
+
+    def callee(self) -> Callable[..., Any] | None:
+        """Returns the function that is traced; None for the forward of the class, as torch.fx reads that one."""
+        callee = callee_in_force(self.root)
+        if callee is None and parameter_kinds(self.root.forward) & {inspect.Parameter.KEYWORD_ONLY}:
+            return self.root.forward  # torch.fx writes a forward with an argument without default behind one with it
+        return callee
 
     def has_default(self, placeholder: Node) -> bool:
         """Whether the argument has a default on which a forward branches."""
@@ -302,7 +309,12 @@ class AmctTracer(torch.fx.Tracer):
 
     def _placeholders_of(self, callee: Callable[..., Any]) -> tuple[Callable[..., Any], list[Proxy]]:
         parameters = list(inspect.signature(callee).parameters.values())
-        proxies = [self._placeholder(parameter) for parameter in parameters]
+        proxies: list[Proxy] = []
+        for parameter in parameters:
+            name, default = starred(parameter), parameter.default
+            if default is parameter.empty and not name.startswith("*") and any(one.node.args for one in proxies):
+                default = None  # a keyword-only argument; the generated forward takes it by position, too
+            proxies.append(self.create_proxy("placeholder", name, () if default is parameter.empty else (default,), {}))
 
         def call(*values: Any) -> Any:
             args, kwargs = [], {}
@@ -320,10 +332,6 @@ class AmctTracer(torch.fx.Tracer):
         call.__annotations__.clear()  # torch.fx would write ours into the signature of the generated forward
 
         return call, [self.given(value) for value in proxies]
-
-    def _placeholder(self, parameter: inspect.Parameter) -> Proxy:
-        default = () if parameter.default is parameter.empty else (parameter.default,)
-        return self.create_proxy("placeholder", starred(parameter), default, {})
 
 
 class _CallMode(TorchFunctionMode):
@@ -360,8 +368,12 @@ def _with_signature(call: Callable[..., Any], forward: Callable[..., Any]) -> Ca
 
 
 def _takes_anything(function: Callable[..., Any]) -> bool:
-    kinds = {parameter.kind for parameter in inspect.signature(function).parameters.values()}
-    return bool(kinds & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD})
+    return bool(parameter_kinds(function) & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD})
+
+
+def parameter_kinds(function: Callable[..., Any]) -> set[Any]:
+    """Returns the kinds of parameters that ``function`` has."""
+    return {parameter.kind for parameter in inspect.signature(function).parameters.values()}
 
 
 def _property_name(function: Any) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from ....errors import ExportError
 from ....torch_private import pytree
-from ...batches.example import Example, keywords_refused
+from ...batches.example import Example
 from ...user_model.float_model import in_float32
 from ..quant_graph_module import QuantGraphModule
 
@@ -84,7 +84,11 @@ def _bind(placeholders: list[fx.Node], given: Example) -> dict[str, Any]:
         )
         raise ExportError(msg)
     if unknown:
-        raise ExportError(keywords_refused(unknown))
+        msg = (
+            f"The model was traced without the keyword arguments {', '.join(map(repr, unknown))}. Give them in the"
+            " input_data of create_quant_model_fx, too: they are then arguments of the quantized model."
+        )
+        raise ExportError(msg)
     return {
         name: values[name] if name in values else node.args[0] for name, node in zip(names, placeholders, strict=True)
     }

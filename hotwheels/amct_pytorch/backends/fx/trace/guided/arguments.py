@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from .....errors import UnsupportedModelError
 from .....torch_private import pytree
+from ....batches.example import Example
 from .evaluation import Evaluator
 
 
@@ -26,6 +28,43 @@ def fake_arguments(arguments: Mapping[str, Any], evaluator: Evaluator, batch: tu
         return evaluator.empty((batch[1], *value.shape[1:]), value)
 
     return {name: pytree.tree_map(fake, value) for name, value in arguments.items()}
+
+
+def with_named_keywords(callee: Callable[..., Any], example: Example) -> Callable[..., Any]:
+    """Returns ``callee`` with an argument of its own for each entry of ``**kwargs`` that ``example`` has.
+
+    Those of ``*args`` in front of them are named ``args_0``, ``args_1``, ... Without such an entry, and if the example
+    does not fit, ``callee`` is returned.
+    """
+    signature = inspect.signature(callee)
+    try:
+        given = signature.bind(*example.args, **example.kwargs).arguments
+    except TypeError:
+        return callee
+    if not any(given.get(one.name) for one in signature.parameters.values() if one.kind is one.VAR_KEYWORD):
+        return callee
+
+    def named(*args: Any, **kwargs: Any) -> Any:
+        return callee(*args, **kwargs)
+
+    every = list(signature.parameters.values())
+    has_more = any(given.get(one.name) for one in every if one.kind is one.VAR_POSITIONAL)
+    parameters = [one for each in every for one in _spread(each, given, has_more)]
+    named.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return named
+
+
+def _spread(parameter: inspect.Parameter, given: Mapping[str, Any], has_more: bool) -> Iterator[inspect.Parameter]:
+    """Yields the arguments for ``parameter``; with ``has_more`` behind the named ones, these have no defaults."""
+    if parameter.kind is parameter.VAR_KEYWORD:
+        for name in given.get(parameter.name, {}):
+            yield inspect.Parameter(name, parameter.KEYWORD_ONLY)
+    elif parameter.kind is parameter.VAR_POSITIONAL:
+        for index in range(len(given.get(parameter.name, ()))):
+            yield inspect.Parameter(f"{parameter.name}_{index}", parameter.POSITIONAL_OR_KEYWORD)
+    else:
+        is_named = parameter.kind is not parameter.KEYWORD_ONLY and has_more
+        yield parameter.replace(default=parameter.empty) if is_named else parameter
 
 
 def refuse_objects(arguments: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from ..run import Trace, calls_again, run
 from ..trace_errors import explain
 from ..tracer import LeafRules, callee_in_force
 from ..training import tell_branches
-from .arguments import fake_arguments, refuse_objects
+from .arguments import fake_arguments, refuse_objects, with_named_keywords
 from .batch import BatchError, free_batch_size, has_sized_constants, mark_fixed
 from .finish import finish
 from .tracer import GuidedTracer
@@ -33,7 +33,9 @@ class GuidedTraces:
         """Binds the example to the forward; UnsupportedModelError if it does not fit."""
         self._model = model
         self._rules = rules
-        self._arguments = example.arguments(callee_in_force(model) or model.forward)
+        forward = callee_in_force(model) or model.forward
+        self._arguments = example.arguments(with_named_keywords(forward, example))
+        self._example = example
         refuse_objects(self._arguments)
         self._batch_size = example.batch_size
         self._traces: dict[tuple[int | None, bool], Trace] = {}
@@ -62,6 +64,7 @@ class GuidedTraces:
                     lambda evaluator: fake_arguments(self._arguments, evaluator, batch),
                     written_buffers,
                     records_constants,
+                    self._example,
                 )
             )
             return tracers[-1]

@@ -13,10 +13,12 @@ from torch.fx import Graph, Node
 from torch.fx.proxy import TraceError
 
 from .....torch_private import as_script_method
+from ....batches.example import Example
 from ....calls.autograd_call import AutogradCall
 from ....real_quant.known import is_known
 from ..random_calls import is_random
 from ..tracer import AmctTracer, LeafRules
+from .arguments import with_named_keywords
 from .evaluation import Evaluator, Result, leaves
 from .patches import patched
 from .proxies import PROXY_TYPES, GuidedProxy, proxies_in, values_of
@@ -45,6 +47,7 @@ class GuidedTracer(AmctTracer):
         make_arguments: Callable[[Evaluator], dict[str, Any]],
         written_buffers: frozenset[str] = frozenset(),
         records_constants: bool = False,
+        example: Example | None = None,
     ) -> None:
         """Takes the settings and makes the arguments of the forward.
 
@@ -54,12 +57,14 @@ class GuidedTracer(AmctTracer):
           written_buffers: See `AmctTracer`.
           records_constants: Records calls that make a tensor of Python numbers (``torch.zeros(2, 4)``), to find out
             whether a number depends on the batch. A stock trace does not, so names may differ.
+          example: The call; each entry of ``**kwargs`` is an argument of the graph.
         """
         super().__init__(rules, are_buffers_proxies=False, is_device_known=False, written_buffers=written_buffers)
         self.evaluator = Evaluator()
         self.is_over = False
         self.records_constants = records_constants
         self._arguments = make_arguments(self.evaluator)
+        self._example = example or Example(())
         self._fed: set[Node] = set()  # nodes that depend on an input of the model
         self._compared: dict[Node, list[Any]] = {}  # with which lists and tuples a node compares a traced value
         self._changed: dict[int, tuple[Tensor, GuidedProxy]] = {}  # constants that the graph writes to
@@ -197,6 +202,13 @@ class GuidedTracer(AmctTracer):
         if self.evaluator.is_running:
             return attr_val
         return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def callee(self) -> Callable[..., Any] | None:
+        """Returns the function that is traced; None for the forward of the class."""
+        callee = super().callee()
+        forward = callee or self.root.forward
+        named = with_named_keywords(forward, self._example)
+        return callee if named is forward else named
 
     def given(self, value: Any) -> Any:
         """Returns the value that the forward gets for an argument: the Proxy of a tensor, list or number."""
