@@ -99,8 +99,8 @@ def keywords_refused(names: Iterable[str]) -> str:
     """Returns the text for arguments ``names`` that are only given by keyword."""
     given = list(names)
     return (
-        f"{', '.join(map(repr, given))} can be given to forward by keyword only, which torch's exporter does not know. Name the"
-        f" arguments: def forward(self, x, {', '.join(given)}); or pass a module around the model whose forward has"
+        f"{', '.join(map(repr, given))} can be given to forward by keyword only, which torch's exporter does not know."
+        f" Name the arguments: def forward(self, x, {', '.join(given)}); or pass a module around the model whose forward has"
         f" them by position and calls self.model(x, {', '.join(f'{name}={name}' for name in given)})."
     )
 
