@@ -100,8 +100,8 @@ def keywords_refused(names: Iterable[str]) -> str:
     given = list(names)
     return (
         f"{', '.join(map(repr, given))} can be given to forward by keyword only, which torch's exporter does not know."
-        f" Name the arguments: def forward(self, x, {', '.join(given)}); or pass a module around the model whose forward"
-        f" has them by position and calls self.model(x, {', '.join(f'{name}={name}' for name in given)})."
+        f" Name the arguments: def forward(self, x, {', '.join(given)}); or pass a module around the model whose"
+        f" forward has them by position and calls self.model(x, {', '.join(f'{name}={name}' for name in given)})."
     )
 
 
