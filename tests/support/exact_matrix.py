@@ -31,6 +31,10 @@ class Geometry:
     extra: int  # output_padding of a transposed convolution, ceil_mode and count_include_pad of a pooling
     has_bias: bool
 
+    @property
+    def output_padding(self) -> tuple[int, ...]:
+        return tuple(min(self.extra, step - 1) for step in self.stride)
+
 
 @dataclasses.dataclass(frozen=True)
 class Case:
@@ -54,6 +58,9 @@ class Case:
         span = [d * (k - 1) + 1 for k, d in zip(g.kernel, g.dilation, strict=True)]
         if "pool" in self.operation and any(2 * p > k for p, k in zip(g.padding, g.kernel, strict=True)):
             return False
+        if self.operation == "conv_transpose":
+            terms = zip(size, g.stride, g.padding, span, g.output_padding, strict=True)
+            return all((s - 1) * step - 2 * p + w + extra > 0 for s, step, p, w, extra in terms)
         return all(s + 2 * p >= w for s, p, w in zip(size, g.padding, span, strict=True))
 
 
@@ -221,7 +228,7 @@ def _module(case: Case) -> nn.Module | None:
         ),
         "conv_transpose": lambda: nn.ConvTranspose2d(
             channels, out, g.kernel, **window, dilation=g.dilation, groups=g.groups, bias=g.has_bias,
-            output_padding=tuple(min(g.extra, s - 1) for s in g.stride),
+            output_padding=g.output_padding,
         ),
         "conv same": lambda: nn.Conv2d(channels, out, (3, 2), padding="same", groups=g.groups, dilation=g.dilation),
         "linear 2d": lambda: nn.Linear(width, 5, bias=g.has_bias),

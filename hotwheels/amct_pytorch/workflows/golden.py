@@ -14,7 +14,7 @@ from ..backends.fx.quant_graph_module import QuantGraphModule
 from ..backends.fx.read.called import callable_of
 from ..backends.real_quant.between_layers import BetweenLayers
 from ..backends.real_quant.known import is_known
-from ..backends.user_model.kept_buffers import KeptBuffers
+from ..backends.user_model.model_state import unchanged
 from ..nn.mode import Mode
 from ..nn.quantized_layer import QuantizedLayer
 from ..oracle.real_quant_check import RealQuantIntegers
@@ -32,7 +32,7 @@ def real_quant_integers(quantized: QuantGraphModule, inputs: tuple[Any, ...]) ->
     device = next((one.device for one in quantized.parameters()), torch.device("cpu"))
     placed = pytree.tree_map_only(Tensor, lambda one: one.to(device), copies_of(inputs))
     trace = _Trace()
-    with kept_state(quantized), KeptBuffers(quantized), torch.no_grad(), torch.random.fork_rng(devices=()):
+    with kept_state(quantized), unchanged(quantized), torch.no_grad(), torch.random.fork_rng(devices=()):
         quantized.eval().mode = Mode.REAL_QUANT
         for layer in layers.values():
             layer.watcher = trace

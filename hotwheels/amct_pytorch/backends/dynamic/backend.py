@@ -23,8 +23,8 @@ from ...torch_private import BatchNorm, pytree
 from ..batches.example import positional
 from ..layers.layer_container import LayerContainer
 from ..user_model.float_model import cast_to_float32, in_float32, needs_float32, unwrapped
-from ..user_model.kept_state import kept_state, run_example
 from ..user_model.memory_of_calls import refuse_memory
+from ..user_model.model_state import run_example
 from .attention import place_attention
 from .forwards import replace_forward, works_in_place
 from .hooked_forward import take_root_hooks
@@ -80,7 +80,7 @@ class DynamicBackend:
         self._model = copy_model(model)
         cast_to_float32(self._model)
         take_root_hooks(self._model)
-        refuse_memory(self._model, lambda: run_example(self._model, inputs), lambda: kept_state(self._model))
+        refuse_memory(self._model, lambda: run_example(self._model, inputs))
         place_attention(self._model)
         self._between: dict[nn.Module, Between | None] = {}
         self._calling: dict[str, CallingForward | CallingNorm | FrozenForward] = {

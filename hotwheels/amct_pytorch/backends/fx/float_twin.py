@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from ..batches.batch_store import copied
 from ..batches.example import Example
-from ..user_model.memory_of_calls import Attributes, refuse_memory
+from ..user_model.memory_of_calls import refuse_memory
+from ..user_model.model_state import unchanged
 from ..user_model.weight_hooks import stored_tensors
 from .trace.compare import Results, hooked_paths, results_of
-from .trace.state import unchanged
 from .trace.tracer import callee_in_force
 
 
@@ -51,16 +51,15 @@ class FloatTwin:
 
         ``state`` holds the present parameters and buffers by name; others than the model's are not read.
         """
-        with unchanged(self._model):  # training flags, too: modules are shared with the graph
-            before = Attributes(self._model)
+        with unchanged(self._model) as before:  # training flags, too: modules are shared with the graph
             result = self._call(example, state)
-            self.has_changed = bool(before.changed())
+            self.has_changed = bool(before.changed_attributes())
             return result
 
     @torch.no_grad()
     def refuse_memory(self, example: Example, state: Mapping[str, Tensor]) -> None:
         """Raises UnsupportedModelError if a second call with ``example`` gives another result."""
-        refuse_memory(self._model, lambda: self._call(example, state), lambda: unchanged(self._model))
+        refuse_memory(self._model, lambda: self._call(example, state))
 
     def _call(self, example: Example, state: Mapping[str, Tensor]) -> Any:
         model = self._model.eval()

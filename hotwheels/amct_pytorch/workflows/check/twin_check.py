@@ -16,8 +16,8 @@ from ...backends.batches.outputs import output_tensors
 from ...backends.fx.float_twin import FloatTwin
 from ...backends.fx.quant_graph_module import QuantGraphModule
 from ...backends.fx.trace.compare import first_difference, results_of
-from ...backends.fx.trace.state import unchanged
 from ...backends.user_model.float_model import in_float32
+from ...backends.user_model.model_state import unchanged
 from ...errors import ExportError
 from ...log import get_logger
 from ...nn.mode import Mode

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ....log import get_logger
 from ....torch_private import BatchNorm, Dropout, pytree
-from ...user_model.kept_state import kept_state
+from ...user_model.model_state import unchanged
 
 _log = get_logger(__name__)
 
@@ -36,7 +36,7 @@ def find_between(
       pairs: For each BatchNorm the convolution in front of it.
     """
     for only_dropouts in (False, True):
-        with kept_state(model), torch.no_grad():
+        with unchanged(model), torch.no_grad():
             _train(model, only_dropouts)
             watch = _Watch(pairs)
             try:

@@ -28,7 +28,7 @@ from ...torchscript.marker_sites import INPUT_MARKER, MARKER_DOMAIN, resolve_mar
 from ...torchscript.size_arithmetic import fold_size_arithmetic
 from ...torchscript.torch_exporter import export_onnx
 from ...torchscript.unexportable_pooling import refuse_divisor
-from ...user_model.kept_state import kept_state
+from ...user_model.model_state import unchanged
 from ..forwards import MarkedForward, OriginalForward, call_name, replace_forward
 from .candidates import Candidate
 from .pads import merge_pads
@@ -88,7 +88,7 @@ def export_marked(
     labels = {name: labels_of(name, one) for name, one in axes.items() if name in named}
     setting = {**given, "input_names": names, "dynamic_axes": labels}
     with (
-        kept_state(model),
+        unchanged(model),
         _marked(candidates) as forwards,
         _counting_anew(model, forwards),
         _entered_with_tensors(model, inputs) as (tensors, baked),

@@ -15,7 +15,7 @@ from ....onnx_io.node_access import operand
 from ....torch_private import pytree
 from ...batches.float_arrays import array_of, shaken
 from ...batches.outputs import output_tensors
-from ...user_model.kept_state import kept_state
+from ...user_model.model_state import unchanged
 from ..forwards import call_name
 from .export import MarkedExport
 from .float_model import Fold
@@ -71,7 +71,7 @@ class FloatForward:
 
     def _run(self, change: Callable[[Tensor], Tensor]) -> list[NDArray[Any]]:
         inputs = pytree.tree_map_only(Tensor, change, self._inputs)
-        with kept_state(self._model), torch.no_grad():
+        with unchanged(self._model), torch.no_grad():
             result = self._model.eval()(*inputs)
         return [array_of(one) for one in output_tensors(result)]
 

@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from ....torch_private import pytree, without_torch_function
 from ...calls.tensor_facts import is_fact
-from ...user_model.kept_state import kept_state, run_example
+from ...user_model.model_state import run_example, unchanged
 from ..forwards import OriginalForward, replace_forward
 
 
@@ -32,7 +32,7 @@ def find_read_again(model: nn.Module, inputs: tuple[Any, ...], modules: Mapping[
     if not modules:
         return frozenset()
     watch = _Watch()
-    with kept_state(model), _out_of_place(modules, watch), watch:
+    with unchanged(model), _out_of_place(modules, watch), watch:
         result = run_example(model, inputs)
     watch.see(result)
     return frozenset(watch.read_again)

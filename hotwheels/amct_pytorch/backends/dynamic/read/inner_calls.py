@@ -13,7 +13,7 @@ from ....log import get_logger
 from ....nn.in_projection import InProjection
 from ....ops.desc import Role
 from ....ops.registry import Registry
-from ...user_model.kept_state import kept_state, run_example
+from ...user_model.model_state import run_example, unchanged
 from ..forwards import FORWARD, OriginalForward, Replacement, replace_forward
 from ..inner_call import CalledWith, CallingForward, CallOf, call_of, make_inner, run_call
 from ..inner_norm import FUNCTION, NAMES, CallingNorm, FrozenForward, is_frozen_norm, is_own
@@ -50,7 +50,7 @@ def find_inner_norms(model: nn.Module, inputs: tuple[Any, ...], registry: Regist
     if not modules:
         return {}
     seen = {path: _SeenNorm(module) for path, module in modules.items()}
-    with kept_state(model), _seeing(seen):
+    with unchanged(model), _seeing(seen):
         run_example(model, inputs)
     return {path: CallingNorm(one.original) for path, one in seen.items() if one.is_one_norm}
 
@@ -166,7 +166,7 @@ def _operation(module: nn.Module, registry: Registry) -> str:
 
 
 def _run(model: nn.Module, inputs: tuple[Any, ...], seen: Mapping[str, _Seen]) -> Mapping[str, _Seen]:
-    with kept_state(model), _seeing(seen):
+    with unchanged(model), _seeing(seen):
         run_example(model, inputs)
     return seen
 

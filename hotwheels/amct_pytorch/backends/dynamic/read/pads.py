@@ -16,7 +16,7 @@ from ....onnx_io.initializers import constant_of
 from ....onnx_io.layer_sites import LayerSite, write_sites
 from ....torch_private import pytree
 from ...torchscript.exporter_leftovers import bypass
-from ...user_model.kept_state import kept_state, run_example
+from ...user_model.model_state import run_example, unchanged
 from ..forwards import FORWARD, FoldedForward, OriginalForward, replace_forward
 from ..inner_call import CalledWith, CallingForward, make_inner
 
@@ -109,7 +109,7 @@ def _watched(model: nn.Module, inputs: tuple[Any, ...], seen: dict[nn.Module, _S
     handles = [module.register_forward_hook(_note(one)) for module, one in seen.items()]
     readers = _Readers(seen)
     try:
-        with kept_state(model), readers:
+        with unchanged(model), readers:
             return readers.counted, run_example(model, inputs)
     finally:
         for handle in handles:

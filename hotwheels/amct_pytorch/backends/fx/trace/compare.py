@@ -16,8 +16,8 @@ from ....torch_private import pytree
 from ...batches.batch_store import copied
 from ...batches.example import Example
 from ...batches.outputs import are_equal
-from ...user_model.memory_of_calls import Attributes, refuse_memory
-from .state import unchanged
+from ...user_model.memory_of_calls import refuse_memory
+from ...user_model.model_state import unchanged
 
 _log = get_logger(__name__)
 
@@ -32,12 +32,11 @@ def check_graph(model: nn.Module, traced: GraphModule, example: Example) -> None
         model in training mode this is a WARNING only, since its graph may hold branches of that mode.
     """
     with _eval_mode(model, traced):
-        before = Attributes(model)
-        with torch.no_grad(), unchanged(model):
+        with torch.no_grad(), unchanged(model) as state:
             expected = copied(_call(model, example))
-            has_changed = bool(before.changed())
+            has_changed = bool(state.changed_attributes())
         if has_changed:
-            refuse_memory(model, lambda: _call(model, example), lambda: unchanged(model))
+            refuse_memory(model, lambda: _call(model, example))
         found = _run(model, traced, example)
         if _is_equal(found, expected):
             return

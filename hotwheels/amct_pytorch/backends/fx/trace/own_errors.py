@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from ....torch_private import pytree
 from ...batches.example import Example
-from .state import unchanged
+from ...user_model.model_state import unchanged
 from .tracer import NotOwnedError
 from .user_code import is_user_file
 

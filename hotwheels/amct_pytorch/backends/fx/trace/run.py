@@ -11,10 +11,11 @@ from torch import nn
 from torch.fx import Graph, GraphModule
 
 from ....torch_torchscript import TracerWarning, seemingly_tracing
+from ...user_model.model_state import unchanged
 from ..rewrite.assemble import assemble, copy_training
 from .dropout import follow_training_mode
 from .leaf_hooks import call_twins
-from .state import buffers_take_proxies, unchanged
+from .state import buffers_take_proxies, written_buffers
 from .tracer import AmctTracer
 from .training import TrainingBranch, TrainingFlag, calls_of, mark_training
 
@@ -82,7 +83,7 @@ def _run_once(
         if is_training_marked:
             branches = mark_training(model, tracer.leaves_of(model))
         graph = _without_text_types(tracer.trace(model))
-        written, has_drawn = state.written_buffers(model), state.has_drawn
+        written, has_drawn = written_buffers(state, model), state.has_drawn
         tracer.note_replaced(state.replaced_values())
         tracer.record_new_values()
         state.put_back_buffers()

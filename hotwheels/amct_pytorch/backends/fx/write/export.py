@@ -6,7 +6,6 @@ import dataclasses
 from typing import Any
 
 import onnx_ir as ir
-import torch
 from torch import Tensor, fx
 
 from ....errors import ExportError
@@ -14,7 +13,7 @@ from ....log import get_logger
 from ....onnx_io.opset import DEFAULT_OPSET, OpsetTooLow
 from ....torch_private import pytree
 from ...batches.export_names import input_names, report_unused_axes
-from ...user_model.kept_buffers import KeptBuffers
+from ...user_model.model_state import unchanged
 from .example_call import ExampleCall
 from .flat_reference import FlatReference
 from .onnx.example import DynamicAxis, Example, dynamic_axes_of
@@ -93,17 +92,18 @@ def _example(given: dict[str, Tensor], axes: list[DynamicAxis]) -> Example:
 
 def _run(walk: GraphWalk, call: ExampleCall, setting: dict[str, Any]) -> ir.Model:
     try:
-        with torch.random.fork_rng(devices=()), KeptBuffers(walk.module) as buffers:
+        with unchanged(walk.module) as state:
             written = walk.write(call.inputs, setting.get("output_names"))
+            changed = state.changed_buffers()
     except ExportError as error:
         error.args = (_text(error), *error.args[1:])
         raise
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise ExportError(f"The model cannot be exported to ONNX with this input_data: {_text(error)}") from error
-    if buffers.changed:
+    if changed:
         _log.warning(
             "The forward changes its buffers (%s). Files hold one call, which starts with their present values.",
-            ", ".join(f"'{name}'" for name in buffers.changed),
+            ", ".join(f"'{name}'" for name in changed),
         )
     return written
 
