@@ -9,15 +9,19 @@ from __future__ import annotations
 from torch import fx
 
 from ...real_quant.known import is_known
-from .spelling import in_place_reason
+from .spelling import in_place_reason, is_written
 
 
 def constant_nodes(graph: fx.Graph) -> frozenset[fx.Node]:
-    """Returns the parameters and buffers of ``graph``, and the calls of functions and methods on these alone."""
+    """Returns the parameters and buffers of ``graph``, and the calls of functions and methods on these alone.
+
+    Parameters and buffers that the graph changes are no constants.
+    """
     found: set[fx.Node] = set()
     for node in graph.nodes:
         operands = node.all_input_nodes
-        if node.op == "get_attr" or (operands and found.issuperset(operands) and _is_pure_call(node)):
+        is_constant = not is_written(node) if node.op == "get_attr" else bool(operands) and _is_pure_call(node)
+        if is_constant and found.issuperset(operands):
             found.add(node)
     return frozenset(found)
 

@@ -13,6 +13,7 @@ from ....ops.registry import Registry
 
 _SPELLING = "amct_spelling"
 _IN_PLACE = "amct_in_place"
+_WRITTEN = "amct_written"
 
 _FORMS = {
     "placeholder": Form.INPUT,
@@ -50,6 +51,18 @@ def remember_spelling(node: Node) -> None:
 def mark_in_place(node: Node, reason: str) -> None:
     """Notes that ``node`` had to stay an in-place operation."""
     node.meta[_IN_PLACE] = reason
+
+
+def mark_written(node: Node) -> None:
+    """Notes that the graph changes the parameter or buffer that ``node`` reads, so its value is no constant."""
+    for one in node.graph.nodes:
+        if one.op == "get_attr" and one.target == node.target:
+            one.meta[_WRITTEN] = True
+
+
+def is_written(node: Node) -> bool:
+    """Whether the graph changes the parameter or buffer that ``node`` reads, also under another name of its memory."""
+    return _WRITTEN in node.meta
 
 
 def in_place_reason(node: Node) -> str | None:

@@ -34,7 +34,7 @@ from ....graph import Skip
 from ...calls.function_names import is_in_place_name
 from ...calls.item_assignment import with_item
 from ..read.memory import Memory, are_apart, is_known_to_share, may_read_memory
-from ..read.spelling import mark_in_place, remember_spelling
+from ..read.spelling import mark_in_place, mark_written, remember_spelling
 from ..trace.proxies import IN_PLACE_OPERATORS
 
 _NO_CHANGES = frozenset({"requires_grad_", "share_memory_"})
@@ -163,6 +163,7 @@ def _obstacle(node: Node, found: _OutOfPlace, memory: Memory, order: Mapping[Nod
         if are_apart(changed, other):
             continue
         if other.op == "get_attr":
+            mark_written(other)
             return f"it changes the parameter or buffer '{other.target}' in place"
         if other is not changed and any(order[user] > order[node] and may_read_memory(user) for user in other.users):
             raise UnsupportedModelError(_refusal(node, other, is_known_to_share(changed, other)))

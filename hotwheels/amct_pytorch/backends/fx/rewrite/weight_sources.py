@@ -12,7 +12,7 @@ from torch.fx.node import map_arg
 from ....nn.call import MethodCall
 from ....nn.computed_tensor import ComputedTensor, Ref, Step, Tree
 from ...calls.no_ops import is_copy
-from ..read.spelling import in_place_reason
+from ..read.spelling import in_place_reason, is_written
 from ..trace.frozen import known_number
 from ..trace.guided.batch import FIXED
 from ..trace.guided.tracer import VALUE
@@ -87,7 +87,7 @@ class WeightSources:
             return True
         if node.op == "get_attr":
             is_tensor = isinstance(self.tree.find(str(node.target)), Tensor)
-            return is_tensor and not any(in_place_reason(user) for user in node.users)
+            return is_tensor and not is_written(node)
         if in_place_reason(node) is not None:
             return False
         if node.op == "call_module":

@@ -7,9 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 from torch.fx import Node, Proxy
+from torch.fx.proxy import Attribute, TraceError
 
 from ....graph import Form
 from ..read.spelling import Spelling, spell
+
+DATA_ASSIGNED = "assignment to the .data of a traced tensor cannot be recorded; write x.copy_(y)"
 
 IN_PLACE_OPERATORS: dict[Callable[..., Any], Callable[..., Any]] = {
     operator.iadd: operator.add,
@@ -33,10 +36,34 @@ class TracedProxy(Proxy):
     values. The node is named as in a stock trace (``add``), and its type string is that of the operator.
     """
 
+    def __getattr__(self, name: str) -> Any:
+        """Returns an attribute, with the same operators."""
+        return TracedAttribute(self, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Sets an attribute; TraceError for ``y.data = z``, but not for ``y.data += z``, which is recorded."""
+        if name == "data" and not _changes_data(self, value):
+            raise TraceError(DATA_ASSIGNED)
+        if name != "data":
+            super().__setattr__(name, value)
+
     def __setitem__(self, index: Any, value: Any) -> None:
         """Records ``self[index] = value``; ``self[index] += other`` is ``self[index] = self[index] + other``."""
         _make_plain(self, value)
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
+
+
+class TracedAttribute(TracedProxy, Attribute):
+    """``y.data`` or another attribute; a method if it is called. Its node is made when it is used as a value."""
+
+
+def _changes_data(proxy: Proxy, value: Any) -> bool:
+    """Whether ``value`` is ``proxy.data``, changed by an operator like ``+=``."""
+    node = value.node if isinstance(value, Proxy) else None
+    if node is None or node.target not in IN_PLACE_OPERATORS:
+        return False
+    data = node.args[0]
+    return isinstance(data, Node) and data.target is getattr and data.args == (proxy.node, "data")
 
 
 def _make_plain(proxy: Proxy, value: Any) -> None:

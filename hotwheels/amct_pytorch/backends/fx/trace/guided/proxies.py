@@ -18,7 +18,7 @@ from torch.fx import Node
 from torch.fx.proxy import TraceError
 
 from .....torch_private import FakeTensor
-from ..proxies import IN_PLACE_OPERATORS, TracedProxy, record_in_place
+from ..proxies import DATA_ASSIGNED, IN_PLACE_OPERATORS, TracedProxy, record_in_place
 from ..training import TrainingFlag
 from .evaluation import VALUE_OF_DATA
 
@@ -65,7 +65,7 @@ class GuidedProxy(TracedProxy):
         """Sets an attribute of the Proxy, which readers see as an attribute of the tensor."""
         if name == "data":
             if not _is_same_tensor(self.amct_value, value):  # x.data += 1 assigns x.data itself
-                raise TraceError("assignment to the .data of a traced tensor cannot be recorded; write x.copy_(y)")
+                raise TraceError(DATA_ASSIGNED)
             return
         super().__setattr__(name, value)
 
