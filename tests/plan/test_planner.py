@@ -126,3 +126,65 @@ def test_a_linear_shares_with_others_only_if_no_rank_can_change_it() -> None:
         symmetric = tuple(QuantizerConfig(one.quantizer, {**one.args, "with_offset": False}) for one in activations)
         config = changed(config, name, activations=symmetric)
     assert groups(graph, config) == {"fc": ["fc:0"], "add": ["add:0", "fc:0"]}
+
+
+class Selects(nn.Module):
+    """A ReLU and a max pooling behind an addition; ``double`` is read by a ReLU and by a convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(4, 4, 1)
+        self.second = nn.Conv2d(4, 4, 1)
+        self.pool = nn.MaxPool2d(2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.pool(torch.relu(x + 1.0))
+        double = y + y
+        z = torch.cat([torch.relu(double), self.first(double)], 1)
+        left, right = torch.split(z, 4, 1)
+        return torch.clamp(self.second(left) + right, -1.0, 1.0)
+
+
+def grids(graph: OpGraph, config: QuantConfig) -> dict[str, list[str]]:
+    return {name: [one.grid for one in layer.inputs] for name, layer in make_plan(graph, config).layers.items()}
+
+
+def test_a_selecting_layer_has_the_grid_of_the_inputs_that_read_its_result() -> None:
+    graph, config = planned_graph(Selects())
+    found = grids(graph, config)
+    assert found["relu"] == found["pool"] == ["add_1:0"], "through both, since add_1 reads the pooling"
+    assert found["relu_1"] == found["first"] == ["relu_1:0"], "the convolution reads the same tensor"
+    assert found["cat"] == ["split:0", "split:0"]
+    assert found["clamp"] == ["clamp:0"], "no quantized input reads its result"
+
+
+def test_only_the_inputs_behind_a_selecting_layer_observe() -> None:
+    plan = make_plan(*planned_graph(Selects()))
+    observed = {name: [one.is_observed for one in layer.inputs] for name, layer in plan.layers.items()}
+    assert observed["relu"] == observed["pool"] == [False]
+    assert observed["cat"] == [False, False]
+    assert all(all(flags) for name, flags in observed.items() if name not in ("relu", "pool", "cat"))
+
+
+def test_a_selecting_layer_with_other_settings_keeps_its_own_grid() -> None:
+    graph, config = planned_graph(Selects())
+    config = changed(config, "pool", activations=with_bits(config.layers["pool"], 12))
+    found = grids(graph, config)
+    assert (found["relu"], found["pool"]) == (["relu:0"], ["pool:0"])
+
+
+def test_a_selecting_layer_between_readers_of_different_settings_keeps_its_own_grid() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left = nn.Conv2d(4, 4, 1)
+            self.right = nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = torch.relu(x + 1.0)
+            return self.left(y) + self.right(y)
+
+    graph, config = planned_graph(Net())
+    assert grids(graph, config)["relu"] == ["left:0"]
+    config = changed(config, "right", activations=with_bits(config.layers["right"], 12))
+    assert grids(graph, config)["relu"] == ["relu:0"]

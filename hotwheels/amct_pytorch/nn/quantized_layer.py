@@ -13,7 +13,7 @@ from ..log import get_logger
 from ..ops.desc import OpDesc, Role
 from ..quantizers.base import ActivationQuantizer
 from ..quantizers.learning.recompute import is_recomputing
-from ..quantizers.observers.observation import is_quantizable
+from ..quantizers.observers.observation import RangeObserver, is_quantizable
 from ..record import ActivationRecord, LayerRecord, WeightRecord
 from .call import LayerCall
 from .eager_forward import NO_TRACES, refuse_tracers
@@ -21,7 +21,7 @@ from .integer_layer import IntegerLayer, IntegerWatcher
 from .layer_weight import LayerWeight
 from .mode import Mode, forced_mode
 from .module_hooks import with_hooks_of
-from .shared_input import SharedInput
+from .shared_input import FollowingInput, SharedInput
 
 _log = get_logger(__name__)
 NO_SHIFT_YET = -1
@@ -147,6 +147,14 @@ class QuantizedLayer(nn.Module):
         """Ends the batch of a layer with several uses; drops it if an error ended the forward (not ``is_complete``)."""
         for quantizer, shared in zip(self.activation, self._sharing, strict=True):
             shared.end_forward(quantizer, is_complete=is_complete)
+
+    def extremes(self, index: int) -> tuple[float, float] | None:
+        """Returns the smallest and the largest value of one input in calibration; None if they are not known."""
+        shared = self._sharing[index]
+        if isinstance(shared, FollowingInput):
+            return shared.extremes
+        observer = self.activation[index]._modules.get("observer")
+        return observer.extremes if isinstance(observer, RangeObserver) else None
 
     def replace_producer(self, old: nn.Module, new: nn.Module) -> None:
         """Replaces the module ``old`` by ``new`` as producer of tensors that the layer reads."""

@@ -108,6 +108,29 @@ class SharedInputs(SharedInput):
             quantizer.observe(torch.cat(parts))
 
 
+class FollowingInput(SharedInput):
+    """SharedInput of a tensor that does not determine its quantizer's grid: the tensor behind the layer does.
+
+    Attributes:
+      extremes: Smallest and largest value of the tensor in calibration; None before.
+    """
+
+    extremes: tuple[float, float] | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FollowingInput:
+        made = super().__deepcopy__(memo)
+        assert isinstance(made, FollowingInput)
+        made.extremes = self.extremes
+        return made
+
+    def observe(self, x: Tensor, quantizer: ActivationQuantizer) -> None:
+        """Notes the extremes of ``x``; ``quantizer`` does not see ``x``."""
+        if x.numel():
+            low, high = (float(end) for end in x.detach().aminmax())
+            known = self.extremes or (low, high)
+            self.extremes = min(low, known[0]), max(high, known[1])
+
+
 @dataclasses.dataclass
 class _Result:
     """The result of one computation on one tensor.

@@ -38,6 +38,8 @@ _COMPUTING = WEIGHTED | {
     Role.NORM,
     Role.BATCH_NORM,
 }
+# Operations each of whose results is an element of an input or a bound; so are those of every max pooling.
+_SELECTING = frozenset({"relu", "relu6", "clamp", "hardtanh", "max", "min", "cat", "stack"})
 CUBE = WEIGHTED | {Role.MATMUL, Role.MAX_POOL, Role.AVG_POOL}
 
 
@@ -108,6 +110,11 @@ class OpDesc:
     def makes_new_tensor(self) -> bool:
         """Whether the result of the out-of-place form never shares memory with an input."""
         return self.role in _COMPUTING
+
+    @property
+    def selects(self) -> bool:
+        """Whether rounding inputs and result to one grid is the same as rounding the result alone (spec 8.6)."""
+        return self.role is Role.MAX_POOL or self.name in _SELECTING
 
     @property
     def is_cube(self) -> bool:

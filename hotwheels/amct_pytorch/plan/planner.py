@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,8 +23,9 @@ def make_plan(graph: OpGraph, config: QuantConfig) -> QuantPlan:
     """
     enabled = {name: layer for name in graph.layers if (layer := config.layers.get(name)) and layer.quant_enable}
     groups = _groups(graph, enabled)
+    grids = _grids(graph, enabled, groups)
     weight_groups: dict[tuple[str, str], str] = {}
-    layers = {name: _plan_layer(graph, name, layer, groups, weight_groups) for name, layer in enabled.items()}
+    layers = {name: _plan_layer(graph, name, layer, groups, grids, weight_groups) for name, layer in enabled.items()}
     return QuantPlan(layers, _skips(graph, config))
 
 
@@ -47,6 +49,7 @@ def _plan_layer(
     name: str,
     config: LayerConfig,
     groups: Mapping[str, str],
+    grids: Mapping[str, str],
     weight_groups: dict[tuple[str, str], str],
 ) -> LayerPlan:
     uses = graph.uses[name]
@@ -68,6 +71,7 @@ def _plan_layer(
                 tensors=tuple(node.edges[index].producer for node in uses),
                 quantizer=quantizer,
                 group=groups[_slot(name, index)],
+                grid=grids[groups[_slot(name, index)]],
             )
             for index, quantizer in enumerate(config.activations)
         ),
@@ -95,6 +99,47 @@ def _groups(graph: OpGraph, layers: Mapping[str, LayerConfig]) -> dict[str, str]
             if given_up != kept:
                 groups.update({one: kept for one, group in groups.items() if group == given_up})
     return groups
+
+
+def _grids(graph: OpGraph, layers: Mapping[str, LayerConfig], groups: Mapping[str, str]) -> dict[str, str]:
+    """Returns for every group the group whose tensor determines its grid.
+
+    That is the group behind an operation that selects, if no other quantized layer reads the operation's input. The
+    range in front is wider (a ReLU drops its negative half) or merely another, and rounding to both loses levels twice.
+    """
+    readers: dict[str, set[str]] = defaultdict(set)
+    for slot, group in groups.items():
+        readers[group].add(slot.rpartition(":")[0])
+    grids = {group: group for group in groups.values()}
+    for node in reversed(graph.quantizable):
+        behind = _behind(graph, layers, node, groups)
+        if behind is None:
+            continue
+        group, settings = behind
+        for index, own in enumerate(_activations(layers, node)):
+            front = groups[_slot(node.layer, index)]
+            if readers[front] == {node.layer} and _frozen(own.quantizer, settings_of(own)) == settings:
+                grids[front] = grids[group]
+    return grids
+
+
+def _behind(
+    graph: OpGraph, layers: Mapping[str, LayerConfig], node: OpNode, groups: Mapping[str, str]
+) -> tuple[str, str] | None:
+    """Returns the one group that reads the result of ``node``, and its settings; None if ``node`` does not select."""
+    if node.op is None or not node.op.selects or len(graph.uses[node.layer]) > 1:
+        return None
+    found: dict[str, QuantizerConfig] = {}
+    for consumer in (graph[name] for name in graph.consumers[node.name]):
+        if not consumer.is_quantizable:
+            continue
+        for index, (edge, quantizer) in enumerate(zip(consumer.edges, _activations(layers, consumer), strict=False)):
+            if edge.producer == node.name:
+                found[groups[_slot(consumer.layer, index)]] = quantizer
+    if len(found) != 1:
+        return None
+    ((group, quantizer),) = found.items()
+    return None if is_custom(quantizer.quantizer) else (group, _frozen(quantizer.quantizer, settings_of(quantizer)))
 
 
 def _activations(layers: Mapping[str, LayerConfig], node: OpNode) -> tuple[QuantizerConfig, ...]:

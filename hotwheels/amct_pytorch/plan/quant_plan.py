@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import cached_property
 
 from ..config.layers.quant_config import QuantizerConfig
 from ..graph import Edge, FoldedNodes, Skip
@@ -19,7 +20,10 @@ class InputPlan:
       edge: The edge in the layer's first use.
       tensors: The producers of the tensors that this input reads, one for each use of the layer.
       quantizer: Algorithm and arguments.
-      group: Inputs of equal group share one quantizer object (spec 8.6); ``layer:index`` of the first of them.
+      group: Inputs of equal group read one tensor with equal settings, or belong to one layer with several uses;
+        ``layer:index`` of the first of them.
+      grid: Inputs of equal grid share one quantizer object (spec 8.6), which observes the inputs of the group with that
+        name.
     """
 
     index: int
@@ -27,6 +31,12 @@ class InputPlan:
     tensors: tuple[str, ...]
     quantizer: QuantizerConfig
     group: str
+    grid: str
+
+    @property
+    def is_observed(self) -> bool:
+        """Whether the tensor determines the grid; if not, the tensor behind the layer does."""
+        return self.grid == self.group
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,3 +70,8 @@ class QuantPlan:
 
     layers: Mapping[str, LayerPlan]
     skips: tuple[Skip, ...] = ()
+
+    @cached_property
+    def following(self) -> frozenset[str]:
+        """The groups whose grid another group determines."""
+        return frozenset(one.group for layer in self.layers.values() for one in layer.inputs if not one.is_observed)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ...backends.fx.interpreters import NodeResult
 from ...backends.fx.quant_graph_module import QuantGraphModule
 from ...backends.fx.read.model_advice import idle_slices
+from ...core.params import QuantParams
 from ...core.search.matmul_swap import is_swappable, sqnr_as_is, sqnr_swapped
 from ...log import get_logger
 from ...nn.mode import Mode
@@ -20,7 +21,6 @@ from ...plan.advice import Advice
 from ...plan.calibrated_advice import WIDE_BITS, CalibratedInput, SwapMeasured, calibrated_advice
 from ...plan.configured_graph import LayerInput
 from ...quantizers.base import ActivationQuantizer
-from ...quantizers.observers.observation import RangeObserver
 from ..kept_state import copies_of, kept_state
 from ..quantized import uncalibrated
 
@@ -58,7 +58,7 @@ def all_advice(quantized: QuantGraphModule, inputs: tuple[Any, ...] | None) -> t
 
 def _calibrated_inputs(quantized: QuantGraphModule) -> dict[LayerInput, CalibratedInput]:
     return {
-        LayerInput(name, index): _calibrated_input(quantizer)
+        LayerInput(name, index): _calibrated_input(quantizer.params(), layer.extremes(index))
         for name, layer in quantized.quantized_layers.items()
         for index, quantizer in _quantizers(layer)
     }
@@ -69,11 +69,12 @@ def _quantizers(layer: QuantizedLayer) -> list[tuple[int, ActivationQuantizer]]:
     return [(index, one) for index, one in enumerate(layer.activation) if not absent[index]]
 
 
-def _calibrated_input(quantizer: ActivationQuantizer) -> CalibratedInput:
-    params, (low, high) = quantizer.params(), _seen_range(quantizer)
-    return CalibratedInput(
-        scale=float(params.scale), offset=int(params.offset), num_bits=params.num_bits, low=low, high=high
-    )
+def _calibrated_input(params: QuantParams, extremes: tuple[float, float] | None) -> CalibratedInput:
+    """Returns the grid with the range of the values seen, or with its own ends, which are wider if it is symmetric."""
+    scale, offset = float(params.scale), int(params.offset)
+    ends = (params.spec.qmin - offset) * scale, (params.spec.qmax - offset) * scale
+    low, high = ends if extremes is None else (min(0.0, extremes[0]), max(0.0, extremes[1]))
+    return CalibratedInput(scale=scale, offset=offset, num_bits=params.num_bits, low=low, high=high)
 
 
 class _Watch:
@@ -111,16 +112,3 @@ class _Watch:
         self.swaps[layer.name] = SwapMeasured(
             as_is=sqnr_as_is(first, second, (grids[0], grids[1])), swapped=sqnr_swapped(first, second, WIDE_BITS)
         )
-
-
-def _seen_range(quantizer: ActivationQuantizer) -> tuple[float, float]:
-    """Returns (min(0, smallest), max(0, largest)) of the values seen, if the observer has kept them.
-
-    Otherwise returns the ends of the grid, which are wider if the grid is symmetric.
-    """
-    observer = quantizer._modules.get("observer")
-    if isinstance(observer, RangeObserver) and observer.extremes is not None:
-        return min(0.0, observer.extremes[0]), max(0.0, observer.extremes[1])
-    params = quantizer.params()
-    offset, scale = int(params.offset), float(params.scale)
-    return (params.spec.qmin - offset) * scale, (params.spec.qmax - offset) * scale

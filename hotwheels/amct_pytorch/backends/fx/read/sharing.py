@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from torch import fx, nn
 
 from ....nn.call import MethodCall
-from ....nn.shared_input import SharedInput
+from ....nn.shared_input import FollowingInput, SharedInput
 from ....ops.registry import Registry
 from ....plan.quant_plan import QuantPlan
 from ....torch_private import pytree
@@ -25,7 +25,9 @@ def share_inputs(traced: fx.GraphModule, plan: QuantPlan, registry: Registry) ->
             reads[one.group][layer.name] += 1
     nodes = {node.name: node for node in traced.graph.nodes}
     return {
-        group: SharedInput(found.total(), _producers(traced, nodes[producers[group]], found, registry))
+        group: (FollowingInput if group in plan.following else SharedInput)(
+            found.total(), _producers(traced, nodes[producers[group]], found, registry)
+        )
         for group, found in reads.items()
     }
 
