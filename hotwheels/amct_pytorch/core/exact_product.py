@@ -52,7 +52,14 @@ Product = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 
 
 def weighted_product(
-    product: Product, x: Tensor, weight: Tensor, bias: Tensor | None, limits: Range, axis: int, groups: int
+    product: Product,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    limits: Range,
+    axis: int,
+    groups: int,
+    weight_bound: float | None = None,
 ) -> tuple[Tensor, float]:
     """Returns ``product(x, weight, bias)`` exactly, and the largest magnitude that it can have with any ``x``.
 
@@ -66,9 +73,10 @@ def weighted_product(
       limits: Smallest and largest integer that ``x`` can hold.
       axis: Axis of the channels in ``x`` and in the result.
       groups: Groups of the convolution; with more than 1 the sums are short and not cut.
+      weight_bound: ``limits.bound(weight.flatten(1))`` if that is known already.
     """
     largest = float(bias.abs().max()) if bias is not None and bias.numel() else 0.0
-    bound = limits.bound(weight.flatten(1)) + largest
+    bound = (limits.bound(weight.flatten(1)) if weight_bound is None else weight_bound) + largest
     if not float32_is_exact(x.device):
         return product(x.double(), weight.double(), bias), bound
     if x.dim() == 4 and axis == -3:  # in this layout the kernels of CPUs need no copy of their own

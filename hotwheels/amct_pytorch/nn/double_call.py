@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,19 +16,12 @@ from ..torch_private import pytree
 from .exported_form import as_exported
 
 RELU = "relu"  # its name in the registry
-
-
-@runtime_checkable
-class RunsInDouble(Protocol):
-    """A callable that computes in float64 by itself, whatever the type of its arguments."""
-
-    def in_double(self, *args: Any, **kwargs: Any) -> Any:
-        """Calls it."""
+_NUMBERS = frozenset({int, float, bool, str, type(None)})  # leaves of a tree, like tensors
 
 
 def cast_floats(tree: Any, dtype: torch.dtype) -> Any:
     """Returns ``tree`` with every floating tensor converted to a plain tensor of ``dtype``; other leaves unchanged."""
-    return pytree.tree_map(lambda leaf: _cast(leaf, dtype), tree)
+    return _mapped(lambda leaf: _cast(leaf, dtype), tree)
 
 
 def call_in_double(
@@ -38,23 +31,26 @@ def call_in_double(
 
     Python floats (scalar operands, a module's slopes and epsilons) are rounded to float32, the value in the exported
     file. Only the floats of a movement ``op`` are not: they are factors of a size, which torch itself computes in
-    float64. If the function has a method ``in_double``, that method is called instead.
+    float64. A function with a method ``in_double`` computes in float64 by itself: that method is called instead.
     """
-    if isinstance(function, RunsInDouble):
-        return function.in_double(*args, **kwargs)
+    in_double = getattr(function, "in_double", None)
+    if in_double is not None:
+        return in_double(*args, **kwargs)
     args, kwargs = cast_floats((args, kwargs), torch.float64)
     is_rounded = op is None or op.role is not Role.MOVEMENT
-    if is_rounded and any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves((args, kwargs))):
-        args, kwargs = pytree.tree_map(_single, (args, kwargs))
+    if is_rounded and any(isinstance(leaf, Tensor) for leaf in _leaves((args, kwargs))):
+        args, kwargs = _mapped(_single, (args, kwargs))
     if op is not None and op.role is Role.ELEMENTWISE:
         args, kwargs = _with_wide_numbers(args, kwargs)
     function = as_exported(function)
     if not isinstance(function, nn.Module):
         return function(*args, **kwargs)
+    module = _with_single_attributes(function) if is_rounded else function
+    if not (function._parameters or function._buffers or function._modules):
+        return module(*args, **kwargs)
     # Copies, since a training BatchNorm counts its batches in place, and the forward for the gradients counts them too.
     buffers = {name: buffer.clone() for name, buffer in function.named_buffers()}
     state = {**dict(function.named_parameters()), **buffers}
-    module = _with_single_attributes(function) if is_rounded else function
     return functional_call(module, cast_floats(state, torch.float64), args, kwargs)
 
 
@@ -76,8 +72,7 @@ def _with_wide_numbers(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[t
 
     The result of an integer tensor and a Python float would be of torch's default type, float32.
     """
-    leaves = pytree.tree_leaves((args, kwargs))
-    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    tensors = [leaf for leaf in _leaves((args, kwargs)) if isinstance(leaf, Tensor)]
     if not tensors or any(tensor.is_floating_point() for tensor in tensors):
         return args, kwargs
     device = tensors[0].device
@@ -101,6 +96,22 @@ def _with_single_attributes(module: nn.Module) -> nn.Module:
 
 def _single(leaf: Any) -> Any:
     return torch.tensor(leaf, dtype=torch.float64).float().item() if type(leaf) is float else leaf
+
+
+def _mapped(change: Callable[[Any], Any], tree: Any) -> Any:
+    """Returns ``pytree.tree_map(change, tree)``; plain tuples, lists and dicts are walked here, ten times as fast."""
+    kind = type(tree)
+    if kind is tuple or kind is list:
+        return kind([_mapped(change, one) for one in tree])
+    if kind is dict:
+        return {key: _mapped(change, one) for key, one in tree.items()}
+    return change(tree) if isinstance(tree, Tensor) or kind in _NUMBERS else pytree.tree_map(change, tree)
+
+
+def _leaves(tree: Any) -> list[Any]:
+    leaves: list[Any] = []
+    _mapped(leaves.append, tree)
+    return leaves
 
 
 def _cast(leaf: Any, dtype: torch.dtype) -> Any:

@@ -14,10 +14,9 @@ from torch import Tensor
 
 from ..core import requantize
 from ..core.accumulator import Accumulator, Deferred, Piece
-from ..core.affine import quantize, quantize_bias
+from ..core.affine import quantize_bias
 from ..core.exact_product import matrix_product, weighted_product
 from ..core.params import QuantParams
-from ..core.search.codebook import assign
 from ..errors import CalibrationError
 from ..ops.desc import OpDesc, Role
 from ..quantizers.observers.observation import is_quantizable
@@ -107,27 +106,20 @@ class IntegerLayer:
             raise CalibrationError(msg)
 
 
-def integer_weight(weight: Tensor, params: QuantParams) -> Tensor:
-    """Returns the integers, in float32, of a weight [C_out, ...]; codebook values if non-uniform (spec 6.3)."""
-    weight = weight.float()  # as the export stores the weights of a half precision model
-    if params.codebook is not None:
-        return assign(weight, params.scale, params.codebook).float()
-    shape = (-1, *[1] * (weight.dim() - 1)) if params.scale.dim() else ()
-    return quantize(weight, params.scale.reshape(shape), params.offset.reshape(shape), params.num_bits)
-
-
 def _weighted(layer: IntegerLayer, known: FrozenWeight, input: Tensor, output_size: list[int] | None = None) -> Tensor:
     x = layer.integers(0, input)
     data, params, bias = layer.grids[0], known.params, known.bias
+    limits = requantize.limits_of(data)
     is_float_bias = bias is not None and known.op.adds_bias_in_float(input)
     sums, bound = weighted_product(
         lambda a, b, c: known.op.apply(a, b, c, output_size),
         x,
-        integer_weight(known.weight, params),
+        known.integers,
         None if bias is None or is_float_bias else quantize_bias(bias, data.scale, params.scale),
-        requantize.limits_of(data),
+        limits,
         axis=-len(known.op.channel_shape),
         groups=getattr(known.op.module, "groups", 1),
+        weight_bound=known.bound(limits),
     )
     layer.refuse_overflow(sums, bound)
     shift_bit = _shift_bit(layer, known.op.channel_shape)

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+from collections.abc import Hashable
 from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
 
-from ..core.affine import bias_scale_floor, quantize_bias
+from ..core.affine import bias_scale_floor, quantize, quantize_bias
+from ..core.channels import per_channel
+from ..core.exact_product import Range
 from ..core.params import QuantParams
-from ..core.search.codebook import rescaled
+from ..core.search.codebook import assign, rescaled
 from ..log import get_logger
 from ..quantizers.base import ActivationQuantizer, WeightQuantizer
 from ..quantizers.learning.gradients import replace_value
 from ..quantizers.weight_grid import with_smallest_scale
 from ..record import WeightRecord
+from .kept_result import KeptResult
 from .weighted_op import WeightedOp
 
 _log = get_logger(__name__)
@@ -40,6 +45,29 @@ class FrozenWeight:
     bias: Tensor | None
     params: QuantParams
 
+    @functools.cached_property
+    def integers(self) -> Tensor:
+        """The integers of the weight, float32; codebook values if non-uniform (spec 6.3)."""
+        return integer_weight(self.weight, self.params)
+
+    def bound(self, limits: Range) -> float:
+        """Returns the largest magnitude of a partial sum of the `integers` with data inside ``limits``."""
+        if limits not in self._bounds:
+            self._bounds[limits] = limits.bound(self.integers.flatten(1))
+        return self._bounds[limits]
+
+    @functools.cached_property
+    def _bounds(self) -> dict[Range, float]:
+        return {}
+
+
+def integer_weight(weight: Tensor, params: QuantParams) -> Tensor:
+    """Returns the integers, in float32, of a weight [C_out, ...]; codebook values if non-uniform (spec 6.3)."""
+    weight = weight.float()  # as the export stores the weights of a half precision model
+    if params.codebook is not None:
+        return assign(weight, params.scale, params.codebook).float()
+    return quantize(weight, per_channel(params.scale, weight), per_channel(params.offset, weight), params.num_bits)
+
 
 class LayerWeight:
     """Joins the operation that holds the weight, the weight's quantizer and the quantizer of the layer's input.
@@ -60,6 +88,8 @@ class LayerWeight:
         self.has_bare_grid = False
         self._layer = layer
         self._data = data
+        self._frozen: KeptResult[FrozenWeight] = KeptResult()
+        self._rounded: KeptResult[tuple[Tensor, Tensor | None]] = KeptResult()
 
     def params(self, weight: Tensor, bias: Tensor | None) -> QuantParams:
         """Returns the grid of the folded ``weight`` [C_out, ...]; its scales keep the bias in int32 (spec 4.3, 4.4)."""
@@ -79,7 +109,11 @@ class LayerWeight:
         """Returns the current folded weight with its grid."""
         weight, bias = (None if t is None else t.detach() for t in self.op.folded())
         assert weight is not None
-        return FrozenWeight(self.op, weight, bias, self.params(weight, bias))
+
+        def freeze(weight: Tensor, bias: Tensor | None, _: Tensor | None) -> FrozenWeight:
+            return FrozenWeight(self.op, weight, bias, self.params(weight, bias))
+
+        return self._frozen.get(*self._known(weight, bias), freeze)
 
     def observe(self) -> None:
         """Lets the quantizer observe the weight; ignored if the quantizer is calibrated."""
@@ -97,7 +131,7 @@ class LayerWeight:
         if self.has_bare_grid or self.op.trains_batch_norm:
             return None
         weight, bias = self.op.folded()
-        error = self.quantizer.fake_quantize(weight, self.quantizer.params(weight, bias)) - weight
+        error = self._rounded.get(*self._known(weight, bias), self._round)[0] - weight
         result = self.op.apply(x[:_IMAGES] if x.dim() > spatial + 1 else x, error, None)
         by_channel = result.double().movedim(-1 - spatial, -1).reshape(-1, len(weight))  # [positions, C_out]
         whole = by_channel.square().mean()
@@ -126,10 +160,21 @@ class LayerWeight:
             weight, params = self._weight_before_batch_norm()
             return self.op.forward_training(x, weight, output_size, has_one_scale=not params.scale.dim())
         weight, bias = self.op.folded()
+        rounded, rounded_bias = self._rounded.get(*self._known(weight, bias), self._round)
+        return self.op.apply(x, rounded, bias if self.op.adds_bias_in_float(x) else rounded_bias, output_size)
+
+    def _round(self, weight: Tensor, bias: Tensor | None, _: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Returns the fake-quantized folded ``weight`` and ``bias``, differentiable."""
         with self._forward_of(weight):
             params = self.params(weight.detach(), bias)
             weight = self.quantizer.fake_quantize(weight, params)
-        return self.op.apply(x, weight, self._fake_quant_bias(bias, x, params), output_size)
+        return weight, self._fake_quant_bias(bias, params)
+
+    def _known(self, weight: Tensor, bias: Tensor | None) -> tuple[list[Tensor | None], Hashable | None]:
+        """Returns the tensors and the settings on which the grid of the folded ``weight`` depends."""
+        settings = None if self.has_bare_grid else self.quantizer.grid_settings
+        data = self._data.params().scale if bias is not None and self._data.is_calibrated else None
+        return [weight, bias, data], settings
 
     def _weight_before_batch_norm(self) -> tuple[Tensor, QuantParams]:
         """Returns (weight, grid): rounded on the grid of the folded weight, divided by the norm's factor (spec 6.7)."""
@@ -161,12 +206,13 @@ class LayerWeight:
         _log.warning_of_layer(self._layer, "weight scale enlarged, so that the bias fits into int32.")
         return dataclasses.replace(params, scale=scale)
 
-    def _fake_quant_bias(self, bias: Tensor | None, x: Tensor, params: QuantParams) -> Tensor | None:
-        """Returns the bias rounded to its int32 grid, as float; unchanged if the chip adds the bias in float."""
-        if bias is None or not self._data.is_calibrated or self.op.adds_bias_in_float(x):
+    def _fake_quant_bias(self, bias: Tensor | None, params: QuantParams) -> Tensor | None:
+        """Returns the bias rounded to its int32 grid, as float; unchanged while the grid of the data is not known."""
+        if bias is None or not self._data.is_calibrated:
             return bias
-        step = (self._data.params().scale * params.scale).detach()
-        real = quantize_bias(bias.detach(), self._data.params().scale, params.scale).float() * step
+        scale = self._data.params().scale
+        step = (scale * params.scale).detach()
+        real = quantize_bias(bias.detach(), scale, params.scale).float() * step
         real = real.to(bias.dtype)
         return replace_value(real, bias) if bias.requires_grad else real
 

@@ -5,6 +5,7 @@ HiSilicon's AMCT manual, chapter "ARQ weight quantization" [ARQ权重量化算�
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 import torch
@@ -60,6 +61,13 @@ class ArqWeightFakeQuantize(WeightQuantizer):
     def grid_origin(self) -> GridOrigin:  # type: ignore[override]
         """WEIGHT (the largest weights), unless a legacy grid divides by a different number for negative weights."""
         return GridOrigin.OTHER if self.observer.legacy_negative_full_scale else GridOrigin.WEIGHT
+
+    @property
+    def grid_settings(self) -> Hashable | None:
+        """The settings of the search, since a grid depends on nothing else; None for a derived class."""
+        if type(self) is not ArqWeightFakeQuantize or type(self.observer) is not ArqObserver:
+            return None
+        return self.num_bits, *self.observer.settings
 
     def observe(self, weight: Tensor) -> None:
         """Stores the grid of ``weight``, for ``scale`` and ``calculate_qparams``; `params` uses the weight it is given.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -229,6 +229,11 @@ class WeightQuantizer(Quantizer):
                 return self.fake_quantize(weight, self.params(weight))
         self._look_for_nan(weight)
         return self._round(as_float(weight), params).to(weight.dtype)
+
+    @property
+    def grid_settings(self) -> Hashable | None:
+        """Everything besides weight and bias on which `params` and `fake_quantize` depend; None if there is more."""
+        return None
 
     def adopt(self, params: QuantParams) -> None:
         """Uses ``params`` as the grid from now on; only for quantizers with ``grid_origin`` STATE."""

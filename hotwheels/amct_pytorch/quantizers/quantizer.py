@@ -140,7 +140,8 @@ class Quantizer(FakeQuantizeBase):
 
     def _require_numbers(self, params: QuantParams) -> QuantParams:
         """Returns ``params``; raises CalibrationError if the scale is NaN, i.e. learned values or weights are NaN."""
-        if math.isnan(params.scale.sum().item()):  # scales are positive, so nothing else makes their sum NaN
+        scale = params.scale if params.scale.dim() == 0 else params.scale.sum()
+        if math.isnan(scale.item()):  # scales are positive, so nothing else makes their sum NaN
             msg = (
                 f"Layer '{self.layer_name}': the scale of its quantizer {type(self).__name__} is NaN, because its"
                 f" learned values or the weights are. {AFTER_A_BAD_STEP}"

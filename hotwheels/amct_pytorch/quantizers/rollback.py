@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import types
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -16,6 +17,9 @@ import torch
 from torch import nn
 
 _REGISTRIES = ("_parameters", "_buffers")
+# Values that cannot change, and those that are kept as they are: copying a method would copy its object too.
+_UNCHANGED = (int, float, str, type(None), type, torch.dtype, types.MethodType, types.FunctionType, nn.Module)
+_CONTAINERS = frozenset({dict, OrderedDict, list, set})
 
 
 @contextlib.contextmanager
@@ -87,8 +91,10 @@ def _counts(owner: Any, name: str) -> bool:
 
 
 def _copied(value: Any) -> Any:
-    if isinstance(value, (types.MethodType, nn.Module)):  # copying a method would copy its object too
+    if isinstance(value, _UNCHANGED):
         return value
+    if not value and type(value) in _CONTAINERS:  # the many empty dicts of hooks
+        return type(value)()
     try:
         return copy.deepcopy(value)
     except (TypeError, RuntimeError):  # an object that cannot be copied is kept itself

@@ -71,7 +71,7 @@ class UlqFakeQuantize(ActivationQuantizer):
         )  # fmt: skip
         self.fixed_min = fixed_min
         self.given_max, self.given_min = clip_max, clip_min
-        self._last_grid: tuple[tuple[float, float, QuantSpec] | None, QuantParams] | None = None
+        self._last_grid: tuple[tuple[float, float, bool, int] | None, QuantParams] | None = None
         self.clip_max = nn.Parameter(torch.ones(()))
         self.clip_min = nn.Parameter(torch.zeros(()))
         self.register_buffer("previous_max", torch.ones(()))
@@ -134,18 +134,30 @@ class UlqFakeQuantize(ActivationQuantizer):
         return self._lower_end(new_low, new_high), new_high
 
     def _grid(self) -> QuantParams:
+        last = self._last_grid  # one read: another thread may replace it
+        if last is not None and last[0] is not None and last[0] == self._wide_key():
+            return last[1]
         return self._grid_of(*self._guarded(self.clip_min.detach(), self.clip_max.detach()))
 
     def _grid_of(self, low: Tensor, high: Tensor) -> QuantParams:
         """Returns the grid of [low, high]; the last grid is cached, since a layer asks for it several times."""
-        spec = QuantSpec(num_bits=self.num_bits, symmetric=self.is_symmetric)
-        key = (low.item(), high.item(), spec) if low.device.type == "cpu" else None
-        last = self._last_grid  # one read: another thread may replace it
+        is_symmetric = self.is_symmetric
+        key = (low.item(), high.item(), is_symmetric, self.num_bits) if low.device.type == "cpu" else None
+        last = self._last_grid
         if last is None or key is None or key != last[0]:
             with no_gradients():  # tensors made in inference mode could not be saved for a later backward
+                spec = QuantSpec(num_bits=self.num_bits, symmetric=is_symmetric)
                 scale, offset = affine_params(low, high, spec)
             last = self._last_grid = key, QuantParams(scale=scale, offset=offset, num_bits=self.num_bits)
         return last[1]
+
+    def _wide_key(self) -> tuple[float, float, bool, int] | None:
+        """Returns the key of the grid of the present ends; None on a device, or if `_guarded` may change the ends."""
+        if self.clip_max.device.type != "cpu":
+            return None
+        high, is_symmetric = self.clip_max.item(), self.is_symmetric
+        low = -high if is_symmetric else 0.0 if self.fixed_min else self.clip_min.item()
+        return (low, high, is_symmetric, self.num_bits) if _is_wide(low, high) else None
 
     def _round(self, x: Tensor) -> Tensor:
         if not torch.is_grad_enabled():

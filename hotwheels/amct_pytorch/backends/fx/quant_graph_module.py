@@ -6,8 +6,8 @@ import contextlib
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
-from typing import Any, cast
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import fx, nn
@@ -33,13 +33,14 @@ from ..layers.layer_container import LAYERS, LayerContainer, follow_flag, keepin
 from ..real_quant.real_gradient import with_gradient_of
 from ..real_quant.real_quant_mode import outside_inference_mode
 from ..user_model.float_model import in_float32, refuse_arrays
-from ..user_model.standing_modules import follow_modules
+from ..user_model.standing_modules import child_of, follow_modules
 from .float_twin import FloatTwin
 from .interpreters import RealQuantInterpreter, RecordingInterpreter, Watcher
 from .notebook import table_of
 from .portable_graph import dump_graph, load_graph
 
 _log = get_logger(__name__)
+_Places: TypeAlias = dict[str, tuple[bool, "_Places"]]
 
 
 @dataclasses.dataclass
@@ -219,8 +220,8 @@ class QuantGraphModule(fx.GraphModule):
     def _warn_of_hooked_containers(self) -> None:
         """Warns, once for each, of containers with hooks: the graph calls none of them."""
         warned = self.__dict__.setdefault("_warned_containers", set())
-        for path in self._containers() - warned:
-            if has_hooks(self.get_submodule(path)):
+        for path in _hooked_in(self, self._containers()):
+            if path not in warned:
                 warned.add(path)
                 _log.warning(
                     "Hooks on '%s' do not run: the graph calls the modules inside, not the container. Set them on one"
@@ -228,15 +229,15 @@ class QuantGraphModule(fx.GraphModule):
                     path,
                 )
 
-    def _containers(self) -> set[str]:
-        """Returns the paths of modules that contain called modules and are not called themselves."""
-        found: set[str] | None = self.__dict__.get("_container_paths")
+    def _containers(self) -> _Places:
+        """Returns the places of modules that contain called modules and are not called themselves."""
+        found: _Places | None = self.__dict__.get("_container_places")
         if found is None:
             called = {str(node.target) for node in self.graph.nodes if node.op == "call_module"} | set(
                 _layers_of(self)._standing
             )
             prefixes = {path[:end] for path in called for end in _dots_in(path)}
-            found = self.__dict__["_container_paths"] = prefixes - called - {LAYERS}
+            found = self.__dict__["_container_places"] = _places_of(prefixes - called - {LAYERS})
         return found
 
     @contextlib.contextmanager
@@ -280,6 +281,28 @@ def adopt_state(target: nn.Module, source: nn.Module, memo: dict[int, Any] | Non
             getattr(target, kind)[name] = value if memo is None else copy.deepcopy(value, memo)
     unsaved_buffers(target).update(unsaved_buffers(source))
     _look_up_weights_in(target)
+
+
+def _places_of(paths: Collection[str]) -> _Places:
+    """Returns ``paths`` as a tree: by name of a child, whether its path is one of ``paths``, and the tree inside."""
+    places: _Places = {}
+    for path in paths:
+        inside, names = places, path.split(".")
+        for end, name in enumerate(names, 1):
+            inside = inside.setdefault(name, (".".join(names[:end]) in paths, {}))[1]
+    return places
+
+
+def _hooked_in(module: Any, places: _Places, prefix: str = "") -> list[str]:
+    """Returns those of the paths in ``places`` whose modules have hooks."""
+    found = []
+    for name, (counts, inside) in places.items():
+        child = child_of(module, name)
+        if counts and has_hooks(child):
+            found.append(prefix + name)
+        if inside:
+            found += _hooked_in(child, inside, f"{prefix}{name}.")
+    return found
 
 
 def _dots_in(path: str) -> list[int]:

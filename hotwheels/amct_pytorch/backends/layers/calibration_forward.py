@@ -84,10 +84,19 @@ def _tell_calibrated(layers: Mapping[str, QuantizedLayer], before: Collection[Qu
     """Logs each layer whose grids the forward has completed, and the end of the calibration."""
     new = {name: layer for name, layer in layers.items() if layer not in before and layer.is_calibrated}
     for name, layer in new.items():
-        grids = (f"input {index} {one.extra_repr()}" for index, one in enumerate(layer.activation))
-        _log.debug("Layer '%s': calibrated, %s.", name, "; ".join(grids))
+        _log.debug("Layer '%s': calibrated, %s.", name, _Grids(layer))
     if new and all(layer.is_calibrated for layer in layers.values()):
         _log.info("Calibrated: all %d layers have their grids.%s", len(layers), _worth_of_refining(new.values()))
+
+
+class _Grids:
+    """The grids of the inputs of a layer as a text, which is made only if the log prints it."""
+
+    def __init__(self, layer: QuantizedLayer) -> None:
+        self._layer = layer
+
+    def __str__(self) -> str:
+        return "; ".join(f"input {index} {one.extra_repr()}" for index, one in enumerate(self._layer.activation))
 
 
 def _worth_of_refining(layers: Iterable[QuantizedLayer]) -> str:

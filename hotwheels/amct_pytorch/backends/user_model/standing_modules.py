@@ -69,8 +69,15 @@ def _standing_at(model: nn.Module, path: str) -> Any:
     """Returns the module at ``path``, also inside wrappers that forward attributes; None if there is none."""
     found: Any = model
     for name in path.split("."):
-        found = getattr(found, name, None)
+        found = child_of(found, name)
     return found
+
+
+def child_of(module: Any, name: str) -> Any:
+    """Returns the attribute ``name`` of a module, None if there is none; children are found without torch's getattr."""
+    children = getattr(module, "_modules", None)
+    child = children.get(name) if children else None
+    return getattr(module, name, None) if child is None else child
 
 
 def _replace(layers: LayerContainer, path: str, standing: Standing, new: Any) -> None:

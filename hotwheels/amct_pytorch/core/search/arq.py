@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -66,7 +68,13 @@ def at_least(scale: Tensor, eps: float) -> Tensor:
 
     The canonical form may round an ulp down; nothing smaller than ``eps`` may reach the hardware.
     """
-    floor = torch.tensor(eps, dtype=torch.float32, device=scale.device)
+    return scale.clamp(min=_floor(eps))
+
+
+@functools.cache
+def _floor(eps: float) -> float:
+    """Returns the smallest float32 from ``eps`` rounded to float32 on whose canonical form is not below ``eps``."""
+    floor = torch.tensor(eps, dtype=torch.float32)
     if float(canonical_scale(floor)) < eps:
         floor = torch.nextafter(floor, torch.full_like(floor, torch.inf))
-    return torch.maximum(scale, floor)
+    return float(floor)

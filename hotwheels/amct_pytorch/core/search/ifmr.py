@@ -63,16 +63,12 @@ class IfmrResult:
       offset: Integer that stands for 0.0, int32.
       low: Lower bound of the data, <= 0, float32; -high if symmetric.
       high: Chosen upper bound, >= 0, float32.
-      clip_min: Real value of the lowest integer, ``(Qmin - offset) * scale``.
-      clip_max: Real value of the highest integer, ``(Qmax - offset) * scale``.
     """
 
     scale: Tensor
     offset: Tensor
     low: Tensor
     high: Tensor
-    clip_min: Tensor
-    clip_max: Tensor
 
 
 def search(
@@ -162,5 +158,4 @@ def _candidates(
 def _result(low: float, high: float, spec: QuantSpec) -> IfmrResult:
     bounds = torch.tensor([low, high], dtype=torch.float32)
     scale, offset = affine_params(-bounds[1] if spec.symmetric else bounds[0], bounds[1], spec)
-    clip_min, clip_max = (spec.qmin - offset) * scale, (spec.qmax - offset) * scale
-    return IfmrResult(scale=scale, offset=offset, low=bounds[0], high=bounds[1], clip_min=clip_min, clip_max=clip_max)
+    return IfmrResult(scale=scale, offset=offset, low=bounds[0], high=bounds[1])

@@ -43,6 +43,11 @@ class ArqObserver(WeightObserver):
         self.eps = eps
         self.legacy_negative_full_scale = legacy_negative_full_scale
 
+    @property
+    def settings(self) -> tuple[float, ...]:
+        """Everything besides its arguments on which `weight_params` depends."""
+        return self.num_bits, self.channel_wise, self.eps, self.legacy_negative_full_scale
+
     def weight_params(self, weight: Tensor, bias: Tensor | None = None, factor: Tensor | None = None) -> QuantParams:
         """Returns the grid of ``weight``, or of ``weight * factor`` with one factor per output channel. Pure.
 
