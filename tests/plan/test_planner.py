@@ -87,8 +87,8 @@ def test_call_sites_of_a_shared_module_share_the_weight_quantizer() -> None:
 
 def test_the_batch_norm_behind_a_convolution_is_folded() -> None:
     plan = make_plan(*planned_graph(Siblings()))
-    assert plan.layers["left"].batch_norm == "bn"
-    assert plan.layers["right"].batch_norm is None
+    assert plan.layers["left"].folded.behind == ("bn",)
+    assert not plan.layers["right"].folded.behind
 
 
 def test_what_is_switched_off_or_deleted_is_a_skip_with_a_reason() -> None:

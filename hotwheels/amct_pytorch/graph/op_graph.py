@@ -87,10 +87,9 @@ class OpNode:
       has_weight_operand: Whether the weight is the second operand of a product; a configuration may then have a
         separate entry for each of the two operands.
       is_dead: True if no output of the model depends on the operation; the exported files then leave it out.
-      is_fold_target: For a BatchNorm: whether it can be folded into the convolution ``inputs[0]`` (spec 6.7).
-      folded: On the FX path: the nodes folded into a layer with a weight.
-      part_of: On the FX path: name of the layer to which an activation or a folded operation belongs; None for all
-        other nodes.
+      is_fold_target: For a BatchNorm: whether it is folded into a layer with a weight (spec 6.7).
+      folded: The nodes folded into a layer with a weight.
+      part_of: Name of the layer to which an activation or a folded operation belongs; None for all other nodes.
       unfolded_reason: Why a BatchNorm is not folded; None if it is folded, and for all other nodes.
       onnx_name: Name that torch's exporter gives the ONNX node, e.g. ``/conv1/Conv``; empty on the FX path.
       is_pick: Whether the node only picks one of several results of ``inputs[0]``; always False on the FX path.

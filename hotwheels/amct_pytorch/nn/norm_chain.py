@@ -233,6 +233,44 @@ class PassStage:
         return (self._forward or self._function)(x)
 
 
+class ProbedStage:
+    """A module that computes ``x * factor + shift`` for each channel; both are read by running it on 0 and on 1."""
+
+    is_training = False
+
+    def __init__(self, module: nn.Module, forward: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> None:
+        """``forward`` calls ``module``; ``shape`` is that of an input with one element per channel."""
+        self.module = module
+        self._forward = forward
+        self._shape = shape
+
+    def factor(self) -> Tensor:
+        """Returns the factor, [C] or [1]."""
+        return (self._at(1.0) - self._at(0.0)).to(self._value().dtype)
+
+    def inverse(self) -> Tensor:
+        """Returns ``1 / factor``, 0 where the factor is 0."""
+        factor = self.factor()
+        return torch.where(factor == 0, 0.0, 1 / torch.where(factor == 0, 1.0, factor))
+
+    def shifted(self, bias: Tensor | None) -> Tensor:
+        """Returns ``bias * factor + shift``."""
+        shift = self._at(0.0).to(self._value().dtype)
+        return shift if bias is None else bias * self.factor() + shift
+
+    def run(self, x: Tensor, channel_shape: tuple[int, ...]) -> Tensor:
+        """Calls the module."""
+        return self._forward(x)
+
+    def _value(self) -> Tensor:
+        return next(value for value in (*self.module.parameters(), *self.module.buffers()) if value.is_floating_point())
+
+    def _at(self, x: float) -> Tensor:
+        """Returns the result for ``x`` in each channel, in float64, since a shift is subtracted from it."""
+        probe = torch.full(self._shape, x, dtype=torch.float64, device=self._value().device)
+        return self._forward(probe).flatten()
+
+
 class NormChain:
     """The members of a chain, in the order of the data."""
 

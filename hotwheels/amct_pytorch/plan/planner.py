@@ -1,4 +1,4 @@
-"""Makes the QuantPlan: which quantizer on which input, which siblings share one, which BatchNorm is folded."""
+"""Makes the QuantPlan: which quantizer on which input, which siblings share one, what is folded."""
 
 from __future__ import annotations
 
@@ -34,16 +34,6 @@ def settings_of(config: QuantizerConfig, is_weight: bool = False) -> dict[str, A
     return {key: value for key, value in effective_args(config, is_weight).items() if key != "object_layer"}
 
 
-def folded_batch_norm(graph: OpGraph, node: OpNode) -> str | None:
-    """Returns the BatchNorm that is folded into the weighted layer ``node``, or None (spec 6.7)."""
-    if node.op is None or not node.op.has_weight:
-        return None
-    consumers = graph.consumers[node.name]
-    if len(consumers) == 1 and graph[consumers[0]].is_fold_target:
-        return consumers[0]
-    return None
-
-
 def _plan_layer(
     graph: OpGraph,
     name: str,
@@ -55,7 +45,7 @@ def _plan_layer(
     uses = graph.uses[name]
     first = uses[0]
     assert first.op is not None
-    weight_group, norm = "", folded_batch_norm(graph, first)
+    weight_group = ""
     if config.weight is not None:
         settings = settings_of(config.weight, is_weight=True)
         key = (first.weight_name or first.module_path or name, _frozen(config.weight.quantizer, settings))
@@ -77,7 +67,6 @@ def _plan_layer(
         ),
         weight=config.weight,
         weight_group=weight_group,
-        batch_norm=None if norm is None else graph[norm].layer,
         folded=first.folded,
     )
 

@@ -50,8 +50,7 @@ class LayerPlan:
       inputs: The quantized inputs.
       weight: Algorithm of the weight, None without weights.
       weight_group: Layers of equal group share one weight quantizer: the name of the first call site of the module.
-      batch_norm: On the dynamic path: name of the BatchNorm node folded into the layer, or None.
-      folded: On the FX path: the nodes that are folded into the layer.
+      folded: The nodes that are folded into the layer.
     """
 
     name: str
@@ -60,7 +59,6 @@ class LayerPlan:
     inputs: tuple[InputPlan, ...]
     weight: QuantizerConfig | None = None
     weight_group: str = ""
-    batch_norm: str | None = None
     folded: FoldedNodes = dataclasses.field(default_factory=FoldedNodes)
 
 

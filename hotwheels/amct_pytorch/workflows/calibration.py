@@ -11,7 +11,7 @@ from torch import nn
 from ..backends.batches.batch_store import copied
 from ..backends.dynamic.backend import DynamicBackend
 from ..backends.dynamic.read.float_model import read_settings
-from ..backends.dynamic.read.graph import Fusion
+from ..backends.dynamic.read.folding import Fusion
 from ..backends.dynamic.session.bn_update import BnUpdate
 from ..backends.dynamic.session.calibration_session import CalibrationSession, FloatFile, SessionPlan
 from ..backends.dynamic.session.mode_switch import UNCOUNTED

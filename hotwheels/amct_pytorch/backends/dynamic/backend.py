@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import itertools
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import onnx_ir as ir
@@ -11,13 +12,11 @@ from torch import Tensor, nn
 
 from ...capacity import Capacity
 from ...errors import UnsupportedModelError
-from ...graph import OpGraph
+from ...graph import FoldedNodes, OpGraph
 from ...log import get_logger
-from ...nn.norm_chain import BatchNormStage
 from ...nn.quantized_layer import QuantizedLayer
 from ...nn.weighted_op import WeightedOp
 from ...ops.registry import Registry
-from ...plan.planner import folded_batch_norm
 from ...plan.quant_plan import LayerPlan, QuantPlan
 from ...torch_private import BatchNorm, pytree
 from ..batches.example import positional
@@ -35,10 +34,12 @@ from .read.candidates import Candidate, find_candidates
 from .read.dropped_between import Between, find_between
 from .read.export import export_marked
 from .read.float_forward import FloatForward
-from .read.float_model import Fold, finish_float_model
-from .read.graph import Fusion, build_graph
+from .read.float_model import Fold, FoldedCall, finish_float_model
+from .read.folding import Exported, Fusion, folded_modules, part_reason, stages
+from .read.graph import build_graph
 from .read.in_place import find_read_again
 from .read.inner_calls import find_frozen_norms, find_inner_calls, find_inner_norms
+from .read.line_modules import find_line_modules
 from .read.model_copy import copy_model
 from .read.pads import find_paddings
 
@@ -89,10 +90,11 @@ class DynamicBackend:
             **find_inner_norms(self._model, inputs, registry),
             **find_frozen_norms(self._model),
         }
+        lines = find_line_modules(self._model, inputs, registry)
         for forward in self._calling.values():
             replace_forward(forward.original.module, forward)
         inner: dict[str, nn.Module] = {path: forward.inner for path, forward in self._calling.items()}
-        self._candidates = find_candidates(self._model, registry, inner)
+        self._candidates = find_candidates(self._model, registry, inner, lines)
         in_place = {path: one.module for path, one in self._candidates.items() if works_in_place(one.module)}
         for path in in_place.keys() - find_read_again(self._model, inputs, in_place):
             in_place[path].inplace = False  # type: ignore[assignment]
@@ -100,54 +102,58 @@ class DynamicBackend:
 
     def graph(self, fusion: Fusion | None = None) -> OpGraph:
         """Returns the operations of the model; which BatchNorms are layers depends on ``fusion``."""
-        fusion = fusion or Fusion()
-        graph = build_graph(self._export, self._candidates, self._registry, fusion)
+        exported = Exported(
+            export=self._export, candidates=self._candidates, registry=self._registry, fusion=fusion or Fusion()
+        )
+        graph = build_graph(exported)
         parted = self._parted(graph)
-        if parted:
-            fusion = dataclasses.replace(fusion, skipped={*fusion.skipped, *parted})
-            graph = build_graph(self._export, self._candidates, self._registry, fusion)
-        return graph
+        return build_graph(dataclasses.replace(exported, parted=parted)) if parted else graph
 
-    def _parted(self, graph: OpGraph) -> list[str]:
-        """Finds the dropouts between convolutions and BatchNorms in training.
+    def _parted(self, graph: OpGraph) -> dict[str, str]:
+        """Finds the dropouts between the modules of the folds of ``graph`` in training.
 
-        Returns the BatchNorms that are not foldable, since something other than a dropout is in between.
+        Returns, with the reason, the members that are not foldable, since something other than a dropout is in between.
         """
-        norms = {node.layer: graph[node.inputs[0]].layer for node in graph if node.is_fold_target}
-        pairs = {self._candidates[norm].module: self._candidates[conv].module for norm, conv in norms.items()}
-        if pairs.keys() - self._between.keys():
-            self._between = find_between(self._model, self._inputs, pairs)
-        parted = [norm for norm in norms if self._between[self._candidates[norm].module] is None]
-        for norm in parted:
-            _log.warning(
-                "Layer '%s' is not folded into '%s': in training another operation is between them.", norm, norms[norm]
-            )
+        modules = {path: one.module for path, one in self._candidates.items()}
+        chains = [(node.layer, folded_modules(node.folded, self._export)) for node in graph]
+        pairs = [pair for layer, folded in chains for pair in _neighbours(layer, folded)]
+        if {modules[second] for _, second, _ in pairs} - self._between.keys():
+            before: dict[nn.Module, set[nn.Module]] = {}
+            for first, second, _ in pairs:
+                before.setdefault(modules[second], set()).add(modules[first])
+            self._between = find_between(self._model, self._inputs, before)
+        parted = {}
+        for first, second, member in pairs:
+            if self._between[modules[second]] is None and member not in parted:
+                layer = second if member == first else first
+                parted[member] = part_reason(first, second)
+                _log.warning("Layer '%s' is not folded into '%s': %s.", member, layer, parted[member])
         return parted
 
     def place(self, plan: QuantPlan, *, updates_batch_norms: bool = False) -> tuple[nn.Module, LayerContainer]:
         """Returns the quantized model and its layers; see `place_layers`. Changes the copy, so call it last."""
-        folded = {layer.batch_norm for layer in plan.layers.values()}
-        for path in self._calling.keys() - plan.layers.keys() - folded:
+        folded = {name: folded_modules(layer.folded, self._export) for name, layer in plan.layers.items()}
+        members = {path for one in folded.values() for path in (*one.front, *one.behind)}
+        for path in self._calling.keys() - plan.layers.keys() - members:
             self._calling[path].original.restore()
         owners = {name: self._owners(layer) for name, layer in plan.layers.items()}
-        between = {norm: members or () for norm, members in self._between.items()}
+        between = {norm: dropouts or () for norm, dropouts in self._between.items()}
         layers = place_layers(
-            self._model, plan, self._candidates, owners, between, updates_batch_norms=updates_batch_norms
+            self._model, plan, self._candidates, folded, owners, between, updates_batch_norms=updates_batch_norms
         )
         return self._model, layers
 
     def folds(self, graph: OpGraph) -> tuple[Fold, ...]:
-        """Returns the convolutions of ``graph``, quantized or not, with the BatchNorms folded into them."""
-        calls: dict[str, list[tuple[str, str]]] = {}
+        """Returns the layers of ``graph``, quantized or not, with the modules folded into them."""
+        calls: dict[str, list[FoldedCall]] = {}
         for node in graph:
-            norm = folded_batch_norm(graph, node)
-            if norm is not None:
-                calls.setdefault(node.layer, []).append((node.name, norm))
-        return tuple(self._fold(conv, tuple(pairs)) for conv, pairs in calls.items())
+            if node.folded != FoldedNodes():
+                calls.setdefault(node.layer, []).append(FoldedCall(node.name, node.folded.front, node.folded.behind))
+        return tuple(self._fold(layer, tuple(found)) for layer, found in calls.items())
 
     def standing_norms(self, folds: tuple[Fold, ...]) -> dict[str, nn.Module]:
         """Returns the BatchNorms that are not in ``folds``, by node name, so one entry for each call."""
-        folded = {norm for fold in folds for _, norm in fold.calls}
+        folded = {member for fold in folds for call in fold.calls for member in call.members}
         paths = {name: path for name, path in self._export.paths.items() if name in self._export.sites}
         modules = {name: self._owner(self._candidates[path]) for name, path in paths.items()}
         return {name: one for name, one in modules.items() if isinstance(one, BatchNorm) and name not in folded}
@@ -170,12 +176,21 @@ class DynamicBackend:
         calls = {name for name, path in self._export.paths.items() if path == layer.name and name in self._export.sites}
         return frozenset(self._export.makers[call] for call in calls if call not in layer.uses)
 
-    def _fold(self, conv: str, calls: tuple[tuple[str, str], ...]) -> Fold:
-        candidate, norm = self._candidates[conv], self._candidates[self._export.paths[calls[0][1]]]
-        role = candidate.op.role
-        op = WeightedOp(candidate.module, role, (BatchNormStage(norm.module),))
-        return Fold(conv=conv, calls=calls, op=op, role=role, batch_norm=self._owner(norm))
+    def _fold(self, layer: str, calls: tuple[FoldedCall, ...]) -> Fold:
+        candidate = self._candidates[layer]
+        by_call = {name: self._candidates[path] for name, path in self._export.paths.items()}
+        front, behind = ([by_call[name] for name in chain] for chain in (calls[0].front, calls[0].behind))
+        op = WeightedOp(candidate.module, candidate.op.role, stages(behind, {}), stages(front, {}))
+        owners = tuple(self._owner(member) for member in (*front, *behind) if member.line is None)
+        return Fold(layer=layer, calls=calls, op=op, role=candidate.op.role, batch_norms=owners)
 
     def _owner(self, norm: Candidate) -> nn.Module:
         """Returns the user's module: the candidate itself, or the module in whose forward the candidate is called."""
         return self._calling[norm.path].original.module if norm.path in self._calling else norm.module
+
+
+def _neighbours(layer: str, folded: FoldedNodes) -> Iterator[tuple[str, str, str]]:
+    """Yields the paths of the neighbours in the chain around ``layer``, and which one is the member."""
+    front, behind = (*folded.front, layer), (layer, *folded.behind)
+    yield from ((first, second, first) for first, second in itertools.pairwise(front))
+    yield from ((first, second, second) for first, second in itertools.pairwise(behind))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from torch import nn
 
+from ...graph import FoldedNodes
 from ...nn.call import LayerCall
-from ...nn.norm_chain import BatchNormStage, PassStage, Stage
 from ...nn.quantized_layer import QuantizedLayer
 from ...nn.weighted_op import WeightedOp
 from ...plan.quant_plan import LayerPlan, QuantPlan
@@ -29,6 +29,7 @@ from .forwards import (
     works_in_place,
 )
 from .read.candidates import Candidate
+from .read.folding import dropout_stages, stages
 
 
 def key_of(layer: str) -> str:
@@ -40,38 +41,36 @@ def place_layers(
     model: nn.Module,
     plan: QuantPlan,
     candidates: Mapping[str, Candidate],
+    folded: Mapping[str, FoldedNodes],
     owners: Mapping[str, Collection[str]],
     between: Mapping[nn.Module, Collection[nn.Module]],
     *,
     updates_batch_norms: bool = False,
 ) -> LayerContainer:
-    """Replaces, in place, the forward of every planned module, and of the BatchNorms folded into them.
+    """Replaces, in place, the forward of every planned module, and of the modules folded into them.
 
     With ``updates_batch_norms`` the codebook of non-uniform weights is that of the bare weight, since the codebook is
-    found before the BatchNorm is updated (spec 6.7, last paragraph). ``owners`` are, by layer, the paths of the modules
-    to which some calls of the layer's module belong (see `LayerForward`). ``between`` are the dropouts in front of each
-    BatchNorm, which become part of the layer too.
+    found before the BatchNorm is updated (spec 6.7, last paragraph). ``folded`` are, by layer, the paths of the modules
+    that are folded, and ``owners`` those of the modules to which some calls of the layer's module belong (see
+    `LayerForward`). ``between`` are the dropouts in front of each
+    member, or of a layer with members in front, which become part of the layer too.
     """
     container, factory = LayerContainer(model.training, model), LayerFactory(plan)
+    members = {one: OriginalForward(one) for one in _members(plan, candidates, folded, between)}
     for one in plan.layers.values():
-        norm = None if one.batch_norm is None else candidates[one.batch_norm].module
-        behind = [] if norm is None else [*between.get(norm, ()), norm]
-        layer = _make(one, candidates, factory, behind)
-        for member in behind:
-            replace_forward(member, FoldedForward(OriginalForward(member)))
-        if norm is not None:
-            assert layer.weighted is not None, "a BatchNorm is folded into layers with weights only"
+        layer = _make(one, candidates, folded[one.name], between, factory)
+        if layer.weighted is not None and folded[one.name].behind:
             layer.weighted.has_bare_grid = updates_batch_norms and isinstance(layer.weight, SnqWeightFakeQuantize)
         module = candidates[one.name].module
         replace_forward(module, LayerForward(layer, OriginalForward(module), owners.get(one.name, ())))
         add_layer(container, key_of(layer.name), layer.train(model.training))
+    for member, original in members.items():
+        replace_forward(member, FoldedForward(original))
     for path in sorted({path for paths in owners.values() for path in paths}):
         _note_results(path, candidates[path].module)
     model.add_module(LAYERS, container)
-    names = [
-        (name, one.name) for one in plan.layers.values() for name in (one.name, one.batch_norm) if name is not None
-    ]
-    note_standing(model, container, {candidates[name].path: layer for name, layer in names})
+    paths = [(path, name) for name, one in folded.items() for path in (name, *one.front, *one.behind)]
+    note_standing(model, container, dict(paths))
     return container
 
 
@@ -93,13 +92,34 @@ def _note_results(path: str, module: nn.Module) -> None:
 
 
 def _make(
-    plan: LayerPlan, candidates: Mapping[str, Candidate], factory: LayerFactory, behind: Sequence[nn.Module]
+    plan: LayerPlan,
+    candidates: Mapping[str, Candidate],
+    folded: FoldedNodes,
+    between: Mapping[nn.Module, Collection[nn.Module]],
+    factory: LayerFactory,
 ) -> QuantizedLayer:
     module = candidates[plan.name].module
     forward = OutOfPlaceCall(module) if works_in_place(module) else OriginalForward(module)
     call = LayerCall(forward, tuple(one.edge for one in plan.inputs))
     if plan.weight is None:
         return factory.make(plan, call, None)
-    stages: list[Stage] = [PassStage(dropout, OriginalForward(dropout)) for dropout in behind[:-1]]
-    stages += [BatchNormStage(norm, OriginalForward(norm)) for norm in behind[-1:]]
-    return factory.make(plan, call, WeightedOp(module, plan.op.role, stages, forward=forward))
+    front, behind = ([candidates[path] for path in chain] for chain in (folded.front, folded.behind))
+    ahead = stages(front, between)
+    if front:
+        ahead += dropout_stages(between.get(module, ()))
+    weighted = WeightedOp(module, plan.op.role, stages(behind, between), ahead, forward=forward)
+    return factory.make(plan, call, weighted)
+
+
+def _members(
+    plan: QuantPlan,
+    candidates: Mapping[str, Candidate],
+    folded: Mapping[str, FoldedNodes],
+    between: Mapping[nn.Module, Collection[nn.Module]],
+) -> Iterator[nn.Module]:
+    """Yields the modules that are part of a layer with a weight: those folded into it, and dropouts between them."""
+    for name in plan.layers:
+        members = [candidates[path].module for path in (*folded[name].front, *folded[name].behind)]
+        for member in [*members, *([candidates[name].module] if folded[name].front else [])]:
+            yield from between.get(member, ())
+        yield from members

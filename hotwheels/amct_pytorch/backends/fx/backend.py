@@ -18,6 +18,7 @@ from ...plan.configured_graph import ConfiguredGraph
 from ...plan.quant_plan import LayerPlan, QuantPlan
 from ...plan.sibling_advice import sibling_advice
 from ..batches.example import Example
+from ..layers.folding import Folds, weighted_op
 from ..layers.layer_container import LAYERS, LayerContainer, add_layer
 from ..layers.layer_factory import LayerFactory
 from ..user_model.float_model import copied, in_float32, needs_float32, unwrapped
@@ -25,7 +26,7 @@ from ..user_model.standing_modules import note_standing
 from .float_twin import FloatTwin
 from .quant_graph_module import Origin, QuantGraphModule, adopt_state
 from .read.called import callable_of
-from .read.folding import Folds, find_folds, weighted_op
+from .read.folding import find_folds
 from .read.graph import build_graph
 from .read.model_advice import model_advice
 from .read.no_op_nodes import handed_on_nodes
@@ -102,7 +103,7 @@ class FxBackend:
         return build_graph(self._traced, self._registry, self._folds)
 
     @functools.cached_property
-    def _folds(self) -> Folds:
+    def _folds(self) -> Folds[fx.Node]:
         return find_folds(self._traced, self._registry)
 
     @property
@@ -137,7 +138,7 @@ class FxBackend:
 class _Placer:
     """Replaces the planned nodes of one GraphModule by calls of QuantizedLayers."""
 
-    def __init__(self, traced: fx.GraphModule, plan: QuantPlan, registry: Registry, folds: Folds) -> None:
+    def __init__(self, traced: fx.GraphModule, plan: QuantPlan, registry: Registry, folds: Folds[fx.Node]) -> None:
         self._traced = traced
         self._plan = plan
         self._nodes = {node.name: node for node in traced.graph.nodes}

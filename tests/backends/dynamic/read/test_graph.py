@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.backends.dynamic.backend import DynamicBackend
-from hotwheels.amct_pytorch.backends.dynamic.read.graph import Fusion
+from hotwheels.amct_pytorch.backends.dynamic.read.folding import Fusion
 from hotwheels.amct_pytorch.graph import Form, OpGraph
 from tests.support.log_lines import log_lines
 

@@ -10,6 +10,7 @@ from torch import nn
 from ....custom_op import CustomModuleBase
 from ....ops.desc import OpDesc, Role
 from ....ops.registry import Registry
+from .line_modules import LineModule
 
 _CONVOLUTIONS = frozenset({Role.CONV, Role.CONV_TRANSPOSE})
 _METHODS = ("forward", "_conv_forward")  # a subclass that changes one of these is another operation than its base
@@ -26,6 +27,7 @@ class Candidate:
       op: The operation's description in the registry.
       onnx_types: Types of the ONNX node to which the module may be exported.
       is_listed: Whether the capacity file lists the module as quantizable; a SyncBatchNorm can only be folded.
+      line: For a module that is no layer but may be folded, since it computes a line for each channel; else None.
     """
 
     path: str
@@ -34,18 +36,26 @@ class Candidate:
     op: OpDesc
     onnx_types: frozenset[str]
     is_listed: bool
+    line: LineModule | None = None
 
 
 def find_candidates(
-    model: nn.Module, registry: Registry, inner: Mapping[str, nn.Module] | None = None
+    model: nn.Module,
+    registry: Registry,
+    inner: Mapping[str, nn.Module] | None = None,
+    lines: Mapping[str, LineModule] | None = None,
 ) -> dict[str, Candidate]:
     """Returns the candidates of ``model`` by path; not the model itself, and none inside another candidate.
 
-    ``inner`` are the modules that replace the operation in the forward of another module, by the path of that module. A
-    convolution that is not listed is a candidate too, since BatchNorms and activations behind it belong to it.
+    ``inner`` are the modules that replace the operation in the forward of another module, by the path of that module,
+    ``lines`` modules that are no layers but may be folded. A convolution that is not listed is a candidate too, since
+    BatchNorms and activations behind it belong to it.
     """
     found: dict[str, Candidate] = {}
     for path, module in _outermost(model, registry):
+        if path in (lines or {}):
+            found[path] = _line_candidate(path, (lines or {})[path])
+            continue
         one = (inner or {}).get(path, module)
         match = registry.match_module(type(module)) or registry.match_module(type(one))
         if match is None or (one is module and not is_plain_class(type(module), registry)):
@@ -57,6 +67,14 @@ def find_candidates(
                 onnx_types=frozenset(match.op.onnx_types) | own,
             )  # fmt: skip
     return found
+
+
+def _line_candidate(path: str, line: LineModule) -> Candidate:
+    name = type(line.module).__name__
+    op = OpDesc(name=name, role=Role.ELEMENTWISE, is_listed=False)
+    return Candidate(
+        path=path, module=line.module, type=name, op=op, onnx_types=frozenset(), is_listed=False, line=line
+    )
 
 
 def _outermost(model: nn.Module, registry: Registry) -> Iterator[tuple[str, nn.Module]]:

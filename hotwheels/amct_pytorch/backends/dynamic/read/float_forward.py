@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TypeAlias
 
+import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from ...batches.outputs import output_tensors
 from ...user_model.model_state import unchanged
 from ..forwards import call_name
 from .export import MarkedExport
-from .float_model import Fold
+from .float_model import Fold, added_name
 
 _InnerValue: TypeAlias = "tuple[str, str, NDArray[Any]]"  # name in the ONNX model, description, expected value
 
@@ -47,7 +48,11 @@ class FloatForward:
         self._inputs = inputs
         self._export = export
         self._modules = modules
-        self._folded = {norm: conv for fold in folds for conv, norm in fold.calls}
+        calls = [call for fold in folds for call in fold.calls]
+        # In the file, the node of a layer gives the result of the last call folded into it, and reads what the first
+        # of them reads.
+        self._last = {call.behind[-1]: call.layer for call in calls if call.behind}
+        self._other_inputs = {call.layer for call in calls if call.front}
 
     def tensors(self) -> list[NDArray[Any]]:
         """Returns the tensors of the example in the order of the ONNX model's inputs."""
@@ -85,16 +90,25 @@ class FloatForward:
         if site is None:
             return
         values = LayerCall(self._modules[path], self._export.edges[name]).inputs(args, kwargs)
-        for index, value in enumerate(values):
+        for index, value in enumerate(values if name not in self._other_inputs else ()):
             for node, at in site.inputs.get(index, ())[:1]:
                 if node in nodes:
                     name_there = str(operand(nodes[node], at).name)
                     yield name_there, f"input {index} of layer '{name}'", array_of(value)
         first = result[0] if isinstance(result, (list, tuple)) and result else result
-        last = self._folded.get(name, site.nodes[-1])  # the convolution's node gives the result of its BatchNorm
-        if isinstance(first, Tensor) and last in nodes and name not in self._folded.values():
-            name_there = str(nodes[last].outputs[0].name)
-            yield name_there, f"the result of layer '{name}'", array_of(first)
+        maker = self._maker(name, nodes)
+        if isinstance(first, Tensor) and maker is not None and len(maker.shape or ()) == first.dim():
+            yield str(maker.name), f"the result of layer '{name}'", array_of(first)
+
+    def _maker(self, name: str, nodes: Mapping[str, ir.Node]) -> ir.Value | None:
+        """Returns the value in the file with the result of the call ``name``; None if the file has none."""
+        if name in self._last.values():
+            return None
+        layer = self._last.get(name, name)
+        for last in (added_name(layer), self._export.sites[layer].nodes[-1]):
+            if last in nodes:
+                return nodes[last].outputs[0]
+        return None
 
 
 def _same(x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import onnx_ir as ir
@@ -13,11 +13,10 @@ from ....graph import Edge, Form, OpGraph, OpNode
 from ....log import get_logger
 from ....onnx_io.initializers import free_name
 from ....ops.desc import Role
-from ....ops.registry import Registry
-from ...layers.fold_pair import is_foldable_pair
+from ...layers.folding import Folds
 from ...layers.layer_factory import NOT_LISTED
 from .candidates import Candidate
-from .export import MarkedExport
+from .folding import Exported, find_folds, folded_names
 from .layer_body import why_no_single_operation
 from .uses import settle_uses
 
@@ -28,44 +27,23 @@ _NOT_CALLED = "the model does not call it with a float tensor, or nothing uses i
 _CONSTANT_OPERAND = "one of its operands is a parameter, a constant or not a float tensor"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Fusion:
-    """Which BatchNorms may be folded (spec 9.2).
-
-    Attributes:
-      is_on: ``do_fusion``.
-      skipped: ``skip_fusion_layers``: convolutions or BatchNorms that are not folded.
-    """
-
-    is_on: bool = True
-    skipped: Collection[str] = ()
-
-    def allows(self, conv: str, norm: str) -> bool:
-        """Whether ``norm`` may be folded into ``conv``."""
-        return self.is_on and conv not in self.skipped and norm not in self.skipped
-
-
-def build_graph(
-    export: MarkedExport, candidates: Mapping[str, Candidate], registry: Registry, fusion: Fusion
-) -> OpGraph:
+def build_graph(exported: Exported) -> OpGraph:
     """Returns the operations of the exported model in execution order.
 
     A node with several results in use is followed by one ``is_pick`` node for each of them, so that a producer's name
     always means one tensor. Candidates that are not in the ONNX model come last, with the reason.
     """
-    return _Reader(export, candidates, registry, fusion).read()
+    return _Reader(exported).read()
 
 
 class _Reader:
     """The state while one graph is read."""
 
-    def __init__(
-        self, export: MarkedExport, candidates: Mapping[str, Candidate], registry: Registry, fusion: Fusion
-    ) -> None:
-        self._export = export
-        self._candidates = candidates
-        self._registry = registry
-        self._fusion = fusion
+    def __init__(self, exported: Exported) -> None:
+        self._exported = exported
+        self._export = export = exported.export
+        self._candidates = candidates = exported.candidates
+        self._registry = exported.registry
         self._paths = export.paths
         self._onnx = {str(node.name): node for node in export.model.graph}
         self._owners = {inner: layer for layer, site in export.sites.items() for inner in site.nodes}
@@ -181,49 +159,47 @@ class _Reader:
             return _CONSTANT_OPERAND
         return why_no_single_operation(candidate, body, candidate.path in self._export.own_forwards)
 
-    # --- what belongs to a convolution ---
+    # --- what belongs to a layer with a weight ---
 
     def _with_folding(self, graph: OpGraph) -> OpGraph:
-        folded = self._folded_norms(graph)
-        fused = dict(self._fused_activations(graph, folded))
-        owned = {**folded, **fused}
-        nodes = {node.name: node for node in graph}
-        for name, conv in owned.items():
-            op = graph[conv].op
-            kind = "convolution" if op is not None and op.role in _CONVOLUTIONS else "layer"
-            reason = f"it belongs to the {kind} '{graph[conv].layer}' in front of it"
+        folds = find_folds(graph, self._exported)
+        folded = folds.owners()
+        behind = {name: weight for weight, fold in folds.by_weight.items() for name, _ in fold.behind}
+        fused = dict(self._fused_activations(graph, behind))
+        nodes = {node.name: self._with_fold(node, folds) for node in graph}
+        for name, weight in {**folded, **fused}.items():
+            place = "in front of" if name in behind or name in fused else "behind"
             nodes[name] = dataclasses.replace(
-                nodes[name], edges=(), unquantizable=reason, is_fold_target=name in folded
+                nodes[name],
+                edges=(),
+                unquantizable=f"it belongs to the {_kind(graph[weight])} '{graph[weight].layer}' {place} it",
+                part_of=graph[weight].layer,
+                is_fold_target=name in folded and _is_batch_norm(graph[name]),
             )
-        return settle_uses(OpGraph(nodes), owned)
+        return settle_uses(OpGraph(nodes), {**folded, **fused})
 
-    def _folded_norms(self, graph: OpGraph) -> dict[str, str]:
-        """Returns the BatchNorms that are folded, with their convolutions; all calls of both modules, or none."""
-        pairs = {norm.name: conv for norm in graph if (conv := self._foldable(graph, norm)) is not None}
-        calls: dict[str, set[str]] = {}
-        for node in graph:
-            calls.setdefault(node.layer, set()).add(node.name)
-        return {
-            norm: conv
-            for norm, conv in pairs.items()
-            if {pairs.get(one) for one in calls[graph[norm].layer]} == calls[graph[conv].layer]
-        }
-
-    def _foldable(self, graph: OpGraph, norm: OpNode) -> str | None:
-        """Returns the convolution or Linear into which this call of ``norm`` can be folded; None if there is none."""
-        conv = self._convolution_before(graph, norm) or self._linear_before(graph, norm)
-        if conv is None or graph.consumers[conv] != (norm.name,):
-            return None
-        layer = graph[conv].layer
-        pair = (self._candidates[layer].module, self._candidates[norm.layer].module)
-        is_allowed = self._fusion.allows(layer, norm.layer) and is_foldable_pair(*pair, self._registry)
-        return conv if is_allowed else None
+    def _with_fold(self, node: OpNode, folds: Folds[str]) -> OpNode:
+        """Returns ``node`` with what is folded into it, and with the tensors that it reads in front of that."""
+        front = {name for fold in folds.by_weight.values() for name, _ in fold.front}
+        edges = []
+        for edge in node.edges:
+            producer = edge.producer
+            while producer in front:
+                producer = folds.data[producer]
+            edges.append(dataclasses.replace(edge, producer=producer))
+        return dataclasses.replace(
+            node,
+            edges=tuple(edges),
+            folded=folded_names(folds, node.name),
+            unfolded_reason=folds.reasons.get(node.name),
+        )
 
     def _fused_activations(self, graph: OpGraph, folded: Mapping[str, str]) -> Iterator[tuple[str, str]]:
         for node in graph:
             if node.op is not None and node.op.role is Role.FUSED_ACTIVATION and node.inputs:
                 before = node.inputs[0]
-                conv = folded.get(before) or self._convolution_before(graph, node)
+                conv = folded.get(before, before) if len(node.inputs) == 1 else None
+                conv = conv if conv is not None and _kind(graph[conv]) == "convolution" else None
                 if conv is not None and self._is_seen(node, graph[before].layer):
                     yield node.name, conv
 
@@ -231,21 +207,13 @@ class _Reader:
         """Whether the call behind ``maker`` can be distinguished at run time from other calls of the same module."""
         return self._export.calls[node.layer] == 1 or self._export.makers.get(node.name) == maker
 
-    def _linear_before(self, graph: OpGraph, norm: OpNode) -> str | None:
-        """Returns the Linear that the BatchNorm ``norm`` reads, if its result has two axes; else None."""
-        before = norm.inputs[0] if len(norm.inputs) == 1 else ""
-        op = graph[before].op if before else None
-        if op is None or op.role is not Role.LINEAR or norm.op is None or norm.op.role is not Role.BATCH_NORM:
-            return None
-        (result,) = self._onnx[before].outputs
-        return before if result.shape is not None and len(result.shape) == len("NC") else None
 
-    def _convolution_before(self, graph: OpGraph, node: OpNode) -> str | None:
-        """Returns the convolution that ``node`` reads; None if it reads anything else."""
-        if node.op is None or len(node.inputs) != 1:
-            return None
-        op = graph[node.inputs[0]].op
-        return node.inputs[0] if op is not None and op.role in _CONVOLUTIONS else None
+def _kind(node: OpNode) -> str:
+    return "convolution" if node.op is not None and node.op.role in _CONVOLUTIONS else "layer"
+
+
+def _is_batch_norm(node: OpNode) -> bool:
+    return node.op is not None and node.op.role is Role.BATCH_NORM
 
 
 def _of_module(name: str, candidate: Candidate) -> OpNode:

@@ -12,7 +12,7 @@ from ....onnx_io.initializers import constant_of
 from .candidates import Candidate
 
 # The node types allowed for a module whose forward was replaced: exactly the operation that is computed on integers.
-_PLAIN = (("Conv",), ("ConvTranspose",), ("Gemm",), ("MatMul",), ("MatMul", "Add"))
+PLAIN_BODIES = (("Conv",), ("ConvTranspose",), ("Gemm",), ("MatMul",), ("MatMul", "Add"))
 
 
 def why_no_single_operation(candidate: Candidate, body: Sequence[ir.Node], has_own_forward: bool) -> str | None:
@@ -35,7 +35,7 @@ def why_no_single_operation(candidate: Candidate, body: Sequence[ir.Node], has_o
 
 def _is_plain(types: Sequence[str], candidate: Candidate) -> bool:
     if candidate.op.has_weight:
-        return tuple(types) in _PLAIN
+        return tuple(types) in PLAIN_BODIES
     return len(types) == 1 or (len(types) == 2 and types[0] == "Pad")
 
 

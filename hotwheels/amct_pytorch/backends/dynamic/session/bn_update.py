@@ -41,7 +41,7 @@ def update_batch_norms(model: nn.Module, is_training: bool, update: BnUpdate, fo
 
     In training mode they have the momentum of the update, and their affine parameters require gradients.
     """
-    known = {*(fold.batch_norm for fold in folds), *update.standing.values()}
+    known = {*(norm for fold in folds for norm in fold.batch_norms), *update.standing.values()}
     norms = _batch_norms(model)
     for norm in norms.values():
         if norm in known:

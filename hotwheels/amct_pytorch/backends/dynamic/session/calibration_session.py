@@ -21,7 +21,7 @@ from ....record import Record
 from ...batches.kept_batches import Batch, keeping
 from ...layers.layer_container import LayerContainer, layers_by_name
 from ..read.float_model import Fold
-from ..read.graph import Fusion
+from ..read.folding import Fusion
 from .bn_update import BnUpdate, switch_batch_norms, update_batch_norms, with_present_weights, write_present_norms
 from .record_file import RecordFile
 from .shift_search import ShiftSearch

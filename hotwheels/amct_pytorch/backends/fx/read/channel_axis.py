@@ -1,8 +1,7 @@
-"""The channel axis and the number of dimensions of tensors in a graph, as far as the graph shows them."""
+"""The channel axis and the number of dimensions of tensors in a traced graph, as far as the graph shows them."""
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,39 +10,13 @@ from torch.fx import GraphModule, Node
 from ....ops.desc import Role
 from ....ops.registry import Registry
 from ....torch_private import Dropout
+from ...layers.channel_axis import ChannelAxis
 from .spelling import find_op
 
 _IMAGE_ROLES = frozenset({Role.CONV, Role.CONV_TRANSPOSE, Role.MAX_POOL, Role.AVG_POOL})
 _KEEPING_ROLES = frozenset({Role.LINEAR, Role.ACTIVATION, Role.FUSED_ACTIVATION, Role.NORM, Role.BATCH_NORM})
 _LIKE_ANOTHER = ("reshape_as", "view_as", "expand_as")
 _SHAPED = ("view", "reshape", "permute")
-
-
-@dataclasses.dataclass(frozen=True)
-class ChannelAxis:
-    """The axis of the channels.
-
-    Attributes:
-      index: Negative, counted from the last axis.
-      rank: Number of dimensions of the tensor; None if it is not known.
-    """
-
-    index: int
-    rank: int | None
-
-    @property
-    def is_second(self) -> bool:
-        """Whether the channels are on axis 1, as a BatchNorm needs; False if that is not known."""
-        return self.rank is not None and self.index == 1 - self.rank
-
-    def is_spread_by(self, shape: tuple[int, ...], channels: int) -> bool:
-        """Whether a constant of ``shape`` has one value per channel, or a single value, and adds no dimension."""
-        if len(shape) > 1 and (self.rank is None or len(shape) > self.rank):
-            return False
-        if all(size == 1 for size in shape):
-            return True
-        sizes = {index - len(shape): size for index, size in enumerate(shape) if size != 1}
-        return sizes == {self.index: channels}
 
 
 class Ranks:

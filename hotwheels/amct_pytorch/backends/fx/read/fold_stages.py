@@ -6,40 +6,22 @@ import dataclasses
 import math
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from ....nn.norm_chain import BatchNormStage, FactorStage, NumberStage, PassStage, ShiftStage, Stage
+from ....nn.norm_chain import FactorStage, NumberStage, PassStage, ShiftStage, Stage
 from ....ops.desc import OpDesc, Role
 from ....ops.registry import Registry
 from ....torch_private import Dropout
+from ...layers.channel_axis import ChannelAxis
+from ...layers.folding import Member, batch_norm_stage
 from ..rewrite.weight_sources import WeightSources
-from .channel_axis import ChannelAxis
 from .operands import operand_values
 from .spelling import find_op, in_place_reason
 
-_NO_STATISTICS = "it has no running statistics"
-_NOT_ALLOWED = "the capacity row FUSE_TYPES does not name its class"
-_OTHER_AXIS = (
-    "it does not normalize the channels of '{}', or the number of dimensions there is not known (pass input_data)"
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Member:
-    """One node that can be folded.
-
-    Attributes:
-      data: The node whose result the member changes.
-      stage: The factor and shift of each channel.
-      is_factor: Whether the member only multiplies, so that zeros of a padding stay zero.
-    """
-
-    data: Node
-    stage: Stage
-    is_factor: bool = False
+NodeMember: TypeAlias = "Member[Node]"
 
 
 class StageMaker:
@@ -69,7 +51,7 @@ class StageMaker:
         module = self.called(node)
         return PassStage(module) if isinstance(module, Dropout) else None
 
-    def number(self, node: Node, weighted: Any, channels: int) -> Member | None:
+    def number(self, node: Node, weighted: Any, channels: int) -> NodeMember | None:
         """Returns a sum or product of the data and a Python number as a member; None for other operations.
 
         ``weighted`` is the module with the weight, ``channels`` the number of channels of the data.
@@ -96,7 +78,7 @@ class StageMaker:
         operands = self._operands(node)
         return None if operands is None else operands[0]
 
-    def member(self, node: Node, axis: ChannelAxis, channels: int) -> Member | str | None:
+    def member(self, node: Node, axis: ChannelAxis, channels: int) -> NodeMember | str | None:
         """Returns ``node`` as a member; a reason (text) if a BatchNorm is none; None for other kinds of operations.
 
         Args:
@@ -108,7 +90,8 @@ class StageMaker:
         if data is None or in_place_reason(node) is not None:
             return None
         if self.is_batch_norm(node):
-            return self._batch_norm(node, data, axis, channels)
+            stage = batch_norm_stage(self.called(node), self._registry, axis, channels, data.name)
+            return stage if isinstance(stage, str) else Member(data, stage)
         _, constant, is_first = self._operands(node) or (None, None, False)
         values = self._sources.tensor(constant)
         if values is None or not values.is_spread(axis.is_spread_by, channels):
@@ -120,16 +103,6 @@ class StageMaker:
             return None if is_quotient and is_first else Member(data, FactorStage(values, is_quotient), is_factor=True)
         is_difference = op.name == "sub"
         return Member(data, ShiftStage(values, channels, is_difference and not is_first, is_difference and is_first))
-
-    def _batch_norm(self, node: Node, data: Node, axis: ChannelAxis, channels: int) -> Member | str:
-        module: Any = self.called(node)
-        if not self._registry.is_fusable(type(module)):
-            return _NOT_ALLOWED
-        if module.running_mean is None or module.running_var is None:
-            return _NO_STATISTICS
-        if not axis.is_second or module.num_features != channels:
-            return _OTHER_AXIS.format(data.name)
-        return Member(data, BatchNormStage(module))
 
     def _operands(self, node: Node) -> tuple[Node, Node, bool] | None:
         """Returns (data, constant, whether the constant comes first) of a sum or product; None for other calls."""
@@ -178,11 +151,3 @@ _ARITHMETIC: dict[str, Callable[[Any, Any], Any]] = {
     "add": operator.add,
     "sub": operator.sub,
 }
-
-
-def pads_zeros(module: nn.Module) -> bool:
-    """Whether a weighted module adds zeros to its input."""
-    if getattr(module, "margins", None) is not None:
-        return True
-    padding = getattr(module, "padding", 0)
-    return padding != "valid" and any(padding) if isinstance(padding, (tuple, str)) else bool(padding)

@@ -17,12 +17,13 @@ from ....ops.desc import OpDesc, Role
 from ....ops.registry import Registry
 from ....ops.table import ADAPTIVE, KEEPDIM_ONLY, TUPLE_RESULTS
 from ...calls.no_ops import NO_OP_MODULES
+from ...layers.folding import Folds
 from ...layers.layer_factory import NOT_LISTED
 from ...real_quant.float_products import is_float_product
 from ...real_quant.known import is_known
 from .constants import constant_nodes
 from .float_reason import float_reason
-from .folding import Folds, find_folds
+from .folding import find_folds
 from .liveness import live_nodes
 from .no_op_nodes import hands_on
 from .operands import Given, given_operands
@@ -44,7 +45,7 @@ _DEAD = "nothing that the model returns depends on it"
 _NO_PARTNER = "neither its producer nor a consumer is quantizable, and it only changes the shape"
 
 
-def build_graph(graph_module: GraphModule, registry: Registry, folds: Folds | None = None) -> OpGraph:
+def build_graph(graph_module: GraphModule, registry: Registry, folds: Folds[Node] | None = None) -> OpGraph:
     """Returns the operations of ``graph_module`` in execution order; ``folds`` are those of `find_folds`, if known.
 
     Works on a fresh trace and on a functionalized trace. Names and type strings are equal in both, but only the
@@ -56,7 +57,7 @@ def build_graph(graph_module: GraphModule, registry: Registry, folds: Folds | No
 class _Reader:
     """The state while one graph is read, front to back."""
 
-    def __init__(self, graph_module: GraphModule, registry: Registry, folds: Folds) -> None:
+    def __init__(self, graph_module: GraphModule, registry: Registry, folds: Folds[Node]) -> None:
         self._module = graph_module
         self._registry = registry
         self._values = classify(graph_module.graph, registry)

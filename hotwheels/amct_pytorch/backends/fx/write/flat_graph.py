@@ -16,8 +16,9 @@ from ....nn.weighted_call import WeightedCall
 from ....ops.desc import OpDesc
 from ....ops.registry import Registry
 from ...layers.folded_op import FoldedOp, cpu_copy
+from ...layers.folding import weighted_op
 from ..quant_graph_module import QuantGraphModule
-from ..read.folding import find_folds, weighted_op
+from ..read.folding import find_folds
 from ..read.liveness import live_nodes
 from ..read.values import Value, classify
 from ..trace.frozen import is_check
