@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from ..core.batch_norm import channel_factor, fold_bias, inverse_factor
 from ..core.channels import per_channel
 from .batch_norm_call import BatchNormCall
-from .computed_tensor import ComputedTensor
 
 
 class Stage(Protocol):
@@ -106,7 +105,7 @@ class FactorStage:
 
     is_training = False
 
-    def __init__(self, values: ComputedTensor, is_quotient: bool = False) -> None:
+    def __init__(self, values: Callable[[], Tensor], is_quotient: bool = False) -> None:
         """``values`` has one element, or one for each channel."""
         self._values = values
         self._is_quotient = is_quotient
@@ -137,7 +136,7 @@ class ShiftStage:
     is_training = False
 
     def __init__(
-        self, values: ComputedTensor, channels: int, is_subtracted: bool = False, negates: bool = False
+        self, values: Callable[[], Tensor], channels: int, is_subtracted: bool = False, negates: bool = False
     ) -> None:
         """``values`` has one element, or one per channel. ``is_subtracted``: x - values; ``negates``: values - x."""
         self._values = values
@@ -238,11 +237,14 @@ class ProbedStage:
 
     is_training = False
 
-    def __init__(self, module: nn.Module, forward: Callable[[Tensor], Tensor], shape: tuple[int, ...]) -> None:
-        """``forward`` calls ``module``; ``shape`` is that of an input with one element per channel."""
+    def __init__(
+        self, module: nn.Module, forward: Callable[[Tensor], Tensor], shape: tuple[int, ...], channels: int
+    ) -> None:
+        """``forward`` calls ``module``; ``shape`` is that of an input with all that the module tells apart."""
         self.module = module
         self._forward = forward
         self._shape = shape
+        self._channels = channels
 
     def factor(self) -> Tensor:
         """Returns the factor, [C] or [1]."""
@@ -255,7 +257,7 @@ class ProbedStage:
 
     def shifted(self, bias: Tensor | None) -> Tensor:
         """Returns ``bias * factor + shift``."""
-        shift = self._at(0.0).to(self._value().dtype)
+        shift = self._at(0.0).to(self._value().dtype).expand(self._channels)
         return shift if bias is None else bias * self.factor() + shift
 
     def run(self, x: Tensor, channel_shape: tuple[int, ...]) -> Tensor:

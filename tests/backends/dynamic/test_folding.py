@@ -128,6 +128,11 @@ class Gain(nn.Module):
         return x * self.scale
 
 
+class Shift(Gain):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.scale
+
+
 class PreActivation(nn.Module):
     """A BatchNorm in front of a convolution without padding; with ``drops`` a dropout is between them."""
 
@@ -151,6 +156,36 @@ class Sequence1d(nn.Module):
         return self.last(F.relu(self.outer(self.inner(self.conv(x.flatten(2))))))
 
 
+class Scaled(nn.Module):
+    """ConvNeXt's layer scale, a scalar gain and a shift, all in the forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.narrow, self.wide = nn.Linear(6, 6, bias=False), nn.Linear(6, 6)
+        self.gamma, self.shift = nn.Parameter(torch.linspace(-1, 1, 6)), nn.Parameter(torch.linspace(0, 1, 6))
+        self.gain = nn.Parameter(torch.tensor([0.3]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.narrow(x) * self.gain + self.shift
+        return self.wide(x).permute(0, 2, 1).mul(self.gamma.reshape(1, -1, 1)).permute(0, 2, 1)
+
+
+class Standardized(nn.Module):
+    """Mean and deviation of the input, and a frozen BatchNorm, written out."""
+
+    mean: Tensor
+    factor: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, 6, 3, bias=False)
+        self.register_buffer("mean", torch.linspace(-0.5, 0.5, channels).reshape(1, -1, 1, 1))
+        self.register_buffer("factor", torch.linspace(0.5, 2, 6).reshape(1, -1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.conv(x - self.mean) / self.factor)
+
+
 NETS: dict[str, Callable[[], nn.Module]] = {
     "two norms": lambda: Chain(nn.Conv2d(3, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), nn.BatchNorm2d(6)),
     "transposed": lambda: Chain(nn.ConvTranspose2d(3, 6, 2, 2), nn.BatchNorm2d(6), nn.BatchNorm2d(6)),
@@ -165,6 +200,10 @@ NETS: dict[str, Callable[[], nn.Module]] = {
     "affine in front": lambda: Tokens(nn.Sequential(Affine(), nn.Linear(6, 6, bias=False))),
     "norm and scale": lambda: Chain(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), ImageScale()),
     "gain in front": lambda: Chain(nn.Conv2d(3, 6, 3), nn.ReLU(), Gain(), nn.Conv2d(6, 6, 3, padding=1)),
+    "in a forward": lambda: Tokens(Scaled(), Scaled()),
+    "in a forward called twice": lambda: Tokens(*[Scaled()] * 2),
+    "in front, in a forward": lambda: Chain(Standardized(3), Standardized(6)),
+    "scalar shift": lambda: Chain(nn.Conv2d(3, 6, 3, bias=False), Shift()),
     "in front": PreActivation,
     "in front of groups": lambda: PreActivation(groups=3),
     "1-D": Sequence1d,

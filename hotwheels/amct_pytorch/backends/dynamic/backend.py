@@ -39,6 +39,7 @@ from .read.folding import Exported, Fusion, folded_modules, part_reason, stages
 from .read.graph import build_graph
 from .read.in_place import find_read_again
 from .read.inner_calls import find_frozen_norms, find_inner_calls, find_inner_norms
+from .read.inner_lines import find_inner_lines
 from .read.line_modules import find_line_modules
 from .read.model_copy import copy_model
 from .read.pads import find_paddings
@@ -90,11 +91,14 @@ class DynamicBackend:
             **find_inner_norms(self._model, inputs, registry),
             **find_frozen_norms(self._model),
         }
-        lines = find_line_modules(self._model, inputs, registry)
         for forward in self._calling.values():
             replace_forward(forward.original.module, forward)
+        lines = find_line_modules(self._model, inputs, registry)
+        self._lines, inner_lines = find_inner_lines(self._model, inputs, registry, {*self._calling, *lines})
+        for lines_forward in self._lines.values():
+            replace_forward(lines_forward.original.module, lines_forward)
         inner: dict[str, nn.Module] = {path: forward.inner for path, forward in self._calling.items()}
-        self._candidates = find_candidates(self._model, registry, inner, lines)
+        self._candidates = find_candidates(self._model, registry, inner, {**lines, **inner_lines})
         in_place = {path: one.module for path, one in self._candidates.items() if works_in_place(one.module)}
         for path in in_place.keys() - find_read_again(self._model, inputs, in_place):
             in_place[path].inplace = False  # type: ignore[assignment]
@@ -136,6 +140,9 @@ class DynamicBackend:
         members = {path for one in folded.values() for path in (*one.front, *one.behind)}
         for path in self._calling.keys() - plan.layers.keys() - members:
             self._calling[path].original.restore()
+        folded_lines = {self._candidates[path].module for path in members}
+        for lines_forward in self._lines.values():
+            lines_forward.keep(folded_lines)
         owners = {name: self._owners(layer) for name, layer in plan.layers.items()}
         between = {norm: dropouts or () for norm, dropouts in self._between.items()}
         layers = place_layers(
@@ -180,7 +187,9 @@ class DynamicBackend:
         candidate = self._candidates[layer]
         by_call = {name: self._candidates[path] for name, path in self._export.paths.items()}
         front, behind = ([by_call[name] for name in chain] for chain in (calls[0].front, calls[0].behind))
-        op = WeightedOp(candidate.module, candidate.op.role, stages(behind, {}), stages(front, {}))
+        bare = WeightedOp(candidate.module, candidate.op.role)
+        chains = stages(behind, bare.out_channels, {}), stages(front, bare.in_channels, {})
+        op = WeightedOp(candidate.module, candidate.op.role, *chains)
         owners = tuple(self._owner(member) for member in (*front, *behind) if member.line is None)
         return Fold(layer=layer, calls=calls, op=op, role=candidate.op.role, batch_norms=owners)
 

@@ -28,6 +28,7 @@ from .forwards import (
     replace_forward,
     works_in_place,
 )
+from .inner_line import InnerLine
 from .read.candidates import Candidate
 from .read.folding import dropout_stages, stages
 
@@ -69,8 +70,9 @@ def place_layers(
     for path in sorted({path for paths in owners.values() for path in paths}):
         _note_results(path, candidates[path].module)
     model.add_module(LAYERS, container)
-    paths = [(path, name) for name, one in folded.items() for path in (name, *one.front, *one.behind)]
-    note_standing(model, container, dict(paths))
+    standing = [(path, name) for name, one in folded.items() for path in (name, *one.front, *one.behind)]
+    paths = {path: name for path, name in standing if not isinstance(candidates[path].module, InnerLine)}
+    note_standing(model, container, paths)
     return container
 
 
@@ -104,10 +106,11 @@ def _make(
     if plan.weight is None:
         return factory.make(plan, call, None)
     front, behind = ([candidates[path] for path in chain] for chain in (folded.front, folded.behind))
-    ahead = stages(front, between)
+    bare = WeightedOp(module, plan.op.role)
+    ahead = stages(front, bare.in_channels, between)
     if front:
         ahead += dropout_stages(between.get(module, ()))
-    weighted = WeightedOp(module, plan.op.role, stages(behind, between), ahead, forward=forward)
+    weighted = WeightedOp(module, plan.op.role, stages(behind, bare.out_channels, between), ahead, forward=forward)
     return factory.make(plan, call, weighted)
 
 

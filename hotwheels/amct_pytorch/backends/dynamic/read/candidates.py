@@ -52,9 +52,8 @@ def find_candidates(
     BatchNorms and activations behind it belong to it.
     """
     found: dict[str, Candidate] = {}
-    for path, module in _outermost(model, registry):
+    for path, module in outermost(model, registry):
         if path in (lines or {}):
-            found[path] = _line_candidate(path, (lines or {})[path])
             continue
         one = (inner or {}).get(path, module)
         match = registry.match_module(type(module)) or registry.match_module(type(one))
@@ -66,7 +65,7 @@ def find_candidates(
                 path=path, module=one, type=match.type, op=match.op, is_listed=match.op.is_listed,
                 onnx_types=frozenset(match.op.onnx_types) | own,
             )  # fmt: skip
-    return found
+    return found | {path: _line_candidate(path, line) for path, line in (lines or {}).items()}
 
 
 def _line_candidate(path: str, line: LineModule) -> Candidate:
@@ -77,7 +76,7 @@ def _line_candidate(path: str, line: LineModule) -> Candidate:
     )
 
 
-def _outermost(model: nn.Module, registry: Registry) -> Iterator[tuple[str, nn.Module]]:
+def outermost(model: nn.Module, registry: Registry) -> Iterator[tuple[str, nn.Module]]:
     """Yields modules with their paths, without those inside extension modules, which are one operation each."""
     closed: list[str] = []
     for path, module in model.named_modules():

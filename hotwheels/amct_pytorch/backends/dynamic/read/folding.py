@@ -20,6 +20,7 @@ from ....ops.registry import Registry
 from ...layers.channel_axis import ChannelAxis
 from ...layers.folding import Folds, Member, Weight, batch_norm_stage, find_folds_in
 from ..forwards import OriginalForward
+from ..inner_line import InnerLine
 from .candidates import Candidate
 from .export import MarkedExport
 from .layer_body import PLAIN_BODIES
@@ -86,12 +87,14 @@ def part_reason(first: str, second: str) -> str:
     return _PARTED.format(first, second)
 
 
-def stages(members: Sequence[Candidate], dropouts: Mapping[nn.Module, Collection[nn.Module]]) -> list[Stage]:
-    """Returns the stages of ``members``, in the order of the data, each behind its ``dropouts``."""
+def stages(
+    members: Sequence[Candidate], channels: int, dropouts: Mapping[nn.Module, Collection[nn.Module]]
+) -> list[Stage]:
+    """Returns the stages of ``members``, in the order of the data of ``channels``, each behind its ``dropouts``."""
     found: list[Stage] = []
     for member in members:
         found += dropout_stages(dropouts.get(member.module, ()))
-        found.append(_stage(member))
+        found.append(_stage(member, channels))
     return found
 
 
@@ -100,10 +103,13 @@ def dropout_stages(dropouts: Collection[nn.Module]) -> list[Stage]:
     return [PassStage(one, OriginalForward(one)) for one in dropouts]
 
 
-def _stage(member: Candidate) -> Stage:
+def _stage(member: Candidate, channels: int) -> Stage:
+    module, forward = member.module, OriginalForward(member.module)
+    if isinstance(module, InnerLine):
+        return module.stage(channels)
     if member.line is not None:
-        return ProbedStage(member.module, OriginalForward(member.module), member.line.probe_shape)
-    return BatchNormStage(member.module, OriginalForward(member.module))
+        return ProbedStage(module, forward, member.line.probe_shape, channels)
+    return BatchNormStage(module, forward)
 
 
 def _uneven(graph: OpGraph, folds: Folds[str], export: MarkedExport) -> dict[str, str]:
@@ -218,13 +224,13 @@ class _ExportedGraph:
             reason = _SWITCHED_OFF
         if candidate.line is not None:
             is_allowed = reason is None and candidate.line.is_along(axis, channels)
-            return Member(data, _stage(candidate), candidate.line.is_factor) if is_allowed else None
+            return Member(data, _stage(candidate, channels), candidate.line.is_factor) if is_allowed else None
         if candidate.op.role is not Role.BATCH_NORM:
             return None
         found = batch_norm_stage(candidate.module, self._exported.registry, axis, channels, data)
         if isinstance(found, str) or reason is not None:
             return reason or str(found)
-        return Member(data, _stage(candidate))
+        return Member(data, _stage(candidate, channels))
 
     def _is_plain(self, node: OpNode, candidate: Candidate) -> bool:
         """Whether a folded weight can be written into the nodes of the layer."""

@@ -113,8 +113,10 @@ def _line_along(module: nn.Module, shape: tuple[int, ...], axis: ChannelAxis, ch
             value.copy_(torch.rand(value.shape, generator=generator, dtype=torch.float64) + 0.5)
         before = [value.clone() for value in state]
         line = LineModule(module, axis, channels, is_factor=False)
-        ProbedStage(module, module, line.probe_shape).factor()  # it takes float64 with the parameters as they are
-        stage = ProbedStage(copied, copied, line.probe_shape)
+        ProbedStage(
+            module, module, line.probe_shape, channels
+        ).factor()  # it takes float64 with the parameters as they are
+        stage = ProbedStage(copied, copied, line.probe_shape, channels)
         factor, shift = stage.factor().reshape(line.probe_shape), stage.shifted(None).reshape(line.probe_shape)
         for x, expected in _trials(shape, factor, shift, generator):
             for is_training in (False, True):
