@@ -14,7 +14,7 @@ from ....custom_op import CustomModuleBase
 from ....onnx_io.initializers import free_name
 from ....ops.registry import Registry
 from ...layers.channel_axis import ChannelAxis
-from ...user_model.kept_state import kept_state, run_example
+from ...user_model.model_state import run_example, unchanged
 from ..forwards import OriginalForward
 from ..inner_line import NOT_TAKEN, InnerLine, Line, LineCalls, LinesForward, tensors_of
 from .candidates import outermost
@@ -92,7 +92,7 @@ def _seen(model: nn.Module, inputs: tuple[Any, ...], holders: Collection[nn.Modu
         seen.setdefault(running[-1], {}).setdefault(line, set()).add(tuple(x.shape))
         return NOT_TAKEN
 
-    with kept_state(model), _followed(model, running), LineCalls(tensors_of(holders), take):
+    with unchanged(model), _followed(model, running), LineCalls(tensors_of(holders), take):
         run_example(model, inputs)
     owners: dict[Line, int] = {}
     for lines in seen.values():

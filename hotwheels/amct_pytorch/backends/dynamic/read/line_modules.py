@@ -15,7 +15,7 @@ from ....nn.norm_chain import ProbedStage
 from ....ops.registry import Registry
 from ....torch_private import BatchNorm, Dropout
 from ...layers.channel_axis import ChannelAxis
-from ...user_model.kept_state import kept_state, run_example
+from ...user_model.model_state import run_example, unchanged
 from ..forwards import FORWARD
 
 _MOST = 4  # tensors of a module that may be one
@@ -67,7 +67,7 @@ def find_line_modules(model: nn.Module, inputs: tuple[Any, ...], registry: Regis
 
     handles = [module.register_forward_pre_hook(note) for module in modules.values()]
     try:
-        with kept_state(model):
+        with unchanged(model):
             run_example(model, inputs)
     finally:
         for handle in handles:
