@@ -15,7 +15,7 @@ from typing import Any
 KEY = "amct.files.v1"
 _COMMENT = f"# {KEY} ".encode()
 _LONGEST = 1 << 16  # bytes at the end of a file that are searched for the mark
-_CHUNK = 1 << 20
+_CHUNK = 1 << 18  # bytes that are read at once; they stay in the processor's cache until they are hashed
 # Fields of ONNX' ModelProto and StringStringEntryProto, all of them length-delimited.
 _METADATA, _ENTRY_KEY, _ENTRY_VALUE = 14, 1, 2
 _LENGTH_DELIMITED = 2  # protobuf's wire type of messages, strings and bytes
@@ -46,11 +46,11 @@ def read_mark(path: Path) -> tuple[int, Mapping[str, str] | None]:
 def digest(path: Path, length: int | None = None) -> str:
     """Returns the SHA-256 of the first ``length`` bytes, or of the whole file."""
     length = path.stat().st_size if length is None else length
-    found = hashlib.sha256()
-    with path.open("rb") as file:
-        while length > 0 and (chunk := file.read(min(_CHUNK, length))):
-            found.update(chunk)
-            length -= len(chunk)
+    found, buffer = hashlib.sha256(), memoryview(bytearray(_CHUNK))
+    with path.open("rb", buffering=0) as file:
+        while length > 0 and (size := file.readinto(buffer[: min(_CHUNK, length)])):
+            found.update(buffer[:size])
+            length -= size
     return found.hexdigest()
 
 

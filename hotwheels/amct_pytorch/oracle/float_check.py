@@ -57,26 +57,44 @@ class Difference:
         return f"differs by up to {self.error:.3g}, where its largest value is {self.largest:.3g}"
 
 
-def check_float_model(model: ir.Model, inputs: Sequence[NDArray[Any]], reference: FloatReference) -> None:
-    """Runs ``model`` on ``inputs`` (in graph order) and compares its outputs with those of ``reference``.
+def outputs_of(model: ir.Model, inputs: Sequence[NDArray[Any]]) -> list[NDArray[Any]] | None:
+    """Returns the outputs of ``model`` on ``inputs``, both in graph order.
 
-    onnxruntime runs the model if it is installed, else the oracle. Differences of float rounding are allowed. A model
-    that neither of them can run is not compared; a WARNING says so.
-
-    Raises:
-      ExportError: An output differs; the text names the first node whose value differs.
+    onnxruntime runs the model if it is installed, else the oracle. None if neither can run it; a WARNING says so.
     """
     try:
         found = run_float(model, inputs)
     except AmctError as error:
         _log.warning("The exported float model is not compared with the model in PyTorch: %s", error)
-        return
+        return None
+    return [found[str(value.name)] for value in model.graph.outputs]
+
+
+def check_float_model(model: ir.Model, inputs: Sequence[NDArray[Any]], reference: FloatReference) -> None:
+    """Runs ``model`` on ``inputs`` (see `outputs_of`) and compares its outputs with those of ``reference``.
+
+    Raises:
+      ExportError: An output differs by more than float rounding; the text names the first node whose value differs.
+    """
+    found = outputs_of(model, inputs)
+    if found is not None:
+        check_outputs(model, inputs, reference, found)
+
+
+def check_outputs(
+    model: ir.Model, inputs: Sequence[NDArray[Any]], reference: FloatReference, found: Sequence[NDArray[Any]]
+) -> None:
+    """Compares ``found``, the outputs of ``model`` on ``inputs``, with those of ``reference``.
+
+    Raises:
+      ExportError: An output differs by more than float rounding; the text names the first node whose value differs.
+    """
     expected = reference.outputs()
     names = [str(value.name) for value in model.graph.outputs]
     if len(names) != len(expected):
         _log.debug("The model returns %d tensors, the ONNX model %d: not compared.", len(expected), len(names))
         return
-    pairs = {name: (found[name], array) for name, array in zip(names, expected, strict=True)}
+    pairs = dict(zip(names, zip(found, expected, strict=True), strict=True))
     wrong = differences(pairs, {})
     if wrong:  # this network may amplify rounding, so compare once more with its own sensitivity
         wrong = differences(pairs, dict(zip(names, reference.rounding(), strict=True)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,6 @@ from ..ops.registry import Registry
 from ..plan.planner import make_plan
 from ..record import Record
 from ..report.graph_boxes import draw_float, draw_quantized
-from ..torch_private import pytree
 from .check.advice import log_advice, log_calibrated_advice
 from .kept_state import copies_of
 from .onnx_setting import check_setting
@@ -132,7 +130,7 @@ def save(
     """Writes the files of a calibrated model and returns their paths; see ``save_quant_model_fx``."""
     # Here, because onnx costs every import a second and 40 MB.
     from .check.twin_check import check_against_twin
-    from .onnx_files import write_in_memory, write_onnx_files
+    from .onnx_files import check_written, write_in_memory, write_onnx_files
 
     quantized.follow_modules()
     require_calibration(quantized)
@@ -155,20 +153,12 @@ def save(
         except ExportError:
             check_against_twin(quantized, inputs)  # raises if the graph is another network, which is then the reason
             raise
-        check_against_twin(quantized, inputs, written.reference.known())
-        if golden_inputs is not None and not _are_same(inputs, golden_inputs):
-            check_against_twin(quantized, golden_inputs)
+        check_written(quantized, inputs, written, golden_inputs)
         return write_onnx_files(quantized, record, prefix, written=written, golden_inputs=golden_inputs)
     except (ExportError, UnsupportedModelError) as error:
         reasons = _other_shapes(quantized, inputs), _other_sizes(example, golden, setting)
         error.args = (f"{error}{''.join(reasons)}", *error.args[1:])
         raise
-
-
-def _are_same(one: Inputs, other: Inputs) -> bool:
-    """Whether both hold the same objects, as where one tensor is given twice."""
-    leaves, others = pytree.tree_leaves(one), pytree.tree_leaves(other)
-    return len(leaves) == len(others) and all(map(operator.is_, leaves, others))
 
 
 def _other_sizes(example: ExampleCall, golden: ExampleCall | None, setting: Mapping[str, Any]) -> str:

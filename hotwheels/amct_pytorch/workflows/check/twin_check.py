@@ -30,8 +30,10 @@ _log = get_logger(__name__)
 _Arrays = Sequence[NDArray[Any]]
 
 
-def check_against_twin(quantized: QuantGraphModule, inputs: tuple[Any, ...], results: _Arrays | None = None) -> None:
+def check_against_twin(quantized: QuantGraphModule, inputs: tuple[Any, ...], results: _Arrays | None = None) -> bool:
     """Compares the float graph of ``quantized`` with the user's float forward, with the same weights, on ``inputs``.
+
+    Returns whether ``results`` are those of the forward.
 
     Both run in eval mode and are left as they were. A model whose forward fails, or gives something else in each run,
     is not compared.
@@ -39,8 +41,8 @@ def check_against_twin(quantized: QuantGraphModule, inputs: tuple[Any, ...], res
     Args:
       quantized: The quantized graph.
       inputs: Arguments of the forward.
-      results: The tensors that the graph returns for ``inputs``, if they are known; the graph itself only runs if they
-        differ from the forward's.
+      results: The tensors that the ONNX model written from the graph returns for ``inputs``; None if it was not run.
+        The graph itself only runs if they differ from the forward's.
 
     Raises:
       ExportError: The results differ by more than float rounding; the text names the first module whose result does.
@@ -48,7 +50,7 @@ def check_against_twin(quantized: QuantGraphModule, inputs: tuple[Any, ...], res
     """
     twin = quantized.twin
     if twin is None:
-        return
+        return False
     device = next((one.device for one in quantized.parameters()), torch.device("cpu"))
     inputs = pytree.tree_map_only(Tensor, lambda one: one.to(device), inputs)
     run = _Run(quantized, twin, in_float32(inputs) if quantized.takes_other_floats else inputs)
@@ -57,17 +59,17 @@ def check_against_twin(quantized: QuantGraphModule, inputs: tuple[Any, ...], res
         if twin.has_changed:
             run.refuse_memory()
         if results is not None and _are_near(results, expected):
-            return
+            return True
         found = run.of_graph()
         if _are_near(found, expected):
-            return
+            return False
         again = run.of_twin()
     except _ForwardError as error:
         _log.warning("The float graph is not compared with %s, whose forward fails: %s", twin.name, error.__cause__)
-        return
+        return False
     if not _are_near(again, expected):
         _log.debug("%s gives another result in each run; its graph is not compared with it.", twin.name)
-        return
+        return False
     if len(found) != len(expected):
         raise ExportError(_text(twin, f"it returns {len(expected)} tensors, the graph {len(found)}"))
     # How far rounding alone moves the outputs.
@@ -76,6 +78,7 @@ def check_against_twin(quantized: QuantGraphModule, inputs: tuple[Any, ...], res
     if wrong:
         at, difference = next(iter(wrong.items()))
         raise ExportError(_text(twin, f"on input_data output {at} {difference}; {run.first_difference()}"))
+    return False
 
 
 def _text(twin: FloatTwin, what: str) -> str:

@@ -17,6 +17,7 @@ from ...user_model.model_state import unchanged
 from .example_call import ExampleCall
 from .flat_reference import FlatReference
 from .onnx.example import DynamicAxis, Example, dynamic_axes_of
+from .onnx.shape_example import ShapeExample
 from .onnx.write_graph import GraphWalk
 
 _log = get_logger(__name__)
@@ -63,12 +64,10 @@ def _write(module: fx.GraphModule, call: ExampleCall, setting: dict[str, Any], o
     wanted = setting.get("dynamic_axes") or {}
     axes = dynamic_axes_of(given, wanted)
     while True:
-        walk = GraphWalk(module, _example(given, axes), opset)
-        model = _run(walk, call, setting)
+        walk, model = _walked(module, call, setting, opset, given, axes)
         if not walk.fixed:
             report_unused_axes(wanted, names, [str(one.name) for one in model.graph.outputs])
-            known = walk.results if not axes else None  # with symbols for sizes nothing was computed
-            reference = FlatReference(module, call.inputs, walk.value_names(), known)
+            reference = FlatReference(module, call.inputs, walk.value_names())
             return WrittenModel(model=model, reference=reference)
         for fixed, place in walk.fixed.items():
             _log.warning(
@@ -82,12 +81,29 @@ def _write(module: fx.GraphModule, call: ExampleCall, setting: dict[str, Any], o
         axes = [axis for axis in axes if axis.label not in labels]
 
 
-def _example(given: dict[str, Tensor], axes: list[DynamicAxis]) -> Example:
-    if not axes:
-        return Example(given)
-    from .onnx.symbolic_example import SymbolicExample  # here, because symbols cost three seconds of import
+def _walked(
+    module: fx.GraphModule,
+    call: ExampleCall,
+    setting: dict[str, Any],
+    opset: int,
+    given: dict[str, Tensor],
+    axes: list[DynamicAxis],
+) -> tuple[GraphWalk, ir.Model]:
+    """Returns the finished walk and its model; only a graph that needs data for that is run with the user's tensors."""
+    if axes:
+        from .onnx.symbolic_example import SymbolicExample  # here, because symbols cost three seconds of import
 
-    return SymbolicExample(given, axes)
+        walk = GraphWalk(module, SymbolicExample(given, axes), opset)
+        return walk, _run(walk, call, setting)
+    try:
+        walk = GraphWalk(module, ShapeExample(given), opset)
+        return walk, _run(walk, call, setting)
+    except OpsetTooLow:
+        raise
+    except Exception as error:  # whatever a call says that finds no data; the run with data has the last word
+        _log.debug("The graph is run with data to write it: %s", error)
+    walk = GraphWalk(module, Example(given), opset)
+    return walk, _run(walk, call, setting)
 
 
 def _run(walk: GraphWalk, call: ExampleCall, setting: dict[str, Any]) -> ir.Model:

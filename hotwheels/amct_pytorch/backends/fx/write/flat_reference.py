@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -23,7 +23,6 @@ class FlatReference:
       module: The flat float graph.
       arguments: The arguments of the graph that hold tensors.
       value_names: Name, in the ONNX model, of the first result of each node that has one there.
-      results: What the outputs are, if it is known already; else None.
     """
 
     def __init__(
@@ -31,10 +30,8 @@ class FlatReference:
         module: fx.GraphModule,
         arguments: tuple[Any, ...],
         value_names: Mapping[str, str],
-        results: Sequence[Tensor] | None = None,
     ) -> None:
         """Runs nothing yet."""
-        self._results = results
         self._module = module
         self._arguments = arguments
         self._value_names = value_names
@@ -43,14 +40,9 @@ class FlatReference:
         """Returns the tensors of the example in the order of the ONNX model's inputs."""
         return [array_of(leaf) for leaf in _tensors(self._arguments)]
 
-    def known(self) -> list[NDArray[Any]] | None:
-        """Returns the outputs if they are known without another run, else None."""
-        return None if self._results is None else [array_of(one) for one in self._results]
-
     def outputs(self) -> list[NDArray[Any]]:
         """Returns the outputs in the order of the ONNX model's outputs."""
-        known = self.known()
-        return self._run(torch.clone) if known is None else known
+        return self._run(torch.clone)
 
     def rounding(self) -> list[NDArray[Any]]:
         """Returns the outputs on inputs that differ in their last bits, and with other random numbers."""

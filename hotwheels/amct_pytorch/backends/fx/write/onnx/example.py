@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -60,6 +60,14 @@ class Example:
         """Returns a context in which calls of torch compute on tensors of this run."""
         with torch.no_grad():
             yield
+
+    def call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Returns the result of a function of torch on tensors of this run."""
+        with self.running():
+            return function(*args, **kwargs)
+
+    def need_data(self, what: str) -> None:
+        """Raises an exception if this run has no data; ``what`` needs them."""
 
     def fixed(self) -> list[FixedAxis]:
         """Returns the dynamic axes for which the graph so far is right with one size only."""

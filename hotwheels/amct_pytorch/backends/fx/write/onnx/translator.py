@@ -85,8 +85,9 @@ class Translator(TorchFunctionMode):
         is_in_place = changes_in_place(func, kwargs)
         if is_in_place:
             self._bind_constant(args[0])
-        with self._example.running():
-            result = func(*args, **kwargs)
+        if name in _DATA_READS:
+            self._example.need_data(name)
+        result = self._example.call(func, args, kwargs)
         if name in _MAKES_BY_SHAPE and all(isinstance(size, int) for size in result.shape):
             return self._constant(func, args, kwargs)
         if name in _DATA_READS:
@@ -104,6 +105,7 @@ class Translator(TorchFunctionMode):
 
     def write_whole(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Calls ``function`` as a whole, writes its nodes and returns its result."""
+        self._example.need_data("a function of the user")
         with self._example.running():
             result = function(*args, **kwargs)
         call = self._call(function, args, kwargs, result)
@@ -155,6 +157,7 @@ class Translator(TorchFunctionMode):
     def _bind_constant(self, tensor: Tensor) -> None:
         """Makes an initializer of the present content of a constant, before a call changes the constant."""
         if tensor not in self.values:
+            self._example.need_data("a change of a constant")
             self.values.bind(tensor, self.writer.initializer(tensor.clone(), self._name_of_constant(tensor)))
 
     def _constant(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
