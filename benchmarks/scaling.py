@@ -28,7 +28,7 @@ from benchmarks.table import as_text
 ROOT = Path(__file__).resolve().parents[1]
 DEPTHS = (250, 500, 1000, 2000, 4000)
 NETWORKS = ("resnet50", "vit_b_16")
-WEIGHTS = ("linear", "tokens", "conv")
+WEIGHTS = ("linear", "tokens", "conv", "folded")
 STAGES = ("config", "model", "calibrate", "save", "verify", "restore")
 _CHANNELS, _SIZE = 4, 8  # small: what grows is the number of layers
 _COLOURS = ("#1b9e77", "#d95f02", "#7570b3", "#e7298a", "#66a61e", "#a6761d")  # of the stages
@@ -117,16 +117,21 @@ def _bare(model: nn.Module, x: Tensor) -> None:
 def weights(kind: str, width: int = 6000, count: int = 6) -> dict[str, float]:
     """Returns the size of a model of large weights, and how far its save makes the memory of the process grow.
 
-    ``linear``: Gemm, weights as they lie in memory; ``tokens``: MatMul, transposed; ``conv``: convolutions.
+    ``linear``: Gemm, weights as they lie in memory; ``tokens``: MatMul, transposed; ``conv``: convolutions; ``folded``:
+    convolutions with BatchNorm.
     """
     import hotwheels.amct_pytorch as amct
 
     depth(2)
-    make = nn.Conv2d if kind == "conv" else nn.Linear
-    sizes = (1,) if kind == "conv" else ()
-    model = nn.Sequential(*(make(width, width, *sizes) for _ in range(count))).eval()
+    make: Callable[[], list[nn.Module]] = {
+        "linear": lambda: [nn.Linear(width, width)],
+        "tokens": lambda: [nn.Linear(width, width)],
+        "conv": lambda: [nn.Conv2d(width, width, 1)],
+        "folded": lambda: [nn.Conv2d(width, width, 1, bias=False), nn.BatchNorm2d(width)],
+    }[kind]
+    model = nn.Sequential(*(one for _ in range(count) for one in make())).eval()
     size = sum(one.numel() * 4 for one in model.parameters()) / 2**20
-    x = torch.randn({"linear": (1, width), "tokens": (1, 2, width), "conv": (1, width, 2, 2)}[kind])
+    x = torch.randn({"linear": (1, width), "tokens": (1, 2, width)}.get(kind, (1, width, 2, 2)))
     with tempfile.TemporaryDirectory() as folder:
         amct.create_quant_config_fx(f"{folder}/config.json", model)
         quantized = amct.create_quant_model_fx(f"{folder}/config.json", model)

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 
 from hotwheels.amct_pytorch.onnx_io import rows_tensor
-from hotwheels.amct_pytorch.onnx_io.rows_tensor import RowsTensor, in_order
+from hotwheels.amct_pytorch.onnx_io.rows_tensor import RowsTensor, ScaledTensor, in_order
 
 ARRAY = np.random.default_rng(0).integers(-8, 8, (7, 3, 2)).astype(np.int8)
 
@@ -50,3 +50,15 @@ def test_a_transposed_matrix_in_order(shape: tuple[int, int]) -> None:
     array = np.arange(shape[0] * shape[1], dtype=np.float32).reshape(shape).T
     assert in_order(array).flags.c_contiguous
     assert np.array_equal(in_order(array), array)
+
+
+def test_a_scaled_tensor_is_the_product() -> None:
+    factor = np.linspace(-2, 3, len(ARRAY), dtype=np.float32).reshape(-1, *[1] * (ARRAY.ndim - 1))
+    base = ARRAY.astype(np.float32)
+    tensor = ScaledTensor(base, factor, "weight")
+    file = io.BytesIO()
+    tensor.tofile(file)
+    assert file.getvalue() == (base * factor).tobytes()
+    np.testing.assert_array_equal(tensor.numpy(), base * factor)
+    np.testing.assert_array_equal(tensor[1:3], (base * factor)[1:3])
+    assert tensor.base is base

@@ -22,7 +22,7 @@ from ..onnx_io.opset import opset_of, raise_opset
 from ..record.record import LayerRecord, Record, WeightRecord
 from .layers import WeightRead, copy_model, find_layers, finish
 from .qdq import QuantizedTensors, dequantize_constant, make_node, storage_type
-from .quantized_constants import bias_scale, output_first
+from .quantized_constants import bias_scale, output_first, shape_of
 
 _INT8_OPSET = 13  # the first with a per-axis DequantizeLinear
 _INT4_INT16_OPSET = 21
@@ -89,7 +89,7 @@ def _dequantized_weight(node: ir.Node, weight: WeightRead) -> ir.Value:
 
 def _operator_layout(node: ir.Node, name: str, value: ir.Value, weight: WeightRead) -> ir.Value:
     """Returns the result of new nodes that turn (out, in/G, kH, kW) back into (in, out/G, kH, kW)."""
-    inputs, outputs, *kernel = weight.array.shape
+    inputs, outputs, *kernel = shape_of(weight.array)
     groups, graph = weight.groups, graph_of(node)
     by_group = np.array([groups, outputs, inputs // groups, *kernel], dtype=np.int64)
     merged = np.array([inputs, outputs, *kernel], dtype=np.int64)

@@ -15,6 +15,7 @@ from ..log import get_logger
 from ..onnx_io.initializers import constant_of, remove_unused_initializers
 from ..onnx_io.layer_sites import SITES_KEY, LayerSite
 from ..onnx_io.node_access import operand
+from ..onnx_io.rows_tensor import ScaledTensor
 from ..record.record import ActivationRecord, LayerRecord, Record, WeightRecord
 from . import quantized_constants as integers
 
@@ -45,7 +46,7 @@ class WeightRead:
 
     Attributes:
       layer: Name of the layer.
-      array: Real values in the layout of the operator, float32.
+      array: Real values in the layout of the operator, float32; a `ScaledTensor` is computed when it is read.
       channel_axis: Axis with one scale per index.
       groups: Groups of a ConvTranspose, whose output channels are spread over the groups; else 1.
       record: The grid.
@@ -54,7 +55,7 @@ class WeightRead:
     """
 
     layer: str
-    array: NDArray[np.float32]
+    array: NDArray[np.float32] | ScaledTensor
     channel_axis: int
     groups: int
     record: WeightRecord
@@ -157,18 +158,26 @@ def _reads(name: str, site: LayerSite, record: LayerRecord, nodes: Mapping[str, 
 def _weight(name: str, node: ir.Node, record: LayerRecord) -> WeightRead:
     assert record.weight is not None
     axis, groups = weight_layout(node)
-    array = constant_of(node.inputs[1])
+    array = _array(node.inputs[1])
     if array is None:
         raise ExportError(f"Layer '{name}': its weight is computed by the ONNX model, it must be a constant.")
     return WeightRead(
         layer=name,
-        array=array.astype(np.float32, copy=False),
+        array=array,
         channel_axis=axis,
         groups=groups,
         record=record.weight,
         bias=_bias(node),
         data_scale=next((grid.scale for grid in record.activations if grid.index == 0), None),
     )
+
+
+def _array(value: ir.Value | None) -> NDArray[np.float32] | ScaledTensor | None:
+    tensor = None if value is None else value.const_value
+    if isinstance(tensor, ScaledTensor):
+        return tensor
+    array = constant_of(value)
+    return None if array is None else array.astype(np.float32, copy=False)
 
 
 def _bias(node: ir.Node) -> NDArray[np.float32] | None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..core import native
 from ..core.spec import QuantSpec
 from ..errors import ExportError
-from ..onnx_io.rows_tensor import RowsTensor, in_order
+from ..onnx_io.rows_tensor import RowsTensor, ScaledTensor, in_order
 from ..record.record import ActivationRecord, WeightRecord
 
 _CODEBOOK_SIZE = 16
@@ -32,17 +32,19 @@ class WeightIntegers:
     Uniform: ``clip(rhe(w / scale), Qmin, Qmax)`` in float32. Non-uniform: the codebook value nearest to ``w / scale``.
 
     Attributes:
-      weight: The real values.
+      weight: The real values; a `ScaledTensor` is computed when it is read.
       scale: The scales; broadcasts against the weight.
       record: The grid.
     """
 
-    weight: Float32
+    weight: Float32 | ScaledTensor
     scale: Float32
     record: WeightRecord
 
     @classmethod
-    def of(cls, weight: Float32, record: WeightRecord, channel_axis: int, groups: int = 1) -> WeightIntegers:
+    def of(
+        cls, weight: Float32 | ScaledTensor, record: WeightRecord, channel_axis: int, groups: int = 1
+    ) -> WeightIntegers:
         """Returns the integers of ``weight``, which are computed later.
 
         Raises:
@@ -51,7 +53,7 @@ class WeightIntegers:
         count = len(record.codebook or ())
         if count not in (0, _CODEBOOK_SIZE):
             raise ExportError(f"a non-uniform weight needs {_CODEBOOK_SIZE} codebook values (params), got {count}.")
-        return cls(weight, spread_scale(record.scale, weight.shape, channel_axis, groups), record)
+        return cls(weight, spread_scale(record.scale, shape_of(weight), channel_axis, groups), record)
 
     def rows(self, start: int, stop: int) -> NDArray[np.int8]:
         """Returns the integers of ``weight[start:stop]``."""
@@ -72,11 +74,16 @@ class WeightIntegers:
 
     def all(self) -> NDArray[np.int8]:
         """Returns the integers of all rows."""
-        return self.rows(0, len(self.weight))
+        return self.rows(0, shape_of(self.weight)[0])
 
     def tensor(self, dtype: ir.DataType) -> ir.TensorProtocol:
         """Returns the integers as an initializer of type ``dtype``, computed while it is written."""
-        return RowsTensor(self.rows, dtype, self.weight.shape)
+        return RowsTensor(self.rows, dtype, shape_of(self.weight))
+
+
+def shape_of(weight: Float32 | ScaledTensor) -> tuple[int, ...]:
+    """Returns the shape of ``weight``."""
+    return weight.shape.numpy() if isinstance(weight, ScaledTensor) else weight.shape
 
 
 def quantize_bias(bias: Float32, data_scale: float, weight_scale: tuple[float, ...]) -> NDArray[np.int32]:

@@ -18,6 +18,8 @@ from ..quantizers.learning.recompute import recomputing
 from .convolution import convolve, convolve_transposed
 from .norm_chain import BatchNormStage, NormChain, Stage, times_outputs
 
+_CONV_2D = 4  # axes of the weight
+
 
 class WeightedOp:
     """Computes the operation of ``module`` with any weight and bias, and folds adjacent norms into its weight and bias.
@@ -100,6 +102,17 @@ class WeightedOp:
         if self.behind is None:
             return weight, bias
         return times_outputs(weight, self.behind.factor()), self.behind.shifted(bias)
+
+    def scaled_rows(self) -> tuple[Tensor, Tensor] | None:
+        """Returns the weight of a 2-D convolution and the factor [C_out, 1, 1, 1] by which folding multiplies it.
+
+        None for other operations, or if folding changes the weight in another way or not at all.
+        """
+        weight: Tensor = self.module.weight
+        factor = None if self.behind is None or self.front is not None else self.behind.factor()
+        if factor is None or self.role is not Role.CONV or weight.dim() != _CONV_2D or weight.dtype != torch.float32:
+            return None
+        return weight, per_channel(factor, weight)
 
     def is_finite(self) -> bool:
         """Whether the folded weight and bias are finite; only the extremes of each channel are computed and checked."""

@@ -39,6 +39,27 @@ class RowsTensor(ir.LazyTensor):
         return self._rows(start, stop).astype(self.dtype.numpy(), copy=False)
 
 
+class ScaledTensor(RowsTensor):
+    """A float32 tensor: each row is a row of ``base`` times an element of ``factor``, computed when it is read.
+
+    Attributes:
+      base: Array of the shape of the tensor.
+      factor: Array with one element for each row, shaped to broadcast against ``base``.
+    """
+
+    def __init__(self, base: NDArray[np.float32], factor: NDArray[np.float32], name: str = "") -> None:
+        """``factor`` is [rows, 1, ...]."""
+        super().__init__(self._product, ir.DataType.FLOAT, base.shape, name)
+        self.base, self.factor = base, factor
+
+    def __getitem__(self, rows: slice) -> NDArray[np.float32]:
+        """Returns some rows."""
+        return self._product(rows.start, rows.stop)
+
+    def _product(self, start: int, stop: int) -> NDArray[np.float32]:
+        return self.base[start:stop] * self.factor[start:stop]
+
+
 def in_order(array: NDArray[Any]) -> NDArray[Any]:
     """Returns ``array`` in C order: itself, or a copy. A transposed matrix is copied 3 times as fast as by NumPy."""
     if array.ndim != 2 or array.flags.c_contiguous:

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from ..errors import ConfigError
 from ..log import get_logger
 from ..onnx_io.custom_domain import lower_custom_domain
+from ..onnx_io.initializers import add_initializer
 from ..onnx_io.large_tensors import take_large_tensors
+from ..onnx_io.rows_tensor import ScaledTensor
 from .deploy_pair import DeployPair, Graph, read_graph
 from .interpreter import Interpreter
 
@@ -38,6 +40,7 @@ def run_float(model: ir.Model, inputs: Sequence[NDArray[Any]], also: Sequence[st
     """
     lowered = model.clone()
     lower_custom_domain(lowered)
+    _scale_in_the_graph(lowered)
     names = [str(value.name) for value in lowered.graph.inputs if not value.is_initializer()]
     if len(names) != len(inputs):
         raise ConfigError(f"The ONNX model has the inputs {names}; {len(inputs)} tensors are given.")
@@ -51,6 +54,21 @@ def run_float(model: ir.Model, inputs: Sequence[NDArray[Any]], also: Sequence[st
         if found is not None:
             return found
     return _run_oracle(read_graph(ir.to_proto(lowered)), feeds, extra)
+
+
+def _scale_in_the_graph(model: ir.Model) -> None:
+    """Makes nodes of the products that are constants of ``model``, so that each is only in memory while it is used."""
+    for name, value in list(model.graph.initializers.items()):
+        tensor = value.const_value
+        if not isinstance(tensor, ScaledTensor) or value.is_graph_output():
+            continue
+        parts = [add_initializer(model.graph, f"{name}.{one}", getattr(tensor, one)) for one in ("base", "factor")]
+        product = ir.node("Mul", parts, name=f"{name}.product")
+        # At the start: onnxruntime computes what a node reads in the opposite order of the nodes, so a product last.
+        model.graph.insert_before(model.graph[0], product)
+        ir.convenience.replace_all_uses_with(value, product.outputs[0])
+        product.outputs[0].dtype, product.outputs[0].shape = tensor.dtype, ir.Shape(tensor.shape.numpy())
+        del model.graph.initializers[name]
 
 
 def _run_session(

@@ -1,4 +1,4 @@
-"""A save writes the graph without computing it; the file is compared with the user's own forward."""
+"""A save writes the graph and folds BatchNorms without computing; the file is compared with the user's own forward."""
 
 from __future__ import annotations
 
@@ -25,12 +25,14 @@ class Sizes(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.conv, self.last = nn.Conv2d(4, 8, 3, padding=1), nn.Linear(8, 3)
+        self.conv, self.norm = nn.Conv2d(4, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.last = nn.Linear(8, 3)
+        nn.init.uniform_(self.norm.weight, 0.1, 2)
         self.place = nn.Parameter(torch.randn(1, 8, 1, 1))
         self.register_buffer("mean", torch.rand(8, 1, 1))
 
     def forward(self, x: Tensor) -> Any:
-        y = self.conv(x) + self.place * 2 - self.mean
+        y = self.norm(self.conv(x)) + self.place * 2 - self.mean
         y = y + torch.arange(y.shape[-1], device=y.device, dtype=y.dtype) + torch.ones_like(y) * y.new_full((1,), 3)
         y = F.interpolate(y.relu_(), size=(4, 4)).transpose(1, 2).contiguous().transpose(1, 2)
         first, second = y.flatten(2).mean(-1).split([1, 1])

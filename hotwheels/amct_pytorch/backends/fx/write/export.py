@@ -13,6 +13,7 @@ from ....log import get_logger
 from ....onnx_io.opset import DEFAULT_OPSET, OpsetTooLow
 from ....torch_private import pytree
 from ...batches.export_names import input_names, report_unused_axes
+from ...layers.folded_op import FoldedOp
 from ...user_model.model_state import unchanged
 from .example_call import ExampleCall
 from .flat_reference import FlatReference
@@ -93,6 +94,7 @@ def _walked(
     if axes:
         from .onnx.symbolic_example import SymbolicExample  # here, because symbols cost three seconds of import
 
+        _keep_weights(module)
         walk = GraphWalk(module, SymbolicExample(given, axes), opset)
         return walk, _run(walk, call, setting)
     try:
@@ -102,8 +104,15 @@ def _walked(
         raise
     except Exception as error:  # whatever a call says that finds no data; the run with data has the last word
         _log.debug("The graph is run with data to write it: %s", error)
+    _keep_weights(module)
     walk = GraphWalk(module, Example(given), opset)
     return walk, _run(walk, call, setting)
+
+
+def _keep_weights(module: fx.GraphModule) -> None:
+    for one in module.modules():
+        if isinstance(one, FoldedOp):
+            one.keep_weight()
 
 
 def _run(walk: GraphWalk, call: ExampleCall, setting: dict[str, Any]) -> ir.Model:

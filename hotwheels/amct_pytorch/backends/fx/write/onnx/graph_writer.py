@@ -14,7 +14,8 @@ from torch import Tensor
 
 from .....onnx_io.initializers import NameGiver
 from .....onnx_io.opset import ir_version_of
-from .....onnx_io.rows_tensor import RowsTensor
+from .....onnx_io.rows_tensor import RowsTensor, ScaledTensor
+from ....layers.folded_op import UnfoldedWeight
 from .types import array_of, onnx_type
 
 Attribute = int | float | str | Sequence[int] | Sequence[float] | NDArray[np.generic] | None
@@ -97,12 +98,21 @@ class GraphWriter:
 
         ``name`` is used if it is free. Small tensors with equal content share one initializer too.
         """
+        if isinstance(tensor, UnfoldedWeight):
+            return self._unfolded(tensor, name)
         array = array_of(tensor)
         if array.nbytes <= _SMALL:
             return self.constant(array.copy(), name, onnx_type(tensor.dtype))
         key = (array.ctypes.data, array.shape, array.strides, tensor.dtype)
         if key not in self._by_memory:
             self._by_memory[key] = self.add_initializer(_held(array, onnx_type(tensor.dtype)), name)
+        return self._by_memory[key]
+
+    def _unfolded(self, weight: UnfoldedWeight, name: str) -> ir.Value:
+        key = (id(weight),)
+        if key not in self._by_memory:
+            tensor = ScaledTensor(array_of(weight.base), array_of(weight.factor))
+            self._by_memory[key] = self.add_initializer(tensor, name)
         return self._by_memory[key]
 
     def constant(self, array: NDArray[np.generic], name: str = "", dtype: ir.DataType | None = None) -> ir.Value:
