@@ -21,6 +21,8 @@ from ...errors import ExportError
 from ...torch_private import pytree
 from ...torch_torchscript import is_tracing, not_tracing, trace_as
 from ..calls.constant_calls import changes_in_place
+from ..calls.item_assignment import joined_item
+from ..calls.views import with_places
 
 # Properties, and equivalent methods that the exporter supports; it would treat ``data`` as a constant.
 _SPELLINGS: tuple[tuple[Any, Callable[..., Any]], ...] = (
@@ -71,6 +73,11 @@ class FollowedAliases(TorchFunctionMode):
         with not_tracing():
             target = _target(func, args, kwargs)
             has_relatives = target is not None and len(self._family(target)) > 1
+        if target is not None and getattr(func, "__name__", "") == "__setitem__":
+            joined = joined_item(*args)
+            if joined is not NotImplemented:
+                self._overwrite(target, joined)
+                return None
         if target is not None and func is Tensor.copy_:
             return self._overwrite(target, args[1].to(target.dtype).expand_as(target))
         if target is not None and kwargs.get("out") is not None:  # the exporter does not support ``out``
@@ -151,8 +158,7 @@ def _put_back(view: _View, value: Tensor) -> Tensor:
         return _put_span(parent, value, *span)
     if is_whole and view.tensor.is_contiguous() and parent.is_contiguous():
         return value.reshape(parent.shape)
-    places = view.of(torch.arange(parent.numel(), dtype=torch.int64).reshape(parent.shape))
-    return parent.reshape(-1).scatter(0, places.reshape(-1).long(), value.reshape(-1)).reshape(parent.shape)
+    return with_places(parent, view.of, value)
 
 
 def _permutation(view: _View) -> tuple[int, ...] | None:

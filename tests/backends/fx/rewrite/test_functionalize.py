@@ -165,23 +165,28 @@ def view_read_later(self: Any, x: Tensor) -> Any:
     return flat
 
 
-def base_read_later(self: Any, x: Tensor) -> Any:
+def base_behind_a_reshape(self: Any, x: Tensor) -> Any:
     x = self.conv(x)
-    x[:, 0].add_(1)
+    x.reshape(-1).add_(1)
     return x
 
 
-def part_of_a_base_read_later(self: Any, x: Tensor) -> Any:
+def cast_that_may_be_none(self: Any, x: Tensor) -> Any:
     x = self.conv(x)
-    first, _ = x.chunk(2, 1)
-    self.relu(first)
+    y = x.float().transpose(1, 2)
+    F.relu(y, inplace=True)
+    return x
+
+
+def strides_of_memory(self: Any, x: Tensor) -> Any:
+    x = self.conv(x)
+    self.relu(torch.as_strided(x, (4, 4), (4, 1)))
     return x + 1
 
 
-def identity_of_a_view(self: Any, x: Tensor) -> Any:
+def element_of_anything(self: Any, x: Tensor) -> Any:
     x = self.conv(x)
-    y = x.detach().transpose(1, 2)
-    F.relu(y, inplace=True)
+    x[0].mul_(2)
     return x
 
 
@@ -194,9 +199,10 @@ class Obstacle:
 
 OBSTACLES = [
     Obstacle(view_read_later, "relu_", "flatten"),
-    Obstacle(base_read_later, "add_", "conv"),
-    Obstacle(part_of_a_base_read_later, "relu", "conv"),
-    Obstacle(identity_of_a_view, "relu", "conv"),
+    Obstacle(base_behind_a_reshape, "add_", "conv"),
+    Obstacle(cast_that_may_be_none, "relu", "conv"),
+    Obstacle(strides_of_memory, "relu", "conv"),
+    Obstacle(element_of_anything, "mul_", "conv"),
 ]
 
 

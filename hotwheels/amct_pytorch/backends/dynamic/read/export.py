@@ -159,7 +159,8 @@ class _EntryForward:
 def _entered_with_tensors(
     model: nn.Module, inputs: tuple[Any, ...]
 ) -> Iterator[tuple[tuple[Tensor, ...], BakedValues]]:
-    tensors = tuple(leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor))
+    # Copies, since a forward may change its inputs in place.
+    tensors = tuple(leaf.clone() for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor))
     forward = _EntryForward(OriginalForward(model), inputs)
     try:
         replace_forward(model, forward)

@@ -10,18 +10,20 @@ Spellings:
 7. ``Tensor.copy_``, ``fill_`` and ``zero_``, which use only the shape and type of x;
 8. ``torch.mul(x, y, out=z)``.
 
-After the change to ``y = op(x)``, all later readers of x read y. That is the same computation unless the memory of x is
-visible under another name: a view of x, or the base of x, that is read later. Such a model is refused. An operation on
-a parameter or buffer, and an operation without out-of-place form (``Tensor.uniform_``), is not changed and is not
-quantizable. Names and type strings of nodes do not change.
+After the change to ``y = op(x)``, all later readers of x read y. If the memory of x is read later under other names,
+these get new values too: the tensor of which x is a view is written with y in the place of x (`with_view`), and its
+other views are taken again (`view_of`), in nodes called ``<operation>_view``. A model is refused if one of these views
+is not known. An operation on a parameter or buffer, and an operation without out-of-place form (``Tensor.uniform_``),
+is not changed and is not quantizable. Names and type strings of nodes do not change.
 """
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -33,7 +35,8 @@ from ....errors import UnsupportedModelError
 from ....graph import Skip
 from ...calls.function_names import is_in_place_name
 from ...calls.item_assignment import with_item
-from ..read.memory import Memory, are_apart, is_known_to_share, may_read_memory
+from ...calls.views import VIEWS, view_of, with_view
+from ..read.memory import Alias, Memory, View, are_apart, is_known_to_share, may_read_memory
 from ..read.spelling import mark_in_place, mark_written, remember_spelling
 from ..trace.proxies import IN_PLACE_OPERATORS
 
@@ -70,19 +73,29 @@ def functionalize(graph_module: GraphModule) -> tuple[Skip, ...]:
     memory = Memory(graph_module)
     order = {node: index for index, node in enumerate(graph_module.graph.nodes)}
     for node in list(graph_module.graph.nodes):
-        found = _match(node, graph_module)
-        reason = None if found is None else _obstacle(node, found, memory, order)
-        if reason is not None:
+        found, changed = _match(node, graph_module), _changed_value(node)
+        if found is None or changed is None:
+            memory.add(node)
+            continue
+        own = memory[changed]
+        others = [one for one in memory.sharing(own) if not are_apart(own.node, one.node)]
+        reason = _reason_to_stay(found, node, [own, *others])
+        others = [one for one in others if _is_read_behind(one.node, order[node], order)]
+        if reason is None or found.target is None:
+            _refuse_unknown_views(node, own, others, is_fixed=reason is not None)
+        if reason is None:
+            _rewrite(node, found, order)
+        else:
             mark_in_place(node, reason)
-            if found is not None and found.target is None:
-                _read_result(node, _changed_value(node), order)
+            if found.target is None:
+                _read_result(node, changed, order, order[node])
             else:
                 skips.append(Skip(node.name, reason))
-        elif found is not None:
-            _rewrite(node, found, order)
-        for new in [one for one in node.all_input_nodes if one not in order]:
+        for new in [one for one in node.all_input_nodes if one not in memory]:
             memory.add(new)
-        memory.add(node, is_in_place=reason is not None)
+        memory.renew(own, node)
+        if reason is None:
+            _renew_others(node, own, others, memory, order)
     _replace_modules(graph_module, {skip.name for skip in skips})
     return tuple(skips)
 
@@ -149,25 +162,59 @@ def _function(function: Any) -> Any | None:
     return getattr(home, name.removesuffix("_"), None)
 
 
-def _obstacle(node: Node, found: _OutOfPlace, memory: Memory, order: Mapping[Node, int]) -> str | None:
-    """Returns why the operation has to stay in place; None if it can be rewritten.
+def _reason_to_stay(found: _OutOfPlace, node: Node, aliases: list[Alias]) -> str | None:
+    """Returns why the operation has to stay in place, and marks a buffer; None if it can be rewritten."""
+    for one in aliases:
+        if one.state is not None:
+            mark_written(one.state)
+            return f"it changes the parameter or buffer '{one.state.target}' in place"
+    return f"'{node.target}' has no out-of-place form" if found.target is None else None
 
-    Raises:
-      UnsupportedModelError: The memory that it changes is, or may be, read later under another name.
-    """
-    changed = _changed_value(node)
-    if changed is None:
-        return None
-    reason = f"'{node.target}' has no out-of-place form" if found.target is None else None
-    for other in (changed, *memory.sharing(changed)):
-        if are_apart(changed, other):
-            continue
-        if other.op == "get_attr":
-            mark_written(other)
-            return f"it changes the parameter or buffer '{other.target}' in place"
-        if other is not changed and any(order[user] > order[node] and may_read_memory(user) for user in other.users):
-            raise UnsupportedModelError(_refusal(node, other, is_known_to_share(changed, other)))
-    return reason
+
+def _is_read_behind(node: Node, place: int, order: Mapping[Node, int]) -> bool:
+    return any(order.get(user, -1) > place and may_read_memory(user) for user in node.users)
+
+
+def _refuse_unknown_views(node: Node, own: Alias, others: list[Alias], is_fixed: bool) -> None:
+    """Raises UnsupportedModelError if a reader of ``others`` cannot be given what ``own`` changes."""
+    line = own.line()
+    for other in others:
+        common = next(one for one in line if one in other.line())
+        up = [one.view for one in line[: line.index(common)]]
+        down = [one.view for one in other.line()[: other.line().index(common)]]
+        is_known = all(one is not None and one.name in VIEWS for one in up) and None not in down
+        if is_fixed or not is_known:
+            raise UnsupportedModelError(_refusal(node, other.node, is_known_to_share(own.node, other.node)))
+
+
+def _renew_others(node: Node, own: Alias, others: list[Alias], memory: Memory, order: Mapping[Node, int]) -> None:
+    """Gives ``others``, which are read behind ``node``, the values that they have after the change of ``own``."""
+    renewed = {own}
+    after = node
+
+    def add(alias: Alias, target: Callable[..., Any], operands: tuple[Node, ...], view: View | None) -> None:
+        nonlocal after
+        assert view is not None, "refused before"
+        with node.graph.inserting_after(after):
+            call = (*operands, view.name, view.args, view.kwargs, view.part)
+            after = node.graph.create_node("call_function", target, call, {}, name=f"{node.name}_view")
+        after.stack_trace = node.stack_trace
+        if "val" in alias.node.meta:
+            after.meta["val"] = alias.node.meta["val"]
+        before = alias.node
+        memory.renew(alias, after)
+        _read_result(after, before, order, order[node])
+        renewed.add(alias)
+
+    line = own.line()
+    needed = max((next(at for at, one in enumerate(line) if one in other.line()) for other in others), default=0)
+    for child, parent in itertools.pairwise(line[: needed + 1]):
+        add(parent, with_view, (parent.node, child.node), child.view)
+    for other in others:
+        missing = list(itertools.takewhile(lambda one: one not in renewed, other.line()))
+        for one in reversed(missing):
+            assert one.parent is not None
+            add(one, view_of, (one.parent.node,), one.view)
 
 
 def _refusal(node: Node, other: Node, is_known: bool) -> str:
@@ -191,15 +238,17 @@ def _rewrite(node: Node, found: _OutOfPlace, order: Mapping[Node, int]) -> None:
     remember_spelling(node)
     if node.target == "copy_" and changed is not None:
         found = dataclasses.replace(found, args=(_of_type(found.args[0], changed, node), changed))
+    if changed is not None and "val" in changed.meta:
+        node.meta["val"] = changed.meta["val"]  # an assignment has no result
     node.op = found.kind or node.op
     node.target, node.args, node.kwargs = found.target, found.args, dict(found.kwargs)
-    _read_result(node, changed, order)
+    _read_result(node, changed, order, order[node])
 
 
-def _read_result(node: Node, changed: Node | None, order: Mapping[Node, int]) -> None:
-    """Makes readers of ``changed`` behind ``node`` read the result of ``node``."""
+def _read_result(node: Node, changed: Node | None, order: Mapping[Node, int], place: int) -> None:
+    """Makes readers of ``changed`` behind ``place`` read the result of ``node``."""
     for user in list(changed.users) if changed is not None else ():
-        if changed is not None and order.get(user, -1) > order[node]:
+        if changed is not None and order.get(user, -1) > place:
             user.replace_input_with(changed, node)
 
 

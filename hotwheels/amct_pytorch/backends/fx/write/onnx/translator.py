@@ -15,7 +15,7 @@ from .....nn.unit_axis import image_form
 from .....onnx_io.opset import DEFAULT_OPSET
 from ....calls.composed_forms import composed_form
 from ....calls.constant_calls import changes_in_place
-from ....calls.item_assignment import with_item
+from ....calls.item_assignment import joined_item, with_item
 from ....calls.leaves import leaves, map_leaves, tensors_in
 from . import handlers  # noqa: F401 - fills the table
 from .call import Call
@@ -85,6 +85,8 @@ class Translator(TorchFunctionMode):
         is_in_place = changes_in_place(func, kwargs)
         if is_in_place:
             self._bind_constant(args[0])
+        if name == "__setitem__" and self._set_item(*args):
+            return None
         if name in _DATA_READS:
             self._example.need_data(name)
         result = self._example.call(func, args, kwargs)
@@ -102,6 +104,17 @@ class Translator(TorchFunctionMode):
         call = self._call(func, args, kwargs, result)
         self._bind(call, self._written(call), changed)
         return result
+
+    def _set_item(self, x: Tensor, index: Any, value: Any) -> bool:
+        """Computes and writes ``x[index] = value``; returns False, and does nothing, if it has no form with joins."""
+        with self:
+            joined = joined_item(x, index, value)
+        written = None if joined is NotImplemented else self.values.find(joined)
+        if written is None:
+            return False
+        self._example.call(Tensor.__setitem__, (x, index, value), {})
+        self.values.change(x, written, self.writer.scope)
+        return True
 
     def write_whole(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Calls ``function`` as a whole, writes its nodes and returns its result."""

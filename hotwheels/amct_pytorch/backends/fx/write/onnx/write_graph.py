@@ -17,6 +17,7 @@ from .....onnx_io.node_names import name_nodes, name_values
 from .....torch_private import pytree
 from ....batches.export_names import output_names
 from ....batches.outputs import output_tensors
+from ....calls.item_assignment import with_item
 from ....calls.leaves import tensors_in
 from ....real_quant.known import is_known
 from ...read.constants import constant_nodes
@@ -128,7 +129,7 @@ class GraphWalk(fx.Interpreter):
         for tensor in tensors_in((args, kwargs)):
             if tensor not in self._translator.values:  # the call is no constant, although its operands are
                 self._translator.values.bind(tensor, self._value(tensor))
-        if not is_known(function):  # a user's function is written as a whole
+        if not is_known(function) and function is not with_item:  # a user's function is written as a whole
             return self._translator.write_whole(function, args, kwargs)
         with self._translator:
             return function(*args, **kwargs)
