@@ -79,13 +79,19 @@ def view(h: Tensor) -> None:
     h.view(h.shape[0], -1).mul_(2)
 
 
+def strided(h: Tensor) -> None:
+    h.as_strided((2, 4), (16, 2)).mul_(2)
+
+
 def images() -> Tensor:
     return torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("with_example", [True, False], ids=["guided", "stock"])
 @pytest.mark.parametrize(
-    "change", [number, part, augmented_part, masked, augmented_selection, name, copied, filled, into_itself]
+    "change",
+    [number, part, augmented_part, masked, augmented_selection, name, copied, filled, into_itself]
+    + [permuted, chunk, view],
 )
 def test_change_in_place_is_computed_in_every_mode_and_file(change: Change, with_example: bool, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
@@ -111,13 +117,12 @@ def test_change_in_place_is_computed_in_every_mode_and_file(change: Change, with
 
 
 @pytest.mark.parametrize("with_example", [True, False], ids=["guided", "stock"])
-@pytest.mark.parametrize("change", [permuted, chunk, view])
-def test_change_through_a_view_is_refused_with_the_line(change: Change, with_example: bool, tmp_path: Path) -> None:
-    line = change.__code__.co_firstlineno + (2 if change is permuted else 1)
+def test_change_through_an_unknown_view_is_refused_with_the_line(with_example: bool, tmp_path: Path) -> None:
+    line = strided.__code__.co_firstlineno + 1
     shares = "shares" if with_example else "may share"
     with pytest.raises(amct.UnsupportedModelError, match=f"{shares} its memory and is read later") as caught:
         amct.create_quant_config_fx(
-            tmp_path / "c.json", Net(change).eval(), input_data=images() if with_example else None
+            tmp_path / "c.json", Net(strided).eval(), input_data=images() if with_example else None
         )
-    assert f'File "{__file__}", line {line}, in {change.__name__}' in str(caught.value)
+    assert f'File "{__file__}", line {line}, in strided' in str(caught.value)
     assert ("pass input_data=" in str(caught.value)) is not with_example
