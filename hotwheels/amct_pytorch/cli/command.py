@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -12,12 +12,19 @@ OK, DIFFERS, BAD_INPUT = 0, 1, 2
 # In examples: a quantized model.
 QUANTIZED = "my_package.net.build -w out/net.pt --quant_config out/config.json"
 DEBUG = "--debug"
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 _CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
 def debug_option() -> click.Option:
     """Returns the option ``--debug`` for the help; `main` itself looks for it, at any position."""
     return click.Option([DEBUG], is_flag=True, expose_value=False, help="Show the traceback of an error.")
+
+
+def unlimited_option(function: _Function) -> _Function:
+    """Adds ``--unlimited``, the argument ``is_unlimited`` of the function."""
+    text = "Trust the files: no limit of memory and time."
+    return click.option("--unlimited", "is_unlimited", is_flag=True, help=text)(function)
 
 
 class Command(click.Command):

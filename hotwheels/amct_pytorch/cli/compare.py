@@ -17,7 +17,7 @@ from ..files.arrays import read_npy
 from ..report.compare_page import comparison_page
 from ..report.divergence import Row, compare, first_divergence, one_side_shifts
 from ..report.tensors import load_tensors
-from .command import DIFFERS, OK, command
+from .command import DIFFERS, OK, command, unlimited_option
 
 _EXAMPLE = """amct compare fake_quant real_quant --prefix out/net --input image.npy
 amct compare real_quant board_dump/ --prefix out/net --input image.npy
@@ -50,6 +50,7 @@ with KIND:PREFIX for files of another prefix than --prefix."""
 @click.option("--tolerance", type=float, help="Allowed difference, in steps of the grid behind a layer.")
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write the rows as a page as well.")
+@unlimited_option
 def COMMAND(
     a: str,
     b: str,
@@ -58,10 +59,11 @@ def COMMAND(
     tolerance: float | None,
     as_json: bool,
     html: Path | None,
+    is_unlimited: bool,
 ) -> int:
     """Shows layer by layer where A and B begin to differ. The exit code is 1 if they do."""
     arrays = [read_npy(path) for path in inputs]
-    left, right = (load_tensors(source, prefix, arrays) for source in (a, b))
+    left, right = (load_tensors(source, prefix, arrays, is_limited=not is_unlimited) for source in (a, b))
     rows = compare(left, right, tolerance)
     if not rows:
         raise ConfigError(f"'{left.title}' and '{right.title}' have no layer in common.")

@@ -92,7 +92,7 @@ def COMMAND(
     torch.save(model.state_dict(), f"{prefix}.pt")
     sample = first_of(batches, 1)
     save_quant_model_fx(model, prefix, sample, golden_inputs=sample if verifies else None)
-    code = print_verdicts(verify(prefix)) if verifies else OK
+    code = print_verdicts(verify(prefix, is_limited=False)) if verifies else OK
     if dumps:
         clear_dump(output / "dump")
         dump(model, sample, "real_quant" if realquant else "fake_quant", output / "dump", ".npy")

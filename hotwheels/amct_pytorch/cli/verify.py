@@ -8,7 +8,7 @@ import json
 import click
 
 from ..oracle.digest import LayerVerdict, verify
-from .command import DIFFERS, OK, command
+from .command import DIFFERS, OK, command, unlimited_option
 
 
 def print_verdicts(verdicts: list[LayerVerdict]) -> int:
@@ -25,13 +25,14 @@ def print_verdicts(verdicts: list[LayerVerdict]) -> int:
 @command("verify", example="amct verify out/net")
 @click.argument("prefix")
 @click.option("--json", "as_json", is_flag=True, help="Print the verdicts as JSON.")
-def COMMAND(prefix: str, as_json: bool) -> int:
+@unlimited_option
+def COMMAND(prefix: str, as_json: bool, is_unlimited: bool) -> int:
     """Runs the integer network of PREFIX again and compares it with the golden file saved beside it.
 
     PREFIX is that of files saved with golden_inputs=..., as 'amct quantize' does. The exit code is 1 if a layer
     differs.
     """
-    verdicts = verify(prefix)
+    verdicts = verify(prefix, is_limited=not is_unlimited)
     if not as_json:
         return print_verdicts(verdicts)
     click.echo(json.dumps([dataclasses.asdict(one) for one in verdicts], indent=2))

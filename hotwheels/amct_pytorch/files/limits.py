@@ -54,9 +54,10 @@ ONNX_PARTS = Limit(what="an ONNX model", most=1 << 20, unit="nodes, values, attr
 ARCHIVE = Limit(what="a golden file when it is unpacked", most=512 * _MIB)
 DUMP = Limit(what="a dumped tensor", most=512 * _MIB)
 DUMP_TEXT = Limit(what="a dumped tensor as text", most=256 * _MIB)
-NODE_RESULT = Limit(
-    what="a result in the oracle that is over 64 times as large as its inputs", most=1 << 26, unit="elements"
-)
+ORACLE_MEMORY = Limit(what="a run in the oracle, beside four times the tensors of the model", most=640 * _MIB)
+ORACLE_WORK = Limit(what="a run in the oracle", most=25 * 10**9, unit="operations")  # about 10 s of a core
+RUNTIME_MEMORY = Limit(what="a run in onnxruntime, beside four times its model", most=512 * _MIB)
+RUNTIME_SECONDS = Limit(what="a run in onnxruntime", most=10, unit="seconds")
 
 # Most warnings of one kind about one file; one more line has the number of the others.
 WARNINGS = 10

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from ..errors import CalibrationError, RecordError
 from .deploy_pair import Layer, Node
 from .ops.convolution import channel_sums, conv, conv_transpose
-from .ops.growth import matmul
 from .ops.pooling import max_indices, max_pool, sum_pool
 from .values import Accumulator, Centred, Value, as_single
 
@@ -166,10 +165,10 @@ def _product(node: Node, data: NDArray[Any], second: NDArray[Any]) -> NDArray[An
     if node.op_type == "ConvTranspose":
         return conv_transpose(node, data, second)
     if node.op_type == "MatMul":
-        return matmul(data, second)
+        return np.asarray(np.matmul(data, second))
     if node.get("alpha", 1.0) != 1.0 or node.get("beta", 1.0) != 1.0:
         raise ValueError("a quantized Gemm must have alpha and beta 1.")
-    return matmul(*_gemm_operands(node, data, second))
+    return np.asarray(np.matmul(*_gemm_operands(node, data, second)))
 
 
 def _gemm_operands(node: Node, data: NDArray[Any], second: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -233,7 +232,7 @@ def _real_product(node: Node, arrays: Sequence[NDArray[np.float64] | None]) -> N
         product = _product(node, data, second)
         return product if bias is None else product + _along_channels(node, bias, product.ndim)
     data, second = _gemm_operands(node, data, second)
-    product = node.get("alpha", 1.0) * matmul(data, second)
+    product = node.get("alpha", 1.0) * np.matmul(data, second)
     return np.asarray(product if bias is None else product + node.get("beta", 1.0) * bias)
 
 

@@ -60,6 +60,12 @@ class Golden:
     inputs: Mapping[str, NDArray[Any]]
     tensors: Mapping[Place, GoldenTensor]
 
+    @property
+    def nbytes(self) -> int:
+        """The memory of all arrays."""
+        kept = (one for tensor in self.tensors.values() for one in (tensor.blocks, tensor.values) if one is not None)
+        return sum(one.nbytes for one in (*self.inputs.values(), *kept))
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LayerVerdict:
@@ -113,7 +119,7 @@ def make_golden(
     """
     model, parameters = (output_path(prefix, name) for name in (DEPLOY_MODEL, PARAMETERS_TEXT))
     try:
-        interpreter = Interpreter(files.staged(model), files.staged(parameters))
+        interpreter = Interpreter(files.staged(model), files.staged(parameters), is_limited=False)
     except UnsupportedModelError as error:
         reason = str(error).removeprefix(f"'{files.staged(model)}': ")
         raise UnsupportedModelError(
@@ -158,8 +164,10 @@ def deploy_paths(prefix: PathLike) -> tuple[Path, Path]:
     return output_path(prefix, DEPLOY_MODEL), binary if binary.is_file() and not text.is_file() else text
 
 
-def verify(prefix: PathLike) -> list[LayerVerdict]:
+def verify(prefix: PathLike, *, is_limited: bool = True) -> list[LayerVerdict]:
     """Runs the deploy pair of ``prefix`` on its golden inputs and returns a verdict on every layer, in graph order.
+
+    Without ``is_limited`` the files are trusted: the run may take any memory and time (docs/security.md).
 
     If the run ends in an error (an accumulator overflows), the verdicts on the layers before are followed by a verdict
     named ``(run)`` with the error.
@@ -167,14 +175,15 @@ def verify(prefix: PathLike) -> list[LayerVerdict]:
     Raises:
       FileNotFoundError: A file is missing.
       RecordError: The files do not parse, do not belong together, or lack one that the manifest lists.
+      UnsupportedModelError: The run would exceed a limit, or an operator has no kernel.
     """
     golden = read_golden(golden_path(prefix))
     check_prefix(prefix)
     check_whole(prefix)
     model, parameters = deploy_paths(prefix)
-    interpreter = Interpreter(model, parameters)
+    interpreter = Interpreter(model, parameters, is_limited=is_limited)
     with error_in_file(model):
-        result, error = interpreter.run_to_error(golden.inputs)
+        result, error = interpreter.run_to_error(golden.inputs, held=golden.nbytes)
     if error is None:
         return verdicts(golden, result)
     seen = {place.layer for place in tensors_of(result)}

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from ..errors import AmctError, CalibrationError, ConfigError, UnsupportedModelError
 from ..files import PathLike
 from ..files.naming import error_in_file
+from .budget import Budget
+from .cost import cost_of
 from .cube import is_cube, run_cube
 from .deploy_pair import DeployPair, Graph, Layer, Node, load_deploy_pair
 from .ops import find_kernel, is_movement
@@ -34,7 +36,8 @@ class Result:
     Attributes:
       outputs: Graph outputs by name; floats as float32.
       edges: Integers of every quantized input, offset included, int32: by node name, in the order of the node's inputs.
-      sums: Exact integers of every quantized CUBE op, after bias and shift, int32: by node name.
+        Empty without ``keep_integers``.
+      sums: Exact integers of every quantized CUBE op, after bias and shift, int32: by node name. Empty as ``edges``.
       values: First output of every node, real values: by node name. Empty unless ``keep_values``.
     """
 
@@ -58,8 +61,13 @@ class Result:
 class Interpreter:
     """The oracle: loads a deploy pair once and runs it any number of times."""
 
-    def __init__(self, model_path: PathLike, param_path: PathLike) -> None:
+    def __init__(self, model_path: PathLike, param_path: PathLike, *, is_limited: bool = True) -> None:
         """Reads both files.
+
+        Args:
+          model_path: The deploy model.
+          param_path: The parameter file.
+          is_limited: Whether a run is refused that needs more memory or work than docs/security.md allows.
 
         Raises:
           FileNotFoundError: A file is missing.
@@ -67,39 +75,53 @@ class Interpreter:
           UnsupportedModelError: There is no kernel for an operator.
         """
         with error_in_file(model_path):
-            self._take(load_deploy_pair(model_path, param_path))
+            self._take(load_deploy_pair(model_path, param_path), is_limited)
 
     @classmethod
     def of(cls, pair: DeployPair) -> Interpreter:
-        """Returns the interpreter of a pair that is in memory; UnsupportedModelError as `__init__`."""
+        """Returns the interpreter of a pair that is in memory, without limits; UnsupportedModelError as `__init__`."""
         interpreter = cls.__new__(cls)
-        interpreter._take(pair)
+        interpreter._take(pair, False)
         return interpreter
 
-    def _take(self, pair: DeployPair) -> None:
+    def _take(self, pair: DeployPair, is_limited: bool) -> None:
         self.pair = pair
+        self._is_limited = is_limited
         _check_operators(pair.graph)
 
-    def run(self, inputs: Mapping[str, NDArray[Any]], *, keep_values: bool = False) -> Result:
+    def run(
+        self, inputs: Mapping[str, NDArray[Any]], *, keep_values: bool = False, keep_integers: bool = True
+    ) -> Result:
         """Returns every integer tensor of the network for ``inputs``, by the names of the graph inputs.
 
         Raises:
           ConfigError: An input is missing or unknown.
           CalibrationError: An accumulator exceeds int32, or a value has no integer.
-          UnsupportedModelError: A node cannot be executed.
+          UnsupportedModelError: A node cannot be executed, or a limit would be exceeded.
         """
-        result, error = self.run_to_error(inputs, keep_values=keep_values)
+        result, error = self.run_to_error(inputs, keep_values=keep_values, keep_integers=keep_integers)
         if error is not None:
             raise error
         return result
 
     def run_to_error(
-        self, inputs: Mapping[str, NDArray[Any]], *, keep_values: bool = False
+        self,
+        inputs: Mapping[str, NDArray[Any]],
+        *,
+        keep_values: bool = False,
+        keep_integers: bool = True,
+        held: int = 0,
     ) -> tuple[Result, CalibrationError | None]:
-        """Returns (result, None); or, after a CalibrationError, (all results before the error, the error)."""
+        """Returns (result, None); or, after a CalibrationError, (all results before the error, the error).
+
+        ``held``: bytes that the caller holds, which count for the limit.
+        """
         graph = self.pair.graph
-        run = _Run(self.pair.layers, keep_values=keep_values)
-        scope: _Scope = {**graph.constants, **_checked_inputs(graph, inputs)}
+        budget = Budget(graph, held, is_limited=self._is_limited)
+        run = _Run(self.pair.layers, budget, keep_values=keep_values, keep_integers=keep_integers)
+        feeds = _checked_inputs(graph, inputs)
+        budget.hold(feeds.values())
+        scope: _Scope = {**graph.constants, **feeds}
         outputs: dict[str, NDArray[Any]] = {}
         error: CalibrationError | None = None
         try:
@@ -118,12 +140,14 @@ def run(model_path: PathLike, param_path: PathLike, inputs: Mapping[str, NDArray
 class _Run:
     """One run, with its results so far."""
 
-    def __init__(self, layers: Mapping[str, Layer], *, keep_values: bool) -> None:
+    def __init__(self, layers: Mapping[str, Layer], budget: Budget, *, keep_values: bool, keep_integers: bool) -> None:
         self.edges: dict[str, tuple[NDArray[np.int32], ...]] = {}
         self.sums: dict[str, NDArray[np.int32]] = {}
         self.values: dict[str, NDArray[Any]] = {}
         self._layers = layers
+        self._budget = budget
         self._keep_values = keep_values
+        self._keep_integers = keep_integers
 
     def graph(self, graph: Graph, scope: _Scope) -> None:
         """Executes all nodes; drops a value after its last reader."""
@@ -131,7 +155,8 @@ class _Run:
         for number, node in enumerate(graph.nodes):
             self._node(node, scope)
             for name in last_reader.get(number, ()):
-                scope.pop(name, None)
+                if name in scope:
+                    self._budget.release(scope.pop(name))
 
     def _node(self, node: Node, scope: _Scope) -> None:
         values = [_lookup(scope, name) if name else None for name in node.inputs]
@@ -139,19 +164,23 @@ class _Run:
             outputs = self._outputs(node, values, scope)
         except AmctError:
             raise
-        except (ValueError, IndexError, KeyError, TypeError, AttributeError, AssertionError) as error:
+        except (ValueError, IndexError, KeyError, TypeError, AttributeError, AssertionError, OverflowError) as error:
             raise UnsupportedModelError(f"{node} cannot be executed: {error}") from error
         except MemoryError as error:
             raise UnsupportedModelError(f"{node} cannot be executed: the memory is not enough. {error}") from error
         # A node may have fewer outputs than its operator.
-        scope.update({name: value for name, value in zip(node.outputs, outputs, strict=False) if name})
+        made = {name: value for name, value in zip(node.outputs, outputs, strict=False) if name}
+        scope.update(made)
+        self._budget.hold(made.values())
         if self._keep_values:
             self.values[node.name] = as_real(outputs[0])
+            self._budget.hold([self.values[node.name]])
 
     def _outputs(self, node: Node, values: list[Value | None], scope: _Scope) -> Sequence[Value]:
         if node.op_type == "If" and not node.domain:
             return self._branch(node, values, scope)
         layer = self._layers.get(node.name, _FLOAT_LAYER)
+        self._budget.spend(node, cost_of(node, values, layer))
         values = self._quantized(node, values, layer)
         if is_cube(node):
             return self._cube(node, values, layer)
@@ -164,7 +193,7 @@ class _Run:
         if isinstance(source, Accumulator) and is_movement(node) and _owner(node) == source.layer:
             step = np.broadcast_to(source.step, source.sums.shape)
             moved = [kernel(node, [one, *arrays[1:]])[0] for one in (source.sums, step)]
-            self.sums[source.layer] = moved[0]
+            self._keep_sums(source.layer, moved[0])
             return [Accumulator(moved[0], moved[1], source.layer)]
         if isinstance(source, Centred) and _moves_integers(node, source, arrays):
             return [Centred(one, source.scale, _owner(node)) for one in kernel(node, [source.integers, *arrays[1:]])]
@@ -178,16 +207,23 @@ class _Run:
         if not layer.grids:
             return values
         edges = {at: quantize(_given(values[at:]), grid, node.name) for at, grid in layer.grids.items()}
-        self.edges[node.name] = tuple(edges.values())
+        if self._keep_integers:
+            self.edges[node.name] = tuple(edges.values())
+            self._budget.hold(edges.values())
         centred = {at: centre(edges[at], grid, node.name) for at, grid in layer.grids.items()}
         return [centred.get(at, value) for at, value in enumerate(values)]
 
     def _cube(self, node: Node, values: list[Value | None], layer: Layer) -> Sequence[Value]:
         first, *others = run_cube(node, values, layer)
         if isinstance(first, Accumulator):
-            self.sums[node.name] = first.sums
+            self._keep_sums(node.name, first.sums)
             first = dataclasses.replace(first, layer=node.name)
         return [first, *others]
+
+    def _keep_sums(self, layer: str, sums: NDArray[np.int32]) -> None:
+        if self._keep_integers:
+            self.sums[layer] = sums
+            self._budget.hold([sums])
 
     def _branch(self, node: Node, values: list[Value | None], scope: _Scope) -> Sequence[Value]:
         """Executes one branch of an If; the branch can read the values of the surrounding graph."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ConfigError, ModelFileError
+from ..errors import ConfigError
 from ..files import PathLike, check_input_file, output_path
 from ..files.arrays import read_npy
 from ..files.limits import DUMP, DUMP_TEXT, read_limited
@@ -21,6 +21,7 @@ from ..files.seal import FAKE_QUANT_MODEL, FLOAT_MODEL, check_prefix
 from ..onnx_io.exposed import expose_results, layer_of, zero_points
 from ..oracle.digest import deploy_paths
 from ..oracle.interpreter import Interpreter
+from .runtime_session import feeds_of, run_session
 
 KINDS = ("float", "fake_quant", "real_quant", "onnxruntime")
 _DUMP = re.compile(r"(?P<layer>.+)_output(?P<index>\d+)(?P<shape>(_\d+)*?)(_pytorch)?\.(npy|float|txt)")
@@ -47,8 +48,12 @@ class LayerTensors:
     has_shifts: bool = False
 
 
-def load_tensors(source: str, prefix: PathLike | None, inputs: Sequence[NDArray[Any]]) -> LayerTensors:
+def load_tensors(
+    source: str, prefix: PathLike | None, inputs: Sequence[NDArray[Any]], *, is_limited: bool = True
+) -> LayerTensors:
     """Returns the tensors of ``source``: a folder, or one of ``KINDS``, as ``<kind>:<prefix>`` or with ``prefix``.
+
+    Without ``is_limited`` the files are trusted: a run may take any memory and time (docs/security.md).
 
     Raises:
       ConfigError: ``source`` is neither, the prefix or the inputs are missing, or the folder has no dumps.
@@ -63,7 +68,7 @@ def load_tensors(source: str, prefix: PathLike | None, inputs: Sequence[NDArray[
     if not inputs:
         raise ConfigError(f"'{source}' has to be run: give --input FILE.npy, once for each input of the model.")
     check_prefix(where)
-    return _RUNS[kind](where, inputs)
+    return _RUNS[kind](where, inputs, is_limited)
 
 
 def read_dumps(folder: PathLike) -> LayerTensors:
@@ -114,12 +119,12 @@ def _read(path: Path, shape: str) -> NDArray[Any]:
         raise ConfigError(f"'{path}' does not hold a tensor of shape {sizes}: {text:.300}") from error
 
 
-def _run_oracle(prefix: PathLike, inputs: Sequence[NDArray[Any]]) -> LayerTensors:
+def _run_oracle(prefix: PathLike, inputs: Sequence[NDArray[Any]], is_limited: bool) -> LayerTensors:
     model, parameters = deploy_paths(prefix)
-    interpreter = Interpreter(model, parameters)
+    interpreter = Interpreter(model, parameters, is_limited=is_limited)
     graph = interpreter.pair.graph
     with error_in_file(model):
-        found = interpreter.run(_feeds(list(graph.inputs), inputs), keep_values=True).values
+        found = interpreter.run(feeds_of(list(graph.inputs), inputs), keep_values=True, keep_integers=False).values
     results = {layer_of(node.name): np.asarray(found[node.name], dtype=np.float64) for node in graph.nodes}
     makers = {node.outputs[0]: layer_of(node.name) for node in graph.nodes if node.outputs}
     steps: dict[str, float] = {}
@@ -131,62 +136,36 @@ def _run_oracle(prefix: PathLike, inputs: Sequence[NDArray[Any]]) -> LayerTensor
     return LayerTensors(title=f"real_quant:{prefix}", results=results, steps=steps, is_exact=True, has_shifts=shifts)
 
 
-def _run_float(prefix: PathLike, inputs: Sequence[NDArray[Any]]) -> LayerTensors:
-    return _run_onnx(output_path(prefix, FLOAT_MODEL), inputs, "float")
+def _run_float(prefix: PathLike, inputs: Sequence[NDArray[Any]], is_limited: bool) -> LayerTensors:
+    return _run_onnx(output_path(prefix, FLOAT_MODEL), inputs, is_limited, "float")
 
 
-def _run_fake_quant(prefix: PathLike, inputs: Sequence[NDArray[Any]]) -> LayerTensors:
-    return _run_onnx(output_path(prefix, FAKE_QUANT_MODEL), inputs, "fake_quant")
+def _run_fake_quant(prefix: PathLike, inputs: Sequence[NDArray[Any]], is_limited: bool) -> LayerTensors:
+    return _run_onnx(output_path(prefix, FAKE_QUANT_MODEL), inputs, is_limited, "fake_quant")
 
 
-def _run_onnx(path: Path, inputs: Sequence[NDArray[Any]], title: str) -> LayerTensors:
+def _run_onnx(path: Path, inputs: Sequence[NDArray[Any]], is_limited: bool, title: str) -> LayerTensors:
     exposed = expose_results(path)
-    values = _run_session(path, exposed.content, list(exposed.results.values()), inputs, is_optimized=False)
+    names = list(exposed.results.values())
+    values = run_session(path, exposed.content, names, inputs, is_optimized=False, is_limited=is_limited)
     results = {layer: value.astype(np.float64) for layer, value in zip(exposed.results, values, strict=True)}
     return LayerTensors(title=f"{title}:{path}", results=results, steps=exposed.steps)
 
 
-def _run_optimized(prefix: PathLike, inputs: Sequence[NDArray[Any]]) -> LayerTensors:
+def _run_optimized(prefix: PathLike, inputs: Sequence[NDArray[Any]], is_limited: bool) -> LayerTensors:
     """Returns the results of the fake_quant model in an optimized session.
 
     onnxruntime may fuse nodes there, so only the integers between them can be read.
     """
     path = output_path(prefix, FAKE_QUANT_MODEL)
     exposed, offsets = expose_results(path, only_quantized=True), zero_points(path)
-    values = _run_session(path, exposed.content, list(exposed.results.values()), inputs, is_optimized=True)
+    names = list(exposed.results.values())
+    values = run_session(path, exposed.content, names, inputs, is_optimized=True, is_limited=is_limited)
     results = {
         layer: (integers.astype(np.float64) - offsets[name]) * exposed.steps[layer]
         for (layer, name), integers in zip(exposed.results.items(), values, strict=True)
     }
     return LayerTensors(title=f"onnxruntime:{path}", results=results, steps=exposed.steps, is_rounded=True)
-
-
-def _run_session(
-    path: Path, content: bytes, names: list[str], inputs: Sequence[NDArray[Any]], *, is_optimized: bool
-) -> list[NDArray[Any]]:
-    try:
-        import onnxruntime  # an optional requirement (extra "runtime")
-    except ImportError as error:
-        raise ConfigError("onnxruntime is not installed: pip install 'hotwheels-amct-pytorch[runtime]'.") from error
-    options = onnxruntime.SessionOptions()
-    if not is_optimized:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    try:
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        feeds = _feeds([one.name for one in session.get_inputs()], inputs)
-        return [np.asarray(one) for one in session.run(names, feeds)]
-    except ConfigError:
-        raise
-    except Exception as error:  # onnxruntime's errors have no class of their own
-        text = " ".join(str(error).split())
-        raise ModelFileError(f"'{path}' cannot be run in onnxruntime: {text:.500}") from error
-
-
-def _feeds(names: list[str], inputs: Sequence[NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    if len(names) != len(inputs):
-        raise ConfigError(f"The model has the inputs {names}; --input is given {len(inputs)} times.")
-    return dict(zip(names, inputs, strict=True))
 
 
 _RUNS = {"float": _run_float, "fake_quant": _run_fake_quant, "real_quant": _run_oracle, "onnxruntime": _run_optimized}

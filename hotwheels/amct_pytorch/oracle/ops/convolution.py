@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..deploy_pair import Node
-from .growth import check_growth
 from .windows import Windows, windows
 
 
@@ -49,8 +48,7 @@ def conv_transpose(node: Node, x: NDArray[Any], weight: NDArray[Any]) -> NDArray
     """
     groups, kernel = node.get("group", 1), weight.shape[2:]
     _check_channels(x.shape[1], weight.shape[0], weight.shape[1] * groups, groups)
-    full, begin, output = _transposed_geometry(node, x.shape[2:], kernel)
-    check_growth((len(x), weight.shape[1] * groups, *full.size), [x, weight])
+    full, begin, output = transposed_geometry(node, x.shape[2:], kernel)
     matrix = weight.reshape(groups, weight.shape[0] // groups, -1).swapaxes(1, 2)
     result = np.zeros((len(x), weight.shape[1] * groups, *full.size), dtype=x.dtype)
     for image in range(len(x)):
@@ -85,7 +83,7 @@ def _columns(geometry: Windows, padded: NDArray[Any], groups: int) -> NDArray[An
     return columns.reshape(groups, -1, places)
 
 
-def _transposed_geometry(
+def transposed_geometry(
     node: Node, size: Sequence[int], kernel: Sequence[int]
 ) -> tuple[Windows, tuple[int, ...], tuple[int, ...]]:
     """Returns (windows over the uncropped output, start of the result inside that output, size of the result)."""

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from ..deploy_pair import Node
-from .growth import check_growth
 from .registry import Array, register
 
 
@@ -46,7 +45,6 @@ def _equal_parts(size: int, count: int) -> list[int]:
 def _gather(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
     x, indices = inputs
     axis = node.get("axis", 0)
-    check_growth((*x.shape[:axis], *np.shape(indices), *x.shape[axis:][1:]), inputs)
     return (np.take(x, indices, axis=axis),)
 
 
@@ -62,5 +60,4 @@ def _gather_nd(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
     x, indices = inputs
     if node.get("batch_dims", 0):
         raise ValueError("batch_dims is not supported.")
-    check_growth((*indices.shape[:-1], *x.shape[indices.shape[-1] :]), inputs)
     return (np.asarray(x[tuple(np.moveaxis(indices, -1, 0))]),)

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from ..deploy_pair import Node
-from .growth import check_growth
 from .registry import Array, register
 
 
@@ -57,14 +56,12 @@ def _concat(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
 @register("Expand", is_movement=True)
 def _expand(_node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
     x, shape = inputs[0], tuple(int(size) for size in inputs[1])
-    check_growth(np.broadcast_shapes(x.shape, shape), inputs)
     return (np.broadcast_to(x, np.broadcast_shapes(x.shape, shape)),)
 
 
 @register("Tile", is_movement=True)
 def _tile(_node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
     counts = [int(count) for count in inputs[1]]
-    check_growth((*inputs[0].shape, *counts), inputs[:1])
     return (np.tile(inputs[0], counts),)
 
 
@@ -95,7 +92,6 @@ def _pad(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
     kept = [slice(max(-begin, 0), size + min(end, 0)) for (begin, end), size in zip(widths, x.shape, strict=True)]
     cropped = x[tuple(kept)]
     added = [(max(begin, 0), max(end, 0)) for begin, end in widths]
-    check_growth((size + sum(ends) for size, ends in zip(cropped.shape, added, strict=True)), inputs)
     if mode == "constant":
         return (np.pad(cropped, added, constant_values=pad_value(node, inputs)),)
     return (np.pad(cropped, added, mode=mode),)

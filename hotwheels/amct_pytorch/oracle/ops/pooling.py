@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..deploy_pair import Node
-from .growth import check_growth
 from .windows import Windows, windows
 
 
@@ -57,7 +56,6 @@ def _over_windows(
 
     One axis after the other: a window is a product of ranges.
     """
-    check_growth((*x.shape[:2], *geometry.output), [x])
     result = x
     for at, count in enumerate(geometry.output):
         axis = at + 2

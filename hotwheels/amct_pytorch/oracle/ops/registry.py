@@ -8,7 +8,6 @@ from typing import Any, TypeAlias
 from numpy.typing import NDArray
 
 from ..deploy_pair import Node
-from .growth import check_broadcast
 
 Array: TypeAlias = "NDArray[Any]"
 # A kernel gets the node and its inputs (None for an absent optional input) and returns its outputs. Reals are float64.
@@ -40,7 +39,6 @@ def register_simple(op_type: str, function: SimpleKernel) -> None:
     """Registers a function of the inputs alone, with one output."""
 
     def kernel(_node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
-        check_broadcast(inputs)
         return (function(*inputs),)
 
     _add(op_type, "", kernel)

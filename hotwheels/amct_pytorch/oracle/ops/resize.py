@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..deploy_pair import Node
-from .growth import check_growth
 from .registry import Array, register
 
 _UNSUPPORTED = {"antialias": (0,), "exclude_outside": (0,), "keep_aspect_ratio_policy": ("stretch",)}
@@ -23,8 +22,7 @@ def _resize(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
             raise ValueError(f"{attribute}={node.get(attribute)!r} is not supported.")
     x = inputs[0]
     # The last axis first: the order in which torch's kernels sum.
-    for axis, (size, scale) in sorted(_targets(node, inputs).items(), reverse=True):
-        check_growth((*x.shape, size / x.shape[axis]), inputs)
+    for axis, (size, scale) in sorted(targets(node, inputs).items(), reverse=True):
         x = _resize_axis(node, x, axis, size, scale)
     return (x,)
 
@@ -41,7 +39,7 @@ def cubic_weights(fraction: NDArray[np.float64], a: float) -> list[NDArray[np.fl
     return [far(fraction + 1.0), near(fraction), near(1.0 - fraction), far(2.0 - fraction)]
 
 
-def _targets(node: Node, inputs: Sequence[Any]) -> dict[int, tuple[int, float]]:
+def targets(node: Node, inputs: Sequence[Any]) -> dict[int, tuple[int, float]]:
     """Returns (size, scale) of every axis that is resized."""
     x = inputs[0]
     scales, sizes = _scales_and_sizes(node, inputs)

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..deploy_pair import Node
-from .growth import check_growth
 from .registry import CUSTOM_DOMAIN, Array, register
 from .resize import cubic_weights
 
@@ -29,7 +28,6 @@ def _affine_grid(node: Node, inputs: Sequence[Any]) -> Sequence[Array]:
     """The positions x, y (, z) of an output's pixels after the maps ``theta`` [N, 2, 3] or [N, 3, 4]."""
     theta, size = inputs
     extents, is_aligned = [int(one) for one in size[2:]], bool(node.get("align_corners", 0))
-    check_growth((len(theta), *extents, len(extents) + 1), inputs)
     axes = [_places(extent, is_aligned) for extent in extents]
     places = np.stack([*np.meshgrid(*axes, indexing="ij")[::-1], np.ones(extents)], axis=-1)
     return (np.einsum("...j,nij->n...i", places, theta),)

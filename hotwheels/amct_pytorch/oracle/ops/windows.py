@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..deploy_pair import Node
-from .growth import check_growth
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,20 +33,19 @@ class Windows:
     end: tuple[int, ...]
     output: tuple[int, ...]
 
+    def padded_sizes(self) -> list[int]:
+        """Returns the extent with padding, long enough for windows that reach beyond the padding with ceil_mode."""
+        axes = zip(self.output, self.stride, self.dilation, self.kernel, strict=True)
+        needed = [(out - 1) * stride + dilation * (kernel - 1) + 1 for out, stride, dilation, kernel in axes]
+        given = map(sum, zip(self.begin, self.size, self.end, strict=True))
+        return [max(pair) for pair in zip(needed, given, strict=True)]
+
     def pad(self, x: NDArray[Any], value: float) -> NDArray[Any]:
-        """Returns a padded copy, long enough for windows that reach beyond the padding with ceil_mode."""
-        needed = [
-            (out - 1) * stride + dilation * (kernel - 1) + 1
-            for out, stride, dilation, kernel in zip(self.output, self.stride, self.dilation, self.kernel, strict=True)
-        ]
-        after = [
-            max(end, need - size - begin)
-            for end, need, size, begin in zip(self.end, needed, self.size, self.begin, strict=True)
-        ]
+        """Returns a copy with padding; ``x`` itself if there is none."""
+        extents = zip(self.padded_sizes(), self.size, self.begin, strict=True)
+        after = [padded - size - begin for padded, size, begin in extents]
         if not any(self.begin) and not any(after):
             return x
-        sizes = zip(self.begin, self.size, after, strict=True)
-        check_growth((*x.shape[:2], *map(sum, sizes)), [x])
         return np.pad(x, [(0, 0), (0, 0), *zip(self.begin, after, strict=True)], constant_values=value)
 
     def tap(self, padded: NDArray[Any], position: Sequence[int]) -> NDArray[Any]:
