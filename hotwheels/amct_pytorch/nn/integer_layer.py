@@ -24,7 +24,6 @@ from ..torch_private import pytree
 from .call import LayerCall
 from .double_call import RELU, call_in_double
 from .layer_weight import FrozenWeight
-from .padding import PaddedAvgPool2d
 from .unit_axis import closed, image_settings, opened
 
 
@@ -149,8 +148,9 @@ def _max_pool(layer: IntegerLayer, args: tuple[Any, ...], kwargs: dict[str, Any]
 
 def _avg_pool(layer: IntegerLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     x = layer.integers(0, layer.call.inputs(args, kwargs)[0])
-    if isinstance(layer.call.module, PaddedAvgPool2d):
-        x = F.pad(x, layer.call.module.margins)
+    margins = getattr(layer.call.module, "margins", None)
+    if margins is not None:
+        x = F.pad(x, margins)
     add_up: Callable[..., tuple[Tensor, Tensor]]
     if layer.op.name.startswith("adaptive"):
         settings = _arguments(layer, args, kwargs, F.adaptive_avg_pool2d, ("output_size",))

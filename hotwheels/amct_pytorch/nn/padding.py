@@ -5,7 +5,8 @@ Margins have the order of `torch.nn.functional.pad`: begin and end of the last a
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -52,14 +53,37 @@ def padded_avg_pool2d(input: Tensor, margins: Margins, kernel_size: Any, stride:
     return F.avg_pool2d(F.pad(input, margins), kernel_size, stride, padding)
 
 
-class PaddedMaxPool2d(nn.MaxPool2d):
-    """A MaxPool2d whose input gets margins of zeros.
+def padded_max_pool1d(
+    input: Tensor, margins: Margins, kernel_size: Any, stride: Any, padding: Any, dilation: Any
+) -> Tensor:
+    """Returns the maxima over windows of the sequences ``input`` with ``margins`` of zeros; see `padded_max_pool2d`."""
+    if has_torch_function((input,)):
+        result: Tensor = handle_torch_function(
+            padded_max_pool1d, (input,), input, margins, kernel_size, stride, padding, dilation
+        )
+        return result
+    return F.max_pool1d(F.pad(input, margins), kernel_size, stride, padding, dilation)
+
+
+def padded_avg_pool1d(input: Tensor, margins: Margins, kernel_size: Any, stride: Any, padding: Any) -> Tensor:
+    """Returns the means over windows of the sequences ``input`` with ``margins`` of zeros, which count as elements."""
+    if has_torch_function((input,)):
+        result: Tensor = handle_torch_function(
+            padded_avg_pool1d, (input,), input, margins, kernel_size, stride, padding
+        )
+        return result
+    return F.avg_pool1d(F.pad(input, margins), kernel_size, stride, padding)
+
+
+class _PaddedMaxPool(nn.Module):
+    """A maximum pooling whose input gets margins of zeros.
 
     Attributes:
       margins: See `padded_max_pool2d`.
     """
 
     amct_leaf = True
+    pool: ClassVar[Callable[..., Tensor]]
 
     def __init__(self, margins: Margins, **settings: Any) -> None:
         super().__init__(**settings)
@@ -67,17 +91,19 @@ class PaddedMaxPool2d(nn.MaxPool2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Computes the maxima."""
-        return padded_max_pool2d(input, self.margins, self.kernel_size, self.stride, self.padding, self.dilation)
+        own: Any = self
+        return type(self).pool(input, self.margins, own.kernel_size, own.stride, own.padding, own.dilation)
 
 
-class PaddedAvgPool2d(nn.AvgPool2d):
-    """An AvgPool2d whose input gets margins of zeros.
+class _PaddedAvgPool(nn.Module):
+    """An average pooling whose input gets margins of zeros.
 
     Attributes:
       margins: See `padded_avg_pool2d`.
     """
 
     amct_leaf = True
+    pool: ClassVar[Callable[..., Tensor]]
 
     def __init__(self, margins: Margins, **settings: Any) -> None:
         super().__init__(**settings)
@@ -85,4 +111,37 @@ class PaddedAvgPool2d(nn.AvgPool2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Computes the means."""
-        return padded_avg_pool2d(input, self.margins, self.kernel_size, self.stride, self.padding)
+        own: Any = self
+        return type(self).pool(input, self.margins, own.kernel_size, own.stride, own.padding)
+
+
+class PaddedMaxPool2d(_PaddedMaxPool, nn.MaxPool2d):
+    """A MaxPool2d with margins."""
+
+    pool = staticmethod(padded_max_pool2d)
+
+
+class PaddedMaxPool1d(_PaddedMaxPool, nn.MaxPool1d):
+    """A MaxPool1d with margins."""
+
+    pool = staticmethod(padded_max_pool1d)
+
+
+class PaddedAvgPool2d(_PaddedAvgPool, nn.AvgPool2d):
+    """An AvgPool2d with margins."""
+
+    pool = staticmethod(padded_avg_pool2d)
+
+
+class PaddedAvgPool1d(_PaddedAvgPool, nn.AvgPool1d):
+    """An AvgPool1d with margins."""
+
+    pool = staticmethod(padded_avg_pool1d)
+
+
+POOLS: Mapping[str, type[nn.Module]] = {  # by the names of `ops.table`
+    "max_pool2d": PaddedMaxPool2d,
+    "max_pool1d": PaddedMaxPool1d,
+    "avg_pool2d": PaddedAvgPool2d,
+    "avg_pool1d": PaddedAvgPool1d,
+}

@@ -16,7 +16,14 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..torch_private import pytree, with_torch_function, without_function_modes
-from .padding import padded_conv1d, padded_conv2d
+from .padding import (
+    padded_avg_pool1d,
+    padded_avg_pool2d,
+    padded_conv1d,
+    padded_conv2d,
+    padded_max_pool1d,
+    padded_max_pool2d,
+)
 
 _UNIT = {"kernel_size": 1, "stride": 1, "padding": 0, "output_padding": 0, "dilation": 1, "output_size": 1}
 _TENSORS = ("input", "weight")
@@ -92,6 +99,8 @@ _FORMS: Mapping[Any, tuple[Callable[..., Any], tuple[str, ...]]] = {
     F.conv1d: (F.conv2d, _CONV),
     padded_conv1d: (padded_conv2d, ("input", "margins", *_CONV[1:])),
     F.conv_transpose1d: (F.conv_transpose2d, _CONV_TRANSPOSE),
+    padded_max_pool1d: (padded_max_pool2d, ("input", "margins", *_MAX_POOL[1:5])),
+    padded_avg_pool1d: (padded_avg_pool2d, ("input", "margins", *_AVG_POOL[1:4])),
     F.max_pool1d: (F.max_pool2d, _MAX_POOL),
     torch.max_pool1d: (F.max_pool2d, _MAX_POOL[:-1]),
     F.max_pool1d_with_indices: (F.max_pool2d_with_indices, _MAX_POOL),

@@ -29,6 +29,7 @@ from .forwards import replace_forward, works_in_place
 from .hooked_forward import take_root_hooks
 from .inner_call import CallingForward
 from .inner_norm import CallingNorm, FrozenForward
+from .padded_layer import with_margins
 from .placer import place_layers
 from .read.candidates import Candidate, find_candidates
 from .read.dropped_between import Between, find_between
@@ -103,6 +104,10 @@ class DynamicBackend:
         for path in in_place.keys() - find_read_again(self._model, inputs, in_place):
             in_place[path].inplace = False  # type: ignore[assignment]
         self._export = export_marked(self._model, self._candidates, inputs, export_setting or {})
+        for path, margins in self._export.margins.items():
+            candidate = self._candidates[path]
+            padded = with_margins(candidate.module, candidate.op.name, margins)
+            self._candidates[path] = dataclasses.replace(candidate, padded=padded)
 
     def graph(self, fusion: Fusion | None = None) -> OpGraph:
         """Returns the operations of the model; which BatchNorms are layers depends on ``fusion``."""
@@ -187,9 +192,9 @@ class DynamicBackend:
         candidate = self._candidates[layer]
         by_call = {name: self._candidates[path] for name, path in self._export.paths.items()}
         front, behind = ([by_call[name] for name in chain] for chain in (calls[0].front, calls[0].behind))
-        bare = WeightedOp(candidate.module, candidate.op.role)
+        bare = WeightedOp(candidate.computing, candidate.op.role)
         chains = stages(behind, bare.out_channels, {}), stages(front, bare.in_channels, {})
-        op = WeightedOp(candidate.module, candidate.op.role, *chains)
+        op = WeightedOp(candidate.computing, candidate.op.role, *chains)
         owners = tuple(self._owner(member) for member in (*front, *behind) if member.line is None)
         return Fold(layer=layer, calls=calls, op=op, role=candidate.op.role, batch_norms=owners)
 

@@ -29,6 +29,7 @@ from .forwards import (
     works_in_place,
 )
 from .inner_line import InnerLine
+from .padded_layer import PaddedForward
 from .read.candidates import Candidate
 from .read.folding import dropout_stages, stages
 
@@ -63,7 +64,9 @@ def place_layers(
         if layer.weighted is not None and folded[one.name].behind:
             layer.weighted.has_bare_grid = updates_batch_norms and isinstance(layer.weight, SnqWeightFakeQuantize)
         module = candidates[one.name].module
-        replace_forward(module, LayerForward(layer, OriginalForward(module), owners.get(one.name, ())))
+        forward = LayerForward(layer, OriginalForward(module), owners.get(one.name, ()))
+        padded = candidates[one.name].padded
+        replace_forward(module, forward if padded is None else PaddedForward(forward, padded.margins))  # type: ignore[arg-type]
         add_layer(container, key_of(layer.name), layer.train(model.training))
     for member, original in members.items():
         replace_forward(member, FoldedForward(original))
@@ -100,17 +103,18 @@ def _make(
     between: Mapping[nn.Module, Collection[nn.Module]],
     factory: LayerFactory,
 ) -> QuantizedLayer:
-    module = candidates[plan.name].module
-    forward = OutOfPlaceCall(module) if works_in_place(module) else OriginalForward(module)
+    module, padded = candidates[plan.name].module, candidates[plan.name].padded
+    forward: Any = padded or (OutOfPlaceCall(module) if works_in_place(module) else OriginalForward(module))
     call = LayerCall(forward, tuple(one.edge for one in plan.inputs))
     if plan.weight is None:
         return factory.make(plan, call, None)
     front, behind = ([candidates[path] for path in chain] for chain in (folded.front, folded.behind))
-    bare = WeightedOp(module, plan.op.role)
+    computing = candidates[plan.name].computing
+    bare = WeightedOp(computing, plan.op.role)
     ahead = stages(front, bare.in_channels, between)
     if front:
         ahead += dropout_stages(between.get(module, ()))
-    weighted = WeightedOp(module, plan.op.role, stages(behind, bare.out_channels, between), ahead, forward=forward)
+    weighted = WeightedOp(computing, plan.op.role, stages(behind, bare.out_channels, between), ahead, forward=forward)
     return factory.make(plan, call, weighted)
 
 

@@ -3,11 +3,13 @@
     Shape(x) -> s, the shape of x being known : s becomes an initializer
     Op(initializers) -> y, few elements       : y becomes an initializer
 
-A padding computed from the size of the image (``-(-h // stride)``) leaves dozens of such nodes.
+A padding computed from the size of the image (``-(-h // stride)``) leaves dozens of such nodes. The exporter does not
+know the shape behind such a padding, so shapes are inferred again on the way.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from onnx.reference import ReferenceEvaluator
 
 from ...onnx_io.initializers import add_initializer, constant_of
 from ...onnx_io.node_access import graph_of, operand, result
+from .marker_sites import MARKER_DOMAIN
 
 _MOST = 64  # largest number of elements of an operand or result
 _NOT_PURE = frozenset(
@@ -28,8 +31,11 @@ _NOT_PURE = frozenset(
 def fold_size_arithmetic(model: ir.Model) -> None:
     """Applies the rules above to the nodes of ``model``, in place."""
     for node in list(model.graph):
+        if node.domain == MARKER_DOMAIN and _is_known(operand(node, 0)):
+            result(node).shape = operand(node, 0).shape
         if node.domain != "" or len(node.outputs) != 1 or result(node).is_graph_output() or node.op_type in _NOT_PURE:
             continue
+        _infer_shape(node, model)
         array = _known_shape(node) if node.op_type == "Shape" else _computed(node, model)
         if array is not None and array.size <= _MOST:
             constant = add_initializer(graph_of(node), str(result(node).name), array)
@@ -37,11 +43,42 @@ def fold_size_arithmetic(model: ir.Model) -> None:
             graph_of(node).remove(node, safe=True)
 
 
+def _is_known(value: ir.Value) -> bool:
+    return value.shape is not None and all(isinstance(size, int) for size in value.shape)
+
+
+def _infer_shape(node: ir.Node, model: ir.Model) -> None:
+    """Sets the shape of the result of ``node``, if it is not known and those of its operands are."""
+    given = [value for value in node.inputs if value is not None]
+    if _is_known(result(node)) or not given or not all(_is_known(value) and value.type for value in given):
+        return
+    version = model.opset_imports[""]
+    proto = ir.to_proto(node)
+    types = {str(value.name): ir.to_proto(value).type for value in given}
+    small = {str(value.name): constant_of(value) for value in given if value.shape is not None and _is_small(value)}
+    data = {name: onnx.numpy_helper.from_array(array) for name, array in small.items() if array is not None}
+    try:
+        schema = onnx.defs.get_schema(node.op_type, version, "")
+        found = onnx.shape_inference.infer_node_outputs(
+            schema, proto, types, data, opset_imports=[onnx.helper.make_opsetid("", version)]
+        )
+    except (RuntimeError, onnx.shape_inference.InferenceError, onnx.defs.SchemaError):
+        return
+    inferred = found.get(str(result(node).name))
+    if inferred is not None and inferred.tensor_type.HasField("shape"):
+        sizes = [one.dim_value if one.HasField("dim_value") else None for one in inferred.tensor_type.shape.dim]
+        result(node).shape = ir.Shape(sizes)
+
+
+def _is_small(value: ir.Value) -> bool:
+    return value.shape is not None and math.prod(value.shape.numpy()) <= _MOST
+
+
 def _known_shape(node: ir.Node) -> NDArray[Any] | None:
-    shape = operand(node, 0).shape
-    if shape is None or not all(isinstance(size, int) for size in shape) or node.attributes:
+    x = operand(node, 0)
+    if not _is_known(x) or node.attributes:
         return None
-    return np.array([int(size) for size in shape], dtype=np.int64)  # type: ignore[arg-type]
+    return np.array(x.shape.numpy(), dtype=np.int64)  # type: ignore[union-attr]
 
 
 def _computed(node: ir.Node, model: ir.Model) -> NDArray[Any] | None:

@@ -51,6 +51,18 @@ def _f(*margins: int, **kwargs: Any) -> Callable[[Tensor], Tensor]:
     return lambda x: F.pad(x, margins, **kwargs)
 
 
+class Sequence1d(nn.Module):
+    """`Padded` with sequences."""
+
+    def __init__(self, margins: tuple[int, int], layer: nn.Module) -> None:
+        super().__init__()
+        self.first, self.bend, self.margins = nn.Conv1d(3, 4, 3), nn.ReLU(), margins
+        self.layer, self.last = layer, nn.ELU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.layer(F.pad(self.bend(self.first(x[:, :, 0])), self.margins)))
+
+
 X = [torch.randn(2, 3, 9, 9, generator=torch.Generator().manual_seed(seed)) for seed in range(2)]
 FOLDED = {
     "ZeroPad2d, stride": (lambda: Padded(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(4, 4, 3, stride=2)), [0, 0, 1, 1]),
@@ -64,6 +76,9 @@ FOLDED = {
     "avg_pool, counted padding": (lambda: Padded(_f(1, 0, 0, 1), nn.AvgPool2d(3, 2, 1)), [1, 2, 2, 1]),
     "F.avg_pool2d": (lambda: Padded(_f(1, 0), CalledPool()), [0, 1, 0, 0]),
     "max_pool of ReLU": (lambda: Padded(_f(0, 1, 0, 1), nn.MaxPool2d(3, 2), nn.ReLU()), [0, 0, 1, 1]),
+    "Conv1d": (lambda: Sequence1d((2, 0), nn.Conv1d(4, 4, 3)), [0, 2, 0, 0]),
+    "MaxPool1d": (lambda: Sequence1d((1, 0), nn.MaxPool1d(3, 2, 1)), [0, 2, 0, 1]),
+    "AvgPool1d": (lambda: Sequence1d((0, 2), nn.AvgPool1d(3, 1)), [0, 0, 0, 2]),
     "max_pool of a pooling": (
         lambda: Padded(_f(0, 1), nn.MaxPool2d(2), nn.Sequential(nn.Sigmoid(), nn.AvgPool2d(2))), [0, 0, 0, 1]
     ),

@@ -27,6 +27,7 @@ class Candidate:
       op: The operation's description in the registry.
       onnx_types: Types of the ONNX node to which the module may be exported.
       is_listed: Whether the capacity file lists the module as quantizable; a SyncBatchNorm can only be folded.
+      padded: The module with the zeros in front that are part of the layer; None without any.
       line: For a module that is no layer but may be folded, since it computes a line for each channel; else None.
     """
 
@@ -37,6 +38,12 @@ class Candidate:
     onnx_types: frozenset[str]
     is_listed: bool
     line: LineModule | None = None
+    padded: nn.Module | None = None
+
+    @property
+    def computing(self) -> nn.Module:
+        """The module that computes what the layer's nodes in the file compute."""
+        return self.module if self.padded is None else self.padded
 
 
 def find_candidates(

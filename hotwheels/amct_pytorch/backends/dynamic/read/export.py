@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ....graph import Edge
 from ....log import get_logger
+from ....nn.padding import Margins
 from ....onnx_io.layer_sites import LayerSite
 from ....onnx_io.model_file import name_outputs, parse_model
 from ....onnx_io.node_access import operand
@@ -31,6 +32,7 @@ from ...torchscript.unexportable_pooling import refuse_divisor
 from ...user_model.model_state import unchanged
 from ..forwards import MarkedForward, OriginalForward, call_name, replace_forward
 from .candidates import Candidate
+from .pad_nodes import take_pads
 from .pads import merge_pads
 
 _log = get_logger(__name__)
@@ -49,6 +51,7 @@ class MarkedExport:
       makers: By call: path of the candidate that made the first argument of the call, if that was not changed since.
       exporter_names: For each node the name that torch's exporter gave it.
       own_forwards: Paths of the candidates whose forward was set on the instance.
+      margins: Zeros in front of a module that are part of its layer, by path.
       unread: Numbers of the tensors of the example which the model does not read: they are no inputs of the files.
     """
 
@@ -59,6 +62,7 @@ class MarkedExport:
     makers: Mapping[str, str]
     exporter_names: Mapping[ir.Node, str]
     own_forwards: frozenset[str]
+    margins: Mapping[str, Margins] = dataclasses.field(default_factory=dict)
     unread: frozenset[int] = frozenset()
 
     @property
@@ -210,6 +214,7 @@ def _read(model: ir.Model, forwards: Mapping[str, MarkedForward]) -> MarkedExpor
     padded = [name for name in calls if getattr(forwards[paths[name]].original.module, "margins", None)]
     sites = resolve_markers(model, _SUFFIXES)
     sites = merge_pads(model, sites, [name for name in padded if name in sites])
+    margins = take_pads(model, sites, paths)
     return MarkedExport(
         model=model,
         sites=sites,
@@ -217,6 +222,7 @@ def _read(model: ir.Model, forwards: Mapping[str, MarkedForward]) -> MarkedExpor
         calls={path: len(forward.calls) for path, forward in forwards.items()},
         makers={name: call.maker for name, call in calls.items() if call.maker is not None},
         exporter_names={node: names.get(node, str(node.name)) for node in model.graph},
+        margins=margins,
         own_forwards=frozenset(path for path, forward in forwards.items() if forward.original.is_own),
     )
 

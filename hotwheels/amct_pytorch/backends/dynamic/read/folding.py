@@ -164,7 +164,7 @@ class _ExportedGraph:
                 continue
             candidate = self._exported.candidates[self._paths[node.name]]
             if self._exported.fusion.allows(candidate.path) and self._is_plain(node, candidate):
-                yield Weight(node.name, candidate.module, node.op, node.name)
+                yield Weight(node.name, candidate.computing, node.op, node.name)
 
     def batch_norms(self) -> Iterator[str]:
         for node in self._graph:

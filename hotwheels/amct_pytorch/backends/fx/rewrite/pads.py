@@ -21,7 +21,7 @@ from torch import nn
 from torch.fx import GraphModule, Node
 
 from ....nn.computed_tensor import ComputedTensor, Step, Tree
-from ....nn.padding import Margins, PaddedAvgPool2d, PaddedMaxPool2d
+from ....nn.padding import POOLS, Margins
 from ....nn.weighted_call import Conv1dCall, Conv2dCall, WeightedCall
 from ....ops.registry import Registry
 from ..read.spelling import find_op, remember_spelling
@@ -32,9 +32,11 @@ _CONVOLUTIONS: dict[type[nn.Module], tuple[type[WeightedCall], int]] = {
     nn.Conv1d: (Conv1dCall, 1),
     nn.Conv2d: (Conv2dCall, 2),
 }
-_POOL_NAMES = frozenset({"max_pool2d", "avg_pool2d"})
+_MAX_POOLS = frozenset({"max_pool1d", "max_pool2d"})
+_DEFAULTS = {"kernel_size": None, "padding": 0, "dilation": 1}
+_POOL_KINDS = ("max", "avg", "adaptive_max", "adaptive_avg")
 _NEVER_NEGATIVE = frozenset({"relu", "relu6", "sigmoid", "hardsigmoid", "softmax", "softmax2d", "abs"})
-_KEEPING_SIGN = frozenset({"max_pool2d", "avg_pool2d", "adaptive_max_pool2d", "adaptive_avg_pool2d"})
+_KEEPING_SIGN = frozenset(f"{kind}_pool{axes}d" for kind in _POOL_KINDS for axes in (1, 2))
 
 
 def place_pads(graph_module: GraphModule, registry: Registry) -> None:
@@ -104,8 +106,9 @@ class _Placer:
         if kind is not None:
             return self._convolution(str(node.target), module, *kind, margins)
         name = self._op_name(node)
-        settings = self._pool_settings(node) if name in _POOL_NAMES and len(margins) <= len("HHWW") else None
-        return None if settings is None else self._pool(node, name, settings, _of_image(margins))
+        axes = _axes_of(name)
+        settings = self._pool_settings(node, name) if name in POOLS and len(margins) <= 2 * axes else None
+        return None if settings is None else self._pool(node, name, settings, (*margins, 0, 0)[: 2 * axes])
 
     def _convolution(
         self, path: str, module: Any, kind: type[WeightedCall], axes: int, margins: Margins
@@ -121,13 +124,13 @@ class _Placer:
         made.margins = margins
         return made
 
-    def _pool_settings(self, node: Node) -> dict[str, Any] | None:
+    def _pool_settings(self, node: Node, name: str) -> dict[str, Any] | None:
         """Returns the arguments of the module for the pooling ``node``; None if they contain nodes or do not fit."""
         module = self._called(node)
-        signature = inspect.signature(nn.MaxPool2d if self._op_name(node) == "max_pool2d" else nn.AvgPool2d)
+        function = _max_pool if name in _MAX_POOLS else _avg_pool
         if module is not None:
-            return {name: getattr(module, name) for name in signature.parameters}
-        function = _max_pool2d if self._op_name(node) == "max_pool2d" else _avg_pool2d
+            names = [*inspect.signature(function).parameters][1:]
+            return {one: getattr(module, one) for one in names if hasattr(module, one)}
         try:
             given = inspect.signature(function).bind(*node.args, **node.kwargs).arguments
         except TypeError:
@@ -137,18 +140,19 @@ class _Placer:
         return None if has_nodes else dict(given)
 
     def _pool(self, node: Node, name: str, settings: dict[str, Any], margins: Margins) -> nn.Module | None:
-        kernel, own = _pair(settings["kernel_size"]), _pair(settings.get("padding", 0))
-        largest = [max(margins[2:]) + own[0], max(margins[:2]) + own[1]]
+        axes = _axes_of(name)
+        kernel, own, dilation = (_each(settings.get(one, by), axes) for one, by in _DEFAULTS.items())
+        largest = [max(margins[2 * at : 2 * at + 2]) + own[-1 - at] for at in reversed(range(axes))]
         fits = all(size < extent for size, extent in zip(largest, kernel, strict=True))
         if not fits or settings.get("ceil_mode") or settings.get("return_indices"):
             return None
-        if name == "avg_pool2d":
+        if name not in _MAX_POOLS:
             is_counted = settings.get("count_include_pad", True) or not any(own)
-            return PaddedAvgPool2d(margins, **settings) if is_counted and not settings.get("divisor_override") else None
+            return POOLS[name](margins, **settings) if is_counted and not settings.get("divisor_override") else None
         pad = node.args[0]
         assert isinstance(pad, Node)
-        is_plain = _pair(settings.get("dilation", 1)) == (1, 1)
-        return PaddedMaxPool2d(margins, **settings) if is_plain and self._is_never_negative(pad.args[0]) else None
+        is_plain = set(dilation) == {1}
+        return POOLS[name](margins, **settings) if is_plain and self._is_never_negative(pad.args[0]) else None
 
     def _is_never_negative(self, node: Any) -> bool:
         while isinstance(node, Node):
@@ -159,26 +163,28 @@ class _Placer:
         return False
 
 
-def _pair(value: Any) -> tuple[int, ...]:
-    return tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+def _axes_of(name: str) -> int:
+    """Returns along how many axes the pooling ``name`` moves its window; 0 for other operations."""
+    return {"1d": 1, "2d": 2}.get(name[-2:], 0)
 
 
-def _of_image(margins: Margins) -> Margins:
-    """Returns ``margins`` for both axes of an image."""
-    return (*margins, 0, 0)[: len("HHWW")]
+def _each(value: Any, axes: int) -> tuple[int, ...]:
+    """Returns ``value`` for each axis."""
+    values = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    return values * axes if len(values) == 1 else values
 
 
 # Signatures of functions that are builtins, or whose own signature is hidden.
 def _pad(input: Any, pad: Any, mode: Any = "constant", value: Any = None) -> None: ...
 
 
-def _max_pool2d(
+def _max_pool(
     input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, ceil_mode: Any = False,
     return_indices: Any = False,
 ) -> None: ...  # fmt: skip
 
 
-def _avg_pool2d(
+def _avg_pool(
     input: Any, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: Any = False,
     count_include_pad: Any = True, divisor_override: Any = None,
 ) -> None: ...  # fmt: skip
