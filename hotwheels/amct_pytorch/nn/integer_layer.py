@@ -47,7 +47,7 @@ class IntegerLayer:
       call: The operation, and the positions of its quantized inputs in the call.
       grids: The grids of the inputs that are floating tensors, by index of the input.
       weight: The folded weight and its grid; None without weights.
-      shift_bit: int32 [scales of the weight], N of spec 4.6; None if nothing is shifted, negative if N is not known.
+      shift_bit: float32 [scales of the weight], N of spec 4.6; None if nothing is shifted, see `are_known`.
       constant_inputs: Which inputs are constants; the files hold their grid points in float32 (spec 11.3).
       shared_result: ``(index, x, purpose, compute)`` -> ``compute(x)``, made once for all readers of input ``index``.
       watcher: Called with the integers; None if they are not recorded.
@@ -240,12 +240,17 @@ def _have_one_shape(values: list[Any]) -> bool:
 _KERNELS = {Role.MATMUL: _matmul, Role.MAX_POOL: _max_pool, Role.AVG_POOL: _avg_pool}
 
 
+def are_known(shift_bit: Tensor) -> bool:
+    """Whether all shift bits are known: whole numbers from 0 on, which averages of several models are not."""
+    return bool(((shift_bit >= 0) & (shift_bit == shift_bit.round())).all())
+
+
 def _shift_bit(layer: IntegerLayer, channel_shape: tuple[int, ...]) -> Tensor | None:
     """Returns N, shaped to broadcast against the output; None if nothing is shifted."""
     shift_bit = layer.shift_bit
     if shift_bit is None:
         return None
-    if bool((shift_bit < 0).any()):
+    if not are_known(shift_bit):
         msg = (
             f"Layer '{layer.name}': its shift bit is not known yet. Run all forwards of calibration with the quantized"
             " model (batch_num); the last of them finds the shift bit."

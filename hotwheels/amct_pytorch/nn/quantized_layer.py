@@ -17,14 +17,14 @@ from ..quantizers.observers.observation import RangeObserver, is_quantizable
 from ..record import ActivationRecord, LayerRecord, WeightRecord
 from .call import LayerCall
 from .eager_forward import NO_TRACES, refuse_tracers
-from .integer_layer import IntegerLayer, IntegerWatcher
+from .integer_layer import IntegerLayer, IntegerWatcher, are_known
 from .layer_weight import LayerWeight
 from .mode import Mode, forced_mode
 from .module_hooks import with_hooks_of
 from .shared_input import FollowingInput, SharedInput
 
 _log = get_logger(__name__)
-NO_SHIFT_YET = -1
+_NO_SHIFT_YET = -6e4  # float16 has it; negative in averages with known bits, too. Checkpoints of version 1.0 have -1
 NO_DATA_PARALLEL = (
     "Quantized models cannot run in DataParallel: its replicas throw away what quantizers learn in a forward. Use"
     " DistributedDataParallel, one process per device."
@@ -49,7 +49,7 @@ class QuantizedLayer(nn.Module):
       watcher: Called with the integers of real_quant; None if they are not recorded.
       constant_inputs: Which inputs are constants; the files hold their grid points in float32 (spec 11.3).
       non_float_inputs: float32 [inputs], above 0 for inputs that are no floating tensors (spec 4.7).
-      shift_bit: int32 [scales of the weight], right shift of the accumulator (spec 4.6); `NO_SHIFT_YET` until it is
+      shift_bit: float32 [scales of the weight], right shift of the accumulator (spec 4.6); negative until it is
         found, None if there is none.
     """
 
@@ -177,29 +177,39 @@ class QuantizedLayer(nn.Module):
             ActivationRecord(index=index, scale=float(one.scale), offset=int(one.offset), num_bits=one.num_bits)
             for index, one in grids.items()
         )
-        bits = () if self.shift_bit is None else tuple(self.shift_bit.tolist())
-        known = () if NO_SHIFT_YET in bits else bits
-        return LayerRecord(activations=activations, weight=self.weight_record(), shift_bit=known)
+        return LayerRecord(activations=activations, weight=self.weight_record(), shift_bit=self.known_shifts)
 
     def weight_record(self) -> WeightRecord | None:
         """Returns the weight's parameters, None without weights; CalibrationError if they are not calibrated."""
         return None if self.weighted is None else self.weighted.record()
 
+    @property
+    def known_shifts(self) -> tuple[int, ...]:
+        """The shift bits; empty if there are none, or if they are not known, as those of an average of models."""
+        if self.shift_bit is None or not are_known(self.shift_bit):
+            return ()
+        return tuple(int(bit) for bit in self.shift_bit.tolist())
+
+    @property
+    def lacks_shift(self) -> bool:
+        """Whether the layer has shift bits that are not known."""
+        return self.shift_bit is not None and not are_known(self.shift_bit)
+
     def expect_shift(self, record: LayerRecord) -> None:
         """Creates the buffer of shift bits, one for each scale of the weight in ``record`` (spec 4.6)."""
         assert record.weight is not None
         device = self.non_float_inputs.device
-        self.shift_bit = torch.full((len(record.weight.scale),), NO_SHIFT_YET, dtype=torch.int32, device=device)
+        self.shift_bit = torch.full((len(record.weight.scale),), _NO_SHIFT_YET, device=device)
 
     def set_shift(self, bits: Sequence[int]) -> None:
         """Stores the shift bits that were found; ``bits`` is empty if the layer is not quantized."""
         if bits and self.shift_bit is not None:
-            self.shift_bit.copy_(torch.tensor(bits, dtype=torch.int32))
+            self.shift_bit.copy_(torch.tensor(bits))
 
     def forget_shift(self) -> None:
         """Marks the shift bits as unknown, since the grids for which they were found have changed."""
         if self.shift_bit is not None:
-            self.shift_bit.fill_(NO_SHIFT_YET)
+            self.shift_bit.fill_(_NO_SHIFT_YET)
 
     def extra_repr(self) -> str:
         """The layer's name and operation."""

@@ -35,6 +35,7 @@ class FixedFakeQuantize(ActivationQuantizer):
     """
 
     is_fixed = True
+    whole_numbers = ("fixed_offset",)
     fixed_scale: Tensor
     fixed_offset: Tensor
 
@@ -47,13 +48,14 @@ class FixedFakeQuantize(ActivationQuantizer):
     ) -> None:
         super().__init__(num_bits=num_bits, layer_name=object_layer, is_symmetric=zero_point == 0, is_calibrated=True)
         self.register_buffer("fixed_scale", _canonical(scale, object_layer))
-        self.register_buffer("fixed_offset", torch.tensor(zero_point, dtype=torch.int32))
+        self.register_buffer("fixed_offset", torch.tensor(float(zero_point)))
 
     def _take(self, samples: Tensor) -> bool:
         return True
 
     def _grid(self) -> QuantParams:
-        return QuantParams(scale=self.fixed_scale.clone(), offset=self.fixed_offset.clone(), num_bits=self.num_bits)
+        offset = self.fixed_offset.round().to(torch.int32)
+        return QuantParams(scale=canonical_scale(self.fixed_scale), offset=offset, num_bits=self.num_bits)
 
     def _round(self, x: Tensor) -> Tensor:
         return gradients.straight_through(x, self._grid())
@@ -104,7 +106,7 @@ class FixedWeightFakeQuantize(WeightQuantizer):
 
     def _grid(self, weight: Tensor, bias: Tensor | None) -> QuantParams:
         offset = torch.zeros_like(self.fixed_scale, dtype=torch.int32)
-        return QuantParams(scale=self.fixed_scale.clone(), offset=offset, num_bits=self.num_bits)
+        return QuantParams(scale=canonical_scale(self.fixed_scale), offset=offset, num_bits=self.num_bits)
 
     def _round(self, weight: Tensor, params: QuantParams) -> Tensor:
         return gradients.straight_through(weight, params)

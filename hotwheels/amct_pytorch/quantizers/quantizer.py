@@ -33,6 +33,8 @@ class Quantizer(FakeQuantizeBase):
       algorithm: The name in the registry, or the dotted path of a class from outside.
       num_bits: Width of the stored integer.
       is_fixed: Whether the grid comes from the configuration, and no data or training changes it.
+      whole_numbers: Names of float32 buffers that hold integers. They are floats because averages of models truncate
+        integers, and float32 in a model of float16 too, which has no 32767.
       finds_nan: Whether the grid or the rounding kernel itself reports NaN, so that no separate check is needed.
       calibrated: float32 [], above 0 if the grid is known.
       settings: float32 [5], see `settings.encode_settings`.
@@ -41,6 +43,7 @@ class Quantizer(FakeQuantizeBase):
     algorithm = ""
     is_fixed = False
     finds_nan = False
+    whole_numbers: tuple[str, ...] = ()
     calibrated: Tensor
     settings: Tensor
     _quantizes: str
@@ -178,6 +181,16 @@ class Quantizer(FakeQuantizeBase):
                 "forwards with enable_quantization(model, calibration=True) first: batch_num of them with IFMRObserver."
             )
             raise CalibrationError(msg)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Quantizer:
+        """Moves and casts the quantizer as `nn.Module` does, but leaves ``whole_numbers`` in float32."""
+        kept = {name: self._buffers[name] for name in self.whole_numbers}
+        super()._apply(fn, recurse)
+        for name, value in kept.items():
+            moved = self._buffers[name]
+            if value is not None and moved is not None and moved.dtype != value.dtype:
+                self._buffers[name] = value.to(moved.device)
+        return self
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, local_metadata: Any, strict: bool,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..config.arguments.algorithms import default_of
+from ..core.affine import canonical_scale
 from ..core.params import QuantParams
 from .arguments import make_observer
 from .base import WeightQuantizer
@@ -37,6 +38,7 @@ class SnqWeightFakeQuantize(WeightQuantizer):
     centroids: Tensor
     known_scale: Tensor
     grid_origin = GridOrigin.STATE
+    whole_numbers = ("codebook",)
 
     def __init__(
         self,
@@ -55,7 +57,7 @@ class SnqWeightFakeQuantize(WeightQuantizer):
         )
         self.channel_wise = channel_wise
         self.observer = source
-        self.register_buffer("codebook", torch.zeros(16, dtype=torch.int32))
+        self.register_buffer("codebook", torch.zeros(16))
         self.register_buffer("centroids", torch.zeros(16))
         self.register_buffer("known_scale", torch.ones(channels or 1) if channel_wise else torch.ones(()))
 
@@ -75,8 +77,8 @@ class SnqWeightFakeQuantize(WeightQuantizer):
 
     def _grid(self, weight: Tensor, bias: Tensor | None) -> QuantParams:
         params = QuantParams(
-            scale=self.known_scale, offset=torch.zeros_like(self.known_scale, dtype=torch.int32),
-            num_bits=self.num_bits, codebook=self.codebook.clone(), centroids=self.centroids.clone(),
+            scale=canonical_scale(self.known_scale), offset=torch.zeros_like(self.known_scale, dtype=torch.int32),
+            num_bits=self.num_bits, codebook=self.codebook.round().to(torch.int32), centroids=self.centroids.clone(),
         )  # fmt: skip
         return with_smallest_scale(params, bias)
 

@@ -103,7 +103,7 @@ def save(
     """Writes the deploy pair and the fake_quant model of the trained ``model``; returns the paths."""
     quantized, session = find_session("save_quant_retrain_model", model, RetrainSession, _MADE_BY)
     record = read_record(record_path)
-    if session.is_of_copy and session.is_complete:
+    if session.is_of_copy and session.is_exported:
         record = dataclasses.replace(record, layers=session.known_factors())
         write_record(record, record_path)
     backend = backend_of_quantized(quantized, session.container, inputs, setting)

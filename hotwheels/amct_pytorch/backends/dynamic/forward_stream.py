@@ -17,7 +17,7 @@ from ..batches.batch_store import BatchStore, copied
 from ..batches.example import Example
 from ..layers.layer_container import keeping_inputs, layers_of
 from ..layers.layer_step import Call, LayerStep
-from .forwards import FORWARD, original_forwards
+from .forwards import original_forwards, replacement_of
 from .session.mode_switch import ModeSwitch
 from .session.session_forward import SessionForward
 
@@ -135,7 +135,7 @@ def _weighted(model: nn.Module) -> dict[str, QuantizedLayer]:
 
 
 def _switch_of(model: nn.Module) -> ModeSwitch:
-    forward = model.__dict__[FORWARD]
+    forward = replacement_of(model)
     assert isinstance(forward, SessionForward)
     return forward.switch
 

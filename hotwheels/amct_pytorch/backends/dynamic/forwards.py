@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
@@ -27,6 +28,17 @@ from .maker import made_by, maker_of
 from .read.operands import float_edges
 
 FORWARD = "forward"
+
+
+def replacement_of(module: nn.Module) -> Any:
+    """Returns the Replacement that is the forward of ``module``, also inside of wrappers with ``__wrapped__``; or None.
+
+    accelerate sets such wrappers on the instance.
+    """
+    forward = module.__dict__.get(FORWARD)
+    if forward is not None and not isinstance(forward, Replacement):
+        forward = inspect.unwrap(forward, stop=lambda one: isinstance(one, Replacement))
+    return forward if isinstance(forward, Replacement) else None
 
 
 class OriginalForward:
@@ -197,18 +209,15 @@ def call_name(path: str, number: int) -> str:
 @contextlib.contextmanager
 def original_forwards(model: nn.Module) -> Iterator[None]:
     """Returns a context in which the modules of a quantized ``model`` have their original forwards."""
-    replaced = [
-        (module, forward)
-        for module in model.modules()
-        if isinstance(forward := module.__dict__.get(FORWARD), Replacement)
-    ]
-    for _, forward in replaced:
-        forward.original.restore()
+    pairs = ((module, replacement_of(module)) for module in model.modules())
+    replaced = [(module, module.__dict__[FORWARD], one) for module, one in pairs if one is not None]
+    for _, _, replacement in replaced:
+        replacement.original.restore()
     try:
         yield
     finally:
-        for module, forward in replaced:
-            replace_forward(module, forward)
+        for module, present, _ in replaced:
+            replace_forward(module, present)
 
 
 def replace_forward(module: nn.Module, forward: Any) -> None:

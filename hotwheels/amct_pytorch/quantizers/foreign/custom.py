@@ -41,6 +41,7 @@ class CustomActivationQuantizer(ActivationQuantizer):
       ConfigError: The class cannot be imported or built, or is not linear, signed and per tensor.
     """
 
+    whole_numbers = ("known_offset",)
     known_scale: Tensor
     known_offset: Tensor
 
@@ -58,7 +59,7 @@ class CustomActivationQuantizer(ActivationQuantizer):
         self.path = path
         self.module = module
         self.register_buffer("known_scale", torch.ones(()))
-        self.register_buffer("known_offset", torch.zeros((), dtype=torch.int32))
+        self.register_buffer("known_offset", torch.zeros(()))
 
     def _take(self, samples: Tensor) -> bool:
         _observe(self.module, samples)
@@ -87,7 +88,8 @@ class CustomActivationQuantizer(ActivationQuantizer):
     def _grid(self) -> QuantParams:
         if _has_learned_values(self.module):
             self._read_grid()
-        return QuantParams(scale=self.known_scale.clone(), offset=self.known_offset.clone(), num_bits=self.num_bits)
+        offset = self.known_offset.round().to(torch.int32)
+        return QuantParams(scale=canonical_scale(self.known_scale), offset=offset, num_bits=self.num_bits)
 
     def _round(self, x: Tensor) -> Tensor:
         return _round_like(self.module, x, self.params())
@@ -151,7 +153,7 @@ class CustomWeightQuantizer(WeightQuantizer):
     def _grid(self, weight: Tensor, bias: Tensor | None) -> QuantParams:
         if _has_learned_values(self.module):
             self._read_scale()
-        scale = self.known_scale.clone()
+        scale = canonical_scale(self.known_scale)
         return QuantParams(scale=scale, offset=torch.zeros_like(scale, dtype=torch.int32), num_bits=self.num_bits)
 
     def _round(self, weight: Tensor, params: QuantParams) -> Tensor:

@@ -12,7 +12,7 @@ from torch import nn
 from ....nn.mode import Mode, forcing
 from ...real_quant.real_gradient import with_gradient_of
 from ...real_quant.real_quant_mode import run_real_quant
-from ..forwards import FORWARD, OriginalForward
+from ..forwards import OriginalForward, replacement_of
 
 UNCOUNTED = (
     "Forwards in a mode that enable_quantization has set do not count until enable_quantization(model,"
@@ -61,5 +61,5 @@ class ModeSwitch:
 
 def switches_inside(model: nn.Module) -> list[ModeSwitch]:
     """Returns the switches of all quantized models of the dynamic path in ``model``, itself included."""
-    switches = (getattr(module.__dict__.get(FORWARD), "switch", None) for module in model.modules())
+    switches = (getattr(replacement_of(module), "switch", None) for module in model.modules())
     return [switch for switch in switches if isinstance(switch, ModeSwitch)]

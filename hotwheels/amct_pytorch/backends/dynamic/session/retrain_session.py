@@ -11,9 +11,10 @@ from torch import nn
 
 from ....log import get_logger
 from ....nn.mode import Mode
-from ....nn.quantized_layer import NO_SHIFT_YET, QuantizedLayer
+from ....nn.quantized_layer import QuantizedLayer
 from ....record import LayerRecord, Record
 from ...layers.layer_container import LayerContainer, layers_by_name
+from .exported_state import ExportedState
 from .record_file import RecordFile
 from .shift_search import ShiftErrors
 
@@ -44,6 +45,7 @@ class RetrainSession:
         self._trains = False  # whether the last forward was in training mode
         self._is_settled = False  # whether every layer has its grids
         self._has_warned = False
+        self._exported: ExportedState | None = None  # that of the last export
         self._shifts = {name: _watched(layer) for name, layer in self.layers.items() if name in shifted}
         weights = record_file.write_weights().layers
         for name in self._shifts:
@@ -66,13 +68,20 @@ class RetrainSession:
     @property
     def is_complete(self) -> bool:
         """Whether every factor is known: ranges, weights, and the shift bits of evaluation since the last training."""
-        shifts = [self.layers[name].shift_bit for name in self._shifts if self.layers[name].is_quantized]
-        return not self.missing and not any(NO_SHIFT_YET in bits.tolist() for bits in shifts if bits is not None)
+        layers = self.layers
+        return not self.missing and not any(
+            layers[name].lacks_shift for name in self._shifts if layers[name].is_quantized
+        )
 
     @property
     def is_of_copy(self) -> bool:
         """Whether the model is a copy, whose forwards do not write the record of the original."""
         return self._record_file.is_of_copy
+
+    @property
+    def is_exported(self) -> bool:
+        """Whether the factors, shift bits included, are complete and those of the present ranges and weights."""
+        return self.is_complete and self._exported is not None and self._exported.is_of(self.layers.values())
 
     def take_loaded_state(self, former: Record | None = None) -> None:
         """Continues from a state that was loaded into the model and writes its record.
@@ -84,7 +93,7 @@ class RetrainSession:
             for name in self._shifts:
                 self.layers[name].set_shift(former.layers[name].shift_bit if name in former.layers else ())
         if self.is_complete:
-            self._evaluated = self._batch_num
+            self._evaluated, self._exported = self._batch_num, ExportedState(self.layers.values())
             self._record_file.write()
         else:
             self._record_file.write_weights()
@@ -106,7 +115,7 @@ class RetrainSession:
     @property
     def observes(self) -> bool:
         """Whether the next forward finds ranges or shift bits."""
-        is_exporting = not self.container.training and self._evaluated < self._batch_num
+        is_exporting = not self.container.training and (self._evaluated < self._batch_num or self._has_moved)
         return is_exporting or not self._is_settled
 
     @property
@@ -118,7 +127,7 @@ class RetrainSession:
         """Is called before each forward."""
         if not self._is_settled:
             self._set_modes()
-        if self.container.training and not self._trains:
+        if (self.container.training and not self._trains) or self._has_moved:
             self._forget_export()
         self._trains = self.container.training
         is_exporting = not self._is_searching and not self._trains and self._evaluated < self._batch_num
@@ -160,11 +169,18 @@ class RetrainSession:
             search.clear()
             self.layers[name].forget_shift()
 
+    @property
+    def _has_moved(self) -> bool:
+        """Whether the factors were exported and belong to other values: a state was loaded, an average was updated."""
+        is_exported = not self._trains and not self._is_searching and self._evaluated >= self._batch_num
+        return is_exported and not self.is_exported
+
     def _export(self) -> None:
         missing = self.missing
         if not missing:
             for name, search in self._shifts.items():
                 self.layers[name].set_shift(search.bits)
+            self._exported = ExportedState(self.layers.values())
             if self.is_of_copy:
                 _log.info("The factors of the copy are known; save_quant_retrain_model writes them.")
                 return

@@ -21,7 +21,7 @@ from ...layers.calibration_forward import any_forward, calibration_forward
 from ...layers.layer_container import LayerContainer, follow_flag
 from ...user_model.float_model import in_float32, refuse_arrays
 from ...user_model.standing_modules import follow_modules
-from ..forwards import FORWARD, OriginalForward, Replacement, replace_forward
+from ..forwards import OriginalForward, Replacement, replace_forward, replacement_of
 from .mode_switch import ModeSwitch
 
 
@@ -146,7 +146,7 @@ def attach_session(model: nn.Module, session: Session, takes_other_floats: bool)
 
 def takes_other_floats(model: nn.Module) -> bool:
     """Whether ``model``, which has a session, casts its inputs."""
-    forward = model.__dict__.get(FORWARD)
+    forward = replacement_of(model)
     return isinstance(forward, SessionForward) and forward.takes_other_floats
 
 
@@ -175,7 +175,7 @@ def session_inside(
 ) -> tuple[nn.Module, _Session] | None:
     """Returns the quantized model in ``model`` (itself included) and its session of that ``kind``; None without one."""
     for module in model.modules():
-        forward = module.__dict__.get(FORWARD)
+        forward = replacement_of(module)
         if isinstance(forward, SessionForward) and isinstance(forward.session, kind):
             return module, forward.session
     return None
