@@ -185,7 +185,7 @@ class Quantizer(FakeQuantizeBase):
     def _apply(self, fn: Any, recurse: bool = True) -> Quantizer:
         """Moves and casts the quantizer as `nn.Module` does, but leaves ``whole_numbers`` in float32."""
         kept = {name: self._buffers[name] for name in self.whole_numbers}
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, value in kept.items():
             moved = self._buffers[name]
             if value is not None and moved is not None and moved.dtype != value.dtype:
