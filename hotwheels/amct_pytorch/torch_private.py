@@ -107,6 +107,13 @@ def joins_uneven_inputs() -> bool:
 
 
 # --- modules ---
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether FullyShardedDataParallel or ``fully_shard`` has sharded ``module``; found without importing them."""
+    return "_is_fsdp_managed_module" in vars(module)
+
+
 #
 # The registries of nn.Module (_parameters, _buffers, _modules and the hooks) are in every pickled module, so torch will
 # keep them.

@@ -225,6 +225,18 @@ def _sharded(model: nn.Module, subject: Subject) -> nn.Module:
         dist.destroy_process_group()
 
 
+def _wrapped_in_shards(model: nn.Module, subject: Subject) -> nn.Module:
+    """FSDP1 over one process; torch itself refuses scalar parameters unless they are ignored."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    dist.init_process_group("gloo", init_method=f"file://{subject.folder}/store", rank=0, world_size=1)
+    try:
+        scalars = [one for one in model.parameters() if not one.dim()]
+        return FullyShardedDataParallel(model, ignored_states=scalars, device_id=torch.device("cpu"))
+    finally:
+        dist.destroy_process_group()
+
+
 # --- ways to call ---
 
 
@@ -316,6 +328,11 @@ MACHINERY = [
         training=lambda: torch.autograd.graph.saved_tensors_hooks(lambda x: x.numpy(), torch.from_numpy),
     ),
     Machinery(id="fully_shard", after=_sharded, refusal="cannot be sharded.*DistributedDataParallel"),
+    Machinery(
+        id="FullyShardedDataParallel",
+        after=_wrapped_in_shards,
+        refusal="cannot be sharded.*FullyShardedDataParallel.*DistributedDataParallel",
+    ),
     Machinery(
         id="DataParallel",
         after=_replicated,

@@ -16,14 +16,14 @@ from torch import nn
 from ...errors import UnsupportedModelError
 from ...nn.norm_chain import BatchNormStage
 from ...nn.quantized_layer import QuantizedLayer
+from ...torch_private import is_sharded
 from ..layers.layer_container import LayerContainer, Standing
 
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-# By name, since its import would take seconds; fully_shard makes it a base of the model's class.
-_SHARDED = "FSDPModule"
 _NO_SHARDS = (
-    "A quantized model cannot be sharded (fully_shard, FSDP2): the ends of ranges are scalar parameters, which cannot"
-    " be shards; as ignored_params they would learn other values in each process. Use DistributedDataParallel."
+    "A quantized model cannot be sharded (FullyShardedDataParallel, fully_shard): the ends of ranges are scalar"
+    " parameters, which cannot be shards; as ignored parameters they would learn other values in each process. Use"
+    " DistributedDataParallel."
 )
 _FORWARD = "forward"  # the dynamic path sets it on the instance
 
@@ -39,9 +39,9 @@ def follow_modules(model: nn.Module, layers: LayerContainer) -> None:
 
     Raises:
       UnsupportedModelError: A module of a layer was replaced, and it is no BatchNorm replaced by a similar BatchNorm;
-        or fully_shard has sharded the model.
+        or FullyShardedDataParallel or fully_shard has sharded the model or a module of a layer.
     """
-    if any(base.__name__ == _SHARDED for base in type(model).__mro__):
+    if is_sharded(model) or any(is_sharded(one.module) for one in layers._standing.values()):
         raise UnsupportedModelError(_NO_SHARDS)
     for path, standing in layers._standing.items():
         present = _standing_at(model, path)

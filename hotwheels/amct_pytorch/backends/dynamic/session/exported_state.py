@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ....nn.quantized_layer import QuantizedLayer
+from ....torch_private import known_version
 
 
 class ExportedState:
@@ -22,7 +23,7 @@ class ExportedState:
         """Notes the values of the parameters of ``layers``."""
         tensors = _parameters(layers)
         self._sums = [_sum(one) for one in tensors]
-        self._versions = [_version(one) for one in tensors]
+        self._versions = [known_version(one) for one in tensors]
 
     def is_of(self, layers: Iterable[QuantizedLayer]) -> bool:
         """Whether ``layers``, those of the constructor or their copies, have the noted values."""
@@ -30,7 +31,7 @@ class ExportedState:
         if len(tensors) != len(self._sums):
             return False
         for index, tensor in enumerate(tensors):
-            version = _version(tensor)
+            version = known_version(tensor)
             if tensor.numel() > 1 and version is not None and version == self._versions[index]:
                 continue
             if _sum(tensor) != self._sums[index]:
@@ -48,11 +49,6 @@ def _parameters(layers: Iterable[QuantizedLayer]) -> list[Tensor]:
         if isinstance(module, torch.nn.Module):
             found += module.parameters()
     return found
-
-
-def _version(tensor: Tensor) -> int | None:
-    """Returns how often ``tensor`` was written; None for a tensor made in inference mode, which does not count."""
-    return None if tensor.is_inference() else tensor._version
 
 
 def _sum(tensor: Tensor) -> float:
