@@ -1,4 +1,4 @@
-"""Hooks of mkdocs: pages of the repository's root, links and lists as on GitHub, formulas as MathML."""
+"""Hooks of mkdocs: pages of the repository's root, tutorials, links and lists as on GitHub, formulas as MathML."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     """Returns the text with links to the root's pages, and a blank line in front of each list, which GitHub adds."""
     for name, page in ROOT_PAGES.items():
         markdown = re.sub(rf"\]\((?:\.\./)?{name}\b", f"]({page}", markdown)
-    return _with_blank_lines(markdown)
+    return _with_blank_lines(_TUTORIAL.sub(_tutorial, markdown))
 
 
 def on_page_content(html: str, page: Page, **_: Any) -> str:
@@ -47,6 +47,12 @@ def on_page_content(html: str, page: Page, **_: Any) -> str:
 
 def _math(source: str, *_: Any, **__: Any) -> str:
     return "".join(convert(line, display="block") for line in source.splitlines() if line)
+
+
+def _tutorial(link: re.Match[str]) -> str:
+    """Returns the code behind a line that is a link to a tutorial."""
+    code = (ROOT / "sample" / "tutorials" / link["name"]).read_text(encoding="utf-8")
+    return f'```python title="sample/tutorials/{link["name"]}"\n{code}```'
 
 
 def _with_blank_lines(markdown: str) -> str:
@@ -61,5 +67,6 @@ def _with_blank_lines(markdown: str) -> str:
     return "\n".join(lines)
 
 
+_TUTORIAL = re.compile(r"^\[(?P<name>\w+\.py)\]\(\.\./sample/tutorials/(?P=name)\)$", re.MULTILINE)
 _LIST = re.compile(r"(?:- |\d+\. |\|)")
 _GOES_ON = re.compile(r"(?:- |\d+\. |\s|\|)")  # a list, a line of one of its items, a table

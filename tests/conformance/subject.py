@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import onnxruntime
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -144,3 +145,20 @@ def grids_of(model: nn.Module) -> dict[str, Tensor]:
         if isinstance(module, ActivationQuantizer) and module.is_calibrated:
             found[name] = torch.cat([module.scale, module.zero_point.float()])
     return found
+
+
+def calibrated(subject: Subject) -> nn.Module:
+    """Returns a quantized model in fake_quant, in the mode of its use."""
+    torch.manual_seed(0)
+    model = subject.make()
+    subject.switch(model, calibration=True)
+    with torch.no_grad():
+        model(batch(0)), model(batch(1))
+    subject.switch(model)
+    return model
+
+
+def fake_quant_file_on(subject: Subject, x: Tensor) -> Tensor:
+    """Returns the result of the fake_quant model that ``subject`` has saved."""
+    session = onnxruntime.InferenceSession(subject.folder / "out" / "net_fake_quant_model.onnx")
+    return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])

@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import hotwheels.amct_pytorch as amct
-from tests.conformance.subject import DYNAMIC, FX, QAT, Subject, batch, labels
-from tests.conformance.test_machinery import calibrated
+from tests.conformance.subject import DYNAMIC, FX, QAT, Subject, batch, calibrated, labels
 
 PATHS = pytest.mark.parametrize("path", [FX, DYNAMIC])
 MICRO = 4

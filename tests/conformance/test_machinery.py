@@ -6,10 +6,9 @@ import copy
 import functools
 import pickle
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
@@ -17,16 +16,18 @@ from torch.optim.swa_utils import AveragedModel
 
 import hotwheels.amct_pytorch as amct
 from tests.conformance.machinery import MACHINERY, Call, Machinery
-from tests.conformance.subject import DYNAMIC, FX, PTQ, QAT, STEPS, Subject, batch, loss_of
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Sums of floats depend on the number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+from tests.conformance.subject import (
+    DYNAMIC,
+    FX,
+    PTQ,
+    QAT,
+    STEPS,
+    Subject,
+    batch,
+    calibrated,
+    fake_quant_file_on,
+    loss_of,
+)
 
 
 @pytest.mark.parametrize("path", [FX, DYNAMIC])
@@ -183,23 +184,6 @@ def test_files_follow_a_replaced_batch_norm(path: str, tmp_path: Path) -> None:
         expected = model(batch(0)[:1])
     subject.save(model)
     assert abs(fake_quant_file_on(subject, batch(0)[:1]) - expected).max() <= 1e-5
-
-
-def calibrated(subject: Subject) -> nn.Module:
-    """Returns a quantized model in fake_quant, in the mode of its use."""
-    torch.manual_seed(0)
-    model = subject.make()
-    subject.switch(model, calibration=True)
-    with torch.no_grad():
-        model(batch(0)), model(batch(1))
-    subject.switch(model)
-    return model
-
-
-def fake_quant_file_on(subject: Subject, x: Tensor) -> Tensor:
-    """Returns the result of the fake_quant model that ``subject`` has saved."""
-    session = onnxruntime.InferenceSession(subject.folder / "out" / "net_fake_quant_model.onnx")
-    return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
 
 
 @functools.cache

@@ -14,11 +14,20 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import hotwheels.amct_pytorch as amct
 from tests.conformance.scripts import SCRIPTS, TimmEmaV2, TimmEmaV3, UltralyticsEma
-from tests.conformance.subject import DYNAMIC, FX, PTQ, QAT, Subject, batch, float_net, labels
-from tests.conformance.test_machinery import calibrated, fake_quant_file_on, one_thread
+from tests.conformance.subject import (
+    DYNAMIC,
+    FX,
+    PTQ,
+    QAT,
+    Subject,
+    batch,
+    calibrated,
+    fake_quant_file_on,
+    float_net,
+    labels,
+)
 
 PATHS = pytest.mark.parametrize("path", [FX, DYNAMIC])
-__all__ = ["one_thread"]
 
 
 @PATHS
