@@ -12,6 +12,7 @@ from torch import nn
 import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.backends.batches import batch_store
 from hotwheels.amct_pytorch.backends.layers.layer_container import layers_of
+from hotwheels.amct_pytorch.core.refine import soft_rounding
 from tests.support import dynamic_path
 from tests.support.exact_pair import assert_equal, run_oracle, run_torch
 from tests.support.fx_path import quantize, run_fake, run_onnx
@@ -241,6 +242,39 @@ def test_a_run_is_repeatable_and_goes_on_after_an_interruption(net, tmp_path, mo
     other = calibrated(net, tmp_path, "codebook", path=path)
     with pytest.raises(amct.ConfigError, match="other methods or another seed"):
         amct.refine(other, batches, seed=1, progress=False, resume_dir=tmp_path / "part")
+
+
+LEARNING = ("compensated_rounding", "learned_rounding", "bias_correction")
+
+
+@both_paths
+@every_grid
+def test_learned_rounding_goes_on_from_compensated_rounding(net, tmp_path, monkeypatch, weights, path):
+    monkeypatch.setattr(soft_rounding, "STEPS", 60)
+    model, batches = calibrated(net, tmp_path, weights, path=path), [(part,) for part in pictures(1).split(8)]
+    result = amct.refine(model, batches, LEARNING, progress=False)
+    assert any("learned_rounding" in one.methods for one in result.layers)
+    prefix = saved_prefix(model, tmp_path, path)
+    assert_equal(layers_of(model), run_torch(model, [pictures(2)]), run_oracle(prefix, [pictures(2)]))
+    for one in layers_of(model).values():
+        if one.weighted is not None:
+            folded, bias = one.weighted.op.folded()
+            rounded = one.weighted.quantizer.fake_quantize(folded, one.weighted.params(folded, bias))
+            torch.testing.assert_close(rounded, folded, atol=1e-5, rtol=0)  # on the grid that the weight now gives
+
+
+def test_learned_rounding_is_repeatable_resumable_and_for_the_layers_named(net, tmp_path, monkeypatch):
+    monkeypatch.setattr(soft_rounding, "STEPS", 30)
+    first, second, third = (calibrated(net, tmp_path, "4 bits") for _ in range(3))
+    methods = {"compensated_rounding": None, "learned_rounding": ["point", "Linear"]}
+    batches = [(part,) for part in pictures(1).split(8)]
+    result = amct.refine(first, batches, methods, progress=False, resume_dir=tmp_path / "part")
+    assert {one.name for one in result.layers if "learned_rounding" in one.methods} <= {"point", "head"}
+    amct.refine(second, batches, methods, progress=False)
+    amct.refine(third, batches, methods, progress=False, resume_dir=tmp_path / "part")
+    outputs = [run_fake(one, pictures(2)) for one in (first, second, third)]
+    assert torch.equal(outputs[0], outputs[1])
+    assert torch.equal(outputs[0], outputs[2])
 
 
 def test_values_on_the_disk_are_values_in_memory(net, tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from hotwheels.amct_pytorch.config.dynamic import document_globals
 from hotwheels.amct_pytorch.config.dynamic.calibration_config import CALIBRATION
 from hotwheels.amct_pytorch.config.dynamic.layer_dialect import Dialect, TensorKeys
 from hotwheels.amct_pytorch.config.dynamic.retrain_config import RETRAIN
-from hotwheels.amct_pytorch.config.layers.refine_config import METHODS, RefineConfig
+from hotwheels.amct_pytorch.config.layers.refine_config import DEFAULT_METHODS, RefineConfig
 from hotwheels.amct_pytorch.proto import AMCTConfig, AMCTRetrainConfig
 
 PAGE = Path(__file__).parents[2] / "docs" / "configuration.md"
@@ -140,8 +140,8 @@ _NOTES = {
     "om_config": "widths of a converted model, for `EltwiseAdd` layers",
     "mapping_file": "path of the om.json",
     "refine": "[refining](refine.md) after calibration; absent: none",
-    "methods": "what is done; absent: all",
-    "name": "compensated_rounding or bias_correction",
+    "methods": "what is done; absent: compensated_rounding and bias_correction",
+    "name": "compensated_rounding, learned_rounding or bias_correction",
     "layers": "layers and layer types; absent: all",
     "seed": "of the random order",
     "pictures": "calibration pictures that are kept for it",
@@ -199,7 +199,12 @@ def _globals() -> tuple[Argument, ...]:
 def _refine() -> str:
     default = RefineConfig()
     rows = [
-        ("methods", "list, or an object from each method to its layers and types", ", ".join(METHODS), "what is done"),
+        (
+            "methods",
+            "list, or an object from each method to its layers and types",
+            ", ".join(DEFAULT_METHODS),
+            "what is done; also learned_rounding",
+        ),
         ("seed", "int", str(default.seed), "of the random order"),
         ("pictures", "int", str(default.pictures), "calibration pictures that are kept for it"),
     ]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..backends.dynamic.session.mode_switch import switches_inside
 from ..backends.fx.write.example_call import positional_inputs
-from ..config.layers.refine_config import METHODS
+from ..config.layers.refine_config import DEFAULT_METHODS
 from ..files import check_folder
 from ..log import get_logger
 from ..workflows.arguments import as_inputs, check_model, check_type
@@ -25,7 +25,7 @@ _log = get_logger(__name__)
 def refine(
     model: nn.Module,
     data: Iterable[Any],
-    methods: Methods = METHODS,
+    methods: Methods = DEFAULT_METHODS,
     *,
     seed: int = 0,
     progress: bool = True,
@@ -43,6 +43,9 @@ def refine(
       ``compensated_rounding``: weights that are not yet rounded are changed to cancel the rounding error of each weight
         (GPTQ, Frantar et al. 2022), on uniform grids of 8 and 4 bits and on codebooks, whose entries are fitted anew.
         Kept for a layer only if the layer's output comes nearer to the float output on held-out images.
+      ``learned_rounding``: from the present rounded weights on, each weight chooses between its level and the next one,
+        by gradient descent on the layer's output (AdaRound, Nagel et al. 2020). Takes several times as long, and is no
+        default. Each row is kept only if its output comes nearer on held-out images.
       ``bias_correction``: the mean of every output channel becomes that of the float network (Nagel et al. 2019).
 
     Args:

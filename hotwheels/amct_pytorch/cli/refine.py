@@ -9,6 +9,7 @@ import torch
 
 from ..api.fx import save_quant_model_fx
 from ..api.refine import refine
+from ..config.layers.refine_config import DEFAULT_METHODS, METHODS
 from .command import QUANTIZED, command
 from .session import Given, config_option, output_option, restored, takes_model
 
@@ -20,7 +21,14 @@ from .session import Given, config_option, output_option, restored, takes_model
 @takes_model
 @config_option
 @output_option("refined/model", "Folder and beginning of the names of the files.")
-def COMMAND(given: Given, quant_config: Path | None, output: Path) -> None:
+@click.option(
+    "--method",
+    "methods",
+    multiple=True,
+    type=click.Choice(METHODS),
+    help=f"May be repeated. Default: {' and '.join(DEFAULT_METHODS)}.",
+)
+def COMMAND(given: Given, quant_config: Path | None, output: Path, methods: tuple[str, ...]) -> None:
     """Refines a quantized checkpoint of MODEL: accuracy that calibration alone cannot reach, without training.
 
     32 images do. Writes the checkpoint (OUTPUT.pt) and the files for the model converter anew.
@@ -29,7 +37,7 @@ def COMMAND(given: Given, quant_config: Path | None, output: Path) -> None:
         raise click.UsageError("--quant_config is missing: the config.json that lies beside the checkpoint.")
     batches = list(given.inputs.batches())
     quantized = restored(given, quant_config)
-    click.echo(str(refine(quantized, batches)))
+    click.echo(str(refine(quantized, batches, methods or DEFAULT_METHODS)))
     output.parent.mkdir(parents=True, exist_ok=True)
     torch.save(quantized.state_dict(), f"{output}.pt")
     save_quant_model_fx(quantized, output, tuple(one[:1] for one in batches[0]))

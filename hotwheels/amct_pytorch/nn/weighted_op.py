@@ -65,7 +65,12 @@ class WeightedOp:
     @property
     def in_channels(self) -> int:
         """Number of input channels."""
-        return self._own_weight().shape[1] * getattr(self.module, "groups", 1)
+        return self._own_weight().shape[1] * self.groups
+
+    @property
+    def groups(self) -> int:
+        """Number of groups of channels."""
+        return int(getattr(self.module, "groups", 1))
 
     @property
     def channel_shape(self) -> tuple[int, ...]:

@@ -5,18 +5,23 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import fx
+import torch.nn.functional as F
+from torch import Tensor, fx
 
 from ...nn.mode import Mode
 from ...nn.quantized_layer import QuantizedLayer
+from ...ops.registry import Registry
 from ..batches.batch_store import BatchStore
 from ..layers.layer_step import Call, LayerStep
+from ..real_quant.known import op_of
 from .quant_graph_module import QuantGraphModule
 from .read.called import callable_of
+
+_ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "relu6": F.relu6}
 
 
 class GraphStream:
@@ -59,7 +64,7 @@ class GraphStream:
                 exact, quantized = (functools.partial(store.get, index, side) for side in (False, True))
                 yield _arguments(node, exact), _arguments(node, quantized)
 
-        return LayerStep(layer, reference, calls)
+        return LayerStep(layer, reference, calls, activation=_activation_behind(self._reference, node))
 
     @contextlib.contextmanager
     def _running(self) -> Iterator[None]:
@@ -73,6 +78,15 @@ class GraphStream:
         finally:
             self._model.mode = mode
             self._model.train(was_training)
+
+
+def _activation_behind(graph: fx.GraphModule, node: fx.Node) -> Callable[[Tensor], Tensor] | None:
+    """Returns the ReLU or ReLU6 that alone reads the result of ``node``; None if there is none."""
+    users = list(node.users)
+    if len(users) != 1 or not users[0].op.startswith("call") or users[0].all_input_nodes != [node]:
+        return None
+    op = op_of(callable_of(graph, users[0]), Registry())
+    return None if op is None else _ACTIVATIONS.get(op.name)
 
 
 def _value(node: fx.Node, interpreter: fx.Interpreter, read: Callable[[str], Any], batch: tuple[Any, ...]) -> Any:

@@ -23,17 +23,27 @@ class LayerStep:
       reference: The same layer of the float network.
       calls: Yields, for each batch, the arguments of the layer's call in the float and in the quantized network.
       obstacle: Why the layer cannot be refined with these batches; None if it can.
+      activation: The elementwise activation that alone reads the layer's output; None if there is none, or if the path
+        does not know it.
     """
 
     layer: QuantizedLayer
     reference: QuantizedLayer
     calls: Callable[[], Iterator[tuple[Call, Call]]]
     obstacle: str | None = None
+    activation: Callable[[Tensor], Tensor] | None = None
 
     @property
     def weight(self) -> LayerWeight:
         """The weight of the layer in the quantized network."""
         weight = self.layer.weighted
+        assert weight is not None, "a LayerStep has a weighted layer"
+        return weight
+
+    @property
+    def reference_weight(self) -> LayerWeight:
+        """The weight of the layer in the float network."""
+        weight = self.reference.weighted
         assert weight is not None, "a LayerStep has a weighted layer"
         return weight
 

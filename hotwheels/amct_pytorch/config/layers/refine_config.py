@@ -12,7 +12,9 @@ from ..arguments.coercion import as_bool, as_int, as_names, as_object, report_un
 
 COMPENSATED_ROUNDING = "compensated_rounding"
 BIAS_CORRECTION = "bias_correction"
-METHODS = (COMPENSATED_ROUNDING, BIAS_CORRECTION)
+LEARNED_ROUNDING = "learned_rounding"
+METHODS = (COMPENSATED_ROUNDING, LEARNED_ROUNDING, BIAS_CORRECTION)
+DEFAULT_METHODS = (COMPENSATED_ROUNDING, BIAS_CORRECTION)  # learning takes several times as long
 REFINE = "refine"  # the key in both files
 
 _KEYS = ("methods", "seed", "pictures")
@@ -28,7 +30,9 @@ class RefineConfig:
       pictures: Number of calibration pictures that are kept for the refinement.
     """
 
-    methods: Mapping[str, tuple[str, ...] | None] = dataclasses.field(default_factory=lambda: dict.fromkeys(METHODS))
+    methods: Mapping[str, tuple[str, ...] | None] = dataclasses.field(
+        default_factory=lambda: dict.fromkeys(DEFAULT_METHODS)
+    )
     seed: int = 0
     pictures: int = 32
 
@@ -82,7 +86,7 @@ def refine_document(config: RefineConfig) -> dict[str, Any]:
 
 def _methods(value: object, where: str) -> Mapping[str, tuple[str, ...] | None]:
     if value is None:
-        return dict.fromkeys(METHODS)
+        return dict.fromkeys(DEFAULT_METHODS)
     if isinstance(value, Mapping):
         layers = as_object(value, where)
         chosen = {one: None if names is None else as_names(names, f"{where}.{one}") for one, names in layers.items()}

@@ -63,7 +63,8 @@ def columns(geometry: Geometry, inputs: list[Tensor], count: int, generator: tor
     taken = [view[image, :, place // width, place % width] for view in views]  # [P, C, kh, kw]
     if geometry.is_reversed:
         taken = [one.flip(2, 3) for one in taken]
-    return [one.reshape(len(drawn), geometry.groups, -1).transpose(0, 1).contiguous() for one in taken]
+    shape = (len(drawn), geometry.groups, taken[0].shape[1:].numel() // geometry.groups)
+    return [one.reshape(shape).transpose(0, 1).contiguous() for one in taken]
 
 
 def _linear_columns(inputs: list[Tensor], count: int, generator: torch.Generator) -> list[Tensor]:

@@ -7,6 +7,8 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from ..params import QuantParams
+
 
 @dataclasses.dataclass(frozen=True)
 class RowGrid:
@@ -21,6 +23,14 @@ class RowGrid:
     scale: Tensor
     largest: int = 127
     codebook: Tensor | None = None
+
+    @staticmethod
+    def of(params: QuantParams, rows: Tensor) -> RowGrid:
+        """Returns the grid ``params`` of the weight ``rows`` [groups, rows, K]."""
+        groups, count = rows.shape[:2]
+        scale = params.scale.double().expand(groups * count).reshape(groups, count)
+        codebook = None if params.codebook is None else params.codebook.double()
+        return RowGrid(scale, params.spec.qmax, codebook)
 
     def levels(self, weight: Tensor) -> Tensor:
         """Returns the nearest level of ``weight`` [groups, rows, ...], float64: a codebook value, not its index."""

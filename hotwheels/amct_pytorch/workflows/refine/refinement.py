@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
 
 from ...backends.layers.layer_step import LayerStep
-from ...config.layers.refine_config import BIAS_CORRECTION, COMPENSATED_ROUNDING
+from ...config.layers.refine_config import BIAS_CORRECTION, COMPENSATED_ROUNDING, LEARNED_ROUNDING
 from ...core.affine import canonical_scale
 from ...core.params import QuantParams
 from ...core.refine.columns import Geometry, as_rows, columns
@@ -23,17 +23,16 @@ from ...core.refine.compensation import compensated, descended
 from ...core.refine.grid import RowGrid
 from ...core.refine.grid_search import fitted_codebook, scale_by_output
 from ...core.refine.moments import Moments, MomentsSum, shifted_target
-from ...core.spec import QuantSpec
 from ...nn.layer_weight import LayerWeight
 from ...nn.unit_axis import as_image, image_settings
 from ...nn.weighted_op import WeightedOp
 from ...ops.desc import Role
 from ...quantizers.distributed import process_count, process_rank, total
 from ...quantizers.weight_grid import GridOrigin
+from .learning import HELD_OUT, TOO_FEW, Drawn, learn
 
 Pair = tuple[int, int]
 COLUMNS_PER_ELEMENT, FEWEST_COLUMNS, MOST_COLUMNS = 16, 1024, 16384  # per layer, over all batches
-HELD_OUT = 4  # every fourth image is held out to judge the result
 SHIFT_DAMPINGS = (0.03, 0.1, 0.3, 1.0, 3.0)
 
 
@@ -65,13 +64,18 @@ class LayerRefiner:
         """
         self._wanted = wanted
         self._seed = seed
+        self._changes = (  # in the order in which they are applied
+            (COMPENSATED_ROUNDING, self._round),
+            (LEARNED_ROUNDING, self._learn),
+            (BIAS_CORRECTION, self._correct_bias),
+        )
 
     def refine(self, step: LayerStep) -> RefinedLayer:
         """Refines the layer of ``step``, in place."""
         name = step.layer.name
         done: list[str] = []
         skipped: list[tuple[str, str]] = []
-        for method, change in ((COMPENSATED_ROUNDING, self._round), (BIAS_CORRECTION, self._correct_bias)):
+        for method, change in self._changes:
             is_wanted = self._wanted(name, method)
             if is_wanted is False:
                 continue
@@ -104,9 +108,9 @@ class LayerRefiner:
             return reason
         op = weight.op
         folded, bias = op.folded()
-        sums = self._moments(step, as_rows(folded, _groups(op)))
+        sums = _moments(as_rows(folded, op.groups), self._drawn(step))
         if not all(sums_of_pictures.count for sums_of_pictures in sums):
-            return f"fewer than {HELD_OUT} pictures: none can be held back to judge"
+            return TOO_FEW
         learned, judged = (one.result(is_centred=op.stored_bias() is not None) for one in sums)
         params = weight.params(folded, bias)
         target = _target(folded, learned, judged, op)
@@ -119,27 +123,52 @@ class LayerRefiner:
             weight.quantizer.adopt(found.params)
         return None
 
+    def _learn(self, step: LayerStep) -> str | None:
+        """Learns the rounding, starting at the present weights; returns None, or why the weight is as before."""
+        reason = _why_not_rounded(step.weight)
+        if reason is not None:
+            return reason
+        op, drawn = step.weight.op, list(self._drawn(step))
+        folded = step.reference_weight.op.folded()[0]
+        learned, judged = _moments(as_rows(folded, op.groups), drawn)
+        if not (learned.count and judged.count):
+            return TOO_FEW
+        is_centred = op.stored_bias() is not None
+        target = _target(folded, learned.result(is_centred), judged.result(is_centred), op)
+        return learn(step, target, drawn, self._generator(step, "steps"))
+
     def _count(self, step: LayerStep) -> int:
         """Returns the number of columns to use, proportional to their length: a matrix of that size is estimated."""
         weight = step.weight.op.folded()[0]
         return min(max(COLUMNS_PER_ELEMENT * weight[0].numel(), FEWEST_COLUMNS), MOST_COLUMNS)
 
-    def _moments(self, step: LayerStep, rows: Tensor) -> tuple[MomentsSum, MomentsSum]:
-        """Returns the moments of the data to learn from, and of the held-out data; ``rows`` is the weight."""
-        groups, _, length = rows.shape
-        learned, judged = (MomentsSum(groups, length, rows.device) for _ in range(2))
+    def _drawn(self, step: LayerStep) -> Iterator[tuple[Drawn, Drawn]]:
+        """Yields for each batch the columns to learn from, and the held-out columns."""
         batches = sum(1 for _ in step.calls())
         for index, (exact, quantized) in enumerate(step.inputs()):
-            drawn = _seed_of(self._seed, step.layer.name, index * process_count() + process_rank())
-            generator = torch.Generator().manual_seed(drawn)
+            generator = self._generator(step, index * process_count() + process_rank())
             count = -(-self._count(step) // batches)
-            for moments, part in zip((learned, judged), _split(exact.shape[0], index), strict=True):
-                if part.stop > part.start:
-                    share = -(-count * (part.stop - part.start) // exact.shape[0])
-                    moments.add(*columns_of(step.weight.op, [exact[part], quantized[part]], share, generator))
-        for moments in (learned, judged):
-            moments.merge(total)
-        return learned, judged
+            parts = []
+            for part in _split(exact.shape[0], index):
+                share = -(-count * (part.stop - part.start) // exact.shape[0])
+                parts.append(columns_of(step.weight.op, [exact[part], quantized[part]], share, generator))
+            yield parts[0], parts[1]
+
+    def _generator(self, step: LayerStep, purpose: object) -> torch.Generator:
+        digest = hashlib.sha256(f"{self._seed} {step.layer.name} {purpose}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def _moments(rows: Tensor, drawn: Iterable[tuple[Drawn, Drawn]]) -> tuple[MomentsSum, MomentsSum]:
+    """Returns the moments of the columns to learn from, and of the held-out columns; ``rows`` is the weight."""
+    groups, _, length = rows.shape
+    learned, judged = (MomentsSum(groups, length, rows.device) for _ in range(2))
+    for parts in drawn:
+        for moments, (exact, quantized) in zip((learned, judged), parts, strict=True):
+            moments.add(exact, quantized)
+    for moments in (learned, judged):
+        moments.merge(total)
+    return learned, judged
 
 
 def _split(images: int, batch: int) -> tuple[slice, slice]:
@@ -161,7 +190,7 @@ class _Rounded:
 
 def _target(folded: Tensor, learned: Moments, judged: Moments, op: WeightedOp) -> Tensor:
     """Returns the weight [groups, rows, K] to round: the float weight, or one adapted to the quantized inputs."""
-    rows = as_rows(folded.detach().double(), _groups(op))
+    rows = as_rows(folded.detach().double(), op.groups)
     shifted = [shifted_target(rows, learned, damping) for damping in SHIFT_DAMPINGS]
     return min((rows, *shifted), key=lambda one: _error(one.reshape(folded.shape), folded, judged, op))
 
@@ -169,11 +198,10 @@ def _target(folded: Tensor, learned: Moments, judged: Moments, op: WeightedOp) -
 def _rounded(folded: Tensor, target: Tensor, params: QuantParams, origin: GridOrigin, moments: Moments) -> _Rounded:
     groups = target.shape[0]
     rows = as_rows(folded.detach().double(), groups)
-    scale = as_rows(params.scale.double().expand(folded.shape[0]).unsqueeze(1), groups).squeeze(2)
+    grid = RowGrid.of(params, rows)
     if params.codebook is not None:
-        return _on_codebook(folded, params, RowGrid(scale, codebook=params.codebook.double()), target, moments)
-    largest = QuantSpec(num_bits=params.num_bits).qmax
-    pinned = None
+        return _on_codebook(folded, params, grid, target, moments)
+    scale, largest, pinned = grid.scale, grid.largest, None
     if origin is GridOrigin.WEIGHT:
         has_one_scale = not params.scale.dim()
         is_floored = scale > 1.001 * _covering(rows, largest, has_one_scale)
@@ -225,7 +253,7 @@ def _pin(target: Tensor, scale: Tensor, largest: int, may_pin: Tensor, has_one_s
 
 def _error(weight: Tensor, folded: Tensor, moments: Moments, op: WeightedOp) -> float:
     """Returns the squared error of the output of ``weight`` on quantized inputs against float, up to a constant."""
-    rounded, exact = (as_rows(one.detach().double(), _groups(op)) for one in (weight, folded))
+    rounded, exact = (as_rows(one.detach().double(), op.groups) for one in (weight, folded))
     own = ((rounded @ moments.quantized) * rounded).sum()
     return float(own - 2 * ((exact @ moments.crossed) * rounded).sum())
 
@@ -238,10 +266,6 @@ def _why_not_rounded(weight: LayerWeight) -> str | None:
     if weight.quantizer.grid_origin is GridOrigin.OTHER:
         return f"the grid of {type(weight.quantizer).__name__} changes with every weight"
     return None
-
-
-def _groups(op: WeightedOp) -> int:
-    return int(getattr(op.module, "groups", 1))
 
 
 def columns_of(op: WeightedOp, inputs: list[Tensor], count: int, generator: torch.Generator) -> list[Tensor]:
@@ -288,8 +312,3 @@ def _geometry_of_transposed(
         groups=groups,
         is_reversed=True,
     )
-
-
-def _seed_of(seed: int, layer: str, batch: int) -> int:
-    digest = hashlib.sha256(f"{seed} {layer} {batch}".encode()).digest()
-    return int.from_bytes(digest[:8], "little") >> 1
