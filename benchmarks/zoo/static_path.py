@@ -72,7 +72,7 @@ def _measure_share(outcome: Outcome, quantized: QuantGraphModule, subject: Subje
     outcome.batch_norms = dict(Counter(one.reason for one in found.batch_norms))
     if not found.is_sufficient and subject.definition is None:
         reasons = "; ".join(sorted(set(found.reasons.values())))
-        raise ConformanceError(f"{100 * found.share:.2f} % of the multiplications run on integers: {reasons}")
+        raise ConformanceError(f"{found}. {found.shortcomings} In float: {reasons or 'none'}")
 
 
 def _compare_with_runtime(outcome: Outcome, quantized: QuantGraphModule, prefix: Path, subject: Subject) -> None:

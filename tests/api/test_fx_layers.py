@@ -110,10 +110,6 @@ def test_what_cannot_be_folded_is_a_layer(tmp_path: Path) -> None:
         "two calls": net_of(
             lambda net, x: net.norm(net.conv(net.conv(x))), conv=nn.Conv2d(4, 4, 1), norm=nn.BatchNorm2d(4)
         ),
-        "reflected": net_of(
-            lambda net, x: net.norm(net.conv(x)),
-            conv=nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), norm=nn.BatchNorm2d(4),
-        ),
     }  # fmt: skip
     for name, model in cases.items():
         quantized = quantize(model.eval(), tmp_path, [(images(),)])

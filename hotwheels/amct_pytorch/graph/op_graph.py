@@ -91,6 +91,8 @@ class OpNode:
       folded: The nodes folded into a layer with a weight.
       part_of: Name of the layer to which an activation or a folded operation belongs; None for all other nodes.
       unfolded_reason: Why a BatchNorm is not folded; None if it is folded, and for all other nodes.
+      is_foldable: For a BatchNorm with an ``unfolded_reason``: whether it would be folded exactly if the user allowed
+        it, or said more.
       onnx_name: Name that torch's exporter gives the ONNX node, e.g. ``/conv1/Conv``; empty on the FX path.
       is_pick: Whether the node only picks one of several results of ``inputs[0]``; always False on the FX path.
     """
@@ -114,6 +116,7 @@ class OpNode:
     folded: FoldedNodes = dataclasses.field(default_factory=FoldedNodes)
     part_of: str | None = None
     unfolded_reason: str | None = None
+    is_foldable: bool = False
     is_dead: bool = False
     is_default_enabled: bool = True
     has_weight_operand: bool = False

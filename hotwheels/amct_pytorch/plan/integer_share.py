@@ -11,6 +11,17 @@ from ..graph import OpGraph, Skip
 WANTED_SHARE = 0.999
 
 
+@dataclasses.dataclass(frozen=True)
+class NormLeft(Skip):
+    """A BatchNorm that is not folded.
+
+    Attributes:
+      is_foldable: Whether it would be folded exactly if the user allowed it, or said more.
+    """
+
+    is_foldable: bool = False
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class IntegerShare:
     """The multiplications of one forward, counted by torch's flop counter: products, convolutions, attention.
@@ -26,7 +37,7 @@ class IntegerShare:
     integer: int
     floating: Mapping[str, int]
     reasons: Mapping[str, str]
-    batch_norms: tuple[Skip, ...] = ()
+    batch_norms: tuple[NormLeft, ...] = ()
 
     @property
     def total(self) -> int:
@@ -40,8 +51,22 @@ class IntegerShare:
 
     @property
     def is_sufficient(self) -> bool:
-        """Whether at least `WANTED_SHARE` of the multiplications run on integers."""
-        return self.share >= WANTED_SHARE
+        """Whether at least `WANTED_SHARE` of the multiplications run on integers, and no foldable BatchNorm is left."""
+        return self.share >= WANTED_SHARE and not self.foldable
+
+    @property
+    def foldable(self) -> tuple[NormLeft, ...]:
+        """The BatchNorms that are left although they could be folded."""
+        return tuple(one for one in self.batch_norms if one.is_foldable)
+
+    @property
+    def shortcomings(self) -> str:
+        """What is missing for `is_sufficient`, as sentences; empty if nothing is."""
+        found = []
+        if self.share < WANTED_SHARE:
+            found.append(f"At least {100 * WANTED_SHARE:.1f} % of the multiplications are wanted on integers.")
+        found += [f"BatchNorm '{one.name}' is not folded: {one.reason}." for one in self.foldable]
+        return " ".join(found)
 
     def as_dict(self) -> dict[str, object]:
         """Returns the numbers as plain values."""
@@ -50,6 +75,7 @@ class IntegerShare:
             "integer": self.integer,
             "floating": dict(self.floating),
             "reasons": dict(self.reasons),
+            "foldable": [one.name for one in self.foldable],
             "batch_norms": {one.name: one.reason for one in self.batch_norms},
         }
 
@@ -70,9 +96,10 @@ def integer_share(counted: Mapping[str, int], quantized: frozenset[str], graph: 
     )
 
 
-def batch_norms_left(graph: OpGraph) -> tuple[Skip, ...]:
+def batch_norms_left(graph: OpGraph) -> tuple[NormLeft, ...]:
     """Returns the BatchNorms that are not folded into a weight, with the reason."""
-    return tuple(Skip(node.name, node.unfolded_reason) for node in graph if node.unfolded_reason)
+    left = (node for node in graph if node.unfolded_reason)
+    return tuple(NormLeft(node.name, str(node.unfolded_reason), node.is_foldable) for node in left)
 
 
 def _reason(graph: OpGraph, name: str) -> str:

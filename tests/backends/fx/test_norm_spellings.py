@@ -431,8 +431,7 @@ def test_dropout_between_keeps_its_place_in_training(tmp_path: Path) -> None:
 class Unfoldable(nn.Module):
     def __init__(self, kind: str) -> None:
         super().__init__()
-        mode = "reflect" if kind == "mode" else "zeros"
-        self.kind, self.conv = kind, nn.Conv2d(4, 4, 3, padding=1, padding_mode=mode)
+        self.kind, self.conv = kind, nn.Conv2d(4, 4, 3, padding=1)
         self.norm, self.last = nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3, padding=1)
         if kind == "infinite":
             self.norm.running_var[1] = float("nan")
@@ -454,7 +453,6 @@ class Unfoldable(nn.Module):
     [
         ("twice", "'conv' is read by something else, too"),
         ("shared", "the weight of 'conv_1' is used at several places"),
-        ("mode", "'conv' pads with something else than zeros"),
         ("infinite", "a weight or bias would not be finite"),
         ("front", "'last' behind it pads with zeros, which it would shift"),
         ("alone", "no layer with a weight is next to it, but 'hardswish'"),

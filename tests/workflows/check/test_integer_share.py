@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -46,9 +47,23 @@ def test_share_is_counted_over_layers_and_what_is_outside() -> None:
     assert left == {"norm": "no layer with a weight is next to it, but 'hardswish'"}
     text = str(report)
     assert f"{100 * found.share:.2f} % of" in text
-    assert "That is not enough: at least 99.9 % are wanted." in " ".join(text.split())
+    assert "That is not enough. At least 99.9 % of the multiplications are wanted on integers." in " ".join(
+        text.split()
+    )
     assert "BatchNorms that are not folded: 1" in text
     assert "Multiplications in float: 1" in text
+
+
+def test_foldable_batch_norm_that_is_left_is_not_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row FUSE_TYPES of the user's capacity file does not name the class of the BatchNorm."""
+    capacity = tmp_path / "capacity.csv"
+    capacity.write_text("FUSE_TYPES, list, BatchNorm1d\n")
+    monkeypatch.setenv("AMCT_CAPACITY", str(capacity))
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    report = amct.check_model(model, torch.randn(2, 3, 8, 8))
+    assert not report.is_on_integers
+    reason = "BatchNorm '_1' is not folded: the capacity row FUSE_TYPES does not name its class."
+    assert reason in " ".join(str(report).split())
 
 
 def test_layer_that_is_off_counts_as_float(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ products with Python numbers, and operations that move axes (``permute``). Membe
 one after the other, as long as each is the only reader of the result in front. Members in front of a weight are folded
 if that is exact: into a Linear or a convolution without padding; a member that only multiplies, into any convolution.
 
-Nothing is folded into a weight that several calls use, or into a convolution that pads with anything but zeros.
+Nothing is folded into a weight that several calls use. Paddings other than zeros commute with factors and shifts.
 """
 
 from __future__ import annotations
@@ -33,16 +33,27 @@ from .channel_axis import ChannelAxis
 N = TypeVar("N", bound=Hashable)  # a node: of torch.fx, or the name of a node of an OpGraph
 
 _SHARED = "the weight of '{}' is used at several places"
-_PADDING_MODE = "'{}' pads with something else than zeros"
 _READ_TWICE = "'{}' is read by something else, too"
 _NO_WEIGHT = "no layer with a weight is next to it, but '{}'"
 _PADS = "'{}' behind it pads with zeros, which it would shift"
 _NOT_FINITE = "a weight or bias would not be finite"
 _NO_STATISTICS = "it has no running statistics"
 _NOT_ALLOWED = "the capacity row FUSE_TYPES does not name its class"
-_OTHER_AXIS = (
-    "it does not normalize the channels of '{}', or the number of dimensions there is not known (pass input_data)"
-)
+_OTHER_AXIS = "it does not normalize the channels of '{}'"
+_UNKNOWN_RANK = "the number of dimensions of '{}' is not known (pass input_data)"
+
+
+@dataclasses.dataclass(frozen=True)
+class Unfolded:
+    """Why a BatchNorm is not folded.
+
+    Attributes:
+      reason: The reason.
+      is_foldable: Whether it would be folded exactly if the user allowed it, or said more.
+    """
+
+    reason: str
+    is_foldable: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +120,7 @@ class Folds(Generic[N]):
 
     by_weight: dict[N, Fold[N]]
     data: dict[N, N]
-    reasons: dict[N, str]
+    reasons: dict[N, Unfolded]
 
     def owners(self) -> dict[N, N]:
         """Returns, for each folded node, the node with the weight."""
@@ -155,8 +166,14 @@ class FoldGraph(Protocol[N]):
     def moved(self, node: N, axis: ChannelAxis, channels: int) -> ChannelAxis | None:
         """Returns the channel axis behind ``node``, which moves axes; None for other operations."""
 
-    def member(self, node: N, axis: ChannelAxis, channels: int) -> Member[N] | str | None:
-        """Returns ``node`` as a member; a reason (text) if a BatchNorm is none; None for other operations."""
+    def member(self, node: N, axis: ChannelAxis, channels: int) -> Member[N] | Unfolded | None:
+        """Returns ``node`` as a member; the reason if a BatchNorm is none; None for other operations."""
+
+
+def unfolded_fields(folds: Folds[N], node: N) -> dict[str, Any]:
+    """Returns the fields of the OpNode of ``node`` that say why it is not folded."""
+    found = folds.reasons.get(node)
+    return {} if found is None else {"unfolded_reason": found.reason, "is_foldable": found.is_foldable}
 
 
 def weighted_op(module: Any, role: Role, fold: Fold[Any] | None) -> WeightedOp:
@@ -174,8 +191,8 @@ def find_folds_in(graph: FoldGraph[N]) -> Folds[N]:
 
 def batch_norm_stage(
     module: Any, registry: Registry, axis: ChannelAxis, channels: int, data: str
-) -> BatchNormStage | str:
-    """Returns the BatchNorm ``module`` as a stage of a chain; the reason (text) if it cannot be folded.
+) -> BatchNormStage | Unfolded:
+    """Returns the BatchNorm ``module`` as a stage of a chain; the reason if it is not folded.
 
     Args:
       module: The BatchNorm.
@@ -185,11 +202,13 @@ def batch_norm_stage(
       data: Name of the node that makes its input.
     """
     if not registry.is_fusable(type(module)):
-        return _NOT_ALLOWED
+        return Unfolded(_NOT_ALLOWED, is_foldable=True)
     if module.running_mean is None or module.running_var is None:
-        return _NO_STATISTICS
+        return Unfolded(_NO_STATISTICS)
+    if axis.rank is None:
+        return Unfolded(_UNKNOWN_RANK.format(data), is_foldable=True)
     if not axis.is_second or module.num_features != channels:
-        return _OTHER_AXIS.format(data)
+        return Unfolded(_OTHER_AXIS.format(data))
     return BatchNormStage(module)
 
 
@@ -197,7 +216,7 @@ class _Finder(Generic[N]):
     def __init__(self, graph: FoldGraph[N]) -> None:
         self._graph = graph
         self._data: dict[N, N] = {}
-        self._reasons: dict[N, str] = {}
+        self._reasons: dict[N, Unfolded] = {}
 
     def find(self) -> Folds[N]:
         weights = {weight.node: weight for weight in self._graph.weights()}
@@ -212,7 +231,7 @@ class _Finder(Generic[N]):
         owners = found.owners()
         for node in self._graph.batch_norms():
             if node not in owners:
-                found.reasons[node] = self._reasons.get(node, self._no_weight(node))
+                found.reasons[node] = self._reasons.get(node) or Unfolded(self._no_weight(node))
         found.data.update((node, self._data[node]) for node in owners)
         return found
 
@@ -222,14 +241,11 @@ class _Finder(Generic[N]):
 
     def _can_fold(self, weight: Weight[N], uses: int) -> bool:
         """Whether ``weight`` may take a BatchNorm; if not, notes the reason at adjacent BatchNorms."""
-        reason = None
-        if uses > 1:
-            reason = _SHARED.format(self._graph.name(weight.node))
-        elif getattr(weight.module, "padding_mode", "zeros") != "zeros":
-            reason = _PADDING_MODE.format(self._graph.name(weight.node))
-        for neighbour in self._graph.neighbours(weight.node) if reason else ():
-            self._reasons.setdefault(neighbour, str(reason))
-        return reason is None
+        if uses == 1:
+            return True
+        for neighbour in self._graph.neighbours(weight.node):
+            self._note(neighbour, _SHARED.format(self._graph.name(weight.node)))
+        return False
 
     def _behind(self, weight: Weight[N]) -> list[tuple[N, Stage]]:
         graph = self._graph
@@ -257,7 +273,7 @@ class _Finder(Generic[N]):
             self._data[reader] = last
             last = reader
         if reader is None:
-            self._reasons.update(dict.fromkeys(graph.readers(last), _READ_TWICE.format(graph.name(last))))
+            self._reasons.update(dict.fromkeys(graph.readers(last), Unfolded(_READ_TWICE.format(graph.name(last)))))
         return chain
 
     def _front(self, weight: Weight[N], taken: set[N]) -> list[tuple[N, Stage]]:
@@ -272,7 +288,7 @@ class _Finder(Generic[N]):
         reader = weight.node
         while data is not None and data not in taken:
             if self._only_reader(data) != reader:
-                self._reasons.setdefault(data, _READ_TWICE.format(graph.name(data)))
+                self._note(data, _READ_TWICE.format(graph.name(data)))
                 break
             dropout = graph.dropout(data)
             number = graph.number(data, weight.module, channels)
@@ -300,15 +316,18 @@ class _Finder(Generic[N]):
         is_transposed = getattr(weight.module, "transposed", False)
         if member.is_factor or not (pads_zeros(weight.module) or is_transposed):
             return True
-        self._reasons.setdefault(node, _PADS.format(self._graph.name(weight.node)))
+        self._note(node, _PADS.format(self._graph.name(weight.node)))
         return False
 
     def _member(self, node: N, axis: ChannelAxis, channels: int) -> Member[N] | None:
         member = self._graph.member(node, axis, channels)
-        if isinstance(member, str):
+        if isinstance(member, Unfolded):
             self._reasons.setdefault(node, member)
             return None
         return member
+
+    def _note(self, node: N, reason: str) -> None:
+        self._reasons.setdefault(node, Unfolded(reason))
 
     def _only_reader(self, node: N) -> N | None:
         """Returns the only node that reads the values of ``node``; None if there is none or several."""
@@ -325,13 +344,15 @@ class _Finder(Generic[N]):
         if weighted_op(weight.module, weight.op.role, fold).is_finite():
             return True
         for member in fold.members:
-            self._reasons[member] = _NOT_FINITE
+            self._reasons[member] = Unfolded(_NOT_FINITE)
         return False
 
 
 def pads_zeros(module: nn.Module) -> bool:
-    """Whether a weighted module adds zeros to its input."""
+    """Whether a weighted module adds zeros to its input; other paddings repeat values of the input."""
     if getattr(module, "margins", None) is not None:
         return True
     padding = getattr(module, "padding", 0)
+    if getattr(module, "padding_mode", "zeros") != "zeros":
+        return False
     return padding != "valid" and any(padding) if isinstance(padding, (tuple, str)) else bool(padding)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from ...graph import Skip
 from ...plan.advice import Advice
-from ...plan.integer_share import WANTED_SHARE, IntegerShare
+from ...plan.integer_share import IntegerShare
 
 _STATIC = "create_quant_config_fx, create_quant_model_fx, save_quant_model_fx"
 _DYNAMIC = "create_quant_config, quantize_model, save_model"
@@ -89,7 +89,7 @@ class ModelReport:
 
     @property
     def is_on_integers(self) -> bool:
-        """Whether at least 99.9 % of the multiplications run on integers, if they were counted."""
+        """Whether 99.9 % of the multiplications run on integers and no foldable BatchNorm is left; True if unknown."""
         return self.multiplications is None or self.multiplications.is_sufficient
 
     def __str__(self) -> str:
@@ -114,8 +114,8 @@ class ModelReport:
         if found is None:
             return []
         rows = ((f"{found.reasons[name]}", name) for name in found.floating)
-        wanted = "" if found.is_sufficient else f" That is not enough: at least {100 * WANTED_SHARE:.1f} % are wanted."
-        return [_filled(f"{found}.{wanted}"), *filter(None, [_table("Multiplications in float", rows)])]
+        missing = "" if found.is_sufficient else f" That is not enough. {found.shortcomings}"
+        return [_filled(f"{found}.{missing}"), *filter(None, [_table("Multiplications in float", rows)])]
 
     @property
     def _title_of_enabled(self) -> str:

@@ -27,8 +27,8 @@ def find_between(
 ) -> dict[nn.Module, Between | None]:
     """Returns the dropout modules in front of each module in the keys of ``pairs``, in the order of the data.
 
-    The value is None if there is another operation in between, or a dropout that is also called elsewhere. The state of
-    the model is restored.
+    The value is None if there is another operation in between, or a dropout that is also called elsewhere, or if the
+    module is not called in training. The state of the model is restored.
 
     Args:
       model: The float model.
@@ -77,7 +77,7 @@ class _Watch:
 
     def found(self) -> dict[nn.Module, Between | None]:
         """Returns the result of `find_between`."""
-        return {norm: self._if_alone(norm, self._between.get(norm, ())) for norm in self._pairs}
+        return {norm: self._if_alone(norm, self._between.get(norm)) for norm in self._pairs}
 
     def _if_alone(self, norm: nn.Module, between: Between | None) -> Between | None:
         is_alone = all(self._calls[dropout] == self._readers[norm] for dropout in between or ())

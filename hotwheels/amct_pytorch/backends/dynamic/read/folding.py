@@ -18,7 +18,7 @@ from ....nn.norm_chain import BatchNormStage, PassStage, ProbedStage, Stage
 from ....ops.desc import Role
 from ....ops.registry import Registry
 from ...layers.channel_axis import ChannelAxis
-from ...layers.folding import Folds, Member, Weight, batch_norm_stage, find_folds_in
+from ...layers.folding import Folds, Member, Unfolded, Weight, batch_norm_stage, find_folds_in
 from ..forwards import OriginalForward
 from ..inner_line import InnerLine
 from .candidates import Candidate
@@ -27,7 +27,7 @@ from .layer_body import PLAIN_BODIES
 
 _SWITCHED_OFF = "do_fusion or skip_fusion_layers keeps it"
 _SEVERAL_CALLS = "one of the calls of '{}' is not followed by the same modules"
-_PARTED = "in training another operation is between '{}' and '{}'"
+_PARTED = "in training another operation is between '{}' and '{}', or one of them is not called"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -214,7 +214,7 @@ class _ExportedGraph:
         is_last = axis.index == -1 and old[-1] == new[-1] == channels
         return ChannelAxis(-1, len(new)) if kind in ("Reshape", "Flatten") and is_last else None
 
-    def member(self, node: str, axis: ChannelAxis, channels: int) -> Member[str] | str | None:
+    def member(self, node: str, axis: ChannelAxis, channels: int) -> Member[str] | Unfolded | None:
         data = self.input_of(node)
         if node not in self._results or data is None:
             return None
@@ -228,8 +228,10 @@ class _ExportedGraph:
         if candidate.op.role is not Role.BATCH_NORM:
             return None
         found = batch_norm_stage(candidate.module, self._exported.registry, axis, channels, data)
-        if isinstance(found, str) or reason is not None:
-            return reason or str(found)
+        if isinstance(found, Unfolded):
+            return found
+        if reason is not None:
+            return Unfolded(reason, is_foldable=reason == _SWITCHED_OFF)
         return Member(data, _stage(candidate, channels))
 
     def _is_plain(self, node: OpNode, candidate: Candidate) -> bool:

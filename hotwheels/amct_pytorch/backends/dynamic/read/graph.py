@@ -13,7 +13,7 @@ from ....graph import Edge, Form, OpGraph, OpNode
 from ....log import get_logger
 from ....onnx_io.initializers import free_name
 from ....ops.desc import Role
-from ...layers.folding import Folds
+from ...layers.folding import Folds, unfolded_fields
 from ...layers.layer_factory import NOT_LISTED
 from .candidates import Candidate
 from .folding import Exported, find_folds, folded_names
@@ -191,7 +191,7 @@ class _Reader:
             node,
             edges=tuple(edges),
             folded=folded_names(folds, node.name),
-            unfolded_reason=folds.reasons.get(node.name),
+            **unfolded_fields(folds, node.name),
         )
 
     def _fused_activations(self, graph: OpGraph, folded: Mapping[str, str]) -> Iterator[tuple[str, str]]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ....custom_op import CustomModuleBase
 from ....onnx_io.initializers import free_name
 from ....ops.registry import Registry
+from ....torch_private import known_version
 from ...layers.channel_axis import ChannelAxis
 from ...user_model.model_state import run_example, unchanged
 from ..forwards import OriginalForward
@@ -83,7 +84,8 @@ def _own_tensors(module: nn.Module) -> Iterator[Tensor]:
 def _seen(model: nn.Module, inputs: tuple[Any, ...], holders: Collection[nn.Module]) -> _Seen:
     """Runs ``model``; returns, by the module whose forward does them, the operations with the shapes of their data.
 
-    Only operations with tensors of ``holders`` are looked for. One that several modules do is left out.
+    Only operations with tensors of ``holders`` are looked for. One that several modules do is left out,
+    and one with a tensor that the forward changes.
     """
     running: list[nn.Module] = [model]
     seen: _Seen = {}
@@ -92,14 +94,22 @@ def _seen(model: nn.Module, inputs: tuple[Any, ...], holders: Collection[nn.Modu
         seen.setdefault(running[-1], {}).setdefault(line, set()).add(tuple(x.shape))
         return NOT_TAKEN
 
-    with unchanged(model), _followed(model, running), LineCalls(tensors_of(holders), take):
+    tensors = tensors_of(holders)
+    with unchanged(model), _followed(model, running), LineCalls(tensors, take):
+        before = {tensor: known_version(tensor) for tensor in tensors}
         run_example(model, inputs)
+        written = {tensors[tensor] for tensor, version in before.items() if known_version(tensor) != version}
     owners: dict[Line, int] = {}
     for lines in seen.values():
         for line in lines:
             owners[line] = owners.get(line, 0) + 1
     return {
-        owner: {line: shapes for line, shapes in lines.items() if owners[line] == 1} for owner, lines in seen.items()
+        owner: {
+            line: shapes
+            for line, shapes in lines.items()
+            if owners[line] == 1 and (line.holder, line.name) not in written
+        }
+        for owner, lines in seen.items()
     }
 
 

@@ -16,7 +16,7 @@ from ....ops.desc import OpDesc, Role
 from ....ops.registry import Registry
 from ....torch_private import Dropout
 from ...layers.channel_axis import ChannelAxis
-from ...layers.folding import Member, batch_norm_stage
+from ...layers.folding import Member, Unfolded, batch_norm_stage
 from ..rewrite.weight_sources import WeightSources
 from .operands import operand_values
 from .spelling import find_op, in_place_reason
@@ -78,8 +78,8 @@ class StageMaker:
         operands = self._operands(node)
         return None if operands is None else operands[0]
 
-    def member(self, node: Node, axis: ChannelAxis, channels: int) -> NodeMember | str | None:
-        """Returns ``node`` as a member; a reason (text) if a BatchNorm is none; None for other kinds of operations.
+    def member(self, node: Node, axis: ChannelAxis, channels: int) -> NodeMember | Unfolded | None:
+        """Returns ``node`` as a member; the reason if a BatchNorm is none; None for other kinds of operations.
 
         Args:
           node: The operation.
@@ -91,7 +91,7 @@ class StageMaker:
             return None
         if self.is_batch_norm(node):
             stage = batch_norm_stage(self.called(node), self._registry, axis, channels, data.name)
-            return stage if isinstance(stage, str) else Member(data, stage)
+            return stage if isinstance(stage, Unfolded) else Member(data, stage)
         _, constant, is_first = self._operands(node) or (None, None, False)
         values = self._sources.tensor(constant)
         if values is None or not values.is_spread(axis.is_spread_by, channels):

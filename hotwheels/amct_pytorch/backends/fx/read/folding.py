@@ -9,7 +9,7 @@ from torch.fx import GraphModule, Node
 from ....nn.norm_chain import Stage
 from ....ops.registry import Registry
 from ...layers.channel_axis import ChannelAxis
-from ...layers.folding import Folds, Weight, find_folds_in
+from ...layers.folding import Folds, Unfolded, Weight, find_folds_in
 from .channel_axis import Ranks, moved
 from .fold_stages import NodeMember, StageMaker
 from .no_op_nodes import changes_nothing, reads_shape_only
@@ -71,5 +71,5 @@ class _TracedGraph:
         op = self._maker.op(node)
         return None if op is None else moved(node, axis, channels, op.name)
 
-    def member(self, node: Node, axis: ChannelAxis, channels: int) -> NodeMember | str | None:
+    def member(self, node: Node, axis: ChannelAxis, channels: int) -> NodeMember | Unfolded | None:
         return self._maker.member(node, axis, channels)

@@ -17,7 +17,7 @@ from ....ops.desc import OpDesc, Role
 from ....ops.registry import Registry
 from ....ops.table import ADAPTIVE, KEEPDIM_ONLY, TUPLE_RESULTS
 from ...calls.no_ops import NO_OP_MODULES
-from ...layers.folding import Folds
+from ...layers.folding import Folds, unfolded_fields
 from ...layers.layer_factory import NOT_LISTED
 from ...real_quant.float_products import is_float_product
 from ...real_quant.known import is_known
@@ -100,7 +100,7 @@ class _Reader:
             is_fold_target=node in self._folded and op is not None and op.role is Role.BATCH_NORM,
             folded=self._folded_names(node),
             part_of=self._fused[node].name if node in self._fused else None,
-            unfolded_reason=self._folds.reasons.get(node),
+            **unfolded_fields(self._folds, node),
             is_dead=node not in self._live,
             is_default_enabled=not self._reads_buffer(node, op),
             has_weight_operand=isinstance(module, LinearCall) and module.is_product,
