@@ -385,6 +385,7 @@ MOVEMENTS = [
     _of("flip", lambda x: x.flip(1, -1)),
     _of("flip by a list", lambda x: torch.flip(x, [2])),
     _of("roll", lambda x: x.roll(2, 1)),
+    _of("roll further than the axis", lambda x: x.roll(9, 1)),
     _of("roll two", lambda x: torch.roll(x, (-1, 4), (2, -1))),
     _of("roll of all", lambda x: x.roll(5)),
     _of("roll of all, backwards", lambda x: torch.roll(x, -1)),
@@ -393,6 +394,26 @@ MOVEMENTS = [
     _of("diff", lambda x: x.diff()),
     _of("diff twice", lambda x: torch.diff(x, n=2, dim=1)),
     _of("take along an axis", lambda x: x.take_along_dim(x.argmax(-1, keepdim=True), -1)),
+    *(
+        _of(f"sort {name} {how}", lambda x, how=how: x.sort(**how), x)
+        for name, x in (("floats", X), ("ties", X.round()), ("integers", (X * 2).long()), ("int32", (X * 2).int()))
+        for how in ({}, {"dim": 1}, {"dim": -2, "descending": True}, {"stable": True, "dim": 0})
+    ),
+    _of("argsort", lambda x: (torch.argsort(x), x.argsort(1, True))),
+    _of("msort", lambda x: torch.msort(x)),
+    _of("index_add", lambda x: x.index_add(1, torch.tensor([0, 2, 1, 0]), x[:, :4], alpha=2), opset=16),
+    _of("index_add of data", lambda x: x.index_add(2, (x[0, 0, 0] > 0).long(), x), opset=16),
+    _of(
+        "index_put that adds",
+        lambda x: x.index_put((torch.tensor([0, 0]), torch.tensor([[1], [-1]])), x[0, 0, :1], accumulate=True),
+        opset=16,
+    ),
+    _of("index_put that adds at data", lambda x: x.index_put(((x[:, 0, 0, 0] > 9).long(),), x, True), opset=16),
+    *(
+        _of(f"arithmetic of {dtype}", lambda x, dtype=dtype: (x.to(dtype) + 120, x.to(dtype) * 77, -3 - x.to(dtype)), x)
+        for dtype in (torch.int8, torch.int16, torch.uint8)
+        for x in ((X.abs() * 9).round(),)
+    ),
     _of("roll round", lambda x: x.roll(6, 2) + 0),
     *(_of(f"diagonal {a}", lambda x, a=a: x.diagonal(*a)) for a in ((0, 2, 3), (1, 2, 3), (-2, 1, -1), ())),
     _of("pixel_shuffle", lambda x: F.pixel_shuffle(x, 2)),

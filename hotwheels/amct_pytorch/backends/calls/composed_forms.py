@@ -51,9 +51,7 @@ def _cumprod(input: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> An
     x = input.to(dtype or (input.dtype if input.is_floating_point() else torch.int64))
     if not x.dim():
         return x.clone()
-    if isinstance(x.shape[dim], torch.SymInt):
-        return NotImplemented
-    size, distance = int(x.shape[dim]), 1
+    size, distance = int(x.shape[dim]), 1  # a dynamic axis becomes static
     while distance < size:
         head = torch.ones_like(x.narrow(dim, 0, distance))
         x = x * torch.cat([head, x.narrow(dim, 0, size - distance)], dim)
@@ -234,6 +232,7 @@ _FORMS: dict[str, Form] = {
     "column_stack": _column_stack,
     "vstack": _vstack,
     "row_stack": _vstack,
+    "msort": lambda input: torch.sort(input, 0).values,
     "log1p": lambda input: torch.log(input + 1),
     "exp2": lambda input: torch.exp(input * math.log(2)),
     "expm1": lambda input: torch.tanh(input / 2) * (torch.exp(input) + 1),  # exact near 0, as exp(x) - 1 is not

@@ -10,11 +10,18 @@ import sympy  # type: ignore[import-untyped]
 import torch
 from torch import Tensor
 
+from .....errors import ExportError
 from .graph_writer import GraphWriter
 
 
-class UnknownExpression(Exception):
+class UnknownExpression(ExportError):
     """A size's expression has a function that cannot be written."""
+
+    def __init__(self, expression: str) -> None:
+        super().__init__(
+            f"a size is computed as {expression}, which cannot be written. Compute it in another way, or take the axis"
+            " out of dynamic_axes."
+        )
 
 
 class SizeWriter:
@@ -134,13 +141,15 @@ def _true_div(writer: GraphWriter, a: ir.Value, b: ir.Value) -> ir.Value:
 
 
 # By name of the class of sympy or torch; torch's classes have no public module.
-_FRACTIONS = ("ToFloat", "IntTrueDiv", "FloatTrueDiv")
+_FRACTIONS = ("ToFloat", "IntTrueDiv", "FloatTrueDiv", "FloatPow", "OpaqueUnaryFn_sqrt")
 _ROUNDINGS = ("TruncToInt", "FloorToInt", "CeilToInt", "RoundToInt")
 _RULES: Mapping[str, Callable[..., ir.Value]] = {
     "Add": _node("Add"),
     "Mul": _node("Mul"),
     "Pow": _node("Pow"),
     "PowByNatural": _node("Pow"),
+    "FloatPow": _node("Pow"),
+    "OpaqueUnaryFn_sqrt": lambda writer, a: writer.op("Sqrt", a),
     "FloorDiv": _floor_div,
     "CleanDiv": _floor_div,
     "CeilDiv": _ceil_div,

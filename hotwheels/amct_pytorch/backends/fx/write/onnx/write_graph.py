@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -109,6 +110,8 @@ class GraphWalk(fx.Interpreter):
         """Writes a function; a check of a frozen value only tells which sizes must not vary."""
         if self._node is not None and is_check(self._node):
             return self._example.fix(args[0])
+        if target is math.sqrt and isinstance(args[0], (torch.SymInt, torch.SymFloat)):
+            target = torch.sym_sqrt  # math.sqrt would make a number of the size
         return self._call(target, args, kwargs)
 
     def call_method(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

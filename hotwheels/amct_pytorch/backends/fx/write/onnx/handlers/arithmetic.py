@@ -11,6 +11,7 @@ from torch import Tensor
 from .....calls.function_names import name_of
 from ..call import Call, Scalar
 from ..table import REFUSED, Written, handles
+from ..types import onnx_type
 
 Operand = Tensor | Scalar
 
@@ -69,14 +70,23 @@ def _sum(call: Call, op_type: str, input: Operand, other: Operand, alpha: Scalar
     if call.result.dtype is torch.bool:
         return call.op("Or", left, right) if op_type == "Add" and alpha == 1 else REFUSED
     if alpha != 1:
-        right = call.op("Mul", right, call.value(alpha, call.result.dtype))
-    return call.op(op_type, left, right)
+        right = _widened(call, "Mul", right, call.value(alpha, call.result.dtype))
+    return _widened(call, op_type, left, right)
 
 
 @handles("mul", "multiply")
 def mul(call: Call, input: Operand, other: Operand) -> Written:
     """Writes Mul, or And for booleans."""
-    return call.op("And" if call.result.dtype is torch.bool else "Mul", *_operands(call, input, other))
+    return _widened(call, "And" if call.result.dtype is torch.bool else "Mul", *_operands(call, input, other))
+
+
+def _widened(call: Call, op_type: str, left: ir.Value, right: ir.Value) -> ir.Value:
+    """Writes the operation; in int32 for narrower integers, which have no such operation, with the same overflow."""
+    if call.result.dtype not in (torch.int8, torch.int16, torch.uint8):
+        return call.op(op_type, left, right)
+    wide, narrow = int(ir.DataType.INT32), int(onnx_type(call.result.dtype))
+    result = call.op(op_type, *(call.op("Cast", one, to=wide) for one in (left, right)))
+    return call.op("Cast", result, to=narrow)
 
 
 @handles("true_divide", "__truediv__", "__div__")
@@ -364,34 +374,3 @@ def square(call: Call, input: Tensor) -> Written:
 def rsqrt(call: Call, input: Tensor) -> Written:
     """Writes Div of 1 by Sqrt."""
     return call.op("Div", call.number(1, call.result.dtype), call.op("Sqrt", *_operands(call, input)))
-
-
-@handles("isnan")
-def isnan(call: Call, input: Tensor) -> Written:
-    """Writes IsNaN."""
-    return call.op("IsNaN", call.value(input)) if input.is_floating_point() else REFUSED
-
-
-@handles("isinf")
-def isinf(call: Call, input: Tensor) -> Written:
-    """Writes IsInf."""
-    return call.op("IsInf", call.value(input)) if input.is_floating_point() else REFUSED
-
-
-@handles("nan_to_num")
-def nan_to_num(
-    call: Call, input: Tensor, nan: float | None = None, posinf: float | None = None, neginf: float | None = None
-) -> Written:
-    """Writes Where for NaN and for the infinities, which by default become the largest numbers."""
-    if not input.is_floating_point():
-        return call.value(input)
-    ends, x = torch.finfo(input.dtype), call.value(input)
-    replacements = (
-        (call.op("IsNaN", x), 0.0 if nan is None else nan),
-        (call.op("IsInf", x, detect_negative=0, detect_positive=1), ends.max if posinf is None else posinf),
-        (call.op("IsInf", x, detect_negative=1, detect_positive=0), ends.min if neginf is None else neginf),
-    )
-    result = x
-    for is_it, number in replacements:
-        result = call.op("Where", is_it, call.number(number, input.dtype), result)
-    return result

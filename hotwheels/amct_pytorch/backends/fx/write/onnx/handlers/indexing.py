@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,11 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from ..call import Call
+from ..call import Call, Scalar
 from ..table import REFUSED, Written, handles
 from .movement import sliced
 
+_SORTED = (torch.float32, torch.float64, torch.int64, torch.int32)  # types of onnxruntime's TopK
 _LAST = np.iinfo(np.int64).max
 
 
@@ -160,6 +162,19 @@ def topk(
     )
 
 
+@handles("sort", "argsort")
+def sort(call: Call, input: Tensor, dim: int = -1, descending: bool = False, *, stable: bool | None = None) -> Written:
+    """Writes TopK of all elements; of equal elements it returns the first ones first, as a stable sort does."""
+    if not isinstance(dim, int) or isinstance(dim, bool):  # the overloads that begin with ``stable``
+        return REFUSED
+    if input.dtype not in _SORTED or not input.dim():
+        return REFUSED
+    both = call.ops(
+        "TopK", call.value(input), call.ints([input.shape[dim]]), outputs=2, axis=dim, largest=int(descending), sorted=1
+    )
+    return both if call.function.__name__ == "sort" else both[1]
+
+
 @handles("repeat_interleave")
 def repeat_interleave(
     call: Call, input: Tensor, repeats: Tensor, dim: int | None = None, *, output_size: int | None = None
@@ -185,6 +200,38 @@ def scatter_add(call: Call, input: Tensor, dim: int, index: Tensor, src: Tensor)
         return REFUSED
     values = (call.value(one) for one in (input, index, part))
     return call.op("ScatterElements", *values, axis=dim, reduction="add")
+
+
+@handles("index_add")
+def index_add(call: Call, input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: Scalar = 1) -> Written:
+    """Writes ScatterElements, which sums equal places from opset 16 on."""
+    if not input.dim() or not source.dim() or index.dim() != 1:
+        return REFUSED
+    call.need_opset(16, "ScatterElements that adds")
+    shape = [1] * source.dim()
+    shape[dim] = -1
+    places = call.op("Reshape", call.value(index, torch.int64), call.ints(shape))
+    places = call.op("Expand", places, call.ints(source.shape))
+    added = call.value(source)
+    if alpha != 1:
+        added = call.op("Mul", added, call.number(alpha, source.dtype))
+    return call.op("ScatterElements", call.value(input), places, added, axis=dim, reduction="add")
+
+
+@handles("index_put")
+def index_put(
+    call: Call, input: Tensor, indices: Sequence[Tensor], values: Tensor, accumulate: bool = False
+) -> Written:
+    """Writes ScatterND, which sums equal places from opset 16 on, for indices of the first axes."""
+    are_places = all(isinstance(one, Tensor) and one.dtype in (torch.int64, torch.int32) for one in indices)
+    if not are_places or values.dtype != input.dtype or not accumulate:
+        return REFUSED
+    call.need_opset(16, "ScatterND that adds")
+    shape = list(torch.broadcast_shapes(*(one.shape for one in indices)))  # type: ignore[no-untyped-call]
+    parts = [call.op("Expand", call.value(one, torch.int64), call.ints(shape or [1])) for one in indices]
+    places = call.op("Concat", *(call.op("Unsqueeze", one, call.ints([-1])) for one in parts), axis=-1)
+    added = call.op("Expand", call.value(values), call.ints([*(shape or [1]), *input.shape[len(indices) :]]))
+    return call.op("ScatterND", call.value(input), places, added, reduction="add")
 
 
 @handles("tril", "triu")

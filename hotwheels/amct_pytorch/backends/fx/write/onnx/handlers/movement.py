@@ -178,7 +178,8 @@ def roll(call: Call, input: Tensor, shifts: Any, dims: Any = None) -> Written:
     shifts = [shifts] if isinstance(shifts, int) else list(shifts)
     dims = [dims] if isinstance(dims, int) else list(dims or ())
     sizes = [input.shape[axis] for axis in dims or range(input.dim())]
-    if not all(isinstance(one, int) for one in (*shifts, *sizes)) or not all(sizes):
+    is_static = all(isinstance(one, int) for one in sizes)
+    if not all(isinstance(one, int) for one in shifts) or not (is_static or dims) or 0 in sizes:
         return REFUSED
     x = call.value(input)
     if not dims:
@@ -189,9 +190,9 @@ def roll(call: Call, input: Tensor, shifts: Any, dims: Any = None) -> Written:
     return x
 
 
-def _turned(call: Call, x: ir.Value, shift: int, axis: int, size: int) -> ir.Value:
-    cut = -shift % size
-    if not cut:
+def _turned(call: Call, x: ir.Value, shift: int, axis: int, size: Size) -> ir.Value:
+    cut: Size = -shift % size  # type: ignore[operator]  # a SymInt has __rmod__
+    if isinstance(cut, int) and not cut:
         return x
     return call.op("Concat", sliced(call, x, [cut], [_LAST], [axis]), sliced(call, x, [0], [cut], [axis]), axis=axis)
 
