@@ -330,3 +330,13 @@ def test_recurrent_modules_are_float_with_a_reason(name: str) -> None:
     assert [(skip.name, skip.reason) for skip in skips] == [
         ("rnn", f"{name} is not an operation that can be quantized; it runs in float as a whole")
     ]
+
+
+def test_view_behind_attention_with_input_data() -> None:
+    class Net(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.scaled_dot_product_attention(x, x, x, is_causal=True).transpose(0, 1).reshape(2, -1)
+
+    x = torch.randn(2, 3, 4)
+    traced = FxBackend(Net(), Registry(), (x,)).traced
+    torch.testing.assert_close(traced(x), Net()(x))

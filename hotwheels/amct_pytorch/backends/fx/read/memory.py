@@ -126,7 +126,7 @@ class Memory:
 
     def _view(self, node: Node) -> View | None:
         """Returns the call that makes the view; None if it is not known, or if the result may be a copy."""
-        is_sure = "val" in node.meta
+        is_sure = all("val" in one.meta for one in (node, *node.all_input_nodes))  # not behind nodes of a rewrite
         if node.op == "call_module":
             module = self._called(node)
             if isinstance(module, nn.Flatten) and is_sure:

@@ -9,7 +9,10 @@ The node keeps its name and becomes the product; the rest of the call becomes no
 3. ``addmm`` likewise, unless both the matrix and the bias are weights: that is a Linear (`weighted_calls`);
 4. ``einsum`` of two operands if it is a matrix product: the axes are brought into the order of a product;
 5. ``tensordot`` and ``inner`` likewise, if the number of axes is known: of parameters, with an example of all tensors;
-6. ``multi_dot`` and ``chain_matmul``: products from left to right.
+6. ``multi_dot`` and ``chain_matmul``: products from left to right;
+7. ``bilinear``, also nn.Bilinear: a Linear on the first operand, then a product with the second one.
+
+``torch.convolution`` is replaced by the function that it computes, such as ``F.conv2d``.
 """
 
 from __future__ import annotations
@@ -20,7 +23,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from ..read.float_reason import mark_float
@@ -32,6 +36,8 @@ from .weighted_calls import is_linear
 
 _LETTERS = string.ascii_letters
 _NO_DOT = "the axes of this product are not known without input_data; write it as a matrix product, or pass input_data"
+_NO_CONVOLUTION = "its weight is computed from the data, or it has no image or sequence"
+_DATA_BILINEAR = "its weight is computed from the data"
 _NO_PRODUCT = "this einsum is no product of two matrices; write it as one, or leave it in float"
 
 
@@ -52,6 +58,12 @@ def spell_products(graph_module: GraphModule) -> None:
             _rewrite_dot(graph_module, node, sources, *_bound(node, _DOTS[name]))
         elif name in ("multi_dot", "chain_matmul"):
             _rewrite_chain(graph_module, node, name == "multi_dot")
+        elif name == "convolution":
+            _rewrite_convolution(node, sources, *_bound(node, _convolution))
+        elif name == "bilinear":
+            _rewrite_bilinear(graph_module, node, sources, *_bound(node, _bilinear))
+        elif node.op == "call_module" and type(graph_module.get_submodule(str(node.target))) is nn.Bilinear:
+            _rewrite_module(graph_module, node)
         elif name in _SUMS:
             _rewrite_elementwise(graph_module, node, _SUMS[name], *_bound(node, _addcmul))
 
@@ -74,6 +86,9 @@ _FUNCTIONS: dict[Any, str] = {
     torch.chain_matmul: "chain_matmul",
     torch.addcmul: "addcmul",
     torch.addcdiv: "addcdiv",
+    torch.convolution: "convolution",
+    torch.bilinear: "bilinear",
+    F.bilinear: "bilinear",
 }
 
 
@@ -91,6 +106,15 @@ def _inner(input: Any, other: Any) -> None: ...
 
 
 def _addcmul(input: Any, tensor1: Any, tensor2: Any, *, value: Any = 1) -> None: ...
+
+
+def _convolution(
+    input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, transposed: Any, output_padding: Any,
+    groups: Any = 1,
+) -> None: ...  # fmt: skip
+
+
+def _bilinear(input1: Any, input2: Any, weight: Any, bias: Any = None) -> None: ...
 
 
 _DOTS: dict[str, Callable[..., None]] = {"tensordot": _tensordot, "inner": _inner}
@@ -201,6 +225,59 @@ def _rewrite_elementwise(
     remember_spelling(node)
     node.op, node.target, node.args, node.kwargs = "call_function", function, (first, second), {}
     _write_behind(root, node, add)
+
+
+def _rewrite_convolution(
+    node: Node, sources: WeightSources, input: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any,
+    transposed: Any, output_padding: Any, groups: Any,
+) -> None:  # fmt: skip
+    tensor = sources.tensor(weight)
+    kinds = {3: (F.conv1d, F.conv_transpose1d), 4: (F.conv2d, F.conv_transpose2d)}
+    kind = None if tensor is None else kinds.get(tensor.rank())
+    if kind is None or not isinstance(transposed, bool):
+        mark_float(node, _NO_CONVOLUTION)
+        return
+    remember_spelling(node)
+    rest: tuple[Any, ...] = (output_padding, groups, dilation) if transposed else (dilation, groups)
+    node.target, node.kwargs = kind[transposed], {}
+    node.args = (input, weight, bias, stride, padding, *rest)
+
+
+def _rewrite_module(root: GraphModule, node: Node) -> None:
+    """Writes the nn.Bilinear that ``node`` calls."""
+    path = str(node.target)
+    bound = inspect.signature(nn.Bilinear.forward).bind(None, *node.args, **node.kwargs).arguments
+    with root.graph.inserting_before(node):
+        values = [
+            None if getattr(root.get_submodule(path), name) is None else _attribute(root, node, f"{path}.{name}")
+            for name in ("weight", "bias")
+        ]
+    _rewrite_bilinear(root, node, WeightSources(root), bound["input1"], bound["input2"], *values)
+
+
+def _attribute(root: GraphModule, node: Node, path: str) -> Node:
+    found = root.graph.get_attr(path)
+    found.stack_trace = node.stack_trace
+    return found
+
+
+def _rewrite_bilinear(
+    root: GraphModule, node: Node, sources: WeightSources, first: Any, second: Any, weight: Any, bias: Any
+) -> None:
+    """Writes ``sum(first[i] * weight[o, i, j] * second[j])`` as a Linear on ``first`` and a product with ``second``."""
+    tensor = sources.tensor(weight)
+    if tensor is None:
+        mark_float(node, _DATA_BILINEAR)
+        return
+    outputs, _, inner = tensor().shape
+    place = Inline(root, root.graph, "", node.name)
+    with root.graph.inserting_before(node):
+        matrix = place.proxies(weight).permute(0, 2, 1).flatten(0, 1)
+        rows: Any = F.linear(place.proxies(first), matrix)  # a Proxy
+        rows = rows.unflatten(-1, (outputs, inner))
+        column = place.proxies(second).unsqueeze(-1)
+    node.op, node.target, node.args, node.kwargs = "call_function", torch.matmul, (rows.node, column.node), {}
+    _write_behind(root, node, lambda place, y: y.squeeze(-1) if bias is None else y.squeeze(-1) + place.proxies(bias))
 
 
 def _write_product(
