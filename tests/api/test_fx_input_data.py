@@ -247,3 +247,24 @@ def test_what_a_save_will_refuse_is_said_at_creation(tmp_path: Path, log_lines: 
     quantized(x)
     with pytest.raises(amct.ExportError, match="'logcumsumexp'"):
         amct.save_quant_model_fx(quantized, tmp_path / "net", x)
+
+
+class Attending(nn.Module):
+    """Views of the result of an attention, which is written as nodes without an example."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.q, self.k, self.v = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (layer(x)[:, None] for layer in (self.q, self.k, self.v))
+        return nn.functional.scaled_dot_product_attention(q, k, v).flatten(1).relu_()
+
+
+def test_views_of_an_attention_are_traced(tmp_path: Path) -> None:
+    model, x = Attending().eval(), torch.randn(2, 6, 8)
+    amct.create_quant_config_fx(tmp_path / "config.json", model, input_data=x)
+    quantized = amct.create_quant_model_fx(tmp_path / "config.json", model, input_data=x)
+    amct.enable_quantization(quantized)
+    torch.testing.assert_close(quantized(x), model(x))

@@ -44,7 +44,9 @@ def test_options_of_an_example_exist(amct: Amct, name: str) -> None:
     assert used <= known
 
 
-@pytest.mark.parametrize("arguments", [("nonsense",), ("verify",), ("verify", "a", "--bogus"), ("completion", "csh")])
+@pytest.mark.parametrize(
+    "arguments", [("nonsense",), ("verify",), ("verify", "a", "--bogus"), ("completion", "csh"), ("completion",)]
+)
 def test_a_wrong_call_is_one_line_and_2(amct: Amct, arguments: tuple[str, ...]) -> None:
     ran = amct(*arguments)
     assert ran.code == 2

@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import io
+import json
 import pickle
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch import custom_op
 from hotwheels.amct_pytorch.custom_op import Cat, CustomModuleBase, Eltwise, EltwiseAdd, Max, Min, Split
 from hotwheels.amct_pytorch.errors import ConfigError
@@ -183,3 +186,26 @@ def test_num_inputs_that_is_no_count_is_refused(count: object) -> None:
 
 def test_onnx_type_is_inherited() -> None:
     assert type("MyAdd", (EltwiseAdd,), {})().onnx_type == "Add"
+
+
+class Unregistered(CustomModuleBase):
+    """An operation whose class was registered in the process that made the configuration only."""
+
+    onnx_type, num_inputs = "Floor", 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.floor(x)
+
+
+def test_a_class_that_this_process_has_not_registered_is_named(tmp_path: Path) -> None:
+    net, x = nn.Sequential(nn.Conv2d(3, 4, 3), Unregistered()).eval(), torch.rand(1, 3, 8, 8)
+    static, dynamic = tmp_path / "static.json", tmp_path / "dynamic.json"
+    amct.create_quant_config_fx(static, net)
+    amct.create_quant_config(dynamic, net, x)
+    for path, old, new in ((static, "_0", "_1"), (dynamic, "0", "1")):
+        entries = json.loads(path.read_text())
+        path.write_text(json.dumps({**entries, new: entries[old]}))
+    with pytest.raises(ConfigError, match=r"register_custom_op\(Unregistered, quantize=True\) before"):
+        amct.create_quant_model_fx(static, net)
+    with pytest.raises(ConfigError, match=r"register its class in each process \(amct.register_custom_op\)"):
+        amct.quantize_model(dynamic, tmp_path / "m.onnx", tmp_path / "r.txt", net, x)

@@ -104,7 +104,7 @@ def _tell(error: Exception, with_traceback: bool) -> None:
     if isinstance(error, click.ClickException):
         context = getattr(error, "ctx", None)
         hint = f" ('{context.command_path} --help' shows how)" if context is not None else ""
-        click.echo(f"error: {error.format_message()}{hint}", err=True)
+        click.echo(f"error: {' '.join(error.format_message().split())}{hint}", err=True)
     elif isinstance(error, (AmctError, OSError)):
         click.echo(f"error: {' '.join(str(error).split())}", err=True)
     else:  # raised by the user's model, or a bug of this package: the error's class helps more than its text

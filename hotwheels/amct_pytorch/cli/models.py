@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import inspect
 import json
 import sys
 from collections.abc import Callable, Mapping
@@ -77,6 +78,7 @@ def build_model(source: str, model_args: str) -> nn.Module:
         return found.eval()
     if not callable(found):
         raise ConfigError(f"'{source}' is {_kind(found)}; expected a callable that returns a torch.nn.Module.")
+    _check_arguments(source, found, arguments)
     model = found(**arguments)
     if not isinstance(model, nn.Module):
         raise ConfigError(f"'{source}' returned {_kind(model)}; expected a torch.nn.Module.")
@@ -122,6 +124,18 @@ def _parsed(model_args: str) -> dict[str, Any]:
     if not isinstance(arguments, dict):
         raise ConfigError(f"--model_args must be a JSON object of arguments, got {_kind(arguments)}.")
     return arguments
+
+
+def _check_arguments(source: str, found: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+    """Raises ConfigError if ``found`` does not take ``arguments``, or needs more."""
+    try:
+        signature = inspect.signature(found)
+    except (TypeError, ValueError):  # a callable written in C may have none
+        return
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        raise ConfigError(f"'{source}': {error}. Give its arguments by --model_args '{{\"NAME\": VALUE}}'.") from error
 
 
 def _attribute(source: str) -> Any:

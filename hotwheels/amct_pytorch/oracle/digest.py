@@ -177,7 +177,7 @@ def verify(prefix: PathLike, *, is_limited: bool = True) -> list[LayerVerdict]:
       RecordError: The files do not parse, do not belong together, or lack one that the manifest lists.
       UnsupportedModelError: The run would exceed a limit, or an operator has no kernel.
     """
-    golden = read_golden(golden_path(prefix))
+    golden = read_golden(_existing(golden_path(prefix)))
     check_prefix(prefix)
     check_whole(prefix)
     model, parameters = deploy_paths(prefix)
@@ -189,6 +189,13 @@ def verify(prefix: PathLike, *, is_limited: bool = True) -> list[LayerVerdict]:
     seen = {place.layer for place in tensors_of(result)}
     done = [one for one in verdicts(golden, result) if one.name in seen]
     return [*done, LayerVerdict(name="(run)", is_ok=False, reason=str(error))]
+
+
+def _existing(golden: Path) -> Path:
+    if not golden.exists():
+        msg = f"Golden file '{golden}' does not exist: a save with golden_inputs=..., or 'amct quantize', writes it."
+        raise FileNotFoundError(msg)
+    return golden
 
 
 def verdicts(golden: Golden, result: Result) -> list[LayerVerdict]:

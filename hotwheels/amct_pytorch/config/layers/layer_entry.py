@@ -18,6 +18,7 @@ Entry = TypeVar("Entry")
 SectionReader: TypeAlias = Callable[[object, str], Section]
 
 _log = get_logger(__name__)
+_REGISTER = " If it is a custom operation: register its class in each process (amct.register_custom_op)."
 
 
 def check_known(name: str, graph: OpGraph, source: str) -> None:
@@ -94,6 +95,7 @@ def why_unmatched(name: str, graph: OpGraph) -> str | None:
     if name in graph.layers:
         return None
     if name not in graph.nodes:
-        return f"is not in the model. {nearest_names(name, list(graph.layers))}"
+        names = nearest_names(name, list(graph.layers))
+        return f"is not in the model. {names}{'' if names.startswith('Did') else _REGISTER}"
     reason = graph[name].unquantizable or "its operation is not in the list of quantizable operations"
     return f"cannot be quantized: {reason}."

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
+from ....custom_op.base import CustomModuleBase
 from ....graph import Edge, FoldedNodes, Form, OpGraph, OpNode
 from ....nn.weighted_call import LinearCall
 from ....ops.desc import OpDesc, Role
@@ -246,6 +247,12 @@ def _float_reason(node: Node, module: nn.Module | None) -> str | None:
     """Returns why a call that is not in the registry runs in float; None if that needs no reason."""
     if float_reason(node) is not None:
         return float_reason(node)
+    if isinstance(module, CustomModuleBase):
+        name = type(module).__name__
+        return (
+            f"{name} is not registered as quantizable in this process: call amct.register_custom_op({name},"
+            " quantize=True) before the configuration and the model are made"
+        )
     if module is not None and not isinstance(module, _WITHOUT_ARITHMETIC):
         return f"{type(module).__name__} is not an operation that can be quantized; it runs in float as a whole"
     if node.op == "call_function" and node.target is F.layer_norm:

@@ -135,7 +135,10 @@ class Memory:
                 return View("unflatten", (module.dim, module.unflattened_size))
             return View(SAME) if isinstance(module, (nn.Identity, Dropout)) and is_sure else None
         name, args, kwargs = _call(node)
-        if is_sure and not isinstance(node.all_input_nodes[0].meta["val"], Tensor):
+        source = node.all_input_nodes[0].meta.get(
+            "val"
+        )  # None: a rewrite has made the node, and its result is a Tensor
+        if is_sure and source is not None and not isinstance(source, Tensor):
             return None  # an element of a tuple
         name = _SPELLINGS.get(name, name)
         if _name(node) in _MAY_COPY and not is_sure:
