@@ -26,6 +26,7 @@ from benchmarks.table import as_markdown, as_text
 from sample.common.zoo import RECIPES
 
 LITE0 = "efficientnet_lite0"
+KEYS = ("given", "auto")  # one setting, and auto_quantize
 CUBE12 = CONFIGURATIONS / "cube_only_12bit.yaml"
 
 
@@ -40,7 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for row in compare(model, calibration, held_out, own, args.refine):
                 rows.append({"network": name, **row})
                 print(rows[-1], flush=True)
-    header = ("network", "at the cost of", "cost", "one setting", "auto_quantize", "lead", "CPU s")
+    header = (
+        "network",
+        "at the cost of",
+        "cost",
+        *(name for key in KEYS for name in (key, f"{key} refined")),
+        "lead",
+        "CPU s",
+    )
     print((as_markdown if args.markdown else as_text)(header, [_cells(row) for row in rows]))
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
@@ -50,14 +58,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def compare(
     model: nn.Module, calibration: Tensor, held_out: Tensor, folder: Path, refines: bool
 ) -> list[dict[str, Any]]:
-    """Returns a row for each of the two configurations with one setting; ``refines`` says whether all are refined."""
+    """Returns a row for each of the two configurations with one setting; with ``refines`` the search refines, too."""
     wanted = pretrained.run(model, held_out)
     options: dict[str, Any] = {"progress": False, "resume_dir": folder / "noise", "refine": refines}
     options["config_file"] = folder / "auto.yml"
     batches = [(part,) for part in calibration.split(pretrained.BATCH // 2)]
     rows = []
     for name, definition in (("W8A8 everywhere", None), ("cube_only_12bit", CUBE12)):
-        given = _quantized(model, definition, batches, folder, refines)
+        given = _quantized(model, definition, batches, folder)
         start = time.process_time()
         if definition is None:
             cost = 1.0
@@ -65,16 +73,17 @@ def compare(
             cost = _cost(given, amct.auto_quantize(model, batches, budget=1.0, **options).layers)
         amct.auto_quantize(model, batches, budget=cost, **options)
         seconds = time.process_time() - start
-        found = _quantized(model, folder / "auto.yml", batches, folder, refines)
-        scores = [pretrained.score(wanted, pretrained.run(one, held_out)) for one in (given, found)]
-        given_score, auto_score = (dataclasses.astuple(one) for one in scores)
-        rows.append({"beside": name, "cost": cost, "given": given_score, "auto": auto_score, "seconds": seconds})
+        found = _quantized(model, folder / "auto.yml", batches, folder)
+        row = {"beside": name, "cost": cost, "seconds": seconds}
+        for key, quantized in (("given", given), ("auto", found)):
+            row[key] = dataclasses.astuple(pretrained.score(wanted, pretrained.run(quantized, held_out)))
+            amct.refine(quantized, batches, progress=False)
+            row[f"{key} refined"] = dataclasses.astuple(pretrained.score(wanted, pretrained.run(quantized, held_out)))
+        rows.append(row)
     return rows
 
 
-def _quantized(
-    model: nn.Module, definition: Path | None, batches: Sequence[tuple[Tensor]], folder: Path, refines: bool
-) -> Any:
+def _quantized(model: nn.Module, definition: Path | None, batches: Sequence[tuple[Tensor]], folder: Path) -> Any:
     config = folder / "config.json"
     amct.create_quant_config_fx(config, model, definition)
     document = json.loads(config.read_text(encoding="utf-8"))
@@ -88,8 +97,6 @@ def _quantized(
     with torch.no_grad():
         for batch in batches:
             quantized(*batch)
-    if refines:
-        amct.refine(quantized, batches, progress=False)
     amct.enable_quantization(quantized, fake_quant=True)
     return quantized
 
@@ -110,16 +117,18 @@ def _subject(name: str, folder: Path) -> tuple[nn.Module, Tensor, Tensor]:
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    given, auto = pretrained.Score(*row["given"]), pretrained.Score(*row["auto"])
-    lead = f"{auto.sqnr - given.sqnr:+.1f} dB"
-    return row["network"], row["beside"], f"{row['cost']:.3f}", given.cell(), auto.cell(), lead, f"{row['seconds']:.0f}"
+    scores = [pretrained.Score(*row[name]) for key in KEYS for name in (key, f"{key} refined")]
+    given, _, auto, refined = scores
+    lead = f"{auto.sqnr - given.sqnr:+.1f} dB, refined {refined.sqnr - given.sqnr:+.1f} dB"
+    cells = (one.cell() for one in scores)
+    return row["network"], row["beside"], f"{row['cost']:.3f}", *cells, lead, f"{row['seconds']:.0f}"
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     networks = (*RECIPES, LITE0)
     parser.add_argument("--networks", nargs="+", choices=networks, default=tuple(RECIPES), help="default: the digits")
-    parser.add_argument("--refine", action="store_true", help="refine every configuration")
+    parser.add_argument("--refine", action="store_true", help="let auto_quantize search with refinement")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown, for docs/accuracy.md")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     return parser.parse_args(arguments)

@@ -14,7 +14,8 @@ from ..log import get_logger
 from ..plan.cost_model import read_cost_model
 from ..report.html import json_text
 from ..workflows.arguments import as_inputs, check_model, check_type
-from ..workflows.auto.search import AutoQuantization, Task, search
+from ..workflows.auto.found import AutoQuantization
+from ..workflows.auto.search import Task, search
 from ..workflows.auto.settings import settings_of
 from ..workflows.torch_contexts import in_full_precision
 

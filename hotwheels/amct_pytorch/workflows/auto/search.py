@@ -7,7 +7,6 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import nn
@@ -27,8 +26,8 @@ from ...ops.registry import Registry
 from ...plan.bit_search import Option, Options, Tie, cheapest, quietest
 from ...plan.configured_graph import ConfiguredGraph
 from ...plan.cost_model import CostModel
-from ...report.cost_page import CostPoint, LayerRow, cost_page
 from ..refine.refine_model import refine_graph
+from .found import AutoQuantization, LayerChoice, Point, told
 from .sensitivity import Batch, Sensitivity, calibrated, measure, output_sqnr
 from .settings import FLOAT, Setting, config_with, may_stay_in_float, weight_bits, widths
 
@@ -39,83 +38,10 @@ _LEAST_NOISE = 1e-30
 _TRIES = 5  # how often the limit for the predicted noise is moved by what the measured model is off
 _MARGIN_DB = 0.05
 _CLOSE_DB = 2.0  # by which a prediction may be off
+_LESS = (0.98, 0.95)  # of a budget: further solutions to judge
 
 Evaluate = Callable[[nn.Module], float]
 Choice = Mapping[str, Option]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Point:
-    """One configuration.
-
-    Attributes:
-      name: Of a configuration with one setting everywhere; empty on the curve.
-      cost: In units of the cost of the network with W8A8 everywhere.
-      predicted_db: SQNR at the output by the sum of the layers' noises.
-      measured: What ``evaluate`` returned, or the SQNR at the output in dB; None if it was not measured.
-    """
-
-    name: str = ""
-    cost: float
-    predicted_db: float
-    measured: float | None = None
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class AutoQuantization:
-    """What `auto_quantize` has found.
-
-    Attributes:
-      text: The simple configuration (yaml).
-      chosen: Its cost, its predicted SQNR and what was measured.
-      uniform: The same of every setting given to all layers that can have it.
-      curve: The best predicted SQNR for a row of costs.
-      layers: For each layer the setting chosen, and noise and cost of every setting.
-      float_measured: What ``evaluate`` returned for the float model; None without it.
-    """
-
-    text: str
-    chosen: Point
-    uniform: tuple[Point, ...]
-    curve: tuple[Point, ...]
-    layers: Mapping[str, LayerChoice]
-    float_measured: float | None = None
-
-    def __str__(self) -> str:
-        """A line per layer, after one on the whole."""
-        lines = [_told("chosen", self.chosen), *(_told(one.name, one) for one in self.uniform)]
-        return "\n".join([*lines, *(f"{name}: {one}" for name, one in self.layers.items())])
-
-    def as_dict(self) -> dict[str, Any]:
-        """Returns plain values."""
-        return dataclasses.asdict(self)
-
-    def as_page(self) -> str:
-        """Returns an HTML page with the curve and the table of the layers."""
-        rows = [LayerRow(name, one.setting, one.noise) for name, one in self.layers.items()]
-        uniform = [_shown(one.name, one) for one in self.uniform]
-        curve = [_shown(one.name, one) for one in self.curve]
-        return cost_page(_shown("chosen", self.chosen), uniform, curve, rows)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LayerChoice:
-    """The setting of one layer.
-
-    Attributes:
-      setting: The one chosen.
-      noise: Noise over signal power at the output of the network, by setting.
-      cost: In units of the whole network with W8A8, by setting.
-    """
-
-    setting: str
-    noise: Mapping[str, float]
-    cost: Mapping[str, float]
-
-    def __str__(self) -> str:
-        """The setting and what it was chosen from."""
-        others = ", ".join(f"{name} {ratio_db(1.0, value):.1f} dB" for name, value in self.noise.items())
-        return f"{self.setting} ({others})"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -162,7 +88,7 @@ class _Search:
         backend = FxBackend(model, Registry(), copies_tensors=False, inputs=batches[0])
         self._graph = backend.graph()
         self._defaults = expand(self._graph, None)
-        self._configs = {one.name: config_with(self._graph, self._defaults, one, len(batches)) for one in task.settings}
+        self._configs = self._configs_for(len(batches))
         self._configured = backend.origin(self._graph, next(iter(self._configs.values()))).model
         found = measure(model, self._configs, batches, seed=task.seed, progress=task.progress, folder=task.folder)
         self._unit = self._cost_of(found, next(iter(self._configs)))
@@ -172,9 +98,9 @@ class _Search:
     def run(self) -> AutoQuantization:
         task = self._task
         choice, chosen = self._for_target() if task.budget is None else self._within(task.budget)
-        _log.info("auto_quantize: %s.", _told("chosen", chosen))
+        _log.info("auto_quantize: %s.", told("chosen", chosen))
         return AutoQuantization(
-            text=to_simple_yaml(self._config(choice), self._title(chosen)),
+            text=to_simple_yaml(self._config(choice, len(self._batches)), self._title(chosen)),
             chosen=chosen,
             uniform=tuple(self._uniform(name) for name in self._configs),
             curve=tuple(self._point(one) for one in self._curve()),
@@ -190,9 +116,10 @@ class _Search:
         )
 
     def _within(self, budget: float) -> tuple[Choice, Point]:
-        """Returns the best of the measured configurations that cost no more: the quietest by prediction, simple ones.
+        """Returns the best of some configurations that cost no more, as judged by pictures that did not calibrate it.
 
-        Predictions are no better than the sum of independent noises, and a simple configuration may be as good.
+        These are the quietest ones by prediction, for the budget and for a little less, and the simple ones.
+        Predictions are sums of independent noises, and know no value that calibration has not seen.
         """
         quiet = quietest(self._options, self._ties, budget)
         if quiet is None:
@@ -201,11 +128,21 @@ class _Search:
                 f" {self._least_cost():.3f}. Give a larger budget, or weights of 4 bits."
             )
         least = self._point(quiet).predicted_db - _CLOSE_DB
-        simple = (one for one in self._simple() if _sum(one, "cost") <= budget * (1 + _ROUNDING))
-        distinct = {str([o.name for o in one.values()]): one for one in simple if dict(one) != dict(quiet)}
-        close = [one for one in distinct.values() if self._point(one).predicted_db >= least]
-        measured = [(one, self._point(one, self._measured(one))) for one in (quiet, *close)]
-        return max(measured, key=lambda pair: pair[1].measured or -math.inf)
+        others = [quietest(self._options, self._ties, budget * share) for share in _LESS]
+        simple = [one for one in self._simple() if _sum(one, "cost") <= budget * (1 + _ROUNDING)]
+        candidates = [one for one in (quiet, *others, *simple) if one is not None]
+        close = [one for one in candidates if self._point(one).predicted_db >= least]
+        distinct = {tuple(option.name for option in one.values()): one for one in close}
+        best = max(distinct.values(), key=self._judged) if len(distinct) > 1 else quiet
+        return best, self._point(best, self._measured(best))
+
+    def _judged(self, choice: Choice) -> float:
+        """Returns what ``evaluate`` returns, or the SQNR on halves of the batches, calibrated with the other half."""
+        halves = self._batches[::2], self._batches[1::2]
+        if self._task.evaluate is not None or not halves[1]:
+            return self._measured(choice)
+        found = [output_sqnr(self._quantized(choice, halves[1 - at]), halves[at]) for at in (0, 1)]
+        return ratio_db(len(found), math.fsum(10.0 ** (-one / 10.0) for one in found))
 
     def _simple(self) -> list[Choice]:
         """Returns, for each setting, that setting everywhere, and on the CUBE only; where the rules allow it.
@@ -226,7 +163,10 @@ class _Search:
         return None if op is None else op.role
 
     def _keeps_ties(self, choice: Choice) -> bool:
-        return all(choice[a].widths[i] == choice[b].widths[j] for (a, i), (b, j) in self._ties)
+        """Whether tied inputs have one width; where only the CUBE is quantized, float beside it is allowed (13.1)."""
+        is_cube_only = all(one.name == FLOAT or self._graph.layers[name].is_cube for name, one in choice.items())
+        pairs = [(choice[a].widths[i], choice[b].widths[j]) for (a, i), (b, j) in self._ties]
+        return all(one == other or (is_cube_only and None in (one, other)) for one, other in pairs)
 
     def _everywhere(self, setting: str) -> Choice:
         """Returns the choice of one setting, as far as layers can have it."""
@@ -308,30 +248,33 @@ class _Search:
         return Point(cost=_sum(choice, "cost"), predicted_db=ratio_db(1.0, _sum(choice, "noise")), measured=measured)
 
     def _measured(self, choice: Choice) -> float:
-        quantized = self._quantized(choice)
+        quantized = self._quantized(choice, self._batches)
         evaluate = self._task.evaluate
         return output_sqnr(quantized, self._batches) if evaluate is None else float(evaluate(quantized))
 
-    def _quantized(self, choice: Choice) -> QuantGraphModule:
-        config = self._config(choice)
-        quantized = calibrated(self._model, dataclasses.replace(config, refine=None), self._batches)
+    def _quantized(self, choice: Choice, batches: Sequence[Batch]) -> QuantGraphModule:
+        config = self._config(choice, len(batches))
+        quantized = calibrated(self._model, dataclasses.replace(config, refine=None), batches)
         if (refine := config.refine) is not None:
-            batches = [positional_inputs(quantized, batch) for batch in self._batches]
+            inputs = [positional_inputs(quantized, batch) for batch in batches]
             progress = self._task.progress
-            refine_graph(quantized, batches, refine.methods, seed=refine.seed, progress=progress, resume_dir=None)
+            refine_graph(quantized, inputs, refine.methods, seed=refine.seed, progress=progress, resume_dir=None)
         return quantized
 
-    def _config(self, choice: Choice) -> QuantConfig:
-        layers = {
-            name: self._entry(name, choice[name].name) if name in choice else layer
-            for name, layer in self._defaults.layers.items()
-        }
+    def _config(self, choice: Choice, batches: int) -> QuantConfig:
+        configs = self._configs_for(batches)
+        layers = dict(self._defaults.layers)
+        for name, option in choice.items():
+            is_float = option.name == FLOAT
+            layers[name] = (
+                dataclasses.replace(layers[name], quant_enable=False) if is_float else configs[option.name].layers[name]
+            )
         return QuantConfig(layers, RefineConfig() if self._task.refines else None)
 
-    def _entry(self, layer: str, setting: str) -> LayerConfig:
-        if setting == FLOAT:
-            return dataclasses.replace(self._defaults.layers[layer], quant_enable=False)
-        return self._configs[setting].layers[layer]
+    def _configs_for(self, batches: int) -> dict[str, QuantConfig]:
+        """Returns the configuration of each setting for a calibration with so many batches."""
+        settings = self._task.settings
+        return {one.name: config_with(self._graph, self._defaults, one, batches) for one in settings}
 
     def _make_options(self, found: Sensitivity) -> Options:
         options: dict[str, list[Option]] = {}
@@ -364,7 +307,7 @@ class _Search:
     def _title(self, chosen: Point) -> str:
         wanted = self._task.target if self._task.budget is None else self._task.budget
         kind = "target" if self._task.budget is None else "budget"
-        return f"Made by amct.auto_quantize, {kind} {wanted:g}: {_told('this configuration', chosen)}."
+        return f"Made by amct.auto_quantize, {kind} {wanted:g}: {told('this configuration', chosen)}."
 
 
 def _ties(configured: ConfiguredGraph, options: Options) -> list[Tie]:
@@ -385,12 +328,3 @@ def _widest(bits: Sequence[int | None]) -> int | None:
 
 def _sum(choice: Choice, what: str) -> float:
     return math.fsum(getattr(one, what) for one in choice.values())
-
-
-def _shown(name: str, point: Point) -> CostPoint:
-    return CostPoint(name, point.cost, point.predicted_db)
-
-
-def _told(name: str, point: Point) -> str:
-    measured = "" if point.measured is None else f", measured {point.measured:.4g}"
-    return f"{name}: cost {point.cost:.3f} of W8A8, predicted {point.predicted_db:.1f} dB{measured}"
