@@ -81,7 +81,7 @@ class BuildKernels(build_ext):
 
     def get_export_symbols(self, ext: Extension) -> list[str]:
         """Returns the functions of the library, instead of a module's initialization; used on Windows only."""
-        source = (ROOT / ext.sources[0]).read_text(encoding="utf-8")
+        source = "\n".join((ROOT / one).read_text(encoding="utf-8") for one in ext.sources)
         return re.findall(r"^\w+ (amct_\w+)\(", source, re.MULTILINE)
 
 
@@ -91,9 +91,11 @@ def kernels() -> Extension:
     # torch has loaded this library (OpenMP). macOS' compiler lacks it; the kernels then use one thread.
     threads = ["-fopenmp"] if sys.platform.startswith("linux") else []
     is_msvc = sys.platform == "win32"
+    core = f"{PACKAGE.replace('.', '/')}/core"
     return Extension(
         f"{PACKAGE}.core._kernels",
-        sources=[f"{PACKAGE.replace('.', '/')}/core/kernels.c"],
+        sources=[f"{core}/kernels.c", f"{core}/integer_kernels.c"],
+        depends=[f"{core}/kernels.h"],
         extra_compile_args=["/O2", "/fp:precise"] if is_msvc else [*exact, *threads],
         extra_link_args=threads,
         optional=True,

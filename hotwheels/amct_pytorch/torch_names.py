@@ -46,6 +46,8 @@ NAMES = MappingProxyType(
         "torch.nn.modules.dropout._DropoutNd": "Dropout classes that derive from none of torch.nn's public ones",
         "torch.ao.quantization.FakeQuantizeBase": "our quantizers as instances of torch's base class",
         "torch.ao.quantization.ObserverBase": "our observers as instances of torch's base class",
+        "torch.ops.onednn": "the time of real_quant: products of bytes run in float32",
+        "torch._int_mm": "the time of real_quant: products of bytes run in float32",
         # Errors where they are used:
         "torch.Tensor._version": "quantized models in the modes calibration and fake_quant",
         "torch._C.DisableTorchFunctionSubclass|torch._C.DisableTorchFunction": "real_quant",

@@ -26,6 +26,44 @@ else:
     pytree = find("torch.utils._pytree") or trees
 
 
+# --- products of bytes ---
+
+
+def has_int8_products() -> bool:
+    """Whether torch has the three functions below; whether they are exact on this processor, is another question."""
+    kernels = find("torch.ops.onednn")
+    names = ("qconv_prepack", "qconv2d_pointwise")
+    return find("torch._int_mm") is not None and all(hasattr(kernels, name) for name in names)
+
+
+def pack_int8_convolution(
+    weight: Tensor, zero: int, stride: list[int], padding: list[int], dilation: list[int], groups: int, shape: list[int]
+) -> Tensor:
+    """Returns the int8 ``weight`` in the order of a kernel for data of ``shape`` with the zero point ``zero``."""
+    scale = torch.ones(1)
+    packed: Tensor = find("torch.ops.onednn").qconv_prepack(
+        weight, scale, 1.0, zero, stride, padding, dilation, groups, shape
+    )
+    return packed
+
+
+def int8_convolution(
+    x: Tensor, zero: int, packed: Tensor, bias: Tensor | None,
+    stride: list[int], padding: list[int], dilation: list[int], groups: int,
+) -> Tensor:  # fmt: skip
+    """Returns the float32 convolution of ``x - zero``, uint8 in the order channels last, with a packed weight."""
+    scale, zeros = torch.ones(1), torch.zeros(1, dtype=torch.int32)
+    settings = (stride, padding, dilation, groups, 1.0, 0, torch.float32, "none", [], "")
+    found: Tensor = find("torch.ops.onednn").qconv2d_pointwise(x, 1.0, zero, packed, scale, zeros, bias, *settings)
+    return found
+
+
+def int8_matrix_product(left: Tensor, right: Tensor) -> Tensor:
+    """Returns the int32 product of two int8 matrices."""
+    found: Tensor = find("torch._int_mm")(left, right)
+    return found
+
+
 # --- tensors and autograd ---
 
 

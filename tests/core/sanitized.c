@@ -1,5 +1,6 @@
 /* Calls every kernel on memory of exactly the size it may touch, for sizes around its blocks. For ASan and UBSan. */
 
+#include "integer_kernels.c"
 #include "kernels.c"
 
 #include <stdio.h>
@@ -45,6 +46,22 @@ static void rows_of(int64_t rows, int64_t size)
         amct_summarise_rows(x, rows, size, block, distance, per_block, samples, lows, highs, sample);
         free(sample);
     }
+    double *wide = malloc((size_t)count * sizeof(double)), *steps = malloc((size_t)size * sizeof(double));
+    float *factors = malloc((size_t)size * sizeof(float));
+    int64_t *up = malloc((size_t)rows * sizeof(int64_t)), *down = malloc((size_t)rows * sizeof(int64_t));
+    for (int64_t i = 0; i < count; i++)
+        wide[i] = grad[i] = (float)(i % 201);
+    for (int64_t i = 0; i < size; i++)
+        steps[i] = factors[i] = 0.5f;
+    for (int is_double = 0; is_double < 2; is_double++) {
+        const void *sums_of = is_double ? (const void *)wide : (const void *)grad;
+        amct_requantize(sums_of, is_double, out, rows, size, factors, -128, 127);
+        amct_requantize_reals(sums_of, is_double, out, rows, size, steps, is_double, 0.1, -128, 127);
+    }
+    amct_requantize_sum(grad, 0.5, grad, 0.1, out, count, 1, 0.1, -128, 127);
+    amct_to_bytes(grad, (uint8_t *)integers, count, 3);
+    amct_row_sums(integers, rows, size, up, down);
+    free(wide), free(steps), free(factors), free(up), free(down);
     amct_collect(x, size, indices, rows, -1, 1, -INFINITY, INFINITY, out);
     int64_t bins = 4096, *counts = calloc((size_t)bins, sizeof(int64_t));
     x[count > 1] = x[count > 2 ? 2 : 0] = 0;

@@ -1,5 +1,6 @@
 """The compiled kernels compute the same as torch: values bit for bit, sums except for their last bits."""
 
+import functools
 import math
 import subprocess
 import sys
@@ -10,13 +11,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hotwheels.amct_pytorch.core import affine, native
+from hotwheels.amct_pytorch.core import affine, native, requantize
+from hotwheels.amct_pytorch.core.accumulator import Accumulator, Deferred
+from hotwheels.amct_pytorch.core.exact_product import row_sums
 from hotwheels.amct_pytorch.core.host_memory import SETTINGS
+from hotwheels.amct_pytorch.core.params import QuantParams
 from hotwheels.amct_pytorch.core.statistics import grid_error
 from hotwheels.amct_pytorch.core.statistics.extremes import row_extremes
 from hotwheels.amct_pytorch.core.statistics.histogram import GridHistogram
 from hotwheels.amct_pytorch.core.statistics.sampling import Bounds, Wish, summarise
 from hotwheels.amct_pytorch.export.quantized_constants import WeightIntegers
+from hotwheels.amct_pytorch.nn.double_call import defer
+from hotwheels.amct_pytorch.ops.registry import Registry
 from hotwheels.amct_pytorch.quantizers import UlqFakeQuantize
 from hotwheels.amct_pytorch.quantizers.learning import gradients
 from hotwheels.amct_pytorch.quantizers.learning.learned_range import learned_range
@@ -220,3 +226,59 @@ def test_freed_memory_is_kept_unless_the_user_has_decided(setting):
     env = {} if setting is None else {setting: "131072" if setting.endswith("_") else ""}
     found = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert found.stdout.strip() == str(setting is None), found.stderr
+
+
+def accumulators(shape, wide, seed):
+    """Integer sums, among them ties and zeros; above 2^24 if they are float64."""
+    generator = torch.Generator().manual_seed(seed)
+    sums = torch.randint(-(2**24) + 1, 2**24, shape, generator=generator).double() * (37 if wide else 1)
+    sums.view(-1)[::5] = torch.arange(len(sums.view(-1)[::5])) - 7.0
+    return sums if wide else sums.float()
+
+
+@pytest.mark.parametrize("wide", [False, True], ids=["float32", "float64"])
+@pytest.mark.parametrize("shape", [(3, 5), (2, 7, 300), (2, 5, 6, 7), (1, 64, 1, 1), (4, 300, 11, 13)], ids=str)
+@pytest.mark.parametrize("is_per_channel", [False, True])
+def test_requantization_is_bit_exact(shape, wide, is_per_channel):
+    sums, generator = accumulators(shape, wide, 1), torch.Generator().manual_seed(2)
+    if len(shape) == 4:
+        sums = sums.contiguous(memory_format=torch.channels_last)
+    channels = (shape[1], 1, 1) if len(shape) == 4 else (shape[-1],)
+    step = torch.rand(channels if is_per_channel else (), generator=generator, dtype=torch.float64) * 2.0**-14
+    step.view(-1)[0] = 0.25  # ties
+    for offset, bits in ((-128, 8), (0, 8), (17, 8), (-3000, 16)):
+        params = QuantParams(scale=torch.tensor(0.5), offset=torch.tensor(offset), num_bits=bits)
+        values = Accumulator.of(sums, step)
+        rectified = defer(torch.nn.ReLU(), (values,), {}, Registry().find_module(torch.nn.ReLU))
+        for x in (values, rectified):
+            ours, theirs = both(functools.partial(requantize.to_integers, x, params))
+            assert torch.equal(ours, theirs)
+            assert ours.stride() == theirs.stride()
+
+
+@pytest.mark.parametrize("size", [1, 17, 32768, 100_003])
+@pytest.mark.parametrize("is_rectified", [False, True])
+def test_the_requantized_sum_is_bit_exact(size, is_rectified):
+    a, b = (numbers(size, 1.0, seed).round().clamp(-255, 255) for seed in (0, 1))
+    steps = torch.tensor(0.37).double(), torch.tensor(0.011).double()
+    values = Deferred.by(a, lambda at: a[at].double() * steps[0] + b[at].double() * steps[1])
+    if is_rectified:
+        values = Deferred.by(a, lambda at: (a[at].double() * steps[0] + b[at].double() * steps[1]).relu())
+    values.terms, values.is_rectified = ((a, steps[0]), (b, steps[1])), is_rectified
+    for offset in (-128, 0, 40):
+        params = QuantParams(scale=torch.tensor(0.74), offset=torch.tensor(offset), num_bits=8)
+        ours, theirs = both(functools.partial(requantize.to_integers, values, params))
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 300), (5, 70_000), (0, 4)], ids=str)
+def test_row_sums_are_exact(shape):
+    rows = torch.randint(-128, 128, shape, dtype=torch.int8)
+    rows[:1] = -128
+    ours, theirs = both(lambda: row_sums(rows))
+    assert all(torch.equal(*pair) for pair in zip(ours, theirs, strict=True))
+
+
+def test_bytes_are_exact():
+    x = torch.arange(-128.0, 128.0).repeat(300)
+    assert torch.equal(native.to_bytes(x, 128), (x + 128).to(torch.uint8))

@@ -49,7 +49,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         name = hashlib.sha256(text.encode()).hexdigest()[:16]
         source, library = folder / f"{name}.c", folder / f"{name}.so"
         source.write_text(text)
-        flags = ["-shared", "-fPIC", "-O1", "-std=c99", "-ffp-contract=off", "-fopenmp"]
+        flags = ["-shared", "-fPIC", "-O1", "-std=c99", "-ffp-contract=off", "-fopenmp", f"-I{SOURCE.parent}"]
         subprocess.run([str(COMPILER), *flags, str(source), "-o", str(library), "-lm"], check=True)
         return library
 

@@ -34,6 +34,9 @@ class Deferred(Tensor):
     Attributes:
       carrier: A tensor of the same shape, which answers for shape and device.
       part: Returns the float64 values of one piece.
+      terms: Integers, float32 or float64, and the float64 step of each: the values are the sum of ``integers * step``.
+        One term, or two float32 ones with scalar steps; () if the values are not known to be such a sum.
+      is_rectified: Whether a final ReLU makes negative sums of ``terms`` 0.
       before_relu: Returns a piece before its final ReLU, for grids without negative values, which clip the negative
         ones anyway; None if the last step is not a ReLU.
       may_be_nan: Whether a value can be NaN at all.
@@ -41,6 +44,8 @@ class Deferred(Tensor):
 
     carrier: Tensor
     part: Callable[[Piece], Tensor]
+    terms: tuple[tuple[Tensor, Tensor], ...] = ()
+    is_rectified: bool = False
     before_relu: Callable[[Piece], Tensor] | None = None
     may_be_nan: bool = True
 
@@ -88,7 +93,7 @@ class Accumulator(Deferred):
     def of(integers: Tensor, step: Tensor) -> Accumulator:
         """Returns the Accumulator of ``integers * step``; the product is not computed."""
         made = integers.as_subclass(Accumulator)
-        made.carrier, made.integers, made.step = integers, integers, step
+        made.carrier, made.integers, made.step, made.terms = integers, integers, step, ((integers, step),)
         made.part = lambda at: integers[at].double() * rows_of(step, at)
         return made
 

@@ -20,7 +20,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-_FLOAT32_EXACT = 2**24
+from . import native
+
+FLOAT32_EXACT = 2**24
 _BYTE = 256
 _NARROW = 512  # 8-bit data with the offset subtracted needs at most one bit more: 9 bits
 _MOST_PARTS = 4  # with more parts, the passes over the output cost more than a float64 product
@@ -40,15 +42,33 @@ class Range:
 
     def bound(self, weight: Tensor) -> float:
         """Returns the largest magnitude of a partial sum (formula above), any row of ``weight`` [outputs, terms]."""
-        # Integers of 8 bits: exact in float32 up to 131,072 terms.
-        kind = torch.float32 if weight.shape[1] * _BYTE // 2 < _FLOAT32_EXACT else torch.float64
-        total, magnitude = (sums.double() for sums in (weight.sum(1, dtype=kind), weight.abs().sum(1, dtype=kind)))
-        positive, negative = (magnitude + total) / 2, (magnitude - total) / 2
+        return self.bound_of(row_sums(weight))
+
+    def bound_of(self, sums_of_weight: RowSums) -> float:
+        """Returns the `bound` of a weight with these sums."""
+        positive, negative = sums_of_weight
         sums = torch.maximum(self.high * positive - self.low * negative, self.high * negative - self.low * positive)
         return float(sums.max()) if sums.numel() else 0.0
 
 
+RowSums = tuple[Tensor, Tensor]
+
+
+def row_sums(weight: Tensor) -> RowSums:
+    """Returns the sums of the positive and of the negated negative elements of each row, float64 [outputs]."""
+    if weight.dtype is torch.int8 and weight.is_contiguous() and weight.numel() and native.has_integer_kernels():
+        positive, negative = native.row_sums(weight)
+        return positive.double(), negative.double()
+    weight = weight.float()
+    # Integers of 8 bits: exact in float32 up to 131,072 terms.
+    kind = torch.float32 if weight.shape[1] * _BYTE // 2 < FLOAT32_EXACT else torch.float64
+    total, magnitude = (sums.double() for sums in (weight.sum(1, dtype=kind), weight.abs().sum(1, dtype=kind)))
+    return (magnitude + total) / 2, (magnitude - total) / 2
+
+
 Product = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
+# (limits of x, sums of the weight, largest bias) -> the product by kernels that are exact for these and faster, or None
+Faster = Callable[[Range, RowSums, float], "Product | None"]
 
 
 def weighted_product(
@@ -59,7 +79,8 @@ def weighted_product(
     limits: Range,
     axis: int,
     groups: int,
-    weight_bound: float | None = None,
+    sums: RowSums | None = None,
+    faster: Faster | None = None,
 ) -> tuple[Tensor, float]:
     """Returns ``product(x, weight, bias)`` exactly, and the largest magnitude that it can have with any ``x``.
 
@@ -68,57 +89,80 @@ def weighted_product(
     Args:
       product: A function linear in ``x`` and in ``weight``, with zero padding, that adds ``bias`` unless it is None.
       x: Integers in ``limits``, float32; its channels are at ``axis``.
-      weight: Integers, output channels first, float32: [C_out, C_in / groups, ...].
+      weight: Integers, output channels first, int8 or float32: [C_out, C_in / groups, ...].
       bias: Integers, float64 [C_out], or None.
       limits: Smallest and largest integer that ``x`` can hold.
       axis: Axis of the channels in ``x`` and in the result.
       groups: Groups of the convolution; with more than 1 the sums are short and not cut.
-      weight_bound: ``limits.bound(weight.flatten(1))`` if that is known already.
+      sums: ``row_sums(weight.flatten(1))`` if they are known already.
+      faster: Finds other kernels for products that are exact in float32.
     """
+    sums = row_sums(weight.flatten(1)) if sums is None else sums
     largest = float(bias.abs().max()) if bias is not None and bias.numel() else 0.0
-    bound = (limits.bound(weight.flatten(1)) if weight_bound is None else weight_bound) + largest
+    bound = limits.bound_of(sums) + largest
     if not float32_is_exact(x.device):
         return product(x.double(), weight.double(), bias), bound
     if x.dim() == 4 and axis == -3:  # in this layout the kernels of CPUs need no copy of their own
         x = x.contiguous(memory_format=torch.channels_last)
-    if bound < _FLOAT32_EXACT:
-        return product(x, weight, None if bias is None else bias.float()), bound
-    sums = _wide_product(product, x, weight, limits, axis, groups)
-    return (sums if bias is None else sums.add_(bias.reshape(-1, *[1] * (-axis - 1)))), bound
+    ways = _Ways(product, faster, axis, groups)
+    if bound < FLOAT32_EXACT:
+        return ways.single(x, weight, None if bias is None else bias.float(), limits, sums, largest), bound
+    found = ways.wide(x, weight, limits)
+    return (found if bias is None else found.add_(bias.reshape(-1, *[1] * (-axis - 1)))), bound
 
 
-def _wide_product(product: Product, x: Tensor, weight: Tensor, limits: Range, axis: int, groups: int) -> Tensor:
-    """Returns the product in float64, without the bias."""
-    if limits.is_narrow:
-        return _in_parts(product, x, weight, limits, axis, groups).double()
-    upper, lower = _bytes(x)
-    above = _in_parts(product, upper, weight, Range(limits.low // _BYTE, limits.high // _BYTE), axis, groups).double()
-    return above.mul_(_BYTE).add_(_in_parts(product, lower, weight, Range(0, _BYTE - 1), axis, groups))
+@dataclasses.dataclass(frozen=True)
+class _Ways:
+    """The ways to compute one product; arguments are those of `weighted_product`."""
+
+    product: Product
+    faster: Faster | None
+    axis: int
+    groups: int
+
+    def single(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, limits: Range, sums: RowSums, largest: float = 0.0
+    ) -> Tensor:
+        """Returns a product that is exact in float32."""
+        other = None if self.faster is None else self.faster(limits, sums, largest)
+        return self.product(x, weight.float(), bias) if other is None else other(x, weight.to(torch.int8), bias)
+
+    def wide(self, x: Tensor, weight: Tensor, limits: Range) -> Tensor:
+        """Returns the product in float64, without the bias."""
+        if limits.is_narrow:
+            return self._in_parts(x, weight, limits).double()
+        upper, lower = _bytes(x)
+        above = self._in_parts(upper, weight, Range(limits.low // _BYTE, limits.high // _BYTE)).double()
+        return above.mul_(_BYTE).add_(self._in_parts(lower, weight, Range(0, _BYTE - 1)))
+
+    def _in_parts(self, x: Tensor, weight: Tensor, limits: Range) -> Tensor:
+        parts = _parts(weight, limits, self.groups)
+        if not parts:
+            return self.product(x.double(), weight.double(), None)
+        if len(parts) == 1:
+            return self.single(x, weight, None, limits, parts[0][2])
+        total: Tensor | None = None
+        for start, size, sums in parts:
+            cut = x.narrow(self.axis, start, size), weight.narrow(1, start, size)
+            part = self.single(*cut, None, limits, sums)
+            total = part.double() if total is None else total.add_(part)
+        assert total is not None
+        return total
 
 
-def _in_parts(product: Product, x: Tensor, weight: Tensor, limits: Range, axis: int, groups: int) -> Tensor:
-    parts = _parts(weight, limits, groups)
-    if not parts:
-        return product(x.double(), weight.double(), None)
-    if len(parts) == 1:
-        return product(x, weight, None)
-    total: Tensor | None = None
-    for start, size in parts:
-        part = product(x.narrow(axis, start, size), weight.narrow(1, start, size), None)
-        total = part.double() if total is None else total.add_(part)
-    assert total is not None
-    return total
+def _parts(weight: Tensor, limits: Range, groups: int) -> list[tuple[int, int, RowSums]]:
+    """Returns the fewest equal cuts of the input channels with sums exact in float32; [] if there are too many.
 
-
-def _parts(weight: Tensor, limits: Range, groups: int) -> list[tuple[int, int]]:
-    """Returns the fewest equal cuts (start, size) of the input channels with sums exact in float32; [] if too many."""
+    Each cut is (start, size, sums of the weight).
+    """
     channels = weight.shape[1]
     for count in range(1, (_MOST_PARTS if groups == 1 else 1) + 1):
         size = -(-channels // count)
         starts = range(0, channels, max(size, 1))
         cuts = [(start, min(size, channels - start)) for start in starts]
-        if all(limits.bound(weight.narrow(1, *cut).flatten(1)) < _FLOAT32_EXACT for cut in cuts):
-            return cuts
+        found = [(*cut, row_sums(weight.narrow(1, *cut).flatten(1))) for cut in cuts]
+        if all(limits.bound_of(sums) < FLOAT32_EXACT for *_, sums in found):
+            return found
     return []
 
 
@@ -127,9 +171,9 @@ def matrix_product(left: Tensor, right: Tensor, left_limits: Range, right_limits
     largest = max(-right_limits.low, right_limits.high) * left.shape[-1]
     if not float32_is_exact(left.device):
         return torch.matmul(left.double(), right.double())
-    if _largest(left_limits) * largest < _FLOAT32_EXACT:
+    if _largest(left_limits) * largest < FLOAT32_EXACT:
         return torch.matmul(left, right)
-    if left_limits.is_narrow or (_BYTE - 1) * largest >= _FLOAT32_EXACT:
+    if left_limits.is_narrow or (_BYTE - 1) * largest >= FLOAT32_EXACT:
         return torch.matmul(left.double(), right.double())
     upper, lower = _bytes(left)
     return torch.matmul(upper, right).double().mul_(_BYTE).add_(torch.matmul(lower, right))

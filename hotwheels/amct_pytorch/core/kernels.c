@@ -7,16 +7,8 @@
  * same order for any number of threads.
  */
 
-#include <math.h>
-#include <stdint.h>
+#include "kernels.h"
 
-#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
-#define FOR_EACH_CPU __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define FOR_EACH_CPU
-#endif
-
-#define BLOCK 32768 /* elements of a thread's turn; core/native.py has this number too */
 #define ROW 256     /* elements searched together for clipped ones: they stay in the first-level cache */
 #define LANES 16    /* sums that run side by side, so that the compiler may use vectors */
 
@@ -33,8 +25,6 @@ typedef struct {
 typedef struct {
     float low, high;
 } bounds_t;
-
-static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 FOR_EACH_CPU
 static int quantize(const float *x, float *out, int64_t count, float step, float low, float high)

@@ -44,6 +44,14 @@ _SIGNATURES = {
     "amct_quantize_weight": (_POINTER, _POINTER, _LONG, _LONG, _POINTER, _INT, _FLOAT),
     "amct_edge_sums": (_POINTER, _POINTER, _LONG, *(_POINTER,) * 3, _LONG, _POINTER),
 }
+# A library of an older version of this file lacks these: see `has_integer_kernels`.
+_INTEGER_SIGNATURES = {
+    "amct_requantize": (_POINTER, _INT, _POINTER, _LONG, _LONG, _POINTER, _FLOAT, _FLOAT),
+    "amct_requantize_reals": (_POINTER, _INT, _POINTER, _LONG, _LONG, _POINTER, _INT, _DOUBLE, _FLOAT, _FLOAT),
+    "amct_requantize_sum": (_POINTER, _DOUBLE, _POINTER, _DOUBLE, _POINTER, _LONG, _INT, _DOUBLE, _FLOAT, _FLOAT),
+    "amct_to_bytes": (_POINTER, _POINTER, _LONG, _FLOAT),
+    "amct_row_sums": (_POINTER, _LONG, _LONG, _POINTER, _POINTER),
+}
 
 
 def _is_off() -> bool:
@@ -74,6 +82,9 @@ def load(path: Path | None) -> ctypes.CDLL:
         if not hasattr(library, name):
             raise UnusableLibrary(f"in '{path}' lack the function {name}")
         getattr(library, name).argtypes = arguments
+    for name, arguments in _INTEGER_SIGNATURES.items():
+        if hasattr(library, name):
+            getattr(library, name).argtypes = arguments
     library.amct_collect.restype = _LONG
     return library
 
@@ -236,6 +247,66 @@ def quantize_weight(weight: Values, step: Values, end: int) -> NDArray[np.int8]:
     pointers = x.ctypes.data, out.ctypes.data
     _library.amct_quantize_weight(*pointers, x.shape[0], size, steps.ctypes.data, steps.size > 1, end)
     return out
+
+
+def has_integer_kernels() -> bool:
+    """Whether the kernels below are loaded."""
+    return _library is not None and all(hasattr(_library, name) for name in _INTEGER_SIGNATURES)
+
+
+def requantize(sums: Tensor, out: Tensor, factor: Tensor, ends: tuple[int, int]) -> None:
+    """Puts ``clamp(rhe(fl32(sums) * factor), *ends)`` into ``out``.
+
+    ``sums``, float32 or float64, and ``out``, float32, are dense in the same order; ``factor`` [columns] is float32.
+    An element belongs to the column of its place in memory modulo the number of columns.
+    """
+    assert _library is not None
+    columns = factor.numel()
+    shape = sums.data_ptr(), sums.dtype is torch.float64, out.data_ptr(), sums.numel() // columns, columns
+    _library.amct_requantize(*shape, factor.data_ptr(), *ends)
+
+
+def requantize_reals(
+    sums: Tensor, out: Tensor, step: Tensor, scale: float, is_rectified: bool, ends: tuple[int, int]
+) -> None:
+    """Puts ``clamp(rhe(sums * step / scale), *ends)``, computed in float64, into ``out``; see `requantize`.
+
+    Values ``sums * step`` below 0 count as 0 if the result ``is_rectified``. ``step`` [columns] is float64.
+    """
+    assert _library is not None
+    columns = step.numel()
+    shape = sums.data_ptr(), sums.dtype is torch.float64, out.data_ptr(), sums.numel() // columns, columns
+    _library.amct_requantize_reals(*shape, step.data_ptr(), is_rectified, scale, *ends)
+
+
+def requantize_sum(
+    terms: tuple[tuple[Tensor, float], tuple[Tensor, float]],
+    out: Tensor,
+    scale: float,
+    is_rectified: bool,
+    ends: tuple[int, int],
+) -> None:
+    """Puts ``clamp(rhe((a * s + b * t) / scale), *ends)`` for ``((a, s), (b, t))`` into ``out``; all are float32."""
+    assert _library is not None
+    (a, step_a), (b, step_b) = terms
+    given = a.data_ptr(), step_a, b.data_ptr(), step_b, out.data_ptr(), out.numel()
+    _library.amct_requantize_sum(*given, is_rectified, scale, *ends)
+
+
+def to_bytes(x: Tensor, zero: int) -> Tensor:
+    """Returns ``x + zero``, integers in [0, 255], as uint8; ``x`` is float32 and dense."""
+    assert _library is not None
+    out = torch.empty_like(x, dtype=torch.uint8)
+    _library.amct_to_bytes(x.data_ptr(), out.data_ptr(), x.numel(), zero)
+    return out
+
+
+def row_sums(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the sums of the positive and of the negated negative integers of each row of ``rows`` int8 [n, m]."""
+    assert _library is not None
+    sums = torch.empty(2, rows.shape[0], dtype=torch.int64)
+    _library.amct_row_sums(rows.data_ptr(), *rows.shape, sums[0].data_ptr(), sums[1].data_ptr())
+    return sums[0], sums[1]
 
 
 def _rows(weight: Tensor) -> tuple[int, int]:

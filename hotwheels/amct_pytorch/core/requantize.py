@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import native
 from .accumulator import Accumulator, Deferred, Piece, pieces_of, rows_of
 from .exact_product import Range
 from .params import QuantParams
@@ -37,14 +38,61 @@ def to_integers(x: Tensor, params: QuantParams) -> Tensor:
     limits = limits_of(params)
     if isinstance(x, Accumulator):
         integers, factor = x.integers, multiplier(x, params)
+        columns = _columns(integers, factor)
+        if columns is not None:
+            out = torch.empty_like(integers, dtype=torch.float32)
+            native.requantize(integers, out, columns, (limits.low, limits.high))
+            return out
         return _by_pieces(lambda at: integers[at].float() * rows_of(factor, at), integers, limits)
     if isinstance(x, Deferred):
+        found = _of_terms(x, params.scale.item(), limits)
+        if found is not None:
+            return found
         scale, part = params.scale.double(), x.part
         if x.before_relu is not None and limits.low == 0:
             part = x.before_relu
         return _by_pieces(lambda at: part(at) / scale, x.carrier, limits)
     scale = params.scale.to(x.dtype)
     return _by_pieces(lambda at: x[at] / scale, x, limits)
+
+
+def _of_terms(x: Deferred, scale: float, limits: Range) -> Tensor | None:
+    """Returns `to_integers` of the terms of ``x``, in one pass; None if the kernels do not fit."""
+    ends = (limits.low, limits.high)
+    if len(x.terms) == 1:
+        integers, step = x.terms[0]
+        columns = _columns(integers, step)
+        if columns is None:
+            return None
+        out = torch.empty_like(integers, dtype=torch.float32)
+        native.requantize_reals(integers, out, columns, scale, x.is_rectified, ends)
+        return out
+    if len(x.terms) != 2 or not native.has_integer_kernels():
+        return None
+    (a, step_a), (b, step_b) = x.terms
+    if step_a.dim() or step_b.dim() or not a.numel() or not native.handles(a, b):
+        return None
+    out = torch.empty_like(a)
+    native.requantize_sum(((a, step_a.item()), (b, step_b.item())), out, scale, x.is_rectified, ends)
+    return out
+
+
+def _columns(integers: Tensor, values: Tensor) -> Tensor | None:
+    """Returns ``values``, one for all or one per channel, as the kernels take them; None if the kernels do not fit.
+
+    The channels are the last axis, or the axis 1 of images in the order channels last.
+    """
+    if not native.has_integer_kernels() or not integers.numel() or integers.device.type != "cpu":
+        return None
+    if integers.dtype not in (torch.float32, torch.float64):
+        return None
+    if integers.dim() == 4 and integers.is_contiguous(memory_format=torch.channels_last):
+        channels, shape = integers.shape[1], (integers.shape[1], 1, 1)
+    elif integers.dim() and integers.is_contiguous():
+        channels, shape = integers.shape[-1], (integers.shape[-1],)
+    else:
+        return None
+    return values.expand(shape).reshape(channels).contiguous() if values.shape in ((), shape) else None
 
 
 def multiplier(x: Accumulator, params: QuantParams) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch.nn.functional as F
@@ -12,13 +13,15 @@ from .padding import Margins, padded_conv1d, padded_conv2d
 _DIMENSIONS_1D = 3  # of the weight
 
 
-def convolve(module: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def convolve(module: Any, x: Tensor, weight: Tensor, bias: Tensor | None, functions: Any = F) -> Tensor:
     """Returns the result of the Conv1d or Conv2d ``module`` on ``x``, with this ``weight`` and ``bias``.
 
     ``padding="same"`` is replaced by numbers if both sides are padded alike, since ONNX's auto_pad excludes dilation.
-    If the module has ``margins``, zeros in front of the layer, these are added first (`padding`).
+    If the module has ``margins``, zeros in front of the layer, these are added first (`padding`). ``functions`` has
+    `conv1d` and `conv2d` of torch.nn.functional.
     """
-    function = F.conv1d if weight.dim() == _DIMENSIONS_1D else F.conv2d
+    is_1d = weight.dim() == _DIMENSIONS_1D
+    function: Callable[..., Tensor] = functions.conv1d if is_1d else functions.conv2d
     margins = _margins(module)
     if module.padding_mode != "zeros":
         x = F.pad(x, [one for sides in reversed(margins) for one in sides], mode=module.padding_mode)
@@ -29,14 +32,17 @@ def convolve(module: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Ten
     in_front: Margins | None = getattr(module, "margins", None)
     if in_front is None:
         return function(x, *settings)
-    return (padded_conv1d if weight.dim() == _DIMENSIONS_1D else padded_conv2d)(x, in_front, *settings)
+    if functions is not F:
+        return function(F.pad(x, in_front), *settings)
+    return (padded_conv1d if is_1d else padded_conv2d)(x, in_front, *settings)
 
 
 def convolve_transposed(
-    module: Any, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: list[int] | None
+    module: Any, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: list[int] | None, functions: Any = F
 ) -> Tensor:
     """Returns the result of the ConvTranspose1d or 2d ``module`` on ``x``, of ``output_size`` if that is given."""
-    function = F.conv_transpose1d if weight.dim() == _DIMENSIONS_1D else F.conv_transpose2d
+    is_1d = weight.dim() == _DIMENSIONS_1D
+    function: Callable[..., Tensor] = functions.conv_transpose1d if is_1d else functions.conv_transpose2d
     padding = output_padding(module, x, output_size)
     return function(x, weight, bias, module.stride, module.padding, padding, module.groups, module.dilation)
 

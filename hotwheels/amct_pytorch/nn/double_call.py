@@ -64,6 +64,8 @@ def defer(
     before = x.part if op.name == RELU else None
     made = Deferred.by(x.carrier, lambda at: call_in_double(function, (x.part(at), *rest), kwargs, op), before)
     made.may_be_nan = before is None or x.may_be_nan
+    if before is not None:
+        made.terms, made.is_rectified = x.terms, True
     return made
 
 

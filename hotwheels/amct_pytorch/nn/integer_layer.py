@@ -15,7 +15,8 @@ from torch import Tensor
 from ..core import requantize
 from ..core.accumulator import Accumulator, Deferred, Piece
 from ..core.affine import quantize_bias
-from ..core.exact_product import matrix_product, weighted_product
+from ..core.exact_product import Product, Range, RowSums, matrix_product, weighted_product
+from ..core.int8_product import int8_functions
 from ..core.params import QuantParams
 from ..errors import CalibrationError
 from ..ops.desc import OpDesc, Role
@@ -110,6 +111,11 @@ def _weighted(layer: IntegerLayer, known: FrozenWeight, input: Tensor, output_si
     data, params, bias = layer.grids[0], known.params, known.bias
     limits = requantize.limits_of(data)
     is_float_bias = bias is not None and known.op.adds_bias_in_float(input)
+
+    def faster(limits: Range, sums: RowSums, largest: float) -> Product | None:
+        functions = int8_functions(limits, sums, largest)
+        return functions and (lambda a, b, c: known.op.apply(a, b, c, output_size, functions))
+
     sums, bound = weighted_product(
         lambda a, b, c: known.op.apply(a, b, c, output_size),
         x,
@@ -118,7 +124,8 @@ def _weighted(layer: IntegerLayer, known: FrozenWeight, input: Tensor, output_si
         limits,
         axis=-len(known.op.channel_shape),
         groups=getattr(known.op.module, "groups", 1),
-        weight_bound=known.bound(limits),
+        sums=known.sums,
+        faster=faster,
     )
     layer.refuse_overflow(sums, bound)
     shift_bit = _shift_bit(layer, known.op.channel_shape)
@@ -212,10 +219,22 @@ def _other(layer: IntegerLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -
 
     given = pytree.tree_leaves((args, kwargs))
     if layer.op.role in _EACH_ELEMENT and _have_one_shape([*values, *(x for x in given if isinstance(x, Tensor))]):
-        made = Deferred.by(values[0], compute, (lambda part: reals(part)[0]) if layer.op.name == RELU else None)
+        is_relu = layer.op.name == RELU
+        made = Deferred.by(values[0], compute, (lambda part: reals(part)[0]) if is_relu else None)
+        made.terms, made.is_rectified = _terms(layer, args, kwargs, values), is_relu
         made.may_be_nan = layer.op.name not in _FINITE or len(args) != len(values)  # a scalar operand may be infinite
         return made
     return compute(...)
+
+
+def _terms(
+    layer: IntegerLayer, args: tuple[Any, ...], kwargs: dict[str, Any], values: list[Any]
+) -> tuple[tuple[Tensor, Tensor], ...]:
+    """Returns the terms of a ReLU or a plain addition of quantized tensors (`Deferred.terms`); () for other calls."""
+    count = {RELU: 1, "add": 2}.get(layer.op.name, 0)
+    if len(layer.grids) != count or len(args) != count or kwargs or layer.constant_inputs:
+        return ()
+    return tuple((one, layer.grids[index].scale.double()) for index, one in enumerate(values))
 
 
 def _real(layer: IntegerLayer, index: int, integers: Tensor) -> Tensor:

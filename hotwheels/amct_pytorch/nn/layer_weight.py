@@ -11,9 +11,10 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
+from ..core import native
 from ..core.affine import bias_scale_floor, quantize, quantize_bias
 from ..core.channels import per_channel
-from ..core.exact_product import Range
+from ..core.exact_product import RowSums, row_sums
 from ..core.params import QuantParams
 from ..core.search.codebook import assign, rescaled
 from ..log import get_logger
@@ -47,26 +48,24 @@ class FrozenWeight:
 
     @functools.cached_property
     def integers(self) -> Tensor:
-        """The integers of the weight, float32; codebook values if non-uniform (spec 6.3)."""
+        """The integers of the weight, int8; codebook values if non-uniform (spec 6.3)."""
         return integer_weight(self.weight, self.params)
 
-    def bound(self, limits: Range) -> float:
-        """Returns the largest magnitude of a partial sum of the `integers` with data inside ``limits``."""
-        if limits not in self._bounds:
-            self._bounds[limits] = limits.bound(self.integers.flatten(1))
-        return self._bounds[limits]
-
     @functools.cached_property
-    def _bounds(self) -> dict[Range, float]:
-        return {}
+    def sums(self) -> RowSums:
+        """The sums of the positive and of the negative `integers` of each output channel."""
+        return row_sums(self.integers.flatten(1))
 
 
 def integer_weight(weight: Tensor, params: QuantParams) -> Tensor:
-    """Returns the integers, in float32, of a weight [C_out, ...]; codebook values if non-uniform (spec 6.3)."""
+    """Returns the integers, in int8, of a weight [C_out, ...]; codebook values if non-uniform (spec 6.3)."""
     weight = weight.float()  # as the export stores the weights of a half precision model
     if params.codebook is not None:
-        return assign(weight, params.scale, params.codebook).float()
-    return quantize(weight, per_channel(params.scale, weight), per_channel(params.offset, weight), params.num_bits)
+        return assign(weight, params.scale, params.codebook).to(torch.int8)
+    if native.handles(weight) and weight.is_contiguous():  # the offsets of weights are 0
+        return torch.from_numpy(native.quantize_weight(weight.numpy(), params.scale.numpy(), params.spec.qmax))
+    scale, offset = per_channel(params.scale, weight), per_channel(params.offset, weight)
+    return quantize(weight, scale, offset, params.num_bits).to(torch.int8)
 
 
 class LayerWeight:

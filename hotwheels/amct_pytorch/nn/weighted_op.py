@@ -219,19 +219,32 @@ class WeightedOp:
         with self.behind.keeping(is_kept):
             return self.behind.run(result)
 
-    def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: list[int] | None = None) -> Tensor:
-        """Returns the operation on ``x`` with this ``weight`` [C_out, ...] and ``bias`` instead of the module's own."""
-        with recomputing((x, weight), quantized_again):
-            return self._apply(x, weight, bias, output_size)
+    def apply(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        output_size: list[int] | None = None,
+        functions: Any = F,
+    ) -> Tensor:
+        """Returns the operation on ``x`` with this ``weight`` [C_out, ...] and ``bias`` instead of the module's own.
 
-    def _apply(self, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: list[int] | None) -> Tensor:
+        ``functions`` has the functions of torch.nn.functional that compute operations with weights.
+        """
+        with recomputing((x, weight), quantized_again):
+            return self._apply(x, weight, bias, output_size, functions)
+
+    def _apply(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: list[int] | None, functions: Any
+    ) -> Tensor:
         module = self.module
         if self.role is Role.LINEAR:
-            return F.linear(x, weight, bias)
+            result: Tensor = functions.linear(x, weight, bias)
+            return result
         weight = from_output_first(weight, module.groups, self.role is Role.CONV_TRANSPOSE)
         if self.role is Role.CONV:
-            return convolve(module, x, weight, bias)
-        return convolve_transposed(module, x, weight, bias, output_size)
+            return convolve(module, x, weight, bias, functions)
+        return convolve_transposed(module, x, weight, bias, output_size, functions)
 
     def _behind_front(self, with_bias: bool = True) -> tuple[Tensor, Tensor | None]:
         """Returns weight and bias with the chain in front folded in; the bias is None without ``with_bias``."""

@@ -1,0 +1,130 @@
+"""Products of 8-bit integers in oneDNN's int8 kernels, which take a fifth of the time of float32 or less.
+
+They are exact under two conditions, both checked here. The processor multiplies and adds bytes in 32 bits (VNNI, AMX);
+older ones add pairs of products in 16 bits, which saturate. And no sum can reach 2^24 in magnitude, neither that of the
+data itself nor that of the data as unsigned bytes (`int8_functions`): then the accumulator does not overflow, and
+wherever a kernel subtracts the zero point and converts to float32, float32 holds all the integers exactly.
+
+A product falls back to float32, with the same result, if the kernels do not pay: for few sums per weight the packing of
+the weight takes longer than the product.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..torch_private import has_int8_products, int8_convolution, int8_matrix_product, pack_int8_convolution
+from .exact_product import FLOAT32_EXACT, Range, RowSums
+from .native import handles, has_integer_kernels, to_bytes
+
+_BYTE = Range(0, 255)
+_LEAST_PRODUCTS = 1 << 21  # of a call: below it float32 takes less than 0.1 ms
+_LEAST_TERMS = 16  # of a sum; torch._int_mm of torch 2.13 is wrong for sums of a single term
+_LEAST_POSITIONS = 128  # of a convolution's output, for each of which a packed weight is used again
+
+
+@dataclasses.dataclass(frozen=True)
+class Int8Functions:
+    """The functions of torch.nn.functional that have a faster form for integers in ``limits``.
+
+    Arguments are those of torch's functions: data and bias in float32, the weight in int8. See `int8_functions`.
+    """
+
+    limits: Range
+
+    def conv2d(
+        self,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
+    ) -> Tensor:
+        """Returns ``F.conv2d`` of the same arguments, float32."""
+        pairs = [_pair(one) for one in (stride, padding, dilation)]
+        if input.dim() == 4 and input.numel() and None not in pairs:
+            positions = len(input) * math.prod(_output_size(input, weight, *pairs))
+            if positions >= _LEAST_POSITIONS and positions * weight.numel() >= _LEAST_PRODUCTS:
+                return self._conv2d(input, weight, bias, pairs, groups)
+        return F.conv2d(input, weight.float(), bias, stride, padding, dilation, groups)
+
+    def linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Returns ``F.linear`` of the same arguments, float32."""
+        terms = weight.shape[1]
+        if terms < _LEAST_TERMS or input.numel() // terms * weight.numel() < _LEAST_PRODUCTS:
+            return F.linear(input, weight.float(), bias)
+        middle = self.limits.low + 128  # of the range: the data minus this is a signed byte
+        rows = (input - middle if middle else input).to(torch.int8).reshape(-1, input.shape[-1])
+        sums = int8_matrix_product(rows, weight.contiguous().t()).reshape(*input.shape[:-1], len(weight)).float()
+        if middle:
+            sums += weight.sum(1, dtype=torch.int32) * middle
+        return sums if bias is None else sums.add_(bias)
+
+    def _conv2d(self, x: Tensor, weight: Tensor, bias: Tensor | None, pairs: list[Any], groups: int) -> Tensor:
+        zero = -self.limits.low
+        data = to_bytes(x, zero) if handles(x) and has_integer_kernels() else (x + zero).to(torch.uint8)
+        packed = pack_int8_convolution(weight, zero, *pairs, groups, list(x.shape))
+        return int8_convolution(data, zero, packed, bias, *pairs, groups)
+
+    @staticmethod
+    def conv1d(input: Tensor, weight: Tensor, *args: Any) -> Tensor:
+        """Returns ``F.conv1d`` of the same arguments, float32."""
+        return F.conv1d(input, weight.float(), *args)
+
+    @staticmethod
+    def conv_transpose1d(input: Tensor, weight: Tensor, *args: Any) -> Tensor:
+        """Returns ``F.conv_transpose1d`` of the same arguments, float32."""
+        return F.conv_transpose1d(input, weight.float(), *args)
+
+    @staticmethod
+    def conv_transpose2d(input: Tensor, weight: Tensor, *args: Any) -> Tensor:
+        """Returns ``F.conv_transpose2d`` of the same arguments, float32."""
+        return F.conv_transpose2d(input, weight.float(), *args)
+
+
+def int8_functions(limits: Range, sums: RowSums, bias: float) -> Int8Functions | None:
+    """Returns functions for data inside ``limits``, weights of these ``sums`` and biases up to ``bias``.
+
+    None if the kernels are missing, or might not be exact.
+    """
+    if limits.high - limits.low > _BYTE.high or not is_exact():
+        return None
+    largest = max(limits.bound_of(sums), _BYTE.bound_of(sums)) + bias
+    return Int8Functions(limits) if largest < FLOAT32_EXACT else None
+
+
+@functools.cache
+def is_exact() -> bool:
+    """Whether torch has the kernels, and computes the products that saturate in 16 bits exactly."""
+    if not has_int8_products():
+        return False
+    functions = Int8Functions(Range(-128, 127))
+    for channels, size, groups in ((64, 3, 1), (64, 1, 1), (3, 3, 1), (64, 3, 64)):
+        x = torch.full((1, channels, 16, 16), 127.0).contiguous(memory_format=torch.channels_last)
+        weight = torch.full((channels, channels // groups, size, size), 127.0)
+        found = functions._conv2d(x, weight.to(torch.int8), None, [[1, 1]] * 3, groups)
+        if not torch.equal(found, F.conv2d(x, weight, None, 1, 1, 1, groups)):
+            return False
+    x, weight = torch.full((64, 128), 127.0), torch.full((256, 128), 127.0)
+    return torch.equal(functions.linear(x, weight.to(torch.int8)), F.linear(x, weight))
+
+
+def _pair(value: Any) -> list[int] | None:
+    """Returns two numbers; None for a padding that is a word."""
+    if isinstance(value, str):
+        return None
+    return [value, value] if isinstance(value, int) else [*value] * (2 // len(value))
+
+
+def _output_size(x: Tensor, weight: Tensor, stride: list[int], padding: list[int], dilation: list[int]) -> list[int]:
+    axes = zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
+    return [(size + 2 * pad - step * (kernel - 1) - 1) // move + 1 for size, kernel, move, pad, step in axes]

@@ -1,0 +1,149 @@
+/* Integers of real_quant: from accumulators to the grid of the next layer, each in one pass over the memory.
+ *
+ * core/requantize.py has the formulas. Every function rounds, multiplies and divides in the types and in the order of
+ * the torch calls there, so the results are equal bit for bit. Accumulators are never NaN.
+ */
+
+#include "kernels.h"
+
+FOR_EACH_CPU
+static void requantize_row(const float *acc, float *out, int64_t channels, const float *factor, float low,
+                           float high)
+{
+    for (int64_t c = 0; c < channels; c++) {
+        float q = rintf(acc[c] * factor[c]);
+        q = q < low ? low : q;
+        out[c] = q > high ? high : q;
+    }
+}
+
+FOR_EACH_CPU
+static void requantize_wide_row(const double *acc, float *out, int64_t channels, const float *factor, float low,
+                                float high)
+{
+    for (int64_t c = 0; c < channels; c++) {
+        float q = rintf((float)acc[c] * factor[c]);
+        q = q < low ? low : q;
+        out[c] = q > high ? high : q;
+    }
+}
+
+/* out = clamp(rint((float)acc * factor), low, high) of rows of accumulators, float or double, with a factor for each
+ * column. No accumulator is NaN. */
+void amct_requantize(const void *acc, int is_double, float *out, int64_t rows, int64_t columns, const float *factor,
+                     float low, float high)
+{
+#pragma omp parallel for schedule(static) if (rows * columns > BLOCK)
+    for (int64_t row = 0; row < rows; row++) {
+        int64_t at = row * columns;
+        if (is_double)
+            requantize_wide_row((const double *)acc + at, out + at, columns, factor, low, high);
+        else
+            requantize_row((const float *)acc + at, out + at, columns, factor, low, high);
+    }
+}
+
+FOR_EACH_CPU
+static void requantize_reals(const float *acc, float *out, int64_t columns, const double *step, int is_rectified,
+                             double scale, float low, float high)
+{
+    for (int64_t c = 0; c < columns; c++) {
+        double real = acc[c] * step[c];
+        real = is_rectified && real < 0 ? 0 : real;
+        float q = (float)rint(real / scale);
+        q = q < low ? low : q;
+        out[c] = q > high ? high : q;
+    }
+}
+
+FOR_EACH_CPU
+static void requantize_wide_reals(const double *acc, float *out, int64_t columns, const double *step, int is_rectified,
+                                  double scale, float low, float high)
+{
+    for (int64_t c = 0; c < columns; c++) {
+        double real = acc[c] * step[c];
+        real = is_rectified && real < 0 ? 0 : real;
+        float q = (float)rint(real / scale);
+        q = q < low ? low : q;
+        out[c] = q > high ? high : q;
+    }
+}
+
+/* out = clamp(rint(real / scale), low, high) with real = acc * step, in double, at least 0 if it is_rectified. Rows and
+ * columns are those of amct_requantize. */
+void amct_requantize_reals(const void *acc, int is_double, float *out, int64_t rows, int64_t columns, const double *step,
+                           int is_rectified, double scale, float low, float high)
+{
+#pragma omp parallel for schedule(static) if (rows * columns > BLOCK)
+    for (int64_t row = 0; row < rows; row++) {
+        int64_t at = row * columns;
+        if (is_double)
+            requantize_wide_reals((const double *)acc + at, out + at, columns, step, is_rectified, scale, low, high);
+        else
+            requantize_reals((const float *)acc + at, out + at, columns, step, is_rectified, scale, low, high);
+    }
+}
+
+FOR_EACH_CPU
+static void requantize_sum(const float *a, double step_a, const float *b, double step_b, float *out, int64_t count,
+                           int is_rectified, double scale, float low, float high)
+{
+    for (int64_t i = 0; i < count; i++) {
+        double real = a[i] * step_a + b[i] * step_b;
+        real = is_rectified && real < 0 ? 0 : real;
+        float q = (float)rint(real / scale);
+        q = q < low ? low : q;
+        out[i] = q > high ? high : q;
+    }
+}
+
+/* The same with real = a * step_a + b * step_b. */
+void amct_requantize_sum(const float *a, double step_a, const float *b, double step_b, float *out, int64_t count,
+                         int is_rectified, double scale, float low, float high)
+{
+#pragma omp parallel for schedule(static) if (count > BLOCK)
+    for (int64_t at = 0; at < count; at += BLOCK)
+        requantize_sum(a + at, step_a, b + at, step_b, out + at, smaller(BLOCK, count - at), is_rectified, scale, low,
+                       high);
+}
+
+FOR_EACH_CPU
+static void to_bytes(const float *x, uint8_t *out, int64_t count, float zero)
+{
+    for (int64_t i = 0; i < count; i++)
+        out[i] = (uint8_t)(int32_t)(x[i] + zero);
+}
+
+/* out = x + zero, integers in [0, 255]. */
+void amct_to_bytes(const float *x, uint8_t *out, int64_t count, float zero)
+{
+#pragma omp parallel for schedule(static) if (count > BLOCK)
+    for (int64_t at = 0; at < count; at += BLOCK)
+        to_bytes(x + at, out + at, smaller(BLOCK, count - at), zero);
+}
+
+FOR_EACH_CPU
+static void row_sums(const int8_t *x, int64_t count, int64_t *positive, int64_t *negative)
+{
+    int64_t up = 0, down = 0;
+    for (int64_t at = 0; at < count; at += BLOCK) {
+        int32_t total = 0, magnitude = 0; /* BLOCK * 128 fits */
+        int64_t end = smaller(at + BLOCK, count);
+        for (int64_t i = at; i < end; i++) {
+            total += x[i];
+            magnitude += x[i] < 0 ? -x[i] : x[i];
+        }
+        up += (magnitude + total) / 2;
+        down += (magnitude - total) / 2;
+    }
+    *positive = up;
+    *negative = down;
+}
+
+/* The sums of the positive and of the negated negative integers of each row. */
+void amct_row_sums(const int8_t *x, int64_t rows, int64_t size, int64_t *positive, int64_t *negative)
+{
+#pragma omp parallel for schedule(static) if (rows * size > BLOCK)
+    for (int64_t row = 0; row < rows; row++)
+        row_sums(x + row * size, size, positive + row, negative + row);
+}

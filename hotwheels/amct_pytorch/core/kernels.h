@@ -1,0 +1,19 @@
+/* What kernels.c and integer_kernels.c share. */
+
+#ifndef AMCT_KERNELS_H
+#define AMCT_KERNELS_H
+
+#include <math.h>
+#include <stdint.h>
+
+#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__)
+#define FOR_EACH_CPU __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define FOR_EACH_CPU
+#endif
+
+#define BLOCK 32768 /* elements of a thread's turn; core/native.py has this number too */
+
+static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+#endif
