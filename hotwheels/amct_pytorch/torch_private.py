@@ -53,7 +53,7 @@ def int8_convolution(
 ) -> Tensor:  # fmt: skip
     """Returns the float32 convolution of ``x - zero``, uint8 in the order channels last, with a packed weight."""
     scale, zeros = torch.ones(1), torch.zeros(1, dtype=torch.int32)
-    settings = (stride, padding, dilation, groups, 1.0, 0, torch.float32, "none", [], "")
+    settings: tuple[Any, ...] = (stride, padding, dilation, groups, 1.0, 0, torch.float32, "none", [], "")
     found: Tensor = find("torch.ops.onednn").qconv2d_pointwise(x, 1.0, zero, packed, scale, zeros, bias, *settings)
     return found
 

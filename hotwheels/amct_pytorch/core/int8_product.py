@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from typing import Any
 
 import torch
@@ -28,6 +27,26 @@ _BYTE = Range(0, 255)
 _LEAST_PRODUCTS = 1 << 21  # of a call: below it float32 takes less than 0.1 ms
 _LEAST_TERMS = 16  # of a sum; torch._int_mm of torch 2.13 is wrong for sums of a single term
 _LEAST_POSITIONS = 128  # of a convolution's output, for each of which a packed weight is used again
+
+
+@dataclasses.dataclass(frozen=True)
+class _Setting:
+    """The settings of a 2-D convolution."""
+
+    stride: list[int]
+    padding: list[int]
+    dilation: list[int]
+    groups: int
+
+    def positions(self, x: Tensor, weight: Tensor) -> int:
+        """Returns the number of pixels of an image of the result."""
+        height, width = (
+            (x.shape[axis + 2] + 2 * self.padding[axis] - self.dilation[axis] * (weight.shape[axis + 2] - 1) - 1)
+            // self.stride[axis]
+            + 1
+            for axis in range(2)
+        )
+        return height * width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,11 +69,11 @@ class Int8Functions:
         groups: int = 1,
     ) -> Tensor:
         """Returns ``F.conv2d`` of the same arguments, float32."""
-        pairs = [_pair(one) for one in (stride, padding, dilation)]
-        if input.dim() == 4 and input.numel() and None not in pairs:
-            positions = len(input) * math.prod(_output_size(input, weight, *pairs))
+        if input.dim() == 4 and input.numel() and not isinstance(padding, str):
+            setting = _Setting(_pair(stride), _pair(padding), _pair(dilation), groups)
+            positions = len(input) * setting.positions(input, weight)
             if positions >= _LEAST_POSITIONS and positions * weight.numel() >= _LEAST_PRODUCTS:
-                return self._conv2d(input, weight, bias, pairs, groups)
+                return self._conv2d(input, weight, bias, setting)
         return F.conv2d(input, weight.float(), bias, stride, padding, dilation, groups)
 
     def linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -69,11 +88,12 @@ class Int8Functions:
             sums += weight.sum(1, dtype=torch.int32) * middle
         return sums if bias is None else sums.add_(bias)
 
-    def _conv2d(self, x: Tensor, weight: Tensor, bias: Tensor | None, pairs: list[Any], groups: int) -> Tensor:
+    def _conv2d(self, x: Tensor, weight: Tensor, bias: Tensor | None, setting: _Setting) -> Tensor:
         zero = -self.limits.low
         data = to_bytes(x, zero) if handles(x) and has_integer_kernels() else (x + zero).to(torch.uint8)
-        packed = pack_int8_convolution(weight, zero, *pairs, groups, list(x.shape))
-        return int8_convolution(data, zero, packed, bias, *pairs, groups)
+        given = setting.stride, setting.padding, setting.dilation, setting.groups
+        packed = pack_int8_convolution(weight, zero, *given, list(x.shape))
+        return int8_convolution(data, zero, packed, bias, *given)
 
     @staticmethod
     def conv1d(input: Tensor, weight: Tensor, *args: Any) -> Tensor:
@@ -111,20 +131,12 @@ def is_exact() -> bool:
     for channels, size, groups in ((64, 3, 1), (64, 1, 1), (3, 3, 1), (64, 3, 64)):
         x = torch.full((1, channels, 16, 16), 127.0).contiguous(memory_format=torch.channels_last)
         weight = torch.full((channels, channels // groups, size, size), 127.0)
-        found = functions._conv2d(x, weight.to(torch.int8), None, [[1, 1]] * 3, groups)
+        found = functions._conv2d(x, weight.to(torch.int8), None, _Setting([1, 1], [1, 1], [1, 1], groups))
         if not torch.equal(found, F.conv2d(x, weight, None, 1, 1, 1, groups)):
             return False
     x, weight = torch.full((64, 128), 127.0), torch.full((256, 128), 127.0)
     return torch.equal(functions.linear(x, weight.to(torch.int8)), F.linear(x, weight))
 
 
-def _pair(value: Any) -> list[int] | None:
-    """Returns two numbers; None for a padding that is a word."""
-    if isinstance(value, str):
-        return None
+def _pair(value: Any) -> list[int]:
     return [value, value] if isinstance(value, int) else [*value] * (2 // len(value))
-
-
-def _output_size(x: Tensor, weight: Tensor, stride: list[int], padding: list[int], dilation: list[int]) -> list[int]:
-    axes = zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True)
-    return [(size + 2 * pad - step * (kernel - 1) - 1) // move + 1 for size, kernel, move, pad, step in axes]

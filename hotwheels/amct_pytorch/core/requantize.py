@@ -86,6 +86,7 @@ def _columns(integers: Tensor, values: Tensor) -> Tensor | None:
         return None
     if integers.dtype not in (torch.float32, torch.float64):
         return None
+    shape: tuple[int, ...]
     if integers.dim() == 4 and integers.is_contiguous(memory_format=torch.channels_last):
         channels, shape = integers.shape[1], (integers.shape[1], 1, 1)
     elif integers.dim() and integers.is_contiguous():

@@ -114,7 +114,9 @@ def _weighted(layer: IntegerLayer, known: FrozenWeight, input: Tensor, output_si
 
     def faster(limits: Range, sums: RowSums, largest: float) -> Product | None:
         functions = int8_functions(limits, sums, largest)
-        return functions and (lambda a, b, c: known.op.apply(a, b, c, output_size, functions))
+        if functions is None:
+            return None
+        return lambda a, b, c: known.op.apply(a, b, c, output_size, functions)
 
     sums, bound = weighted_product(
         lambda a, b, c: known.op.apply(a, b, c, output_size),
