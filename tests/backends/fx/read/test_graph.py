@@ -515,3 +515,14 @@ def test_normalization_as_a_function_says_why_it_stays_in_float() -> None:
     assert reasons["batch_norm"] == "it normalizes with the statistics of the batch in evaluation, too"
     reason = "it is a normalization called as a function; HiSilicon's AMCT manual lists nn.LayerNorm only"
     assert reasons["layer_norm"] == reason
+
+
+def test_softmax_of_masked_scores_is_float() -> None:
+    def forward(self: Any, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        blocked = y.masked_fill(y > 0, float("-inf"))
+        return torch.softmax(blocked, -1) + F.softmax(y.masked_fill(y > 0, value=-1.0), dim=-1)
+
+    graph = graph_of(forward)
+    assert graph["softmax"].unquantizable == "its input is filled with -inf, which no grid contains"
+    assert graph["softmax_1"].is_quantizable

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import operator
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
@@ -43,6 +45,7 @@ _CONSTANT_OPERAND = "its operands are constants, or one of them is not a float t
 _EMPTY_OPERAND = "one of its operands has no elements for input_data"
 _NO_KEEPDIM = "only the form of two tensors and the one with keepdim=True are supported"
 _DEAD = "nothing that the model returns depends on it"
+_MASKED = "its input is filled with -inf, which no grid contains"
 _NO_PARTNER = "neither its producer nor a consumer is quantizable, and it only changes the shape"
 
 
@@ -122,6 +125,7 @@ class _Reader:
             or self._belongs_to(node, op)
             or (None if op.is_listed else NOT_LISTED)
             or uneven_windows(node, op, module)
+            or (_MASKED if op.name == "softmax" and any(map(_fills_with_infinity, node.all_input_nodes)) else None)
             or self._wrong_operands(node, op, given, tensors)
         )
         return tuple(self._edge(one) for one in tensors), reason
@@ -296,6 +300,12 @@ def _is_empty(node: Node) -> bool:
 
 def _nodes(given: list[Given]) -> list[Node]:
     return [one.node for one in given if one.node is not None]
+
+
+def _fills_with_infinity(node: Node) -> bool:
+    """Whether ``node`` is a ``masked_fill`` with -inf."""
+    is_fill = node.target in ("masked_fill", "masked_fill_", torch.masked_fill)
+    return is_fill and _argument(node, "value", 2) == -math.inf
 
 
 def _picks(node: Node) -> bool:
