@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .call import MethodCall
+from .smooth_resize import smoothly_resized
 
 
 def _single(value: float) -> float:
@@ -84,6 +85,7 @@ def _view_as(input: Tensor, other: Tensor) -> Tensor:
 
 _FUNCTIONS: dict[Any, Callable[..., Any]] = {
     F.gelu: _gelu,
+    F.interpolate: smoothly_resized,
     F.logsigmoid: _log_sigmoid,
     F.rms_norm: _rms_norm,
     torch.rms_norm: _rms_norm,

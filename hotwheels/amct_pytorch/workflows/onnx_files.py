@@ -21,6 +21,7 @@ from ..oracle.float_check import check_outputs, outputs_of
 from ..record import Record
 from ..torch_private import pytree
 from .check.twin_check import check_against_twin
+from .dynamic_sizes import fix_wrong_axes
 from .golden import real_quant_integers
 
 
@@ -53,6 +54,8 @@ def check_written(
         check_against_twin(model, golden_inputs)
     if found is not None and not is_users:
         check_outputs(written.model, tensors, written.reference, found)
+    if found is not None and written.has_exported_calls:
+        fix_wrong_axes(written.model, written.reference)
 
 
 def _are_same(one: tuple[Any, ...], other: tuple[Any, ...]) -> bool:

@@ -24,7 +24,6 @@ from ..files import PathLike
 from ..files.seal import sealed_set
 from ..graph import OpGraph
 from ..log import get_logger
-from ..oracle.float_check import check_float_model
 from ..plan.quant_plan import QuantPlan
 from ..record import LayerRecord, Record
 from ..record.text_proto import read_record, write_record
@@ -39,6 +38,7 @@ from .dynamic_rules import (
     weighted_layers,
     write_update,
 )
+from .dynamic_sizes import check_float_file
 from .original_model import backend_of_quantized
 from .planning import checked_plan, refuse
 
@@ -117,8 +117,7 @@ def save(
     settings = {WEIGHTED: weighted_layers(plan), USES: further_uses(plan)}
     folds = backend.folds(graph)
     float_model = backend.float_model(plan, folds, settings)
-    reference = backend.float_forward(folds)
-    check_float_model(float_model, reference.tensors(), reference)
+    check_float_file(float_model, backend.float_forward(folds))
     require_complete(float_model, settings, record, record_path, _EXPORT)
     trained = _with_present_weights(record, session.known_factors(), record_path)
     with sealed_set(prefix, reads=(config_path, record_path)) as files:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from ...nn.smooth_resize import resize_shares
 from ...torch_torchscript import is_tracing, not_tracing
 from ..calls.composed_forms import Form, composed_form
 from ..calls.function_names import is_in_place_name, name_of
@@ -46,6 +47,8 @@ def _interpolate(
     recompute_scale_factor: bool | None = None,
     antialias: bool = False,
 ) -> Any:
+    if antialias:
+        return _smooth(input, size, scale_factor, mode, align_corners, recompute_scale_factor)
     if mode not in ("area", "nearest-exact"):
         return NotImplemented
     with not_tracing():
@@ -62,6 +65,15 @@ def _interpolate(
             picks = row.view(-1).long()
         input = input.index_select(axis + 2, picks)
     return input
+
+
+def _smooth(input: Tensor, size: Any, *others: Any) -> Any:
+    if input.dim() != 4:
+        return NotImplemented
+    with not_tracing():
+        rows, columns = resize_shares(tuple(input.shape[2:]), _plain(size), *others)
+        columns = columns.T.contiguous()
+    return rows @ (input @ columns)
 
 
 def _adaptive_avg_pool2d(input: Tensor, output_size: Any) -> Any:

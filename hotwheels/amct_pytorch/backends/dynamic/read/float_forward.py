@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TypeAlias
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from ....nn.call import LayerCall
 from ....onnx_io.node_access import operand
 from ....torch_private import pytree
-from ...batches.float_arrays import array_of, shaken
+from ...batches.float_arrays import array_of, resized, shaken
 from ...batches.outputs import output_tensors
 from ...user_model.model_state import unchanged
 from ..forwards import call_name
@@ -53,6 +54,12 @@ class FloatForward:
         # of them reads.
         self._last = {call.behind[-1]: call.layer for call in calls if call.behind}
         self._other_inputs = {call.layer for call in calls if call.front}
+
+    def resized(self, sizes: Mapping[tuple[int, int], int]) -> FloatForward:
+        """Returns the same forward on inputs of other sizes, by number of the ONNX model's input and axis."""
+        other = copy.copy(self)
+        other._inputs = resized(self._inputs, sizes, self._export.unread)
+        return other
 
     def tensors(self) -> list[NDArray[Any]]:
         """Returns the tensors of the example in the order of the ONNX model's inputs."""

@@ -1,4 +1,4 @@
-"""Average poolings whose windows have several sizes: no AveragePool, so no layer."""
+"""Poolings whose windows have several sizes, and resizes with antialias: products with matrices, so no layers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ _REASON = (
     "its windows have several sizes, which ONNX's AveragePool does not have; it is written as products with constant"
     " matrices, in float"
 )
+_SMOOTH = "antialias=True is written as products with constant matrices, in float"
 
 
 def uneven_windows(node: Node, op: OpDesc, module: nn.Module | None) -> str | None:
-    """Returns why an average pooling is no layer, from the sizes that a trace with input_data knows; else None."""
+    """Returns why a pooling or resize is no layer, from the sizes that a trace with input_data knows; else None."""
+    if op.name == "resize" and module is None and _argument(node, "antialias", 6) is True:
+        return _SMOOTH
     is_adaptive = op.role is Role.AVG_POOL and op.name in ADAPTIVE
-    mode = getattr(module, "mode", None) if module is not None else _mode(node)
+    mode = getattr(module, "mode", None) if module is not None else _argument(node, "mode", 3)
     if not is_adaptive and not (op.name == "resize" and mode == "area"):
         return None
     source = node.all_input_nodes[0] if node.all_input_nodes else None
@@ -32,5 +35,5 @@ def uneven_windows(node: Node, op: OpDesc, module: nn.Module | None) -> str | No
     return None if even_windows(*sizes) is not None else _REASON
 
 
-def _mode(node: Node) -> object:
-    return node.kwargs.get("mode", node.args[3] if len(node.args) > 3 else None)
+def _argument(node: Node, name: str, place: int) -> object:
+    return node.kwargs.get(name, node.args[place] if len(node.args) > place else None)

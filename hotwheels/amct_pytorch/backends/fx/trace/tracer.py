@@ -208,6 +208,12 @@ class AmctTracer(torch.fx.Tracer):
         count = _count_of_parts(obj.node)
         return super().iter(obj) if count is None else iter([obj[index] for index in range(count)])
 
+    @staticmethod
+    def has_open_count(node: Node) -> bool:
+        """Whether ``node`` cuts a tensor into as many parts as its size asks for."""
+        name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
+        return name in ("split", "unbind") and _count_of_parts(node) is None
+
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:

@@ -31,10 +31,12 @@ class WrittenModel:
     Attributes:
       model: The model, with the sites of its layers.
       reference: The results that the model has to compute.
+      has_exported_calls: Whether torch's exporter has written some of its nodes.
     """
 
     model: ir.Model
     reference: FlatReference
+    has_exported_calls: bool = False
 
 
 def write_float_model(module: fx.GraphModule, example: ExampleCall, setting: dict[str, Any]) -> WrittenModel:
@@ -69,7 +71,7 @@ def _write(module: fx.GraphModule, call: ExampleCall, setting: dict[str, Any], o
         if not walk.fixed:
             report_unused_axes(wanted, names, [str(one.name) for one in model.graph.outputs])
             reference = FlatReference(module, call.inputs, walk.value_names())
-            return WrittenModel(model=model, reference=reference)
+            return WrittenModel(model=model, reference=reference, has_exported_calls=walk.has_exported_calls)
         for fixed, place in walk.fixed.items():
             _log.warning(
                 "Axis %d of input '%s' ('%s') is not dynamic in the files: %s decides by its size.",

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, fx
 
 from ....torch_private import pytree
-from ...batches.float_arrays import array_of, shaken
+from ...batches.float_arrays import array_of, resized, shaken
 from ...batches.outputs import output_tensors
 
 _SEED = 1  # any seed that draws other random numbers than the run it is compared with
@@ -35,6 +35,10 @@ class FlatReference:
         self._module = module
         self._arguments = arguments
         self._value_names = value_names
+
+    def resized(self, sizes: Mapping[tuple[int, int], int]) -> FlatReference:
+        """Returns the same on inputs of other sizes, by number of the ONNX model's input and axis."""
+        return FlatReference(self._module, resized(self._arguments, sizes), self._value_names)
 
     def tensors(self) -> list[NDArray[Any]]:
         """Returns the tensors of the example in the order of the ONNX model's inputs."""

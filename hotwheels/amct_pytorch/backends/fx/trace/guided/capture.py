@@ -112,7 +112,7 @@ def _free(traces: GuidedTraces, *sizes: int) -> Trace:
       UnsupportedModelError: It cannot be traced at the first of them.
     """
     first = traces.at(sizes[0])
-    if first.tracer.guards.guards:
+    if any(not one.is_count_of_parts or one.value % sizes[0] == 0 for one in first.tracer.guards.guards):
         try:
             first = _compared(first, traces, sizes, records_constants=False)
         except BatchError:  # a constant may have the batch size in its shape

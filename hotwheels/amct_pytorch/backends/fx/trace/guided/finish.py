@@ -61,7 +61,8 @@ def _erase_answers(graph: Graph, guards: list[Guard]) -> None:
 
 
 def _tell(guards: list[Guard]) -> None:
-    lines = {" ".join(guard.line.split()) for guard in guards if guard.is_checked and guard.node.op != "placeholder"}
+    told = [one for one in guards if one.is_checked and one.node.op != "placeholder" and not one.is_count_of_parts]
+    lines = {" ".join(guard.line.split()) for guard in told}
     if lines:
         _log.info(
             "The forward reads sizes as Python values, so the traced model takes inputs of the size of input_data only;"

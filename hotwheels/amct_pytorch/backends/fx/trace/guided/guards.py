@@ -30,6 +30,11 @@ class Guard:
     node: Node
     is_checked: bool
 
+    @property
+    def is_count_of_parts(self) -> bool:
+        """Whether the value is the number of tensors into which a call has cut one, which seldom depends on sizes."""
+        return self.kind == "len" and isinstance(self.node.meta.get("val"), (tuple, list))
+
 
 @dataclasses.dataclass(frozen=True)
 class _Question:

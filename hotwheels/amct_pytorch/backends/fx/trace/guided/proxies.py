@@ -151,8 +151,10 @@ class GuidedProxy(TracedProxy):
         """Yields the keys of a dict, else the elements."""
         if isinstance(self.amct_value, dict):
             return iter(self.amct_value)
-        # The length of a shape, tuple or list never changes; that of a tensor is read, and so becomes a guard.
-        count = len(self) if isinstance(self.amct_value, Tensor) else len(self.amct_value)
+        # The length of a shape, tuple or list never changes; those of a tensor and of the parts into which it is cut
+        # are read, and so become guards.
+        is_read = isinstance(self.amct_value, Tensor) or self.tracer.has_open_count(self.node)
+        count = len(self) if is_read else len(self.amct_value)
         elements: Any = self
         return iter([elements[index] for index in range(count)])
 

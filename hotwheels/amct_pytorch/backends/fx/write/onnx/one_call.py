@@ -20,12 +20,17 @@ _NEWEST_OPSET = 20  # newest opset of that exporter; its operators have the same
 
 
 class OneCallWriter:
-    """Exports calls one by one and adds their nodes to the graph. Equal calls of torch functions are exported once."""
+    """Exports calls one by one and adds their nodes to the graph. Equal calls of torch functions are exported once.
+
+    Attributes:
+      has_written: Whether there was a call.
+    """
 
     def __init__(self, writer: GraphWriter, example: Example) -> None:
         self._writer = writer
         self._example = example
         self._exported: dict[str, bytes] = {}
+        self.has_written = False
 
     def write(self, call: Call, *, is_known: bool) -> Sequence[ir.Value]:
         """Writes ``call`` and returns a value for each tensor of its result.
@@ -36,6 +41,7 @@ class OneCallWriter:
           ExportError: The call has no ONNX form.
           OpsetTooLow: The call has an ONNX form at a higher opset.
         """
+        self.has_written = True
         self._example.need_data("a call without handler")  # torch's exporter runs the call
         taken = _Taken(call, self._example)
         template = taken.template()

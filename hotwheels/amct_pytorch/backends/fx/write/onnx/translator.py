@@ -116,6 +116,11 @@ class Translator(TorchFunctionMode):
         self.values.change(x, written, self.writer.scope)
         return True
 
+    @property
+    def has_exported_calls(self) -> bool:
+        """Whether torch's exporter has written a call."""
+        return self._one_calls.has_written
+
     def write_whole(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Calls ``function`` as a whole, writes its nodes and returns its result."""
         self._example.need_data("a function of the user")

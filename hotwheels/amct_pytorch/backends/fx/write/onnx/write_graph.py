@@ -69,6 +69,11 @@ class GraphWalk(fx.Interpreter):
         self._by_node: dict[str, ir.Value] = {}
         self._kept: set[ir.Node] = set()
 
+    @property
+    def has_exported_calls(self) -> bool:
+        """Whether torch's exporter has written a call."""
+        return self._translator.has_exported_calls
+
     def write(self, arguments: Sequence[Any], output_names: Sequence[str] | None) -> ir.Model:
         """Runs the graph and returns the model.
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import torch
 from torch import Tensor
 
 from ..call import Call
@@ -175,13 +176,17 @@ def flip(call: Call, input: Tensor, *dims: Any, **kwargs: Any) -> Written:
 @handles("roll")
 def roll(call: Call, input: Tensor, shifts: Any, dims: Any = None) -> Written:
     """Writes two Slices and Concat for each axis; without axes those of all elements in a row."""
-    shifts = [shifts] if isinstance(shifts, int) else list(shifts)
+    shifts = [shifts] if isinstance(shifts, (int, torch.SymInt)) else list(shifts)
     dims = [dims] if isinstance(dims, int) else list(dims or ())
     sizes = [input.shape[axis] for axis in dims or range(input.dim())]
+    if dims and not any(isinstance(one, int) for one in shifts):  # shifts that depend on sizes, such as half of one
+        x = call.value(input)
+        for shift, axis in zip(shifts, dims, strict=True):
+            x = _cut_and_joined(call, x, -shift, axis % input.dim())
+        return x
     is_static = all(isinstance(one, int) for one in sizes)
     if not all(isinstance(one, int) for one in shifts) or not (is_static or dims) or 0 in sizes:
         return REFUSED
-    x = call.value(input)
     if not dims:
         row = [input.numel()]
         return reshaped(call, _turned(call, reshaped(call, x, sizes, row), shifts[0], 0, row[0]), row, sizes)
@@ -194,6 +199,10 @@ def _turned(call: Call, x: ir.Value, shift: int, axis: int, size: Size) -> ir.Va
     cut: Size = -shift % size  # type: ignore[operator]  # a SymInt has __rmod__
     if isinstance(cut, int) and not cut:
         return x
+    return _cut_and_joined(call, x, cut, axis)
+
+
+def _cut_and_joined(call: Call, x: ir.Value, cut: Any, axis: int) -> ir.Value:
     return call.op("Concat", sliced(call, x, [cut], [_LAST], [axis]), sliced(call, x, [0], [cut], [axis]), axis=axis)
 
 

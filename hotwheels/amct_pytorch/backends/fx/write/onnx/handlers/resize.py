@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ......nn.smooth_resize import resize_shares
 from .....calls.same_size import stays
 from ..call import Call
 from ..table import REFUSED, Written, handles
@@ -38,12 +39,16 @@ def interpolate(
     recompute_scale_factor: bool | None = None,
     antialias: bool = False,
 ) -> Written:
-    """Writes Resize by factors if the call has factors, else to sizes."""
+    """Writes Resize by factors if the call has factors, else to sizes; with ``antialias`` two products."""
     name = call.function.__name__
     mode = "bilinear" if name == "upsample_bilinear" else mode
     align_corners = True if name == "upsample_bilinear" else align_corners
     if antialias:
-        return REFUSED
+        if input.dim() != 4 or not all(isinstance(one, int) for one in (*input.shape[2:], *call.result.shape[2:])):
+            return REFUSED
+        wanted = size, scale_factor, mode, align_corners, recompute_scale_factor
+        rows, columns = resize_shares(input.shape[2:], *wanted)
+        return call.op("MatMul", call.constant(rows), call.op("MatMul", call.value(input), call.constant(columns.T)))
     if mode == "area":
         return adaptive_avg_pool_of(call, input, input.dim() - 2)
     if mode not in _MODES:
