@@ -13,7 +13,7 @@ from ..files import FileSet
 from ..files.seal import record_partners
 from ..graph import OpGraph
 from ..onnx_io.model_file import save_model
-from .dynamic_sizes import check_float_file
+from ..oracle.dynamic_sizes import check_float_file
 from .original_model import backend_of_quantized
 
 

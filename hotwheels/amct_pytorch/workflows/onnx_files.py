@@ -17,11 +17,11 @@ from ..files import PathLike
 from ..files.seal import sealed_set
 from ..ops.registry import Registry
 from ..oracle.digest import make_golden
+from ..oracle.dynamic_sizes import fix_wrong_axes
 from ..oracle.float_check import check_outputs, outputs_of
 from ..record import Record
 from ..torch_private import pytree
 from .check.twin_check import check_against_twin
-from .dynamic_sizes import fix_wrong_axes
 from .golden import real_quant_integers
 
 

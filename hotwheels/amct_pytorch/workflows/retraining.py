@@ -24,6 +24,7 @@ from ..files import PathLike
 from ..files.seal import sealed_set
 from ..graph import OpGraph
 from ..log import get_logger
+from ..oracle.dynamic_sizes import check_float_file
 from ..plan.quant_plan import QuantPlan
 from ..record import LayerRecord, Record
 from ..record.text_proto import read_record, write_record
@@ -38,7 +39,6 @@ from .dynamic_rules import (
     weighted_layers,
     write_update,
 )
-from .dynamic_sizes import check_float_file
 from .original_model import backend_of_quantized
 from .planning import checked_plan, refuse
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from ..errors import AmctError
 from ..log import get_logger
-from ..oracle.float_check import FloatReference, check_outputs, outputs_of
-from ..oracle.float_run import run_float
+from .float_check import FloatReference, check_outputs, outputs_of
+from .float_run import run_float
 
 _log = get_logger(__name__)
 Axes = Mapping[str, list[tuple[int, int]]]  # by label: the number of an input and of its axis
