@@ -179,8 +179,8 @@ def roll(call: Call, input: Tensor, shifts: Any, dims: Any = None) -> Written:
     shifts = [shifts] if isinstance(shifts, (int, torch.SymInt)) else list(shifts)
     dims = [dims] if isinstance(dims, int) else list(dims or ())
     sizes = [input.shape[axis] for axis in dims or range(input.dim())]
+    x = call.value(input)
     if dims and not any(isinstance(one, int) for one in shifts):  # shifts that depend on sizes, such as half of one
-        x = call.value(input)
         for shift, axis in zip(shifts, dims, strict=True):
             x = _cut_and_joined(call, x, -shift, axis % input.dim())
         return x
