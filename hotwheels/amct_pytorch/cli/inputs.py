@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError
 from ..files.arrays import read_npy
+from ..files.limits import check_holes
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 RANDOM = "random"
@@ -279,6 +280,7 @@ def _array(path: Path, shape: tuple[int, ...] | None) -> NDArray[Any]:
         return array
     if shape is None:
         raise ConfigError(f"'{path}' is raw float32 data: give --input_shape.")
+    check_holes(path)
     values = np.fromfile(path, dtype=np.float32)
     size = math.prod(shape[1:])
     if path.stat().st_size % 4 or not values.size or values.size % size:
@@ -310,7 +312,7 @@ def _image(path: Path, shape: tuple[int, ...], options: InputOptions) -> NDArray
     try:
         with Image.open(path) as file:
             image = file.convert("RGB" if channels == 3 else "L")
-    except (UnidentifiedImageError, OSError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
         raise ConfigError(f"'{path}' is no image that can be read: {error}.") from error
     if image.size != (width, height):
         scale = max(width / image.width, height / image.height) / _CROP

@@ -13,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import AmctError, ConfigError
-from .limits import Limit
+from .limits import Limit, check_holes
 from .paths import PathLike, check_input_file
 
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_LONGEST_HEADER = 1 << 17  # NumPy refuses headers beyond 10,000 characters
+_PART = 1 << 20  # bytes that are unpacked at one time
 _KINDS = "biuf"  # bool, integers, floating point
 
 
@@ -36,6 +38,7 @@ def read_npy(
     size = path.stat().st_size
     if limit is not None:
         limit.check(size, path, error_class)
+    check_holes(path, error_class)
     try:
         with path.open("rb") as file:
             return _read(file, size, lambda dtype, count: np.fromfile(file, dtype, count))
@@ -50,7 +53,7 @@ def read_npz(path: PathLike, what: str, error_class: type[AmctError], limit: Lim
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
             limit.check(sum(one.file_size for one in entries), path, error_class)
-            return {one.filename.removesuffix(".npy"): _from_bytes(archive.read(one)) for one in entries}
+            return {one.filename.removesuffix(".npy"): _from_bytes(_unpacked(archive, one)) for one in entries}
     except (AmctError, FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # a damaged archive raises anything
@@ -65,9 +68,20 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()).rstrip(".")[:200] or type(error).__name__
 
 
-def _from_bytes(content: bytes) -> NDArray[Any]:
-    file = io.BytesIO(content)
-    return _read(file, len(content), lambda dtype, _: np.frombuffer(content, dtype, offset=file.tell()).copy())
+def _unpacked(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytearray:
+    """Returns the content of an entry; ``archive.read`` would hold it twice."""
+    content = bytearray(entry.file_size)
+    at = 0
+    with archive.open(entry) as file:
+        while part := file.read(_PART):
+            content[at : at + len(part)] = part
+            at += len(part)
+    return content
+
+
+def _from_bytes(content: bytearray) -> NDArray[Any]:
+    file = io.BytesIO(content[:_LONGEST_HEADER])
+    return _read(file, len(content), lambda dtype, count: np.frombuffer(content, dtype, count, offset=file.tell()))
 
 
 def _read(file: BinaryIO, size: int, values: Callable[[np.dtype[Any], int], NDArray[Any]]) -> NDArray[Any]:

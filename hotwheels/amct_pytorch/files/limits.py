@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 from ..errors import AmctError, ConfigError
 
 _MIB = 1 << 20
+_LARGE = 64 * _MIB  # smaller files are not searched for holes
+_SEEK_DATA, _SEEK_HOLE = getattr(os, "SEEK_DATA", None), getattr(os, "SEEK_HOLE", None)  # None: no Unix
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,7 @@ MANIFEST = Limit(what="a manifest", most=1 * _MIB)
 ONNX_FILE = Limit(what="an ONNX model without its external data", most=(1 << 31) - 1)  # protobuf's own limit
 ONNX_PARTS = Limit(what="an ONNX model", most=1 << 20, unit="nodes, values, attributes and tensors")
 ARCHIVE = Limit(what="a golden file when it is unpacked", most=512 * _MIB)
+GOLDEN_VALUES = Limit(what="the values in a golden file", most=1 << 26, unit="elements")
 DUMP = Limit(what="a dumped tensor", most=512 * _MIB)
 DUMP_TEXT = Limit(what="a dumped tensor as text", most=256 * _MIB)
 ORACLE_MEMORY = Limit(what="a run in the oracle, beside four times the tensors of the model", most=640 * _MIB)
@@ -70,7 +74,39 @@ def read_limited(path: Path, limit: Limit, error_class: type[AmctError] = Config
       AmctError: (``error_class``) The file is larger than ``limit``; it is then not read.
     """
     limit.check(path.stat().st_size, path, error_class)
+    check_holes(path, error_class)
     with path.open("rb") as file:
-        content = file.read(limit.most + 1)  # the file may grow meanwhile, or have no size, as in /proc
+        content = file.read(path.stat().st_size + 1)  # memory is taken for as many bytes as are asked for
+        while (more := file.read(_MIB)) and len(
+            content
+        ) <= limit.most:  # a file that grows, or has no size, as in /proc
+            content += more
     limit.check(len(content), path, error_class)
     return content
+
+
+def check_holes(path: Path, error_class: type[AmctError] = ConfigError) -> None:
+    """Raises ``error_class`` for a large file of which more than half was never written (holes)."""
+    size = path.stat().st_size
+    if size < _LARGE or _SEEK_DATA is None or _SEEK_HOLE is None:
+        return
+    with path.open("rb") as file:
+        written = _written(file.fileno(), size, _SEEK_DATA, _SEEK_HOLE)
+    if 2 * written < size:
+        raise error_class(
+            f"'{path}' claims {size:,} bytes, of which {written:,} were ever written; the others are holes. Copy the"
+            " file again."
+        )
+
+
+def _written(descriptor: int, size: int, seek_data: int, seek_hole: int) -> int:
+    """Returns the bytes that lie in no hole; a file system without holes calls all of them data."""
+    written = end = 0
+    while end < size:
+        try:
+            start = os.lseek(descriptor, end, seek_data)
+            end = os.lseek(descriptor, start, seek_hole)
+        except OSError:  # no data is behind ``end``
+            break
+        written += end - start
+    return written

@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import RecordError
 from . import limits
 from .file_set import FileSet
-from .limits import read_limited
+from .limits import check_holes, read_limited
 from .marks import digest, mark_of, read_mark
 from .paths import PathLike, output_path
 
@@ -129,6 +129,7 @@ def _members(prefix: PathLike, names: Iterable[str]) -> dict[str, _Member]:
 def _member(name: str, path: Path) -> _Member:
     if name == MANIFEST:
         return _Member(path=path, digest=None, claims=_read_manifest(path))
+    check_holes(path, RecordError)
     length, claims = read_mark(path)
     return _Member(path=path, digest=digest(path, length), claims=claims)
 

@@ -14,7 +14,7 @@ from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_t
 
 from ..errors import ModelFileError
 from ..files import PathLike, check_input_file
-from ..files.limits import ONNX_FILE, ONNX_PARTS, read_limited
+from ..files.limits import ONNX_FILE, ONNX_PARTS, check_holes, read_limited
 
 _Functions = Mapping[tuple[str, str], onnx.FunctionProto]
 
@@ -40,9 +40,12 @@ def read_proto(path: PathLike, *, with_external_data: bool = True) -> onnx.Model
         raise ModelFileError(f"'{path}' is not an ONNX model that can be read: {_one_line(error)}.") from error
     if not model.HasField("graph"):
         raise ModelFileError(f"'{path}' is not an ONNX model that can be read: it has no graph.")
-    _check_size(model, path)
-    for graph in (model.graph, *model.functions):
-        _check_names(graph, path)
+    try:
+        _check_size(model, path)
+        for graph in (model.graph, *model.functions):
+            _check_names(graph, path)
+    except RecursionError as error:
+        raise ModelFileError(f"'{path}' has graphs or local functions that are nested too deeply.") from error
     for tensor in _tensors(model):
         problem = _problem(tensor, path.parent)
         if problem is not None:
@@ -58,7 +61,7 @@ def has_external_data(model: onnx.ModelProto) -> bool:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()).rstrip(".")
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
 def _check_size(model: onnx.ModelProto, path: Path) -> None:
@@ -68,7 +71,7 @@ def _check_size(model: onnx.ModelProto, path: Path) -> None:
     functions = {(one.domain, one.name): one for one in model.functions}
     sizes: dict[tuple[str, str], int] = {}
     for graph in (model.graph, *model.functions):
-        if sum(_written_out(node, functions, sizes, path) for node in graph.node) > ONNX_PARTS.most:
+        if sum(_written_out(node, functions, sizes, path) for node in _all_nodes(graph)) > ONNX_PARTS.most:
             raise ModelFileError(f"'{path}' has local functions that stand for more than {ONNX_PARTS.most:,} nodes.")
 
 
@@ -81,7 +84,7 @@ def _written_out(node: onnx.NodeProto, functions: _Functions, sizes: dict[tuple[
         raise ModelFileError(f"'{path}' has a local function that calls itself: '{node.op_type:.80}'.")
     if key not in sizes:
         sizes[key] = 0
-        sizes[key] = 1 + sum(_written_out(one, functions, sizes, path) for one in functions[key].node)
+        sizes[key] = 1 + sum(_written_out(one, functions, sizes, path) for one in _all_nodes(functions[key]))
     return sizes[key]
 
 
@@ -107,6 +110,12 @@ def _parts(graph: onnx.GraphProto | onnx.FunctionProto) -> int:
     for node in graph.node:
         count += len(node.input) + len(node.output) + len(node.attribute)
     return count + sum(_parts(inner) for inner in _inner_graphs(graph))
+
+
+def _all_nodes(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.NodeProto]:
+    yield from graph.node
+    for inner in _inner_graphs(graph):
+        yield from _all_nodes(inner)
 
 
 def _inner_graphs(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.GraphProto]:
@@ -177,6 +186,7 @@ def _external_problem(tensor: onnx.TensorProto, expected: int, folder: Path) -> 
         return f"lies in a file outside the folder of the model: '{info.location:.200}'"
     if not os.path.isfile(real):
         return f"lies in '{info.location:.200}', which is missing"
+    check_holes(Path(real), ModelFileError)
     size = os.path.getsize(real)
     if length != expected or offset < 0 or offset + length > size:
         return (

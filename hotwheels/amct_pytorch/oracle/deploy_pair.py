@@ -135,7 +135,7 @@ def read_graph(model: onnx.ModelProto) -> Graph:
         if model.functions:
             model = onnx.inliner.inline_local_functions(model)
         return _graph(model.graph, {one.domain: one.version for one in model.opset_import})
-    except (ValueError, TypeError, KeyError, RuntimeError) as error:
+    except (ValueError, TypeError, KeyError, RuntimeError, onnx.checker.ValidationError) as error:
         raise RecordError(f"The graph cannot be read: {' '.join(str(error).split())}") from error
 
 

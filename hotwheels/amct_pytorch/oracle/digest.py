@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..errors import ConfigError, RecordError, UnsupportedModelError
 from ..files import FileSet, PathLike, output_path
 from ..files.arrays import read_npz
-from ..files.limits import ARCHIVE
+from ..files.limits import ARCHIVE, GOLDEN_VALUES
 from ..files.naming import error_in_file
 from ..files.seal import DEPLOY_MODEL, GOLDEN, PARAMETERS_BINARY, PARAMETERS_TEXT, check_prefix, check_whole
 from .golden_tensor import GoldenTensor, first_difference
@@ -23,7 +23,7 @@ from .real_quant_check import RealQuantIntegers, check_against_real_quant
 
 # Number of elements whose values a golden file holds; ResNet-50 on one image of 224 x 224 has 39 million, 52 MB when
 # compressed. If there are more, the file holds only the digests of the largest tensors.
-MOST_VALUES = 1 << 26
+MOST_VALUES = GOLDEN_VALUES.most
 _FORMAT, _VERSION, _INPUT = "golden.version", 2, "input:"
 _EDGES, _SUMS, _OUTPUT = "input", "accumulator", "output"  # kinds of tensors
 _PARTS = ("shape", "blocks", "values")
@@ -148,7 +148,11 @@ def read_golden(path: PathLike) -> Golden:
         if int(arrays.pop(_FORMAT)) != _VERSION:
             raise ValueError("it is of another version; save the model with golden_inputs again.")
         inputs = {name.removeprefix(_INPUT): arrays.pop(name) for name in list(arrays) if name.startswith(_INPUT)}
+        values = sum(array.size for key, array in arrays.items() if key.split("/", 3)[2:3] == ["values"])
+        GOLDEN_VALUES.check(values, path, RecordError)
         return Golden(inputs=inputs, tensors=dict(_tensors(arrays)))
+    except RecordError:
+        raise
     except (ValueError, TypeError, KeyError) as error:
         raise RecordError(f"'{path}' is not a golden file: {error}") from error
 

@@ -44,8 +44,8 @@ class GoldenTensor:
         if self.values is None:
             return True
         is_real = np.issubdtype(self.values.dtype, np.floating)
-        values = self.values.astype(np.float32 if is_real else np.int32)
-        return values.shape == self.shape and np.array_equal(_digests(values), self.blocks)
+        found = _digests(self.values, np.float32 if is_real else np.int32)
+        return self.values.shape == self.shape and np.array_equal(found, self.blocks)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,11 +100,15 @@ def _place(position: int, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(int(one) for one in np.unravel_index(position, shape)) if shape else ()
 
 
-def _digests(array: NDArray[Any]) -> NDArray[np.uint8]:
-    """Returns the first bytes of the SHA-256 of each block of little-endian 4-byte elements."""
-    content = np.ascontiguousarray(array).reshape(-1).astype(array.dtype.newbyteorder("<")).view(np.uint8).data
-    step = BLOCK * array.itemsize
-    digests = [hashlib.sha256(content[at : at + step]).digest()[:_DIGEST_BYTES] for at in range(0, len(content), step)]
+def _digests(array: NDArray[Any], dtype: type[np.generic] | None = None) -> NDArray[np.uint8]:
+    """Returns the first bytes of the SHA-256 of each block of little-endian 4-byte elements.
+
+    ``dtype``: the type in which elements are digested, a block at a time; None for that of ``array``.
+    """
+    flat = np.ascontiguousarray(array).reshape(-1)
+    target = np.dtype(array.dtype if dtype is None else dtype).newbyteorder("<")
+    blocks = (flat[at : at + BLOCK].astype(target) for at in range(0, flat.size, BLOCK))
+    digests = [hashlib.sha256(block.view(np.uint8).data).digest()[:_DIGEST_BYTES] for block in blocks]
     return np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, _DIGEST_BYTES)
 
 

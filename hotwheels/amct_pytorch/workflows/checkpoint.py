@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..backends.layers.layer_container import LAYERS
 from ..errors import ConfigError
+from ..files.limits import check_holes
 from ..log import get_logger
 from ..quantizers.observers.observation import RangeObserver
 from ..quantizers.quantizer import Quantizer
@@ -128,6 +129,7 @@ def _unreadable(path: Path) -> str | None:
     """Returns why torch must not open the file; None if torch may. Raises OSError if the file cannot be opened."""
     if not path.stat().st_size:
         return "the file is empty"
+    check_holes(path)
     try:
         with path.open("rb") as file:
             if not zipfile.is_zipfile(file):
