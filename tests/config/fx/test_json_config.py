@@ -138,6 +138,10 @@ WRONG = {
         {"fc": {"retrain_enable": True, "weight_quant_params": {}}},
         "Layer 'fc' in {path}, weight_quant_params has no quantizer; it is required, such as",
     ),
+    "an empty quantizer": (
+        {"fc": {"quant_enable": True, "weight_quant_params": {"quantizer": ""}}},
+        "Layer 'fc' in {path}, weight_quant_params has no quantizer; it is required, such as",
+    ),
     "fixed matmul": (
         {"matmul": {"quant_enable": True, "activation_quant_params": FIXED}},
         "Layer 'matmul' in {path}, input 0: zero_point is 3; inputs of a matmul have no offset, only 0 is allowed.",

@@ -101,7 +101,7 @@ def _layer(node: OpNode, entry: object, where: str) -> LayerConfig:
 def _named_section(value: object, where: str, *, is_enabled: bool) -> Section:
     """Reads a section; an enabled layer must name its quantizer, since there is no lower level to inherit it from."""
     section = read_section(value, where)
-    if is_enabled and section.quantizer is None:
+    if is_enabled and not section.quantizer:
         raise ConfigError(f"{where} has no quantizer; it is required, such as 'UlqFakeQuantize'.")
     return section
 
