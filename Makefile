@@ -93,6 +93,7 @@ lint: $(READY) ## Run ruff (rules and format) and mypy on the whole package
 
 bench: $(READY) ## Measure time and memory of calibration, fake_quant, export and training
 	AMCT_LOG_LEVEL=ERROR $(RUN) -m benchmarks.speed $(ARGS)
+	AMCT_LOG_LEVEL=ERROR $(RUN) -m benchmarks.networks --check
 	AMCT_LOG_LEVEL=ERROR $(RUN) -m benchmarks.training
 	AMCT_LOG_LEVEL=ERROR $(RUN) -m benchmarks.layerwise
 
