@@ -54,18 +54,20 @@ class WeightedOp:
         self.module: Any = module
         self.role = role
         self._forward = forward
+        weight = self._own_weight()  # read once for its shape: a computed weight is computed in each read
+        self._out_channels, self._group_inputs, self._axes = weight.shape[0], weight.shape[1], weight.dim() - 2
         self.behind = NormChain(behind, self.out_channels, self.channel_shape) if behind else None
         self.front = NormChain(front, self.in_channels, self.channel_shape) if front else None
 
     @property
     def out_channels(self) -> int:
         """Number of output channels."""
-        return self._own_weight().shape[0]
+        return self._out_channels
 
     @property
     def in_channels(self) -> int:
         """Number of input channels."""
-        return self._own_weight().shape[1] * self.groups
+        return self._group_inputs * self.groups
 
     @property
     def groups(self) -> int:
@@ -75,7 +77,7 @@ class WeightedOp:
     @property
     def channel_shape(self) -> tuple[int, ...]:
         """Shape that makes a [C_out] tensor broadcast against the output."""
-        return (-1, *[1] * (self.module.weight.dim() - 2))
+        return (-1, *[1] * self._axes)
 
     @property
     def is_folded(self) -> bool:
