@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from hotwheels.amct_pytorch.onnx_io.model_file import load_model
-from tests.backends.fx.rewrite.test_pads import FOLDED, KEPT, Padded
 from tests.support import fx_path
 from tests.support.dynamic_path import calibrated, check_training, run
 from tests.support.exact_dynamic import assert_exact
 from tests.support.fixtures import one_thread, seeded
+from tests.support.padded_nets import FOLDED, KEPT, Padded
 
 __all__ = ["one_thread", "seeded"]
 
