@@ -21,8 +21,7 @@ _LAST = np.iinfo(np.int64).max
 @handles("__getitem__")
 def getitem(call: Call, input: Tensor, index: Any) -> Written:
     """Writes Slice for all slices, Gather for each number or tensor of indices, Unsqueeze for None."""
-    asked = index if isinstance(index, tuple) else (index,)
-    given = [torch.tensor(one) if isinstance(one, list) else one for one in asked]
+    given = [torch.tensor(one) if isinstance(one, list) else _with_numbers(call, one) for one in _parts(index)]
     if not all(map(_is_known, given)):
         return REFUSED
     places = _with_axes(given, input.dim())
@@ -46,6 +45,21 @@ def getitem(call: Call, input: Tensor, index: Any) -> Written:
         return x
     kept = [one for one in places if not isinstance(one, (int, torch.SymInt))]
     return _picked(call, x, kept, tensors)
+
+
+def _parts(index: Any) -> tuple[Any, ...]:
+    """Returns an index for each axis; torch takes a list that holds more than numbers for a tuple."""
+    if isinstance(index, list) and any(not isinstance(one, (int, torch.SymInt)) for one in index):
+        return tuple(index)
+    return index if isinstance(index, tuple) else (index,)
+
+
+def _with_numbers(call: Call, one: Any) -> Any:
+    """Returns a slice with numbers in place of constant tensors; anything else unchanged."""
+    if not isinstance(one, slice):
+        return one
+    ends = (one.start, one.stop, one.step)
+    return slice(*(int(end) if isinstance(end, Tensor) and call.is_constant(end) else end for end in ends))
 
 
 def _picked(call: Call, x: ir.Value, places: list[Any], tensors: list[Tensor]) -> ir.Value:
