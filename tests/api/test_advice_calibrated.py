@@ -364,8 +364,13 @@ def test_log_has_what_needs_no_data_when_the_model_is_made(tmp_path: Path, log_l
     assert not broken_rules(model, configured(model, text[start:].removesuffix("."), tmp_path))
 
 
+class Multiplied(Join):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.wide(x) * self.narrow(x)
+
+
 def test_advice_on_a_restored_model(tmp_path: Path, log_lines: LogLines) -> None:
-    model = Join(60.0).eval()
+    model = Multiplied(60.0).eval()
     quantized = quantize(model, tmp_path, [(IMAGE,)])
     torch.save(quantized.state_dict(), tmp_path / "net.pt")
     restored = amct.restore_quant_model_fx(tmp_path / "config.json", model, tmp_path / "net.pt")

@@ -165,9 +165,9 @@ def test_weight_is_trained_through_its_computation_and_restored(name: str, tmp_p
     assert run(fresh.eval(), images(5)).equal(expected)
 
 
-def test_padding_computed_from_sizes_is_a_constant_of_the_file(tmp_path: Path) -> None:
+def test_padding_computed_from_sizes_is_that_of_the_layer(tmp_path: Path) -> None:
     _, files = calibrated(net("padding of TensorFlow"), tmp_path, [(images(4),)])
-    assert [node.op_type for node in load_model(files.onnx).graph] == ["Pad", "Conv", "Relu", "Conv"]
+    assert [node.op_type for node in load_model(files.onnx).graph] == ["Conv", "Relu", "Conv"]
 
 
 def test_layer_that_is_off_keeps_its_forward(tmp_path: Path) -> None:

@@ -338,14 +338,14 @@ def test_output_size_of_a_transposed_convolution(tmp_path: Path) -> None:
     assert_runtime_agrees(quantized, tmp_path, x)
 
 
-def test_change_through_a_view_is_refused_with_its_line_and_the_remedy(tmp_path: Path) -> None:
+def test_change_through_an_unknown_view_is_refused_with_its_line(tmp_path: Path) -> None:
     def forward(net: Any, x: Tensor) -> Tensor:
         y = net.op(x)
-        y[:, 0].mul_(2.0)
+        y.as_strided((1, 4), (1, 1)).mul_(2.0)
         return y + x
 
     model = net_of(forward, op=nn.Conv2d(4, 4, 1)).eval()
-    with pytest.raises(amct.UnsupportedModelError, match=r"mul_\(2\.0\)(.|\n)*input_data"):
+    with pytest.raises(amct.UnsupportedModelError, match=r"mul_\(2\.0\)"):
         quantize(model, tmp_path, [(images(),)])
 
 

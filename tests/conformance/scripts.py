@@ -524,7 +524,9 @@ def second_order(model: nn.Module, folder: Path) -> nn.Module:
                 p.sub_(step)
         optimizer.step()
         optimizer.zero_grad()
-    newton = torch.optim.LBFGS([p for p in model.parameters() if p.requires_grad], lr=0.01, max_iter=2)
+    # The head only: L-BFGS sums over all its parameters, and the quantized model has more, in another order.
+    head = [p for name, p in model.named_parameters() if name in ("fc.weight", "fc.bias")]
+    newton = torch.optim.LBFGS(head, lr=0.01, max_iter=2)
 
     def closure() -> Tensor:
         newton.zero_grad()

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..torch_private import BatchNorm
 from .computed_tensor import ComputedTensor, Tree
 
 
@@ -103,7 +102,7 @@ class BatchNormCall(nn.BatchNorm2d):
         finally:
             self._kept = None
 
-    def frozen(self) -> BatchNorm:
+    def frozen(self) -> nn.BatchNorm2d:
         """Returns a module with parameters and buffers of its own, for a file."""
         values = {name: source().detach().clone() for name, source in self.sources.items()}
         made = _PlainBatchNorm(self.num_features, self.eps, self.momentum, affine="weight" in values)
@@ -117,7 +116,7 @@ class BatchNormCall(nn.BatchNorm2d):
         """Loads nothing, since the model loads the tensors under its own names."""
 
 
-class _PlainBatchNorm(BatchNorm):
+class _PlainBatchNorm(nn.BatchNorm2d):
     """Takes inputs of any number of dimensions, as the function does."""
 
     def _check_input_dim(self, input: Tensor) -> None:

@@ -13,14 +13,19 @@ from hotwheels.amct_pytorch.config.files.tolerant_json import read_json
 from hotwheels.amct_pytorch.config.fx.expand import expand
 from hotwheels.amct_pytorch.config.fx.json_config import read_config, write_config
 from hotwheels.amct_pytorch.config.fx.simple_yaml import parse_simple_yaml
-from hotwheels.amct_pytorch.config.layers.refine_config import METHODS, RefineConfig, read_refine, refine_document
+from hotwheels.amct_pytorch.config.layers.refine_config import (
+    DEFAULT_METHODS,
+    RefineConfig,
+    read_refine,
+    refine_document,
+)
 from hotwheels.amct_pytorch.errors import ConfigError
 from tests.support.graphs import graph, node, small_net
 
-ALL = dict.fromkeys(METHODS)
+DEFAULT = dict.fromkeys(DEFAULT_METHODS)
 SECTIONS = {
-    "refine: true": RefineConfig(methods=ALL),
-    "refine: {}": RefineConfig(methods=ALL),
+    "refine: true": RefineConfig(methods=DEFAULT),
+    "refine: {}": RefineConfig(methods=DEFAULT),
     "refine: {methods: bias_correction}": RefineConfig(methods={"bias_correction": None}),
     "refine: {methods: [bias_correction], seed: 3}": RefineConfig(methods={"bias_correction": None}, seed=3),
     "refine: {methods: {compensated_rounding: [Conv2d, fc], bias_correction: }, pictures: 8}": RefineConfig(
@@ -41,7 +46,7 @@ def test_section_means_the_same_in_yaml_and_in_json(text: str, wanted: RefineCon
 
 
 CFG_SECTIONS = {
-    "refine {}": RefineConfig(methods=ALL),
+    "refine {}": RefineConfig(methods=DEFAULT),
     "refine { methods { name: 'bias_correction' } seed: 3 }": RefineConfig(methods={"bias_correction": None}, seed=3),
     "refine { methods { name: 'compensated_rounding' layers: ['Conv2d', 'fc'] } pictures: 8 }": RefineConfig(
         methods={"compensated_rounding": ("Conv2d", "fc")}, pictures=8

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ....calls.constant_calls import changes_in_place
 from ....calls.leaves import map_leaves
 from .example import Example
 
@@ -40,6 +41,8 @@ class ShapeExample(Example):
         """Returns the result of a function of torch, without data."""
         if function in _PLACES:
             return _PLACES[function]
+        if changes_in_place(function, dict(kwargs)) and args and _has_data(args[0]):
+            raise NeedsData("a buffer is changed")
         return super().call(function, map_leaves(_without_data, args), map_leaves(_without_data, dict(kwargs)))
 
     def with_data(self, tensor: Tensor) -> Tensor:
@@ -51,5 +54,9 @@ class ShapeExample(Example):
         raise NeedsData(what)
 
 
+def _has_data(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.device == _CPU
+
+
 def _without_data(leaf: Any) -> Any:
-    return leaf.detach().to("meta") if isinstance(leaf, Tensor) and leaf.device == _CPU else leaf
+    return leaf.detach().to("meta") if _has_data(leaf) else leaf
