@@ -6,16 +6,19 @@ import contextlib
 import copy
 import dataclasses
 import functools
+import io
 import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 import hotwheels.amct_pytorch as amct
+from hotwheels.amct_pytorch.cli.main import main
 from hotwheels.amct_pytorch.files.seal import check_prefix
 from hotwheels.amct_pytorch.oracle.digest import verify
 from tests.support.dynamic_nets import SmallResNet
@@ -205,6 +208,73 @@ def _save_retrained(run: int) -> Callable[[], object]:
     return lambda: amct.save_quant_retrain_model(_kept() / "retrain.json", model, record, "out/net", X)
 
 
+def first_net() -> nn.Module:
+    """What the command line builds in run 1."""
+    return Net(1)
+
+
+def second_net() -> nn.Module:
+    """What the command line builds in run 2."""
+    return Net(2)
+
+
+def _command(*words: str | Path) -> Callable[[], object]:
+    def act() -> None:
+        with contextlib.redirect_stdout(io.StringIO()):
+            assert main([str(one) for one in words]) == 0
+
+    return act
+
+
+def _of_model(run: int) -> list[str]:
+    """Returns the words of a command on the net of ``run``, and writes its checkpoint and configuration."""
+    state, config = _kept() / f"net{run}.pt", _kept() / f"net{run}.json"
+    amct.create_quant_config_fx(config, Net(run))
+    torch.save(_fx_model(run).state_dict(), state)
+    name = "first_net" if run == 1 else "second_net"
+    words = [
+        "-m",
+        f"{__name__}.{name}",
+        "-w",
+        state,
+        "--quant_config",
+        config,
+        "--input_shape",
+        "2,3,8,8",
+        "-i",
+        "random",
+    ]
+    return [str(one) for one in words]
+
+
+def _export(run: int) -> Callable[[], object]:
+    return _command("export", *_of_model(run), "-o", "out/net")
+
+
+def _refine(run: int) -> Callable[[], object]:
+    return _command("refine", *_of_model(run), "-o", "out/net")
+
+
+def _auto(run: int) -> Callable[[], object]:
+    def act() -> None:
+        amct.auto_quantize(Net(run), [X, -X], budget=1.5, config_file="auto.yml", refine=False, progress=False)
+
+    return act
+
+
+def _record(run: int) -> Callable[[], object]:
+    record = _kept() / f"shown{run}.txt"
+    amct.quantize_model(_kept() / "config.json", _kept() / f"shown{run}.onnx", record, _dynamic_net(run), X)(X * run)
+    return _command("record", record, "-o", "record.txt")
+
+
+def _compare(run: int) -> Callable[[], object]:
+    amct.save_quant_model_fx(_fx_model(run), _kept() / f"compared{run}", X)
+    np.save(_kept() / "x.npy", X.numpy())
+    kind = f"real_quant:{_kept() / f'compared{run}'}"
+    return _command("compare", kind, kind, "-i", _kept() / "x.npy", "--html", "page.html")
+
+
 ACTS = {
     one.name: one
     for one in (
@@ -221,5 +291,10 @@ ACTS = {
         Act("create_quant_retrain_config", _retrain_config),
         Act("evaluation", _evaluate),
         Act("save_quant_retrain_model", _save_retrained, lambda: check_prefix("out/net")),
+        Act("amct export", _export, lambda: check_prefix("out/net")),
+        Act("amct refine", _refine),  # the checkpoint is a file of its own, so no reader knows it
+        Act("auto_quantize", _auto),
+        Act("amct record", _record),
+        Act("amct compare", _compare),
     )
 }

@@ -23,6 +23,7 @@ from .session import (
     output_option,
     require_document,
     restored,
+    save_checkpoint,
     takes_model,
     write_config,
 )
@@ -89,7 +90,7 @@ def COMMAND(
     model = calibrated(given, config_file) if given.quantized_state is None else restored(given, config_file)
     if refines and given.quantized_state is None:
         refine(model, list(batches))
-    torch.save(model.state_dict(), f"{prefix}.pt")
+    save_checkpoint(model, f"{prefix}.pt")
     sample = first_of(batches, 1)
     save_quant_model_fx(model, prefix, sample, golden_inputs=sample if verifies else None)
     code = print_verdicts(verify(prefix, is_limited=False)) if verifies else OK

@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-import torch
 
 from ..api.fx import save_quant_model_fx
 from ..api.refine import refine
 from ..config.layers.refine_config import DEFAULT_METHODS, METHODS
 from .command import QUANTIZED, command
-from .session import Given, config_option, output_option, restored, takes_model
+from .session import Given, config_option, output_option, restored, save_checkpoint, takes_model
 
 
 @command(
@@ -38,7 +37,6 @@ def COMMAND(given: Given, quant_config: Path | None, output: Path, methods: tupl
     batches = list(given.inputs.batches())
     quantized = restored(given, quant_config)
     click.echo(str(refine(quantized, batches, methods or DEFAULT_METHODS)))
-    output.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(quantized.state_dict(), f"{output}.pt")
+    save_checkpoint(quantized, f"{output}.pt")
     save_quant_model_fx(quantized, output, tuple(one[:1] for one in batches[0]))
     click.echo(f"{output}.pt")

@@ -19,7 +19,7 @@ from ..backends.fx.quant_graph_module import QuantGraphModule
 from ..config.files.tolerant_json import dump_json, read_json
 from ..config.layers.layer_rules import ACTIVATION_PARAMS
 from ..errors import AmctError, ConfigError
-from ..files import write_text_atomic
+from ..files import FileSet, PathLike, write_text_atomic
 from ..log import get_logger
 from ..quantizers.observers.ifmr_observer import IFMRObserver
 from ..quantizers.observers.observation import RangeObserver
@@ -199,6 +199,12 @@ def _has_seen_enough(quantized: QuantGraphModule) -> bool:
     """Whether further batches would change nothing."""
     observers = (one for one in quantized.modules() if isinstance(one, RangeObserver))
     return not uncalibrated(quantized) and not any(one.keeps_updating for one in observers)
+
+
+def save_checkpoint(quantized: nn.Module, path: PathLike) -> None:
+    """Writes the state_dict of ``quantized`` to ``path``, whole or not at all; folders are made."""
+    with FileSet() as files, files.open(path) as file:
+        torch.save(quantized.state_dict(), file)
 
 
 def first_of(batches: Batches, limit: int) -> tuple[Tensor, ...]:
