@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import pytest
@@ -81,6 +82,14 @@ def test_the_codebook_is_int8_with_127_and_better_than_nearest():
     assert torch.equal(grid.codebook, grid.codebook.round())
     assert torch.equal(found, grid.nearest(found))
     assert output_error(found, target, hessian).sum() < 0.7 * output_error(start.nearest(target), target, hessian).sum()
+
+
+def test_a_codebook_stays_where_all_inputs_are_zero():
+    target, hessian = problem()
+    start = dataclasses.replace(GRID, largest=127, codebook=torch.linspace(-127, 127, 16, dtype=torch.float64).round())
+    found, grid = fitted_codebook(target, torch.zeros_like(hessian), start, has_one_scale=False)
+    assert torch.equal(grid.codebook, start.codebook) and torch.equal(grid.scale, start.scale)
+    assert torch.equal(found, grid.nearest(found))
 
 
 def test_the_shifted_target_solves_the_least_squares_problem():

@@ -81,8 +81,11 @@ def _refitted_values(target: Tensor, hessian: Tensor, grid: RowGrid, weight: Ten
             product = hessian[group] @ members  # [rows, K, 16]
             matrix += (members.transpose(1, 2) @ product).sum(0)
             right += (target[group, rows].unsqueeze(1) @ product).sum(0).squeeze(0)
-    matrix.diagonal().add_(1e-6 * matrix.diagonal().mean())
-    right += 1e-6 * matrix.diagonal().mean() * grid.codebook
+    mean = float(matrix.diagonal().mean())
+    if mean <= 0:  # the layer's inputs are all zero, so every value gives the same output
+        return grid
+    matrix.diagonal().add_(1e-6 * mean)
+    right += 1e-6 * mean * grid.codebook
     values = torch.linalg.solve(matrix, right).sort().values
     return dataclasses.replace(grid, codebook=values)
 
