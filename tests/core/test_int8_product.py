@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 
 import pytest
 import torch
@@ -54,12 +55,33 @@ CASES = (
     Case("asymmetric stride and kernel", kernel=(1, 5), stride=(2, 1), padding=[0, 2]),
     Case("dilation", padding=2, dilation=(2, 2)),
     Case("groups", channels=12, outputs=24, groups=4, padding=1),
+    Case("groups of 24 channels", channels=192, outputs=192, groups=8, padding=1),
     Case("depthwise", channels=32, outputs=32, groups=32, padding=1),
     Case("depthwise, odd", channels=19, outputs=38, groups=19, stride=2),
     Case("many channels", channels=300, outputs=70, padding=1, size=(5, 5)),
     Case("one position", channels=64, size=(3, 3), batch=1),
     Case("padding only", size=(1, 1), padding=1, batch=1),
 )
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_drawn_convolutions_are_exact(seed: int) -> None:
+    drawn = random.Random(seed)
+    groups = drawn.choice([1, 1, 2, 3, 8])
+    channels, outputs = (groups * drawn.randint(1, 40) for _ in range(2))
+    if drawn.random() < 0.3:
+        groups = channels
+        outputs = channels * drawn.choice([1, 1, 2])
+    kernel, padding = drawn.choice([(1, 1), (3, 3), (5, 5), (1, 3), (2, 2)]), drawn.choice([0, 1, 2, 3])
+    settings = (drawn.choice([1, 1, 2, 3]), padding, drawn.choice([1, 1, 2]), groups)
+    limits = drawn.choice(LIMITS)
+    x = integers(limits, drawn.choice([1, 2]), channels, drawn.randint(9, 30), drawn.randint(9, 30))
+    if drawn.random() < 0.5:
+        x = x.contiguous(memory_format=torch.channels_last)
+    most = min(127, int(FLOAT32_EXACT // (256 * channels // groups * kernel[0] * kernel[1])))
+    weight = integers(Range(-most, most), outputs, channels // groups, *kernel)
+    found = Int8Functions(limits).conv2d(x, weight.to(torch.int8), None, *settings)
+    assert torch.equal(found.double(), F.conv2d(x.double(), weight.double(), None, *settings))
 
 
 @pytest.mark.parametrize("limits", LIMITS, ids=str)

@@ -53,6 +53,8 @@ class _Setting:
 class Int8Functions:
     """The functions of torch.nn.functional that have a faster form for integers in ``limits``.
 
+    Convolutions have it without groups, and with a group for each channel of the data and of the result.
+
     Arguments are those of torch's functions: data and bias in float32, the weight in int8. See `int8_functions`.
     """
 
@@ -69,7 +71,9 @@ class Int8Functions:
         groups: int = 1,
     ) -> Tensor:
         """Returns ``F.conv2d`` of the same arguments, float32."""
-        if input.dim() == 4 and input.numel() and not isinstance(padding, str):
+        # oneDNN's kernels of torch 2.13 are wrong for other groups, such as 8 groups of 24 channels.
+        takes_groups = groups == 1 or groups == weight.shape[0] == input.shape[1]
+        if takes_groups and input.dim() == 4 and input.numel() and not isinstance(padding, str):
             setting = _Setting(_pair(stride), _pair(padding), _pair(dilation), groups)
             positions = len(input) * setting.positions(input, weight)
             if positions >= _LEAST_POSITIONS and positions * weight.numel() >= _LEAST_PRODUCTS:
