@@ -61,7 +61,7 @@ def run_torch(quantized: nn.Module, inputs: Sequence[Tensor]) -> IntegerTrace:
 
 
 def run_oracle(prefix: Path, inputs: Sequence[Tensor]) -> Result:
-    interpreter = Interpreter(*deploy_paths(prefix))
+    interpreter = Interpreter(*deploy_paths(prefix), is_limited=False)
     names = interpreter.pair.graph.inputs
     return interpreter.run({name: x.numpy() for name, x in zip(names, inputs, strict=True)})
 
