@@ -6,27 +6,36 @@
 
 #include "kernels.h"
 
-FOR_EACH_CPU
-static void requantize_row(const float *acc, float *out, int64_t channels, const float *factor, float low,
-                           float high)
-{
-    for (int64_t c = 0; c < channels; c++) {
-        float q = rintf(acc[c] * factor[c]);
-        q = q < low ? low : q;
-        out[c] = q > high ? high : q;
+/* The kernels of one row, for accumulators of one type. */
+#define REQUANTIZE_ROW(name, type)                                                                                     \
+    FOR_EACH_CPU                                                                                                       \
+    static void name(const type *acc, float *out, int64_t columns, const float *factor, float low, float high)         \
+    {                                                                                                                  \
+        for (int64_t c = 0; c < columns; c++) {                                                                        \
+            float q = rintf((float)acc[c] * factor[c]);                                                                \
+            q = q < low ? low : q;                                                                                     \
+            out[c] = q > high ? high : q;                                                                              \
+        }                                                                                                              \
     }
-}
 
-FOR_EACH_CPU
-static void requantize_wide_row(const double *acc, float *out, int64_t channels, const float *factor, float low,
-                                float high)
-{
-    for (int64_t c = 0; c < channels; c++) {
-        float q = rintf((float)acc[c] * factor[c]);
-        q = q < low ? low : q;
-        out[c] = q > high ? high : q;
+#define REQUANTIZE_REALS(name, type)                                                                                   \
+    FOR_EACH_CPU                                                                                                       \
+    static void name(const type *acc, float *out, int64_t columns, const double *step, int is_rectified, double scale, \
+                     float low, float high)                                                                            \
+    {                                                                                                                  \
+        for (int64_t c = 0; c < columns; c++) {                                                                        \
+            double real = acc[c] * step[c];                                                                            \
+            real = is_rectified && real < 0 ? 0 : real;                                                                \
+            float q = (float)rint(real / scale);                                                                       \
+            q = q < low ? low : q;                                                                                     \
+            out[c] = q > high ? high : q;                                                                              \
+        }                                                                                                              \
     }
-}
+
+REQUANTIZE_ROW(requantize_row, float)
+REQUANTIZE_ROW(requantize_wide_row, double)
+REQUANTIZE_REALS(requantize_reals, float)
+REQUANTIZE_REALS(requantize_wide_reals, double)
 
 /* out = clamp(rint((float)acc * factor), low, high) of rows of accumulators, float or double, with a factor for each
  * column. No accumulator is NaN. */
@@ -40,32 +49,6 @@ void amct_requantize(const void *acc, int is_double, float *out, int64_t rows, i
             requantize_wide_row((const double *)acc + at, out + at, columns, factor, low, high);
         else
             requantize_row((const float *)acc + at, out + at, columns, factor, low, high);
-    }
-}
-
-FOR_EACH_CPU
-static void requantize_reals(const float *acc, float *out, int64_t columns, const double *step, int is_rectified,
-                             double scale, float low, float high)
-{
-    for (int64_t c = 0; c < columns; c++) {
-        double real = acc[c] * step[c];
-        real = is_rectified && real < 0 ? 0 : real;
-        float q = (float)rint(real / scale);
-        q = q < low ? low : q;
-        out[c] = q > high ? high : q;
-    }
-}
-
-FOR_EACH_CPU
-static void requantize_wide_reals(const double *acc, float *out, int64_t columns, const double *step, int is_rectified,
-                                  double scale, float low, float high)
-{
-    for (int64_t c = 0; c < columns; c++) {
-        double real = acc[c] * step[c];
-        real = is_rectified && real < 0 ? 0 : real;
-        float q = (float)rint(real / scale);
-        q = q < low ? low : q;
-        out[c] = q > high ? high : q;
     }
 }
 
