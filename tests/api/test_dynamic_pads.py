@@ -154,3 +154,11 @@ def test_padding_of_a_function_trains(seed: int, tmp_path: Path) -> None:
 
     trained = check_training(make, images, tmp_path, lambda model: model.get_parameter("layer.weight"))
     assert trained.get_parameter("layer.weight").grad is not None
+
+
+def test_saving_sizes_that_the_export_infers_prints_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """onnx_ir prints a line for each value with a shape and without a type, whenever a model is written."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular"), nn.Conv2d(4, 4, 1)).eval()
+    _, files = calibrated(model, tmp_path, [(torch.randn(2, 3, 8, 8),)])
+    assert [node.op_type for node in load_model(files.onnx).graph].count("Slice") == 4
+    assert not [record for record in caplog.records if record.name.startswith("onnx_ir")]

@@ -29,7 +29,11 @@ _NOT_PURE = frozenset(
 
 
 def fold_size_arithmetic(model: ir.Model) -> None:
-    """Applies the rules above to the nodes of ``model``, in place."""
+    """Applies the rules above to the nodes of ``model``, in place.
+
+    Shapes that are inferred on the way are forgotten at the end: later passes would leave them behind unchanged.
+    """
+    without_shape = [one for node in model.graph for one in node.outputs if one.shape is None]
     for node in list(model.graph):
         if node.domain == MARKER_DOMAIN and _is_known(operand(node, 0)):
             result(node).shape = operand(node, 0).shape
@@ -41,6 +45,8 @@ def fold_size_arithmetic(model: ir.Model) -> None:
             constant = add_initializer(graph_of(node), str(result(node).name), array)
             ir.convenience.replace_all_uses_with(result(node), constant)
             graph_of(node).remove(node, safe=True)
+    for one in without_shape:
+        one.shape = None
 
 
 def _is_known(value: ir.Value) -> bool:
