@@ -15,64 +15,30 @@ from torch.overrides import handle_torch_function, has_torch_function
 Margins = tuple[int, ...]
 
 
-def padded_conv2d(input: Tensor, margins: Margins, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """Returns ``F.conv2d`` of ``input`` with ``margins`` of zeros, to which its own ``padding`` is added."""
-    if has_torch_function((input, weight)):
-        result: Tensor = handle_torch_function(padded_conv2d, (input, weight), input, margins, weight, *args, **kwargs)
-        return result
-    return F.conv2d(F.pad(input, margins), weight, *args, **kwargs)
+def _padded(name: str, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Returns ``name(input, margins, ...)``: ``function`` of ``input`` with ``margins`` of zeros and other arguments.
+
+    The zeros count as elements: those of ``function``'s own ``padding`` are added to them.
+    """
+
+    def padded(input: Tensor, margins: Margins, *args: Any, **kwargs: Any) -> Tensor:
+        operands = (input, *args)
+        if has_torch_function(operands):
+            result: Tensor = handle_torch_function(padded, operands, input, margins, *args, **kwargs)
+            return result
+        return function(F.pad(input, margins), *args, **kwargs)
+
+    padded.__name__ = padded.__qualname__ = name  # by which generated code and pickles find the function in this module
+    return padded
 
 
-def padded_conv1d(input: Tensor, margins: Margins, weight: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """Returns ``F.conv1d`` of ``input`` with ``margins`` of zeros, to which its own ``padding`` is added."""
-    if has_torch_function((input, weight)):
-        result: Tensor = handle_torch_function(padded_conv1d, (input, weight), input, margins, weight, *args, **kwargs)
-        return result
-    return F.conv1d(F.pad(input, margins), weight, *args, **kwargs)
-
-
-def padded_max_pool2d(
-    input: Tensor, margins: Margins, kernel_size: Any, stride: Any, padding: Any, dilation: Any
-) -> Tensor:
-    """Returns the maxima over windows of ``input`` with ``margins`` of zeros; ``input`` must not be negative."""
-    if has_torch_function((input,)):
-        result: Tensor = handle_torch_function(
-            padded_max_pool2d, (input,), input, margins, kernel_size, stride, padding, dilation
-        )
-        return result
-    return F.max_pool2d(F.pad(input, margins), kernel_size, stride, padding, dilation)
-
-
-def padded_avg_pool2d(input: Tensor, margins: Margins, kernel_size: Any, stride: Any, padding: Any) -> Tensor:
-    """Returns the means over windows of ``input`` with ``margins`` of zeros, which count as elements."""
-    if has_torch_function((input,)):
-        result: Tensor = handle_torch_function(
-            padded_avg_pool2d, (input,), input, margins, kernel_size, stride, padding
-        )
-        return result
-    return F.avg_pool2d(F.pad(input, margins), kernel_size, stride, padding)
-
-
-def padded_max_pool1d(
-    input: Tensor, margins: Margins, kernel_size: Any, stride: Any, padding: Any, dilation: Any
-) -> Tensor:
-    """Returns the maxima over windows of the sequences ``input`` with ``margins`` of zeros; see `padded_max_pool2d`."""
-    if has_torch_function((input,)):
-        result: Tensor = handle_torch_function(
-            padded_max_pool1d, (input,), input, margins, kernel_size, stride, padding, dilation
-        )
-        return result
-    return F.max_pool1d(F.pad(input, margins), kernel_size, stride, padding, dilation)
-
-
-def padded_avg_pool1d(input: Tensor, margins: Margins, kernel_size: Any, stride: Any, padding: Any) -> Tensor:
-    """Returns the means over windows of the sequences ``input`` with ``margins`` of zeros, which count as elements."""
-    if has_torch_function((input,)):
-        result: Tensor = handle_torch_function(
-            padded_avg_pool1d, (input,), input, margins, kernel_size, stride, padding
-        )
-        return result
-    return F.avg_pool1d(F.pad(input, margins), kernel_size, stride, padding)
+padded_conv1d = _padded("padded_conv1d", F.conv1d)
+padded_conv2d = _padded("padded_conv2d", F.conv2d)
+# Of inputs that are not negative.
+padded_max_pool1d = _padded("padded_max_pool1d", F.max_pool1d)
+padded_max_pool2d = _padded("padded_max_pool2d", F.max_pool2d)
+padded_avg_pool1d = _padded("padded_avg_pool1d", F.avg_pool1d)
+padded_avg_pool2d = _padded("padded_avg_pool2d", F.avg_pool2d)
 
 
 class _PaddedMaxPool(nn.Module):
