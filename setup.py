@@ -23,6 +23,7 @@ VERSION = runpy.run_path(str(ROOT / "hotwheels/amct_pytorch/version.py"))
 MAPPED_FOLDERS = ("proto", "capacity", "custom_op")
 
 RUNTIME = ["onnxruntime>=1.22"]
+DYNAMO = ["onnxscript>=0.7"]
 SAMPLE = ["scikit-learn>=1.5", "pillow>=10", "torchvision"]
 DOCS = ["mkdocs-material>=9.7", "mkdocstrings[python]>=1.0", "latex2mathml>=3.78", "jieba>=0.42", "ruff>=0.17"]
 DEV = ["pytest>=8", "pytest-xdist>=3.6", "pytest-cov>=6", "hypothesis>=6", "ruff>=0.17", "mypy>=1.18"]
@@ -187,5 +188,5 @@ setup(
         "click>=8.1.8",
         "tqdm>=4.60",
     ],
-    extras_require={"runtime": RUNTIME, "sample": SAMPLE, "dev": DEV, "docs": DOCS},
+    extras_require={"runtime": RUNTIME, "dynamo": DYNAMO, "sample": SAMPLE, "dev": DEV, "docs": DOCS},
 )

@@ -24,6 +24,7 @@ _REQUIRED = ("numpy", "onnx", "onnx-ir", "protobuf", "pyyaml", "tqdm", "click", 
 # Distribution -> what is lost without it.
 _OPTIONAL = {
     "onnxruntime": "the float ONNX model is checked by our own interpreter, which is slow; compare has no ONNX side",
+    "onnxscript": "calls that torch's TorchScript exporter refuses cannot be saved",
     "pillow": "images as -i",
     "timm": "MODEL as timm:NAME",
     "torchvision": "MODEL as torchvision:NAME",

@@ -1,4 +1,4 @@
-"""Whole networks are saved with torch's exporter forbidden; docs/exporter.md lists the calls that need it."""
+"""Whole networks are saved with torch's exporters forbidden; docs/exporter.md lists the calls that need it."""
 
 from __future__ import annotations
 
@@ -41,9 +41,10 @@ class Unfolds(nn.Module):
 @pytest.fixture(autouse=True)
 def no_exporter(monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(*args: object, **kwargs: object) -> None:
-        raise ExportError("torch's exporter is forbidden here")
+        raise ExportError("torch's exporters are forbidden here")
 
     monkeypatch.setattr(one_call, "export_call", forbidden)
+    monkeypatch.setattr(one_call, "export_by_dynamo", forbidden)
 
 
 @pytest.mark.parametrize("opset", [13, 17])

@@ -1,4 +1,4 @@
-"""OneCallWriter: writes calls without a handler, by exporting each alone with torch's exporter."""
+"""OneCallWriter: writes calls without a handler, by exporting each alone with torch's exporters."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from .....errors import ExportError
+from .....errors import ExportError, TorchVersionError
 from ....calls.leaves import map_leaves
-from ....torchscript.one_call import ExportedCall, Slot, TemplateCall, export_call, module_path, take_apart
+from ....calls.template_call import Slot, TemplateCall
+from ....torchscript.one_call import ExportedCall, export_call, module_path, take_apart
 from .call import Call
+from .dynamo_call import export_by_dynamo
 from .example import Example
 from .graph_writer import GraphWriter
 
-_NEWEST_OPSET = 20  # newest opset of that exporter; its operators have the same meaning in opsets up to 23
+_NEWEST_OPSET = 20  # newest opset of the TorchScript exporter; its operators have the same meaning in opsets up to 23
 
 
 class OneCallWriter:
@@ -59,7 +61,10 @@ class OneCallWriter:
         return self._exported[key]
 
     def _export(self, call: TemplateCall) -> bytes:
-        return export_call(call, min(self._writer.opset, _NEWEST_OPSET))
+        try:
+            return export_call(call, min(self._writer.opset, _NEWEST_OPSET))
+        except (ExportError, TorchVersionError) as error:
+            return export_by_dynamo(call, self._writer.opset, error)
 
     def _stitch(self, call: Call, exported: ExportedCall, inputs: Sequence[ir.Value]) -> Sequence[ir.Value]:
         """Moves the nodes into the graph, where they read ``inputs`` and the graph's initializers."""
