@@ -22,8 +22,9 @@ from ...torch_private import BatchNorm, pytree
 from ..batches.example import positional
 from ..layers.layer_container import LayerContainer
 from ..user_model.float_model import cast_to_float32, in_float32, needs_float32, unwrapped
-from ..user_model.memory_of_calls import refuse_memory
+from ..user_model.memory_of_calls import copies_of, refuse_memory
 from ..user_model.model_state import run_example
+from ..user_model.written_parameters import ParameterSums
 from .attention import place_attention
 from .forwards import replace_forward, works_in_place
 from .hooked_forward import take_root_hooks
@@ -83,7 +84,9 @@ class DynamicBackend:
         self._model = copy_model(model)
         cast_to_float32(self._model)
         take_root_hooks(self._model)
-        refuse_memory(self._model, lambda: run_example(self._model, inputs))
+        sums = ParameterSums(self._model)
+        first = refuse_memory(self._model, lambda: run_example(self._model, inputs))
+        sums.refuse_changes(first, lambda: self._run(inputs), lambda: self._run(_other_data(inputs)))
         place_attention(self._model)
         self._between: dict[nn.Module, Between | None] = {}
         self._calling: dict[str, CallingForward | CallingNorm | FrozenForward] = {
@@ -108,6 +111,9 @@ class DynamicBackend:
             candidate = self._candidates[path]
             padded = with_margins(candidate.module, candidate.op.name, margins)
             self._candidates[path] = dataclasses.replace(candidate, padded=padded)
+
+    def _run(self, inputs: tuple[Any, ...]) -> list[Tensor]:
+        return copies_of(run_example(self._model, inputs))
 
     def graph(self, fusion: Fusion | None = None) -> OpGraph:
         """Returns the operations of the model; which BatchNorms are layers depends on ``fusion``."""
@@ -201,6 +207,12 @@ class DynamicBackend:
     def _owner(self, norm: Candidate) -> nn.Module:
         """Returns the user's module: the candidate itself, or the module in whose forward the candidate is called."""
         return self._calling[norm.path].original.module if norm.path in self._calling else norm.module
+
+
+def _other_data(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Returns an example with other floating values; indices and the like stay."""
+    found: tuple[Any, ...] = pytree.tree_map_only(Tensor, lambda x: x * 0.5 if x.is_floating_point() else x, inputs)
+    return found
 
 
 def _neighbours(layer: str, folded: FoldedNodes) -> Iterator[tuple[str, str, str]]:

@@ -39,6 +39,7 @@ from .rewrite.opaque_calls import look_into_opaque_calls
 from .rewrite.pads import place_pads
 from .rewrite.products import spell_products
 from .rewrite.weighted_calls import place_weighted_calls
+from .rewrite.written_weights import place_written_weights
 from .trace.capture import trace
 from .trace.compare import check_graph
 from .trace.tracer import callee_in_force
@@ -89,6 +90,7 @@ class FxBackend:
         self._twin = FloatTwin(model)
         decompose_attention(self._traced)
         self._in_place = functionalize(self._traced)
+        place_written_weights(self._traced, keeps_states=copies_tensors)
         spell_products(self._traced)
         place_weighted_calls(self._traced)
         place_hooked_weights(self._traced)

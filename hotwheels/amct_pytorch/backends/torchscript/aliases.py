@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ...errors import ExportError
@@ -55,10 +55,15 @@ class _View:
 
 
 class FollowedAliases(TorchFunctionMode):
-    """While this mode is active, a trace has every in-place change in all tensors that share the memory."""
+    """While this mode is active, a trace has every in-place change in all tensors that share the memory.
 
-    def __init__(self) -> None:
+    A change of a parameter of ``model`` is left out: an earlier call has made it, and a second one changes nothing
+    (`user_model.written_parameters`). The file then has the written parameter.
+    """
+
+    def __init__(self, model: nn.Module | None = None) -> None:
         super().__init__()
+        self._parameters = set() if model is None else {_memory(one) for one in model.parameters() if _has_memory(one)}
         self._views: dict[int, _View] = {}  # by the id of the tensor
         self._relatives: dict[int, list[Tensor]] = {}  # by memory; kept alive, so that ids and memory are not reused
 
@@ -73,6 +78,9 @@ class FollowedAliases(TorchFunctionMode):
         with not_tracing():
             target = _target(func, args, kwargs)
             has_relatives = target is not None and len(self._family(target)) > 1
+            is_parameter = target is not None and _memory(target) in self._parameters
+        if is_parameter:
+            return None if getattr(func, "__name__", "") == "__setitem__" else target
         if target is not None and getattr(func, "__name__", "") == "__setitem__":
             joined = joined_item(*args)
             if joined is not NotImplemented:

@@ -134,6 +134,22 @@ def _channel_shuffle(input: Tensor, groups: int) -> Tensor:
     return parts.transpose(1, 2).flatten(1, 2)
 
 
+def _embedding(
+    input: Tensor,
+    weight: Tensor,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    *_: Any,
+    **_others: Any,
+) -> Any:
+    if max_norm is None:
+        return NotImplemented
+    with not_tracing():
+        weight = torch.renorm(weight.detach(), norm_type, 0, max_norm)  # in eager only the rows that a call reads
+    return F.embedding(input, weight, padding_idx)
+
+
 def _fmax(input: Tensor, other: Tensor) -> Tensor:
     return torch.where(torch.isnan(input), other, torch.where(torch.isnan(other), input, torch.maximum(input, other)))
 
@@ -150,6 +166,7 @@ def _truncated(input: Tensor) -> Tensor:
 _FORMS: dict[str, Form] = {
     "F.interpolate": _interpolate,
     "F.adaptive_avg_pool2d": _adaptive_avg_pool2d,
+    "F.embedding": _embedding,
     "F.softplus": _softplus,
     "F.threshold": _threshold,
     "threshold": _threshold,

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from ...errors import UnsupportedModelError
 from ..batches.outputs import are_equal, output_tensors
 from .model_state import unchanged
+from .written_parameters import text_of_change
 
 
-def refuse_memory(model: nn.Module, call: Callable[[], Any]) -> None:
-    """Calls ``model`` once, and again if that has changed attributes of its modules.
+def refuse_memory(model: nn.Module, call: Callable[[], Any]) -> list[Tensor]:
+    """Calls ``model`` once, and again if that has changed attributes of its modules; returns the first results.
 
     Buffers have the same values in both calls, since changes of buffers are known otherwise.
 
@@ -27,20 +28,22 @@ def refuse_memory(model: nn.Module, call: Callable[[], Any]) -> None:
 
     Raises:
       UnsupportedModelError: The second call gives another result; the text names the attributes. A model that draws
-        random numbers is not refused.
+        random numbers is not refused. Or the forward puts another tensor in the place of a parameter.
     """
     with unchanged(model) as state, torch.no_grad():
-        first = _copies(call())
+        first = copies_of(call())
+        for name in state.replaced_parameters():
+            raise UnsupportedModelError(text_of_change(name, "by putting another tensor in its place"))
         changed = state.changed_attributes()
         state.restore_buffers()
         if not changed:
-            return
-        second = _copies(call())
+            return first
+        second = copies_of(call())
         if are_equal(first, second):
-            return
+            return first
     with unchanged(model), torch.no_grad():
-        if not are_equal(first, _copies(call())):
-            return
+        if not are_equal(first, copies_of(call())):
+            return first
     names = ", ".join(f"'{name}'" for name in sorted(changed))
     msg = (
         f"{type(model).__name__} gives another result when it is called a second time on the same input: its forward"
@@ -50,5 +53,6 @@ def refuse_memory(model: nn.Module, call: Callable[[], Any]) -> None:
     raise UnsupportedModelError(msg)
 
 
-def _copies(result: Any) -> list[Tensor]:
+def copies_of(result: Any) -> list[Tensor]:
+    """Returns copies of the tensors in ``result``."""
     return [one.detach().clone() for one in output_tensors(result)]

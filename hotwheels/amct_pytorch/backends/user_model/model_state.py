@@ -73,6 +73,15 @@ class ModelState:
         pairs = [(vars(module), attributes) for _, module, attributes, _ in self._modules]
         return [value for now, before in pairs for name, value in before.items() if now.get(name) is not value]
 
+    def replaced_parameters(self) -> tuple[str, ...]:
+        """Returns the names of the parameters in whose place other tensors are now."""
+        return tuple(
+            f"{path}.{name}" if path else name
+            for path, module, _, registries in self._modules
+            for name, value in registries["_parameters"].items()
+            if module._parameters.get(name) is not value
+        )
+
     def restore_buffers(self) -> None:
         """Restores the original buffers under their names, with their values."""
         self.put_back_buffers()

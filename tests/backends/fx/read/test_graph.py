@@ -494,12 +494,17 @@ def test_in_place_operator_of_a_graph_made_by_hand() -> None:
 
 
 def test_operation_that_stays_in_place_is_not_quantizable() -> None:
-    def forward(self: Any, x: Tensor) -> Any:
-        return self.conv.weight.add_(1) + x.mean()
+    class Net(Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("count", torch.zeros(1))
 
-    module = trace(type("Net", (Model,), {"forward": forward})(), REGISTRY.leaf_packages)
+        def forward(self, x: Tensor) -> Any:
+            return self.count.add_(1) + x.mean()
+
+    module = trace(Net(), REGISTRY.leaf_packages)
     functionalize(module)
-    assert "the parameter or buffer 'conv.weight'" in str(build_graph(module, REGISTRY)["add_"].unquantizable)
+    assert "the parameter or buffer 'count'" in str(build_graph(module, REGISTRY)["add_"].unquantizable)
 
 
 def test_function_with_a_weight_of_the_data_says_why_it_stays_in_float() -> None:

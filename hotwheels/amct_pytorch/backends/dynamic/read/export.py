@@ -155,7 +155,8 @@ class _EntryForward:
         """Runs the model and returns the tensors of its result; inputs that are no tensors are constants."""
         given = iter(tensors)
         leaves = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in self._leaves]
-        with ComposedCalls(), ConstantsBeforehand(self.original.module), FollowedAliases(), self.baked:
+        model = self.original.module
+        with ComposedCalls(), ConstantsBeforehand(model), FollowedAliases(model), self.baked:
             return output_tensors(self.original(*pytree.tree_unflatten(leaves, self._layout)))
 
 

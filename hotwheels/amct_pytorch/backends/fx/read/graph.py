@@ -119,7 +119,7 @@ class _Reader:
         given = given_operands(node, op, module)
         tensors = [one for one in given if one.node is not None and self._is_quantized_operand(one.node, op)]
         reason = (
-            (_DEAD if node not in self._live else None)
+            ((float_reason(node) or _DEAD) if node not in self._live else None)
             or in_place_reason(node)
             or _no_weight(node, op, module)
             or self._belongs_to(node, op)

@@ -13,8 +13,10 @@ Spellings:
 After the change to ``y = op(x)``, all later readers of x read y. If the memory of x is read later under other names,
 these get new values too: the tensor of which x is a view is written with y in the place of x (`with_view`), and its
 other views are taken again (`view_of`), in nodes called ``<operation>_view``. A model is refused if one of these views
-is not known. An operation on a parameter or buffer, and an operation without out-of-place form (``Tensor.uniform_``),
-is not changed and is not quantizable. Names and type strings of nodes do not change.
+is not known. A change of a parameter or buffer by a value computed from parameters and buffers alone becomes that value
+and the call of `written` with it, in a node called ``<operation>_written``, if a second forward changes nothing
+(`settled_writes`). Other changes of buffers, and operations without out-of-place form (``Tensor.uniform_``), stay and
+are not quantizable; other changes of parameters are refused. Names and type strings of nodes do not change.
 """
 
 from __future__ import annotations
@@ -28,17 +30,23 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from ....errors import UnsupportedModelError
 from ....graph import Skip
+from ....nn.computed_tensor import Tree
 from ...calls.function_names import is_in_place_name
 from ...calls.item_assignment import with_item
 from ...calls.views import VIEWS, view_of, with_view
+from ...calls.written_parameter import written
+from ...user_model.written_parameters import ANEW, OF_DATA, text_of_change
+from ..read.float_reason import mark_float
 from ..read.memory import Alias, Memory, View, are_apart, is_known_to_share, may_read_memory
 from ..read.spelling import mark_in_place, mark_written, remember_spelling
 from ..trace.proxies import IN_PLACE_OPERATORS
+from .settled_writes import unsettled_states
+from .weight_sources import WeightSources
 
 _NO_CHANGES = frozenset({"requires_grad_", "share_memory_"})
 
@@ -64,13 +72,16 @@ def functionalize(graph_module: GraphModule) -> tuple[Skip, ...]:
     """Rewrites ``graph_module`` in place; modules with ``inplace=True`` are replaced by copies, not changed.
 
     Returns:
-      The operations on parameters and buffers, which stayed in place, with the reason.
+      The operations on buffers that stayed in place, with the reason.
 
     Raises:
-      UnsupportedModelError: Readers of another name of the memory would not, or may not, see the change.
+      UnsupportedModelError: Readers of another name of the memory would not, or may not, see the change. Or a parameter
+        is changed in each forward anew.
     """
     skips: list[Skip] = []
-    memory = Memory(graph_module)
+    memory, sources = Memory(graph_module), WeightSources(graph_module)
+    writes = [node for node in graph_module.graph.nodes if node in sources and is_in_place(node, graph_module)]
+    unsettled = unsettled_states(graph_module, writes, sources)
     order = {node: index for index, node in enumerate(graph_module.graph.nodes)}
     for node in list(graph_module.graph.nodes):
         found, changed = _match(node, graph_module), _changed_value(node)
@@ -79,8 +90,13 @@ def functionalize(graph_module: GraphModule) -> tuple[Skip, ...]:
             continue
         own = memory[changed]
         others = [one for one in memory.sharing(own) if not are_apart(own.node, one.node)]
-        reason = _reason_to_stay(found, node, [own, *others])
-        others = [one for one in others if _is_read_behind(one.node, order[node], order)]
+        root = own.line()[-1]
+        state = "" if root.state is None else str(root.state.target)
+        is_weight = bool(state) and node in sources and state not in unsettled
+        reason = _reason_to_stay(found, node, [own, *others], is_weight)
+        if reason is not None and is_parameter(root.state, graph_module):
+            raise UnsupportedModelError(text_of_change(state, ANEW if node in sources else OF_DATA, node.stack_trace))
+        others = [one for one in others if (is_weight and one is root) or _is_read_behind(one.node, order[node], order)]
         if reason is None or found.target is None:
             _refuse_unknown_views(node, own, others, is_fixed=reason is not None)
         if reason is None:
@@ -94,8 +110,11 @@ def functionalize(graph_module: GraphModule) -> tuple[Skip, ...]:
         for new in [one for one in node.all_input_nodes if one not in memory]:
             memory.add(new)
         memory.renew(own, node)
+        if is_weight:
+            mark_float(node, f"it computes '{state}', which the forward writes")
         if reason is None:
-            _renew_others(node, own, others, memory, order)
+            last = _write_state(own, node, memory, order, order[node])
+            _renew_others(node, last, own, others, memory, order)
     _replace_modules(graph_module, {skip.name for skip in skips})
     return tuple(skips)
 
@@ -162,10 +181,33 @@ def _function(function: Any) -> Any | None:
     return getattr(home, name.removesuffix("_"), None)
 
 
-def _reason_to_stay(found: _OutOfPlace, node: Node, aliases: list[Alias]) -> str | None:
+def is_parameter(node: Node | None, graph_module: GraphModule) -> bool:
+    """Whether ``node`` reads a parameter of ``graph_module``."""
+    if node is None or node.op != "get_attr":
+        return False
+    return isinstance(Tree(graph_module).find(str(node.target)), nn.Parameter)
+
+
+def _write_state(alias: Alias, node: Node, memory: Memory, order: Mapping[Node, int], place: int) -> Node:
+    """Returns a new node that writes the value ``node`` of ``alias`` if that is a state; else ``node``."""
+    if alias.state is None:
+        return node
+    with node.graph.inserting_after(node):
+        new = node.graph.create_node(
+            "call_function", written, (alias.state, node), {}, name=f"{node.name.removesuffix('_view')}_written"
+        )
+    new.stack_trace = node.stack_trace
+    if "val" in alias.state.meta:
+        new.meta["val"] = alias.state.meta["val"]
+    memory.renew(alias, new)
+    _read_result(new, node, order, place)
+    return new
+
+
+def _reason_to_stay(found: _OutOfPlace, node: Node, aliases: list[Alias], is_weight: bool) -> str | None:
     """Returns why the operation has to stay in place, and marks a buffer; None if it can be rewritten."""
     for one in aliases:
-        if one.state is not None:
+        if one.state is not None and not (is_weight and found.target is not None):
             mark_written(one.state)
             return f"it changes the parameter or buffer '{one.state.target}' in place"
     return f"'{node.target}' has no out-of-place form" if found.target is None else None
@@ -187,10 +229,15 @@ def _refuse_unknown_views(node: Node, own: Alias, others: list[Alias], is_fixed:
             raise UnsupportedModelError(_refusal(node, other.node, is_known_to_share(own.node, other.node)))
 
 
-def _renew_others(node: Node, own: Alias, others: list[Alias], memory: Memory, order: Mapping[Node, int]) -> None:
-    """Gives ``others``, which are read behind ``node``, the values that they have after the change of ``own``."""
+def _renew_others(
+    node: Node, last: Node, own: Alias, others: list[Alias], memory: Memory, order: Mapping[Node, int]
+) -> None:
+    """Gives ``others``, which are read behind ``node``, the values that they have after the change of ``own``.
+
+    The new nodes are behind ``last``.
+    """
     renewed = {own}
-    after = node
+    after = last
 
     def add(alias: Alias, target: Callable[..., Any], operands: tuple[Node, ...], view: View | None) -> None:
         nonlocal after
@@ -204,6 +251,7 @@ def _renew_others(node: Node, own: Alias, others: list[Alias], memory: Memory, o
         before = alias.node
         memory.renew(alias, after)
         _read_result(after, before, order, order[node])
+        after = _write_state(alias, after, memory, order, order[node])
         renewed.add(alias)
 
     line = own.line()

@@ -11,12 +11,8 @@ from torch.fx import GraphModule
 
 from ....errors import UnsupportedModelError
 from ....nn.computed_tensor import ComputedTensor, Ref, Step, Tree
-from ....nn.weighted_call import CALLS
 from ...user_model.weight_hooks import hooked_weight, tensor_hooks, tensor_of
-from ..read.spelling import remember_spelling
-from .weighted_calls import FOLDER
-
-_CALLS = {call.twin: call for call in CALLS}
+from .weighted_calls import call_kind, place_call
 
 
 def place_hooked_weights(graph_module: GraphModule) -> None:
@@ -28,18 +24,13 @@ def place_hooked_weights(graph_module: GraphModule) -> None:
     tree = Tree(graph_module)
     for node in graph_module.graph.nodes:
         module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
-        kind = next((_CALLS[cls] for cls in type(module).__mro__ if cls in _CALLS), None)
-        if module is None or kind is None or not tensor_hooks(module):
+        if module is None or call_kind(module) is None or not tensor_hooks(module):
             continue
         path = str(node.target)
         _refuse_others(path, module)
         weight = ComputedTensor(path, tree, (Step(path), Step(hooked_weight, True, (Ref(0),))))
         bias = None if module.bias is None else ComputedTensor(f"{path}.bias", tree, (Step(f"{path}.bias"),))
-        if FOLDER not in graph_module._modules:
-            graph_module.add_module(FOLDER, nn.Module().train(graph_module.training))
-        remember_spelling(node)
-        graph_module.get_submodule(FOLDER).add_module(node.name, kind.of(module, weight, bias))
-        node.target = f"{FOLDER}.{node.name}"
+        place_call(graph_module, node, module, weight, bias)
 
 
 def _refuse_others(path: str, module: nn.Module) -> None:

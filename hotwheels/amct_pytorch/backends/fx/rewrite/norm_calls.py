@@ -25,6 +25,7 @@ from ..read.float_reason import mark_float
 from ..read.spelling import remember_spelling
 from ..trace.dropout import FOLLOWS_TRAINING
 from .weight_sources import WeightSources
+from .weighted_calls import erase_unread
 
 _NAME = "amct_norm"  # start of the new submodule's name; the node's name follows
 
@@ -39,9 +40,7 @@ def place_norm_calls(graph_module: GraphModule) -> None:
     for node in list(graph_module.graph.nodes):
         if node.op == "call_function" and node.target in _FUNCTIONS and node not in sources:
             _replace(graph_module, node, sources)
-    for node in reversed(graph_module.graph.nodes):
-        if node in sources and not node.users:
-            graph_module.graph.erase_node(node)
+    erase_unread(graph_module, sources)
 
 
 def _replace(graph_module: GraphModule, node: Node, sources: WeightSources) -> None:

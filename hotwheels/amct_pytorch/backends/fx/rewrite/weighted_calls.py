@@ -26,6 +26,7 @@ from torch.fx import GraphModule, Node
 
 from ....nn.computed_tensor import ComputedTensor
 from ....nn.weighted_call import (
+    CALLS,
     Conv1dCall,
     Conv2dCall,
     ConvTranspose1dCall,
@@ -33,6 +34,7 @@ from ....nn.weighted_call import (
     LinearCall,
     WeightedCall,
 )
+from ...calls.written_parameter import written
 from ..read.float_reason import mark_float
 from ..read.spelling import remember_spelling
 from ..trace.frozen import check_number
@@ -72,14 +74,57 @@ def place_weighted_calls(graph_module: GraphModule) -> None:
             found[node] = match
     if not found:
         return
-    folder = nn.Module()
-    graph_module.add_module(FOLDER, folder)
+    folder = _folder(graph_module)
     made = {node: _make(match) for node, match in found.items()}
     for node, module in made.items():
         folder.add_module(node.name, module)
         _replace(node, found[node])
     folder.train(graph_module.training)
-    _erase_unread(graph_module, sized)
+    erase_unread(graph_module, sized)
+
+
+def place_call(
+    graph_module: GraphModule,
+    node: Node,
+    module: nn.Module,
+    weight: ComputedTensor | None,
+    bias: ComputedTensor | None,
+) -> None:
+    """Makes ``node``, which calls ``module``, call one that computes ``weight`` and ``bias``; name and type are kept.
+
+    Modules that are neither convolution nor Linear stay as they are.
+    """
+    kind = call_kind(module)
+    if kind is None or weight is None:
+        return
+    remember_spelling(node)
+    _folder(graph_module).add_module(node.name, kind.of(module, weight, bias))
+    node.target = f"{FOLDER}.{node.name}"
+
+
+def call_kind(module: nn.Module | None) -> type[WeightedCall] | None:
+    """Returns the class that computes what ``module`` computes with any weight; None if there is none."""
+    kinds = {call.twin: call for call in CALLS}
+    return next((kinds[cls] for cls in type(module).__mro__ if cls in kinds), None)
+
+
+def erase_unread(graph_module: GraphModule, sources: WeightSources) -> None:
+    """Erases the nodes that compute weights and have no reader; not those that write what a module reads itself."""
+    read: set[Tensor] = set()
+    for node in reversed(graph_module.graph.nodes):
+        if node.op == "call_module":
+            module = graph_module.get_submodule(str(node.target))
+            read.update((*module.parameters(), *module.buffers()))
+        is_needed = node.target is written and sources.tree.find(str(node.args[0].target)) in read
+        if node in sources and not node.users and not is_needed:
+            graph_module.graph.erase_node(node)
+
+
+def _folder(graph_module: GraphModule) -> nn.Module:
+    """Returns the submodule that holds the new modules, made when it is first needed."""
+    if FOLDER not in graph_module._modules:
+        graph_module.add_module(FOLDER, nn.Module().train(graph_module.training))
+    return graph_module.get_submodule(FOLDER)
 
 
 def _match(node: Node, sources: WeightSources, sized: WeightSources) -> _Match | str | None:
@@ -167,12 +212,6 @@ def _replace(node: Node, match: _Match) -> None:
     for one in match.sizes:
         check_number(one)
     node.op, node.target, node.args, node.kwargs = "call_module", f"{FOLDER}.{node.name}", (match.input,), {}
-
-
-def _erase_unread(graph_module: GraphModule, sources: WeightSources) -> None:
-    for node in reversed(graph_module.graph.nodes):
-        if node in sources and not node.users:
-            graph_module.graph.erase_node(node)
 
 
 # Signatures of the functions, which are builtins without any.

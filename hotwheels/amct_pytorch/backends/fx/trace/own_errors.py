@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import re
 import traceback
 from pathlib import Path
@@ -25,8 +26,12 @@ _OF_PROXIES = re.compile(r"Proxy|Attribute\b|FakeTensor|Tracer")
 
 
 def error_of_call(model: nn.Module, example: Example) -> Exception | None:
-    """Returns what ``model`` itself raises when it is called as in ``example``; None if it runs. It stays as it was."""
+    """Returns what ``model`` itself raises when it is called as in ``example``; None if it runs.
+
+    A copy is called, since a forward may write parameters.
+    """
     args, kwargs = pytree.tree_map_only(Tensor, torch.clone, (example.args, example.kwargs))
+    model = copy.deepcopy(model)
     with unchanged(model), torch.no_grad(), contextlib.suppress(StopIteration):
         try:
             model(*args, **kwargs)

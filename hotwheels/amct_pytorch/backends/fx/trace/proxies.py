@@ -41,11 +41,11 @@ class TracedProxy(Proxy):
         return TracedAttribute(self, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Sets an attribute; TraceError for ``y.data = z``, but not for ``y.data += z``, which is recorded."""
-        if name == "data" and not _changes_data(self, value):
-            raise TraceError(DATA_ASSIGNED)
+        """Sets an attribute; TraceError for ``y.data = z`` unless ``y`` is a parameter; ``y.data += z`` is recorded."""
         if name != "data":
             super().__setattr__(name, value)
+        elif not _changes_data(self, value):
+            assign_data(self, value)
 
     def __setitem__(self, index: Any, value: Any) -> None:
         """Records ``self[index] = value``; ``self[index] += other`` is ``self[index] = self[index] + other``."""
@@ -55,6 +55,13 @@ class TracedProxy(Proxy):
 
 class TracedAttribute(TracedProxy, Attribute):
     """``y.data`` or another attribute; a method if it is called. Its node is made when it is used as a value."""
+
+
+def assign_data(proxy: Proxy, value: Any) -> None:
+    """Records ``parameter.data = value`` as a copy into the parameter; TraceError if ``proxy`` is no parameter."""
+    if proxy.node.op != "get_attr":
+        raise TraceError(DATA_ASSIGNED)
+    proxy.tracer.create_proxy("call_method", "copy_", (proxy.data, value), {})
 
 
 def _changes_data(proxy: Proxy, value: Any) -> bool:

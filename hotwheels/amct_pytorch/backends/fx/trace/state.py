@@ -8,20 +8,29 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.fx import Graph, Node, Proxy
+from torch.fx.proxy import TraceError
 
 from ...calls.function_names import is_in_place_name
 from ...user_model.model_state import ModelState
+from ...user_model.written_parameters import PARAMETER_CHANGED
 from .guided.proxies import GuidedProxy
 
 
 @contextlib.contextmanager
 def buffers_take_proxies() -> Iterator[None]:
-    """Returns a context in which a Proxy can be assigned to the name of a buffer."""
+    """Returns a context in which a Proxy can be assigned to the name of a buffer.
+
+    ``self.weight /= 2`` assigns the changed parameter to its own name; another tensor in its place is a TraceError.
+    """
     original = nn.Module.__setattr__
 
     def __setattr__(self: nn.Module, name: str, value: Any) -> None:
         if isinstance(value, Proxy) and name in vars(self).get("_buffers", ()):
             self._buffers[name] = value  # type: ignore[assignment]
+        elif isinstance(value, Proxy) and name in vars(self).get("_parameters", ()):
+            source = _source(value.node)
+            if source is None or source.rpartition(".")[2] != name:
+                raise TraceError(f"{PARAMETER_CHANGED} '{name}' of {type(self).__name__}: it puts another tensor there")
         else:
             original(self, name, value)
 
@@ -68,12 +77,17 @@ def _is_new_value(now: Any, before: Tensor) -> bool:
 
 def _is_reading(node: Node, name: str) -> bool:
     """Whether ``node`` is the buffer itself, changed in place and assigned to its own name, as ``+=`` does."""
+    return _source(node) == name
+
+
+def _source(node: Node) -> str | None:
+    """Returns the path of the parameter or buffer that ``node`` is, perhaps changed in place; None if it is none."""
     while node.op != "get_attr":
         source = node.args[0] if node.args else None
         if not isinstance(source, Node) or not _changes_first(node):
-            return False
+            return None
         node = source
-    return node.target == name
+    return str(node.target)
 
 
 def _changes_first(node: Node) -> bool:

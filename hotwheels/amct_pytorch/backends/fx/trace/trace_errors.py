@@ -10,6 +10,7 @@ import re
 import traceback
 
 from ....errors import UnsupportedModelError
+from ...user_model.written_parameters import PARAMETER_CHANGED, WITHOUT_WRITING
 from .guided.evaluation import VALUE_OF_DATA
 from .user_code import is_user_file
 
@@ -55,6 +56,12 @@ _CAUSES = (
         name="a region of torch.autocast, whose type is neither that of the files nor that of the quantized model",
         message="torch.autocast is enabled here",
         advice="Use enabled=False, or leave autocast to the script that trains the model.",
+        needs_example=False,
+    ),
+    Cause(
+        name="a change of a parameter that a graph cannot follow",
+        message=PARAMETER_CHANGED,
+        advice=f"{WITHOUT_WRITING}.",
         needs_example=False,
     ),
     Cause(

@@ -21,6 +21,7 @@ from ....nn.module_hooks import has_hooks
 from ....torch_private import BatchNorm, Dropout, call_module, known_version
 from ...batches.example import starred
 from ..rewrite.attention import is_attention
+from .changed_parameters import memory_of_parameters, refuse_change
 from .device_proxy import DeviceProxy
 from .guided.guards import GuardList
 from .held import held_modules, tensor_attributes
@@ -75,6 +76,7 @@ class AmctTracer(torch.fx.Tracer):
 
     Attributes:
       guards: The values that the user's code has read; empty without an example.
+      parameters: The names of the model's parameters, by memory.
       leaf_hooks: What runs in front of and behind modules that are nodes, from the begin of the trace on.
     """
 
@@ -99,7 +101,7 @@ class AmctTracer(torch.fx.Tracer):
         self.guards = GuardList()
         self.leaf_hooks: dict[nn.Module, LeafHooks] = {}
         self._held: set[int] = set()  # identities of the modules in lists and the like
-        self._device, self._autocast = "cpu", False
+        self._device, self._autocast, self.parameters = "cpu", False, dict[int, str]()
         self._names: dict[int, str] = {}  # of the tensors that belong to the model, by identity
         self._constants: dict[tuple[int, int | None], tuple[Tensor, str]] = {}  # other tensors, by identity and version
 
@@ -109,6 +111,7 @@ class AmctTracer(torch.fx.Tracer):
         named = (*root.named_buffers(remove_duplicate=False), *tensor_attributes(root))
         for name, tensor in named:
             self._names.setdefault(id(tensor), name)
+        self.parameters = memory_of_parameters(root)
         self.leaf_hooks = take_leaf_hooks(root, self.leaves_of(root))
         self._held = {id(module) for module in held_modules(root)}
         self._device = next(root.parameters(), torch.empty(0)).device.type
@@ -120,13 +123,14 @@ class AmctTracer(torch.fx.Tracer):
         """Records a call of torch in the form of a stock trace."""
         name = getattr(function, "__name__", type(function).__name__)
         if name == "__get__":  # a property
-            return self.create_proxy("call_function", getattr, (args[0], _property_name(function)), {})
+            return self.create_proxy("call_function", getattr, (args[0], str(function.__self__.__name__)), {})  # type: ignore[attr-defined]
         if is_tensor_method_or_property(function):
             return self.create_proxy("call_method", name, args, kwargs)
         return self.create_proxy("call_function", function, args, kwargs, name=self.graph._target_to_str(name))
 
     def on_torch_call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Runs a call of torch by the user's code, or records it if it draws random numbers."""
+        refuse_change(self.parameters, function, args, kwargs)
         return self.record(function, args, kwargs) if is_random(function) else function(*args, **kwargs)
 
     def path_of_failure(self, error: Exception) -> str:
@@ -380,10 +384,6 @@ def _takes_anything(function: Callable[..., Any]) -> bool:
 def parameter_kinds(function: Callable[..., Any]) -> set[Any]:
     """Returns the kinds of parameters that ``function`` has."""
     return {parameter.kind for parameter in inspect.signature(function).parameters.values()}
-
-
-def _property_name(function: Any) -> str:
-    return str(function.__self__.__name__)
 
 
 def _count_of_parts(node: Node) -> int | None:

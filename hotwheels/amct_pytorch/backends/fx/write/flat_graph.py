@@ -15,6 +15,7 @@ from ....nn.quantized_layer import QuantizedLayer
 from ....nn.weighted_call import WeightedCall
 from ....ops.desc import OpDesc
 from ....ops.registry import Registry
+from ...calls.written_parameter import written
 from ...layers.folded_op import FoldedOp, cpu_copy
 from ...layers.folding import weighted_op
 from ..quant_graph_module import QuantGraphModule
@@ -86,6 +87,8 @@ class _FlatGraph:
                 self._copies[node] = self._copies[self._folds.data[node]]
             elif node.op == "placeholder" and node.target in self._constants:
                 self._copies[node] = self._constants[node.target]
+            elif node.target is written:  # a file has no state
+                self._copies[node] = self._copies[node.args[1]]
             else:
                 self._copies[node] = self._copy(node)
         return fx.GraphModule(self._root, self._graph).eval()

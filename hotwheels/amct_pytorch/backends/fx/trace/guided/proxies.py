@@ -18,7 +18,7 @@ from torch.fx import Node
 from torch.fx.proxy import TraceError
 
 from .....torch_private import FakeTensor
-from ..proxies import DATA_ASSIGNED, IN_PLACE_OPERATORS, TracedProxy, record_in_place
+from ..proxies import DATA_ASSIGNED, IN_PLACE_OPERATORS, TracedProxy, assign_data, record_in_place
 from ..training import TrainingFlag
 from .evaluation import VALUE_OF_DATA
 
@@ -65,7 +65,9 @@ class GuidedProxy(TracedProxy):
         """Sets an attribute of the Proxy, which readers see as an attribute of the tensor."""
         if name == "data":
             if not _is_same_tensor(self.amct_value, value):  # x.data += 1 assigns x.data itself
-                raise TraceError(DATA_ASSIGNED)
+                if values_of(value).shape != self.amct_value.shape:
+                    raise TraceError(DATA_ASSIGNED)
+                assign_data(self, value)
             return
         super().__setattr__(name, value)
 

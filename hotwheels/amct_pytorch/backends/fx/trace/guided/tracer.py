@@ -16,6 +16,7 @@ from .....torch_private import as_script_method
 from ....batches.example import Example
 from ....calls.autograd_call import AutogradCall
 from ....real_quant.known import is_known
+from ..changed_parameters import refuse_change
 from ..random_calls import is_random
 from ..tracer import AmctTracer, LeafRules
 from .arguments import with_named_keywords
@@ -154,6 +155,7 @@ class GuidedTracer(AmctTracer):
         is_made = self.records_constants and function in _MAKERS
         if proxies_in((args, kwargs)) or is_random(function) or is_made:
             return self.record(function, args, kwargs)
+        refuse_change(self.parameters, function, args, kwargs)
         return function(*args, **kwargs)
 
     def note_replaced(self, values: list[Any]) -> None:

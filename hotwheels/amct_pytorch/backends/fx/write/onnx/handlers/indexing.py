@@ -160,8 +160,9 @@ def embedding(
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
 ) -> Written:
-    """Writes Gather."""
-    return REFUSED if max_norm is not None else call.op("Gather", call.value(weight), call.value(input))
+    """Writes Gather; with ``max_norm`` torch scales the rows that a call reads, and the file has all rows scaled."""
+    rows = weight if max_norm is None else torch.renorm(weight.detach(), norm_type, 0, max_norm)
+    return call.op("Gather", call.value(rows), call.value(input))
 
 
 @handles("topk")
