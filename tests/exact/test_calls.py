@@ -120,6 +120,36 @@ def test_call_between_layers_is_exact(name: str, tmp_path: Path) -> None:
     assert_exact(quantize(Net(CALLS[name]).eval(), tmp_path, [(x,)], layers), tmp_path, [x])
 
 
+class Products(nn.Module):
+    """A product that ``call`` returns as it is, and an addition of 16 bits, which shows how the product is rounded."""
+
+    def __init__(self, call: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self._call = call
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return self._call(torch.matmul(a, b)) + 1.0
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x: x[:, :, 0:],
+        lambda x: x[...],
+        lambda x: x.unflatten(1, (x.shape[1],)),
+        lambda x: x.broadcast_to(x.shape),
+        lambda x: x.repeat(1, 1, 1, 1),
+        lambda x: x.movedim(1, 1),
+    ],
+    ids=["slice", "ellipsis", "unflatten", "broadcast_to", "repeat", "movedim"],
+)
+def test_call_that_changes_nothing_leaves_an_accumulator_exact(
+    call: Callable[[Tensor], Tensor], tmp_path: Path
+) -> None:
+    inputs = torch.randn(1, 2, 400, 9), torch.randn(1, 2, 9, 400)
+    assert_exact(quantize(Products(call).eval(), tmp_path, [inputs], {"add": _WIDE}), tmp_path, inputs)
+
+
 def test_function_for_float32_only_gets_it_and_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     warnings: list[str] = []
     monkeypatch.setattr(real_quant_mode._log, "warning", lambda text, *values: warnings.append(text % values))

@@ -255,7 +255,7 @@ def _joined(node: Node, values: Sequence[Value | None], kernel: Kernel) -> Centr
     return Centred(kernel(node, [part.integers for part in parts])[0], parts[0].scale, _owner(node))
 
 
-_RESHAPES = ("Reshape", "Flatten", "Squeeze", "Expand")
+_RESHAPES = ("Reshape", "Flatten", "Squeeze", "Expand", "Tile")
 
 
 def _hands_on(node: Node, values: Sequence[Value | None]) -> bool:

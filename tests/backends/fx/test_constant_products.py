@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.config.files.tolerant_json import read_json
+from hotwheels.amct_pytorch.core.metrics import sqnr_db
 from hotwheels.amct_pytorch.errors import ConfigError
 from tests.support.exact_pair import assert_exact
-from tests.support.fx_path import calibrate, quantize, run_onnx
+from tests.support.fx_path import calibrate, quantize, run_onnx, run_real
 from tests.support.log_lines import LogLines
 
 _SIDE = "{quantizer: LuqActivationFakeQuantize, quantizer_args: {observer: IFMRObserver, num_bits: %d, batch_num: 1}}"
@@ -101,6 +103,40 @@ def test_parameter_in_front_of_the_data_is_an_input_of_8_bits(tmp_path: Path) ->
     calibrate(quantized, [(torch.randn(2, 4, 7),)])
     assert [one.num_bits for one in quantized.quantized_layers["matmul"].record().activations] == [8, 8]
     assert_exact(quantized, tmp_path, [torch.randn(3, 4, 7)])
+
+
+class RelativePositions(nn.Module):
+    """Part of SAM's attention: rows of a table, chosen and interpolated by the size of the image, times the data."""
+
+    def __init__(self, has_parameter: bool = True) -> None:
+        super().__init__()
+        self.query, self.position = nn.Linear(8, 8), nn.Parameter(torch.randn(1, 1, 8))
+        table = torch.randn(9, 8)
+        self.table = nn.Parameter(table) if has_parameter else None
+        self.register_buffer("fixed", table)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height = x.shape[1]
+        table = self.fixed if self.table is None else self.table
+        rows = F.interpolate(table.t()[None], size=2 * height - 1, mode="linear")[0].t()
+        places = torch.arange(height)[:, None] - torch.arange(height)[None, :] + (height - 1)
+        return torch.einsum("bhc,hkc->bhk", self.query(x + self.position), rows[places])
+
+
+def test_table_from_a_parameter_and_sizes_is_quantized_and_follows_the_size(tmp_path: Path) -> None:
+    model = RelativePositions().eval()
+    quantized = quantize(model, tmp_path, [(torch.randn(4, 7, 8),)])
+    assert len(quantized.quantized_layers["einsum"].record().activations) == 2
+    for size in (7, 4):
+        x = torch.randn(3, size, 8)
+        with torch.no_grad():
+            assert sqnr_db(model(x), run_real(quantized, x)) > 15  # a table of another size gives 0 dB
+    assert_exact(quantized, tmp_path, [torch.randn(2, 7, 8)])
+
+
+def test_table_from_a_buffer_and_sizes_is_off_by_default(tmp_path: Path) -> None:
+    quantize(RelativePositions(has_parameter=False).eval(), tmp_path, [(torch.randn(4, 7, 8),)])
+    assert read_json(tmp_path / "config.json")["einsum"]["quant_enable"] is False
 
 
 def test_entry_for_the_second_operand_is_left_out_where_that_is_a_weight(tmp_path: Path) -> None:

@@ -20,11 +20,17 @@ from .masked_softmax import is_unmasked, masked_scores
 
 # Copies and conversions: between the roundings to two grids a float has no type (spec 10.4).
 _COPIES = frozenset({"clone", "detach", "float", "double", "half", "bfloat16", "to", "type", "type_as", "cpu", "cuda"})
-_RESHAPES = frozenset({"reshape", "view", "flatten", "squeeze", "expand", "expand_as", "view_as", "reshape_as"})
+_RESHAPES = frozenset(
+    {"reshape", "view", "flatten", "squeeze", "expand", "expand_as", "view_as", "reshape_as"}
+    | {"broadcast_to", "unflatten", "repeat", "tile"}
+)
+_PERMUTES = frozenset({"permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis"})
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 NO_OP_MODULES = (nn.Identity, *_DROPOUTS)
 _FUNCTIONS = frozenset({torch.clone, torch.detach, F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout})
-_RESHAPE_FUNCTIONS = frozenset({torch.reshape, torch.flatten, torch.squeeze})
+_RESHAPE_FUNCTIONS = frozenset(
+    {torch.reshape, torch.flatten, torch.squeeze, torch.broadcast_to, torch.unflatten, torch.tile}
+)
 
 
 def handed_on(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any] | None:
@@ -38,7 +44,8 @@ def handed_on(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
         return None
     if isinstance(function, MethodCall) and function.name == "contiguous":
         return (_laid_out(first, function, args[1:], kwargs),)
-    return (first,) if is_copy(function, args, kwargs) or _keeps_shape(function, args, kwargs) else None
+    is_same = any(rule(function, args, kwargs) for rule in (is_copy, _keeps_shape, _keeps_axes))
+    return (first,) if is_same else None
 
 
 def _laid_out(x: Tensor, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
@@ -50,6 +57,8 @@ def _laid_out(x: Tensor, function: Callable[..., Any], args: tuple[Any, ...], kw
 
 def is_copy(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether the call copies or converts its first argument, whatever the shape; other arguments may be nodes."""
+    if function is operator.getitem or function == MethodCall("__getitem__"):
+        return takes_all(args[1])
     if isinstance(function, MethodCall):
         return function.name in _COPIES and not _makes_others(function.name, args, kwargs)
     if function is getattr:
@@ -57,6 +66,19 @@ def is_copy(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[st
     if function is masked_scores:
         return is_unmasked(**kwargs)
     return isinstance(function, NO_OP_MODULES) or function in _FUNCTIONS
+
+
+def takes_all(index: Any) -> bool:
+    """Whether ``x[index]`` is the tensor ``x`` itself, as in ``x[:, 0:, ...]``, whatever its sizes."""
+    parts = index if isinstance(index, tuple) else (index,)
+    return all(one is Ellipsis or (isinstance(one, slice) and not cuts(one)) for one in parts)
+
+
+def cuts(part: slice) -> bool:
+    """Whether a slice may leave elements out, or turns their order."""
+    starts_at_zero = part.start is None or (type(part.start) is int and part.start == 0)
+    has_all_steps = part.step is None or (type(part.step) is int and part.step == 1)
+    return not starts_at_zero or part.stop is not None or not has_all_steps
 
 
 def _makes_others(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -69,7 +91,16 @@ def _makes_others(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> b
 
 def _keeps_shape(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     is_reshape = function.name in _RESHAPES if isinstance(function, MethodCall) else function in _RESHAPE_FUNCTIONS
-    if not is_reshape and not isinstance(function, nn.Flatten):
+    if not is_reshape and not isinstance(function, (nn.Flatten, nn.Unflatten)):
         return False
     first = args[0].carrier if isinstance(args[0], Deferred) else args[0]
     return bool(as_exported(function)(first, *args[1:], **kwargs).shape == first.shape)
+
+
+def _keeps_axes(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether the call permutes axes and moves none of them, as ``permute(0, 1, 2)``."""
+    name = function.name if isinstance(function, MethodCall) else getattr(function, "__name__", "")
+    if name not in _PERMUTES:
+        return False
+    sizes = torch.empty(tuple(range(1, args[0].dim() + 1)), device="meta")  # a different size for each axis
+    return bool(function(sizes, *args[1:], **kwargs).shape == sizes.shape)

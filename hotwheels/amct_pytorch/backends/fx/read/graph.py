@@ -142,18 +142,22 @@ class _Reader:
         """Whether ``operand`` is a float tensor that depends on the data; an operand of a product may be a constant."""
         if self._values[operand] is Value.TENSOR:
             return True
-        return op.role is Role.MATMUL and operand in self._constants
+        return op.role is Role.MATMUL and self._is_table(operand)
+
+    def _is_table(self, operand: Node) -> bool:
+        """Whether ``operand`` is computed from parameters, buffers and sizes alone."""
+        return operand in self._constants or self._values[operand] is Value.CONSTANT
 
     def _reads_buffer(self, node: Node, op: OpDesc | None) -> bool:
         """Whether ``node`` is a product with a constant that is computed without parameters."""
         if op is None or op.role is not Role.MATMUL:
             return False
-        constants = [one for one in node.all_input_nodes if one in self._constants]
+        constants = [one for one in node.all_input_nodes if self._is_table(one)]
         return bool(constants) and not any(self._has_parameter(one) for one in constants)
 
     def _has_parameter(self, constant: Node) -> bool:
         if constant.op != "get_attr":
-            return any(self._has_parameter(one) for one in constant.all_input_nodes)
+            return any(self._has_parameter(one) for one in constant.all_input_nodes if self._is_table(one))
         path, _, name = str(constant.target).rpartition(".")
         return name in self._module.get_submodule(path)._parameters
 
@@ -197,7 +201,7 @@ class _Reader:
             return self._no_tensor(given)
         if any(_is_empty(one.node) for one in tensors if one.node is not None):
             return _EMPTY_OPERAND
-        if op.role is Role.MATMUL and (len(tensors) < len(op.operands) or self._constants.issuperset(_nodes(tensors))):
+        if op.role is Role.MATMUL and (len(tensors) < len(op.operands) or all(map(self._is_table, _nodes(tensors)))):
             return _CONSTANT_OPERAND
         if op.name in KEEPDIM_ONLY and len(tensors) < 2 and not _keeps_dim(node):
             return _NO_KEEPDIM

@@ -10,6 +10,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
+from .....calls.no_ops import cuts
 from ..call import Call, Scalar
 from ..table import REFUSED, Written, handles
 from .movement import sliced
@@ -105,7 +106,8 @@ def _with_axes(given: list[Any], rank: int) -> list[Any]:
 
 
 def _slices(call: Call, input: Tensor, places: list[Any]) -> ir.Value:
-    cut = [(axis, one) for axis, one in enumerate(one for one in places if one is not None) if _cuts(one)]
+    axes = enumerate(one for one in places if one is not None)
+    cut = [(axis, one) for axis, one in axes if isinstance(one, slice) and cuts(one)]
     if not cut:
         return call.value(input)
     starts = [0 if one.start is None else one.start for _, one in cut]
@@ -119,10 +121,6 @@ def _slices(call: Call, input: Tensor, places: list[Any]) -> ir.Value:
         [axis for axis, _ in cut],
         steps if any(one != 1 for one in steps) else None,
     )
-
-
-def _cuts(one: Any) -> bool:
-    return isinstance(one, slice) and (one.start not in (None, 0) or one.stop is not None or one.step not in (None, 1))
 
 
 @handles("gather")
