@@ -39,12 +39,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     outcomes = _run(names, args)
     from . import report
+    from .rows import join_rows, read_rows, write_rows
 
     print(report.as_screen(outcomes))
-    if args.report or not args.only:
-        path = args.report or REPORT
-        report.write(outcomes, path)
-        print(f"Wrote {path}.")
+    if args.keep or not args.only:
+        rows = join_rows(read_rows(), outcomes)
+        write_rows(rows)
+        report.write(rows, REPORT)
+        print(f"Wrote {REPORT}.")
     return int(not all(one.has_passed for one in outcomes))
 
 
@@ -70,13 +72,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.zoo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="run these; the report is written with --report only")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="run these; docs/zoo.md is written with --keep only")
+    parser.add_argument("--keep", action="store_true", help="renew the rows of these networks in docs/zoo.md")
     parser.add_argument("--resume", action="store_true", help="keep the results of an earlier run that was cut off")
     parser.add_argument("--list", action="store_true", help="show all names and leave")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="networks at a time, one core each")
     parser.add_argument("--timeout", type=float, default=600.0, metavar="S", help="for each (default %(default)s)")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="for a JSON each (default .zoo)")
-    parser.add_argument("--report", type=Path, metavar="FILE", help="Markdown report (default docs/zoo.md)")
     return parser.parse_args(arguments)
 
 

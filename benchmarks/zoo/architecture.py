@@ -24,6 +24,7 @@ class Architecture:
       build: Returns the untrained model.
       image_size: Height and width of the inputs.
       definition: Simple configuration (YAML); empty for the defaults.
+      reason: Why the defaults do not do.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Architecture:
     build: Callable[[], nn.Module]
     image_size: int = 64
     definition: str = ""
+    reason: str = ""
 
 
 def vision(name: str, image_size: int = 64, **arguments: Any) -> Architecture:

@@ -19,8 +19,11 @@ from .timm_files import TIMM_FILES
 from .torchvision_sizes import TORCHVISION_SIZES
 from .ultralytics_models import ULTRALYTICS
 
-# Linear attention divides by a sum plus an epsilon far below the step of any grid: quantized, the divisor may be zero.
 _FLOAT_DIVISION = "override_layer_types: [{layer_type: [operator.add, operator.truediv], quant_enable: false}]"
+_WHY_FLOAT = (
+    "Linear attention divides by a sum plus an epsilon far below the step of any grid: the quantized divisor is zero"
+    " where the sum is small, and so is the dividend; the quotient is NaN."
+)
 
 
 def _head(name: str, build: Callable[[], nn.Module], image_size: int = 64) -> Architecture:
@@ -153,7 +156,7 @@ _ALL = (
     of_timm("fastvit_t8", layers=(1, 1, 2, 1)),
     of_timm("edgenext_xx_small"),
     of_timm("efficientformer_l1", 224),
-    dataclasses.replace(of_timm("efficientvit_b0"), definition=_FLOAT_DIVISION),
+    dataclasses.replace(of_timm("efficientvit_b0"), definition=_FLOAT_DIVISION, reason=_WHY_FLOAT),
     of_timm("efficientvit_m0", 224),
     of_timm("levit_128s", 224),
     sized("coat_lite_tiny"),

@@ -14,8 +14,11 @@ from .architecture import CLASSES, Architecture
 from .libraries import timm, torchvision
 from .preparation import images, prepare
 
-# onnx2torch keeps the weights of MatMul in buffers; a product with a buffer stays in float unless it is named.
 _PRODUCTS = "override_layer_types: [{layer_type: [torch.matmul], quant_enable: true}]"
+_WHY_PRODUCTS = (
+    "onnx2torch keeps the weights of MatMul in buffers. A product with a buffer is off unless the configuration names"
+    " it: a buffer may be any constant, such as the table of a positional encoding."
+)
 
 
 def _read_back(model: nn.Module, image_size: int) -> nn.Module:
@@ -50,7 +53,8 @@ def _vision(name: str, image_size: int = 64, **settings: Any) -> Architecture:
 
 def _timm(name: str, image_size: int = 64, definition: str = "", **settings: Any) -> Architecture:
     build = partial(_of_timm, name, image_size, **settings)
-    return Architecture(f"{name} (onnx2torch)", "onnx2torch", build, image_size, definition)
+    reason = _WHY_PRODUCTS if definition else ""
+    return Architecture(f"{name} (onnx2torch)", "onnx2torch", build, image_size, definition, reason)
 
 
 ROUND_TRIPS = (

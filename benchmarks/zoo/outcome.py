@@ -36,6 +36,7 @@ class Outcome:
       edges: Number of quantized inputs whose integers all equal the oracle's.
       integers: Number of elements in these inputs.
       seconds: Seconds of each stage.
+      commit: The commit of this project with which the network ran.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Outcome:
     edges: int | None = None
     integers: int | None = None
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+    commit: str = ""
 
     @property
     def has_passed(self) -> bool:

@@ -21,7 +21,7 @@ from .subject import CALIBRATION_IMAGES, TEST_IMAGES
 HEADER = (
     "network", "from", "path", "quantized", "on integers", "BN left", "float", "fake_quant", "real_quant",
     "oracle", "onnxruntime, layers",
-    "at the end", "s", "verdict",
+    "at the end", "s", "commit", "verdict",
 )  # fmt: skip
 
 _LETTERS = string.ascii_letters
@@ -29,8 +29,11 @@ _LETTERS = string.ascii_letters
 _INTRODUCTION = f"""# Zoo conformance
 
 Written by `make zoo`; do not edit. {{passed}} of {{count}} networks of torchvision, timm, ultralytics, transformers and
-onnx2torch pass: {{static}} of them unmodified on the FX path with `input_data`, {{dynamic}} on the dynamic path. The
-list has {{all}} networks; those that this run did not reach are named at the end.
+onnx2torch pass: {{static}} of them ({{share}} % of {{count}}) unmodified on the FX path with `input_data`, {{dynamic}}
+on the dynamic path; {{configured}} of them not in the default configuration. The list has {{all}} networks; those
+without a row are named at the end.
+
+A whole run takes hours on two cores, so rows are kept (`--keep`) until a network runs again: {{commits}}.
 
 Each network is built by its library, untrained, in a small variant; constant initial parameters are replaced by
 random ones, and BatchNorms get the statistics of photographs, so that ranges are as in a trained network. So a low SQNR
@@ -43,9 +46,6 @@ default configuration unless the section *Not the default configuration* lists t
   the letters. On the dynamic path only modules are counted.
 - *on integers*: share of the multiplications (torch's flop counter) in quantized layers; below 99.9 % in the default
   configuration a network fails. *BN left*: BatchNorms that are not folded; the reasons are below.
-  SAM's encoders (samvit, SamVisionModel) fail with 99.3 %: they multiply the data by a table that is computed from a
-  parameter *and the sizes of the input*. A product with a table of parameters alone is quantized by default; as a
-  constant, this one would fix the size of the image also for models that are called with several sizes.
 - *fake_quant*, *real_quant*: SQNR of the worst output against the float network, dB. With random weights it falls
   with depth more than in a trained network. On the dynamic path the oracle computes real_quant's column.
 - *oracle*: quantized inputs of layers whose integers in real_quant all equal those of the NumPy interpreter of the
@@ -53,7 +53,7 @@ default configuration unless the section *Not the default configuration* lists t
 - *onnxruntime, layers*: layers of the fake_quant file, run without graph optimisations, that were compared with
   fake_quant in torch, each given the runtime's inputs; and the lowest SQNR among them (demanded: {LAYER_SQNR:.0f} dB).
 - *at the end*: SQNR of the outputs of both; values near rounding ties were rounded differently, layer after layer.
-- *s*: seconds on one core of a shared machine.
+- *s*: seconds on one core of a shared machine. *commit*: of this project, with which the network ran.
 
 """
 
@@ -66,10 +66,15 @@ def as_screen(outcomes: Sequence[Outcome]) -> str:
 def write(outcomes: Sequence[Outcome], path: Path) -> None:
     """Writes the report as Markdown, whole or not at all."""
     passed = [one for one in outcomes if one.has_passed]
+    static = sum(one.path != DYNAMIC for one in passed)
+    commits = Counter(one.commit or "an unknown commit" for one in outcomes)
     introduction = _INTRODUCTION.format(
         passed=len(passed),
         count=len(outcomes),
-        static=sum(one.path != DYNAMIC for one in passed),
+        static=static,
+        configured=sum(bool(ARCHITECTURES[one.name].definition) for one in passed),
+        share=f"{100 * static / max(len(outcomes), 1):.1f}",
+        commits=", ".join(f"{count} on {commit}" for commit, count in commits.most_common()),
         dynamic=sum(one.path == DYNAMIC for one in passed),
         all=len(ARCHITECTURES),
     )
@@ -100,8 +105,8 @@ def _reasons(one: Outcome) -> str:
 
 
 def _definition(one: Outcome) -> str:
-    definition = ARCHITECTURES[one.name].definition
-    return f"`{definition}`" if definition else ""
+    found = ARCHITECTURES[one.name]
+    return f"`{found.definition}`. {found.reason}" if found.definition else ""
 
 
 def _rows(outcomes: Sequence[Outcome]) -> list[tuple[str, ...]]:
@@ -147,6 +152,7 @@ def _cells(one: Outcome, letters: Mapping[str, str]) -> tuple[str, ...]:
         "-" if one.layer_sqnr is None else f"{one.runtime_layers}: {one.layer_sqnr:.0f} dB",
         _text(one.runtime_sqnr, ".0f"),
         f"{sum(one.seconds.values()):.0f}",
+        one.commit or "-",
         "ok" if one.has_passed else f"FAILS in {one.stage}",
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import warnings
 from pathlib import Path
 
@@ -10,9 +11,22 @@ import torch
 from . import conformance
 from .architectures import ARCHITECTURES
 
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+def _commit() -> str:
+    """Returns the commit of the code, with ``-dirty`` if files were changed after it; empty without git."""
+    command = ["git", "-C", str(_ROOT), "describe", "--always", "--dirty", "--abbrev=7", "--exclude=*"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+_COMMIT = _commit()  # when the code is imported, before the first network runs
+
 
 def work(name: str, path: Path) -> None:
     """Runs one architecture on one thread and writes its outcome to ``path``."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    conformance.run(ARCHITECTURES[name]).write(path)
+    outcome = conformance.run(ARCHITECTURES[name])
+    outcome.commit = _COMMIT
+    outcome.write(path)

@@ -10,6 +10,7 @@ from benchmarks.zoo.architectures import Architecture
 from benchmarks.zoo.outcome import Outcome, read_outcome
 from benchmarks.zoo.preparation import images, prepare
 from benchmarks.zoo.processes import run_all
+from benchmarks.zoo.rows import join_rows, read_rows, write_rows
 from tests.support.fixtures import one_thread
 
 __all__ = ["one_thread"]
@@ -60,15 +61,26 @@ def test_report_hides_no_failure(tmp_path: Path) -> None:
         edges=48,
         fake_sqnr=17.0,
         seconds={"build": 1.0},
+        commit="abc1234",
     )
     bad = Outcome(name="swin", stage="oracle", error="ConformanceError: 1 differences", edges=45)
     report.write([good, bad], tmp_path / "zoo.md")
     text = (tmp_path / "zoo.md").read_text()
     assert "1 of 2 networks of torchvision, timm, ultralytics, transformers and" in text
-    assert "| swin | torchvision | FX | - | - | - | - | - | - | differs | - | - | 0 | FAILS in oracle |" in text
+    assert "| swin | torchvision | FX | - | - | - | - | - | - | differs | - | - | 0 | - | FAILS in oracle |" in text
     assert "- swin: oracle: ConformanceError: 1 differences" in text
     assert "| resnet18 | torchvision | FX | 40 | 100.00 % | 0 | 3a | 17.0 |" in text
     assert "| a | why | 3 | 1 |" in text
+    assert "again: 1 on abc1234, 1 on an unknown commit." in text
+
+
+def test_rows_stay_until_their_network_runs_again(tmp_path: Path) -> None:
+    old = [Outcome(name=name, commit="old") for name in ("resnet50", "alexnet", "no longer in the zoo")]
+    write_rows(old, tmp_path / "rows.jsonl")
+    joined = join_rows(
+        read_rows(tmp_path / "rows.jsonl"), [Outcome(name="resnet50", commit="new"), Outcome(name="swin")]
+    )
+    assert [(one.name, one.commit) for one in joined] == [("alexnet", "old"), ("resnet50", "new"), ("swin", "")]
 
 
 def test_prepared_network_has_statistics_and_no_constant_parameters() -> None:
