@@ -32,6 +32,7 @@ from .read.model_advice import model_advice
 from .read.no_op_nodes import handed_on_nodes
 from .read.sharing import share_inputs
 from .rewrite.attention import decompose_attention, trace_attention
+from .rewrite.flat_convolutions import flatten_convolutions
 from .rewrite.functionalize import functionalize
 from .rewrite.hooked_weights import place_hooked_weights
 from .rewrite.norm_calls import place_norm_calls
@@ -92,6 +93,7 @@ class FxBackend:
         self._in_place = functionalize(self._traced)
         place_written_weights(self._traced, keeps_states=copies_tensors)
         spell_products(self._traced)
+        flatten_convolutions(self._traced)
         place_weighted_calls(self._traced)
         place_hooked_weights(self._traced)
         place_norm_calls(self._traced)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
-from torch.fx import Graph, Node, Proxy
+from torch.fx import Graph, GraphModule, Node, Proxy
 from torch.fx.node import map_arg
 from torch.fx.proxy import GraphAppendingTracer
 
@@ -114,3 +115,28 @@ def nodes_behind(value: Any) -> Any:
 def is_pick(node: Node) -> bool:
     """Whether the node only picks an element of another node's result."""
     return node.op == "call_function" and getattr(node.target, "__name__", "") == "getitem"
+
+
+def attribute(root: GraphModule, node: Node, path: str) -> Node:
+    """Inserts a node that reads the parameter or buffer ``path``, with the user's source line of ``node``."""
+    found = root.graph.get_attr(path)
+    found.stack_trace = node.stack_trace
+    return found
+
+
+def write_behind(root: GraphModule, node: Node, write: Callable[[Inline, Any], Any]) -> None:
+    """Makes all readers of ``node`` read the result of ``write`` on it."""
+    place = Inline(root, root.graph, "", node.name)
+    readers = list(node.users)
+    with root.graph.inserting_before(node.next):
+        result = write(place, place.proxies(node)).node
+    for reader in readers:
+        reader.replace_input_with(node, result)
+    _hand_on_line(node, result)
+
+
+def _hand_on_line(node: Node, last: Node) -> None:
+    """Copies the user's source line from ``node`` to the new nodes behind it, up to ``last``."""
+    while node is not last:
+        node.next.stack_trace = node.stack_trace
+        node = node.next

@@ -30,7 +30,7 @@ from torch.fx import GraphModule, Node
 from ..read.float_reason import mark_float
 from ..read.spelling import remember_spelling
 from .einsum import Product, as_product
-from .inline import Inline
+from .inline import Inline, attribute, write_behind
 from .weight_sources import WeightSources
 from .weighted_calls import is_linear
 
@@ -142,7 +142,7 @@ def _rewrite_sum(root: GraphModule, node: Node, summand: Any, left: Any, right: 
         return product + (added if beta == 1 else added * beta)
 
     _call_matmul(node, left, right)
-    _write_behind(root, node, add)
+    write_behind(root, node, add)
 
 
 def _rewrite_einsum(root: GraphModule, node: Node, sources: WeightSources) -> None:
@@ -224,7 +224,7 @@ def _rewrite_elementwise(
 
     remember_spelling(node)
     node.op, node.target, node.args, node.kwargs = "call_function", function, (first, second), {}
-    _write_behind(root, node, add)
+    write_behind(root, node, add)
 
 
 def _rewrite_convolution(
@@ -249,16 +249,10 @@ def _rewrite_module(root: GraphModule, node: Node) -> None:
     bound = inspect.signature(nn.Bilinear.forward).bind(None, *node.args, **node.kwargs).arguments
     with root.graph.inserting_before(node):
         values = [
-            None if getattr(root.get_submodule(path), name) is None else _attribute(root, node, f"{path}.{name}")
+            None if getattr(root.get_submodule(path), name) is None else attribute(root, node, f"{path}.{name}")
             for name in ("weight", "bias")
         ]
     _rewrite_bilinear(root, node, WeightSources(root), bound["input1"], bound["input2"], *values)
-
-
-def _attribute(root: GraphModule, node: Node, path: str) -> Node:
-    found = root.graph.get_attr(path)
-    found.stack_trace = node.stack_trace
-    return found
 
 
 def _rewrite_bilinear(
@@ -277,7 +271,7 @@ def _rewrite_bilinear(
         rows = rows.unflatten(-1, (outputs, inner))
         column = place.proxies(second).unsqueeze(-1)
     node.op, node.target, node.args, node.kwargs = "call_function", torch.matmul, (rows.node, column.node), {}
-    _write_behind(root, node, lambda place, y: y.squeeze(-1) if bias is None else y.squeeze(-1) + place.proxies(bias))
+    write_behind(root, node, lambda place, y: y.squeeze(-1) if bias is None else y.squeeze(-1) + place.proxies(bias))
 
 
 def _write_product(
@@ -289,22 +283,4 @@ def _write_product(
     with root.graph.inserting_before(node):
         left, right = product.arranged(*(place.proxies(one) for one in operands))
     _call_matmul(node, left.node, right.node)
-    _write_behind(root, node, lambda place, result: product.restored(result, *map(place.proxies, operands)))
-
-
-def _write_behind(root: GraphModule, node: Node, write: Callable[[Inline, Any], Any]) -> None:
-    """Makes all readers of ``node`` read the result of ``write`` on it."""
-    place = Inline(root, root.graph, "", node.name)
-    readers = list(node.users)
-    with root.graph.inserting_before(node.next):
-        result = write(place, place.proxies(node)).node
-    for reader in readers:
-        reader.replace_input_with(node, result)
-    _hand_on_line(node, result)
-
-
-def _hand_on_line(node: Node, last: Node) -> None:
-    """Copies the user's source line from ``node`` to the new nodes behind it, up to ``last``."""
-    while node is not last:
-        node.next.stack_trace = node.stack_trace
-        node = node.next
+    write_behind(root, node, lambda place, result: product.restored(result, *map(place.proxies, operands)))
