@@ -24,6 +24,14 @@ def _build(model: str, config: str, settings: dict[str, Any], part: str = "") ->
     return whole.get_submodule(part) if part else whole
 
 
+def _depth(**settings: Any) -> nn.Module:
+    """DPT with the last convolution negated: untrained, all its depths are negative, and its ReLU makes them 0."""
+    model = _build("DPTForDepthEstimation", "DPTConfig", settings)
+    last = [one for one in model.modules() if isinstance(one, nn.Conv2d)][-1]
+    last.weight.data.neg_()
+    return model
+
+
 def _network(model: str, config: str, pixels: int = 64, part: str = "", **settings: Any) -> Architecture:
     name = model + (f".{part}" if part else "")
     build: Callable[[], nn.Module] = partial(_build, model, config, settings, part)
@@ -81,13 +89,16 @@ HUGGING_FACE = (
         depth=[1, 2, 3],
         drop_path_rate=[0.0] * 3,
     ),
-    _network(
+    Architecture(
         "DPTForDepthEstimation",
-        "DPTConfig",
-        **{**_VIT, "num_hidden_layers": 4},
-        backbone_out_indices=[0, 1, 2, 3],
-        neck_hidden_sizes=[16, 16, 24, 24],
-        fusion_hidden_size=16,
+        "transformers",
+        partial(
+            _depth,
+            **{**_VIT, "num_hidden_layers": 4},
+            backbone_out_indices=[0, 1, 2, 3],
+            neck_hidden_sizes=[16, 16, 24, 24],
+            fusion_hidden_size=16,
+        ),
     ),
     _network(
         "YolosModel",

@@ -51,7 +51,10 @@ def make_subject(architecture: Architecture, folder: Path) -> Subject:
     if architecture.definition:
         definition = folder / "simple.yaml"
         definition.write_text(architecture.definition, encoding="utf-8")
-    return Subject(model, calibration, test, outputs_of(model, test), definition, folder)
+    expected = outputs_of(model, test)
+    if any(bool((one == one.flatten()[0]).all()) for one in expected if one.numel() > 1):
+        raise ConformanceError("A float output has one value everywhere, so a comparison with it shows nothing.")
+    return Subject(model, calibration, test, expected, definition, folder)
 
 
 @torch.no_grad()

@@ -35,6 +35,11 @@ def test_failure_is_noted_with_its_stage_and_what_came_before() -> None:
     assert outcome.fake_sqnr is not None
 
 
+def test_constant_output_of_a_float_network_is_a_failure() -> None:
+    dead = Architecture("dead", "here", lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Hardtanh(-2, -1)), 16)
+    assert conformance.run(dead).error.startswith("ConformanceError: A float output has one value everywhere")
+
+
 def test_line_of_an_error_names_no_folder_of_a_machine() -> None:
     error = ValueError('bad\n  File "/home/me/.venv/lib/python3.11/site-packages/timm/net.py", line 7')
     assert stages.one_line(error) == 'ValueError: bad File "timm/net.py", line 7'
