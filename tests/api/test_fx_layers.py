@@ -429,3 +429,28 @@ def test_tokens_in_the_runtime(tmp_path: Path) -> None:
         assert np.allclose(left, right, atol=1e-4)
     layers = json.loads(onnx.load(tmp_path / "out_deploy_model.onnx").metadata_props[0].value)["layers"]
     assert "add" not in layers
+
+
+class LinearAttention(nn.Module):
+    """Divides by a sum that may be 0, plus an epsilon, as EfficientViT does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query = self.query(x).relu()
+        result: Tensor = query / (query.sum(-1, keepdim=True) + 1e-5)
+        return result
+
+
+@pytest.mark.parametrize(("smallest", "count"), [(0.0, 1), (1.0, 0)])
+def test_calibration_warns_of_divisors_that_round_to_zero(
+    smallest: float, count: int, tmp_path: Path, log_lines: LogLines
+) -> None:
+    model = LinearAttention().eval()
+    nn.init.eye_(model.query.weight)
+    nn.init.zeros_(model.query.bias)
+    quantize(model, tmp_path, [(torch.tensor([[smallest] * 4, [2.0] * 4]),)])
+    told = [line for line in log_lines.warnings if "divisors round to 0 on their grid" in line]
+    assert [line.startswith("Layer 'truediv': 1 of 2 divisors") for line in told] == [True] * count

@@ -242,8 +242,23 @@ class QuantizedLayer(nn.Module):
                 self._prepare_linear(x, quantizer)
                 shared.observe(x, quantizer)
         self.observe_weight()
-        if self.weighted is not None and not was_calibrated and self.is_calibrated and self.is_quantized:
+        if was_calibrated or not self.is_calibrated or not self.is_quantized:
+            return
+        if self.weighted is not None:
             self.refine_gain = self.weighted.gain_without_shift(values[0])
+        if self.op.name == "div" and len(values) == 2 and is_quantizable(values[1]):
+            self._warn_of_zeros(values[1])
+
+    @torch.no_grad()
+    def _warn_of_zeros(self, divisor: Tensor) -> None:
+        """Warns if the grid of the divisor makes some of its values 0."""
+        lost = int(((self.activation[1].fake_quantize(divisor) == 0) & (divisor != 0)).sum())
+        if lost:
+            _log.warning_of_layer(
+                self.name,
+                f"{lost} of {divisor.numel()} divisors round to 0 on their grid, so quotients become infinite or NaN."
+                " Switch it off in the configuration (quant_enable: false), with the addition of an epsilon before it.",
+            )
 
     def _prepare_linear(self, x: Tensor, quantizer: ActivationQuantizer) -> None:
         """Makes the grid symmetric for a Linear on more than 2 dimensions.
