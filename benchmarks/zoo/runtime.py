@@ -42,7 +42,7 @@ class Agreement:
 
 def compare_layers(quantized: QuantGraphModule, prefix: Path, inputs: Sequence[Tensor]) -> Agreement:
     """Runs both sides on ``inputs``; leaves ``quantized`` in fake_quant state."""
-    runtime = load_tensors("fake_quant", prefix, [one.numpy() for one in inputs]).results
+    runtime = load_tensors("fake_quant", prefix, [one.numpy() for one in inputs], is_limited=False).results
     amct.enable_quantization(quantized, fake_quant=True)
     interpreter = _Guided(quantized, runtime)
     with torch.no_grad(), quantized.keeping_inputs():
