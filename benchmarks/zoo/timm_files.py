@@ -24,7 +24,7 @@ TIMM_FILES = (
     of_timm("inception_v4", 96),
     of_timm("lcnetv2_base"),
     of_timm("lowformer_b0", 128),
-    of_timm("mobilenetv5_300m", 128),
+    of_timm("mobilenetv5_300m", 64),
     of_timm("mvitv2_tiny", 128),
     of_timm("naflexvit_base_patch16_gap", 64, depth=2),
     of_timm("nasnetalarge", 96),
