@@ -12,7 +12,7 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,11 @@ DEVELOPMENT = slice(32, 288)  # pictures used while the methods were developed
 LAST = 200  # pictures at the end, which were not used in development
 BATCH = 32
 METHODS = ("calibrated", "refined")
+LEARNED = "learned"
+REFINEMENTS = {
+    "refined": ("compensated_rounding", "bias_correction"),
+    LEARNED: ("compensated_rounding", "learned_rounding", "bias_correction"),
+}
 CUBE_ONLY = Path(__file__).resolve().parents[1] / "sample" / "quantize_conf" / "cube_only_8bit.yaml"
 EXPORT_SETTING = {"input_names": ["input"], "dynamic_axes": {"input": {0: "batch"}}}
 
@@ -97,15 +102,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     images = pictures(224, 127.0, 128.0, args.pictures)
     calibration = calibration_pictures(images, args.calibration)
     model = efficientnet_lite0()
-    sets = {"256 pictures": images[DEVELOPMENT], f"last {LAST}": images[-LAST:]}
-    if args.held_out:
-        sets = {f"{args.held_out} pictures": images[DEVELOPMENT][: args.held_out]}
+    shown = images[-LAST:] if args.last else images[DEVELOPMENT][: args.held_out]
+    sets = {f"{'last ' if args.last else ''}{len(shown)} pictures": shown}
     wanted = {name: run(model, part) for name, part in sets.items()}
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for name in args.configurations:
-            rows += _measure(name, model, calibration, sets, wanted, Path(folder), args.methods)
-            print(rows[-1], flush=True)
+            for row in _measure(name, model, calibration, sets, wanted, Path(folder), args.methods):
+                rows.append(row)
+                print(row, flush=True)
         if args.onnxruntime:
             rows += _onnxruntime(model, calibration, sets, wanted, Path(folder))
     header = ("configuration", "method", *sets, "CPU s")
@@ -158,23 +163,21 @@ def _measure(
     wanted: Mapping[str, Tensor],
     folder: Path,
     methods: Sequence[str],
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     config = folder / "config.json"
     amct.create_quant_config_fx(config, model, _definition(CONFIGURATIONS[name], model, folder))
-    quantized = amct.create_quant_model_fx(config, model)
-    rows = []
     for method in methods:
+        quantized = amct.create_quant_model_fx(config, model)
         start = time.process_time()
-        if method == "calibrated":
-            amct.enable_quantization(quantized, calibration=True)
-            run(quantized, calibration)
-            amct.enable_quantization(quantized, fake_quant=True)
-        else:
-            amct.refine(quantized, calibration.split(BATCH), progress=False)
+        amct.enable_quantization(quantized, calibration=True)
+        run(quantized, calibration)
+        amct.enable_quantization(quantized, fake_quant=True)
+        if method in REFINEMENTS:
+            start = time.process_time()
+            amct.refine(quantized, calibration.split(BATCH), methods=REFINEMENTS[method], progress=False)
         seconds = time.process_time() - start
         found = {key: dataclasses.astuple(score(wanted[key], run(quantized, part))) for key, part in sets.items()}
-        rows.append({"configuration": name, "method": method, "seconds": seconds, **found})
-    return rows
+        yield {"configuration": name, "method": method, "seconds": seconds, **found}
 
 
 def _definition(configuration: Configuration, model: nn.Module, folder: Path) -> Path | None:
@@ -235,9 +238,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--configurations", nargs="+", choices=tuple(CONFIGURATIONS), default=tuple(CONFIGURATIONS), help="default: all"
     )
     parser.add_argument(
-        "--no-refine", dest="methods", action="store_const", const=METHODS[:1], default=METHODS, help="calibrate only"
+        "--methods", nargs="+", choices=(*METHODS, LEARNED), default=METHODS, help="default: without learning"
     )
     parser.add_argument("--held-out", type=int, help="look at so many pictures only")
+    parser.add_argument(
+        "--last", action="store_true", help=f"score on the last {LAST} pictures, which no development looks at"
+    )
     parser.add_argument("--calibration", type=int, default=CALIBRATION, help="number of pictures to calibrate with")
     parser.add_argument("--pictures", type=Path, help="a folder of pictures instead of those of the Debian packages")
     parser.add_argument("--no-onnxruntime", dest="onnxruntime", action="store_false", help="leave onnxruntime out")

@@ -130,6 +130,25 @@ def test_a_budget_gives_no_less_than_one_setting_everywhere_at_that_cost(net, ba
     assert chosen.measured >= -10 * torch.log10(torch.stack(ratios).mean()) - 1e-3
 
 
+def test_wide_data_has_room_for_values_that_calibration_has_not_seen(net, batches, tmp_path) -> None:
+    louder = torch.cat([1.15 * x for (x,) in batches])
+    found(net, batches, tmp_path, budget=9.0, weights=("8",), data_bits=(8, 12))
+    (tmp_path / "twelve.yml").write_text(
+        "common_config:\n"
+        "  activation_quant_params: {quantizer: UlqFakeQuantize, quantizer_args: {num_bits: 12, batch_num: 4}}\n"
+    )
+    noise = {}
+    for name in ("auto", "twelve"):
+        amct.create_quant_config_fx(tmp_path / "config.json", net, tmp_path / f"{name}.yml")
+        quantized = amct.create_quant_model_fx(tmp_path / "config.json", net)
+        amct.enable_quantization(quantized, calibration=True)
+        with torch.no_grad():
+            for batch in batches:
+                quantized(*batch)
+            noise[name] = (run_fake(quantized, louder) - net(louder)).square().sum()
+    assert noise["auto"] < noise["twelve"] / 4
+
+
 def test_more_budget_is_less_noise_and_a_target_is_met_at_the_least_cost(net, batches, tmp_path) -> None:
     folder = {"resume_dir": tmp_path / "kept"}
     small, large = (found(net, batches, tmp_path, budget=one, **folder) for one in (1.0, 1.5))

@@ -54,6 +54,14 @@ def test_every_weight_stays_or_moves_by_one_level_towards_the_target(grid):
     assert not torch.isin(between, levels.double()).any(), "no level lies between the two"
 
 
+@pytest.mark.parametrize("activation", [None, F.relu, F.relu6], ids=["linear", "relu", "relu6"])
+def test_slope_is_the_gradient_of_the_mean_error(activation):
+    weight, sample = problem(activation)
+    weight, shift = (0.9 * weight).float().requires_grad_(), torch.linspace(-1.0, 1.0, ROWS).reshape(1, 1, ROWS)
+    (expected,) = torch.autograd.grad(sample.errors(weight, shift).mean(), [weight])
+    torch.testing.assert_close(sample.slope(weight.detach(), shift), expected)
+
+
 def test_weights_at_the_end_of_a_uniform_grid_stay():
     """They may determine the grid."""
     weight, sample = problem()

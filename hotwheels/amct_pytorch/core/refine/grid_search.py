@@ -12,7 +12,7 @@ from .grid import RowGrid
 
 _RATIOS = tuple(0.4 + 0.02 * step for step in range(31))  # of the scale that covers the largest weight
 _ROUNDS_OF_CLUSTERING = 30
-_ROWS_AT_ONCE = 32  # of one-hot members in memory
+_ROWS_AT_ONCE = 32  # of one-hot members in memory, of all groups together; at least one row of each group
 _INT8_MAX = 127
 
 
@@ -74,13 +74,12 @@ def _refitted_values(target: Tensor, hessian: Tensor, grid: RowGrid, weight: Ten
     units = weight / grid.scale.unsqueeze(2)
     matrix = target.new_zeros(len(grid.codebook), len(grid.codebook))
     right = target.new_zeros(len(grid.codebook))
-    for group in range(target.shape[0]):
-        for rows in torch.split(torch.arange(target.shape[1]), _ROWS_AT_ONCE):
-            index = grid.indices(units[group, rows])
-            members = torch.nn.functional.one_hot(index, len(grid.codebook)) * grid.scale[group, rows, None, None]
-            product = hessian[group] @ members  # [rows, K, 16]
-            matrix += (members.transpose(1, 2) @ product).sum(0)
-            right += (target[group, rows].unsqueeze(1) @ product).sum(0).squeeze(0)
+    for rows in torch.split(torch.arange(target.shape[1]), max(_ROWS_AT_ONCE // target.shape[0], 1)):
+        index = grid.indices(units[:, rows])
+        members = torch.nn.functional.one_hot(index, len(grid.codebook)) * grid.scale[:, rows, None, None]
+        product = hessian.unsqueeze(1) @ members  # [groups, rows, K, 16]
+        matrix += (members.transpose(2, 3) @ product).sum((0, 1))
+        right += (target[:, rows].unsqueeze(2) @ product).sum((0, 1)).squeeze(0)
     mean = float(matrix.diagonal().mean())
     if mean <= 0:  # the layer's inputs are all zero, so every value gives the same output
         return grid

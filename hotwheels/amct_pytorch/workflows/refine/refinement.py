@@ -144,12 +144,13 @@ class LayerRefiner:
 
     def _drawn(self, step: LayerStep) -> Iterator[tuple[Drawn, Drawn]]:
         """Yields for each batch the columns to learn from, and the held-out columns."""
-        batches = sum(1 for _ in step.calls())
+        batches = int(total(torch.tensor(sum(1 for _ in step.calls()))))  # of all processes
         for index, (exact, quantized) in enumerate(step.inputs()):
-            generator = self._generator(step, index * process_count() + process_rank())
+            number = index * process_count() + process_rank()
+            generator = self._generator(step, number)
             count = -(-self._count(step) // batches)
             parts = []
-            for part in _split(exact.shape[0], index):
+            for part in _split(exact.shape[0], number):
                 share = -(-count * (part.stop - part.start) // exact.shape[0])
                 parts.append(columns_of(step.weight.op, [exact[part], quantized[part]], share, generator))
             yield parts[0], parts[1]
