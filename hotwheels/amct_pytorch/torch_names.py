@@ -29,6 +29,7 @@ NAMES = MappingProxyType(
         "torch.nn.modules.batchnorm._BatchNorm": "BatchNorm classes that derive from none of torch.nn's public ones",
         "torch._C._autograd._top_saved_tensors_default_hooks": "activations that are rounded again, and siblings that"
         " share a quantized tensor, which save memory and time in training",
+        "torch._C._autograd._saved_tensors_hooks_is_enabled": "training inside disable_saved_tensors_hooks",
         "torch._C._are_functorch_transforms_active": "an error that says that torch.func cannot transform a model",
         "torch._disable_dynamo": "the time of an import: it takes seconds longer",
         "torch._C._current_graph_task_id": "checkpointing in forwards that calibrate: a repeated forward counts again",

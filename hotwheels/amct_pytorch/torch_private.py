@@ -97,12 +97,19 @@ def was_made_by(tensor: Tensor, *functions: type[torch.autograd.Function]) -> bo
     return isinstance(tensor.grad_fn, tuple(function._backward_cls for function in functions))
 
 
+_FORBIDDEN_HOOKS = object()
+
+
 def saved_tensors_hooks() -> object | None:
     """Returns the active hooks on saved tensors; None if there are none.
 
     If torch cannot list its hooks, returns an object that equals nothing: there may be hooks, and they may change.
+    Inside ``disable_saved_tensors_hooks`` always returns the same object.
     """
     hooks = find("torch._C._autograd._top_saved_tensors_default_hooks")
+    is_enabled = find("torch._C._autograd._saved_tensors_hooks_is_enabled")
+    if is_enabled is not None and not is_enabled():
+        return _FORBIDDEN_HOOKS
     return object() if hooks is None else hooks(True)
 
 

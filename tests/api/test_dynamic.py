@@ -158,6 +158,20 @@ def test_weights_changed_after_the_calibration_are_not_saved_silently(update_bn:
         files.save()
 
 
+class Doubled(nn.Module):
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return 2 * weight
+
+
+def test_a_weight_that_is_computed_since_the_calibration_is_not_saved_silently(tmp_path: Path) -> None:
+    files = make_config(SmallResNet().eval(), tmp_path, images(1)[0], batch_num=1)
+    quantized = quantize(SmallResNet().eval(), files, images(1)[0])
+    run(quantized, *images(1)[0])
+    nn.utils.parametrize.register_parametrization(quantized.get_submodule("fc"), "weight", Doubled())
+    with pytest.raises(ExportError, match=r"'fc\.weight' of the model changed after quantize_model"):
+        files.save(quantized)
+
+
 def test_model_of_the_caller_is_untouched(tmp_path: Path) -> None:
     model = SmallResNet().train()
     before, own = copy.deepcopy(model.state_dict()), {name: dict(one.__dict__) for name, one in model.named_modules()}

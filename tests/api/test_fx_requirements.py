@@ -173,6 +173,17 @@ def test_extra_batches_are_ignored_with_a_warning(tmp_path: Path, log_lines: Log
         assert torch.equal(run_fake(one, x), before)
 
 
+def test_one_batch_norm_left_in_training_mode_is_warned_of(tmp_path: Path, log_lines: LogLines) -> None:
+    quantized = quantize(Residual().eval(), tmp_path, [])
+    name = next(name for name, one in quantized.named_modules() if isinstance(one, nn.BatchNorm2d))
+    quantized.get_submodule(name).train()
+    amct.enable_quantization(quantized, calibration=True)
+    with torch.no_grad():
+        quantized(images()), quantized(images())
+    (warning,) = [line for line in log_lines.warnings if "training mode" in line]
+    assert f"BatchNorm2d '{name}'" in warning
+
+
 def test_evaluation_in_training_mode_is_warned_of_once_and_training_is_not(tmp_path: Path, log_lines: LogLines) -> None:
     quantized = quantize(Residual().eval(), tmp_path, [(images(),)])
     amct.enable_quantization(quantized, fake_quant=True)

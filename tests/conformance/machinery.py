@@ -103,6 +103,10 @@ def _deepcopied(model: nn.Module, subject: Subject) -> nn.Module:
     return copy.deepcopy(model)
 
 
+def _shallowly_copied(model: nn.Module, subject: Subject) -> nn.Module:
+    return copy.copy(model)
+
+
 def _pickled(model: nn.Module, subject: Subject) -> nn.Module:
     file = io.BytesIO()
     torch.save(model, file)
@@ -288,6 +292,7 @@ MACHINERY = [
     Machinery(id="torch.inference_mode", watching=torch.inference_mode),
     Machinery(id="copy.deepcopy before calibration", before=_deepcopied),
     Machinery(id="copy.deepcopy", after=_deepcopied),
+    Machinery(id="copy.copy", after=_shallowly_copied),
     Machinery(id="torch.save(model) before calibration", before=_pickled),
     Machinery(id="torch.save(model)", after=_pickled),
     Machinery(id="load_state_dict", after=_loaded),
@@ -308,6 +313,11 @@ MACHINERY = [
     Machinery(
         id="frozen BatchNorm classes", after=_replaced("bn1", FrozenBatchNorm), refusal="'bn1'.*freeze_batch_norm"
     ),
+    Machinery(
+        id="BatchNorm without statistics",
+        after=_replaced("bn1", lambda old: nn.BatchNorm2d(4, track_running_stats=False)),
+        refusal="'bn1'.*was replaced: .*track_running_stats=False",
+    ),
     Machinery(id="LightningModule", before=_wrapped(Trainer)),
     Machinery(id="accelerate.prepare", before=_prepared),
     Machinery(id="torch.func.functional_call", calibrate=_functional, evaluate=_functional, train=_functional),
@@ -326,6 +336,10 @@ MACHINERY = [
     Machinery(
         id="saved_tensors_hooks",
         training=lambda: torch.autograd.graph.saved_tensors_hooks(lambda x: x.numpy(), torch.from_numpy),
+    ),
+    Machinery(
+        id="disable_saved_tensors_hooks",
+        training=lambda: torch.autograd.graph.disable_saved_tensors_hooks("saved tensors are not hooked here"),
     ),
     Machinery(id="fully_shard", after=_sharded, refusal="cannot be sharded.*DistributedDataParallel"),
     Machinery(

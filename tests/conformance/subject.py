@@ -147,10 +147,10 @@ def grids_of(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
-def calibrated(subject: Subject) -> nn.Module:
-    """Returns a quantized model in fake_quant, in the mode of its use."""
+def calibrated(subject: Subject, model: nn.Module | None = None) -> nn.Module:
+    """Returns a quantized model, a new one or ``model``, in fake_quant and in the mode of its use."""
     torch.manual_seed(0)
-    model = subject.make()
+    model = model or subject.make()
     subject.switch(model, calibration=True)
     with torch.no_grad():
         model(batch(0)), model(batch(1))

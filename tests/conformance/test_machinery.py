@@ -54,6 +54,38 @@ def test_machinery(machinery: Machinery, path: str, use: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("path", [FX, DYNAMIC])
+def test_another_forward_of_a_module(path: str, tmp_path: Path) -> None:
+    """As accelerate sets on submodules. The dynamic path calls it; the FX path computes without it and refuses it."""
+    model = calibrated(Subject(path, PTQ, tmp_path)).eval()
+    with torch.no_grad():
+        before = model(batch(0))
+        old = model.conv1.forward
+        model.conv1.forward = lambda x: old(x) * 2
+        if path == FX:
+            with pytest.raises(amct.UnsupportedModelError, match="'conv1' of the quantized model was given another"):
+                model(batch(0))
+        else:
+            assert not torch.equal(model(batch(0)), before)
+
+
+@pytest.mark.parametrize("path", [FX, DYNAMIC])
+def test_functional_call_with_the_state_of_another_model(path: str, tmp_path: Path) -> None:
+    """Siblings share quantizers. With ``tie_weights`` torch leaves the other state in modules that have two names."""
+    subject, other = (Subject(path, PTQ, tmp_path / name) for name in ("model", "other"))
+    subject.folder.mkdir(), other.folder.mkdir()
+    model, theirs = calibrated(subject).eval(), other.make()
+    other.switch(theirs, calibration=True)
+    with torch.no_grad():
+        theirs(batch(2) * 3), theirs(batch(3) * 3)
+        other.switch(theirs)
+        expected, before = theirs.eval()(batch(0)), model(batch(0))
+        assert not torch.equal(expected, before)
+        state = {**dict(theirs.named_parameters()), **dict(theirs.named_buffers())}
+        assert torch.equal(torch.func.functional_call(model, state, batch(0), tie_weights=False), expected)
+        assert torch.equal(model(batch(0)), before)
+
+
+@pytest.mark.parametrize("path", [FX, DYNAMIC])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
 def test_model_cast_after_calibration_is_saved(dtype: torch.dtype, path: str, tmp_path: Path) -> None:
     """The files hold float32, and their results are those of the cast model but for its rounding."""

@@ -159,7 +159,18 @@ def test_weights_in_half_precision_are_converted(config: Path, state: Any, tmp_p
     assert restore(config, tmp_path / "state.pt")
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "module.",
+        "_orig_mod.",
+        "module._orig_mod.",
+        "_orig_mod.module.",
+        "module.module.",
+        "model.",
+        "module.net.model.",
+    ],
+)
 def test_names_of_wrappers_are_stripped(
     prefix: str,
     config: Path,
@@ -170,8 +181,21 @@ def test_names_of_wrappers_are_stripped(
     torch.save({prefix + name: value for name, value in state.items()}, tmp_path / "state.pt")
     restored = restore(config, tmp_path / "state.pt").state_dict()
     assert all(torch.equal(restored[name], value) for name, value in state.items())
-    said = "took the prefixes of DistributedDataParallel and torch.compile off"
+    said = "took the prefixes of wrappers (DistributedDataParallel, torch.compile) off"
     assert any(said in line for line in log_lines.of("INFO"))
+
+
+def test_the_state_of_an_average_is_restored(config: Path, state: Any, tmp_path: Path) -> None:
+    averaged = {f"module.{name}": value for name, value in state.items()} | {"n_averaged": torch.tensor(3)}
+    torch.save(averaged, tmp_path / "state.pt")
+    restored = restore(config, tmp_path / "state.pt").state_dict()
+    assert all(torch.equal(restored[name], value) for name, value in state.items())
+
+
+def test_an_empty_checkpoint_is_said_to_be_one(config: Path, tmp_path: Path) -> None:
+    torch.save({}, tmp_path / "state.pt")
+    with pytest.raises(ConfigError, match=r"state.pt' holds a state_dict without entries\."):
+        restore(config, tmp_path / "state.pt")
 
 
 def test_a_float_checkpoint_is_said_to_be_one(config: Path, tmp_path: Path) -> None:

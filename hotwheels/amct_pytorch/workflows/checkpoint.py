@@ -20,6 +20,7 @@ from ..quantizers.quantizer import Quantizer
 from .strict_loading import load_strictly, misfit
 
 _log = get_logger(__name__)
+_COUNT_OF_AVERAGE = "n_averaged"  # of torch.optim.swa_utils.AveragedModel
 _SCALES = ("scale", "known_scale", "fixed_scale", "previous_clip_max")
 # Ends of ranges, which contain 0. ULQ's learned ends, clip_max and clip_min, are left out: if a training step has moved
 # an end across 0, the next forward restores the previous end.
@@ -58,9 +59,10 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> Non
 
 
 def read_state(path: Path, name: str | None, usual_names: Sequence[str] = ()) -> dict[str, Tensor]:
-    """Returns the state_dict in a checkpoint; ``module.`` (DDP) in front of its keys is stripped, and ``_orig_mod.``.
+    """Returns the state_dict in a checkpoint without what wrappers put in front of its keys; a log line says so.
 
-    torch.compile puts ``_orig_mod.`` in front of the names inside what it compiles; a log line says what was stripped.
+    That are ``module.`` (DDP, averages), ``_orig_mod.`` (torch.compile, also inside a name), and whatever stands in
+    front of all entries of quantizers, such as ``model.`` of a LightningModule. The count of an average is left out.
 
     Args:
       path: The file.
@@ -93,14 +95,27 @@ def read_state(path: Path, name: str | None, usual_names: Sequence[str] = ()) ->
 
 
 def _without_wrappers(state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    names = {key: key.replace("_orig_mod.", "").removeprefix("module.") for key in state}
+    names = {key: _without_front(key.replace("_orig_mod.", ""), "module.") for key in state if key != _COUNT_OF_AVERAGE}
+    fronts = {name.partition(f"{LAYERS}.")[0] for name in names.values() if f"{LAYERS}." in name}
+    if len(fronts) == 1 and (front := fronts.pop()).endswith("."):
+        names = {key: name.removeprefix(front) for key, name in names.items()}
     count = sum(key != name for key, name in names.items())
     if count:
-        _log.info("'%s': took the prefixes of DistributedDataParallel and torch.compile off %d keys.", path, count)
-    return {names[key]: value for key, value in state.items()}
+        _log.info(
+            "'%s': took the prefixes of wrappers (DistributedDataParallel, torch.compile) off %d keys.", path, count
+        )
+    return {name: state[key] for key, name in names.items()}
+
+
+def _without_front(name: str, front: str) -> str:
+    while name.startswith(front):
+        name = name.removeprefix(front)
+    return name
 
 
 def _refuse_float(state: Mapping[str, Tensor], path: Path) -> None:
+    if not state:
+        raise ConfigError(f"'{path}' holds a state_dict without entries.")
     if not any(key.startswith(f"{LAYERS}.") for key in state):
         raise ConfigError(
             f"'{path}' holds the state of a float model: none of its {len(state)} entries is one of a quantizer"

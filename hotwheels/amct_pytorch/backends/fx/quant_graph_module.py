@@ -33,7 +33,7 @@ from ..layers.layer_container import LAYERS, LayerContainer, follow_flag, keepin
 from ..real_quant.real_gradient import with_gradient_of
 from ..real_quant.real_quant_mode import outside_inference_mode
 from ..user_model.float_model import in_float32, refuse_arrays
-from ..user_model.standing_modules import child_of, follow_modules
+from ..user_model.standing_modules import child_of, follow_modules, refuse_new_forwards
 from .float_twin import FloatTwin
 from .interpreters import RealQuantInterpreter, RecordingInterpreter, Watcher
 from .notebook import table_of
@@ -100,6 +100,12 @@ class QuantGraphModule(fx.GraphModule):
         copied.__dict__["_kept_batches"] = [*self.kept_batches]
         copied.__dict__["_seen_inputs"] = self.seen_inputs
         return cast("QuantGraphModule", copied)
+
+    def __copy__(self) -> QuantGraphModule:
+        """Returns a model with the same modules, as of any module; torch.fx would return a GraphModule."""
+        copied = object.__new__(type(self))  # torch.fx makes a class for every call of GraphModule.__new__
+        vars(copied).update(vars(self))
+        return copied
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickles the graph itself; torch.fx would pickle generated code, trace it again and return another class."""
@@ -187,6 +193,7 @@ class QuantGraphModule(fx.GraphModule):
     def follow_modules(self) -> None:
         """Makes the layers compute with the present modules of the model; see `standing_modules`."""
         follow_modules(self, _layers_of(self))
+        refuse_new_forwards(_layers_of(self))
 
     def watch_next_forward(self, watcher: Watcher) -> None:
         """Calls ``watcher`` with the result of every node of the next forward, once."""

@@ -112,7 +112,7 @@ def _worth_of_refining(layers: Iterable[QuantizedLayer]) -> str:
 
 def _warn_of_training_mode(model: nn.Module, layers: LayerContainer) -> None:
     """Warns once if a BatchNorm or a Dropout in training mode changes the calibrated ranges."""
-    if not model.training or layers._has_warned or not _observes_only(layers):
+    if layers._has_warned or not _observes_only(layers):
         return
     named = next((pair for pair in model.named_modules() if _depends_on_training(pair[1])), None)
     if named is None:

@@ -24,11 +24,13 @@ class Standing:
       module: The module.
       cls: Its class when the model was quantized.
       layer: Name of the layer.
+      has_forward: Whether the module had a forward of its own, beside that of its class, when the model was quantized.
     """
 
     module: nn.Module
     cls: type[nn.Module]
     layer: str
+    has_forward: bool = False
 
 
 class LayerContainer(nn.Module):

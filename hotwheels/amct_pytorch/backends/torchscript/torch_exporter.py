@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -21,6 +22,7 @@ from ..calls.fused_attention import without_fused_attention
 from .symbolics import own_symbolics
 
 _log = get_logger(__name__)
+_lock = threading.Lock()  # torch's exporter refuses to run in two threads at once
 
 
 def export_onnx(module: nn.Module, inputs: tuple[Any, ...], setting: Mapping[str, Any]) -> bytes:
@@ -66,7 +68,14 @@ def export_once(module: nn.Module, inputs: tuple[Any, ...], setting: Mapping[str
 
 def _export(module: nn.Module, inputs: tuple[Any, ...], setting: dict[str, Any]) -> bytes:
     file = io.BytesIO()
-    with warnings.catch_warnings(), torch.no_grad(), without_fused_attention(), own_symbolics(), _no_checkpoints():
+    with (
+        _lock,
+        warnings.catch_warnings(),
+        torch.no_grad(),
+        without_fused_attention(),
+        own_symbolics(),
+        _no_checkpoints(),
+    ):
         # No warnings of values that become constants: the saved model is compared with the original instead.
         warnings.simplefilter("ignore", TracerWarning)
         # A node that is not folded is right as it is.

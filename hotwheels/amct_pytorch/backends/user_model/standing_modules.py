@@ -31,7 +31,9 @@ _FORWARD = "forward"  # the dynamic path sets it on the instance
 def note_standing(model: nn.Module, layers: LayerContainer, paths: dict[str, str]) -> None:
     """Stores the modules that layers compute with; ``paths`` has the path of each in ``model``, and its layer."""
     modules = {path: model.get_submodule(path) for path in paths}
-    layers._standing = {path: Standing(module, type(module), paths[path]) for path, module in modules.items()}
+    layers._standing = {
+        path: Standing(module, type(module), paths[path], _FORWARD in vars(module)) for path, module in modules.items()
+    }
 
 
 def follow_modules(model: nn.Module, layers: LayerContainer) -> None:
@@ -48,6 +50,22 @@ def follow_modules(model: nn.Module, layers: LayerContainer) -> None:
         if present is not standing.module:
             _replace(layers, path, standing, present)
             standing.module = present
+
+
+def refuse_new_forwards(layers: LayerContainer) -> None:
+    """Refuses modules that were given a forward of their own since the model was quantized; layers would not call it.
+
+    Raises:
+      UnsupportedModelError: There is such a module.
+    """
+    for path, standing in layers._standing.items():
+        if _FORWARD in vars(standing.module) and not standing.has_forward:
+            msg = (
+                f"Module '{path}' of the quantized model was given another forward. Layer '{standing.layer}' computes"
+                " without the forward of the module, so the new one would never run. Set a hook on the module"
+                " (register_forward_hook), or change the float model before it is quantized."
+            )
+            raise UnsupportedModelError(msg)
 
 
 @contextlib.contextmanager
@@ -124,7 +142,8 @@ def _stages_of(layer: QuantizedLayer) -> list[BatchNormStage]:
 def _is_same_batch_norm(old: nn.Module, new: Any) -> bool:
     if type(old) not in _BATCH_NORMS or type(new) not in _BATCH_NORMS:
         return False
-    return all(getattr(old, name) == getattr(new, name) for name in ("num_features", "eps", "affine"))
+    same = ("num_features", "eps", "affine", "track_running_stats")
+    return all(getattr(old, name) == getattr(new, name) for name in same)
 
 
 def _described(module: Any) -> str:

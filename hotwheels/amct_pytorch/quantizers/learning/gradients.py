@@ -20,6 +20,7 @@ from ...core.params import QuantParams
 from ...core.spec import QuantSpec
 from ...torch_private import was_made_by
 from .learned_range import LearnedRange
+from .second_gradient import refuse_second
 
 
 def straight_through(x: Tensor, params: QuantParams) -> Tensor:
@@ -103,7 +104,9 @@ class _Unfolded(torch.autograd.Function):
         grad, used = grads[0], inverse != 0
         grad_factor = None
         if ctx.needs_input_grad[1]:
-            grad_factor = _row_dots(grad.contiguous(), weight, factor, inverse, scale, ctx.num_bits) * inverse
+            with torch.no_grad():
+                grad_factor = _row_dots(grad.contiguous(), weight, factor, inverse, scale, ctx.num_bits) * inverse
+            grad_factor = refuse_second(grad_factor, grad, weight, factor)
         grad_weight = grad if bool(used.all()) else grad * per_channel(used, grad)
         return grad_weight, grad_factor, None, None, None
 

@@ -14,6 +14,7 @@ from ...core.params import QuantParams
 from ...core.spec import QuantSpec
 from .owned_gradient import counts_if_owned, is_owned
 from .recompute import normalized_again, recomputing
+from .second_gradient import refuse_second
 
 
 def learned_range(
@@ -69,17 +70,33 @@ class LearnedRange(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Returns the gradients; that of ``x`` overwrites the incoming gradient if this backward alone holds it."""
-        x, low, high, scale, offset = ctx.saved_tensors
+        """Returns the gradients; that of ``x`` overwrites the incoming gradient if this backward alone holds it.
+
+        With ``create_graph`` the gradient of ``x`` can be differentiated again, those of the ends are refused then.
+        """
         may_overwrite = is_owned(grads[0])  # a statement of its own: another use of grads[0] in it would be counted
-        x, grad_x = _same_layout(x, grads[0], may_overwrite)
-        ends = real_ends(scale, offset, ctx.num_bits)
-        inside, below, above = _take_inside(x, grad_x, scale, *ends)
-        # sum(e * g) of spec 5.2: outside the range e is a constant, the rounding error of the end itself.
-        moved = inside + above * _rounding_error(high, scale) + below * _rounding_error(low, scale)
-        moved /= QuantSpec(num_bits=ctx.num_bits).levels
-        grads_of_ends = ((below - moved) * ctx.factor).to(low.dtype), ((above + moved) * ctx.factor).to(high.dtype)
-        return grad_x, *grads_of_ends, None, None, None, None, None
+        if not torch.is_grad_enabled():
+            return _gradients(ctx, grads[0], may_overwrite)
+        with torch.no_grad():
+            _, of_low, of_high, *_ = _gradients(ctx, grads[0], may_overwrite=False)
+        x, _, _, scale, offset = ctx.saved_tensors
+        bottom, top = real_ends(scale, offset, ctx.num_bits)
+        grad_x = torch.where((x < bottom) | (x > top), 0.0, grads[0])
+        of_low, of_high = refuse_second(of_low, grads[0], x), refuse_second(of_high, grads[0], x)
+        return grad_x, of_low, of_high, None, None, None, None, None
+
+
+def _gradients(ctx: Any, grad: Tensor, may_overwrite: bool) -> tuple[Any, ...]:
+    """Returns what the backward of a learned range returns for the gradient ``grad`` of its result."""
+    x, low, high, scale, offset = ctx.saved_tensors
+    x, grad_x = _same_layout(x, grad, may_overwrite)
+    ends = real_ends(scale, offset, ctx.num_bits)
+    inside, below, above = _take_inside(x, grad_x, scale, *ends)
+    # sum(e * g) of spec 5.2: outside the range e is a constant, the rounding error of the end itself.
+    moved = inside + above * _rounding_error(high, scale) + below * _rounding_error(low, scale)
+    moved /= QuantSpec(num_bits=ctx.num_bits).levels
+    grads_of_ends = ((below - moved) * ctx.factor).to(low.dtype), ((above + moved) * ctx.factor).to(high.dtype)
+    return grad_x, *grads_of_ends, None, None, None, None, None
 
 
 def _same_layout(x: Tensor, grad: Tensor, may_overwrite: bool) -> tuple[Tensor, Tensor]:

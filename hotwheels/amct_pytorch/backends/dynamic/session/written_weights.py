@@ -27,9 +27,11 @@ def changed_weights(model: nn.Module, before: Mapping[str, str], *, updates_batc
 
     ``updates_batch_norms``: whether a save takes the BatchNorms from ``model``, so that they may have changed.
     """
+    present = {name for name, _ in _weights(model)}
+    gone = [name for name in before if name not in present]  # a parametrization (LoRA, weight_norm) computes the weight
     updated = [f"{name}." for name, one in model.named_modules() if updates_batch_norms and isinstance(one, BatchNorm)]
     changed = [name for name, digest in weight_digests(model).items() if before.get(name, digest) != digest]
-    return [name for name in changed if f"{name.rpartition('.')[0]}." not in updated]
+    return [*gone, *(name for name in changed if f"{name.rpartition('.')[0]}." not in updated)]
 
 
 def _weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
