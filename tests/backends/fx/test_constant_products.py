@@ -134,6 +134,32 @@ def test_table_from_a_parameter_and_sizes_is_quantized_and_follows_the_size(tmp_
     assert_exact(quantized, tmp_path, [torch.randn(2, 7, 8)])
 
 
+class Matrix(nn.Module):
+    """F.linear with a matrix of the data, or of a table for the size of the image."""
+
+    def __init__(self, is_table: bool) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(9, 9)) if is_table else None
+        self.bias = nn.Parameter(torch.randn(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = x.shape[-1]
+        matrix = x[0] * 0.7 if self.table is None else self.table[:5, :size]
+        return F.linear(x, matrix, bias=self.bias)
+
+
+@pytest.mark.parametrize("is_table", [False, True])
+def test_linear_whose_matrix_is_no_weight_is_a_product(is_table: bool, tmp_path: Path) -> None:
+    x, config, model = torch.randn(3, 5, 6), tmp_path / "config.json", Matrix(is_table).eval()
+    amct.create_quant_config_fx(config, model, input_data=x)
+    quantized = amct.create_quant_model_fx(config, model, input_data=x)
+    with torch.no_grad():
+        torch.testing.assert_close(quantized(x), model(x))
+    calibrate(quantized, [(x,)])
+    assert len(quantized.quantized_layers["linear"].record().activations) == 2
+    assert_exact(quantized, tmp_path, [x])
+
+
 def test_table_from_a_buffer_and_sizes_is_off_by_default(tmp_path: Path) -> None:
     quantize(RelativePositions(has_parameter=False).eval(), tmp_path, [(torch.randn(4, 7, 8),)])
     assert read_json(tmp_path / "config.json")["einsum"]["quant_enable"] is False

@@ -10,7 +10,8 @@ The node keeps its name and becomes the product; the rest of the call becomes no
 4. ``einsum`` of two operands if it is a matrix product: the axes are brought into the order of a product;
 5. ``tensordot`` and ``inner`` likewise, if the number of axes is known: of parameters, with an example of all tensors;
 6. ``multi_dot`` and ``chain_matmul``: products from left to right;
-7. ``bilinear``, also nn.Bilinear: a Linear on the first operand, then a product with the second one.
+7. ``F.linear`` whose matrix is no weight: computed from the data, or from parameters and sizes;
+8. ``bilinear``, also nn.Bilinear: a Linear on the first operand, then a product with the second one.
 
 ``torch.convolution`` is replaced by the function that it computes, such as ``F.conv2d``.
 """
@@ -52,6 +53,8 @@ def spell_products(graph_module: GraphModule) -> None:
             _rewrite_sum(graph_module, node, *_bound(node, _baddbmm))
         elif name == "addmm" and not is_linear(node, sources):
             _rewrite_sum(graph_module, node, *_bound(node, _addmm))
+        elif name == "linear":
+            _rewrite_linear(graph_module, node, sources, *_bound(node, _linear))
         elif name == "einsum":
             _rewrite_einsum(graph_module, node, sources)
         elif name in _DOTS:
@@ -79,6 +82,7 @@ _FUNCTIONS: dict[Any, str] = {
     torch.mm: "mm",
     torch.baddbmm: "baddbmm",
     torch.addmm: "addmm",
+    F.linear: "linear",
     torch.einsum: "einsum",
     torch.tensordot: "tensordot",
     torch.inner: "inner",
@@ -97,6 +101,9 @@ def _mm(input: Any, mat2: Any) -> None: ...
 
 
 def _addmm(input: Any, mat1: Any, mat2: Any, *, beta: Any = 1, alpha: Any = 1) -> None: ...
+
+
+def _linear(input: Any, weight: Any, bias: Any = None) -> None: ...
 
 
 def _tensordot(a: Any, b: Any, dims: Any = 2, out: Any = None) -> None: ...
@@ -143,6 +150,17 @@ def _rewrite_sum(root: GraphModule, node: Node, summand: Any, left: Any, right: 
 
     _call_matmul(node, left, right)
     write_behind(root, node, add)
+
+
+def _rewrite_linear(root: GraphModule, node: Node, sources: WeightSources, x: Any, weight: Any, bias: Any) -> None:
+    if weight in sources or _rank(weight, sources) != 2:
+        return
+    place = Inline(root, root.graph, "", node.name)
+    with root.graph.inserting_before(node):
+        matrix = place.proxies(weight).t()  # `<layer>_transpose` is the name of an auxiliary node (spec 9.1)
+    _call_matmul(node, x, matrix.node)
+    if bias is not None:
+        write_behind(root, node, lambda place, product: product + place.proxies(bias))
 
 
 def _rewrite_einsum(root: GraphModule, node: Node, sources: WeightSources) -> None:
