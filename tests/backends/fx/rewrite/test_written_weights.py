@@ -259,3 +259,25 @@ def test_difference_of_rounding_is_not_written() -> None:
     assert parameter.tolist() == [1.0, 0.0]
     written(parameter, torch.tensor([1.0, 2.0**-40]))
     assert parameter.tolist() == [1.0, 2.0**-40]
+
+
+class _PositionBias(nn.Module):
+    """A table that an MLP computes from a buffer, with a ReLU in place, as in torchvision's Swin V2."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 6)
+        self.mlp = nn.Sequential(nn.Linear(2, 6), nn.ReLU(inplace=True))
+        self.register_buffer("places", torch.randn(5, 2))
+        self.register_buffer("index", torch.tensor([4, 0, 2]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.first(x) + self.mlp(self.places)[self.index].view(3, 6)
+
+
+def test_state_beside_a_write_of_a_computed_table_is_read(tmp_path: Path) -> None:
+    model, x = _PositionBias().eval(), torch.randn(2, 3, 4)
+    amct.create_quant_config_fx(tmp_path / "config.json", model, input_data=x)
+    quantized = amct.create_quant_model_fx(tmp_path / "config.json", model, input_data=x)
+    with torch.no_grad():
+        torch.testing.assert_close(quantized(x), model(x))

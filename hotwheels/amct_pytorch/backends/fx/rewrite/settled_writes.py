@@ -45,8 +45,8 @@ class _Calls:
 
     def __init__(self, graph_module: GraphModule, writes: list[Node], sources: WeightSources) -> None:
         self._module, self._sources = graph_module, sources
-        tree = Tree(graph_module)
-        names = {str(one.target): tree.find(str(one.target)) for one in _before(writes) if one.op == "get_attr"}
+        self._tree = Tree(graph_module)
+        names = {str(one.target): self._tree.find(str(one.target)) for one in _before(writes) if one.op == "get_attr"}
         self._originals = {name: one for name, one in names.items() if isinstance(one, Tensor)}
         copies = {id(one): one.detach().clone() for one in self._originals.values()}
         self._copies = {name: copies[id(one)] for name, one in self._originals.items()}
@@ -88,7 +88,8 @@ class _Calls:
 
     def _result(self, node: Node, results: dict[Node, Any]) -> Any:
         if node.op == "get_attr":
-            return self._copies.get(str(node.target), self._originals.get(str(node.target)))
+            name = str(node.target)
+            return self._copies[name] if name in self._copies else self._tree.find(name)
         if any(one not in results for one in node.all_input_nodes):  # such as a cast to the type of the data
             source = self._sources.tensor(node)
             return None if source is None else source()
