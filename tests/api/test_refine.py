@@ -97,6 +97,50 @@ both_paths = pytest.mark.parametrize("path", PATHS)
 every_grid = pytest.mark.parametrize("weights", WEIGHTS)
 
 
+class Sequences(nn.Module):
+    """Convolutions of sequences, or the same ones of images of height 1."""
+
+    def __init__(self, axes):
+        super().__init__()
+        kind, up = (nn.Conv1d, nn.ConvTranspose1d) if axes == 1 else (nn.Conv2d, nn.ConvTranspose2d)
+        self.first, self.middle = (
+            kind(1, 16, self.sized(axes, 9), self.sized(axes, 4)),
+            kind(16, 16, self.sized(axes, 3)),
+        )
+        self.last = up(16, 16, self.sized(axes, 2), self.sized(axes, 2))
+
+    @staticmethod
+    def sized(axes, size):
+        return (1, size)[-axes:]
+
+    def forward(self, x):
+        return self.last(torch.relu(self.middle(torch.relu(self.first(x)))))
+
+
+@both_paths
+@pytest.mark.parametrize("count", [1, 4, 16])
+def test_biases_of_sequences_are_corrected_as_those_of_images(tmp_path, count, path):
+    """16 is the number of channels too."""
+    sequences, images = Sequences(1).eval(), Sequences(2).eval()
+    images.load_state_dict({name: x.unsqueeze(2) if x.dim() == 3 else x for name, x in sequences.state_dict().items()})
+    x = torch.rand(count, 1, 128)
+    refined = []
+    for model, data in ((sequences, x), (images, x.unsqueeze(2))):
+        folder = tmp_path / str(data.dim())
+        if path == "fx":
+            quantized = quantize(model, folder, [(data,)], {})
+        else:
+            quantized = dynamic_path.quantize(model, dynamic_path.make_config(model, folder, data), data)
+            dynamic_path.run(quantized, data)
+        amct.refine(quantized, [data], methods=["bias_correction"], progress=False)
+        refined.append(quantized)
+    for layer in ("first", "middle", "last"):
+        before = sequences.get_submodule(layer).bias
+        found, wanted = (one.get_submodule(layer).bias for one in refined)
+        assert not torch.equal(wanted, before)
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
+
+
 @both_paths
 @every_grid
 def test_new_pictures_come_nearer_to_the_float_model(net, tmp_path, weights, path):

@@ -221,11 +221,49 @@ _SIGNAL = np.random.default_rng(0).normal(0, 1, (2, 3, 8, 8))
         (lambda x: x * np.array([1.0, 1.1, 1.0]).reshape(3, 1, 1), "wrong parameters: one factor"),
         (lambda x: x + np.array([0.0, 0.0, 0.4]).reshape(3, 1, 1), "wrong parameters: one difference"),
         (lambda x: x[:, ::-1], "wrong parameters"),
-        (lambda x: x * np.nan, "wrong parameters"),
+        (lambda x: x * np.nan, "wrong parameters: results that are not finite"),
     ],
 )
 def test_cause(change: Callable[[np.ndarray], np.ndarray], cause: str) -> None:
     assert find_cause(_SIGNAL, change(_SIGNAL), 0.01).startswith(cause)
+
+
+def test_an_infinity_on_one_side_diverges_and_one_on_both_sides_does_not() -> None:
+    masked = np.where(np.arange(8) < 6, np.arange(8.0), -np.inf).reshape(1, 8)
+    sides = [LayerTensors(title=f"side {at}", results={"masked_fill": masked}, is_exact=True) for at in range(2)]
+    (row,) = compare(*sides)
+    assert (row.diverges, row.sqnr, row.cosine) == (False, float("inf"), pytest.approx(1))
+    for wrong in (np.full_like(masked, 1000.0), np.where(np.isinf(masked), np.nan, masked), -masked, masked + 1):
+        (row,) = compare(sides[0], dataclasses.replace(sides[1], results={"masked_fill": wrong}))
+        assert row.diverges, wrong
+        assert row.cause.startswith("wrong parameters"), wrong
+
+
+def test_the_first_result_of_a_layer_of_several_nodes_is_compared(tmp_path: Path) -> None:
+    """unbind is one Split and two Squeezes."""
+
+    class Halves(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.out = torch.nn.Conv2d(3, 6, 3), torch.nn.Conv2d(3, 2, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            first, second = self.conv(x).unflatten(1, (2, 3)).unbind(1)
+            return self.out(first * second)
+
+    model, x = Halves().eval(), torch.rand(2, 3, 8, 8)
+    amct.create_quant_config_fx(tmp_path / "config.json", model)
+    quantized = amct.create_quant_model_fx(tmp_path / "config.json", model)
+    amct.enable_quantization(quantized, calibration=True)
+    quantized(x)
+    amct.save_quant_model_fx(quantized, tmp_path / "net", x)
+    for mode in ("real_quant", "fake_quant"):
+        amct.enable_quantization(quantized, **{mode: True})
+        amct.enable_dump(quantized, tmp_path / mode)
+        quantized(x)
+        rows = compare(load_tensors(mode, tmp_path / "net", [x.numpy()]), read_dumps(tmp_path / mode))
+        assert "unbind" in [row.layer for row in rows]
+        assert all(row.sqnr > 100 for row in rows)
 
 
 # --- sources and the command line ---

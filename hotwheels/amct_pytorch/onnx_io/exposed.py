@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import onnx
@@ -20,7 +21,7 @@ class ExposedModel:
 
     Attributes:
       content: The model with the additional outputs.
-      results: Value name by layer name, in graph order: the first output of the layer's last node.
+      results: Value name by layer name, in graph order: see `result_nodes`.
       steps: By layer name: scale of the grid on which the layer's result is quantized.
     """
 
@@ -37,7 +38,10 @@ def expose_results(path: PathLike, *, only_quantized: bool = False) -> ExposedMo
     """
     model = read_proto(path)
     nodes = [node for node in model.graph.node if node.output]
-    results = {layer_of(node.name): node.output[0] for node in nodes if not _is_quantization(node)}
+    read = [one.name for one in model.graph.output]
+    read += [value for node in nodes if _is_quantization(node) for value in node.input]
+    plain = [(node.name, node.input, node.output) for node in nodes if not _is_quantization(node)]
+    results = first_results(plain, read)
     quantizers = {node.input[0]: node for node in nodes if node.op_type == _QDQ[0] and node.input}
     constants = {one.name: onnx.numpy_helper.to_array(one) for one in model.graph.initializer}
     try:
@@ -72,6 +76,29 @@ def layer_of(node_name: str) -> str:
         return node_name.partition("/")[0]
     parts = node_name.strip("/").split("/")
     return parts[0] if len(parts) <= 2 else node_name  # deeper names are whole paths of modules
+
+
+def first_results(nodes: Iterable[tuple[str, Sequence[str], Sequence[str]]], read: Iterable[str]) -> dict[str, str]:
+    """Returns the value that is the first result of each layer, by layer name, in the order of the nodes.
+
+    That is the first output of the layer's first node of which another layer reads something; of its last node, if no
+    other layer reads any.
+
+    Args:
+      nodes: Name, inputs and outputs of each node.
+      read: Values that are read by other things than these nodes, such as the outputs of the model.
+    """
+    layers: dict[str, list[Sequence[str]]] = {}
+    readers: dict[str, set[str]] = {value: {""} for value in read}
+    for name, inputs, outputs in nodes:
+        layer = layer_of(name)
+        layers.setdefault(layer, []).append(outputs)
+        for value in inputs:
+            readers.setdefault(value, set()).add(layer)
+    return {
+        layer: next((one for one in made if any(readers.get(value, set()) - {layer} for value in one)), made[-1])[0]
+        for layer, made in layers.items()
+    }
 
 
 def _is_quantization(node: onnx.NodeProto) -> bool:

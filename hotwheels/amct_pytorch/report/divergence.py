@@ -57,7 +57,7 @@ def compare(a: LayerTensors, b: LayerTensors, tolerance: float | None = None) ->
     if first is not None:
         earlier = next((row for row in rows[:first] if (row.max_lsb or 0) >= _HALF_STEP), rows[first])
         step = steps.get(earlier.layer)
-        cause = find_cause(*_on_same_grid(earlier.layer, a, b, step), step)
+        cause = find_cause(*_compared(earlier.layer, a, b, step), step)
         if earlier is not rows[first]:
             cause = f"it adds up from '{earlier.layer}', which is {earlier.max_lsb:.0f} step apart ({cause})"
         rows[first] = dataclasses.replace(rows[first], cause=cause)
@@ -78,8 +78,8 @@ def find_cause(a: Array, b: Array, step: float | None) -> str:
     """Returns the probable cause of the difference of ``b`` from ``a``, in a layer whose inputs agree."""
     if a.shape != b.shape:
         return f"other fusion: the shape is {b.shape} instead of {a.shape}"
-    if not np.isfinite(b).all():
-        return "wrong parameters: results that are not finite"
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return "wrong parameters: results that are not finite on one side"
     for cause, is_it in _CAUSES:
         if is_it(a, b, step):
             return cause
@@ -141,8 +141,8 @@ _CAUSES = (
 
 
 def _row(layer: str, a: LayerTensors, b: LayerTensors, step: float | None, tolerance: float | None) -> Row:
-    left, right = _on_same_grid(layer, a, b, step)
-    if left.shape != right.shape:
+    left, right = _compared(layer, a, b, step)
+    if left.shape != right.shape or not (np.isfinite(left).all() and np.isfinite(right).all()):
         return Row(layer=layer, cosine=float("nan"), sqnr=float("-inf"), max_lsb=None, diverges=True)
     noise, signal = np.sum((left - right) ** 2), np.sum(left**2)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -168,8 +168,6 @@ def _diverges(
     sqnr: float,
 ) -> bool:
     difference = np.abs(left - right)
-    if np.isnan(difference).any():
-        return not bool(np.array_equal(np.isnan(left), np.isnan(right)))
     if tolerance is None and a.is_exact and b.is_exact:
         return bool((difference > _SINGLE * np.abs(left) + 1e-12 * np.abs(left).max(initial=0)).any())
     if "float" in (a.title.partition(":")[0], b.title.partition(":")[0]):
@@ -179,6 +177,15 @@ def _diverges(
     allowed = (1.0 if tolerance is None else tolerance) * 1.001
     step = step or float(np.ptp(left)) / _LEVELS if left.size else 0.0
     return bool(difference.max(initial=0) > max(allowed * step, 1e-4 * np.abs(left).max(initial=0)))
+
+
+def _compared(layer: str, a: LayerTensors, b: LayerTensors, step: float | None) -> tuple[Array, Array]:
+    """Returns both results of a layer on the same grid; elements that are the same infinity, or NaN, are 0 in both."""
+    left, right = _on_same_grid(layer, a, b, step)
+    if left.shape != right.shape or (np.isfinite(left).all() and np.isfinite(right).all()):
+        return left, right
+    is_same = ~np.isfinite(left) & ((left == right) | (np.isnan(left) & np.isnan(right)))
+    return np.where(is_same, 0.0, left), np.where(is_same, 0.0, right)
 
 
 def _on_same_grid(layer: str, a: LayerTensors, b: LayerTensors, step: float | None) -> tuple[Array, Array]:

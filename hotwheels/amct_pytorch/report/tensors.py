@@ -18,7 +18,7 @@ from ..files.arrays import read_npy
 from ..files.limits import DUMP, DUMP_TEXT, read_limited
 from ..files.naming import error_in_file
 from ..files.seal import FAKE_QUANT_MODEL, FLOAT_MODEL, check_prefix
-from ..onnx_io.exposed import expose_results, layer_of, zero_points
+from ..onnx_io.exposed import expose_results, first_results, layer_of, zero_points
 from ..oracle.digest import deploy_paths
 from ..oracle.interpreter import Interpreter
 from .runtime_session import feeds_of, run_session
@@ -125,7 +125,10 @@ def _run_oracle(prefix: PathLike, inputs: Sequence[NDArray[Any]], is_limited: bo
     graph = interpreter.pair.graph
     with error_in_file(model):
         found = interpreter.run(feeds_of(list(graph.inputs), inputs), keep_values=True, keep_integers=False).values
-    results = {layer_of(node.name): np.asarray(found[node.name], dtype=np.float64) for node in graph.nodes}
+    nodes = [node for node in graph.nodes if node.outputs]
+    first = first_results([(node.name, node.inputs, node.outputs) for node in nodes], graph.outputs)
+    names = {node.outputs[0]: node.name for node in nodes}
+    results = {layer: np.asarray(found[names[value]], dtype=np.float64) for layer, value in first.items()}
     makers = {node.outputs[0]: layer_of(node.name) for node in graph.nodes if node.outputs}
     steps: dict[str, float] = {}
     for node in graph.nodes:

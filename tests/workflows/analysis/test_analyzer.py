@@ -232,14 +232,38 @@ class Returning(nn.Module):
 @pytest.mark.parametrize(
     ("wrap", "text"),
     [
-        (lambda x: {"out": x}, "the output of the model is of type dict"),
-        (lambda x: (x, [x]), "the output 1 of the model is of type list"),
+        (lambda x: (x, None), "output 1 of the model is of type NoneType"),
+        (lambda x: {"out": x, "size": 3}, "output 1 of the model is of type int"),
     ],
-    ids=["dict", "nested"],
+    ids=["none", "number"],
 )
 def test_other_outputs_are_refused(wrap: Callable[[Tensor], Any], text: str, image: Tensor, tmp_path: Path) -> None:
     with pytest.raises(amct.UnsupportedModelError, match=text):
         amct.QuantAnalyzer(Returning(wrap), image, tmp_path).analyze()
+
+
+def test_tensors_in_dicts_and_lists_are_compared(image: Tensor, tmp_path: Path) -> None:
+    found = amct.QuantAnalyzer(Returning(lambda x: {"a": x, "b": [x.relu(), (x + 1,)]}), image, tmp_path).analyze()
+    assert len(found["outputs"]["fake_quant"]) == 3
+
+
+def test_keyword_arguments_are_in_a_dict_at_the_end(tmp_path: Path) -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: Tensor, *, scale: Tensor | None = None) -> Tensor:
+            return self.conv(x) * scale
+
+    model = Scaled().eval()
+    inputs = (torch.rand(2, 3, 8, 8), {"scale": torch.rand(2, 1, 1, 1)})
+    amct.create_quant_config_fx(tmp_path / "config.json", model, input_data=inputs)
+    quantized = amct.create_quant_model_fx(tmp_path / "config.json", model, input_data=inputs)
+    amct.enable_quantization(quantized, calibration=True)
+    quantized(inputs[0], **inputs[1])
+    found = amct.QuantAnalyzer(quantized, inputs, tmp_path / "report", more_inputs=[inputs]).analyze()
+    assert set(found["layerwise"]) == {"conv", "mul"}
 
 
 def test_a_model_that_is_not_calibrated_is_refused(image: Tensor, tmp_path: Path) -> None:

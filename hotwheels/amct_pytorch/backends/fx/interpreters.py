@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.fx.immutable_collections import immutable_dict, immutable_list
 
 from ...errors import AmctError
 from ...nn.call import MethodCall
@@ -64,6 +65,11 @@ class RecordingInterpreter(fx.Interpreter):
             value = cast_floats(result, torch.float32)
             self._watcher(NodeResult(layer_name(self.module, n), value))
         return result
+
+    def fetch_args_kwargs_from_env(self, n: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Returns the arguments of ``n`` in plain lists and dicts, as generated code has; a node has immutable ones."""
+        args, kwargs = super().fetch_args_kwargs_from_env(n)
+        return tuple(map(_mutable, args)), {name: _mutable(value) for name, value in kwargs.items()}
 
     def _result(self, n: fx.Node) -> Any:
         return super().run_node(n)
@@ -141,6 +147,14 @@ def _with_hooks(
     shown_kwargs = {name: show(value) for name, value in kwargs.items()}
     result = with_hooks_of(modules, run, tuple(map(show, args)), shown_kwargs)
     return exact.get(id(result), result)
+
+
+def _mutable(value: Any) -> Any:
+    if isinstance(value, immutable_list):
+        return [_mutable(one) for one in value]
+    if isinstance(value, immutable_dict):
+        return {key: _mutable(one) for key, one in value.items()}
+    return tuple(map(_mutable, value)) if type(value) is tuple else value
 
 
 def layer_name(module: nn.Module, node: fx.Node) -> str:

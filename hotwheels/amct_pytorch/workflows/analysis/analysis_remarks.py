@@ -11,6 +11,7 @@ import yaml
 from torch import nn
 from tqdm import tqdm
 
+from ...backends.calls.leaves import leaves
 from ...backends.fx.quant_graph_module import QuantGraphModule
 from ...backends.fx.read.called import callable_of
 from ...backends.fx.read.multiplications import count_multiplications
@@ -127,7 +128,7 @@ class _Runs:
             layer.mode = other
         with self._model.keeping_inputs():  # a layer must not overwrite what another one reads in float
             found = self._model(*copies_of(self._inputs))
-        return found[0] if isinstance(found, (tuple, list)) else found
+        return next(leaves(found))
 
 
 def _finding(sqnr: float, weight: float | None, gain: float) -> str:

@@ -14,9 +14,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from ...backends.batches.example import positional
+from ...backends.calls.leaves import leaves
 from ...backends.fx.float_prefix import FloatPrefix, WritesInPlace
 from ...backends.fx.interpreters import NodeResult
 from ...backends.fx.quant_graph_module import QuantGraphModule
+from ...backends.fx.write.example_call import positional_inputs
 from ...errors import UnsupportedModelError
 from ...files import check_folder
 from ...graph import Skip
@@ -64,7 +67,8 @@ class QuantAnalyzer:
     Args:
       model: Calibrated quantized model in any state, or a module that contains one; its state is restored afterwards.
         Or a float model: a copy of it is quantized with the default configuration and calibrated with ``inputs``.
-      inputs: The input of the model, a tensor or the positional arguments of its forward.
+      inputs: The input of the model, a tensor or the positional arguments of its forward; a dict at their end holds
+        keyword arguments.
       save_dir: Folder of the reports; created if it does not exist.
       more_inputs: Further batches, each like ``inputs``; the figures are those of all batches (`analysis.merged`).
       evaluate: Called with the quantized model in several states, returns a number such as an accuracy; the report
@@ -104,15 +108,16 @@ class QuantAnalyzer:
 
         Raises:
           CalibrationError: The quantized model is not calibrated.
-          UnsupportedModelError: The outputs are neither a tensor nor a list or tuple of tensors, or the float model
-            cannot be quantized.
+          UnsupportedModelError: The model returns something else than tensors, or tensors in tuples, lists and dicts;
+            or the float model cannot be quantized.
         """
         name, first = _class_name(self._model), self._batches[0]
         quantized = self._model if _is_quantized(self._model) else default_quantized_copy(self._model, first)
+        batches = [_by_position(quantized, batch) for batch in self._batches]
         with kept_state(quantized):
-            comparisons = [_Comparison(quantized, batch, name) for batch in self._batches]
+            comparisons = [_Comparison(quantized, batch, name) for batch in batches]
             analysis = merged([one.run() for one in comparisons])
-            analysis = with_remarks(analysis, quantized, first, self._evaluate)
+            analysis = with_remarks(analysis, quantized, batches[0], self._evaluate)
         for skip in analysis.skipped:
             _log.debug("'%s' is not compared: %s.", skip.name, skip.reason)
         from ...report.html import (
@@ -291,6 +296,13 @@ class _Comparison:
         return _checked_outputs(self._model(*copies_of(self._inputs)))
 
 
+def _by_position(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Returns ``inputs`` with the keyword arguments of a dict at their end in their places."""
+    if isinstance(model, QuantGraphModule):
+        return positional_inputs(model, inputs)
+    return positional(inputs, model.forward)
+
+
 def _class_name(model: nn.Module) -> str:
     """The class of the user's model: a quantized one knows that of the model it was traced from."""
     origin = model.origin if isinstance(model, QuantGraphModule) else None
@@ -335,14 +347,13 @@ def _weight_change(layer: QuantizedLayer) -> Change | None:
 
 def _checked_outputs(outputs: Any) -> list[Tensor]:
     """Returns the outputs of the model as a list of tensors (spec 14)."""
-    found = list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]
+    found = list(leaves(outputs))
     for index, one in enumerate(found):
         if not isinstance(one, Tensor):
-            kind = type(one).__name__.removeprefix("immutable_")  # what torch.fx makes of a dict or list
-            where = f"output {index}" if isinstance(outputs, (tuple, list)) else "output"
+            where = "output" if one is outputs else f"output {index}"
             msg = (
-                f"QuantAnalyzer: the {where} of the model is of type {kind}; it compares models which"
-                " return a tensor, or a list or tuple of tensors. Wrap the model in a module that returns such outputs."
+                f"QuantAnalyzer: the {where} of the model is of type {type(one).__name__}; it compares models which"
+                " return tensors, also in tuples, lists and dicts. Wrap the model in a module that returns these."
             )
             raise UnsupportedModelError(msg)
     return found

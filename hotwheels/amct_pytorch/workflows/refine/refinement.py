@@ -93,7 +93,7 @@ class LayerRefiner:
             return "the layer has no bias that could take the correction"
         sums = torch.zeros(op.out_channels + 1, dtype=torch.float64)
         for exact, quantized in step.outputs():
-            axis = exact.dim() - 1 if op.role is Role.LINEAR else exact.dim() - 3
+            axis = exact.dim() - len(op.channel_shape)
             axes = [one for one in range(exact.dim()) if one != axis]
             sums[:-1] += (exact - quantized).sum(axes, dtype=torch.float64).cpu()
             sums[-1] += exact.numel() // exact.shape[axis]

@@ -79,3 +79,35 @@ def test_assigned_data_is_refused(with_example: bool, tmp_path: Path) -> None:
     example = {"input_data": (torch.randn(2, 3, 8, 8),)} if with_example else {}
     with pytest.raises(UnsupportedModelError, match=r"assignment to the \.data .* write x\.copy_"):
         amct.create_quant_config_fx(tmp_path / "config.json", Net().eval(), **example)
+
+
+@pytest.mark.parametrize("with_example", [False, True])
+@pytest.mark.parametrize("name", ["average", "mean"])
+def test_running_average_of_data_is_updated_as_in_eager(name: str, with_example: bool, tmp_path: Path) -> None:
+    """``mean`` is also the name of a node."""
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+            self.register_buffer(name, torch.ones(4))
+            self.register_buffer("count", torch.zeros((), dtype=torch.long))
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.count += 1
+            y = self.conv(x).mean((2, 3))
+            average = getattr(self, name)
+            average.mul_(0.9).add_(y.detach().mean(0), alpha=0.1)
+            return self.fc(y - average)
+
+    model = Net().eval()
+    original = copy.deepcopy(model)
+    x = torch.randn(2, 3, 8, 8)
+    example = {"input_data": (x,)} if with_example else {}
+    amct.create_quant_config_fx(tmp_path / "config.json", model, **example)
+    quantized = amct.create_quant_model_fx(tmp_path / "config.json", model, **example)
+    with torch.no_grad():
+        for _ in range(3):
+            assert torch.equal(quantized(x), original(x))
+    assert torch.equal(quantized.get_buffer(name), original.get_buffer(name))
+    assert quantized.count == original.count == 3

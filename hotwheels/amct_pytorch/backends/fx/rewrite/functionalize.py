@@ -81,7 +81,7 @@ def functionalize(graph_module: GraphModule) -> tuple[Skip, ...]:
     skips: list[Skip] = []
     memory, sources = Memory(graph_module), WeightSources(graph_module)
     writes = [node for node in graph_module.graph.nodes if node in sources and is_in_place(node, graph_module)]
-    unsettled = unsettled_states(graph_module, writes, sources)
+    unsettled = unsettled_states(graph_module, writes, sources) | _states_changed_by_data(graph_module, sources)
     order = {node: index for index, node in enumerate(graph_module.graph.nodes)}
     for node in list(graph_module.graph.nodes):
         found, changed = _match(node, graph_module), _changed_value(node)
@@ -117,6 +117,23 @@ def functionalize(graph_module: GraphModule) -> tuple[Skip, ...]:
             _renew_others(node, last, own, others, memory, order)
     _replace_modules(graph_module, {skip.name for skip in skips})
     return tuple(skips)
+
+
+def _states_changed_by_data(graph_module: GraphModule, sources: WeightSources) -> set[str]:
+    """Returns the names of the parameters and buffers that are changed in place by other nodes than ``sources``."""
+    found: set[str] = set()
+    memory = Memory(graph_module)
+    for node in graph_module.graph.nodes:
+        changed = None if _match(node, graph_module) is None else _changed_value(node)
+        if changed is None:
+            memory.add(node)
+            continue
+        own = memory[changed]
+        memory.renew(own, node)
+        state = own.line()[-1].state
+        if state is not None and node not in sources:
+            found.add(str(state.target))
+    return found
 
 
 def is_in_place(node: Node, graph_module: GraphModule) -> bool:

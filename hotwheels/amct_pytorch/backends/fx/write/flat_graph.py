@@ -76,6 +76,8 @@ class _FlatGraph:
         self._folds = find_folds(model, registry)
         self._folded = {node for fold in self._folds.by_weight.values() for node, _ in fold.behind}
         self._copies: dict[fx.Node, Any] = {}  # copied nodes; the values of constants
+        paths = [str(node.target) for node in model.graph.nodes if node.op == "get_attr"]
+        self._names_of_attributes = {path.partition(".")[0] for path in paths}
 
     def build(self) -> fx.GraphModule:
         live = live_nodes(self._model)
@@ -122,7 +124,8 @@ class _FlatGraph:
         return new
 
     def _register(self, name: str, module: nn.Module) -> str:
-        while hasattr(self._root, name):  # an attribute path of that name, or ``to``, which nn.Module has itself
+        # An attribute path may begin with that name, and nn.Module itself has, for example, ``to``.
+        while hasattr(self._root, name) or name in self._names_of_attributes:
             name += "_"
         self._root.add_module(name, module)
         return name
