@@ -19,13 +19,28 @@ def with_item(x: Tensor, index: Any, value: Any) -> Tensor:
 def joined_item(x: Tensor, index: Any, value: Any) -> Any:
     """Returns `with_item` computed by slices and joins, of which exporters know more forms than of assignment.
 
-    NotImplemented for masks and for several lists or tensors of indices.
+    NotImplemented for masks beside other indices or with several values, and for several lists or tensors of indices.
     """
+    chosen = _where(x, index if isinstance(index, tuple) else (index,), value)
+    if chosen is not NotImplemented:
+        return chosen
     places = _places(index if isinstance(index, tuple) else (index,), x.dim())
     listed = sum(isinstance(one, (list, Tensor)) for one in places)
     if not all(map(_is_plain, places)) or listed > 1 or (listed and any(map(_is_number, places))):
         return NotImplemented
     return _joined(x, 0, places, value)
+
+
+def _where(x: Tensor, index: tuple[Any, ...], value: Any) -> Any:
+    """Returns `with_item` of one value and a mask behind full slices; NotImplemented for others."""
+    *before, mask = index or (None,)
+    is_mask = isinstance(mask, Tensor) and mask.dtype is torch.bool and mask.dim() > 0
+    is_value = not value.dim() if isinstance(value, Tensor) else isinstance(value, (int, float))
+    if not is_mask or not is_value or any(not isinstance(one, slice) or one != slice(None) for one in before):
+        return NotImplemented
+    mask = mask.reshape(*mask.shape, *[1] * (x.dim() - len(before) - mask.dim()))
+    filled = value.to(x.dtype) if isinstance(value, Tensor) else torch.full((), value, dtype=x.dtype, device=x.device)
+    return torch.where(mask, filled, x)
 
 
 def _places(given: Sequence[Any], rank: int) -> list[Any]:

@@ -13,11 +13,13 @@ from ....graph import Edge, Form, OpGraph, OpNode
 from ....log import get_logger
 from ....onnx_io.initializers import free_name
 from ....ops.desc import Role
+from ...calls.mask_values import MASKED
 from ...layers.folding import Folds, unfolded_fields
 from ...layers.layer_factory import NOT_LISTED
 from .candidates import Candidate
 from .folding import Exported, find_folds, folded_names
 from .layer_body import why_no_single_operation
+from .masked import masked_values
 from .uses import settle_uses
 
 _log = get_logger(__name__)
@@ -46,6 +48,7 @@ class _Reader:
         self._registry = exported.registry
         self._paths = export.paths
         self._onnx = {str(node.name): node for node in export.model.graph}
+        self._masked = masked_values(export.model)
         self._owners = {inner: layer for layer, site in export.sites.items() for inner in site.nodes}
         self._taken = {*self._onnx, *candidates}
         self._values: dict[ir.Value, str] = {}  # name of the OpGraph node that makes the value
@@ -129,7 +132,7 @@ class _Reader:
         candidate = self._candidates[path]
         body = [self._onnx[inner] for inner in self._export.sites[name].nodes]
         edges = tuple(self._edge(name, index, edge) for index, edge in enumerate(self._export.edges[name]))
-        reason = self._why_not(candidate, body, edges)
+        reason = self._why_not(candidate, body, edges) or self._masked_reason(name)
         if reason and is_registered_quantizable(type(candidate.module)):  # the user asked for it, and may have mistyped
             _log.warning_of_layer(path, f"it is not quantized: {reason}. Check onnx_type of its class.")
         return dataclasses.replace(
@@ -149,6 +152,12 @@ class _Reader:
         places = self._export.sites[name].inputs.get(index, ())
         values = iter([self._onnx[node].inputs[at] for node, at in places[:1]])
         return dataclasses.replace(edge, producer=next(iter(self._producers(values)), ""))
+
+    def _masked_reason(self, name: str) -> str | None:
+        """Returns why the layer stays in float if a quantized input mixes data with a mask; else None."""
+        places = [place for one in self._export.sites[name].inputs.values() for place in one]
+        read = (self._onnx[node].inputs[at] for node, at in places)
+        return MASKED if any(value in self._masked for value in read) else None
 
     def _why_not(self, candidate: Candidate, body: list[ir.Node], edges: tuple[Edge, ...]) -> str | None:
         if not candidate.is_listed:

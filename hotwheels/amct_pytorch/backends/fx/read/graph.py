@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import operator
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
@@ -19,6 +17,8 @@ from ....nn.weighted_call import LinearCall
 from ....ops.desc import OpDesc, Role
 from ....ops.registry import Registry
 from ....ops.table import ADAPTIVE, KEEPDIM_ONLY, TUPLE_RESULTS
+from ...calls.item_assignment import with_item
+from ...calls.mask_values import MASKED
 from ...calls.no_ops import NO_OP_MODULES
 from ...layers.folding import Folds, unfolded_fields
 from ...layers.layer_factory import NOT_LISTED
@@ -28,6 +28,7 @@ from .constants import constant_nodes
 from .float_reason import float_reason
 from .folding import find_folds
 from .liveness import live_nodes
+from .masked import masked_nodes
 from .no_op_nodes import hands_on
 from .operands import Given, given_operands
 from .spelling import find_op, in_place_reason, spelling_of, type_string
@@ -45,7 +46,6 @@ _CONSTANT_OPERAND = "its operands are constants, or one of them is not a float t
 _EMPTY_OPERAND = "one of its operands has no elements for input_data"
 _NO_KEEPDIM = "only the form of two tensors and the one with keepdim=True are supported"
 _DEAD = "nothing that the model returns depends on it"
-_MASKED = "its input is filled with -inf, which no grid contains"
 _NO_PARTNER = "neither its producer nor a consumer is quantizable, and it only changes the shape"
 
 
@@ -70,6 +70,7 @@ class _Reader:
         self._behind = {one for fold in self._folds.by_weight.values() for one, _ in fold.behind}
         self._live = live_nodes(graph_module)
         self._constants = constant_nodes(graph_module.graph)
+        self._masked = masked_nodes(graph_module, registry)
         self._nodes: dict[Node, OpNode] = {}
         self._fused: dict[Node, Node] = {}  # BatchNorms and activations that belong to a convolution
 
@@ -125,7 +126,7 @@ class _Reader:
             or self._belongs_to(node, op)
             or (None if op.is_listed else NOT_LISTED)
             or uneven_windows(node, op, module)
-            or (_MASKED if op.name == "softmax" and any(map(_fills_with_infinity, node.all_input_nodes)) else None)
+            or (MASKED if any(one.node in self._masked for one in tensors) else None)
             or self._wrong_operands(node, op, given, tensors)
         )
         return tuple(self._edge(one) for one in tensors), reason
@@ -268,6 +269,8 @@ def _float_reason(node: Node, module: nn.Module | None) -> str | None:
     function: Any = node.target
     if node.op == "call_function" and is_float_product(function, None):
         return f"{function.__name__} is not an operation that can be quantized; it runs in float"
+    if node.target is with_item:
+        return "it assigns to an index; it runs in float"
     if node.op == "call_function" and not is_known(node.target):
         return "it is a function that is not traced (torch.fx.wrap); it runs in float"
     return None
@@ -304,12 +307,6 @@ def _is_empty(node: Node) -> bool:
 
 def _nodes(given: list[Given]) -> list[Node]:
     return [one.node for one in given if one.node is not None]
-
-
-def _fills_with_infinity(node: Node) -> bool:
-    """Whether ``node`` is a ``masked_fill`` with -inf."""
-    is_fill = node.target in ("masked_fill", "masked_fill_", torch.masked_fill)
-    return is_fill and _argument(node, "value", 2) == -math.inf
 
 
 def _picks(node: Node) -> bool:
