@@ -130,7 +130,7 @@ docs: $(DOCS)/.ready ## Write the documentation site to build/site, in an enviro
 	@$(LAY_OUT)
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict
 
-zoo: $(READY) ## Take 230 architectures through the SDK and write docs/zoo.md (ARGS="--only resnet18")
+zoo: $(READY) ## Take 231 networks through the SDK and write docs/zoo.md (ARGS="--only resnet18 --keep")
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-zoo-libraries.txt
 	$(RUN) -m benchmarks.zoo $(ARGS)
 
