@@ -152,3 +152,33 @@ def test_drawn_columns_are_at_the_same_positions():
     assert torch.equal(2 * first, second)
     patches = F.unfold(x, 3, padding=1).transpose(1, 2).flatten(0, 1)
     assert all((patches == row).all(1).any() for row in first[0])
+
+
+@pytest.mark.parametrize("size", [1e-6, 1e-3, 1.0, 1e3])
+def test_an_input_that_is_constant_but_for_rounding_is_a_silent_one(size: float) -> None:
+    """Its centred moments are the rounding of sums in float32, which need not be positive definite."""
+    random = torch.Generator().manual_seed(0)
+    constant = torch.full((1, 1000, 6), 1.5 * size)
+    varied = size * torch.randn(1, 1000, 3, generator=random)
+    columns = torch.cat([constant, varied], 2)
+    sums = MomentsSum(groups=1, length=9)
+    for part in columns.split(77, dim=1):
+        sums.add(part, part)
+    found = sums.result(is_centred=True)
+    assert (
+        not found.quantized[0, :6].any() and not found.quantized[0, :, :6].any() and not found.crossed[0, :, :6].any()
+    )
+    exact = columns[0, :, 6:].double()
+    exact = exact - exact.mean(0)
+    torch.testing.assert_close(
+        found.quantized[0, 6:, 6:], exact.T @ exact, rtol=1e-4, atol=1e-4 * float(exact.square().sum())
+    )
+
+
+def test_a_hessian_that_is_not_positive_definite_is_damped_more() -> None:
+    weight = torch.tensor([[[0.4, 0.6, 0.1]]], dtype=torch.float64)
+    hessian = torch.tensor([[[1.0, 2.0, 0.0], [2.0, 1.0, 0.0], [0.0, 0.0, 0.0]]], dtype=torch.float64)  # eigenvalue -1
+    grid = RowGrid(torch.ones(1, 1, dtype=torch.float64), 7)
+    found = compensated(weight, hessian, grid)
+    assert found.isfinite().all()
+    assert (found == found.round()).all()

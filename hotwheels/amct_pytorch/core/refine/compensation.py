@@ -85,10 +85,23 @@ def _permuted(values: Tensor, order: Tensor) -> Tensor:
 
 
 def _inverse_factor(hessian: Tensor, order: Tensor, damping: float) -> Tensor:
-    """The upper Cholesky factor of the inverse of the damped and permuted hessian."""
+    """The upper Cholesky factor of the inverse of the damped and permuted hessian.
+
+    A hessian that is not positive definite, because its sums are rounded, is damped ten times as much, and so on.
+    """
     rows = hessian.gather(1, order.unsqueeze(2).expand_as(hessian))
-    permuted = rows.gather(2, order.unsqueeze(1).expand_as(hessian)).clone()
-    diagonal = permuted.diagonal(dim1=1, dim2=2)
-    diagonal += (damping * diagonal.mean(1, keepdim=True)).clamp(min=1e-12)
-    upper: Tensor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(permuted)), upper=True)
+    permuted = rows.gather(2, order.unsqueeze(1).expand_as(hessian))
+    ridge = (damping * permuted.diagonal(dim1=1, dim2=2).mean(1)).clamp(min=1e-12)
+    factor, failed = _damped_factor(permuted, ridge)
+    while failed.any() and ridge.isfinite().all():
+        ridge = torch.where(failed == 0, ridge, 10 * ridge)
+        factor, failed = _damped_factor(permuted, ridge)
+    upper: Tensor = torch.linalg.cholesky(torch.cholesky_inverse(factor), upper=True)
     return upper
+
+
+def _damped_factor(matrix: Tensor, ridge: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the Cholesky factors of ``matrix`` plus ``ridge`` on the diagonal, and 0 for each that exists."""
+    damping = torch.diag_embed(ridge.unsqueeze(1).expand(matrix.shape[:2]))
+    factor, failed = torch.linalg.cholesky_ex(matrix + damping)
+    return factor, failed

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 TARGET_DAMPING = 0.01
+# Of the sum of squares: a smaller sum of squared deviations may be rounding, as sums within a batch are float32.
+_CONSTANT = 32 * torch.finfo(torch.float32).eps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,14 +53,18 @@ class MomentsSum:
         self._sums = [total(one) for one in self._sums]
 
     def result(self, is_centred: bool) -> Moments:
-        """Returns the moments; centred ones are for a layer whose bias takes up the means."""
+        """Returns the moments; centred ones are for a layer whose bias takes up the means.
+
+        The centred moments of an input that was constant are exactly 0.
+        """
         quantized, crossed, f, q = self._sums
         if not is_centred:
             return Moments(quantized, crossed)
-        return Moments(
-            quantized - q.unsqueeze(2) * q.unsqueeze(1) / self.count,
-            crossed - f.unsqueeze(2) * q.unsqueeze(1) / self.count,
-        )
+        centred = quantized - q.unsqueeze(2) * q.unsqueeze(1) / self.count
+        squares, deviations = (one.diagonal(dim1=1, dim2=2) for one in (quantized, centred))
+        varies = (deviations > _CONSTANT * squares).unsqueeze(1)
+        crossed = crossed - f.unsqueeze(2) * q.unsqueeze(1) / self.count
+        return Moments(centred * varies * varies.transpose(1, 2), crossed * varies)
 
 
 def shifted_target(weight: Tensor, moments: Moments, damping: float = TARGET_DAMPING) -> Tensor:

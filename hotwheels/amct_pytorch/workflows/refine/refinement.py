@@ -116,7 +116,7 @@ class LayerRefiner:
         target = _target(folded, learned, judged, op)
         found = _rounded(folded, target, params, weight.quantizer.grid_origin, learned)
         before = _error(weight.quantizer.fake_quantize(folded, params), folded, judged, op)
-        if _error(found.weight, folded, judged, op) >= before:
+        if not _error(found.weight, folded, judged, op) < before:
             return "the output of held-out data did not come nearer to the float output"
         op.set_folded(found.weight)
         if found.params is not None:
