@@ -135,9 +135,73 @@ def _mean_beside(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return input.mean() if dim is None else input.mean(dim, keepdim)
 
 
-def _aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+def _aminmax(input: Tensor, *, dim: int | None = None, keepdim: bool = False) -> Any:
     axes = () if dim is None else dim
-    return input.amin(axes, keepdim), input.amax(axes, keepdim)
+    return torch.return_types.aminmax((input.amin(axes, keepdim), input.amax(axes, keepdim)))
+
+
+def _kthvalue(input: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> Any:
+    return torch.return_types.kthvalue(_at_rank(input, k - 1, dim, keepdim))
+
+
+def _median(input: Tensor, dim: int | None = None, keepdim: bool = False) -> Any:
+    if dim is None:
+        flat = input.flatten()
+        return _at_rank(flat, (flat.shape[0] - 1) // 2, 0, False)[0]
+    return torch.return_types.median(_at_rank(input, (input.shape[dim] - 1) // 2, dim, keepdim))
+
+
+def _at_rank(x: Tensor, rank: Any, dim: int, keepdim: bool) -> tuple[Tensor, Tensor]:
+    """Returns the element number ``rank`` of the sorted axis, and its place."""
+    values, places = torch.sort(x, dim)
+    values, places = values.narrow(dim, rank, 1), places.narrow(dim, rank, 1)
+    return (values, places) if keepdim else (values.squeeze(dim), places.squeeze(dim))
+
+
+def _cummax(input: Tensor, dim: int) -> Any:
+    return torch.return_types.cummax(_running(input, dim, torch.maximum))
+
+
+def _cummin(input: Tensor, dim: int) -> Any:
+    return torch.return_types.cummin(_running(input, dim, torch.minimum))
+
+
+def _running(x: Tensor, dim: int, better: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """Returns the best element so far along ``dim``, and the last place of it."""
+    values = _scanned(x, dim, better)
+    shape = [1] * x.dim()
+    shape[dim] = -1
+    places = torch.arange(int(x.shape[dim]), device=x.device).reshape(shape)
+    return values, _scanned(torch.where(x == values, places, torch.zeros_like(places)), dim, torch.maximum)
+
+
+def _scanned(x: Tensor, dim: int, better: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Compares with what lies 1, 2, 4, ... elements in front."""
+    size, distance = int(x.shape[dim]), 1  # a dynamic axis becomes static
+    while distance < size:
+        rest = better(x.narrow(dim, distance, size - distance), x.narrow(dim, 0, size - distance))
+        x = torch.cat([x.narrow(dim, 0, distance), rest], dim)
+        distance *= 2
+    return x
+
+
+def _searchsorted(
+    sorted_sequence: Tensor,
+    input: Any,
+    *,
+    out_int32: bool = False,
+    right: bool = False,
+    side: Any = None,
+    **others: Any,
+) -> Any:
+    """Counts the boundaries below the value, or at most the value."""
+    if sorted_sequence.dim() != 1 or not isinstance(input, Tensor) or others:
+        return NotImplemented
+    x = input.unsqueeze(-1)
+    is_below = sorted_sequence <= x if right or side == "right" else sorted_sequence < x
+    return is_below.to(torch.int32 if out_int32 else torch.int64).sum(
+        -1, dtype=torch.int32 if out_int32 else torch.int64
+    )
 
 
 def _count_nonzero(input: Tensor, dim: Any = None) -> Tensor:
@@ -219,6 +283,12 @@ _FORMS: dict[str, Form] = {
     "var_mean": _var_mean,
     "std_mean": _std_mean,
     "aminmax": _aminmax,
+    "kthvalue": _kthvalue,
+    "median": _median,
+    "cummax": _cummax,
+    "cummin": _cummin,
+    "searchsorted": _searchsorted,
+    "bucketize": lambda input, boundaries, **settings: _searchsorted(boundaries, input, **settings),
     "count_nonzero": _count_nonzero,
     "nansum": _nansum,
     "isclose": _isclose,

@@ -17,6 +17,7 @@ from ...torch_private import pytree
 from ...torch_torchscript import not_tracing
 from ..real_quant.known import is_known
 from .function_names import is_in_place_name
+from .item_assignment import place_of, with_places
 
 _IN_PLACE_OPERATORS = frozenset(
     {"__setitem__", "__iadd__", "__isub__", "__imul__", "__imatmul__", "__itruediv__", "__ifloordiv__", "__imod__"}
@@ -42,6 +43,14 @@ class Constants:
         self._known.update({id(leaf): leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)})
         return (result,)
 
+    def place(self, mask: Tensor, axis: int) -> Tensor:
+        """Returns `place_of` a mask that is a constant; the mask itself if it is none."""
+        if id(mask) not in self._known:
+            return mask
+        found = place_of(mask, axis)
+        self._known[id(found)] = found
+        return found
+
     def _detached(self, leaf: Any) -> Any:
         """Returns ``leaf`` detached: a view of a parameter requires a gradient, but constants of a trace must not."""
         return leaf.detach() if isinstance(leaf, Tensor) and id(leaf) not in self._known else leaf
@@ -60,6 +69,8 @@ class ConstantsBeforehand(TorchFunctionMode):
         """Runs ``func``."""
         with not_tracing():
             constant = self._constants.evaluate(func, args, kwargs or {})
+            if constant is None and getattr(func, "__name__", "") == "__getitem__":
+                args = (args[0], with_places(args[1], self._constants.place))
         return func(*args, **(kwargs or {})) if constant is None else constant[0]
 
 

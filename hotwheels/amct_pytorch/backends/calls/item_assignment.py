@@ -1,8 +1,11 @@
-"""Assignment to an index as a function: a graph needs a new tensor, while ``x[index] = value`` changes ``x``."""
+"""Assignment to an index as a function: a graph needs a new tensor, while ``x[index] = value`` changes ``x``.
+
+And masks in an index as numbers of places, whose count is known if the mask is a constant.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +17,28 @@ def with_item(x: Tensor, index: Any, value: Any) -> Tensor:
     x = x.clone()
     x[index] = value
     return x
+
+
+def with_places(index: Any, place: Callable[[Tensor, int], Any]) -> Any:
+    """Returns ``index`` with the places that a mask chooses instead of the mask: ``place(mask, axis)`` for each axis.
+
+    A mask stays if ``place`` returns it.
+    """
+    entries: list[Any] = []
+    for one in index if isinstance(index, tuple) else (index,):
+        if isinstance(one, Tensor) and one.dtype is torch.bool and one.dim():
+            first = place(one, 0)
+            entries += [one] if first is one else [first, *(place(one, axis) for axis in range(1, one.dim()))]
+        elif isinstance(one, list) and one and all(type(each) is bool for each in one):
+            entries.append([place for place, is_chosen in enumerate(one) if is_chosen])
+        else:
+            entries.append(one)
+    return tuple(entries) if isinstance(index, tuple) or len(entries) > 1 else entries[0]
+
+
+def place_of(mask: Tensor, axis: int) -> Tensor:
+    """Returns the numbers of the chosen elements along ``axis``, int64 [count]."""
+    return mask.nonzero()[:, axis]
 
 
 def joined_item(x: Tensor, index: Any, value: Any) -> Any:

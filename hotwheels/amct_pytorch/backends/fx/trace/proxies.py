@@ -6,10 +6,12 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+from torch import Tensor
 from torch.fx import Node, Proxy
 from torch.fx.proxy import Attribute, TraceError
 
 from ....graph import Form
+from ...calls.item_assignment import place_of, with_places
 from ..read.spelling import Spelling, spell
 
 DATA_ASSIGNED = "assignment to the .data of a traced tensor cannot be recorded; write x.copy_(y)"
@@ -46,6 +48,18 @@ class TracedProxy(Proxy):
             super().__setattr__(name, value)
         elif not _changes_data(self, value):
             assign_data(self, value)
+
+    def __getitem__(self, index: Any) -> Any:
+        """Records ``self[index]``; a mask that is a constant chooses a known number of elements, by their places."""
+
+        def place(mask: Tensor, axis: int) -> Any:
+            return mask if isinstance(mask, Proxy) else self._record(place_of, (mask, axis))
+
+        is_index = isinstance(index, (tuple, list, Tensor)) and not isinstance(index, Proxy)
+        return self._record(operator.getitem, (self, with_places(index, place) if is_index else index))
+
+    def _record(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        return self.tracer.create_proxy("call_function", function, args, {})
 
     def __setitem__(self, index: Any, value: Any) -> None:
         """Records ``self[index] = value``; ``self[index] += other`` is ``self[index] = self[index] + other``."""
