@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+_LONG = 500  # characters of a word, or between quotes; paths and names of real networks are shorter
+_FIRST, _LAST = 80, 20
+_LONG_WORD = re.compile(rf"'[^'\n]{{{_LONG},}}'|\S{{{_LONG},}}")
+
+
+def with_short_names(text: str) -> str:
+    """Returns ``text`` with the middle of each word or quoted name of 500 or more characters left out.
+
+    Names come from files, and a damaged file may have a name of a million characters.
+    """
+    return _LONG_WORD.sub(_short, text) if len(text) >= _LONG else text
+
+
+def _short(match: re.Match[str]) -> str:
+    found = match[0]
+    return f"{found[:_FIRST]}...({len(found) - _FIRST - _LAST} more characters)...{found[-_LAST:]}"
 
 
 class AmctError(Exception):
-    """Base of every error raised on purpose by this package."""
+    """Base of every error raised on purpose by this package; long names in its text are shortened."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(with_short_names(one) if isinstance(one, str) else one for one in args))
 
 
 class ConfigError(AmctError, ValueError):

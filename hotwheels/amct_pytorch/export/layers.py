@@ -132,9 +132,13 @@ def weight_layout(node: ir.Node) -> tuple[int, int]:
 
 
 def _layer(name: str, site: LayerSite, record: LayerRecord, nodes: Mapping[str, ir.Node]) -> ExportLayer:
-    missing = [node for node in (name, *site.nodes) if node not in nodes]
+    places = [place for places in site.inputs.values() for place in places]
+    missing = [node for node in (name, *site.nodes, *(node for node, _ in places)) if node not in nodes]
     if missing:
         raise ExportError(f"Layer '{name}': its node '{missing[0]}' is not in the ONNX model.")
+    beyond = [node for node, at in places if not 0 <= at < len(nodes[node].inputs)]
+    if beyond:
+        raise ExportError(f"Layer '{name}': its node '{beyond[0]}' has fewer inputs than the metadata say.")
     return ExportLayer(
         name=name,
         node=nodes[name],

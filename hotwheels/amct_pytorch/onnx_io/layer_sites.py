@@ -77,7 +77,7 @@ def read_sites(model: ir.Model) -> dict[str, LayerSite]:
         raise ExportError(f"The ONNX model has no metadata '{SITES_KEY}': it was not exported for quantization.")
     try:
         return {layer: _site_from_json(entry) for layer, entry in json.loads(text)["layers"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ExportError(f"The metadata '{SITES_KEY}' of the ONNX model is damaged: {error!r}.") from error
 
 

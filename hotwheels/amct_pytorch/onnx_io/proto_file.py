@@ -154,14 +154,20 @@ def _problem(tensor: onnx.TensorProto, folder: Path) -> str | None:
         return f"has the shape {list(tensor.dims)}"
     if tensor.data_type not in _TYPES:
         return f"has the unknown element type {tensor.data_type}"
+    if tensor.data_type == onnx.TensorProto.STRING:
+        return "holds strings in another file, or in bytes" if _has_bytes(tensor) else _field_problem(tensor)
     expected = (math.prod(tensor.dims) * ir.DataType(tensor.data_type).bitwidth + 7) // 8
     if _is_external(tensor):
         return _external_problem(tensor, expected, folder)
-    if tensor.data_type == onnx.TensorProto.STRING or not tensor.HasField("raw_data"):
+    if not tensor.HasField("raw_data"):
         return _field_problem(tensor)
     if len(tensor.raw_data) != expected:
         return f"has {len(tensor.raw_data):,} bytes; {list(tensor.dims)} needs {expected:,}"
     return None
+
+
+def _has_bytes(tensor: onnx.TensorProto) -> bool:
+    return _is_external(tensor) or tensor.HasField("raw_data")
 
 
 _TYPES = frozenset(onnx.TensorProto.DataType.values()) - {onnx.TensorProto.UNDEFINED}
@@ -178,16 +184,17 @@ def _field_problem(tensor: onnx.TensorProto) -> str | None:
 def _external_problem(tensor: onnx.TensorProto, expected: int, folder: Path) -> str | None:
     try:
         info = ExternalDataInfo(tensor)
-        offset, length = info.offset or 0, expected if info.length is None else info.length
-    except (ValueError, TypeError) as error:
+        offset = info.offset or 0
+        real, home = os.path.realpath(folder / info.location), os.path.realpath(folder)
+    except (ValueError, TypeError) as error:  # of numbers, or a null character
         return f"has external data that cannot be read: {_one_line(error)}"
-    real, home = os.path.realpath(folder / info.location), os.path.realpath(folder)
     if os.path.isabs(info.location) or os.path.commonpath((real, home)) != home:
         return f"lies in a file outside the folder of the model: '{info.location:.200}'"
     if not os.path.isfile(real):
         return f"lies in '{info.location:.200}', which is missing"
     check_holes(Path(real), ModelFileError)
     size = os.path.getsize(real)
+    length = size - offset if info.length is None else info.length  # onnx reads all that follows
     if length != expected or offset < 0 or offset + length > size:
         return (
             f"wants {length:,} bytes at {offset:,} of '{info.location:.200}', which has {size:,}; it needs {expected:,}"

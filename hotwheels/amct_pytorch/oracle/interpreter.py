@@ -164,7 +164,7 @@ class _Run:
             outputs = self._outputs(node, values, scope)
         except AmctError:
             raise
-        except (ValueError, IndexError, KeyError, TypeError, AttributeError, AssertionError, OverflowError) as error:
+        except (ValueError, IndexError, KeyError, TypeError, AttributeError, AssertionError, ArithmeticError) as error:
             raise UnsupportedModelError(f"{node} cannot be executed: {error}") from error
         except MemoryError as error:
             raise UnsupportedModelError(f"{node} cannot be executed: the memory is not enough. {error}") from error

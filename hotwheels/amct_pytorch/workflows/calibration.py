@@ -51,6 +51,7 @@ from .refine.refine_dynamic import ConfiguredRefinement
 _log = get_logger(__name__)
 # Key in the metadata of the float model, from which a save reads the setting: it does not get the configuration.
 _UPDATE_BN = "update_bn"
+_FORMS = {_UPDATE_BN: bool, WEIGHTED: list, USES: dict}
 
 
 def write_config(path: Path, model: nn.Module, inputs: tuple[Any, ...], simple: SimpleCalibrationConfig) -> int:
@@ -103,7 +104,8 @@ def quantize(
             pictures=0 if config.refine is None else config.refine.pictures,
             when_calibrated=None if config.refine is None else ConfiguredRefinement(config.refine),
         )
-        quantized, layers = backend.place(plan, updates_batch_norms=config.update_bn)
+        with error_in_file(config_path):
+            quantized, layers = backend.place(plan, updates_batch_norms=config.update_bn)
         session = CalibrationSession(layers, session_plan, files)
     session.note_written_weights(quantized)
     attach_session(_in_eval(quantized), session, backend.takes_other_floats)
@@ -123,7 +125,7 @@ def save(onnx_path: Path, record_path: Path, prefix: PathLike, model: nn.Module 
         f"Run at least batch_num forwards of the model which quantize_model returned before save_model. {UNCOUNTED}"
     )
     with error_in_file(onnx_path):
-        settings = read_settings(float_model, onnx_path)
+        settings = read_settings(float_model, onnx_path, _FORMS)
         require_complete(float_model, settings, record, record_path, advice)
     updated = record
     if settings.get(_UPDATE_BN):

@@ -21,6 +21,7 @@ from ..core.host_memory import keep_freed_memory_for
 from ..errors import CalibrationError, ConfigError, RecordError
 from ..export.save import write_files
 from ..files import PathLike
+from ..files.naming import error_in_file
 from ..files.seal import sealed_set
 from ..graph import OpGraph
 from ..log import get_logger
@@ -67,7 +68,8 @@ def quantize(config_path: Path, record_path: Path, model: nn.Module, inputs: tup
     backend = DynamicBackend(model, inputs)
     graph = backend.graph()
     config, plan = _planned(config_path, graph)
-    quantized, layers = backend.place(plan)
+    with error_in_file(config_path):
+        quantized, layers = backend.place(plan)
     record_file = RecordFile(record_path, layers)
     session = RetrainSession(layers, record_file, config.batch_num, shifted_layers(graph))
     attach_session(quantized, session, backend.takes_other_floats)

@@ -24,6 +24,7 @@ from ..config.layers.quant_config import QuantConfig
 from ..core.host_memory import keep_freed_memory_for, without_collection
 from ..errors import ExportError, UnsupportedModelError
 from ..files import PathLike
+from ..files.naming import error_in_file
 from ..graph import OpGraph
 from ..log import get_logger, one_warning_per_cause, without_log
 from ..nn.mode import Mode
@@ -64,7 +65,8 @@ def quantize(config_file: Path, model: nn.Module, inputs: Inputs | None, *, draw
     tell_folds(plan)
     origin = backend.origin(graph, config)
     log_advice(origin.advice)
-    quantized = backend.place(plan, origin)
+    with error_in_file(config_file):
+        quantized = backend.place(plan, origin)
     tell_placed(quantized)
     if draws and inputs is not None:
         _tell_refusal(quantized, inputs)

@@ -36,7 +36,7 @@ def load_yaml(text: str, source: str) -> Any:
     except ConfigError:
         raise
     except Exception as error:  # PyYAML raises errors of many classes for odd scalars and tags
-        raise ConfigError(f"{source} is not a yaml document: {error}.") from error
+        raise ConfigError(f"{source} is not a yaml document: {' '.join(str(error).split())}.") from error
 
 
 class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types

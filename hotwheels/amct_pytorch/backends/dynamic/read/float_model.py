@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -105,16 +107,41 @@ def _bypass(model: ir.Model, site: LayerSite) -> None:
         model.graph.remove(node, safe=True)
 
 
-def read_settings(model: ir.Model, path: object) -> dict[str, object]:
-    """Returns the settings that `finish_float_model` stored; ExportError if the model in file ``path`` has none."""
+_NO_FORMS: Mapping[str, type] = MappingProxyType({})
+
+
+def read_settings(model: ir.Model, path: object, forms: Mapping[str, type] = _NO_FORMS) -> dict[str, Any]:
+    """Returns the settings that `finish_float_model` stored: flags, lists of names, and names by names.
+
+    Args:
+      model: The float model.
+      path: Its file.
+      forms: The type of each setting that must have one, by key.
+
+    Raises:
+      ExportError: The model in file ``path`` has none, or they are damaged.
+    """
     text = model.metadata_props.get(SETTINGS_KEY)
     if text is None:
         raise ExportError(
             f"'{path}' was not made by quantize_model (or create_quant_retrain_model): it has no metadata"
             f" '{SETTINGS_KEY}'. Pass the file which that call wrote as modfied_onnx_file."
         )
-    settings: dict[str, object] = json.loads(text)
+    try:
+        settings: Any = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ExportError(f"'{path}': the metadata '{SETTINGS_KEY}' is damaged: {error!r}.") from error
+    is_well_formed = isinstance(settings, dict) and all(
+        _is_setting(value) and isinstance(value, forms.get(key, object)) for key, value in settings.items()
+    )
+    if not is_well_formed:
+        raise ExportError(f"'{path}': the metadata '{SETTINGS_KEY}' is damaged: it is {text!r:.80}.")
     return settings
+
+
+def _is_setting(value: object) -> bool:
+    names = value if isinstance(value, list) else [*value.values()] if isinstance(value, dict) else None
+    return isinstance(value, bool | int) if names is None else all(isinstance(one, str) for one in names)
 
 
 def refold(model: ir.Model, folds: Collection[Fold]) -> None:
