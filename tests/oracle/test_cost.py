@@ -74,6 +74,14 @@ def test_what_is_held_counts_and_trusted_files_have_no_limit(pair, param) -> Non
     assert result.outputs["y"].shape == (1 << 20,)
 
 
+def test_values_that_are_kept_count_once(pair, param) -> None:
+    prefix = pair(CHAIN, {"a": param.float_input, "b": param.float_input})
+    inputs = {"x": np.zeros((1, 2), np.float32), "s": np.array([1 << 20])}
+    result, error = Interpreter(*deploy_paths(prefix)).run_to_error(inputs, held=583_000_000, keep_values=True)
+    assert error is None
+    assert [one.dtype for one in result.values.values()] == [np.float64, np.float64]
+
+
 def test_work_adds_up() -> None:
     node = Node(name="n", op_type="Relu")
     budget = Budget(Graph(nodes=(node,), constants={}, inputs={}, outputs=()))

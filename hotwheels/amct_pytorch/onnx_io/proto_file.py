@@ -194,7 +194,8 @@ def _external_problem(tensor: onnx.TensorProto, expected: int, folder: Path) -> 
         return f"lies in '{info.location:.200}', which is missing"
     check_holes(Path(real), ModelFileError)
     size = os.path.getsize(real)
-    length = size - offset if info.length is None else info.length  # onnx reads all that follows
+    # Without a length onnx reads all that follows.
+    length = max(expected, size - offset) if info.length is None else info.length
     if length != expected or offset < 0 or offset + length > size:
         return (
             f"wants {length:,} bytes at {offset:,} of '{info.location:.200}', which has {size:,}; it needs {expected:,}"

@@ -21,7 +21,7 @@ from .deploy_pair import DeployPair, Graph, Layer, Node, load_deploy_pair
 from .ops import find_kernel, is_movement
 from .ops.movement import pad_value
 from .ops.registry import Kernel
-from .values import Accumulator, Centred, Value, as_real, as_single, centre, quantize
+from .values import Accumulator, Centred, RealValues, Value, as_real, as_single, centre, quantize
 
 _Scope = MutableMapping[str, Value]
 _FLOAT_LAYER = Layer(grids={})
@@ -129,7 +129,7 @@ class Interpreter:
             outputs = {name: as_single(_lookup(scope, name)) for name in graph.outputs}
         except CalibrationError as stop:
             error = stop
-        return Result(outputs=outputs, edges=run.edges, sums=run.sums, values=run.values), error
+        return Result(outputs=outputs, edges=run.edges, sums=run.sums, values=RealValues(run.values)), error
 
 
 def run(model_path: PathLike, param_path: PathLike, inputs: Mapping[str, NDArray[Any]]) -> Result:
@@ -143,7 +143,8 @@ class _Run:
     def __init__(self, layers: Mapping[str, Layer], budget: Budget, *, keep_values: bool, keep_integers: bool) -> None:
         self.edges: dict[str, tuple[NDArray[np.int32], ...]] = {}
         self.sums: dict[str, NDArray[np.int32]] = {}
-        self.values: dict[str, NDArray[Any]] = {}
+        self.values: dict[str, Value] = {}
+        self._kept: set[str] = set()  # names of the values in ``values``, in their graph
         self._layers = layers
         self._budget = budget
         self._keep_values = keep_values
@@ -156,7 +157,9 @@ class _Run:
             self._node(node, scope)
             for name in last_reader.get(number, ()):
                 if name in scope:
-                    self._budget.release(scope.pop(name))
+                    dropped = scope.pop(name)
+                    if name not in self._kept:
+                        self._budget.release(dropped)
 
     def _node(self, node: Node, scope: _Scope) -> None:
         values = [_lookup(scope, name) if name else None for name in node.inputs]
@@ -173,8 +176,11 @@ class _Run:
         scope.update(made)
         self._budget.hold(made.values())
         if self._keep_values:
-            self.values[node.name] = as_real(outputs[0])
-            self._budget.hold([self.values[node.name]])
+            self.values[node.name] = outputs[0]
+            if node.outputs and node.outputs[0]:
+                self._kept.add(node.outputs[0])
+            else:
+                self._budget.hold(outputs[:1])
 
     def _outputs(self, node: Node, values: list[Value | None], scope: _Scope) -> Sequence[Value]:
         if node.op_type == "If" and not node.domain:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -59,6 +60,22 @@ def as_real(value: Value) -> NDArray[Any]:
     if isinstance(value, Accumulator | Centred):
         return value.real()
     return value.astype(np.float64) if np.issubdtype(value.dtype, np.floating) else value
+
+
+class RealValues(Mapping[str, NDArray[Any]]):
+    """Results of `as_real` by name, each made when it is asked for: as integers values take half the memory."""
+
+    def __init__(self, values: Mapping[str, Value]) -> None:
+        self._values = values
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return as_real(self._values[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
 
 
 def as_single(value: Value) -> NDArray[Any]:

@@ -88,6 +88,23 @@ def read_dumps(folder: PathLike) -> LayerTensors:
     return LayerTensors(title=str(folder), results=results, is_exact=True)
 
 
+class _Doubles(Mapping[str, NDArray[Any]]):
+    """Arrays by layer, each as float64 when it is asked for: two sides as float64 would be twice the memory."""
+
+    def __init__(self, arrays: Mapping[str, NDArray[Any]], names: Mapping[str, str]) -> None:
+        """Takes the ``arrays`` by name, and the name of each layer."""
+        self._arrays, self._names = arrays, names
+
+    def __getitem__(self, layer: str) -> NDArray[Any]:
+        return np.asarray(self._arrays[self._names[layer]], dtype=np.float64)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
 class _Dumps(Mapping[str, NDArray[Any]]):
     """Dumped tensors by layer, each read when it is asked for: a folder may hold more than the memory."""
 
@@ -128,7 +145,7 @@ def _run_oracle(prefix: PathLike, inputs: Sequence[NDArray[Any]], is_limited: bo
     nodes = [node for node in graph.nodes if node.outputs]
     first = first_results([(node.name, node.inputs, node.outputs) for node in nodes], graph.outputs)
     names = {node.outputs[0]: node.name for node in nodes}
-    results = {layer: np.asarray(found[names[value]], dtype=np.float64) for layer, value in first.items()}
+    results = _Doubles(found, {layer: names[value] for layer, value in first.items()})
     makers = {node.outputs[0]: layer_of(node.name) for node in graph.nodes if node.outputs}
     steps: dict[str, float] = {}
     for node in graph.nodes:
@@ -151,7 +168,7 @@ def _run_onnx(path: Path, inputs: Sequence[NDArray[Any]], is_limited: bool, titl
     exposed = expose_results(path)
     names = list(exposed.results.values())
     values = run_session(path, exposed.content, names, inputs, is_optimized=False, is_limited=is_limited)
-    results = {layer: value.astype(np.float64) for layer, value in zip(exposed.results, values, strict=True)}
+    results = _Doubles(dict(zip(exposed.results, values, strict=True)), {layer: layer for layer in exposed.results})
     return LayerTensors(title=f"{title}:{path}", results=results, steps=exposed.steps)
 
 

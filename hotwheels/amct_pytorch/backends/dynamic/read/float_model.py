@@ -128,7 +128,7 @@ def read_settings(model: ir.Model, path: object, forms: Mapping[str, type] = _NO
             f" '{SETTINGS_KEY}'. Pass the file which that call wrote as modfied_onnx_file."
         )
     try:
-        settings: Any = json.loads(text)
+        settings: dict[str, Any] = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ExportError(f"'{path}': the metadata '{SETTINGS_KEY}' is damaged: {error!r}.") from error
     is_well_formed = isinstance(settings, dict) and all(
