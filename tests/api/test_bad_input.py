@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -303,6 +304,39 @@ def test_wrong_types_name_function_and_argument(tmp_path: Path) -> None:
             call()
         assert function in str(caught.value), name
         assert f"argument '{argument}' must be " in str(caught.value), name
+
+
+def test_an_unknown_opset_is_named(tmp_path: Path) -> None:
+    x = torch.rand(2, 3, 8, 8)
+    quantized = quantize(Net(), tmp_path, [(x,)])
+    with pytest.raises(amct.AmctError, match=r"opset_version 99 is not known: onnx .* has opsets up to \d+"):
+        amct.save_quant_model_fx(quantized, tmp_path / "net", x, onnx_export_setting={"opset_version": 99})
+    assert not list(tmp_path.glob("net*"))
+
+
+def test_refine_names_what_is_no_batch_and_sizes_unlike_those_of_calibration(tmp_path: Path) -> None:
+    quantized = quantize(Net(), tmp_path, [(torch.rand(2, 3, 8, 8),)])
+    with pytest.raises(TypeError, match=r"refine: a batch of the data has no tensor, but \(str\)"):
+        amct.refine(quantized, "images")
+    with pytest.raises(RuntimeError) as caught:
+        amct.refine(quantized, [torch.rand(2, 1, 8, 8)], progress=False)
+    assert "'x' is [2, 1, 8, 8], in calibration it was [2, 3, 8, 8]" in caught.value.__notes__[-1]
+
+
+def test_input_data_that_the_model_does_not_take_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        amct.create_quant_config_fx(tmp_path / CONFIG, Net(), input_data=torch.rand(2, 1, 8, 8))
+    assert (
+        "raises it when it is called with input_data: tensors of the sizes [2, 1, 8, 8]" in caught.value.__notes__[-1]
+    )
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_of_reports_that_cannot_be_written_is_named_at_once(tmp_path: Path) -> None:
+    folder = tmp_path / "closed"
+    folder.mkdir(mode=0o555)
+    with pytest.raises(PermissionError, match=r"QuantAnalyzer\(\): argument 'save_dir': you may not write .*closed"):
+        amct.QuantAnalyzer(Net(), torch.rand(2, 3, 8, 8), folder / "reports").analyze()
 
 
 def test_missing_files(tmp_path: Path) -> None:

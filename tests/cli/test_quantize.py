@@ -150,6 +150,9 @@ def test_realquant_dumps_other_values_than_fake_quant(amct: Amct, work: Path) ->
     assert not np.array_equal(real, plain)
     compared = amct("compare", "real_quant", "real", "--prefix", "out/net", "--input", "image.npy")
     assert compared.code == 0, compared.out
+    np.save("double.npy", np.load(work / "image.npy").astype(np.float64))
+    for one in ("real_quant", "fake_quant"):
+        assert amct("compare", one, one, "--prefix", "out/net", "-i", "double.npy").code == 0
 
 
 def test_verify_and_its_json(amct: Amct, work: Path) -> None:

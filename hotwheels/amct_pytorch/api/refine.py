@@ -8,7 +8,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..backends.batches.input_forms import noting_inputs
 from ..backends.dynamic.session.mode_switch import switches_inside
+from ..backends.fx.quant_graph_module import names_of_inputs
 from ..backends.fx.write.example_call import positional_inputs
 from ..config.layers.refine_config import DEFAULT_METHODS
 from ..files import check_folder
@@ -82,7 +84,8 @@ def refine(
         result = refine_modules(model, batches, methods, seed=seed, progress=progress, resume_dir=folder)
     else:
         inputs = [positional_inputs(graph, batch) for batch in batches]
-        result = refine_graph(graph, inputs, methods, seed=seed, progress=progress, resume_dir=folder)
+        with noting_inputs(lambda: names_of_inputs(graph), inputs[0], {}, graph.seen_inputs):
+            result = refine_graph(graph, inputs, methods, seed=seed, progress=progress, resume_dir=folder)
         graph.kept_batches.clear()
     _log.info("%s", result.summary())
     return result

@@ -13,7 +13,7 @@ import click
 
 from ..errors import ConfigError
 from ..files import write_text_atomic
-from ..files.arrays import read_npy
+from ..files.arrays import read_npy, single
 from ..report.compare_page import comparison_page
 from ..report.divergence import Row, compare, first_divergence, one_side_shifts
 from ..report.tensors import load_tensors
@@ -62,7 +62,7 @@ def COMMAND(
     is_unlimited: bool,
 ) -> int:
     """Shows layer by layer where A and B begin to differ. The exit code is 1 if they do."""
-    arrays = [read_npy(path) for path in inputs]
+    arrays = [single(read_npy(path)) for path in inputs]
     left, right = (load_tensors(source, prefix, arrays, is_limited=not is_unlimited) for source in (a, b))
     rows = compare(left, right, tolerance)
     if not rows:

@@ -29,6 +29,7 @@ _OPTIONAL = {
     "timm": "MODEL as timm:NAME",
     "torchvision": "MODEL as torchvision:NAME",
 }
+_MODULES = {"pillow": "PIL"}  # where the module is not called like the distribution
 _VARIABLES = (
     *("AMCT_LOG_LEVEL", "AMCT_LOG_FILE_LEVEL", "AMCT_STRICT", "AMCT_QUANTIZER_MODULES", "AMCT_CAPACITY"),
     native.SWITCH,
@@ -70,7 +71,7 @@ def _findings() -> Iterator[_Finding]:
     yield _Finding("Python", f"{platform.python_version()}, {sys.executable}")
     yield _torch()
     yield from (_distribution(name, "", True) for name in _REQUIRED)
-    yield from (_distribution(name, lost, False) for name, lost in _OPTIONAL.items())
+    yield from (_optional(name, lost) for name, lost in _OPTIONAL.items())
     yield _messages()
     yield _kernels()
     yield _program("C compiler", ("cc", "gcc", "clang"), "only needed to compile the kernels at installation")
@@ -96,6 +97,20 @@ def _distribution(name: str, lost: str, is_needed: bool) -> _Finding:
         return _Finding(name, importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
         return _Finding(name, "missing", f"{f'without it: {lost}; ' if lost else ''}pip install {name}", is_needed)
+
+
+def _optional(name: str, lost: str) -> _Finding:
+    """Imports the package, too: a build for another torch is installed and cannot be imported."""
+    found = _distribution(name, lost, False)
+    if found.remedy:
+        return found
+    try:
+        importlib.import_module(_MODULES.get(name, name))
+    except Exception as error:  # a package may raise anything
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        remedy = f"it cannot be imported ({reason}); without it: {lost}; install its build for this torch"
+        return dataclasses.replace(found, remedy=remedy)
+    return found
 
 
 def _messages() -> _Finding:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..errors import ConfigError
-from ..files.arrays import read_npy
+from ..files.arrays import read_npy, single
 from ..files.limits import check_holes
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -171,7 +171,7 @@ class _Samples:
 
     def batch(self, start: int, stop: int) -> Tensor:
         part = np.ascontiguousarray(self._part(start, stop))
-        return torch.from_numpy(part.astype(np.float32) if part.dtype == np.float64 else part)
+        return torch.from_numpy(single(part))
 
 
 def parse_input_options(

@@ -9,6 +9,7 @@ from .paths import (
     check_path,
     check_possible,
     check_target,
+    make_folder,
     output_path,
 )
 
@@ -21,6 +22,7 @@ __all__ = [
     "check_path",
     "check_possible",
     "check_target",
+    "make_folder",
     "output_path",
     "part_of",
     "write_text_atomic",

@@ -64,6 +64,11 @@ class _DamagedError(ValueError):
     """What is wrong with the content of a .npy file."""
 
 
+def single(array: NDArray[Any]) -> NDArray[Any]:
+    """Returns ``array``, in float32 if it is float64: NumPy's default type, which no model's input has."""
+    return array.astype(np.float32) if array.dtype == np.float64 else array
+
+
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split()).rstrip(".")[:200] or type(error).__name__
 

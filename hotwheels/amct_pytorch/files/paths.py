@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import TypeAlias
@@ -70,6 +71,14 @@ def check_folder(function: str, argument: str, value: object) -> Path:
             f"{function}(): argument '{argument}' is the file '{path}'; give the path of a folder."
         )
     return path
+
+
+def make_folder(function: str, argument: str, path: Path) -> None:
+    """Makes the folder ``path`` unless it exists; PermissionError, with the argument, if it cannot be written to."""
+    with contextlib.suppress(PermissionError):
+        path.mkdir(parents=True, exist_ok=True)
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise PermissionError(f"{function}(): argument '{argument}': you may not write into the folder '{path}'.")
 
 
 def check_possible(function: str, argument: str, path: Path) -> None:

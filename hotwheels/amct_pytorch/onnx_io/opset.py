@@ -6,7 +6,7 @@ import onnx
 import onnx_ir as ir
 from onnx import version_converter
 
-from ..errors import ExportError
+from ..errors import ConfigError, ExportError
 from .large_tensors import put_back, take_large_tensors
 
 DEFAULT_OPSET = 13
@@ -28,7 +28,14 @@ def opset_of(model: ir.Model) -> int:
 
 
 def ir_version_of(opset: int) -> int:
-    """Returns the IR version with which ``opset`` of the standard operators was released."""
+    """Returns the IR version with which ``opset`` of the standard operators was released.
+
+    Raises:
+      ConfigError: onnx does not know the opset.
+    """
+    newest = onnx.defs.onnx_opset_version()
+    if opset > newest:
+        raise ConfigError(f"opset_version {opset} is not known: onnx {onnx.__version__} has opsets up to {newest}.")
     return int(onnx.helper.OP_SET_ID_VERSION_MAP["ai.onnx", opset])
 
 

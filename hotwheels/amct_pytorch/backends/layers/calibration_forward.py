@@ -105,8 +105,8 @@ def _worth_of_refining(layers: Iterable[QuantizedLayer]) -> str:
     if not gains:
         return ""
     return (
-        f" amct.refine(model, data) takes about {np.median(gains):.1f} dB off the error that rounded weights"
-        f" make at the outputs of their layers (by the means of channels alone; median of {len(gains)} layers)."
+        f" amct.refine(model, data) takes about {np.median(gains):.1f} dB off the error that rounded weights make at"
+        f" the output of a single layer (by the means of channels alone; median of {len(gains)} layers)."
     )
 
 

@@ -78,6 +78,8 @@ def _export(module: nn.Module, inputs: tuple[Any, ...], setting: dict[str, Any])
     ):
         # No warnings of values that become constants: the saved model is compared with the original instead.
         warnings.simplefilter("ignore", TracerWarning)
+        # It says that an initial state would be fixed for a batch size; the states here are computed from the inputs.
+        warnings.filterwarnings("ignore", "Exporting a model to ONNX with a batch_size other than 1", UserWarning)
         # A node that is not folded is right as it is.
         warnings.filterwarnings("ignore", "Constant folding - Only steps=1", UserWarning)
         export_torchscript(module, inputs, file, **setting)

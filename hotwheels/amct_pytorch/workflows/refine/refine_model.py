@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from tqdm import tqdm
 
+from ...backends.calls.leaves import tensors_in
 from ...backends.fx.graph_stream import GraphStream
 from ...backends.fx.quant_graph_module import QuantGraphModule
 from ...backends.layers.layer_step import LayerStep
@@ -230,6 +231,13 @@ def _state(layer: QuantizedLayer) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def require_batches(batches: Sequence[tuple[Any, ...]]) -> None:
-    """Raises CalibrationError without a batch."""
+    """Raises CalibrationError without a batch, TypeError if a batch has no tensor."""
     if not batches:
         raise CalibrationError("refine: the data has no batch. Pass the batches that calibration has seen, or more.")
+    for batch in batches:
+        if not tensors_in(batch):
+            kinds = ", ".join(type(one).__name__ for one in batch)
+            raise TypeError(
+                f"refine: a batch of the data has no tensor, but ({kinds}). Pass batches as in calibration: tensors, or"
+                " tuples of the arguments of forward."
+            )

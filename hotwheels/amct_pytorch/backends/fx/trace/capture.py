@@ -55,7 +55,7 @@ def trace(
             own = error_of_call(model, example)
             if own is None:
                 raise
-            raise with_place(own, model, error.problem.module_path) from None
+            raise with_place(own, model, error.problem.module_path, example) from None
 
 
 @contextlib.contextmanager

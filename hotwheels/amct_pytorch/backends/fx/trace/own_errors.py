@@ -50,13 +50,23 @@ def is_own_mistake(error: Exception) -> bool:
     return frame is not None and not (frame.line or "").lstrip().startswith(("raise", "assert"))
 
 
-def with_place(error: Exception, model: nn.Module, path: str) -> Exception:
-    """Adds a note to ``error``, the same object: the module, file and line it comes from. Tracebacks show notes."""
+def with_place(error: Exception, model: nn.Module, path: str, example: Example | None = None) -> Exception:
+    """Adds a note to ``error``, the same object: the module, file and line it comes from. Tracebacks show notes.
+
+    The note also has the sizes of the tensors in ``example``, with which the model was called.
+    """
     frame = _user_frame(error)
     kind = type(model.get_submodule(path)).__name__
     where = f', file "{frame.filename}", line {frame.lineno}' if frame is not None else ""
     name = f"layer '{path}'" if path else "the model itself"
     note = f"Raised by the forward of {name} ({kind}){where}: it has nothing to do with quantization."
+    if example is not None:
+        sizes = ", ".join(
+            str(list(one.shape))
+            for one in pytree.tree_leaves((example.args, example.kwargs))
+            if isinstance(one, Tensor)
+        )
+        note += f" The float model itself raises it when it is called with input_data: tensors of the sizes {sizes}."
     error.__notes__ = [*getattr(error, "__notes__", []), note]  # add_note: Python 3.11
     return error
 

@@ -14,6 +14,11 @@ from ....log import get_logger
 from .user_code import line_being_traced
 
 _log = get_logger(__name__)
+_WITHOUT_BRANCH = "Use nn.Dropout or F.dropout(x, p, self.training), or create it from the model in eval mode."
+_ONLY_FOR_TRAINING = (
+    "Without training nothing is to be done. For training, use modules that branch themselves, such as nn.Dropout and"
+    " nn.BatchNorm2d."
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,9 +107,9 @@ def tell_branches(
     places = sorted({f"'{one.path or type(model).__name__}': {' '.join(one.line.split())}" for one in branches})
     _log.warning(
         "The forward branches on self.training, and the traced model holds the branch of the mode the model is in now"
-        " (%s) in every mode and file. Use nn.Dropout or F.dropout(x, p, self.training), or create it from the model in"
-        " eval mode. Places: %s",
+        " (%s) in every mode and file. %s Places: %s",
         "training" if model.training else "evaluation",
+        _WITHOUT_BRANCH if model.training else _ONLY_FOR_TRAINING,
         "; ".join(places),
     )
 
