@@ -14,6 +14,7 @@ import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.backends.fx.backend import FxBackend
 from hotwheels.amct_pytorch.config.files.tolerant_json import dump_json, read_json
 from hotwheels.amct_pytorch.ops.registry import Registry
+from tests.support.both_paths import saved
 from tests.support.fx_path import make_config, quantize
 from tests.support.log_lines import LogLines
 from tests.support.nets import shake_batch_norms
@@ -472,3 +473,37 @@ def test_entry_of_an_older_configuration_for_a_folded_node_is_left_out(tmp_path:
     assert list(quantized.quantized_layers) == ["first", "up", "last"]
     said = "it belongs to the convolution 'first' in front of it. Its entry is left out."
     assert sum(said in line for line in log_lines.warnings) == 1
+
+
+class _Tokens(nn.Module):
+    """Images become tokens, whose channels a BatchNorm1d normalizes."""
+
+    def __init__(self, flatten: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(3, 8, 3), nn.BatchNorm1d(8), nn.Linear(8, 4)
+        self.flatten = flatten
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.norm(self.flatten(self.conv(x)))).mean(-1))
+
+
+_FLATTENED: dict[str, Callable[[Tensor], Tensor]] = {
+    "method": lambda x: x.flatten(2),
+    "both ends": lambda x: x.flatten(2, -1),
+    "keyword": lambda x: torch.flatten(x, start_dim=2),
+    "from the end": lambda x: x.flatten(-2),
+    "module": nn.Flatten(2),
+}
+
+
+@pytest.mark.parametrize("name", _FLATTENED)
+def test_norm_of_flattened_images_is_folded(name: str, tmp_path: Path) -> None:
+    model, x = _Tokens(_FLATTENED[name]), torch.randn(4, 3, 8, 8)
+    with torch.no_grad():
+        model(x)  # statistics other than 0 and 1
+    model.eval()
+    assert amct.check_model(model, x).batch_norms == ()
+    found = saved("fx", model, tmp_path, [x])
+    found.assert_exact(x)
+    amct.enable_quantization(found.model)
+    torch.testing.assert_close(found.model(x), model(x))

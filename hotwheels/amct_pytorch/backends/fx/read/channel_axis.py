@@ -70,8 +70,7 @@ class Ranks:
 def _rank_of_shape(node: Node, name: str, before: int | None) -> int | None:
     """Returns the number of dimensions after a change of the shape; None if it is not known."""
     if name == "flatten":
-        start = node.args[1] if len(node.args) > 1 else node.kwargs.get("start_dim", 0)
-        end = node.args[2] if len(node.args) > 2 else node.kwargs.get("end_dim", -1)
+        start, end = _flattened(node)
         if before is None or not isinstance(start, int) or not isinstance(end, int):
             return 2 if (start, end) == (1, -1) else None
         return before - (end % before - start % before)
@@ -81,8 +80,18 @@ def _rank_of_shape(node: Node, name: str, before: int | None) -> int | None:
     return None
 
 
-def moved(node: Node, axis: ChannelAxis, channels: int, name: str) -> ChannelAxis | None:
-    """Returns the channel axis of the result of ``node``, operation ``name``; None if channels are merged or split."""
+def moved(
+    node: Node, axis: ChannelAxis, channels: int, name: str, module: nn.Module | None = None
+) -> ChannelAxis | None:
+    """Returns the channel axis of the result of ``node``, operation ``name``; None if channels are merged or split.
+
+    ``module`` is the module that ``node`` calls, if any.
+    """
+    if name == "flatten":
+        ends = _flattened(node) if module is None else (module.start_dim, module.end_dim)
+        found = _behind_flatten(axis, *ends)
+        if found is not None:
+            return found
     sizes: tuple[Any, ...] = node.args[1:]
     if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
         sizes = tuple(sizes[0])
@@ -101,3 +110,21 @@ def moved(node: Node, axis: ChannelAxis, channels: int, name: str) -> ChannelAxi
     if name in ("view", "reshape") and is_last and sizes == (-1, channels):
         return ChannelAxis(-1, 2)
     return None
+
+
+def _flattened(node: Node) -> tuple[Any, Any]:
+    """Returns the first and the last axis that a call of ``flatten`` joins."""
+    start = node.args[1] if len(node.args) > 1 else node.kwargs.get("start_dim", 0)
+    end = node.args[2] if len(node.args) > 2 else node.kwargs.get("end_dim", -1)
+    return start, end
+
+
+def _behind_flatten(axis: ChannelAxis, start: Any, end: Any) -> ChannelAxis | None:
+    """Returns the channel axis if the joined axes are behind it; else None."""
+    if axis.rank is None or not isinstance(start, int) or not isinstance(end, int):
+        return None
+    first, last, own = (one % axis.rank for one in (start, end, axis.index))
+    if not own < first <= last:
+        return None
+    rank = axis.rank - (last - first)
+    return ChannelAxis(own - rank, rank)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 
+from torch import nn
 from torch.fx import GraphModule, Node
 
 from ....nn.norm_chain import Stage
@@ -69,6 +70,9 @@ class _TracedGraph:
 
     def moved(self, node: Node, axis: ChannelAxis, channels: int) -> ChannelAxis | None:
         op = self._maker.op(node)
+        module = self._module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(module, nn.Flatten):
+            return moved(node, axis, channels, "flatten", module)
         return None if op is None else moved(node, axis, channels, op.name)
 
     def member(self, node: Node, axis: ChannelAxis, channels: int) -> NodeMember | Unfolded | None:
