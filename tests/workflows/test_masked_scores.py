@@ -97,3 +97,10 @@ def test_mask_among_the_inputs(path: str, tmp_path: Path) -> None:
 def _layers_that_are_on(folder: Path) -> set[str]:
     document = read_json(folder / "config.json")
     return {name for name, one in document.items() if isinstance(one, dict) and one.get("quant_enable")}
+
+
+def test_parameter_that_is_added_is_looked_at(tmp_path: Path) -> None:
+    model = _Attention(lambda net, x: x + net.bias).eval()
+    model.bias = nn.Parameter(torch.randn(_TOKENS, _TOKENS))
+    take(model, [(torch.randn(2, _TOKENS, 8),)], "fx", tmp_path)
+    assert "softmax" in _layers_that_are_on(tmp_path)

@@ -78,7 +78,7 @@ class _Masks:
 
 
 def _has_large(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point() and is_mask(value.float().cpu().numpy())
+    return isinstance(value, Tensor) and value.is_floating_point() and is_mask(value.detach().float().cpu().numpy())
 
 
 def _name(node: Node, graph_module: GraphModule, registry: Registry) -> str:
