@@ -183,6 +183,27 @@ def _replaced(path: str, make: Callable[[Any], nn.Module]) -> Change:
     return change
 
 
+def _shared(model: nn.Module, subject: Subject) -> nn.Module:
+    return model.share_memory()
+
+
+def _compiled_in_place(model: nn.Module, subject: Subject) -> nn.Module:
+    model.compile(backend="aot_eager")
+    return model
+
+
+def _back_from_sync(model: nn.Module, subject: Subject) -> nn.Module:
+    """convert_sync_batchnorm, and each BatchNorm back again as scripts do before an export."""
+    model = convert_sync_batchnorm(model)
+    for path, one in list(model.named_modules()):
+        if isinstance(one, nn.SyncBatchNorm):
+            back = nn.BatchNorm2d(one.num_features, one.eps, one.momentum).train(one.training)
+            back.load_state_dict(one.state_dict())
+            parent, _, name = path.rpartition(".")
+            model.get_submodule(parent)._modules[name] = back
+    return model
+
+
 def _wrapped(wrapper: Callable[[nn.Module], nn.Module]) -> Change:
     return lambda model, subject: wrapper(model)
 
@@ -287,6 +308,13 @@ def _checkpointed(**how: Any) -> Call:
     return lambda model, x: checkpoint(model, x.clone().requires_grad_(), **how)
 
 
+def _checkpointed_twice(model: nn.Module, x: Tensor) -> Tensor:
+    def inner(x: Tensor) -> Tensor:
+        return checkpoint(model, x, use_reentrant=False)
+
+    return checkpoint(inner, x.clone().requires_grad_(), use_reentrant=False)
+
+
 MACHINERY = [
     Machinery(id="torch.no_grad", watching=torch.no_grad),
     Machinery(id="torch.inference_mode", watching=torch.inference_mode),
@@ -304,6 +332,8 @@ MACHINERY = [
     Machinery(id="AveragedModel(use_buffers=True)", copies=Averaged),
     Machinery(id="convert_sync_batchnorm before calibration", before=_wrapped(convert_sync_batchnorm)),
     Machinery(id="convert_sync_batchnorm", after=_wrapped(convert_sync_batchnorm)),
+    Machinery(id="convert_sync_batchnorm and back", after=_back_from_sync),
+    Machinery(id="share_memory", after=_shared),
     Machinery(
         id="new head",
         after=_replaced("fc", lambda old: nn.Linear(4, 3)),
@@ -323,6 +353,7 @@ MACHINERY = [
     Machinery(id="torch.func.functional_call", calibrate=_functional, evaluate=_functional, train=_functional),
     Machinery(id="torch.func.vmap", evaluate=_mapped, refusal="inside a transform of torch.func"),
     Machinery(id="torch.compile", after=_wrapped(functools.partial(torch.compile, backend="aot_eager"))),
+    Machinery(id="Module.compile", after=_compiled_in_place),
     Machinery(id="torch.jit.trace", after=_traced, refusal="cannot be traced.*save_quant_model_fx"),
     Machinery(id="torch.jit.script", after=_wrapped(torch.jit.script), refusal="cannot be traced"),
     Machinery(id="torch.export", after=_exported, refusal="cannot be traced"),
@@ -332,6 +363,8 @@ MACHINERY = [
         id="checkpoint(use_reentrant=False)", train=_checkpointed(use_reentrant=False), freezes=True, uses=(QAT,)
     ),
     Machinery(id="checkpoint(use_reentrant=True)", train=_checkpointed(use_reentrant=True), freezes=True, uses=(QAT,)),
+    Machinery(id="checkpoint inside checkpoint", train=_checkpointed_twice, freezes=True, uses=(QAT,)),
+    Machinery(id="detect_anomaly", training=torch.autograd.detect_anomaly),
     Machinery(id="save_on_cpu", training=torch.autograd.graph.save_on_cpu),
     Machinery(
         id="saved_tensors_hooks",
