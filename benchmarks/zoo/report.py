@@ -53,7 +53,8 @@ default configuration unless the section *Not the default configuration* lists t
 - *onnxruntime, layers*: layers of the fake_quant file, run without graph optimisations, that were compared with
   fake_quant in torch, each given the runtime's inputs; and the lowest SQNR among them (demanded: {LAYER_SQNR:.0f} dB).
 - *at the end*: SQNR of the outputs of both; values near rounding ties were rounded differently, layer after layer.
-- *s*: seconds on one core of a shared machine. *commit*: of this project, with which the network ran.
+- *s*: seconds on one core of a shared machine. *commit*: of this project, with which the network ran;
+  with a plus, this one or one of the hours after it.
 
 """
 
