@@ -37,6 +37,7 @@ from .read.dropped_between import Between, find_between
 from .read.export import export_marked
 from .read.float_forward import FloatForward
 from .read.float_model import Fold, FoldedCall, finish_float_model
+from .read.float_products import tell_float_products
 from .read.folding import Exported, Fusion, folded_modules, part_reason, stages
 from .read.graph import build_graph
 from .read.in_place import find_read_again
@@ -111,6 +112,7 @@ class DynamicBackend:
             candidate = self._candidates[path]
             padded = with_margins(candidate.module, candidate.op.name, margins)
             self._candidates[path] = dataclasses.replace(candidate, padded=padded)
+        tell_float_products(self._export, self._model)
 
     def _run(self, inputs: tuple[Any, ...]) -> list[Tensor]:
         return copies_of(run_example(self._model, inputs))
