@@ -215,6 +215,26 @@ def test_values_read_inside_an_opaque_function_are_told_at_the_save(tmp_path: Pa
     assert "x.flatten().tolist()" in told[0]
 
 
+class ReadsTwice(Sized):
+    def forward(self, x: Tensor) -> Tensor:
+        x = reads_values(self.conv(x))
+        x = reads_values(x + x.max().item())
+        return self.fc((x * x.min().item()).mean((2, 3)))
+
+
+def test_one_warning_lists_all_values_that_are_read(tmp_path: Path, log_lines: LogLines) -> None:
+    config, x = tmp_path / "config.json", image(1)
+    amct.create_quant_config_fx(config, ReadsTwice().eval())
+    quantized = amct.create_quant_model_fx(config, ReadsTwice().eval())
+    amct.enable_quantization(quantized, calibration=True)
+    quantized(x)
+    log_lines.lines.clear()
+    amct.save_quant_model_fx(quantized, tmp_path / "net", x)
+    assert len([line for line in log_lines.warnings if line.count("x.flatten().tolist()") == 1]) == 1
+    numbers = [line for line in log_lines.warnings if line.startswith("Numbers made of data are constants")]
+    assert len(numbers) == 1 and numbers[0].count("by item") == 2
+
+
 class JoinsNothing(Sized):
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv(x)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import linecache
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -55,15 +55,6 @@ class BakedValues(TorchFunctionMode):
                 self.lines.setdefault(_user_line())
         return result
 
-    def report(self) -> None:
-        """Logs a WARNING for each line."""
-        for line in self.lines:
-            _log.warning(
-                "The exported files hold a value of input_data as a constant, or a branch that it decides, since the"
-                " model reads it in Python: %s. On other inputs they differ from the model in PyTorch.",
-                line,
-            )
-
     def _depends_on_inputs(self, x: Tensor) -> bool:
         """Whether the trace computes ``x`` from values of the inputs, not from their sizes and parameters alone."""
         start = traced_value(x)
@@ -79,6 +70,17 @@ class BakedValues(TorchFunctionMode):
                 seen.add(value.debugName())
                 waiting += list(node.inputs())
         return False
+
+
+def report_baked(lines: Iterable[str]) -> None:
+    """Logs one WARNING with all ``lines``, if there are any."""
+    listed = "; ".join(dict.fromkeys(lines))
+    if listed:
+        _log.warning(
+            "The exported files hold a value of input_data as a constant, or a branch that it decides, since the model"
+            " reads it in Python: %s. On other inputs they differ from the model in PyTorch.",
+            listed,
+        )
 
 
 def _is_value(func: Callable[..., Any], result: Any) -> bool:

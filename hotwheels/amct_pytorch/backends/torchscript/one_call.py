@@ -34,8 +34,10 @@ class ExportedCall:
     constants: Mapping[str, tuple[Tensor, str]]
 
 
-def export_call(call: TemplateCall, opset: int) -> bytes:
+def export_call(call: TemplateCall, opset: int, baked: dict[str, None]) -> bytes:
     """Returns ``call`` as an ONNX model for `take_apart`.
+
+    Adds the lines of a user's function to ``baked`` that read values in Python; see `report_baked`.
 
     Raises:
       ExportError: The call fails, or it has no ONNX form.
@@ -51,7 +53,7 @@ def export_call(call: TemplateCall, opset: int) -> bytes:
     module = _TracedCall(call)
     content = export_once(module, tuple(call.inputs), setting)
     if not is_known(call.function):
-        module.baked.report()
+        baked |= module.baked.lines
     return content
 
 

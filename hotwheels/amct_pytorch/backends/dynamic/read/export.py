@@ -22,7 +22,7 @@ from ...batches.export_names import input_names, labels_of, output_names, report
 from ...batches.outputs import output_tensors
 from ...calls.constant_calls import ConstantsBeforehand
 from ...torchscript.aliases import FollowedAliases
-from ...torchscript.baked_values import BakedValues
+from ...torchscript.baked_values import BakedValues, report_baked
 from ...torchscript.composed_calls import ComposedCalls
 from ...torchscript.exporter_leftovers import bypass, clean_exporter_leftovers
 from ...torchscript.marker_sites import INPUT_MARKER, MARKER_DOMAIN, resolve_markers
@@ -99,7 +99,7 @@ def export_marked(
     ):
         model.eval()
         onnx_model = parse_model(export_onnx(model, tensors, setting))
-    baked.report()
+    report_baked(baked.lines)
     unread = _unread(onnx_model, names)
     outputs = output_names(given.get("output_names"), len(onnx_model.graph.outputs), names)
     report_unused_axes(axes, names, outputs)

@@ -14,11 +14,12 @@ from ....onnx_io.opset import DEFAULT_OPSET, OpsetTooLow
 from ....torch_private import pytree
 from ...batches.export_names import input_names, report_unused_axes
 from ...layers.folded_op import FoldedOp
+from ...torchscript.baked_values import report_baked
 from ...user_model.model_state import unchanged
 from .example_call import ExampleCall
 from .flat_reference import FlatReference
 from .onnx.example import DynamicAxis, Example, dynamic_axes_of
-from .onnx.shape_example import ShapeExample
+from .onnx.shape_example import NeedsData, ShapeExample
 from .onnx.write_graph import GraphWalk
 
 _log = get_logger(__name__)
@@ -69,6 +70,9 @@ def _write(module: fx.GraphModule, call: ExampleCall, setting: dict[str, Any], o
     while True:
         walk, model = _walked(module, call, setting, opset, given, axes)
         if not walk.fixed:
+            report_baked(walk.baked)
+            if walk.data_reads:
+                _log.warning("Numbers made of data are constants in the files: %s.", "; ".join(walk.data_reads))
             report_unused_axes(wanted, names, [str(one.name) for one in model.graph.outputs])
             reference = FlatReference(module, call.inputs, walk.value_names())
             return WrittenModel(model=model, reference=reference, has_exported_calls=walk.has_exported_calls)
@@ -102,9 +106,7 @@ def _walked(
     try:
         walk = GraphWalk(module, ShapeExample(given), opset)
         return walk, _run(walk, call, setting)
-    except OpsetTooLow:
-        raise
-    except Exception as error:  # whatever a call says that finds no data; the run with data has the last word
+    except (NeedsData, ExportError) as error:  # errors of calls that find no data; the run with data has the last word
         _log.debug("The graph is run with data to write it: %s", error)
     _keep_weights(module)
     walk = GraphWalk(module, Example(given), opset)

@@ -26,6 +26,7 @@ class OneCallWriter:
 
     Attributes:
       has_written: Whether there was a call.
+      baked: Lines of users' functions whose values are constants of the nodes; see `report_baked`.
     """
 
     def __init__(self, writer: GraphWriter, example: Example) -> None:
@@ -33,6 +34,7 @@ class OneCallWriter:
         self._example = example
         self._exported: dict[str, bytes] = {}
         self.has_written = False
+        self.baked: dict[str, None] = {}
 
     def write(self, call: Call, *, is_known: bool) -> Sequence[ir.Value]:
         """Writes ``call`` and returns a value for each tensor of its result.
@@ -62,7 +64,7 @@ class OneCallWriter:
 
     def _export(self, call: TemplateCall) -> bytes:
         try:
-            return export_call(call, min(self._writer.opset, _NEWEST_OPSET))
+            return export_call(call, min(self._writer.opset, _NEWEST_OPSET), self.baked)
         except (ExportError, TorchVersionError) as error:
             return export_by_dynamo(call, self._writer.opset, error)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import onnx_ir as ir
@@ -120,6 +120,11 @@ class Translator(TorchFunctionMode):
     def has_exported_calls(self) -> bool:
         """Whether torch's exporter has written a call."""
         return self._one_calls.has_written
+
+    @property
+    def baked(self) -> Iterable[str]:
+        """The lines of users' functions whose values are constants of the nodes."""
+        return self._one_calls.baked
 
     def write_whole(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Calls ``function`` as a whole, writes its nodes and returns its result."""

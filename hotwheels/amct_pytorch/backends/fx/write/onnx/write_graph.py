@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import onnx_ir as ir
 import torch
 from torch import Tensor, fx, nn
 
-from .....log import get_logger
 from .....nn.call import MethodCall
 from .....onnx_io.layer_sites import LayerSite, main_node, read_places, write_sites
 from .....onnx_io.node_names import name_nodes, name_values
@@ -27,8 +26,6 @@ from ..flat_graph import FlatLayer
 from .example import Example, FixedAxis
 from .graph_writer import GraphWriter
 from .translator import Translator
-
-_log = get_logger(__name__)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,15 +48,17 @@ class GraphWalk(fx.Interpreter):
 
     Attributes:
       results: The tensors that the graph has returned.
+      data_reads: The places where calls make numbers of data, with the name of the call.
     """
 
     def __init__(self, module: fx.GraphModule, example: Example, opset: int) -> None:
         super().__init__(module)
         self.writer = GraphWriter(opset)
         self.fixed: dict[FixedAxis, str] = {}  # each with the place that fixed it
+        self.data_reads: dict[str, None] = {}
         self._example = example
         self._names = {id(tensor): name for name, tensor in _state(module)}
-        self._translator = Translator(self.writer, example, self._name_of_constant, self._warn_of_data)
+        self._translator = Translator(self.writer, example, self._name_of_constant, self._note_data_read)
         self._constants = constant_nodes(module.graph)
         self._node: fx.Node | None = None
         self._bodies: dict[str, _Body] = {}
@@ -73,6 +72,11 @@ class GraphWalk(fx.Interpreter):
     def has_exported_calls(self) -> bool:
         """Whether torch's exporter has written a call."""
         return self._translator.has_exported_calls
+
+    @property
+    def baked(self) -> Iterable[str]:
+        """The lines of users' functions whose values are constants of the model."""
+        return self._translator.baked
 
     def write(self, arguments: Sequence[Any], output_names: Sequence[str] | None) -> ir.Model:
         """Runs the graph and returns the model.
@@ -182,9 +186,9 @@ class GraphWalk(fx.Interpreter):
     def _name_of_constant(self, tensor: Tensor) -> str:
         return self._names.get(id(tensor), "")
 
-    def _warn_of_data(self, call: str) -> None:
+    def _note_data_read(self, call: str) -> None:
         assert self._node is not None
-        _log.warning("%s makes a number of data (%s): in the files it is a constant.", _place(self._node), call)
+        self.data_reads.setdefault(f"{_place(self._node)} by {call}")
 
     # --- the model ---
 
