@@ -32,11 +32,12 @@ ORDER = [
     {"cli"},
     {"__init__", "__main__"},
 ]
+WRITERS = {"backends/dynamic", "backends/torchscript", "backends/writer", "backends/fx/write"}
 LIBRARIES = {
-    "onnx": {"onnx_io", "export", "oracle", "backends/dynamic", "backends/torchscript", "backends/fx/write"},
-    "onnx_ir": {"onnx_io", "export", "oracle", "backends/dynamic", "backends/torchscript", "backends/fx/write"},
+    "onnx": {"onnx_io", "export", "oracle", *WRITERS},
+    "onnx_ir": {"onnx_io", "export", "oracle", *WRITERS},
     "google": {"proto", "record", "config"},
-    "torch.fx": {"backends/fx", "report"},
+    "torch.fx": {"backends/fx", "backends/writer/symbolic_example.py", "report"},
 }
 
 

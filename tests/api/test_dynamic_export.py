@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.onnx._internal.torchscript_exporter.registration import registry
 
 import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.backends.batches.outputs import output_tensors
+from hotwheels.amct_pytorch.backends.writer import table
+from hotwheels.amct_pytorch.backends.writer.call import Call
 from hotwheels.amct_pytorch.onnx_io.model_file import load_model
 from hotwheels.amct_pytorch.oracle.interpreter import Interpreter
 from tests.support import fx_path
@@ -118,7 +120,11 @@ def test_file_computes_what_the_model_does(function: Callable[[Tensor], Tensor],
 
 def test_wrong_translation_is_an_error_that_names_the_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = make_config(model := Between(torch.neg), tmp_path, X)
-    monkeypatch.setattr(registry._registry["aten::neg"], "get", lambda version: lambda g, x: g.op("Abs", x))
+
+    def wrong(call: Call, input: Tensor) -> Any:
+        return call.op("Abs", call.value(input))
+
+    monkeypatch.setitem(table._HANDLERS, "neg", (wrong, inspect.signature(wrong)))
     with pytest.raises(
         amct.ExportError, match=r"output 'output' differs by .* input 0 of layer 'b', made by .*\(Abs\)"
     ):

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from hotwheels.amct_pytorch.backends.calls.leaves import tensors_in
-from hotwheels.amct_pytorch.backends.fx.write.onnx.example import DynamicAxis, Example
-from hotwheels.amct_pytorch.backends.fx.write.onnx.graph_writer import GraphWriter
-from hotwheels.amct_pytorch.backends.fx.write.onnx.symbolic_example import SymbolicExample
-from hotwheels.amct_pytorch.backends.fx.write.onnx.translator import Translator
+from hotwheels.amct_pytorch.backends.writer.example import DynamicAxis, Example
+from hotwheels.amct_pytorch.backends.writer.graph_writer import GraphWriter
+from hotwheels.amct_pytorch.backends.writer.symbolic_example import SymbolicExample
+from hotwheels.amct_pytorch.backends.writer.translator import Translator
 from hotwheels.amct_pytorch.onnx_io.node_names import name_nodes, name_values
 
 

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import inspect
 from collections.abc import Callable, Collection, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +18,9 @@ from ...graph import Edge
 from ...nn.call import LayerCall
 from ...nn.mode import Mode
 from ...nn.quantized_layer import QuantizedLayer
-from ...nn.unit_axis import written_as_images
 from ...ops.desc import OpDesc
 from ...torch_private import without_torch_function
 from ..real_quant.real_quant_mode import call_layer, run_in_double
-from ..torchscript.markers import mark_input, mark_result
 from ..torchscript.unexportable_pooling import refuse_unbatched_pooling, refuse_uneven_windows
 from .maker import made_by, maker_of
 from .read.operands import float_edges
@@ -93,6 +91,19 @@ class MarkedCall:
     maker: str | None
 
 
+class Marks(Protocol):
+    """Marks the places of layers in an export: the module ``torchscript.markers``, or a `ModuleWriter`."""
+
+    def mark_input(self, x: Tensor, layer: str, index: int) -> Tensor:
+        """Returns ``x``, marked as quantizable input ``index`` of ``layer``."""
+
+    def mark_result(self, result: Any, layer: str) -> Any:
+        """Returns ``result`` with its first tensor marked as output of ``layer``."""
+
+    def body(self, op: OpDesc) -> contextlib.AbstractContextManager[None]:
+        """Returns a context for the call of a layer's module."""
+
+
 class MarkedForward:
     """Runs the module between markers, and records which arguments are float tensors.
 
@@ -100,7 +111,8 @@ class MarkedForward:
       calls: One entry for each call.
     """
 
-    def __init__(self, name: str, op: OpDesc, original: OriginalForward) -> None:
+    def __init__(self, name: str, op: OpDesc, original: OriginalForward, marks: Marks) -> None:
+        self._marks = marks
         self._name = name
         self._op = op
         self.original = original
@@ -114,16 +126,15 @@ class MarkedForward:
         first = _first(args, kwargs)
         self.calls.append(MarkedCall(edges=edges, maker=maker_of(first)))
         call = LayerCall(self.original, edges)
-        marked = [mark_input(x, layer, index) for index, x in enumerate(call.inputs(args, kwargs))]
+        marked = [self._marks.mark_input(x, layer, index) for index, x in enumerate(call.inputs(args, kwargs))]
         args, kwargs = call.substitute(args, kwargs, marked)
-        # The export must show that a weight is computed.
-        with written_as_images() if self._op.image_axes == 1 else without_torch_function():
+        with self._marks.body(self._op):
             if works_in_place(self.original.module):
                 args, kwargs = _with_copy(args, kwargs)
             result = self.original(*args, **kwargs)
         if self._op.name.startswith("adaptive") or getattr(self.original.module, "mode", None) == "area":
             refuse_uneven_windows(layer, self._op, first, result)
-        result = mark_result(result, layer) if edges else result
+        result = self._marks.mark_result(result, layer) if edges else result
         if works_in_place(self.original.module):  # the module would change the marker's result, not its argument
             result = first.copy_(result)
         return made_by(self._name, result)

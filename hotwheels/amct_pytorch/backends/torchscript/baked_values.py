@@ -52,7 +52,7 @@ class BakedValues(TorchFunctionMode):
         if is_tracing() and _is_value(func, result):
             tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
             if any(self._depends_on_inputs(one) for one in tensors):
-                self.lines.setdefault(_user_line())
+                self.lines.setdefault(user_line())
         return result
 
     def _depends_on_inputs(self, x: Tensor) -> bool:
@@ -92,7 +92,8 @@ def _is_value(func: Callable[..., Any], result: Any) -> bool:
     return not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(result))
 
 
-def _user_line() -> str:
+def user_line() -> str:
+    """Returns the line of the user's code that is running, ``file:number: source``."""
     frame: types.FrameType | None = sys._getframe(1)
     while frame is not None and not _is_user_file(frame.f_code.co_filename):
         frame = frame.f_back

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...nn.unit_axis import written_as_images
+from ...ops.desc import OpDesc
 from ...torch_private import without_torch_function
 
 _DOMAIN = "amct_marker"
@@ -42,6 +45,14 @@ def mark_output(x: Tensor, layer: str) -> Tensor:
     """Returns ``x``; in ONNX a node ``amct_marker::Output`` behind ``layer``."""
     with without_torch_function():
         return _MarkOutput.apply(x, layer)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def body(op: OpDesc) -> contextlib.AbstractContextManager[None]:
+    """Returns a context for the call of a layer's module; modes of the trace do not see what the module calls.
+
+    So the export shows that a weight is computed.
+    """
+    return written_as_images() if op.image_axes == 1 else without_torch_function()
 
 
 def mark_result(result: Any, layer: str) -> Any:

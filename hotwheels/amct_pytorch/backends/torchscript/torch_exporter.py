@@ -22,7 +22,8 @@ from ..calls.fused_attention import without_fused_attention
 from .symbolics import own_symbolics
 
 _log = get_logger(__name__)
-_lock = threading.Lock()  # torch's exporter refuses to run in two threads at once
+# torch's exporter refuses to run in two threads at once, and classes are changed during an export.
+export_lock = threading.RLock()
 
 
 def export_onnx(module: nn.Module, inputs: tuple[Any, ...], setting: Mapping[str, Any]) -> bytes:
@@ -69,12 +70,12 @@ def export_once(module: nn.Module, inputs: tuple[Any, ...], setting: Mapping[str
 def _export(module: nn.Module, inputs: tuple[Any, ...], setting: dict[str, Any]) -> bytes:
     file = io.BytesIO()
     with (
-        _lock,
+        export_lock,
         warnings.catch_warnings(),
         torch.no_grad(),
         without_fused_attention(),
         own_symbolics(),
-        _no_checkpoints(),
+        no_checkpoints(),
     ):
         # No warnings of values that become constants: the saved model is compared with the original instead.
         warnings.simplefilter("ignore", TracerWarning)
@@ -87,14 +88,16 @@ def _export(module: nn.Module, inputs: tuple[Any, ...], setting: dict[str, Any])
 
 
 @contextlib.contextmanager
-def _no_checkpoints() -> Iterator[None]:
+def no_checkpoints() -> Iterator[None]:
     """Returns a context in which ``torch.utils.checkpoint`` just calls its function, as nothing is differentiated."""
     call = staticmethod(lambda function, _keeps_random, *args: function(*args))
+    is_outermost = "apply" not in CheckpointFunction.__dict__
     setattr(CheckpointFunction, "apply", call)  # noqa: B010 - mypy refuses to assign to a method
     try:
         yield
     finally:
-        del CheckpointFunction.apply  # that of its base class is in force again
+        if is_outermost:
+            del CheckpointFunction.apply  # that of its base class is in force again
 
 
 def _needed_opset(error: UnsupportedOperator) -> int | None:

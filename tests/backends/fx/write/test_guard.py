@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import hotwheels.amct_pytorch as amct
-from hotwheels.amct_pytorch.backends.fx.write.onnx import handlers, table
-from hotwheels.amct_pytorch.backends.fx.write.onnx.call import Call
+from hotwheels.amct_pytorch.backends.writer import handlers, table
+from hotwheels.amct_pytorch.backends.writer.call import Call
 from hotwheels.amct_pytorch.workflows import onnx_files
 from tests.support.fx_path import quantize
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.backends.fx.write.flat_reference import FlatReference
-from hotwheels.amct_pytorch.backends.fx.write.onnx.shape_example import NeedsData, ShapeExample
+from hotwheels.amct_pytorch.backends.writer.shape_example import NeedsData, ShapeExample
 from tests.support.fx_path import quantize
 
 X = torch.randn(2, 4, 6, 6, generator=torch.Generator().manual_seed(0))

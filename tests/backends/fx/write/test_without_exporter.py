@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import hotwheels.amct_pytorch as amct
-from hotwheels.amct_pytorch.backends.fx.write.onnx import one_call
+from hotwheels.amct_pytorch.backends.writer import one_call
 from hotwheels.amct_pytorch.errors import ExportError
 from sample.mobilenet_v2.src.mobilenet import MobileNetV2
 from sample.resnet50.src.resnet import ResNet

@@ -5,22 +5,26 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import onnx_ir as ir
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
+from ....errors import ExportError
 from ....graph import Edge
 from ....log import get_logger
 from ....nn.padding import Margins
 from ....onnx_io.layer_sites import LayerSite
 from ....onnx_io.model_file import name_outputs, parse_model
 from ....onnx_io.node_access import operand
+from ....onnx_io.opset import DEFAULT_OPSET, OpsetTooLow
 from ....torch_private import pytree
 from ...batches.export_names import input_names, labels_of, output_names, report_unused_axes
 from ...batches.outputs import output_tensors
 from ...calls.constant_calls import ConstantsBeforehand
+from ...torchscript import markers
 from ...torchscript.aliases import FollowedAliases
 from ...torchscript.baked_values import BakedValues, report_baked
 from ...torchscript.composed_calls import ComposedCalls
@@ -30,8 +34,9 @@ from ...torchscript.size_arithmetic import fold_size_arithmetic
 from ...torchscript.torch_exporter import export_onnx
 from ...torchscript.unexportable_pooling import refuse_divisor
 from ...user_model.model_state import unchanged
-from ..forwards import MarkedForward, OriginalForward, call_name, replace_forward
+from ..forwards import MarkedForward, Marks, OriginalForward, call_name, replace_forward
 from .candidates import Candidate
+from .module_writer import ModuleWriter
 from .pad_nodes import take_pads
 from .pads import merge_pads
 
@@ -91,15 +96,12 @@ def export_marked(
     named = {*names, *given.get("output_names", ())}  # the exporter knows no default names of outputs
     labels = {name: labels_of(name, one) for name, one in axes.items() if name in named}
     setting = {**given, "input_names": names, "dynamic_axes": labels}
-    with (
-        unchanged(model),
-        _marked(candidates) as forwards,
-        _counting_anew(model, forwards),
-        _entered_with_tensors(model, inputs) as (tensors, baked),
-    ):
-        model.eval()
-        onnx_model = parse_model(export_onnx(model, tensors, setting))
-    report_baked(baked.lines)
+    try:
+        onnx_model, forwards, lines = _written(model, candidates, inputs, setting)
+    except ExportError as error:
+        _log.debug("torch's TorchScript exporter writes the model, since the writer does not: %s", error)
+        onnx_model, forwards, lines = _exported(model, candidates, inputs, setting)
+    report_baked(lines)
     unread = _unread(onnx_model, names)
     outputs = output_names(given.get("output_names"), len(onnx_model.graph.outputs), names)
     report_unused_axes(axes, names, outputs)
@@ -109,11 +111,56 @@ def export_marked(
 
 # --- running ---
 
+# The model, its marked forwards by path, and the user's lines whose values are constants of the model.
+_Export = tuple[ir.Model, dict[str, MarkedForward], Iterable[str]]
+
+
+def _written(
+    model: nn.Module, candidates: Mapping[str, Candidate], inputs: tuple[Any, ...], setting: Mapping[str, Any]
+) -> _Export:
+    """Returns ``model``, written while it runs.
+
+    Raises:
+      ExportError: The writer does not cover the model or ``setting``.
+    """
+    if setting["dynamic_axes"]:
+        raise ExportError("Files with dynamic axes are written by torch's exporter.")
+    opset = DEFAULT_OPSET
+    while True:
+        with unchanged(model), _entered_with_tensors(model, inputs) as tensors:
+            model.eval()
+            writer = ModuleWriter(model, dict(zip(setting["input_names"], tensors, strict=True)), opset)
+            with _marked(candidates, writer) as forwards:
+                try:
+                    return writer.write(), forwards, writer.lines
+                except OpsetTooLow as error:
+                    opset = error.opset
+
+
+def _exported(
+    model: nn.Module, candidates: Mapping[str, Candidate], inputs: tuple[Any, ...], setting: Mapping[str, Any]
+) -> _Export:
+    """Returns ``model`` as torch's TorchScript exporter writes it.
+
+    Raises:
+      ExportError: The call with ``inputs`` fails, or an operation has no ONNX form.
+    """
+    baked = BakedValues(sum(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(inputs)))
+    modes = (ComposedCalls(), ConstantsBeforehand(model), FollowedAliases(model), baked)
+    with (
+        unchanged(model),
+        _marked(candidates, markers) as forwards,
+        _counting_anew(model, forwards),
+        _entered_with_tensors(model, inputs, modes) as tensors,
+    ):
+        model.eval()
+        return parse_model(export_onnx(model, tensors, setting)), forwards, baked.lines
+
 
 @contextlib.contextmanager
-def _marked(candidates: Mapping[str, Candidate]) -> Iterator[dict[str, MarkedForward]]:
+def _marked(candidates: Mapping[str, Candidate], marks: Marks) -> Iterator[dict[str, MarkedForward]]:
     forwards = {
-        path: MarkedForward(path, candidate.op, OriginalForward(candidate.module))
+        path: MarkedForward(path, candidate.op, OriginalForward(candidate.module), marks)
         for path, candidate in candidates.items()
     }
     try:
@@ -146,30 +193,32 @@ class _EntryForward:
     Otherwise the exporter would make inputs of plain numbers, even of default values in the model's signature.
     """
 
-    def __init__(self, original: OriginalForward, inputs: tuple[Any, ...]) -> None:
+    def __init__(self, original: OriginalForward, inputs: tuple[Any, ...], modes: Sequence[TorchFunctionMode]) -> None:
         self.original = original
         self._leaves, self._layout = pytree.tree_flatten(inputs)
-        self.baked = BakedValues(sum(isinstance(leaf, Tensor) for leaf in self._leaves))
+        self._modes = modes
 
     def __call__(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Runs the model and returns the tensors of its result; inputs that are no tensors are constants."""
         given = iter(tensors)
         leaves = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in self._leaves]
-        model = self.original.module
-        with ComposedCalls(), ConstantsBeforehand(model), FollowedAliases(model), self.baked:
+        with contextlib.ExitStack() as stack:
+            for mode in self._modes:
+                stack.enter_context(mode)
             return output_tensors(self.original(*pytree.tree_unflatten(leaves, self._layout)))
 
 
 @contextlib.contextmanager
 def _entered_with_tensors(
-    model: nn.Module, inputs: tuple[Any, ...]
-) -> Iterator[tuple[tuple[Tensor, ...], BakedValues]]:
+    model: nn.Module, inputs: tuple[Any, ...], modes: Sequence[TorchFunctionMode] = ()
+) -> Iterator[tuple[Tensor, ...]]:
+    """Returns a context in which ``model`` takes the tensors of ``inputs``, and calls torch under ``modes``."""
     # Copies, since a forward may change its inputs in place.
     tensors = tuple(leaf.clone() for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor))
-    forward = _EntryForward(OriginalForward(model), inputs)
+    forward = _EntryForward(OriginalForward(model), inputs, modes)
     try:
         replace_forward(model, forward)
-        yield tensors, forward.baked
+        yield tensors
     finally:
         forward.original.restore()
 

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from ....nn.padding import Margins
 from ....onnx_io.initializers import constant_of
 from ....onnx_io.layer_sites import LayerSite
-from ....onnx_io.node_access import operand, producers, result
+from ....onnx_io.node_access import operand, producers, readers, result
 from ...torchscript.exporter_leftovers import bypass
 
 _POOLINGS = ("MaxPool", "AveragePool")
@@ -43,6 +43,9 @@ def take_pads(model: ir.Model, sites: Mapping[str, LayerSite], paths: Mapping[st
             margins[path] = kinds.pop()
             for one in calls.values():
                 _write(one.main, one.added)
+                for reader in readers(one.pad):
+                    if reader is not one.main:
+                        result(reader).shape = None  # it is smaller now
                 bypass(one.pad)
     return margins
 

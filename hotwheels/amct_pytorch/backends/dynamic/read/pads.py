@@ -21,7 +21,6 @@ from ..forwards import FORWARD, FoldedForward, OriginalForward, replace_forward
 from ..inner_call import CalledWith, CallingForward, make_inner
 
 _AXES = 2
-_KINDS = ("Pad", "Conv")
 
 
 class PaddedConvolution(CallingForward):
@@ -88,7 +87,10 @@ def merge_pads(model: ir.Model, sites: Mapping[str, LayerSite], layers: Collecti
     nodes = {str(node.name): node for node in model.graph}
     merged = dict(sites)
     for layer in layers:
-        pad, conv = (next(nodes[one] for one in sites[layer].nodes if nodes[one].op_type == kind) for kind in _KINDS)
+        own_nodes = {nodes[one].op_type: nodes[one] for one in sites[layer].nodes}
+        pad, conv = own_nodes.get("Pad"), own_nodes["Conv"]
+        if pad is None:  # the Conv was written with all pads
+            continue
         added, own = constant_of(pad.inputs[1]), conv.attributes.get("pads")
         if added is None:
             continue

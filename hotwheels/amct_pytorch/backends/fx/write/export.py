@@ -16,11 +16,11 @@ from ...batches.export_names import input_names, report_unused_axes
 from ...layers.folded_op import FoldedOp
 from ...torchscript.baked_values import report_baked
 from ...user_model.model_state import unchanged
+from ...writer.example import DynamicAxis, Example, dynamic_axes_of
+from ...writer.shape_example import NeedsData, ShapeExample
 from .example_call import ExampleCall
 from .flat_reference import FlatReference
-from .onnx.example import DynamicAxis, Example, dynamic_axes_of
-from .onnx.shape_example import NeedsData, ShapeExample
-from .onnx.write_graph import GraphWalk
+from .write_graph import GraphWalk
 
 _log = get_logger(__name__)
 
@@ -98,7 +98,7 @@ def _walked(
 ) -> tuple[GraphWalk, ir.Model]:
     """Returns the finished walk and its model; only a graph that needs data for that is run with the user's tensors."""
     if axes:
-        from .onnx.symbolic_example import SymbolicExample  # here, because symbols cost three seconds of import
+        from ...writer.symbolic_example import SymbolicExample  # here, because symbols cost three seconds of import
 
         _keep_weights(module)
         walk = GraphWalk(module, SymbolicExample(given, axes), opset)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import hotwheels.amct_pytorch as amct
-from hotwheels.amct_pytorch.backends.fx.write.onnx import dynamo_call, one_call
+from hotwheels.amct_pytorch.backends.writer import dynamo_call, one_call
 from hotwheels.amct_pytorch.errors import ExportError
 from tests.support.fx_path import quantize
 from tests.support.written import assert_same, run_default, write

@@ -10,7 +10,7 @@ import sympy  # type: ignore[import-untyped]
 import torch
 from torch import Tensor
 
-from .....errors import ExportError
+from ...errors import ExportError
 from .graph_writer import GraphWriter
 
 

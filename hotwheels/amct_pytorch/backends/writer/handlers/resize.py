@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ......nn.smooth_resize import resize_shares
-from .....calls.same_size import stays
+from ....nn.smooth_resize import resize_shares
+from ...calls.same_size import stays
 from ..call import Call
 from ..table import REFUSED, Written, handles
 from .pooling import adaptive_avg_pool_of

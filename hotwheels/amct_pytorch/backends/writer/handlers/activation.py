@@ -9,8 +9,8 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from ......nn.exported_form import SOFTPLUS_THRESHOLD
-from .....calls.function_names import name_of
+from ....nn.exported_form import SOFTPLUS_THRESHOLD
+from ...calls.function_names import name_of
 from ..call import Call
 from ..table import REFUSED, Written, handles
 

@@ -11,21 +11,21 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, fx, nn
 
-from .....nn.call import MethodCall
-from .....onnx_io.layer_sites import LayerSite, main_node, read_places, write_sites
-from .....onnx_io.node_names import name_nodes, name_values
-from .....torch_private import pytree
-from ....batches.export_names import output_names
-from ....batches.outputs import output_tensors
-from ....calls.item_assignment import with_item
-from ....calls.leaves import tensors_in
-from ....real_quant.known import is_known
-from ...read.constants import constant_nodes
-from ...trace.frozen import is_check
-from ..flat_graph import FlatLayer
-from .example import Example, FixedAxis
-from .graph_writer import GraphWriter
-from .translator import Translator
+from ....nn.call import MethodCall
+from ....onnx_io.layer_sites import LayerSite, main_node, read_places, write_sites
+from ....onnx_io.node_names import name_nodes, name_values
+from ....torch_private import pytree
+from ...batches.export_names import output_names
+from ...batches.outputs import output_tensors
+from ...calls.item_assignment import with_item
+from ...calls.leaves import tensors_in
+from ...real_quant.known import is_known
+from ...writer.example import Example, FixedAxis
+from ...writer.graph_writer import GraphWriter
+from ...writer.translator import Translator
+from ..read.constants import constant_nodes
+from ..trace.frozen import is_check
+from .flat_graph import FlatLayer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

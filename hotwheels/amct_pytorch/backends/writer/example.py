@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ....batches.export_names import Axes, labels_of
+from ..batches.export_names import Axes, labels_of
 
 if TYPE_CHECKING:
     from .graph_writer import GraphWriter

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .....onnx_io.opset import OpsetTooLow
+from ...onnx_io.opset import OpsetTooLow
 from .graph_writer import Attribute, GraphWriter
 from .tensor_values import TensorValues
 from .types import array_of, onnx_type

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ....calls.constant_calls import changes_in_place
-from ....calls.leaves import map_leaves
+from ..calls.constant_calls import changes_in_place
+from ..calls.leaves import map_leaves
 from .example import Example
 
 _CPU = torch.device("cpu")

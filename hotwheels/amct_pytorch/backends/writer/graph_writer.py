@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch import Tensor
 
-from .....onnx_io.initializers import NameGiver
-from .....onnx_io.opset import ir_version_of
-from .....onnx_io.rows_tensor import RowsTensor, ScaledTensor
-from ....layers.folded_op import UnfoldedWeight
+from ...onnx_io.initializers import NameGiver
+from ...onnx_io.opset import ir_version_of
+from ...onnx_io.rows_tensor import RowsTensor, ScaledTensor
+from ..layers.folded_op import UnfoldedWeight
 from .types import array_of, onnx_type
 
 Attribute = int | float | str | Sequence[int] | Sequence[float] | NDArray[np.generic] | None

@@ -9,10 +9,10 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from .....errors import ExportError, TorchVersionError
-from ....calls.leaves import map_leaves
-from ....calls.template_call import Slot, TemplateCall
-from ....torchscript.one_call import ExportedCall, export_call, module_path, take_apart
+from ...errors import ExportError, TorchVersionError
+from ..calls.leaves import map_leaves
+from ..calls.template_call import Slot, TemplateCall
+from ..torchscript.one_call import ExportedCall, export_call, module_path, take_apart
 from .call import Call
 from .dynamo_call import export_by_dynamo
 from .example import Example

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import onnx_ir as ir
@@ -10,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from .....errors import ExportError
-from .....nn.unit_axis import image_form
-from .....onnx_io.opset import DEFAULT_OPSET
-from ....calls.composed_forms import composed_form
-from ....calls.constant_calls import changes_in_place
-from ....calls.item_assignment import joined_item, with_item
-from ....calls.leaves import leaves, map_leaves, tensors_in
+from ...errors import ExportError
+from ...nn.unit_axis import image_form
+from ...onnx_io.opset import DEFAULT_OPSET
+from ..calls.composed_forms import composed_form
+from ..calls.constant_calls import changes_in_place
+from ..calls.item_assignment import joined_item, with_item
+from ..calls.leaves import leaves, map_leaves, tensors_in
 from . import handlers  # noqa: F401 - fills the table
 from .call import Call
 from .example import Example
@@ -31,6 +32,8 @@ _DATA_READS = frozenset(
     {"item", "tolist", "numpy", "equal", "allclose", "is_nonzero", "__array__"}
     | {f"__{name}__" for name in ("bool", "int", "float", "index", "complex", "contains")}
 )
+# Functions that copy data, so that torch connects the result with nothing.
+_DATA_COPIES = frozenset({"tensor"})
 # Functions that read only the shape of a tensor.
 _MAKES_BY_SHAPE = frozenset(
     {f"{name}_like" for name in ("zeros", "ones", "full", "empty")}
@@ -46,6 +49,7 @@ class Translator(TorchFunctionMode):
       values: The ONNX values of the tensors.
       inputs: The tensors that stand for the inputs of the graph.
       layer: Name of the quantized layer that is being written; None between layers.
+      is_writing: Whether a call is being written; what torch computes then belongs to that call.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class Translator(TorchFunctionMode):
         self.writer = writer
         self.values = TensorValues(example.label)
         self.layer: str | None = None
+        self.is_writing = False
         self._example = example
         self._name_of_constant = name_of_constant
         self._on_data_read = on_data_read
@@ -72,7 +77,19 @@ class Translator(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Runs ``func`` and writes its nodes."""
-        kwargs = dict(kwargs or {})
+        with self.writing():
+            return self._run(func, args, dict(kwargs or {}))
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Returns a context in which ``is_writing``."""
+        before, self.is_writing = self.is_writing, True
+        try:
+            yield
+        finally:
+            self.is_writing = before
+
+    def _run(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not self._depends_on_inputs((args, kwargs)):
             return func(*args, **kwargs)
         form = image_form(func) or composed_form(func)
@@ -87,13 +104,15 @@ class Translator(TorchFunctionMode):
             self._bind_constant(args[0])
         if name == "__setitem__" and self._set_item(*args):
             return None
-        if name in _DATA_READS:
+        if name in _DATA_READS | _DATA_COPIES:
             self._example.need_data(name)
         result = self._example.call(func, args, kwargs)
         if name in _MAKES_BY_SHAPE and all(isinstance(size, int) for size in result.shape):
             return self._constant(func, args, kwargs)
-        if name in _DATA_READS:
+        if name in _DATA_READS | _DATA_COPIES:
             self._on_data_read(name)
+        if name in _DATA_COPIES:
+            return result
         changed = args[0] if is_in_place else None
         if changed is None and not tensors_in(result):
             return result
@@ -141,15 +160,19 @@ class Translator(TorchFunctionMode):
         self.values.bind(tensor, value)
         return tensor, value
 
+    def check_unchanged(self, tensor: Tensor) -> None:
+        """Raises ExportError if the value of ``tensor`` is not known, since its memory changed under another name."""
+        what = self.values.changed_by(tensor)
+        if what is not None:
+            msg = (
+                f"'{self.writer.scope}' reads a tensor whose memory '{what}' has changed in place under another"
+                " name, which an ONNX graph cannot express. Write that change out of place."
+            )
+            raise ExportError(msg)
+
     def _call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Call:
         for tensor in tensors_in((args, kwargs)):
-            what = self.values.changed_by(tensor)
-            if what is not None:
-                msg = (
-                    f"'{self.writer.scope}' reads a tensor whose memory '{what}' has changed in place under another"
-                    " name, which an ONNX graph cannot express. Write that change out of place."
-                )
-                raise ExportError(msg)
+            self.check_unchanged(tensor)
         return Call(
             function=function,
             args=args,

@@ -8,7 +8,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from .....calls.function_names import name_of
+from ...calls.function_names import name_of
 from ..call import Call, Scalar
 from ..table import REFUSED, Written, handles
 from ..types import onnx_type

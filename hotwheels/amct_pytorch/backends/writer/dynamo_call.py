@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 
-from .....errors import ExportError
-from .....onnx_io.opset import OpsetTooLow
-from ....calls.template_call import CALL, CallModule, TemplateCall
+from ...errors import ExportError
+from ...onnx_io.opset import OpsetTooLow
+from ..calls.template_call import CALL, CallModule, TemplateCall
 
 _OLDEST_OPSET = 18
 _NEWEST_OPSET = 23  # torch 2.13 knows no later one; its operators have the same meaning in later opsets
@@ -33,12 +33,13 @@ def export_by_dynamo(call: TemplateCall, opset: int, refusal: Exception) -> byte
       ExportError: onnxscript is not installed, or the call has no ONNX form.
       OpsetTooLow: ``opset`` is below 18.
     """
-    reason = str(refusal.__cause__ or refusal)
+    reason = str(refusal.__cause__ or refusal).rstrip(". ")
+    refused = str(refusal).rstrip(". ")
     if util.find_spec("onnxscript") is None:
-        msg = f"{refusal} With onnxscript (the extra 'dynamo') and opset_version 18, torch's newer exporter is tried."
+        msg = f"{refused}. With onnxscript (the extra 'dynamo') and opset_version 18, torch's newer exporter is tried."
         raise ExportError(msg) from refusal
     if opset < _OLDEST_OPSET:
-        raise OpsetTooLow(_OLDEST_OPSET, f"{reason} From opset_version 18 on, torch's newer exporter is tried.")
+        raise OpsetTooLow(_OLDEST_OPSET, f"{reason}. From opset_version 18 on, torch's newer exporter is tried.")
     names = call.input_names()
     shapes = [{axis: torch.export.Dim.DYNAMIC for axis in found} for found in call.dynamic_axes]
     try:
@@ -53,7 +54,7 @@ def export_by_dynamo(call: TemplateCall, opset: int, refusal: Exception) -> byte
                 verbose=False,
             )
     except (torch.onnx.OnnxExporterError, RuntimeError, TypeError, ValueError, AssertionError) as error:
-        msg = f"{refusal} torch's newer exporter refuses the call too: {_first_reason(error)}"
+        msg = f"{refused}. torch's newer exporter refuses the call too: {_first_reason(error)}"
         raise ExportError(msg) from error
     assert program is not None
     _keep_module_paths(program.model)

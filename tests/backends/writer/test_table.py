@@ -7,8 +7,8 @@ import torch
 
 from hotwheels.amct_pytorch.backends.calls.composed_forms import _FORMS
 from hotwheels.amct_pytorch.backends.calls.leaves import tensors_in
-from hotwheels.amct_pytorch.backends.fx.write.onnx import one_call
-from hotwheels.amct_pytorch.backends.fx.write.onnx.table import _HANDLERS
+from hotwheels.amct_pytorch.backends.writer import one_call
+from hotwheels.amct_pytorch.backends.writer.table import _HANDLERS
 from tests.support.call_cases import CASES, CallCase
 from tests.support.written import assert_same, run_default, write
 

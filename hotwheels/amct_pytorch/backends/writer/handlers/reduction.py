@@ -10,7 +10,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from .....calls.function_names import name_of
+from ...calls.function_names import name_of
 from ..call import Call
 from ..table import REFUSED, Written, handles
 from .arithmetic import extreme

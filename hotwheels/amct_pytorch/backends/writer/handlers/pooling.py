@@ -9,9 +9,9 @@ from typing import Any
 import onnx_ir as ir
 from torch import Tensor
 
-from ......errors import ExportError
-from .....calls.function_names import name_of
-from .....calls.pooling_windows import even_windows, window_shares
+from ....errors import ExportError
+from ...calls.function_names import name_of
+from ...calls.pooling_windows import even_windows, window_shares
 from ..call import Call
 from ..table import REFUSED, Written, handles
 from .convolution import batched, each, with_margins

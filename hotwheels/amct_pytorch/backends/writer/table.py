@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from ....calls.function_names import name_of
+from ..calls.function_names import name_of
 
 if TYPE_CHECKING:
     from .call import Call

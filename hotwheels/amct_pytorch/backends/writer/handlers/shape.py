@@ -9,7 +9,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from .....calls.same_size import stays
+from ...calls.same_size import stays
 from ..call import Call
 from ..table import REFUSED, Written, handles
 

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor
 
-from .....calls.no_ops import cuts
+from ...calls.no_ops import cuts
 from ..call import Call, Scalar
 from ..table import REFUSED, Written, handles
 from .movement import sliced

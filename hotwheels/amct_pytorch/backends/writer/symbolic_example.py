@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
-from .....torch_private import constant_source, fake_tensor_mode, python_dispatcher
+from ...torch_private import constant_source, fake_tensor_mode, python_dispatcher
 from .example import DynamicAxis, Example, FixedAxis
 from .graph_writer import GraphWriter
 from .sizes import SizeWriter
