@@ -309,10 +309,13 @@ def test_batch_norm_that_is_not_folded_says_why(kind: str, reason: str, tmp_path
 class Drifting(LayerScale):
     """Changes its state in each forward."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("drift", torch.ones(()))
+
     def forward(self, x: Tensor) -> Tensor:
-        with torch.no_grad():
-            self.gamma.mul_(1.001)
-        return x * self.gamma
+        self.drift.mul_(1.001)
+        return x * (self.gamma * self.drift)
 
 
 class OtherInTraining(LayerScale):
