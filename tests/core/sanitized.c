@@ -56,9 +56,11 @@ static void rows_of(int64_t rows, int64_t size)
     for (int is_double = 0; is_double < 2; is_double++) {
         const void *sums_of = is_double ? (const void *)wide : (const void *)grad;
         amct_requantize(sums_of, is_double, out, rows, size, factors, -128, 127);
-        amct_requantize_reals(sums_of, is_double, out, rows, size, steps, is_double, 0.1, -128, 127);
+        amct_requantize_affine(sums_of, is_double, out, rows, size, steps, steps, 0, 6, 0.1, -128, 127);
+        amct_requantize_product(grad, 0.5, x, 0.1, out, 1, rows, size, is_double, 0.1, -128, 127);
     }
-    amct_requantize_sum(grad, 0.5, grad, 0.1, out, count, 1, 0.1, -128, 127);
+    amct_requantize_total(grad, 0.5, grad, 0.1, out, count, 0, INFINITY, 0.1, -128, 127);
+    amct_look_up(grad, out, count, factors, (int32_t)size, -3);
     amct_to_bytes(grad, (uint8_t *)integers, count, 3);
     amct_row_sums(integers, rows, size, up, down);
     free(wide), free(steps), free(factors), free(up), free(down);

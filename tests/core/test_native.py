@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hotwheels.amct_pytorch.core import affine, native, requantize
-from hotwheels.amct_pytorch.core.accumulator import Accumulator, Deferred
+from hotwheels.amct_pytorch.core.accumulator import Accumulator, Deferred, Factors, Sum, Table
 from hotwheels.amct_pytorch.core.exact_product import row_sums
 from hotwheels.amct_pytorch.core.host_memory import SETTINGS
 from hotwheels.amct_pytorch.core.params import QuantParams
@@ -249,26 +249,68 @@ def test_requantization_is_bit_exact(shape, wide, is_per_channel):
     for offset, bits in ((-128, 8), (0, 8), (17, 8), (-3000, 16)):
         params = QuantParams(scale=torch.tensor(0.5), offset=torch.tensor(offset), num_bits=bits)
         values = Accumulator.of(sums, step)
-        rectified = defer(torch.nn.ReLU(), (values,), {}, Registry().find_module(torch.nn.ReLU))
-        for x in (values, rectified):
+        clamped = [defer(one(), (values,), {}, Registry().find_module(one)) for one in (torch.nn.ReLU, torch.nn.ReLU6)]
+        for x in (values, *clamped):
             ours, theirs = both(functools.partial(requantize.to_integers, x, params))
             assert torch.equal(ours, theirs)
             assert ours.stride() == theirs.stride()
 
 
 @pytest.mark.parametrize("size", [1, 17, 32768, 100_003])
-@pytest.mark.parametrize("is_rectified", [False, True])
-def test_the_requantized_sum_is_bit_exact(size, is_rectified):
+@pytest.mark.parametrize("ends", [(-math.inf, math.inf), (0.0, math.inf), (0.0, 6.0)], ids=str)
+def test_the_requantized_sum_is_bit_exact(size, ends):
     a, b = (numbers(size, 1.0, seed).round().clamp(-255, 255) for seed in (0, 1))
     steps = torch.tensor(0.37).double(), torch.tensor(0.011).double()
-    values = Deferred.by(a, lambda at: a[at].double() * steps[0] + b[at].double() * steps[1])
-    if is_rectified:
-        values = Deferred.by(a, lambda at: (a[at].double() * steps[0] + b[at].double() * steps[1]).relu())
-    values.terms, values.is_rectified = ((a, steps[0]), (b, steps[1])), is_rectified
+    form = Sum(((a, steps[0]), (b, steps[1])), ends=ends)
+    values = Deferred.by(a, lambda at: (a[at].double() * steps[0] + b[at].double() * steps[1]).clamp(*ends), form)
     for offset in (-128, 0, 40):
         params = QuantParams(scale=torch.tensor(0.74), offset=torch.tensor(offset), num_bits=8)
         ours, theirs = both(functools.partial(requantize.to_integers, values, params))
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (2, 7, 300), (2, 5, 6, 7), (4, 300, 11, 13)], ids=str)
+def test_sums_with_a_bias_are_requantized_bit_exactly(shape):
+    sums, generator = accumulators(shape, False, 1), torch.Generator().manual_seed(3)
+    channels = (shape[1], 1, 1) if len(shape) == 4 else (shape[-1],)
+    if len(shape) == 4:
+        sums = sums.contiguous(memory_format=torch.channels_last)
+    bias = torch.randn(channels, generator=generator, dtype=torch.float64)
+    step = torch.rand((), generator=generator, dtype=torch.float64) * 2.0**-14
+    values = Deferred.by(sums, lambda at: sums[at].double() * step + bias, Sum(((sums, step),), bias))
+    params = QuantParams(scale=torch.tensor(0.5), offset=torch.tensor(3), num_bits=8)
+    ours, theirs = both(functools.partial(requantize.to_integers, values, params))
+    assert torch.equal(ours, theirs)
+    assert torch.equal(ours, (values.whole() / 0.5).round().clamp(-131, 124).float())
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("gate", [(3, 40, 1, 1), (3, 40, 9, 31)], ids=str)
+def test_the_requantized_product_is_bit_exact(order, gate):
+    generator = torch.Generator().manual_seed(4)
+    a = torch.randint(-128, 128, (3, 40, 9, 31), generator=generator).float().contiguous(memory_format=order)
+    b = torch.randint(0, 256, gate, generator=generator).float().contiguous(memory_format=order)
+    terms = (a, torch.tensor(0.37).double()), (b, torch.tensor(0.011).double())
+    part = lambda at: (a[at].double() * terms[0][1]) * (b[at].double() * terms[1][1])  # noqa: E731
+    params = QuantParams(scale=torch.tensor(0.407), offset=torch.tensor(-5), num_bits=8)
+    want = (part(...) / params.scale.double()).round().clamp(-123, 132).float()
+    ours, theirs = both(functools.partial(requantize.to_integers, Deferred.by(a, part, Factors(terms)), params))
+    assert torch.equal(ours, want)
+    assert torch.equal(theirs, want)
+    assert ours.stride() == a.stride()
+
+
+@pytest.mark.parametrize("offset", [-128, 0, 17])
+def test_looked_up_integers_are_bit_exact(offset):
+    limits = requantize.limits_of(QuantParams(scale=torch.tensor(1.0), offset=torch.tensor(offset), num_bits=8))
+    x = torch.randint(limits.low, limits.high + 1, (3, 70_001), generator=torch.Generator().manual_seed(5)).float()
+    points = torch.arange(limits.low, limits.high + 1, dtype=torch.float64)
+    table = Table(x, limits.low, torch.nn.functional.silu(points * 0.05))
+    params = QuantParams(scale=torch.tensor(0.013), offset=torch.tensor(-100), num_bits=8)
+    ours, theirs = both(functools.partial(requantize.to_integers, Deferred.by(x, table.part, table), params))
+    want = (torch.nn.functional.silu(x.double() * 0.05) / params.scale.double()).round().clamp(-28, 227).float()
+    assert torch.equal(ours, want)
+    assert torch.equal(theirs, want)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 300), (5, 70_000), (0, 4)], ids=str)

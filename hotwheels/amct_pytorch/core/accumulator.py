@@ -6,6 +6,8 @@ whole float64 tensor, eight times as large as the integers on the chip, is then 
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from types import EllipsisType
 from typing import Any, TypeAlias
@@ -28,34 +30,68 @@ _METADATA = frozenset(
 )
 
 
+Term: TypeAlias = "tuple[Tensor, Tensor]"  # integers, float32 or float64, and the float64 step of each of them
+
+
+@dataclasses.dataclass(frozen=True)
+class Sum:
+    """The values ``integers * step`` of one term, plus ``bias``, or the sum of two float32 terms with scalar steps.
+
+    Attributes:
+      terms: The one term or the two.
+      bias: Added to a single term, float64; broadcasts like its step. None adds nothing.
+      ends: The sum is clamped to these in the end.
+    """
+
+    terms: tuple[Term, ...]
+    bias: Tensor | None = None
+    ends: tuple[float, float] = (-math.inf, math.inf)
+
+    def clamped(self, ends: tuple[float, float]) -> Sum:
+        """Returns these values clamped once more; both intervals contain 0."""
+        return dataclasses.replace(self, ends=(max(self.ends[0], ends[0]), min(self.ends[1], ends[1])))
+
+
+@dataclasses.dataclass(frozen=True)
+class Factors:
+    """The values ``(a * step_a) * (b * step_b)`` of two terms with scalar steps; ``b`` broadcasts against ``a``."""
+
+    terms: tuple[Term, Term]
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """The values ``values[integers - first]``: a function of each integer; ``values`` is float64."""
+
+    integers: Tensor
+    first: int
+    values: Tensor
+
+    def part(self, at: Piece) -> Tensor:
+        """Returns the values of one piece."""
+        return self.values[(self.integers[at] - self.first).long()]
+
+
 class Deferred(Tensor):
     """A float64 tensor whose values are computed when an operation needs them: every operation gets ``whole()``.
 
     Attributes:
       carrier: A tensor of the same shape, which answers for shape and device.
       part: Returns the float64 values of one piece.
-      terms: Integers, float32 or float64, and the float64 step of each: the values are the sum of ``integers * step``.
-        One term, or two float32 ones with scalar steps; () if the values are not known to be such a sum.
-      is_rectified: Whether a final ReLU makes negative sums of ``terms`` 0.
-      before_relu: Returns a piece before its final ReLU, for grids without negative values, which clip the negative
-        ones anyway; None if the last step is not a ReLU.
+      form: What the values are, for consumers that compute them in one pass; None if ``part`` alone tells.
       may_be_nan: Whether a value can be NaN at all.
     """
 
     carrier: Tensor
     part: Callable[[Piece], Tensor]
-    terms: tuple[tuple[Tensor, Tensor], ...] = ()
-    is_rectified: bool = False
-    before_relu: Callable[[Piece], Tensor] | None = None
+    form: Sum | Factors | Table | None = None
     may_be_nan: bool = True
 
     @staticmethod
-    def by(
-        carrier: Tensor, part: Callable[[Piece], Tensor], before_relu: Callable[[Piece], Tensor] | None = None
-    ) -> Deferred:
+    def by(carrier: Tensor, part: Callable[[Piece], Tensor], form: Sum | Factors | Table | None = None) -> Deferred:
         """Returns a Deferred of the shape of ``carrier``, which has at least one axis; no value is computed."""
         made = carrier.as_subclass(Deferred)
-        made.carrier, made.part, made.before_relu = carrier, part, before_relu
+        made.carrier, made.part, made.form = carrier, part, form
         return made
 
     def whole(self) -> Tensor:
@@ -93,7 +129,7 @@ class Accumulator(Deferred):
     def of(integers: Tensor, step: Tensor) -> Accumulator:
         """Returns the Accumulator of ``integers * step``; the product is not computed."""
         made = integers.as_subclass(Accumulator)
-        made.carrier, made.integers, made.step, made.terms = integers, integers, step, ((integers, step),)
+        made.carrier, made.integers, made.step, made.form = integers, integers, step, Sum(((integers, step),))
         made.part = lambda at: integers[at].double() * rows_of(step, at)
         return made
 

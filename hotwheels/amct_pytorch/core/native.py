@@ -44,11 +44,14 @@ _SIGNATURES = {
     "amct_quantize_weight": (_POINTER, _POINTER, _LONG, _LONG, _POINTER, _INT, _FLOAT),
     "amct_edge_sums": (_POINTER, _POINTER, _LONG, *(_POINTER,) * 3, _LONG, _POINTER),
 }
+_TO_GRID = (_DOUBLE, _DOUBLE, _DOUBLE, _FLOAT, _FLOAT)  # bottom, top, scale, low, high
 # A library of an older version of this file lacks these: see `has_integer_kernels`.
 _INTEGER_SIGNATURES = {
     "amct_requantize": (_POINTER, _INT, _POINTER, _LONG, _LONG, _POINTER, _FLOAT, _FLOAT),
-    "amct_requantize_reals": (_POINTER, _INT, _POINTER, _LONG, _LONG, _POINTER, _INT, _DOUBLE, _FLOAT, _FLOAT),
-    "amct_requantize_sum": (_POINTER, _DOUBLE, _POINTER, _DOUBLE, _POINTER, _LONG, _INT, _DOUBLE, _FLOAT, _FLOAT),
+    "amct_requantize_affine": (*(_POINTER, _INT, _POINTER, _LONG, _LONG, _POINTER, _POINTER), *_TO_GRID),
+    "amct_requantize_total": (*(_POINTER, _DOUBLE, _POINTER, _DOUBLE, _POINTER, _LONG), *_TO_GRID),
+    "amct_requantize_product": (*(_POINTER, _DOUBLE) * 2, _POINTER, *(_LONG,) * 3, _INT, *_TO_GRID[2:]),
+    "amct_look_up": (_POINTER, _POINTER, _LONG, _POINTER, ctypes.c_int32, _FLOAT),
     "amct_to_bytes": (_POINTER, _POINTER, _LONG, _FLOAT),
     "amct_row_sums": (_POINTER, _LONG, _LONG, _POINTER, _POINTER),
 }
@@ -266,31 +269,59 @@ def requantize(sums: Tensor, out: Tensor, factor: Tensor, ends: tuple[int, int])
     _library.amct_requantize(*shape, factor.data_ptr(), *ends)
 
 
-def requantize_reals(
-    sums: Tensor, out: Tensor, step: Tensor, scale: float, is_rectified: bool, ends: tuple[int, int]
+def requantize_affine(
+    sums: Tensor,
+    out: Tensor,
+    step: Tensor,
+    bias: Tensor,
+    bounds: tuple[float, float],
+    scale: float,
+    ends: tuple[int, int],
 ) -> None:
-    """Puts ``clamp(rhe(sums * step / scale), *ends)``, computed in float64, into ``out``; see `requantize`.
+    """Puts ``clamp(rhe(clamp(sums * step + bias, *bounds) / scale), *ends)``, computed in float64, into ``out``.
 
-    Values ``sums * step`` below 0 count as 0 if the result ``is_rectified``. ``step`` [columns] is float64.
+    ``step`` and ``bias`` [columns] are float64; see `requantize`.
     """
     assert _library is not None
     columns = step.numel()
     shape = sums.data_ptr(), sums.dtype is torch.float64, out.data_ptr(), sums.numel() // columns, columns
-    _library.amct_requantize_reals(*shape, step.data_ptr(), is_rectified, scale, *ends)
+    _library.amct_requantize_affine(*shape, step.data_ptr(), bias.data_ptr(), *bounds, scale, *ends)
 
 
-def requantize_sum(
-    terms: tuple[tuple[Tensor, float], tuple[Tensor, float]],
-    out: Tensor,
-    scale: float,
-    is_rectified: bool,
-    ends: tuple[int, int],
+_Terms = tuple[tuple[Tensor, float], tuple[Tensor, float]]
+
+
+def requantize_total(
+    terms: _Terms, out: Tensor, bounds: tuple[float, float], scale: float, ends: tuple[int, int]
 ) -> None:
-    """Puts ``clamp(rhe((a * s + b * t) / scale), *ends)`` for ``((a, s), (b, t))`` into ``out``; all are float32."""
+    """Puts ``clamp(rhe(clamp(a * s + b * t, *bounds) / scale), *ends)`` for ``((a, s), (b, t))`` into ``out``.
+
+    All tensors are float32.
+    """
     assert _library is not None
     (a, step_a), (b, step_b) = terms
     given = a.data_ptr(), step_a, b.data_ptr(), step_b, out.data_ptr(), out.numel()
-    _library.amct_requantize_sum(*given, is_rectified, scale, *ends)
+    _library.amct_requantize_total(*given, *bounds, scale, *ends)
+
+
+def requantize_product(
+    terms: _Terms, out: Tensor, shape: tuple[int, int, int], is_row: bool, scale: float, ends: tuple[int, int]
+) -> None:
+    """Puts ``clamp(rhe((a * s) * (b * t) / scale), *ends)`` for ``((a, s), (b, t))`` into ``out``.
+
+    In memory ``a`` is ``shape``, [blocks, rows, columns], and ``b`` [blocks, columns] if it ``is_row``, else
+    [blocks, rows]. All tensors are float32.
+    """
+    assert _library is not None
+    (a, step_a), (b, step_b) = terms
+    given = a.data_ptr(), step_a, b.data_ptr(), step_b, out.data_ptr(), *shape
+    _library.amct_requantize_product(*given, is_row, scale, *ends)
+
+
+def look_up(x: Tensor, out: Tensor, table: Tensor, first: int) -> None:
+    """Puts ``table[x - first]`` into ``out``; all are float32, ``x`` holds integers inside the table."""
+    assert _library is not None
+    _library.amct_look_up(x.data_ptr(), out.data_ptr(), x.numel(), table.data_ptr(), table.numel(), first)
 
 
 def to_bytes(x: Tensor, zero: int) -> Tensor:

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import native
-from .accumulator import Accumulator, Deferred, Piece, pieces_of, rows_of
-from .exact_product import Range
+from .accumulator import Accumulator, Deferred, Factors, Piece, Sum, Table, pieces_of, rows_of
+from .exact_product import FLOAT32_EXACT, Range
 from .params import QuantParams
 from .spec import QuantSpec
 
@@ -45,35 +45,69 @@ def to_integers(x: Tensor, params: QuantParams) -> Tensor:
             return out
         return _by_pieces(lambda at: integers[at].float() * rows_of(factor, at), integers, limits)
     if isinstance(x, Deferred):
-        found = _of_terms(x, params.scale.item(), limits)
+        found = _of_form(x.form, params.scale.item(), limits)
         if found is not None:
             return found
-        scale, part = params.scale.double(), x.part
-        if x.before_relu is not None and limits.low == 0:
-            part = x.before_relu
-        return _by_pieces(lambda at: part(at) / scale, x.carrier, limits)
+        scale = params.scale.double()
+        return _by_pieces(lambda at: x.part(at) / scale, x.carrier, limits)
     scale = params.scale.to(x.dtype)
     return _by_pieces(lambda at: x[at] / scale, x, limits)
 
 
-def _of_terms(x: Deferred, scale: float, limits: Range) -> Tensor | None:
-    """Returns `to_integers` of the terms of ``x``, in one pass; None if the kernels do not fit."""
+def _of_form(form: Sum | Factors | Table | None, scale: float, limits: Range) -> Tensor | None:
+    """Returns `to_integers` of the values of ``form`` in one pass; None if the kernels do not fit."""
     ends = (limits.low, limits.high)
-    if len(x.terms) == 1:
-        integers, step = x.terms[0]
+    if isinstance(form, Table):
+        table = (form.values / scale).round_().clamp_(*ends).float()
+        return _looked_up(form, table) if form.integers.numel() else None
+    if isinstance(form, Factors):
+        return _of_product(form, scale, ends)
+    if form is None:
+        return None
+    if len(form.terms) == 1:
+        ((integers, step),) = form.terms
         columns = _columns(integers, step)
-        if columns is None:
+        bias = columns if form.bias is None else _columns(integers, form.bias)
+        if columns is None or bias is None:
             return None
         out = torch.empty_like(integers, dtype=torch.float32)
-        native.requantize_reals(integers, out, columns, scale, x.is_rectified, ends)
+        bias = torch.zeros_like(columns) if form.bias is None else bias
+        native.requantize_affine(integers, out, columns, bias, form.ends, scale, ends)
         return out
-    if len(x.terms) != 2 or not native.has_integer_kernels():
-        return None
-    (a, step_a), (b, step_b) = x.terms
-    if step_a.dim() or step_b.dim() or not a.numel() or not native.handles(a, b):
+    (a, step_a), (b, step_b) = form.terms
+    if not a.numel() or not native.handles(a, b) or not native.has_integer_kernels():
         return None
     out = torch.empty_like(a)
-    native.requantize_sum(((a, step_a.item()), (b, step_b.item())), out, scale, x.is_rectified, ends)
+    native.requantize_total(((a, step_a.item()), (b, step_b.item())), out, form.ends, scale, ends)
+    return out
+
+
+def _looked_up(form: Table, table: Tensor) -> Tensor:
+    """Returns the elements of ``table``, float32, at the integers of ``form``; of their shape and layout."""
+    integers = form.integers
+    if not native.handles(integers) or not native.has_integer_kernels():
+        return table[(integers - form.first).long()]
+    out = torch.empty_like(integers)
+    native.look_up(integers, out, table, form.first)
+    return out
+
+
+def _of_product(form: Factors, scale: float, ends: tuple[int, int]) -> Tensor | None:
+    (a, step_a), (b, step_b) = form.terms
+    if not a.numel() or not native.handles(a) or not native.handles(b) or not native.has_integer_kernels():
+        return None
+    if a.shape == b.shape and a.stride() == b.stride():
+        blocks, rows, columns, is_row = 1, 1, a.numel(), True
+    elif a.dim() == b.dim() == 4 and b.shape == (*a.shape[:2], 1, 1):
+        is_row = a.is_contiguous(memory_format=torch.channels_last)
+        channels, pixels = a.shape[1], a.shape[2] * a.shape[3]
+        blocks, rows, columns = (len(a), pixels, channels) if is_row else (len(a), channels, pixels)
+    else:
+        return None
+    out = torch.empty_like(a)
+    native.requantize_product(
+        ((a, step_a.item()), (b, step_b.item())), out, (blocks, rows, columns), is_row, scale, ends
+    )
     return out
 
 
@@ -158,8 +192,16 @@ def avg_pool2d_sum(
     return sums, divisor.reshape(divisor.shape[-2:])
 
 
-def adaptive_avg_pool2d_sum(x: Tensor, output_size: Any) -> tuple[Tensor, Tensor]:
-    """Returns (exact window sums in float64, divisor of each position) of ``F.adaptive_avg_pool2d``."""
+def adaptive_avg_pool2d_sum(x: Tensor, output_size: Any, limits: Range) -> tuple[Tensor, Tensor]:
+    """Returns (exact window sums in float64, divisor of each position) of ``F.adaptive_avg_pool2d``.
+
+    ``x`` holds integers in ``limits``.
+    """
+    area = x.shape[-2] * x.shape[-1]
+    is_global = output_size in (1, (1, 1), [1, 1])
+    if is_global and 0 < area * max(limits.high, -limits.low) < FLOAT32_EXACT:  # float32 holds all partial sums
+        divisor = torch.full((1, 1), float(area), dtype=torch.float64, device=x.device)
+        return x.sum((-2, -1), keepdim=True).double(), divisor
     mean = F.adaptive_avg_pool2d(x.double(), output_size)
     height, width = (_adaptive_windows(full, part, x) for full, part in zip(x.shape[-2:], mean.shape[-2:], strict=True))
     divisor = height[:, None] * width[None, :]

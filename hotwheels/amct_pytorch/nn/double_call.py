@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..core.accumulator import Deferred
+from ..core.accumulator import Deferred, Sum
 from ..ops.desc import OpDesc, Role
 from ..torch_private import pytree
 from .exported_form import as_exported
 
-RELU = "relu"  # its name in the registry
+CLAMPS = {"relu": (0.0, math.inf), "relu6": (0.0, 6.0)}  # by their names in the registry
 _NUMBERS = frozenset({int, float, bool, str, type(None)})  # leaves of a tree, like tensors
 
 
@@ -61,11 +62,11 @@ def defer(
     if op is None or op.role is not Role.FUSED_ACTIVATION or not args or not isinstance(args[0], Deferred):
         return None
     x, *rest = args
-    before = x.part if op.name == RELU else None
-    made = Deferred.by(x.carrier, lambda at: call_in_double(function, (x.part(at), *rest), kwargs, op), before)
-    made.may_be_nan = before is None or x.may_be_nan
-    if before is not None:
-        made.terms, made.is_rectified = x.terms, True
+    made = Deferred.by(x.carrier, lambda at: call_in_double(function, (x.part(at), *rest), kwargs, op))
+    ends = CLAMPS.get(op.name)
+    if ends is not None:
+        made.may_be_nan = x.may_be_nan
+        made.form = x.form.clamped(ends) if isinstance(x.form, Sum) else None
     return made
 
 

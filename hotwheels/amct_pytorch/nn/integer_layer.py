@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..core import requantize
-from ..core.accumulator import Accumulator, Deferred, Piece
+from ..core.accumulator import Accumulator, Deferred, Factors, Piece, Sum, Table, Term
 from ..core.affine import quantize_bias
 from ..core.exact_product import Product, Range, RowSums, matrix_product, weighted_product
 from ..core.int8_product import int8_functions
@@ -23,7 +24,7 @@ from ..ops.desc import OpDesc, Role
 from ..quantizers.observers.observation import is_quantizable
 from ..torch_private import pytree
 from .call import LayerCall
-from .double_call import RELU, call_in_double
+from .double_call import CLAMPS, call_in_double
 from .layer_weight import FrozenWeight
 from .unit_axis import closed, image_settings, opened
 
@@ -135,7 +136,17 @@ def _weighted(layer: IntegerLayer, known: FrozenWeight, input: Tensor, output_si
         sums = requantize.shift(sums, shift_bit)
     step = data.scale.double() * params.scale.double()
     result = layer.accumulated(sums, step.reshape(known.op.channel_shape) if step.dim() else step)
-    return result.whole() + bias.double() if bias is not None and is_float_bias else result
+    return _with_bias(result, bias) if bias is not None and is_float_bias else result
+
+
+def _with_bias(product: Accumulator, bias: Tensor) -> Deferred:
+    """Returns the float64 sum of the product and a bias for each element of its last axis."""
+    added = bias.double()
+    made = Deferred.by(
+        product.integers, lambda at: product.part(at) + added, Sum(((product.integers, product.step),), added)
+    )
+    made.may_be_nan = not bool(added.isfinite().all())
+    return made
 
 
 def _matmul(layer: IntegerLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
@@ -163,7 +174,7 @@ def _avg_pool(layer: IntegerLayer, args: tuple[Any, ...], kwargs: dict[str, Any]
     add_up: Callable[..., tuple[Tensor, Tensor]]
     if layer.op.name.startswith("adaptive"):
         settings = _arguments(layer, args, kwargs, F.adaptive_avg_pool2d, ("output_size",))
-        add_up = requantize.adaptive_avg_pool2d_sum
+        add_up = functools.partial(requantize.adaptive_avg_pool2d_sum, limits=requantize.limits_of(layer.grids[0]))
     else:
         settings = _arguments(layer, args, kwargs, _avg_pool_signature, _AVG_POOL_SETTINGS)
         add_up = requantize.avg_pool2d_sum
@@ -208,35 +219,84 @@ def _other(layer: IntegerLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     """Returns the result of any other operation: float64 on the dequantized integers (spec 10.4)."""
     grids = layer.grids
     values = [layer.integers(at, x) if at in grids else x for at, x in enumerate(layer.call.inputs(args, kwargs))]
+    given = pytree.tree_leaves((args, kwargs))
+    tensors = [x for x in given if isinstance(x, Tensor)]
+    if _is_function_of_integers(layer, values, tensors):
+        return _tabulated(layer, args, kwargs, values[0])
 
-    def reals(part: Piece) -> list[Any]:
-        return [_real(layer, at, x[part]) if at in grids else x for at, x in enumerate(values)]
-
-    def whole() -> list[Any]:  # contiguous, since the operation may depend on the layout
-        return [x.contiguous() if is_quantizable(x) else x for x in reals(...)]
-
-    def compute(part: Piece) -> Any:
-        operands = whole() if part is ... else reals(part)
+    def compute(operands: list[Any]) -> Any:
         return call_in_double(layer.call.function, *layer.call.substitute(args, kwargs, operands), layer.op)
 
-    given = pytree.tree_leaves((args, kwargs))
-    if layer.op.role in _EACH_ELEMENT and _have_one_shape([*values, *(x for x in given if isinstance(x, Tensor))]):
-        is_relu = layer.op.name == RELU
-        made = Deferred.by(values[0], compute, (lambda part: reals(part)[0]) if is_relu else None)
-        made.terms, made.is_rectified = _terms(layer, args, kwargs, values), is_relu
+    def of_piece(part: Piece) -> Any:
+        return compute([_real(layer, at, _piece(x, part)) if at in grids else x for at, x in enumerate(values)])
+
+    carrier = _carrier(layer, values, tensors) if layer.op.role in _EACH_ELEMENT else None
+    if carrier is not None:
+        made = Deferred.by(carrier, of_piece, _form(layer, args, kwargs, values))
         made.may_be_nan = layer.op.name not in _FINITE or len(args) != len(values)  # a scalar operand may be infinite
         return made
-    return compute(...)
+    reals = [_real(layer, at, x) if at in grids else x for at, x in enumerate(values)]
+    return compute([x.contiguous() if is_quantizable(x) else x for x in reals])  # it may depend on the layout
 
 
-def _terms(
+def _is_function_of_integers(layer: IntegerLayer, values: list[Any], tensors: list[Tensor]) -> bool:
+    """Whether a table of the results for all grid points is smaller than the result of the layer."""
+    function, module = layer.call.function, layer.call.module
+    return (
+        layer.op.is_pointwise
+        and len(layer.grids) == len(values) == len(tensors) == 1
+        and not layer.constant_inputs
+        and values[0].dim() > 0
+        and values[0].numel() >= _LEAST_SHARE << layer.grids[0].num_bits
+        and (module is None or type(module).__module__.startswith(_OWN_MODULES))  # a user's subclass may do anything
+        and not getattr(function, "is_own", False)  # a forward that the user has set on the module
+    )
+
+
+def _tabulated(layer: IntegerLayer, args: tuple[Any, ...], kwargs: dict[str, Any], integers: Tensor) -> Deferred:
+    """Returns the results of an operation on single elements, each computed once for each grid point."""
+    limits = requantize.limits_of(layer.grids[0])
+    points = torch.arange(limits.low, limits.high + 1, dtype=torch.float32, device=integers.device)
+    operands = layer.call.substitute(args, kwargs, [_real(layer, 0, points)])
+    table = Table(integers, limits.low, call_in_double(layer.call.function, *operands, layer.op))
+    made = Deferred.by(integers, table.part, table)
+    made.may_be_nan = bool(table.values.isnan().any())
+    return made
+
+
+def _piece(x: Tensor, part: Piece) -> Tensor:
+    """Returns the part of an operand, which may be a vector of channels for each image, for a piece of the result."""
+    return x[part[0]] if isinstance(part, tuple) and x.shape[2:] == (1, 1) else x[part]
+
+
+def _carrier(layer: IntegerLayer, values: list[Any], tensors: list[Tensor]) -> Tensor | None:
+    """Returns the operand with the shape of the result, if a part of the result needs only that part of the operands.
+
+    All operands are float tensors of one shape, or the factors of images have one value for each image and channel.
+    """
+    operands = [*values, *tensors]
+    if not all(isinstance(x, Tensor) and x.is_floating_point() and x.dim() for x in operands):
+        return None
+    largest: Tensor = max(values, key=Tensor.numel)
+    shapes = {x.shape for x in operands} - {largest.shape}
+    per_channel = {(*largest.shape[:2], 1, 1)} if layer.op.name == "mul" and largest.dim() == 4 else set()
+    return largest if shapes <= per_channel else None
+
+
+def _form(
     layer: IntegerLayer, args: tuple[Any, ...], kwargs: dict[str, Any], values: list[Any]
-) -> tuple[tuple[Tensor, Tensor], ...]:
-    """Returns the terms of a ReLU or a plain addition of quantized tensors (`Deferred.terms`); () for other calls."""
-    count = {RELU: 1, "add": 2}.get(layer.op.name, 0)
+) -> Sum | Factors | None:
+    """Returns what the result of a clamp, a plain addition or multiplication of quantized tensors is; else None."""
+    name = layer.op.name
+    count = 2 if name in ("add", "mul") else 1 if name in CLAMPS else 0
     if len(layer.grids) != count or len(args) != count or kwargs or layer.constant_inputs:
-        return ()
-    return tuple((one, layer.grids[index].scale.double()) for index, one in enumerate(values))
+        return None
+    terms: list[Term] = [(one, layer.grids[index].scale.double()) for index, one in enumerate(values)]
+    if name == "mul":
+        first, second = sorted(terms, key=lambda term: -term[0].numel())
+        return Factors((first, second))
+    is_of_one_shape = len({one.shape for one in values}) == 1
+    return Sum(tuple(terms), ends=CLAMPS.get(name, _NO_ENDS)) if is_of_one_shape else None
 
 
 def _real(layer: IntegerLayer, index: int, integers: Tensor) -> Tensor:
@@ -244,18 +304,11 @@ def _real(layer: IntegerLayer, index: int, integers: Tensor) -> Tensor:
     return real.float() if index in layer.constant_inputs else real
 
 
-_FINITE = frozenset({RELU, "add", "sub", "mul"})  # never NaN on grid points, whose float64 values cannot overflow
+_FINITE = frozenset({*CLAMPS, "add", "sub", "mul"})  # never NaN on grid points, whose float64 values cannot overflow
 _EACH_ELEMENT = frozenset({Role.ELEMENTWISE, Role.FUSED_ACTIVATION})
-
-
-def _have_one_shape(values: list[Any]) -> bool:
-    """Whether all operands are float tensors of one shape: a part of the result then needs that part of them only."""
-    shapes = {x.shape for x in values if isinstance(x, Tensor)}
-    return (
-        all(isinstance(x, Tensor) and x.is_floating_point() for x in values)
-        and len(shapes) == 1
-        and len(shapes.pop()) > 0
-    )
+_NO_ENDS = (-math.inf, math.inf)
+_LEAST_SHARE = 4  # of a table in the result that is looked up there
+_OWN_MODULES = ("torch.nn.", "hotwheels.")
 
 
 _KERNELS = {Role.MATMUL: _matmul, Role.MAX_POOL: _max_pool, Role.AVG_POOL: _avg_pool}

@@ -26,7 +26,8 @@ from .kept_result import KeptResult
 from .weighted_op import WeightedOp
 
 _log = get_logger(__name__)
-_IMAGES = 2  # of a batch, for an estimate
+# Of a batch, for an estimate: images, their height and width, and rows of a Linear.
+_IMAGES, _SIDE, _ROWS = 2, 32, 128
 _LEAST_SHARE = 1e-6  # of an error that is not all shift
 
 
@@ -124,18 +125,31 @@ class LayerWeight:
     def gain_without_shift(self, x: Tensor) -> float | None:
         """Returns how many dB of the weight's rounding error at the outputs for ``x`` go if channels keep their means.
 
-        None if the rounding makes no error, or nothing else than a shift. Looks at two images.
+        None if the rounding makes no error, or nothing else than a shift. An estimate from a part of two images.
         """
         spatial = len(self.op.channel_shape) - 1
         if self.has_bare_grid or self.op.trains_batch_norm:
             return None
         weight, bias = self.op.folded()
         error = self._rounded.get(*self._known(weight, bias), self._round)[0] - weight
-        result = self.op.apply(x[:_IMAGES] if x.dim() > spatial + 1 else x, error, None)
+        result = self.op.apply(self._part_of(x, spatial), error, None)
         by_channel = result.double().movedim(-1 - spatial, -1).reshape(-1, len(weight))  # [positions, C_out]
         whole = by_channel.square().mean()
-        rest = whole - by_channel.mean(0).square().mean()
+        count = len(by_channel)  # the mean of few rows is larger than that of all by their variance / count
+        rest = (whole - by_channel.mean(0).square().mean()) * (count / max(1, count - 1))
         return float(10.0 * torch.log10(whole / rest)) if rest > _LEAST_SHARE * whole else None
+
+    def _part_of(self, x: Tensor, spatial: int) -> Tensor:
+        """Returns rows of the input of a Linear, or the middle of two images; the middle is larger than the kernel."""
+        if not spatial:
+            rows = x[:_IMAGES].flatten(0, -2) if x.dim() > 1 else x[None]
+            return rows[:: -(-len(rows) // _ROWS) or 1]
+        x = x[:_IMAGES] if x.dim() > spatial + 1 else x
+        module = self.op.module
+        for axis, kernel, dilation in zip(range(-spatial, 0), module.kernel_size, module.dilation, strict=True):
+            side = min(max(_SIDE, dilation * (kernel - 1) + 1), x.shape[axis])
+            x = x.narrow(axis, (x.shape[axis] - side) // 2, side)
+        return x
 
     @torch.no_grad()
     def record(self) -> WeightRecord:

@@ -40,6 +40,13 @@ _COMPUTING = WEIGHTED | {
 }
 # Operations each of whose results is an element of an input or a bound; so are those of every max pooling.
 _SELECTING = frozenset({"relu", "relu6", "clamp", "hardtanh", "max", "min", "cat", "stack"})
+# Operations that compute each element of the result from one element of the only tensor among their arguments.
+_POINTWISE = frozenset(
+    {
+        *("add", "sub", "mul", "div", "pow", "abs", "clamp", "relu", "relu6", "sigmoid", "tanh", "leaky_relu", "gelu"),
+        *("elu", "log_sigmoid", "tanhshrink", "hardswish", "silu", "mish", "hardtanh", "softsign", "hardsigmoid"),
+    }
+)
 CUBE = WEIGHTED | {Role.MATMUL, Role.MAX_POOL, Role.AVG_POOL}
 
 
@@ -115,6 +122,11 @@ class OpDesc:
     def selects(self) -> bool:
         """Whether rounding inputs and result to one grid is the same as rounding the result alone (spec 8.6)."""
         return self.role is Role.MAX_POOL or self.name in _SELECTING
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether, with a single tensor among its arguments, an element of the result depends on one element of it."""
+        return self.name in _POINTWISE and self.role is not Role.EXTENSION
 
     @property
     def is_cube(self) -> bool:

@@ -19,6 +19,8 @@ from torch import nn
 _REGISTRIES = ("_parameters", "_buffers")
 # Values that cannot change, and those that are kept as they are: copying a method would copy its object too.
 _UNCHANGED = (int, float, str, type(None), type, torch.dtype, types.MethodType, types.FunctionType, nn.Module)
+_PLAIN = frozenset({int, float, bool, str, type(None)})
+_OF_MODULES = frozenset({*_REGISTRIES, "_modules", "_non_persistent_buffers_set"})  # attributes that `_Tensors` keeps
 _CONTAINERS = frozenset({dict, OrderedDict, list, set})
 
 
@@ -75,26 +77,28 @@ class _Attributes:
     def __init__(self, owner: Any, *, is_deep: bool = False) -> None:
         """With ``is_deep`` the attributes are copied, since the objects themselves may change."""
         self._owner = owner
-        self._kept = {
-            name: _copied(one) if is_deep else one for name, one in vars(owner).items() if _counts(owner, name)
-        }
+        kept = {name: one for name, one in vars(owner).items() if name not in _left_out(owner)}
+        self._kept = {name: _copied(one) for name, one in kept.items()} if is_deep else kept
 
     def restore(self) -> None:
         attributes = vars(self._owner)
-        for name in [name for name in attributes if _counts(self._owner, name)]:
+        for name in attributes.keys() - _left_out(self._owner):
             del attributes[name]
         attributes.update(self._kept)
 
 
-def _counts(owner: Any, name: str) -> bool:
-    return not isinstance(owner, nn.Module) or name not in (*_REGISTRIES, "_modules", "_non_persistent_buffers_set")
+def _left_out(owner: Any) -> frozenset[str]:
+    return _OF_MODULES if isinstance(owner, nn.Module) else frozenset()
 
 
 def _copied(value: Any) -> Any:
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    if kind in _CONTAINERS and not value:  # the many empty dicts of hooks
+        return kind()
     if isinstance(value, _UNCHANGED):
         return value
-    if not value and type(value) in _CONTAINERS:  # the many empty dicts of hooks
-        return type(value)()
     try:
         return copy.deepcopy(value)
     except (TypeError, RuntimeError):  # an object that cannot be copied is kept itself

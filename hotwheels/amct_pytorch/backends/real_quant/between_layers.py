@@ -8,11 +8,14 @@ from typing import Any
 
 import torch
 
+from ...core.accumulator import Deferred
 from ...nn.double_call import call_in_double, cast_floats, defer
 from ...ops.registry import Registry
 from ..calls.no_ops import handed_on
 from .float_products import call_float_product, is_float_product
 from .known import is_known, op_of
+
+_METADATA = frozenset({"shape", "device", "ndim"})  # of a tensor whose values are not needed for them
 
 
 @functools.cache
@@ -30,6 +33,8 @@ class BetweenLayers:
 
     def call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Returns ``function(*args, **kwargs)``; a Tensor method comes as a `MethodCall`."""
+        if function is getattr and isinstance(args[0], Deferred) and args[1] in _METADATA:
+            return getattr(args[0].carrier, args[1])
         if not is_known(function):
             return _call_outside(function, args, kwargs)
         same = handed_on(function, args, kwargs)
