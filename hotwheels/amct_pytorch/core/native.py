@@ -11,7 +11,9 @@ import functools
 import importlib.util
 import os
 import struct
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +35,7 @@ ABI = 1  # of kernels.c: raise both numbers with each change of a function's sig
 _ELF_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 _POINTER, _LONG, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 _FLOAT, _DOUBLE = ctypes.c_float, ctypes.c_double
-_SIGNATURES = {
+_SIGNATURES: Mapping[str, tuple[Any, ...]] = {
     "amct_fake_quantize": (_POINTER, _POINTER, _LONG, _FLOAT, _FLOAT, _FLOAT),
     "amct_learned_range": (_POINTER, _POINTER, _LONG, _FLOAT, _FLOAT, _FLOAT, _POINTER),
     "amct_unfold": (_POINTER, _POINTER, _LONG, _LONG, _POINTER, _POINTER, _POINTER, _INT, _FLOAT),
@@ -46,7 +48,7 @@ _SIGNATURES = {
 }
 _TO_GRID = (_DOUBLE, _DOUBLE, _DOUBLE, _FLOAT, _FLOAT)  # bottom, top, scale, low, high
 # A library of an older version of this file lacks these: see `has_integer_kernels`.
-_INTEGER_SIGNATURES = {
+_INTEGER_SIGNATURES: Mapping[str, tuple[Any, ...]] = {
     "amct_requantize": (_POINTER, _INT, _POINTER, _LONG, _LONG, _POINTER, _FLOAT, _FLOAT),
     "amct_requantize_affine": (*(_POINTER, _INT, _POINTER, _LONG, _LONG, _POINTER, _POINTER), *_TO_GRID),
     "amct_requantize_total": (*(_POINTER, _DOUBLE, _POINTER, _DOUBLE, _POINTER, _LONG), *_TO_GRID),

@@ -77,21 +77,31 @@ def quantize(config_file: Path, model: nn.Module, inputs: Inputs | None, *, draw
 
 def default_quantized_copy(model: nn.Module, inputs: Inputs) -> QuantGraphModule:
     """Returns a copy of ``model``, quantized with the default configuration and calibrated with ``inputs``."""
-
-    def default(graph: OpGraph) -> QuantConfig:
-        config = expand(graph, None)
-        check_any_enabled(config)
-        return config
-
-    return calibrated_copy(model, default, [inputs])
+    return calibrated_copy(model, _default_config, [inputs])
 
 
-@torch.no_grad()
+def default_quantized(backend: FxBackend, inputs: Inputs) -> QuantGraphModule:
+    """Returns the model of ``backend`` as `default_quantized_copy` does, without another trace; uses ``backend`` up."""
+    return _calibrated(backend, _default_config, [inputs])
+
+
+def _default_config(graph: OpGraph) -> QuantConfig:
+    config = expand(graph, None)
+    check_any_enabled(config)
+    return config
+
+
 def calibrated_copy(
     model: nn.Module, config_of: Callable[[OpGraph], QuantConfig], batches: Sequence[Inputs]
 ) -> QuantGraphModule:
     """Returns a copy of ``model``, quantized with the configuration of its graph and calibrated with ``batches``."""
-    backend = FxBackend(model, Registry(), inputs=batches[0])
+    return _calibrated(FxBackend(model, Registry(), inputs=batches[0]), config_of, batches)
+
+
+@torch.no_grad()
+def _calibrated(
+    backend: FxBackend, config_of: Callable[[OpGraph], QuantConfig], batches: Sequence[Inputs]
+) -> QuantGraphModule:
     graph = backend.graph()
     config = config_of(graph)
     quantized = backend.place(make_plan(graph, config), backend.origin(graph, config)).eval()

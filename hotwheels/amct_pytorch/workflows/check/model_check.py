@@ -17,7 +17,7 @@ from ...ops.registry import Registry
 from ...plan.advice import Advice
 from ...plan.integer_share import batch_norms_left
 from ..quantized import require_calibration
-from ..static import check_export, default_quantized_copy
+from ..static import check_export, default_quantized, default_quantized_copy
 from .advice import all_advice
 from .integer_share import measured_share
 from .model_report import CheckedLayer, ModelProblem, ModelReport
@@ -31,7 +31,7 @@ def report_of_float(model: nn.Module, inputs: tuple[Any, ...] | None, example: t
     if any(isinstance(module, QuantizedLayer) for module in model.modules()):
         raise UnsupportedModelError("The model is quantized already. Pass the float model.")
     try:
-        found = diagnose(model, Registry(), example or inputs)
+        found = diagnose(model, Registry(), example or inputs, is_placed=inputs is not None and example is None)
     except UnsupportedModelError as error:
         problem = problem_of(error)
         return ModelReport(
@@ -44,7 +44,7 @@ def report_of_float(model: nn.Module, inputs: tuple[Any, ...] | None, example: t
     advice, multiplications = _advice_of_float(found), None
     if inputs is not None and not problems:
         try:
-            quantized = default_quantized_copy(model, inputs)
+            quantized = _quantized(model, inputs, found, has_own_trace=example is not None)
             given = positional_inputs(quantized, inputs)
             advice, multiplications = all_advice(quantized, given), measured_share(quantized, given)
             check_export(quantized, inputs)
@@ -60,6 +60,15 @@ def report_of_float(model: nn.Module, inputs: tuple[Any, ...] | None, example: t
         multiplications=multiplications,
         is_complete=found.graph is not None,
     )
+
+
+def _quantized(model: nn.Module, inputs: tuple[Any, ...], found: Diagnosis, *, has_own_trace: bool) -> QuantGraphModule:
+    """Returns the calibrated model, from the trace that was ``found`` if that is the trace of ``inputs``."""
+    if found.refusal is not None:
+        raise found.refusal
+    if has_own_trace or found.backend is None:
+        return default_quantized_copy(model, inputs)
+    return default_quantized(found.backend, inputs)
 
 
 def problem_of(error: AmctError) -> ModelProblem:

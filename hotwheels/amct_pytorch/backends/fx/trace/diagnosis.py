@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from ....errors import UnsupportedModelError
 from ....graph import OpGraph
 from ....ops.registry import Registry
 from ...user_model.float_model import unwrapped
@@ -23,18 +24,24 @@ class Diagnosis:
       modules: For each problem the paths of all modules of that class; the model itself is ``""``.
       backend: The trace of the rest, in which modules with a problem are leaves; None if the rest cannot be traced.
       graph: The operations of that trace; None without one.
+      refusal: Why the trace, though complete, is not the model: the error of the comparison with the model's own
+        forward. None if both compute the same, or were not compared.
     """
 
     problems: tuple[TraceProblem, ...]
     modules: tuple[tuple[str, ...], ...]
     backend: FxBackend | None
     graph: OpGraph | None
+    refusal: UnsupportedModelError | None = None
 
 
-def diagnose(model: nn.Module, registry: Registry, inputs: tuple[Any, ...] | None = None) -> Diagnosis:
+def diagnose(
+    model: nn.Module, registry: Registry, inputs: tuple[Any, ...] | None = None, is_placed: bool = False
+) -> Diagnosis:
     """Traces copies of ``model``; in each trace the classes that stopped earlier traces are leaves.
 
-    The traces use the example call ``inputs`` if there is one.
+    The traces use the example call ``inputs`` if there is one. If the backend ``is_placed`` later, its trace has copies
+    of the tensors and is compared with the model; that needs ``inputs``.
 
     Raises:
       UnsupportedModelError: The model cannot be copied, or is quantized.
@@ -42,10 +49,11 @@ def diagnose(model: nn.Module, registry: Registry, inputs: tuple[Any, ...] | Non
     model = unwrapped(model)
     problems: list[TraceProblem] = []
     opaque: dict[type, tuple[str, ...]] = {}
-    backend = None
+    backend, refusal = None, None
     while backend is None:
+        copies = is_placed and not opaque and refusal is None
         try:
-            backend = FxBackend(model, registry, frozenset(opaque), copies_tensors=False, inputs=inputs)
+            backend = FxBackend(model, registry, frozenset(opaque), copies_tensors=copies, inputs=inputs)
         except UntraceableError as error:
             path = error.problem.module_path
             cls = type(model.get_submodule(path))
@@ -55,8 +63,13 @@ def diagnose(model: nn.Module, registry: Registry, inputs: tuple[Any, ...] | Non
             opaque[cls] = tuple(name for name, module in model.named_modules() if type(module) is cls)
             if not path:
                 break
+        except UnsupportedModelError as error:
+            if not copies:
+                raise
+            refusal = error
     graph = None if backend is None else backend.graph()
-    return Diagnosis(problems=tuple(problems), modules=tuple(opaque.values()), backend=backend, graph=graph)
+    modules = tuple(opaque.values())
+    return Diagnosis(problems=tuple(problems), modules=modules, backend=backend, graph=graph, refusal=refusal)
 
 
 def _is_of_its_own(path: str, opaque: dict[type, tuple[str, ...]]) -> bool:

@@ -108,7 +108,7 @@ class AmctTracer(torch.fx.Tracer):
     def trace(self, root: nn.Module | Callable[..., Any], concrete_args: Any = None) -> Graph:
         """Returns the graph of ``root``."""
         assert isinstance(root, nn.Module)
-        named = (*root.named_buffers(remove_duplicate=False), *tensor_attributes(root))
+        named = (*root.named_parameters(), *root.named_buffers(remove_duplicate=False), *tensor_attributes(root))
         for name, tensor in named:
             self._names.setdefault(id(tensor), name)
         self.parameters = memory_of_parameters(root)
@@ -238,11 +238,11 @@ class AmctTracer(torch.fx.Tracer):
             raise
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Proxy]) -> Any:
-        """Returns the attribute of a module; a Proxy if it is a parameter."""
+        """Returns the attribute of a module; a Proxy if it is a parameter, found by identity: torch.fx searches all."""
         if threading.get_ident() != self._thread:
             return attr_val
         name = self._names.get(id(attr_val)) if isinstance(attr_val, Tensor) else None
-        if name is None or name not in self.written_buffers:
+        if name is None or not (isinstance(attr_val, nn.Parameter) or name in self.written_buffers):
             return super().getattr(attr, attr_val, parameter_proxy_cache)
         if name not in parameter_proxy_cache:
             parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
