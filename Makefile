@@ -10,7 +10,7 @@ LAY_OUT = rm -rf $(TYPED) && mkdir -p $(TYPED) && \
 	ln -s $(addprefix $(CURDIR)/,$(wildcard hotwheels/amct_pytorch/*) proto capacity custom_op) $(TYPED)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sample sample-mobilenet sample-vit sample-dynamic sample-retrain test test-exact test-newest-torch test-sanitized fuzz fuzz-programs kill leaks lint bench bench-compare bench-scaling bench-accuracy bench-pretrained dist docs zoo clean
+.PHONY: help setup sample sample-mobilenet sample-vit sample-dynamic sample-retrain test test-exact test-newest-torch test-sanitized fuzz fuzz-programs kill leaks lint bench bench-compare bench-peers bench-scaling bench-accuracy bench-pretrained dist docs zoo clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1	\2/' | expand -t 26
@@ -99,6 +99,19 @@ bench: $(READY) ## Measure time and memory of calibration, fake_quant, export an
 
 bench-compare: $(READY) ## Say what got slower between two files of make bench: BEFORE=a.json AFTER=b.json
 	$(RUN) -m benchmarks.compare $(BEFORE) $(AFTER)
+
+PEERS := build/peers-venv
+
+$(PEERS)/.ready: requirements.txt requirements-zoo.txt requirements-peers.txt
+	$(PYTHON) -m venv --clear $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-zoo.txt
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements-peers.txt
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+bench-peers: $(PEERS)/.ready ## Measure calibration and fake_quant of other libraries, in an environment of its own (large)
+	AMCT_LOG_LEVEL=ERROR $(PEERS)/bin/python -m benchmarks.peers $(ARGS)
 
 bench-scaling: $(READY) ## Measure how time and memory grow with the network, and saves against a bare export
 	$(RUN) -m benchmarks.scaling $(ARGS)

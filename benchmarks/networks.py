@@ -155,20 +155,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = _parse(arguments)
     if args.threads:
         torch.set_num_threads(args.threads)
-    measures = (
-        [one for name in args.nets for one in modes(name, args.rounds, CLOCKS[args.clock])] if args.rounds else []
-    )
+    measures: list[Measure] = []
+    seconds: dict[str, dict[str, float]] = {}
+    for name in args.nets if args.rounds else ():
+        measures += modes(name, args.rounds, CLOCKS[args.clock])
+        _write(args, measures, seconds)
     print(f"\n{torch.get_num_threads()} threads, torch {torch.__version__}, {args.clock} time, {args.rounds} rounds")
     print(as_text(HEADER, [one.cells() for one in measures]))
-    seconds = {}
     for wanted, measure in ((args.oracle, oracle), (args.check, check)):
         for name in args.nets if wanted else ():
             seconds[f"{name}: {measure.__name__}"] = found = measure(name)
             print(f"{name}: {measure.__name__} {found['wall']:.2f} s, CPU {found['cpu']:.2f} s", flush=True)
-    if args.json:
-        rows = [dataclasses.asdict(one) | {"verdict": one.verdict} for one in measures]
-        document = {"torch": torch.__version__, "clock": args.clock, "measures": rows, "seconds": seconds}
-        args.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+            _write(args, measures, seconds)
+
+
+def _write(args: argparse.Namespace, measures: Sequence[Measure], seconds: dict[str, dict[str, float]]) -> None:
+    """Writes what was measured so far, if a file is asked for: a run that is interrupted loses one network."""
+    if not args.json:
+        return
+    rows = [dataclasses.asdict(one) | {"verdict": one.verdict} for one in measures]
+    settings = {"clock": args.clock, "rounds": args.rounds, "threads": torch.get_num_threads()}
+    document = {"torch": torch.__version__, **settings, "measures": rows, "seconds": seconds}
+    args.json.parent.mkdir(parents=True, exist_ok=True)
+    args.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
