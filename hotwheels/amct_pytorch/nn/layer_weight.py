@@ -135,8 +135,7 @@ class LayerWeight:
         result = self.op.apply(self._part_of(x, spatial), error, None)
         by_channel = result.double().movedim(-1 - spatial, -1).reshape(-1, len(weight))  # [positions, C_out]
         whole = by_channel.square().mean()
-        count = len(by_channel)  # the mean of few rows is larger than that of all by their variance / count
-        rest = (whole - by_channel.mean(0).square().mean()) * (count / max(1, count - 1))
+        rest = whole - by_channel.mean(0).square().mean()
         return float(10.0 * torch.log10(whole / rest)) if rest > _LEAST_SHARE * whole else None
 
     def _part_of(self, x: Tensor, spatial: int) -> Tensor:
