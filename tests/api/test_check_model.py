@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import hotwheels.amct_pytorch as amct
+from hotwheels.amct_pytorch.backends.fx import backend
 from hotwheels.amct_pytorch.config.files.tolerant_json import read_json
 from tests.support.fx_path import make_config, quantize
 
@@ -247,3 +248,15 @@ def test_model_that_is_quantized_on_the_dynamic_path_is_refused(tmp_path: Path) 
     )
     with pytest.raises(amct.UnsupportedModelError, match="quantized already"):
         amct.check_model(quantized)
+
+
+def test_the_report_and_the_calibrated_copy_share_a_trace(monkeypatch):
+    traced, trace = [], backend.trace
+    monkeypatch.setattr(backend, "trace", lambda *args, **kwargs: traced.append(args) or trace(*args, **kwargs))
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3)).eval()
+    before = copy.deepcopy(net.state_dict())
+    report = amct.check_model(net, torch.rand(2, 3, 8, 8))
+    assert not report.problems
+    assert report.multiplications is not None
+    assert len(traced) == 1
+    assert all(torch.equal(before[name], one) for name, one in net.state_dict().items())
