@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from torch import nn
 
 import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.errors import with_short_names
-from tests.fuzz.acts import Net
 from tests.support.fx_path import make_config
 
 
@@ -29,7 +29,9 @@ def test_other_texts_are_kept(text: str) -> None:
 @pytest.mark.parametrize("name", ["subprocess.Popen", "torch.nn.modules.os.system", "..os.system"])
 def test_an_error_of_a_quantizer_names_the_configuration(name: str, tmp_path: Path) -> None:
     entry = {"quantizer": name, "quantizer_args": {"args": "exit 1", "shell": True}}
-    config = make_config(Net(1), tmp_path, {"conv": {"weight_quant_params": entry}})
+    model = nn.Sequential()
+    model.add_module("conv", nn.Conv2d(3, 4, 3))
+    config = make_config(model, tmp_path, {"conv": {"weight_quant_params": entry}})
     with pytest.raises(amct.ConfigError, match=r"config\.json") as caught:
-        amct.create_quant_model_fx(config, Net(1))
+        amct.create_quant_model_fx(config, model)
     assert "Layer 'conv'" in str(caught.value)

@@ -32,6 +32,7 @@ from .inner_call import CallingForward
 from .inner_norm import CallingNorm, FrozenForward
 from .padded_layer import with_margins
 from .placer import place_layers
+from .read.affine_modules import find_affine_modules
 from .read.candidates import Candidate, find_candidates
 from .read.dropped_between import Between, find_between
 from .read.export import export_marked
@@ -41,9 +42,8 @@ from .read.float_products import tell_float_products
 from .read.folding import Exported, Fusion, folded_modules, part_reason, stages
 from .read.graph import build_graph
 from .read.in_place import find_read_again
+from .read.inner_affines import find_inner_affines
 from .read.inner_calls import find_frozen_norms, find_inner_calls, find_inner_norms
-from .read.inner_lines import find_inner_lines
-from .read.line_modules import find_line_modules
 from .read.model_copy import copy_model
 from .read.pads import find_paddings
 
@@ -98,12 +98,12 @@ class DynamicBackend:
         }
         for forward in self._calling.values():
             replace_forward(forward.original.module, forward)
-        lines = find_line_modules(self._model, inputs, registry)
-        self._lines, inner_lines = find_inner_lines(self._model, inputs, registry, {*self._calling, *lines})
-        for lines_forward in self._lines.values():
-            replace_forward(lines_forward.original.module, lines_forward)
+        affines = find_affine_modules(self._model, inputs, registry)
+        self._affines, inner_affines = find_inner_affines(self._model, inputs, registry, {*self._calling, *affines})
+        for affine_forward in self._affines.values():
+            replace_forward(affine_forward.original.module, affine_forward)
         inner: dict[str, nn.Module] = {path: forward.inner for path, forward in self._calling.items()}
-        self._candidates = find_candidates(self._model, registry, inner, {**lines, **inner_lines})
+        self._candidates = find_candidates(self._model, registry, inner, {**affines, **inner_affines})
         in_place = {path: one.module for path, one in self._candidates.items() if works_in_place(one.module)}
         for path in in_place.keys() - find_read_again(self._model, inputs, in_place):
             in_place[path].inplace = False  # type: ignore[assignment]
@@ -153,9 +153,9 @@ class DynamicBackend:
         members = {path for one in folded.values() for path in (*one.front, *one.behind)}
         for path in self._calling.keys() - plan.layers.keys() - members:
             self._calling[path].original.restore()
-        folded_lines = {self._candidates[path].module for path in members}
-        for lines_forward in self._lines.values():
-            lines_forward.keep(folded_lines)
+        folded_affines = {self._candidates[path].module for path in members}
+        for affine_forward in self._affines.values():
+            affine_forward.keep(folded_affines)
         owners = {name: self._owners(layer) for name, layer in plan.layers.items()}
         between = {norm: dropouts or () for norm, dropouts in self._between.items()}
         layers = place_layers(
@@ -203,7 +203,7 @@ class DynamicBackend:
         bare = WeightedOp(candidate.computing, candidate.op.role)
         chains = stages(behind, bare.out_channels, {}), stages(front, bare.in_channels, {})
         op = WeightedOp(candidate.computing, candidate.op.role, *chains)
-        owners = tuple(self._owner(member) for member in (*front, *behind) if member.line is None)
+        owners = tuple(self._owner(member) for member in (*front, *behind) if member.affine is None)
         return Fold(layer=layer, calls=calls, op=op, role=candidate.op.role, batch_norms=owners)
 
     def _owner(self, norm: Candidate) -> nn.Module:

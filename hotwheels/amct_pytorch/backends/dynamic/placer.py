@@ -28,7 +28,7 @@ from .forwards import (
     replace_forward,
     works_in_place,
 )
-from .inner_line import InnerLine
+from .inner_affine import InnerAffine
 from .padded_layer import PaddedForward
 from .read.candidates import Candidate
 from .read.folding import dropout_stages, stages
@@ -74,7 +74,7 @@ def place_layers(
         _note_results(path, candidates[path].module)
     model.add_module(LAYERS, container)
     standing = [(path, name) for name, one in folded.items() for path in (name, *one.front, *one.behind)]
-    paths = {path: name for path, name in standing if not isinstance(candidates[path].module, InnerLine)}
+    paths = {path: name for path, name in standing if not isinstance(candidates[path].module, InnerAffine)}
     note_standing(model, container, paths)
     return container
 

@@ -49,7 +49,7 @@ class AutoQuantization:
 
     def __str__(self) -> str:
         """A line per layer, after one on the whole."""
-        lines = [told("chosen", self.chosen), *(told(one.name, one) for one in self.uniform)]
+        lines = [described("chosen", self.chosen), *(described(one.name, one) for one in self.uniform)]
         return "\n".join([*lines, *(f"{name}: {one}" for name, one in self.layers.items())])
 
     def as_dict(self) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def _shown(name: str, point: Point) -> CostPoint:
     return CostPoint(name, point.cost, point.predicted_db)
 
 
-def told(name: str, point: Point) -> str:
+def described(name: str, point: Point) -> str:
     """Returns the configuration `name` in words."""
     measured = "" if point.measured is None else f", measured {point.measured:.4g}"
     return f"{name}: cost {point.cost:.3f} of W8A8, predicted {point.predicted_db:.1f} dB{measured}"

@@ -27,7 +27,7 @@ from ...plan.bit_search import Option, Options, Tie, cheapest, quietest
 from ...plan.configured_graph import ConfiguredGraph
 from ...plan.cost_model import CostModel
 from ..refine.refine_model import refine_graph
-from .found import AutoQuantization, LayerChoice, Point, told
+from .found import AutoQuantization, LayerChoice, Point, described
 from .sensitivity import Batch, Sensitivity, calibrated, measure, output_sqnr
 from .settings import FLOAT, Setting, config_with, may_stay_in_float, weight_bits, widths
 
@@ -98,7 +98,7 @@ class _Search:
     def run(self) -> AutoQuantization:
         task = self._task
         choice, chosen = self._for_target() if task.budget is None else self._within(task.budget)
-        _log.info("auto_quantize: %s.", told("chosen", chosen))
+        _log.info("auto_quantize: %s.", described("chosen", chosen))
         return AutoQuantization(
             text=to_simple_yaml(self._config(choice, len(self._batches)), self._title(chosen)),
             chosen=chosen,
@@ -307,7 +307,7 @@ class _Search:
     def _title(self, chosen: Point) -> str:
         wanted = self._task.target if self._task.budget is None else self._task.budget
         kind = "target" if self._task.budget is None else "budget"
-        return f"Made by amct.auto_quantize, {kind} {wanted:g}: {told('this configuration', chosen)}."
+        return f"Made by amct.auto_quantize, {kind} {wanted:g}: {described('this configuration', chosen)}."
 
 
 def _ties(configured: ConfiguredGraph, options: Options) -> list[Tie]:

@@ -10,7 +10,7 @@ from torch import nn
 from ....custom_op import CustomModuleBase
 from ....ops.desc import OpDesc, Role
 from ....ops.registry import Registry
-from .line_modules import LineModule
+from .affine_modules import AffineModule
 
 _CONVOLUTIONS = frozenset({Role.CONV, Role.CONV_TRANSPOSE})
 _METHODS = ("forward", "_conv_forward")  # a subclass that changes one of these is another operation than its base
@@ -28,7 +28,8 @@ class Candidate:
       onnx_types: Types of the ONNX node to which the module may be exported.
       is_listed: Whether the capacity file lists the module as quantizable; a SyncBatchNorm can only be folded.
       padded: The module with the zeros in front that are part of the layer; None without any.
-      line: For a module that is no layer but may be folded, since it computes a line for each channel; else None.
+      affine: For a module that is no layer but may be folded, as it computes an affine function for each channel; else
+        None.
     """
 
     path: str
@@ -37,7 +38,7 @@ class Candidate:
     op: OpDesc
     onnx_types: frozenset[str]
     is_listed: bool
-    line: LineModule | None = None
+    affine: AffineModule | None = None
     padded: nn.Module | None = None
 
     @property
@@ -50,17 +51,17 @@ def find_candidates(
     model: nn.Module,
     registry: Registry,
     inner: Mapping[str, nn.Module] | None = None,
-    lines: Mapping[str, LineModule] | None = None,
+    affines: Mapping[str, AffineModule] | None = None,
 ) -> dict[str, Candidate]:
     """Returns the candidates of ``model`` by path; not the model itself, and none inside another candidate.
 
     ``inner`` are the modules that replace the operation in the forward of another module, by the path of that module,
-    ``lines`` modules that are no layers but may be folded. A convolution that is not listed is a candidate too, since
+    ``affines`` modules that are no layers but may be folded. A convolution that is not listed is a candidate too, since
     BatchNorms and activations behind it belong to it.
     """
     found: dict[str, Candidate] = {}
     for path, module in outermost(model, registry):
-        if path in (lines or {}):
+        if path in (affines or {}):
             continue
         one = (inner or {}).get(path, module)
         match = registry.match_module(type(module)) or registry.match_module(type(one))
@@ -72,14 +73,14 @@ def find_candidates(
                 path=path, module=one, type=match.type, op=match.op, is_listed=match.op.is_listed,
                 onnx_types=frozenset(match.op.onnx_types) | own,
             )  # fmt: skip
-    return found | {path: _line_candidate(path, line) for path, line in (lines or {}).items()}
+    return found | {path: _affine_candidate(path, affine) for path, affine in (affines or {}).items()}
 
 
-def _line_candidate(path: str, line: LineModule) -> Candidate:
-    name = type(line.module).__name__
+def _affine_candidate(path: str, affine: AffineModule) -> Candidate:
+    name = type(affine.module).__name__
     op = OpDesc(name=name, role=Role.ELEMENTWISE, is_listed=False)
     return Candidate(
-        path=path, module=line.module, type=name, op=op, onnx_types=frozenset(), is_listed=False, line=line
+        path=path, module=affine.module, type=name, op=op, onnx_types=frozenset(), is_listed=False, affine=affine
     )
 
 

@@ -20,7 +20,7 @@ from ....ops.registry import Registry
 from ...layers.channel_axis import ChannelAxis
 from ...layers.folding import Folds, Member, Unfolded, Weight, batch_norm_stage, find_folds_in
 from ..forwards import OriginalForward
-from ..inner_line import InnerLine
+from ..inner_affine import InnerAffine
 from .candidates import Candidate
 from .export import MarkedExport
 from .layer_body import PLAIN_BODIES
@@ -105,10 +105,10 @@ def dropout_stages(dropouts: Collection[nn.Module]) -> list[Stage]:
 
 def _stage(member: Candidate, channels: int) -> Stage:
     module, forward = member.module, OriginalForward(member.module)
-    if isinstance(module, InnerLine):
+    if isinstance(module, InnerAffine):
         return module.stage(channels)
-    if member.line is not None:
-        return ProbedStage(module, forward, member.line.probe_shape, channels)
+    if member.affine is not None:
+        return ProbedStage(module, forward, member.affine.probe_shape, channels)
     return BatchNormStage(module, forward)
 
 
@@ -222,9 +222,9 @@ class _ExportedGraph:
         reason = self._refused.get(candidate.path)
         if reason is None and not self._exported.fusion.allows(candidate.path):
             reason = _SWITCHED_OFF
-        if candidate.line is not None:
-            is_allowed = reason is None and candidate.line.is_along(axis, channels)
-            return Member(data, _stage(candidate, channels), candidate.line.is_factor) if is_allowed else None
+        if candidate.affine is not None:
+            is_allowed = reason is None and candidate.affine.is_along(axis, channels)
+            return Member(data, _stage(candidate, channels), candidate.affine.is_factor) if is_allowed else None
         if candidate.op.role is not Role.BATCH_NORM:
             return None
         found = batch_norm_stage(candidate.module, self._exported.registry, axis, channels, data)

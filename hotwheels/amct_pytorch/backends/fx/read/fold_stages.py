@@ -69,7 +69,7 @@ class StageMaker:
         if op.name == "div" and (is_first or number == 0):
             return None
         run = NumberCall(_ARITHMETIC[op.name], number, is_first)
-        return Member(data, NumberStage(weighted, run, channels, *run.line()), is_factor=op.name in ("mul", "div"))
+        return Member(data, NumberStage(weighted, run, channels, *run.affine()), is_factor=op.name in ("mul", "div"))
 
     def data_of(self, node: Node) -> Node | None:
         """Returns the node whose result ``node`` changes; None if ``node`` cannot be a member."""
@@ -134,7 +134,7 @@ class NumberCall:
         result: Tensor = self.function(self.number, x) if self.is_first else self.function(x, self.number)
         return result
 
-    def line(self) -> tuple[float, float]:
+    def affine(self) -> tuple[float, float]:
         """Returns factor and shift of the data."""
         if self.function is operator.mul:
             return self.number, 0

@@ -52,7 +52,7 @@ class Alias:
     view: View | None = None
     state: Node | None = None
 
-    def line(self) -> list[Alias]:
+    def lineage(self) -> list[Alias]:
         """Returns this alias, its parent, the parent of that, and so on."""
         found, one = [], self
         while one is not None:
@@ -97,11 +97,11 @@ class Memory:
 
     def sharing(self, alias: Alias) -> Iterator[Alias]:
         """Yields the other aliases whose memory may overlap that of ``alias``."""
-        own = alias.line()
+        own = alias.lineage()
         for other in dict.fromkeys(self._aliases.values()):
             if other is alias:
                 continue
-            others = other.line()
+            others = other.lineage()
             common = next((one for one in own if one in others), None)
             if common is not None and not _are_parts_apart(own, others, common):
                 yield other

@@ -90,7 +90,7 @@ def functionalize(graph_module: GraphModule) -> tuple[Skip, ...]:
             continue
         own = memory[changed]
         others = [one for one in memory.sharing(own) if not are_apart(own.node, one.node)]
-        root = own.line()[-1]
+        root = own.lineage()[-1]
         state = "" if root.state is None else str(root.state.target)
         is_weight = bool(state) and node in sources and state not in unsettled
         reason = _reason_to_stay(found, node, [own, *others], is_weight)
@@ -130,7 +130,7 @@ def _states_changed_by_data(graph_module: GraphModule, sources: WeightSources) -
             continue
         own = memory[changed]
         memory.renew(own, node)
-        state = own.line()[-1].state
+        state = own.lineage()[-1].state
         if state is not None and node not in sources:
             found.add(str(state.target))
     return found
@@ -236,11 +236,11 @@ def _is_read_behind(node: Node, place: int, order: Mapping[Node, int]) -> bool:
 
 def _refuse_unknown_views(node: Node, own: Alias, others: list[Alias], is_fixed: bool) -> None:
     """Raises UnsupportedModelError if a reader of ``others`` cannot be given what ``own`` changes."""
-    line = own.line()
+    line = own.lineage()
     for other in others:
-        common = next(one for one in line if one in other.line())
+        common = next(one for one in line if one in other.lineage())
         up = [one.view for one in line[: line.index(common)]]
-        down = [one.view for one in other.line()[: other.line().index(common)]]
+        down = [one.view for one in other.lineage()[: other.lineage().index(common)]]
         is_known = all(one is not None and one.name in VIEWS for one in up) and None not in down
         if is_fixed or not is_known:
             raise UnsupportedModelError(_refusal(node, other.node, is_known_to_share(own.node, other.node)))
@@ -271,12 +271,12 @@ def _renew_others(
         after = _write_state(alias, after, memory, order, order[node])
         renewed.add(alias)
 
-    line = own.line()
-    needed = max((next(at for at, one in enumerate(line) if one in other.line()) for other in others), default=0)
+    line = own.lineage()
+    needed = max((next(at for at, one in enumerate(line) if one in other.lineage()) for other in others), default=0)
     for child, parent in itertools.pairwise(line[: needed + 1]):
         add(parent, with_view, (parent.node, child.node), child.view)
     for other in others:
-        missing = list(itertools.takewhile(lambda one: one not in renewed, other.line()))
+        missing = list(itertools.takewhile(lambda one: one not in renewed, other.lineage()))
         for one in reversed(missing):
             assert one.parent is not None
             add(one, view_of, (one.parent.node,), one.view)

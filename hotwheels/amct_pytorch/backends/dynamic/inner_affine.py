@@ -1,7 +1,7 @@
 """A factor or shift inside a user's forward: ``x * self.gamma``, with a parameter or buffer of one value per channel.
 
-`LinesForward` runs such a forward and lets an `InnerLine` do that operation, so that the operation can be folded into a
-layer like a module that scales channels (`read.line_modules`).
+`AffineForward` runs such a forward and lets an `InnerAffine` do that operation, so that the operation can be folded
+into a layer like a module that scales channels (`read.affine_modules`).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _VIEWS = frozenset(
 
 
 @dataclasses.dataclass(frozen=True)
-class Line:
+class Affine:
     """One operation in a forward, with a tensor of a module as one of its two operands.
 
     Attributes:
@@ -60,42 +60,42 @@ class Line:
     is_first: bool
 
 
-class InnerLine(nn.Module):
+class InnerAffine(nn.Module):
     """One operation as a module, which has no state of its own.
 
     Attributes:
-      line: The operation.
+      affine: The operation.
     """
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, affine: Affine) -> None:
         super().__init__()
-        self.line = line
+        self.affine = affine
 
     def forward(self, x: Tensor) -> Tensor:
         """Computes the operation on ``x``."""
-        value = self.values().reshape(self.line.shape)
-        result: Tensor = self.line.function(value, x) if self.line.is_first else self.line.function(x, value)
+        value = self.values().reshape(self.affine.shape)
+        result: Tensor = self.affine.function(value, x) if self.affine.is_first else self.affine.function(x, value)
         return result
 
     def values(self) -> Tensor:
         """Returns the tensor, one value or one per channel."""
-        values: Tensor = getattr(self.line.holder, self.line.name)
+        values: Tensor = getattr(self.affine.holder, self.affine.name)
         return values
 
     def stage(self, channels: int) -> Stage:
         """Returns the operation on data with ``channels`` as a member of a chain."""
-        is_difference, is_first = self.line.function is operator.sub, self.line.is_first
-        if self.line.function in (operator.mul, operator.truediv):
-            return FactorStage(self.values, is_quotient=self.line.function is operator.truediv)
+        is_difference, is_first = self.affine.function is operator.sub, self.affine.is_first
+        if self.affine.function in (operator.mul, operator.truediv):
+            return FactorStage(self.values, is_quotient=self.affine.function is operator.truediv)
         return ShiftStage(self.values, channels, is_difference and not is_first, is_difference and is_first)
 
 
-Take = Callable[[Line, Tensor], Any]
+Take = Callable[[Affine, Tensor], Any]
 NOT_TAKEN = object()
 
 
-class LineCalls(TorchFunctionMode):
-    """While this mode is active, operations with tensors of some modules are passed to ``take(line, data)``."""
+class AffineCalls(TorchFunctionMode):
+    """While this mode is active, operations with tensors of some modules are passed to ``take(affine, data)``."""
 
     def __init__(self, tensors: Mapping[Tensor, tuple[nn.Module, str]], take: Take) -> None:
         """``tensors`` have their holder and name; ``take`` returns `NOT_TAKEN` to leave a call alone."""
@@ -110,8 +110,8 @@ class LineCalls(TorchFunctionMode):
         """Runs ``func``."""
         name = getattr(func, "__name__", "")
         if len(args) == 2 and not kwargs and name in _KINDS:
-            line = self._line(name, *args)
-            result = NOT_TAKEN if line is None else self._take(line, args[0 if not line.is_first else 1])
+            affine = self._affine(name, *args)
+            result = NOT_TAKEN if affine is None else self._take(affine, args[0 if not affine.is_first else 1])
             if result is not NOT_TAKEN:
                 return result
         origin = self._origin(args[0]) if args and name in _VIEWS else None
@@ -128,7 +128,7 @@ class LineCalls(TorchFunctionMode):
             return None
         return x if x in self._tensors else self._views.get(id(x), (None, None))[1]
 
-    def _line(self, name: str, first: Any, second: Any) -> Line | None:
+    def _affine(self, name: str, first: Any, second: Any) -> Affine | None:
         if not isinstance(first, Tensor) or not isinstance(second, Tensor):
             return None
         origins = self._origin(first), self._origin(second)
@@ -138,25 +138,25 @@ class LineCalls(TorchFunctionMode):
         value = first if is_first else second
         origin = origins[0] if is_first else origins[1]
         assert origin is not None
-        return Line(_KINDS[name], *self._tensors[origin], tuple(value.shape), is_first)
+        return Affine(_KINDS[name], *self._tensors[origin], tuple(value.shape), is_first)
 
 
-class LinesForward(Replacement):
+class AffineForward(Replacement):
     """Runs the original forward, with operations replaced by modules.
 
     Attributes:
       inner: The modules.
     """
 
-    def __init__(self, original: OriginalForward, inner: Sequence[InnerLine]) -> None:
+    def __init__(self, original: OriginalForward, inner: Sequence[InnerAffine]) -> None:
         super().__init__(original)
         self.inner = tuple(inner)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the forward."""
-        lines = [one.line for one in self.inner]
-        tensors = {getattr(line.holder, line.name): (line.holder, line.name) for line in lines}
-        with LineCalls(tensors, self._take):
+        affines = [one.affine for one in self.inner]
+        tensors = {getattr(affine.holder, affine.name): (affine.holder, affine.name) for affine in affines}
+        with AffineCalls(tensors, self._take):
             return self.original(*args, **kwargs)
 
     def keep(self, folded: Collection[nn.Module]) -> None:
@@ -165,8 +165,8 @@ class LinesForward(Replacement):
         if not self.inner:
             self.original.restore()
 
-    def _take(self, line: Line, x: Tensor) -> Any:
-        inner = next((one for one in self.inner if one.line == line), None)
+    def _take(self, affine: Affine, x: Tensor) -> Any:
+        inner = next((one for one in self.inner if one.affine == affine), None)
         return NOT_TAKEN if inner is None else inner(x)
 
 

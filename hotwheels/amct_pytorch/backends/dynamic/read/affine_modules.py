@@ -24,7 +24,7 @@ _SIZES = (1.0, 1e-3, 1e4)  # of the inputs on which a module is tried
 
 
 @dataclasses.dataclass(frozen=True)
-class LineModule:
+class AffineModule:
     """Where the channels of a module ``x * factor + shift`` are.
 
     Attributes:
@@ -51,8 +51,8 @@ class LineModule:
         return axis.rank == self.axis.rank and (self.channels == 1 or (axis, channels) == (self.axis, self.channels))
 
 
-def find_line_modules(model: nn.Module, inputs: tuple[Any, ...], registry: Registry) -> dict[str, LineModule]:
-    """Returns, by path, the modules of ``model`` that compute a line for each channel, judged by running copies.
+def find_affine_modules(model: nn.Module, inputs: tuple[Any, ...], registry: Registry) -> dict[str, AffineModule]:
+    """Returns, by path, the modules of ``model`` that compute an affine function for each channel, as copies show.
 
     The shapes are those of a run of ``model`` on ``inputs``; ``model`` is not changed.
     """
@@ -72,7 +72,7 @@ def find_line_modules(model: nn.Module, inputs: tuple[Any, ...], registry: Regis
     finally:
         for handle in handles:
             handle.remove()
-    found = {path: _line(module, shapes.get(module, set())) for path, module in modules.items()}
+    found = {path: _affine(module, shapes.get(module, set())) for path, module in modules.items()}
     return {path: one for path, one in found.items() if one is not None}
 
 
@@ -84,7 +84,7 @@ def _may_be_one(module: nn.Module, registry: Registry) -> bool:
     return 0 < sum(value.numel() > 0 for value in (*module.parameters(), *module.buffers())) <= _MOST
 
 
-def _line(module: nn.Module, shapes: set[tuple[int, ...]]) -> LineModule | None:
+def _affine(module: nn.Module, shapes: set[tuple[int, ...]]) -> AffineModule | None:
     ranks = {len(shape) for shape in shapes}
     if len(ranks) != 1 or not min(ranks):
         return None
@@ -96,15 +96,15 @@ def _line(module: nn.Module, shapes: set[tuple[int, ...]]) -> LineModule | None:
     indices = [at - rank for at in range(1, rank) if all(shape[at] == channels for shape in shapes)]
     for index in indices if channels > 1 else [-1]:
         shape = next(iter(shapes))
-        found = _line_along(module, shape, ChannelAxis(index, rank), channels)
+        found = _affine_along(module, shape, ChannelAxis(index, rank), channels)
         if found is not None:
             return found
     return None
 
 
 @torch.no_grad()
-def _line_along(module: nn.Module, shape: tuple[int, ...], axis: ChannelAxis, channels: int) -> LineModule | None:
-    """Returns ``module`` as a line along ``axis``; None if a copy with random values computes anything else."""
+def _affine_along(module: nn.Module, shape: tuple[int, ...], axis: ChannelAxis, channels: int) -> AffineModule | None:
+    """Returns ``module`` as an affine function along ``axis``; None if a copy with random values computes another."""
     generator = torch.Generator().manual_seed(0)
     try:
         copied = copy.deepcopy(module).cpu().double()
@@ -112,12 +112,12 @@ def _line_along(module: nn.Module, shape: tuple[int, ...], axis: ChannelAxis, ch
         for value in state:
             value.copy_(torch.rand(value.shape, generator=generator, dtype=torch.float64) + 0.5)
         before = [value.clone() for value in state]
-        line = LineModule(module, axis, channels, is_factor=False)
+        affine = AffineModule(module, axis, channels, is_factor=False)
         ProbedStage(
-            module, module, line.probe_shape, channels
+            module, module, affine.probe_shape, channels
         ).factor()  # it takes float64 with the parameters as they are
-        stage = ProbedStage(copied, copied, line.probe_shape, channels)
-        factor, shift = stage.factor().reshape(line.probe_shape), stage.shifted(None).reshape(line.probe_shape)
+        stage = ProbedStage(copied, copied, affine.probe_shape, channels)
+        factor, shift = stage.factor().reshape(affine.probe_shape), stage.shifted(None).reshape(affine.probe_shape)
         for x, expected in _trials(shape, factor, shift, generator):
             for is_training in (False, True):
                 result = copied.train(is_training)(x.clone())
@@ -129,7 +129,7 @@ def _line_along(module: nn.Module, shape: tuple[int, ...], axis: ChannelAxis, ch
         return None
     if any(not torch.equal(old, new) for old, new in zip(before, state, strict=True)):
         return None
-    return dataclasses.replace(line, is_factor=not shift.any())
+    return dataclasses.replace(affine, is_factor=not shift.any())
 
 
 def _trials(

@@ -17,17 +17,17 @@ from ....torch_private import known_version
 from ...layers.channel_axis import ChannelAxis
 from ...user_model.model_state import run_example, unchanged
 from ..forwards import OriginalForward
-from ..inner_line import NOT_TAKEN, InnerLine, Line, LineCalls, LinesForward, tensors_of
+from ..inner_affine import NOT_TAKEN, Affine, AffineCalls, AffineForward, InnerAffine, tensors_of
+from .affine_modules import AffineModule
 from .candidates import outermost
-from .line_modules import LineModule
 
 _FACTORS = (operator.mul, operator.truediv)
-_Seen = dict[nn.Module, dict[Line, set[tuple[int, ...]]]]
+_Seen = dict[nn.Module, dict[Affine, set[tuple[int, ...]]]]
 
 
-def find_inner_lines(
+def find_inner_affines(
     model: nn.Module, inputs: tuple[Any, ...], registry: Registry, closed: Collection[str]
-) -> tuple[dict[str, LinesForward], dict[str, LineModule]]:
+) -> tuple[dict[str, AffineForward], dict[str, AffineModule]]:
     """Returns, by path, the forwards with factors and shifts inside, and these as modules by the paths of the tensors.
 
     Left out are operations in the forward of ``model`` itself, of the modules at the paths ``closed``, and of known
@@ -37,37 +37,37 @@ def find_inner_lines(
     holders = [module for module in paths if any(True for _ in _own_tensors(module))]
     if not holders:
         return {}, {}
-    forwards: dict[str, LinesForward] = {}
-    lines: dict[str, LineModule] = {}
+    forwards: dict[str, AffineForward] = {}
+    affines: dict[str, AffineModule] = {}
     for owner, seen in _seen(model, inputs, holders).items():
         if owner not in paths or paths[owner] in closed:
             continue
-        found = [one for line, shapes in seen.items() if (one := _line_module(line, shapes)) is not None]
+        found = [one for affine, shapes in seen.items() if (one := _affine_module(affine, shapes)) is not None]
         for one in found:
-            lines[free_name(_path(model, one.module), lines)] = one
+            affines[free_name(_path(model, one.module), affines)] = one
         if found:
-            forwards[paths[owner]] = LinesForward(OriginalForward(owner), [one.module for one in found])  # type: ignore[misc]
-    return forwards, lines
+            forwards[paths[owner]] = AffineForward(OriginalForward(owner), [one.module for one in found])  # type: ignore[misc]
+    return forwards, affines
 
 
 def _path(model: nn.Module, inner: Any) -> str:
-    holder = next(path for path, module in model.named_modules() if module is inner.line.holder)
-    return f"{holder}.{inner.line.name}" if holder else str(inner.line.name)
+    holder = next(path for path, module in model.named_modules() if module is inner.affine.holder)
+    return f"{holder}.{inner.affine.name}" if holder else str(inner.affine.name)
 
 
-def _line_module(line: Line, shapes: set[tuple[int, ...]]) -> LineModule | None:
-    """Returns ``line`` on data of these ``shapes`` as a module; None if it is no line of channels on the same axis."""
+def _affine_module(affine: Affine, shapes: set[tuple[int, ...]]) -> AffineModule | None:
+    """Returns ``affine`` on data of these ``shapes`` as a module; None if its channels have no common axis."""
     ranks = {len(shape) for shape in shapes}
-    if len(ranks) != 1 or (line.function is operator.truediv and line.is_first):
+    if len(ranks) != 1 or (affine.function is operator.truediv and affine.is_first):
         return None
     rank = ranks.pop()
-    wide = [(index - len(line.shape), size) for index, size in enumerate(line.shape) if size != 1]
-    if len(line.shape) > rank or len(wide) > 1:
+    wide = [(index - len(affine.shape), size) for index, size in enumerate(affine.shape) if size != 1]
+    if len(affine.shape) > rank or len(wide) > 1:
         return None
     index, channels = wide[0] if wide else (-1, 1)
     if channels > 1 and any(shape[index] != channels for shape in shapes):
         return None
-    return LineModule(InnerLine(line), ChannelAxis(index, rank), channels, line.function in _FACTORS)
+    return AffineModule(InnerAffine(affine), ChannelAxis(index, rank), channels, affine.function in _FACTORS)
 
 
 def _is_open(module: nn.Module, registry: Registry) -> bool:
@@ -90,26 +90,26 @@ def _seen(model: nn.Module, inputs: tuple[Any, ...], holders: Collection[nn.Modu
     running: list[nn.Module] = [model]
     seen: _Seen = {}
 
-    def take(line: Line, x: Tensor) -> Any:
-        seen.setdefault(running[-1], {}).setdefault(line, set()).add(tuple(x.shape))
+    def take(affine: Affine, x: Tensor) -> Any:
+        seen.setdefault(running[-1], {}).setdefault(affine, set()).add(tuple(x.shape))
         return NOT_TAKEN
 
     tensors = tensors_of(holders)
-    with unchanged(model), _followed(model, running), LineCalls(tensors, take):
+    with unchanged(model), _followed(model, running), AffineCalls(tensors, take):
         before = {tensor: known_version(tensor) for tensor in tensors}
         run_example(model, inputs)
         written = {tensors[tensor] for tensor, version in before.items() if known_version(tensor) != version}
-    owners: dict[Line, int] = {}
-    for lines in seen.values():
-        for line in lines:
-            owners[line] = owners.get(line, 0) + 1
+    owners: dict[Affine, int] = {}
+    for affines in seen.values():
+        for affine in affines:
+            owners[affine] = owners.get(affine, 0) + 1
     return {
         owner: {
-            line: shapes
-            for line, shapes in lines.items()
-            if owners[line] == 1 and (line.holder, line.name) not in written
+            affine: shapes
+            for affine, shapes in affines.items()
+            if owners[affine] == 1 and (affine.holder, affine.name) not in written
         }
-        for owner, lines in seen.items()
+        for owner, affines in seen.items()
     }
 
 
