@@ -21,7 +21,7 @@ class ExposedModel:
 
     Attributes:
       content: The model with the additional outputs.
-      results: Value name by layer name, in graph order: see `result_nodes`.
+      results: Value name by layer name, in graph order: see `first_results`.
       steps: By layer name: scale of the grid on which the layer's result is quantized.
     """
 

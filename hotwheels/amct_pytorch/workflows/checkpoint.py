@@ -61,7 +61,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], path: Path) -> Non
 def read_state(path: Path, name: str | None, usual_names: Sequence[str] = ()) -> dict[str, Tensor]:
     """Returns the state_dict in a checkpoint without what wrappers put in front of its keys; a log line says so.
 
-    That are ``module.`` (DDP, averages), ``_orig_mod.`` (torch.compile, also inside a name), and whatever stands in
+    These are ``module.`` (DDP, averages), ``_orig_mod.`` (torch.compile, also inside a name), and whatever stands in
     front of all entries of quantizers, such as ``model.`` of a LightningModule. The count of an average is left out.
 
     Args:

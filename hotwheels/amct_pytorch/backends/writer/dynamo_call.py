@@ -84,9 +84,7 @@ def _first_reason(error: BaseException) -> str:
 @contextlib.contextmanager
 def _without_messages() -> Iterator[None]:
     """Silences torch's warnings and log about an exporter that this package chose, not the user."""
-    loggers = [
-        logging.getLogger(name) for name in ("torch", "torch.onnx", "torch.export", "torch._subclasses", "onnxscript")
-    ]
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [one.level for one in loggers]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
