@@ -40,6 +40,7 @@ NAMES = MappingProxyType(
         "torch._C._jit_is_onnx_log_enabled": "a silent failure of torch's ONNX exporter",
         "torch._C._jit_set_onnx_log_enabled": "a silent failure of torch's ONNX exporter",
         "torch._assert": "pictures of the graph without the model's own assertions",
+        "torch.fx.graph._format_target": "modules that are called like a keyword of Python",
         "torch.fx.graph._custom_builtins": "nothing but names that newer code of torch.fx may use",
         "torch._C._get_value_trace": "warnings about values of tensors that the exporter writes as constants",
         "torch._C.ScriptMethod": "methods of torch.jit inside a model that is traced with input_data",

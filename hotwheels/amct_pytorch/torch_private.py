@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import keyword
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,6 +26,41 @@ if TYPE_CHECKING:
     pytree = _pytree
 else:
     pytree = find("torch.utils._pytree") or trees
+
+
+# --- generated code ---
+
+_keywords_lock = threading.Lock()
+_keywords_users = 0  # contexts that are open, in all threads
+_path_of_torch: Any = None
+
+
+@contextlib.contextmanager
+def keywords_in_paths() -> Iterator[None]:
+    """Returns a context in which the code that torch.fx generates may have keywords of Python in paths of modules."""
+    global _keywords_users, _path_of_torch
+    if find("torch.fx.graph._format_target") is None:
+        yield
+        return
+    with _keywords_lock:
+        if not _keywords_users:
+            _path_of_torch, torch.fx.graph._format_target = torch.fx.graph._format_target, _path_in_code
+        _keywords_users += 1
+    try:
+        yield
+    finally:
+        with _keywords_lock:
+            _keywords_users -= 1
+            if not _keywords_users:
+                torch.fx.graph._format_target = _path_of_torch
+
+
+def _path_in_code(base: str, target: str) -> str:
+    """Returns the code for the attribute at the path ``target`` of ``base``."""
+    for name in target.split("."):
+        is_plain = name.isidentifier() and not keyword.iskeyword(name)
+        base = f"{base}.{name}" if is_plain else f"getattr({base}, {name!r})"
+    return base
 
 
 # --- products of bytes ---

@@ -38,6 +38,7 @@ from .float_twin import FloatTwin
 from .interpreters import RealQuantInterpreter, RecordingInterpreter, Watcher
 from .notebook import table_of
 from .portable_graph import dump_graph, load_graph
+from .traced_module import TracedModule
 
 _log = get_logger(__name__)
 _Places: TypeAlias = dict[str, tuple[bool, "_Places"]]
@@ -62,7 +63,7 @@ class Origin:
     class_name: str = ""
 
 
-class QuantGraphModule(fx.GraphModule):
+class QuantGraphModule(TracedModule):
     """A traced model with QuantizedLayers, under ``amct_layers``, in place of the operations that are quantized.
 
     Float, calibration and fake_quant run the generated code. real_quant interprets the graph node by node, because

@@ -9,6 +9,7 @@ from torch import nn
 from torch.fx import Graph, GraphModule
 
 from ....torch_private import unsaved_buffers
+from ..traced_module import TracedModule
 
 
 def assemble(root: nn.Module, graph: Graph, class_name: str) -> GraphModule:
@@ -17,7 +18,7 @@ def assemble(root: nn.Module, graph: Graph, class_name: str) -> GraphModule:
     A stock GraphModule drops the state its graph does not read and makes every buffer persistent; here the
     ``state_dict`` has at least the entries of ``root`` (spec 2.2), and what ``root`` does not save is not saved.
     """
-    module = GraphModule(root, graph, class_name)
+    module = TracedModule(root, graph, class_name)
     _give_constants_memory(module)
     for path, value in (*_parameters(root), *_buffers(root)):
         _adopt(module, path, value)

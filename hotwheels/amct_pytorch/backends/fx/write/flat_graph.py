@@ -23,6 +23,7 @@ from ..read.folding import find_folds
 from ..read.liveness import live_nodes
 from ..read.values import Value, classify
 from ..trace.frozen import is_check
+from ..traced_module import TracedModule
 
 
 class FlatLayer(nn.Module):
@@ -93,7 +94,7 @@ class _FlatGraph:
                 self._copies[node] = self._copies[node.args[1]]
             else:
                 self._copies[node] = self._copy(node)
-        return fx.GraphModule(self._root, self._graph).eval()
+        return TracedModule(self._root, self._graph).eval()
 
     def _checks(self, live: frozenset[fx.Node]) -> set[fx.Node]:
         """Returns the checks of frozen values, and what they read, if that needs no further operation on tensors."""

@@ -27,7 +27,7 @@ from torch import fx, nn
 from ....errors import ConfigError, UnsupportedModelError
 from ....files import FileSet
 from ....nn.importable import look_up
-from ....torch_private import builtin_imports
+from ....torch_private import builtin_imports, keywords_in_paths
 from ..quant_graph_module import QuantGraphModule, adopt_state
 from .source_state import dump_state, read_state, restore
 
@@ -78,7 +78,8 @@ def write_source(graph_module: fx.GraphModule, folder: Path, class_name: str) ->
       UnsupportedModelError: The graph calls a function or class that cannot be imported or saved.
     """
     base = SourceQuantModule if isinstance(graph_module, QuantGraphModule) else SourceModule
-    code = graph_module.graph.python_code("self", verbose=True)
+    with keywords_in_paths():
+        code = graph_module.graph.python_code("self", verbose=True)
     _check_class_name(class_name, {*code.globals, base.__name__, "Path", "forward"})
     imports = [_import_of(name, value) for name, value in sorted(code.globals.items()) if _names(code.src, name)]
     source = _TEMPLATE.format(
