@@ -239,6 +239,30 @@ def test_an_infinity_on_one_side_diverges_and_one_on_both_sides_does_not() -> No
         assert row.cause.startswith("wrong parameters"), wrong
 
 
+def test_rounding_ties_of_layers_in_front_may_add_up() -> None:
+    steps = {"first": 0.01, "second": 0.01}
+    results = {name: _SIGNAL for name in steps}
+
+    def rows(first: float, second: float) -> list[bool]:
+        """Differences, in steps, of a thousandth of the elements of the first layer and of half of the second's."""
+        some = np.arange(_SIGNAL.size).reshape(_SIGNAL.shape)
+        changed = {
+            "first": _SIGNAL + (some % 1000 == 0) * first * steps["first"],
+            "second": _SIGNAL + (some % 2 == 0) * second * steps["second"],
+        }
+        sides = (
+            LayerTensors(title="fake_quant", results=results, steps=steps),
+            LayerTensors(title="real_quant", results=changed, steps=steps),
+        )
+        return [row.diverges for row in compare(*sides)]
+
+    assert rows(1, 1) == [False, False]
+    assert rows(1, 1.5) == [False, False]  # 39 dB
+    assert rows(0, 1.5) == [False, True]  # no tie in front
+    assert rows(1, 5) == [False, True]  # 29 dB
+    assert rows(2, 0) == [True, False]
+
+
 def test_the_first_result_of_a_layer_of_several_nodes_is_compared(tmp_path: Path) -> None:
     """unbind is one Split and two Squeezes."""
 
