@@ -254,6 +254,8 @@ class AmctTracer(torch.fx.Tracer):
             return True
         if "forward" in vars(m) or isinstance(m, _WRAPPERS):
             return False
+        if any(isinstance(one, Proxy) for one in m._parameters.values()):  # torch.func.functional_call has put it there
+            return False
         explicit = getattr(type(m), "amct_leaf", None)
         if explicit is not None:
             return bool(explicit)
