@@ -9,7 +9,7 @@ from .paths import (
     check_path,
     check_possible,
     check_target,
-    make_folder,
+    check_writable,
     output_path,
 )
 
@@ -22,7 +22,7 @@ __all__ = [
     "check_path",
     "check_possible",
     "check_target",
-    "make_folder",
+    "check_writable",
     "output_path",
     "part_of",
     "write_text_atomic",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from pathlib import Path
 from typing import TypeAlias
@@ -73,12 +72,11 @@ def check_folder(function: str, argument: str, value: object) -> Path:
     return path
 
 
-def make_folder(function: str, argument: str, path: Path) -> None:
-    """Makes the folder ``path`` unless it exists; PermissionError, with the argument, if it cannot be written to."""
-    with contextlib.suppress(PermissionError):
-        path.mkdir(parents=True, exist_ok=True)
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise PermissionError(f"{function}(): argument '{argument}': you may not write into the folder '{path}'.")
+def check_writable(function: str, argument: str, path: Path) -> None:
+    """Raises PermissionError, with the argument, if the folder ``path`` cannot be written to, or cannot be made."""
+    there = next(one for one in (path, *path.absolute().parents) if one.exists())
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(f"{function}(): argument '{argument}': you may not write into the folder '{there}'.")
 
 
 def check_possible(function: str, argument: str, path: Path) -> None:

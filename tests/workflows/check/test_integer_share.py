@@ -18,7 +18,7 @@ class Mixed(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.volume, self.last = nn.Conv2d(3, 4, 3), nn.Conv3d(1, 2, 1), nn.Linear(4, 5)
+        self.first, self.volume, self.last = nn.Conv2d(3, 4, 3), nn.Conv3d(1, 2, 2), nn.Linear(4, 5)
         self.table, self.mlp = nn.Parameter(torch.randn(7, 4)), nn.Linear(4, 4)
         self.norm = nn.BatchNorm2d(4)
 
@@ -29,7 +29,7 @@ class Mixed(nn.Module):
 
 
 FIRST = 4 * 3 * 9 * 6 * 6 * 2  # outputs, inputs, kernel, 6 x 6 pixels, 2 images
-VOLUME = 2 * 1 * 3 * 8 * 8 * 2
+VOLUME = 2 * 1 * 2**3 * 2 * 7 * 7 * 2
 LAST = 4 * 5 * 2
 
 

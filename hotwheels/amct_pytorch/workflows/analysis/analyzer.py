@@ -21,7 +21,7 @@ from ...backends.fx.interpreters import NodeResult
 from ...backends.fx.quant_graph_module import QuantGraphModule
 from ...backends.fx.write.example_call import positional_inputs
 from ...errors import UnsupportedModelError
-from ...files import check_folder, make_folder
+from ...files import check_folder, check_writable
 from ...graph import Skip
 from ...log import get_logger
 from ...nn.mode import Mode
@@ -111,7 +111,7 @@ class QuantAnalyzer:
           UnsupportedModelError: The model returns something else than tensors, or tensors in tuples, lists and dicts;
             or the float model cannot be quantized.
         """
-        make_folder("QuantAnalyzer", "save_dir", self._save_dir)  # not after minutes of computing
+        check_writable("QuantAnalyzer", "save_dir", self._save_dir)  # not after minutes of computing
         name, first = _class_name(self._model), self._batches[0]
         quantized = self._model if _is_quantized(self._model) else default_quantized_copy(self._model, first)
         batches = [_by_position(quantized, batch) for batch in self._batches]
