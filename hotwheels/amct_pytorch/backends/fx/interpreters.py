@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 from torch.fx.immutable_collections import immutable_dict, immutable_list
 
-from ...errors import AmctError
+from ...errors import AmctError, UnsupportedModelError
 from ...nn.call import MethodCall
 from ...nn.double_call import cast_floats
 from ...nn.module_hooks import has_hooks, with_hooks_of, without_hooks
@@ -20,6 +20,7 @@ from ..real_quant.between_layers import BetweenLayers
 from ..real_quant.known import is_known
 from ..real_quant.real_quant_mode import run_opaque
 from .read.constants import constant_nodes
+from .read.memory import lost_change
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +87,7 @@ class RealQuantInterpreter(RecordingInterpreter):
         super().__init__(module, watcher)
         self._between = BetweenLayers()
         self._constants = constant_nodes(module.graph)
+        self._written: list[Any] = []  # the arguments that the present node, a call of the user's code, has changed
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Calls a QuantizedLayer with unchanged arguments, other modules in float64 or like a user's function."""
@@ -94,7 +96,7 @@ class RealQuantInterpreter(RecordingInterpreter):
             return _with_hooks(module.computed_modules, module, args, kwargs)
         if is_known(module):
             return _with_hooks([module], functools.partial(self._between_layers, module), args, kwargs)
-        return run_opaque(module, args, kwargs)
+        return run_opaque(module, args, kwargs, self._written.append)
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Calls a torch or Python function in float64, a user's function as if its inner calls were graph nodes."""
@@ -110,7 +112,9 @@ class RealQuantInterpreter(RecordingInterpreter):
         return self._between.call(without_hooks(module), args, kwargs)
 
     def _call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return self._between.call(function, args, kwargs) if is_known(function) else run_opaque(function, args, kwargs)
+        if is_known(function):
+            return self._between.call(function, args, kwargs)
+        return run_opaque(function, args, kwargs, self._written.append)
 
     def output(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Returns the graph outputs as float32."""
@@ -118,9 +122,19 @@ class RealQuantInterpreter(RecordingInterpreter):
 
     def _result(self, n: fx.Node) -> Any:
         if n not in self._constants:
-            return super()._result(n)
+            self._written.clear()
+            result = super()._result(n)
+            self._refuse_lost_changes(n)
+            return result
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         return getattr(fx.Interpreter, n.op)(self, n.target, args, kwargs)
+
+    def _refuse_lost_changes(self, n: fx.Node) -> None:
+        """Raises UnsupportedModelError if a later node reads an argument that the user's code of ``n`` has changed."""
+        last = self.user_to_last_uses.get(n, [])
+        for one in n.all_input_nodes:
+            if one not in last and any(self.env.get(one) is value for value in self._written):
+                raise UnsupportedModelError(lost_change(n, one))
 
 
 def _with_hooks(

@@ -83,14 +83,27 @@ def run_in_double(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: di
         return forward(*args, **kwargs)
 
 
-def run_opaque(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def run_opaque(
+    function: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    note_written: Callable[[Tensor], None] = lambda _: None,
+) -> Any:
     """Returns ``function(*args, **kwargs)`` of a user's function, with the results of its nodes in the exported file.
 
     A function that raises an error on float64 (an extension for float32 only) is called on float32: the last bits of
-    its result may differ.
+    its result may differ. ``note_written`` gets each tensor among the arguments that the function changes in place; the
+    tensor itself keeps its values, since a copy in float64 is changed.
     """
     try:
-        return pytree.tree_map(_exact, run_in_double(function, args, kwargs))
+        doubles = pytree.tree_map(_to_double, (args, kwargs))
+        pairs = zip(pytree.tree_leaves((args, kwargs)), pytree.tree_leaves(doubles), strict=True)
+        watched = [(one, double, version_of(double)) for one, double in pairs if isinstance(double, Tensor)]
+        result = pytree.tree_map(_exact, run_in_double(function, *doubles))
+        for one, double, version in watched:
+            if version_of(double) != version and double is not one:
+                note_written(one)
+        return result
     except Exception as error:
         result = BetweenLayers().call(function, args, kwargs)
         _tell_single(_name(function) or type(function).__name__, " ".join(str(error).split()))

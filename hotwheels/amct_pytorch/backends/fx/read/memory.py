@@ -210,3 +210,11 @@ def _are_parts_apart(own: list[Alias], others: list[Alias], common: Alias) -> bo
         return False
     same_cut = (one.name, one.args, one.kwargs) == (other.name, other.args, other.kwargs)
     return same_cut and one.part != other.part
+
+
+def lost_change(call: Node, changed: Node) -> str:
+    """Returns the text of the error for ``call`` of a user's code, which changes the result of ``changed`` in place."""
+    return (
+        f"'{call.name}' changes the result of '{changed.name}' in place, which is read later. Integers and exported"
+        f" files do not have the change: give '{call.name}' a copy (clone()), or let it return a new tensor."
+    )

@@ -40,10 +40,13 @@ from ...calls.function_names import is_in_place_name
 from ...calls.item_assignment import with_item
 from ...calls.views import VIEWS, view_of, with_view
 from ...calls.written_parameter import written
+from ...real_quant.known import is_known
 from ...user_model.written_parameters import ANEW, OF_DATA, text_of_change
+from ..read.called import callable_of
 from ..read.float_reason import mark_float
-from ..read.memory import Alias, Memory, View, are_apart, is_known_to_share, may_read_memory
+from ..read.memory import Alias, Memory, View, are_apart, is_known_to_share, lost_change, may_read_memory
 from ..read.spelling import mark_in_place, mark_written, remember_spelling
+from ..trace.guided.tracer import WRITES
 from ..trace.proxies import IN_PLACE_OPERATORS
 from .settled_writes import unsettled_states
 from .weight_sources import WeightSources
@@ -86,6 +89,7 @@ def functionalize(graph_module: GraphModule) -> tuple[Skip, ...]:
     for node in list(graph_module.graph.nodes):
         found, changed = _match(node, graph_module), _changed_value(node)
         if found is None or changed is None:
+            _refuse_opaque_change(node, graph_module, memory, order)
             memory.add(node)
             continue
         own = memory[changed]
@@ -232,6 +236,17 @@ def _reason_to_stay(found: _OutOfPlace, node: Node, aliases: list[Alias], is_wei
 
 def _is_read_behind(node: Node, place: int, order: Mapping[Node, int]) -> bool:
     return any(order.get(user, -1) > place and may_read_memory(user) for user in node.users)
+
+
+def _refuse_opaque_change(node: Node, graph_module: GraphModule, memory: Memory, order: Mapping[Node, int]) -> None:
+    """Raises UnsupportedModelError if a later node reads what ``node``, a call of the user's code, changes in place."""
+    if not node.meta.get(WRITES) or is_known(callable_of(graph_module, node)):
+        return
+    for changed in node.meta[WRITES]:
+        if changed in memory and changed.op != "get_attr":
+            own = memory[changed]
+            if any(_is_read_behind(one.node, order[node], order) for one in (own, *memory.sharing(own))):
+                raise UnsupportedModelError(lost_change(node, changed))
 
 
 def _refuse_unknown_views(node: Node, own: Alias, others: list[Alias], is_fixed: bool) -> None:

@@ -252,9 +252,8 @@ class AmctTracer(torch.fx.Tracer):
         """Whether ``m`` is one node; the class attribute ``amct_leaf`` has priority over the package."""
         if module_qualified_name in self.rules.modules:
             return True
-        if "forward" in vars(m) or isinstance(m, _WRAPPERS):
-            return False
-        if any(isinstance(one, Proxy) for one in m._parameters.values()):  # torch.func.functional_call has put it there
+        is_given = any(isinstance(one, Proxy) for one in m._parameters.values())  # by torch.func.functional_call
+        if is_given or "forward" in vars(m) or isinstance(m, _WRAPPERS):
             return False
         explicit = getattr(type(m), "amct_leaf", None)
         if explicit is not None:
@@ -393,10 +392,8 @@ def _count_of_parts(node: Node) -> int | None:
     name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
     if name not in ("chunk", "split", "tensor_split"):
         return None
-    given = node.args[1] if len(node.args) > 1 else node.kwargs.get(_PARTS[str(name)])
+    argument = {"chunk": "chunks", "split": "split_size", "tensor_split": "indices_or_sections"}[str(name)]
+    given = node.args[1] if len(node.args) > 1 else node.kwargs.get(argument)
     if isinstance(given, (list, tuple)):
         return len(given) + (name == "tensor_split")
     return given if isinstance(given, int) and name != "split" else None
-
-
-_PARTS = {"chunk": "chunks", "split": "split_size", "tensor_split": "indices_or_sections"}
