@@ -207,7 +207,7 @@ def test_fault_in_a_dump_is_located(seed: int, saved: SimpleNamespace, tmp_path:
     assert found.layer == layer
 
 
-_SIGNAL = np.random.default_rng(0).normal(0, 1, (2, 3, 8, 8))
+_SIGNAL = np.random.default_rng(0).normal(0, 1, (2, 3, 32, 32))
 
 
 @pytest.mark.parametrize(
@@ -243,11 +243,11 @@ def test_rounding_ties_of_layers_in_front_may_add_up() -> None:
     steps = {"first": 0.01, "second": 0.01}
     results = {name: _SIGNAL for name in steps}
 
-    def rows(first: float, second: float) -> list[bool]:
-        """Differences, in steps, of a thousandth of the elements of the first layer and of half of the second's."""
+    def rows(first: float, second: float, share: float = 0.0005) -> list[bool]:
+        """Differences, in steps, of a share of the first layer and of half of the second's."""
         some = np.arange(_SIGNAL.size).reshape(_SIGNAL.shape)
         changed = {
-            "first": _SIGNAL + (some % 1000 == 0) * first * steps["first"],
+            "first": _SIGNAL + (some % round(1 / share) == 0) * first * steps["first"],
             "second": _SIGNAL + (some % 2 == 0) * second * steps["second"],
         }
         sides = (
@@ -260,7 +260,8 @@ def test_rounding_ties_of_layers_in_front_may_add_up() -> None:
     assert rows(1, 1.5) == [False, False]  # 39 dB
     assert rows(0, 1.5) == [False, True]  # no tie in front
     assert rows(1, 5) == [False, True]  # 29 dB
-    assert rows(2, 0) == [True, False]
+    assert rows(3, 0) == [False, False]  # a tie at the input
+    assert rows(3, 0, share=0.1) == [True, False]
 
 
 def test_the_first_result_of_a_layer_of_several_nodes_is_compared(tmp_path: Path) -> None:

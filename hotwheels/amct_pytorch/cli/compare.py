@@ -16,7 +16,7 @@ from ..files import write_text_atomic
 from ..files.arrays import read_npy, single
 from ..report.compare_page import comparison_page
 from ..report.divergence import Row, compare, first_divergence, one_side_shifts
-from ..report.tensors import load_tensors
+from ..report.tensors import load_tensors, on_disk
 from .command import DIFFERS, OK, command, unlimited_option
 
 _EXAMPLE = """amct compare fake_quant real_quant --prefix out/net --input image.npy
@@ -63,8 +63,9 @@ def COMMAND(
 ) -> int:
     """Shows layer by layer where A and B begin to differ. The exit code is 1 if they do."""
     arrays = [single(read_npy(path)) for path in inputs]
-    left, right = (load_tensors(source, prefix, arrays, is_limited=not is_unlimited) for source in (a, b))
-    rows = compare(left, right, tolerance)
+    with on_disk(load_tensors(a, prefix, arrays, is_limited=not is_unlimited)) as left:
+        right = load_tensors(b, prefix, arrays, is_limited=not is_unlimited)
+        rows = compare(left, right, tolerance)
     if not rows:
         raise ConfigError(f"'{left.title}' and '{right.title}' have no layer in common.")
     first = first_divergence(rows)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import re
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -86,6 +88,19 @@ def read_dumps(folder: PathLike) -> LayerTensors:
         raise ConfigError(f"'{folder}' holds no file called <layer>_output<i>_<shape>_pytorch.npy, .float or .txt.")
     results = _Dumps({match["layer"]: (path, match["shape"]) for path, match in found.items()})
     return LayerTensors(title=str(folder), results=results, is_exact=True)
+
+
+@contextlib.contextmanager
+def on_disk(tensors: LayerTensors) -> Iterator[LayerTensors]:
+    """Returns a context with ``tensors``, whose results are in a temporary folder: two runs need not be in memory."""
+    if isinstance(tensors.results, _Dumps):
+        yield tensors
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        files = {layer: (Path(folder) / f"{at}.npy", "") for at, layer in enumerate(tensors.results)}
+        for layer, (path, _) in files.items():
+            np.save(path, tensors.results[layer], allow_pickle=False)
+        yield dataclasses.replace(tensors, results=_Dumps(files))
 
 
 class _Doubles(Mapping[str, NDArray[Any]]):
