@@ -140,8 +140,19 @@ class Products(nn.Module):
         lambda x: x.broadcast_to(x.shape),
         lambda x: x.repeat(1, 1, 1, 1),
         lambda x: x.movedim(1, 1),
+        lambda x: x.roll(0, -1),
+        lambda x: torch.flip(x, ()),
+        lambda x: torch.rot90(x, 0, (2, 3)),
+        lambda x: x.chunk(1, 1)[0],
+        lambda x: torch.split(x, x.shape[1], 1)[0],
+        lambda x: torch.atleast_3d(x),
+        lambda x: +x,
+        lambda x: x.real,
     ],
-    ids=["slice", "ellipsis", "unflatten", "broadcast_to", "repeat", "movedim"],
+    ids=[
+        *("slice", "ellipsis", "unflatten", "broadcast_to", "repeat", "movedim"),
+        *("roll", "flip", "rot90", "chunk", "split", "atleast_3d", "plus", "real"),
+    ],
 )
 def test_call_that_changes_nothing_leaves_an_accumulator_exact(
     call: Callable[[Tensor], Tensor], tmp_path: Path

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ...core.accumulator import Accumulator, Deferred
 from ...nn.call import MethodCall
 from ...nn.exported_form import as_exported
+from .leaves import leaves
 from .masked_softmax import is_unmasked, masked_scores
 
 # Copies and conversions: between the roundings to two grids a float has no type (spec 10.4).
@@ -24,13 +25,16 @@ _RESHAPES = frozenset(
     {"reshape", "view", "flatten", "squeeze", "expand", "expand_as", "view_as", "reshape_as"}
     | {"broadcast_to", "unflatten", "repeat", "tile"}
 )
+_UNARY_PLUS = frozenset({"pos", "__pos__", "positive", "real"})
 _PERMUTES = frozenset({"permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis"})
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 NO_OP_MODULES = (nn.Identity, *_DROPOUTS)
 _FUNCTIONS = frozenset({torch.clone, torch.detach, F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout})
 _RESHAPE_FUNCTIONS = frozenset(
     {torch.reshape, torch.flatten, torch.squeeze, torch.broadcast_to, torch.unflatten, torch.tile}
+    | {torch.atleast_1d, torch.atleast_2d, torch.atleast_3d}
 )
+_CUTS = frozenset({"chunk", "split", "split_with_sizes", "tensor_split", "hsplit", "vsplit", "dsplit"})
 
 
 def handed_on(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any] | None:
@@ -44,7 +48,9 @@ def handed_on(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[
         return None
     if isinstance(function, MethodCall) and function.name == "contiguous":
         return (_laid_out(first, function, args[1:], kwargs),)
-    is_same = any(rule(function, args, kwargs) for rule in (is_copy, _keeps_shape, _keeps_axes))
+    if _name(function) in _CUTS:
+        return ((first,),) if _is_one_part(function, args, kwargs) else None
+    is_same = any(rule(function, args, kwargs) for rule in (is_copy, _keeps_shape, _keeps_axes, _keeps_places))
     return (first,) if is_same else None
 
 
@@ -62,7 +68,7 @@ def is_copy(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[st
     if isinstance(function, MethodCall):
         return function.name in _COPIES and not _makes_others(function.name, args, kwargs)
     if function is getattr:
-        return bool(args[1] == "data")
+        return args[1] in ("data", "real")
     if function is masked_scores:
         return is_unmasked(**kwargs)
     return isinstance(function, NO_OP_MODULES) or function in _FUNCTIONS
@@ -99,8 +105,31 @@ def _keeps_shape(function: Callable[..., Any], args: tuple[Any, ...], kwargs: di
 
 def _keeps_axes(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether the call permutes axes and moves none of them, as ``permute(0, 1, 2)``."""
-    name = function.name if isinstance(function, MethodCall) else getattr(function, "__name__", "")
-    if name not in _PERMUTES:
+    if _name(function) not in _PERMUTES:
         return False
     sizes = torch.empty(tuple(range(1, args[0].dim() + 1)), device="meta")  # a different size for each axis
     return bool(function(sizes, *args[1:], **kwargs).shape == sizes.shape)
+
+
+def _keeps_places(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether the call turns or rolls by nothing, as ``roll(0)``, ``flip([])`` and ``rot90(0)``, or is a unary plus."""
+    name = _name(function)
+    given = [one for one in leaves((args[1:], kwargs)) if one is not None]
+    if name == "flip":
+        return not given
+    if name == "rot90":
+        return args[1:2] == (0,) or kwargs.get("k") == 0
+    if name == "roll":
+        shifts = list(leaves(args[1] if len(args) > 1 else kwargs["shifts"]))
+        return all(type(one) is int and one == 0 for one in shifts)
+    return name in _UNARY_PLUS
+
+
+def _is_one_part(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether the call cuts the tensor into one part, the tensor itself."""
+    first = args[0].carrier if isinstance(args[0], Deferred) else args[0]
+    return len(function(torch.empty(first.shape, device="meta"), *args[1:], **kwargs)) == 1
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return function.name if isinstance(function, MethodCall) else getattr(function, "__name__", "")
