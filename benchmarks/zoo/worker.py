@@ -15,9 +15,17 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 def _commit() -> str:
-    """Returns the commit of the code, with ``-dirty`` if files were changed after it; empty without git."""
-    command = ["git", "-C", str(_ROOT), "describe", "--always", "--dirty", "--abbrev=7", "--exclude=*"]
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    """Returns the commit of the code, with ``-dirty`` if code was changed after it; empty without git.
+
+    The page and its rows, which a run renews, are no code.
+    """
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(_ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+    is_dirty = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs", ":!benchmarks/zoo/rows.jsonl")
+    return git("rev-parse", "--short=7", "HEAD") + ("-dirty" if is_dirty else "")
 
 
 _COMMIT = _commit()  # when the code is imported, before the first network runs
