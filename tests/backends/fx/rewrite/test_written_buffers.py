@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -52,18 +53,24 @@ _WRITES: dict[str, Callable[[Tensor], object]] = {
 }
 
 
+def _computes_like_eager(model: nn.Module, with_example: bool, folder: Path) -> tuple[Any, Any]:
+    """Returns the quantized model and a copy of ``model`` after three equal calls of both."""
+    original = copy.deepcopy(model)
+    x = torch.randn(2, 3, 8, 8)
+    example = {"input_data": (x,)} if with_example else {}
+    amct.create_quant_config_fx(folder / "config.json", model, **example)
+    quantized = amct.create_quant_model_fx(folder / "config.json", model, **example)
+    with torch.no_grad():
+        for _ in range(3):
+            assert torch.equal(quantized(x), original(x))
+    return quantized, original
+
+
 @pytest.mark.parametrize("with_example", [False, True])
 @pytest.mark.parametrize("name", _WRITES)
 def test_written_buffer_is_no_constant(name: str, with_example: bool, tmp_path: Path) -> None:
     model = _Net(_WRITES[name]).eval()
-    original = copy.deepcopy(model)
-    x = torch.randn(2, 3, 8, 8)
-    example = {"input_data": (x,)} if with_example else {}
-    amct.create_quant_config_fx(tmp_path / "config.json", model, **example)
-    quantized = amct.create_quant_model_fx(tmp_path / "config.json", model, **example)
-    with torch.no_grad():
-        for _ in range(3):
-            assert torch.equal(quantized(x), original(x))
+    quantized, original = _computes_like_eager(model, with_example, tmp_path)
     assert torch.equal(quantized.scale, original.scale)
     assert torch.equal(model.scale, torch.ones(4, 1, 1))
 
@@ -101,13 +108,6 @@ def test_running_average_of_data_is_updated_as_in_eager(name: str, with_example:
             return self.fc(y - average)
 
     model = Net().eval()
-    original = copy.deepcopy(model)
-    x = torch.randn(2, 3, 8, 8)
-    example = {"input_data": (x,)} if with_example else {}
-    amct.create_quant_config_fx(tmp_path / "config.json", model, **example)
-    quantized = amct.create_quant_model_fx(tmp_path / "config.json", model, **example)
-    with torch.no_grad():
-        for _ in range(3):
-            assert torch.equal(quantized(x), original(x))
+    quantized, original = _computes_like_eager(model, with_example, tmp_path)
     assert torch.equal(quantized.get_buffer(name), original.get_buffer(name))
     assert quantized.count == original.count == 3
