@@ -199,9 +199,8 @@ def _searchsorted(
         return NotImplemented
     x = input.unsqueeze(-1)
     is_below = sorted_sequence <= x if right or side == "right" else sorted_sequence < x
-    return is_below.to(torch.int32 if out_int32 else torch.int64).sum(
-        -1, dtype=torch.int32 if out_int32 else torch.int64
-    )
+    kind = torch.int32 if out_int32 else torch.int64
+    return is_below.to(kind).sum(-1, dtype=kind)
 
 
 def _count_nonzero(input: Tensor, dim: Any = None) -> Tensor:

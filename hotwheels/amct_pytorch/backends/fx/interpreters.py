@@ -124,7 +124,8 @@ class RealQuantInterpreter(RecordingInterpreter):
         if n not in self._constants:
             self._written.clear()
             result = super()._result(n)
-            self._refuse_lost_changes(n)
+            if self._written:
+                self._refuse_lost_changes(n)
             return result
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         return getattr(fx.Interpreter, n.op)(self, n.target, args, kwargs)

@@ -84,7 +84,9 @@ def functionalize(graph_module: GraphModule) -> tuple[Skip, ...]:
     skips: list[Skip] = []
     memory, sources = Memory(graph_module), WeightSources(graph_module)
     writes = [node for node in graph_module.graph.nodes if node in sources and is_in_place(node, graph_module)]
-    unsettled = unsettled_states(graph_module, writes, sources) | _states_changed_by_data(graph_module, sources)
+    unsettled: set[str] = set()
+    if writes:
+        unsettled = unsettled_states(graph_module, writes, sources) | _states_changed_by_data(graph_module, sources)
     order = {node: index for index, node in enumerate(graph_module.graph.nodes)}
     for node in list(graph_module.graph.nodes):
         found, changed = _match(node, graph_module), _changed_value(node)

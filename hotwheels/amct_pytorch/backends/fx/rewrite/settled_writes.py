@@ -19,13 +19,11 @@ from ...user_model.written_parameters import is_changed
 from .weight_sources import WeightSources
 
 
-def unsettled_states(graph_module: GraphModule, writes: list[Node], sources: WeightSources) -> frozenset[str]:
+def unsettled_states(graph_module: GraphModule, writes: list[Node], sources: WeightSources) -> set[str]:
     """Returns the names of the parameters and buffers that the nodes ``writes`` change, or that are read, differently.
 
     ``writes`` are nodes of ``sources`` that change one of their operands in place; ``graph_module`` is not changed.
     """
-    if not writes:
-        return frozenset()
     calls = _Calls(graph_module, writes, sources)
     before = calls.values()
     first = calls.run()
@@ -37,7 +35,7 @@ def unsettled_states(graph_module: GraphModule, writes: list[Node], sources: Wei
     for node, one in first.items():
         if any(map(is_changed, one, second[node])):
             found |= changed & calls.states_of(node)
-    return frozenset(found)
+    return found
 
 
 class _Calls:
