@@ -10,7 +10,7 @@ import contextvars
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -23,14 +23,15 @@ _FILE = "hotwheels.amct_pytorch.log"
 _LINK = "amct_pytorch.log"
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 _LINE = "%(asctime)s - %(levelname)s - [AMCT]:[%(amct_module)s]: %(message)s"
-_LAYERS, _PLACES = "layers", "places"
-_MOST_PLACES = 10  # in one warning
+_LAYERS, _PLACES, _CODE = "layers", "places", "code"
+_MOST_PLACES = 10  # of a file, in one line
+_MOST_CODE = 5  # lines of code, which are long
 _LINE_OF_FILE = "%(asctime)s - %(levelname)s%(amct_process)s - [AMCT]:[%(amct_module)s]: %(message)s"
 
-_Collected = dict[tuple["AmctLogger", str, str], list[str]]
+_Collected = dict[tuple["AmctLogger", int, str, str], list[str]]
 
-# What `one_warning_per_cause` collects: the places by logger, text and kind of place; None outside of it.
-_collected: contextvars.ContextVar[_Collected | None] = contextvars.ContextVar("amct_warnings", default=None)
+# What `one_line_per_cause` collects: the places by logger, level, text and kind of place; None outside of it.
+_collected: contextvars.ContextVar[_Collected | None] = contextvars.ContextVar("amct_places", default=None)
 
 
 def get_logger(module: str) -> AmctLogger:
@@ -39,8 +40,8 @@ def get_logger(module: str) -> AmctLogger:
 
 
 @contextlib.contextmanager
-def one_warning_per_cause() -> Iterator[None]:
-    """Inside, warnings about layers or places with the same text are collected; each text is logged once at the end."""
+def one_line_per_cause() -> Iterator[None]:
+    """Inside, messages about layers or places with the same text are collected; each text is logged once at the end."""
     if _collected.get() is not None:
         yield
         return
@@ -50,17 +51,14 @@ def one_warning_per_cause() -> Iterator[None]:
         yield
     finally:
         _collected.reset(token)
-        for (logger, message, kind), places in collected.items():
-            if len(places) == 1:
-                logger.warning("%s: %s", places[0], message)
-            elif kind == _LAYERS:
-                names = ", ".join(one.removeprefix("Layer ") for one in dict.fromkeys(places))
-                logger.warning("%d layers: %s Layers: %s.", len(dict.fromkeys(places)), message, names)
-            else:
-                more = f" and {len(places) - _MOST_PLACES} more" if len(places) > _MOST_PLACES else ""
-                logger.warning(
-                    "%d places: %s Places: %s%s.", len(places), message, "; ".join(places[:_MOST_PLACES]), more
-                )
+        for (logger, level, message, kind), places in collected.items():
+            logger.log_at(level, message, tuple(dict.fromkeys(places)), kind)
+
+
+def listed(names: Sequence[str], most: int, separator: str = "; ") -> str:
+    """Returns the first ``most`` of ``names``, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return separator.join(names[:most]) + more
 
 
 _is_silent: contextvars.ContextVar[bool] = contextvars.ContextVar("_is_silent", default=False)
@@ -95,19 +93,41 @@ class AmctLogger:
         self._log(logging.WARNING, message, args)
 
     def warning_of_layer(self, layer: str, message: str) -> None:
-        """Logs a WARNING about one layer; see `one_warning_per_cause`."""
-        self._warning_at(f"Layer '{layer}'", message, _LAYERS)
+        """Logs a WARNING about one layer; see `one_line_per_cause`."""
+        self._collect(logging.WARNING, message, (f"Layer '{layer}'",), _LAYERS)
 
     def warning_of_place(self, place: str, message: str) -> None:
-        """Logs a WARNING about one place of a file; see `one_warning_per_cause`."""
-        self._warning_at(place, message, _PLACES)
+        """Logs a WARNING about one place of a file; see `one_line_per_cause`."""
+        self._collect(logging.WARNING, message, (place,), _PLACES)
 
-    def _warning_at(self, place: str, message: str, kind: str) -> None:
+    def warning_of_code(self, lines: Sequence[str], message: str) -> None:
+        """Logs a WARNING about lines of the user's code; see `one_line_per_cause`."""
+        self._collect(logging.WARNING, message, lines, _CODE)
+
+    def info_of_code(self, lines: Sequence[str], message: str) -> None:
+        """Logs an INFO about lines of the user's code; see `one_line_per_cause`."""
+        self._collect(logging.INFO, message, lines, _CODE)
+
+    def _collect(self, level: int, message: str, places: Sequence[str], kind: str) -> None:
+        if _is_silent.get():
+            return
         collected = _collected.get()
         if collected is None:
-            self.warning("%s: %s", place, message)
+            self.log_at(level, message, places, kind)
         else:
-            collected.setdefault((self, message, kind), []).append(place)
+            collected.setdefault((self, level, message, kind), []).extend(places)
+
+    def log_at(self, level: int, message: str, places: Sequence[str], kind: str) -> None:
+        """Logs one line about all ``places`` of the kind ``kind``."""
+        if kind == _CODE:
+            self._log(level, "%s Places: %s", (message, listed(places, _MOST_CODE)))
+        elif len(places) == 1:
+            self._log(level, "%s: %s", (places[0], message))
+        elif kind == _LAYERS:
+            names = ", ".join(one.removeprefix("Layer ") for one in places)
+            self._log(level, "%d layers: %s Layers: %s.", (len(places), message, names))
+        else:
+            self._log(level, "%d places: %s Places: %s.", (len(places), message, listed(places, _MOST_PLACES)))
 
     def error(self, message: str, *args: object) -> None:
         """Logs a failure."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,8 +45,8 @@ def test_layers_with_one_cause_are_one_warning(tmp_path: Path, log_lines: LogLin
     model = quantized(Mlp(), tmp_path)
     with torch.no_grad():
         model(torch.rand(2, 3, 6))
-    (found,) = [line for line in log_lines.warnings if "3 dimensions" in line]
-    assert found.startswith("4 layers: input has 3 dimensions")
+    (found,) = [line for line in log_lines.warnings if "than 2 dimensions" in line]
+    assert found.startswith("4 layers: input has more than 2 dimensions")
     assert found.endswith("Layers: 'layers_0', 'layers_1', 'layers_2', 'layers_3'.")
 
 
@@ -53,8 +54,8 @@ def test_a_single_layer_is_named_first(tmp_path: Path, log_lines: LogLines) -> N
     model = quantized(Outer(nn.Linear(6, 6)), tmp_path)
     with torch.no_grad():
         model(torch.rand(2, 3, 6))
-    (found,) = [line for line in log_lines.warnings if "3 dimensions" in line]
-    assert found.startswith("Layer 'block': input has 3 dimensions")
+    (found,) = [line for line in log_lines.warnings if "than 2 dimensions" in line]
+    assert found.startswith("Layer 'block': input has more than 2 dimensions")
 
 
 def test_warnings_are_told_when_the_forward_fails(tmp_path: Path, log_lines: LogLines) -> None:
@@ -62,11 +63,36 @@ def test_warnings_are_told_when_the_forward_fails(tmp_path: Path, log_lines: Log
     model.quantized_layers["layers_2"].register_forward_pre_hook(_fail)
     with pytest.raises(RuntimeError, match="on purpose"):
         model(torch.rand(2, 3, 6))
-    assert any(line.startswith("2 layers: input has 3 dimensions") for line in log_lines.warnings)
+    assert any(line.startswith("2 layers: input has more than 2 dimensions") for line in log_lines.warnings)
 
 
 def _fail(*_: object) -> None:
     raise RuntimeError("on purpose")
+
+
+class ReadsSizes(nn.Module):
+    """Calls a function several times, which the trace looks into each time."""
+
+    def __init__(self, run: Callable[[nn.ModuleList, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(3, 3, 1) for _ in range(2))
+        self.run = run
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(self.layers, self.run(self.layers, x))
+
+
+@pytest.mark.parametrize("lines, told", [(3, 3), (9, 5)])
+def test_lines_that_read_sizes_are_one_message_with_five_of_them(
+    lines: int, told: int, tmp_path: Path, log_lines: LogLines
+) -> None:
+    body = "\n".join(f"    x = layers[0](x) * (1.0 if x.shape[2] > {index} else 2.0)" for index in range(lines))
+    (tmp_path / "reads.py").write_text(f"def run(layers, x):\n{body}\n    return layers[1](x)\n")
+    found = runpy.run_path(str(tmp_path / "reads.py"))
+    amct.check_model(ReadsSizes(found["run"]).eval(), torch.rand(1, 3, 16, 16))
+    (text,) = [line for line in log_lines.of("INFO") if "reads sizes as Python values" in line]
+    assert text.count("in run") == told
+    assert text.endswith(" and 4 more") is (lines == 9)
 
 
 class Siblings(nn.Module):

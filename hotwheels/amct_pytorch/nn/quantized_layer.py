@@ -270,7 +270,7 @@ class QuantizedLayer(nn.Module):
         quantizer.make_symmetric()
         _log.warning_of_layer(
             self.name,
-            f"input has {x.dim()} dimensions, so it is exported as MatMul + Add and its data is quantized"
+            "input has more than 2 dimensions, so it is exported as MatMul + Add and its data is quantized"
             " symmetrically (offset 0). To keep the offset, reshape the input to 2 dimensions around the Linear, or use"
             ' a 1x1 Conv2d (HiSilicon\'s AMCT manual, chapter "Linear layers on more than two dimensions"'
             " [不支持输入大于两维且bias为True的linear量化]).",

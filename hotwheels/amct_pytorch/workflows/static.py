@@ -26,7 +26,7 @@ from ..errors import ExportError, UnsupportedModelError
 from ..files import PathLike
 from ..files.naming import error_in_file
 from ..graph import OpGraph
-from ..log import get_logger, one_warning_per_cause, without_log
+from ..log import get_logger, one_line_per_cause, without_log
 from ..nn.mode import Mode
 from ..ops.registry import Registry
 from ..plan.planner import make_plan
@@ -154,7 +154,7 @@ def save(
         quantized.takes_other_floats = True
     example = make_example_call(quantized, inputs)
     setting = check_setting(export_setting)
-    with torch.no_grad(), one_warning_per_cause():
+    with torch.no_grad(), one_line_per_cause():
         layers = quantized.quantized_layers.items()
         record = Record({name: layer.record() for name, layer in layers if layer.is_quantized})
     tell_record(record)

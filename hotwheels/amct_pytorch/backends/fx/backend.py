@@ -10,7 +10,7 @@ from torch import fx, nn
 from ...config.layers.quant_config import QuantConfig
 from ...errors import UnsupportedModelError
 from ...graph import OpGraph
-from ...log import get_logger
+from ...log import get_logger, one_line_per_cause
 from ...nn.call import LayerCall
 from ...nn.quantized_layer import QuantizedLayer
 from ...ops.registry import Registry
@@ -77,14 +77,15 @@ class FxBackend:
         self._class_name = type(model).__name__
         self._takes_other_floats = needs_float32(model)
         model = copied(model, copies_tensors)
-        self._traced = trace_attention(model) or trace(
-            model,
-            registry.leaf_packages,
-            lambda cls: cls in opaque or registry.is_leaf_type(cls),
-            in_float32(inputs) if self._takes_other_floats else inputs,
-        )
-        if inputs is not None:
-            look_into_opaque_calls(self._traced, registry)
+        with one_line_per_cause():  # functions of the model are traced by themselves, and read the same lines
+            self._traced = trace_attention(model) or trace(
+                model,
+                registry.leaf_packages,
+                lambda cls: cls in opaque or registry.is_leaf_type(cls),
+                in_float32(inputs) if self._takes_other_floats else inputs,
+            )
+            if inputs is not None:
+                look_into_opaque_calls(self._traced, registry)
         if inputs is not None and copies_tensors:
             given = in_float32(inputs) if self._takes_other_floats else inputs
             check_graph(model, self._traced, Example.of(given, callee_in_force(model) or model.forward))

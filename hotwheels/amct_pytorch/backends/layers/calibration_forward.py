@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ...log import get_logger, one_warning_per_cause
+from ...log import get_logger, one_line_per_cause
 from ...nn.mode import Mode
 from ...nn.quantized_layer import QuantizedLayer
 from ...nn.shared_input import forget_results
@@ -55,7 +55,7 @@ def calibration_forward(model: nn.Module, layers: LayerContainer, objects: Itera
 def any_forward() -> Iterator[None]:
     """Returns a context for every forward of a quantized model: shared results are dropped, warnings told at exit."""
     try:
-        with one_warning_per_cause():
+        with one_line_per_cause():
             yield
     finally:
         forget_results()

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 
 from ...errors import ConfigError
 from ...files.limits import WARNINGS
-from ...log import get_logger, one_warning_per_cause
+from ...log import get_logger, one_line_per_cause
 
 _log = get_logger(__name__)
 _VARIABLE = "AMCT_STRICT"
@@ -30,7 +30,7 @@ def strictness(strict: bool | None) -> Iterator[None]:
         raise TypeError(f"strict must be a bool or None, got {type(strict).__name__}.")
     token = _is_strict.set(_is_strict.get() if strict is None else strict)
     try:
-        with one_warning_per_cause():
+        with one_line_per_cause():
             yield
     finally:
         _is_strict.reset(token)

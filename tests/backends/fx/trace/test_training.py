@@ -66,6 +66,13 @@ def test_branch_that_matters_is_told_with_module_and_line(inputs: Any, is_traini
     assert "return x * 100 if self.training else x" in text
 
 
+def test_a_line_of_many_modules_is_told_once_with_their_number(inputs: Any, log_lines: LogLines) -> None:
+    trace(nn.Sequential(*(Scales() for _ in range(20))), LEAVES, inputs=inputs)
+    (text,) = log_lines.warnings
+    assert "'0', '1', '2' and 17 more: File" in text
+    assert text.count("return x * 100 if self.training else x") == 1
+
+
 def test_branch_that_does_not_matter_is_not_told(inputs: Any, log_lines: LogLines) -> None:
     trace(Around(AsksOnly()), LEAVES, inputs=inputs)
     assert not log_lines.warnings

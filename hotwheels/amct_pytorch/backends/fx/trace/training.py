@@ -10,11 +10,12 @@ from torch import nn
 from torch.fx import GraphModule, Node
 from torch.fx.node import Argument, map_aggregate
 
-from ....log import get_logger
+from ....log import get_logger, listed
 from .user_code import line_being_traced
 
 _log = get_logger(__name__)
 _WITHOUT_BRANCH = "Use nn.Dropout or F.dropout(x, p, self.training), or create it from the model in eval mode."
+_MOST_MODULES = 3  # that one line of code names
 _ONLY_FOR_TRAINING = (
     "Without training nothing is to be done. For training, use modules that branch themselves, such as nn.Dropout and"
     " nn.BatchNorm2d."
@@ -104,13 +105,14 @@ def tell_branches(
             module.training = is_training
     if len(graphs) == 2 and graphs[0] == graphs[1]:
         return
-    places = sorted({f"'{one.path or type(model).__name__}': {' '.join(one.line.split())}" for one in branches})
-    _log.warning(
+    modules: dict[str, dict[str, None]] = {}  # by line of code, each once, in the order of the forward
+    for one in branches:
+        modules.setdefault(" ".join(one.line.split()), {})[f"'{one.path or type(model).__name__}'"] = None
+    present, repair = ("training", _WITHOUT_BRANCH) if model.training else ("evaluation", _ONLY_FOR_TRAINING)
+    _log.warning_of_code(
+        [f"{listed(list(names), _MOST_MODULES, ', ')}: {line}" for line, names in modules.items()],
         "The forward branches on self.training, and the traced model holds the branch of the mode the model is in now"
-        " (%s) in every mode and file. %s Places: %s",
-        "training" if model.training else "evaluation",
-        _WITHOUT_BRANCH if model.training else _ONLY_FOR_TRAINING,
-        "; ".join(places),
+        f" ({present}) in every mode and file. {repair}",
     )
 
 

@@ -64,10 +64,10 @@ def _tell(guards: list[Guard]) -> None:
     told = [one for one in guards if one.is_checked and one.node.op != "placeholder" and not one.is_count_of_parts]
     lines = {" ".join(guard.line.split()) for guard in told}
     if lines:
-        _log.info(
+        _log.info_of_code(
+            sorted(lines),
             "The forward reads sizes as Python values, so the traced model takes inputs of the size of input_data only;"
-            " any number of samples. Places: %s",
-            "; ".join(sorted(lines)),
+            " any number of samples.",
         )
 
 
