@@ -61,17 +61,30 @@ def listed(names: Sequence[str], most: int, separator: str = "; ") -> str:
     return separator.join(names[:most]) + more
 
 
-_is_silent: contextvars.ContextVar[bool] = contextvars.ContextVar("_is_silent", default=False)
+_least_level: contextvars.ContextVar[int] = contextvars.ContextVar("_least_level", default=logging.DEBUG)
 
 
 @contextlib.contextmanager
 def without_log() -> Iterator[None]:
     """Inside, nothing is logged: for a trial whose result alone is told."""
-    token = _is_silent.set(True)
+    with _from_level(logging.CRITICAL):
+        yield
+
+
+@contextlib.contextmanager
+def warnings_only() -> Iterator[None]:
+    """Inside, no stage of the work is logged: for the calibration of a copy that the user never gets."""
+    with _from_level(logging.WARNING):
+        yield
+
+
+@contextlib.contextmanager
+def _from_level(level: int) -> Iterator[None]:
+    token = _least_level.set(max(level, _least_level.get()))
     try:
         yield
     finally:
-        _is_silent.reset(token)
+        _least_level.reset(token)
 
 
 class AmctLogger:
@@ -109,7 +122,7 @@ class AmctLogger:
         self._collect(logging.INFO, message, lines, _CODE)
 
     def _collect(self, level: int, message: str, places: Sequence[str], kind: str) -> None:
-        if _is_silent.get():
+        if level < _least_level.get():
             return
         collected = _collected.get()
         if collected is None:
@@ -134,7 +147,7 @@ class AmctLogger:
         self._log(logging.ERROR, message, args)
 
     def _log(self, level: int, message: str, args: tuple[object, ...]) -> None:
-        if not _is_silent.get():
+        if level >= _least_level.get():
             _ready_logger().log(level, message, *args, extra={"amct_module": self._module})
 
 

@@ -14,6 +14,7 @@ import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.workflows.auto import sensitivity
 from hotwheels.amct_pytorch.workflows.auto.search import _Search
 from tests.support.fx_path import run_fake
+from tests.support.log_lines import LogLines
 from tests.support.nets import shake_batch_norms
 
 
@@ -250,3 +251,12 @@ def test_what_cannot_be_is_said(net, batches, tmp_path, wanted, message) -> None
 def test_no_data(net, tmp_path) -> None:
     with pytest.raises(amct.CalibrationError, match="the data has no batch"):
         found(net, [], tmp_path, budget=1.0)
+
+
+def test_the_search_tells_its_result_and_not_each_calibration(net, batches, tmp_path, log_lines: LogLines) -> None:
+    found(net, batches, tmp_path, budget=1.2)
+    lines = log_lines.of("INFO")
+    assert any(one.startswith("auto_quantize: chosen") for one in lines)
+    assert not any("Calibrated" in one for one in lines)
+    assert len(lines) == len(set(lines))
+    assert len(log_lines.warnings) == len(set(log_lines.warnings))

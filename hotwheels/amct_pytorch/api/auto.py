@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ..errors import CalibrationError, ConfigError
 from ..files import FileSet, check_folder, check_target
-from ..log import get_logger
+from ..log import get_logger, one_line_per_cause
 from ..plan.cost_model import read_cost_model
 from ..report.html import json_text
 from ..workflows.arguments import as_inputs, check_model, check_type
@@ -92,7 +92,8 @@ def auto_quantize(
         progress=progress,
         folder=None if resume_dir is None else check_folder(function, "resume_dir", resume_dir),
     )
-    result = search(model, batches, task)
+    with one_line_per_cause():
+        result = search(model, batches, task)
     report, page = (path.with_name(f"{path.stem}_report.{kind}") for kind in ("json", "html"))
     with FileSet() as files:
         files.write_text(path, result.text)

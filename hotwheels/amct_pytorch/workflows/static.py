@@ -26,7 +26,7 @@ from ..errors import ExportError, UnsupportedModelError
 from ..files import PathLike
 from ..files.naming import error_in_file
 from ..graph import OpGraph
-from ..log import get_logger, one_line_per_cause, without_log
+from ..log import get_logger, one_line_per_cause, warnings_only, without_log
 from ..nn.mode import Mode
 from ..ops.registry import Registry
 from ..plan.planner import make_plan
@@ -106,8 +106,9 @@ def _calibrated(
     config = config_of(graph)
     quantized = backend.place(make_plan(graph, config), backend.origin(graph, config)).eval()
     quantized.mode = Mode.CALIBRATION
-    for batch in batches:
-        quantized(*copies_of(positional_inputs(quantized, batch)))
+    with warnings_only():
+        for batch in batches:
+            quantized(*copies_of(positional_inputs(quantized, batch)))
     return quantized
 
 
