@@ -95,7 +95,7 @@ def _is_value(func: Callable[..., Any], result: Any) -> bool:
 def user_line() -> str:
     """Returns the line of the user's code that is running, ``file:number: source``."""
     frame: types.FrameType | None = sys._getframe(1)
-    while frame is not None and not _is_user_file(frame.f_code.co_filename):
+    while frame is not None and not is_user_file(frame.f_code.co_filename):
         frame = frame.f_back
     if frame is None:
         return "a line of Python"
@@ -103,5 +103,6 @@ def user_line() -> str:
     return f"{name}:{frame.f_lineno}: {linecache.getline(name, frame.f_lineno).strip()}"
 
 
-def _is_user_file(name: str) -> bool:
+def is_user_file(name: str) -> bool:
+    """Whether the source file ``name`` is neither of torch nor of this package."""
     return not name.startswith("<") and not any(folder in Path(name).parents for folder in _OWN_FOLDERS)

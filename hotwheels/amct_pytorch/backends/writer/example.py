@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ...log import get_logger
 from ..batches.export_names import Axes, labels_of
 
 if TYPE_CHECKING:
     from .graph_writer import GraphWriter
     from .sizes import SizeWriter
+
+_log = get_logger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +76,10 @@ class Example:
         """Returns the dynamic axes for which the graph so far is right with one size only."""
         return []
 
+    def line_of(self, fixed: FixedAxis) -> str:
+        """Returns the user's line that fixed an axis, ``file:number: source``; empty if that was not in user code."""
+        return ""
+
     def fix(self, value: Any) -> None:
         """Fixes the dynamic axes on which ``value`` depends, a number of this run, since it must keep its value."""
 
@@ -96,3 +103,17 @@ def dynamic_axes_of(given: Mapping[str, Tensor], setting: Mapping[str, Axes]) ->
         for name in given
         for axis, label in labels_of(name, setting.get(name, ())).items()
     ]
+
+
+def without_fixed(axes: Sequence[DynamicAxis], fixed: Mapping[FixedAxis, str]) -> list[DynamicAxis]:
+    """Returns the ``axes`` that remain dynamic; a WARNING names each of ``fixed`` and its place in the model."""
+    for one, place in fixed.items():
+        _log.warning(
+            "Axis %d of input '%s' ('%s') is not dynamic in the files: %s decides by its size.",
+            one.axis.axis,
+            one.axis.input,
+            one.axis.label,
+            place,
+        )
+    labels = {one.axis.label for one in fixed}
+    return [axis for axis in axes if axis.label not in labels]

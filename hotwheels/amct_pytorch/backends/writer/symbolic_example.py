@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
 from ...torch_private import constant_source, fake_tensor_mode, python_dispatcher
+from ..torchscript.baked_values import is_user_file
 from .example import DynamicAxis, Example, FixedAxis
 from .graph_writer import GraphWriter
 from .sizes import SizeWriter
@@ -47,6 +49,15 @@ class SymbolicExample(Example):
         """Returns the dynamic axes for which the graph so far is right with one size only."""
         found = ((axis, self._env.replacements.get(symbol)) for symbol, axis in self._axes.items())
         return [FixedAxis(axis, int(size)) for axis, size in found if isinstance(size, sympy.Integer)]
+
+    def line_of(self, fixed: FixedAxis) -> str:
+        """Returns the user's line that fixed an axis; empty if that was not in user code."""
+        symbols = {symbol for symbol, axis in self._axes.items() if axis == fixed.axis}
+        guard = next((one for one in reversed(self._env.guards) if symbols & one.expr.free_symbols), None)
+        frame = None if guard is None else guard.sloc.framework_loc
+        if not isinstance(frame, traceback.FrameSummary) or not is_user_file(frame.filename):
+            return ""
+        return f"{frame.filename}:{frame.lineno}: {frame.line}"
 
     def fix(self, value: Any) -> None:
         """Fixes the dynamic axes on which ``value`` depends."""

@@ -21,7 +21,7 @@ from ....onnx_io.model_file import name_outputs, parse_model
 from ....onnx_io.node_access import operand
 from ....onnx_io.opset import DEFAULT_OPSET, OpsetTooLow
 from ....torch_private import pytree
-from ...batches.export_names import input_names, labels_of, output_names, report_unused_axes
+from ...batches.export_names import Axes, input_names, labels_of, output_names, report_unused_axes
 from ...batches.outputs import output_tensors
 from ...calls.constant_calls import ConstantsBeforehand
 from ...torchscript import markers
@@ -34,6 +34,7 @@ from ...torchscript.size_arithmetic import fold_size_arithmetic
 from ...torchscript.torch_exporter import export_onnx
 from ...torchscript.unexportable_pooling import refuse_divisor
 from ...user_model.model_state import unchanged
+from ...writer.example import DynamicAxis, Example, dynamic_axes_of, without_fixed
 from ..forwards import MarkedForward, Marks, OriginalForward, call_name, replace_forward
 from .candidates import Candidate
 from .module_writer import ModuleWriter
@@ -106,6 +107,7 @@ def export_marked(
     outputs = output_names(given.get("output_names"), len(onnx_model.graph.outputs), names)
     report_unused_axes(axes, names, outputs)
     name_outputs(onnx_model, outputs)
+    _label_outputs(onnx_model, axes)
     return dataclasses.replace(_read(onnx_model, forwards), unread=unread)
 
 
@@ -118,23 +120,35 @@ _Export = tuple[ir.Model, dict[str, MarkedForward], Iterable[str]]
 def _written(
     model: nn.Module, candidates: Mapping[str, Candidate], inputs: tuple[Any, ...], setting: Mapping[str, Any]
 ) -> _Export:
-    """Returns ``model``, written while it runs.
+    """Returns ``model``, written while it runs; an axis whose size decides something is static, with a WARNING.
 
     Raises:
-      ExportError: The writer does not cover the model or ``setting``.
+      ExportError: The writer does not cover the model.
     """
-    if setting["dynamic_axes"]:
-        raise ExportError("Files with dynamic axes are written by torch's exporter.")
-    opset = DEFAULT_OPSET
+    opset, axes = DEFAULT_OPSET, None
     while True:
         with unchanged(model), _entered_with_tensors(model, inputs) as tensors:
             model.eval()
-            writer = ModuleWriter(model, dict(zip(setting["input_names"], tensors, strict=True)), opset)
+            given = dict(zip(setting["input_names"], tensors, strict=True))
+            axes = dynamic_axes_of(given, setting["dynamic_axes"]) if axes is None else axes
+            writer = ModuleWriter(model, _example(given, axes), opset)
             with _marked(candidates, writer) as forwards:
                 try:
-                    return writer.write(), forwards, writer.lines
+                    written = writer.write()
                 except OpsetTooLow as error:
                     opset = error.opset
+                    continue
+        if not writer.fixed:
+            return written, forwards, writer.lines
+        axes = without_fixed(axes, writer.fixed)
+
+
+def _example(given: Mapping[str, Tensor], axes: Sequence[DynamicAxis]) -> Example:
+    if not axes:
+        return Example(given)
+    from ...writer.symbolic_example import SymbolicExample  # here, because symbols cost three seconds of import
+
+    return SymbolicExample(given, axes)
 
 
 def _exported(
@@ -230,6 +244,17 @@ def _unread(model: ir.Model, names: Sequence[str]) -> frozenset[int]:
     if unread:
         _log.warning("No output depends on %s: no input of the files.", ", ".join(f"'{names[at]}'" for at in unread))
     return frozenset(unread)
+
+
+def _label_outputs(model: ir.Model, axes: Mapping[str, Axes]) -> None:
+    """Gives the sizes of outputs that depend on the inputs their labels in ``axes``, in place."""
+    for value in model.graph.outputs:
+        sizes = list(value.shape or ())
+        for axis, label in labels_of(str(value.name), axes.get(str(value.name), ())).items():
+            if -len(sizes) <= axis < len(sizes) and not isinstance(sizes[axis], int):
+                sizes[axis] = ir.SymbolicDim(label)
+        if sizes:
+            value.shape = ir.Shape(sizes)
 
 
 def _input_names(model: nn.Module, inputs: tuple[Any, ...]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import onnx_ir as ir
@@ -19,27 +19,32 @@ from ...calls.fused_attention import without_fused_attention
 from ...torchscript.baked_values import user_line
 from ...torchscript.marker_sites import INPUT_MARKER, MARKER_DOMAIN, OUTPUT_MARKER
 from ...torchscript.torch_exporter import export_lock, no_checkpoints
-from ...writer.example import Example
+from ...writer.example import Example, FixedAxis
 from ...writer.graph_writer import GraphWriter
 from ...writer.translator import Translator
 
 
 class ModuleWriter:
-    """Writes one run of ``model``. Nodes have the names that torch's TorchScript exporter gives: ``/layer1/conv/Conv``.
+    """Writes one run of ``model`` on ``example``.
+
+    Nodes have the names that torch's TorchScript exporter gives: ``/layer1/conv/Conv``.
 
     Its methods `mark_input` and `mark_result` are the marks of a `MarkedForward`: they write the exporter's markers.
 
     Attributes:
       lines: The user's lines that make numbers of data, each once; see `report_baked`.
+      fixed: The dynamic axes for which the written model is right with one size only, with the place that fixed each.
     """
 
-    def __init__(self, model: nn.Module, given: Mapping[str, Tensor], opset: int) -> None:
-        """``given``: the tensors of the inputs by name."""
+    def __init__(self, model: nn.Module, example: Example, opset: int) -> None:
+        """Runs nothing yet."""
         self.lines: dict[str, None] = {}
+        self.fixed: dict[FixedAxis, str] = {}
+        self._example = example
         self._model = model
         self._names = {id(tensor): name for name, tensor in (*model.named_parameters(), *model.named_buffers())}
         self._writer = GraphWriter(opset)
-        self._translator = Translator(self._writer, Example(given), self._name_of, self._note_data_read)
+        self._translator = Translator(self._writer, example, self._name_of, self._note_data_read)
 
     def write(self) -> ir.Model:
         """Runs the model in its present training flag and returns what it computes; unread inputs are left out.
@@ -52,6 +57,7 @@ class ModuleWriter:
             with export_lock, torch.no_grad(), without_fused_attention(), no_checkpoints(), _without_symbolics():
                 with _MissedCalls(self._translator), self._scopes(), self._translator:
                     results = self._model(*self._translator.inputs)
+                self._note_fixed()
                 values = [self._value(tensor) for tensor in results]
         except (RuntimeError, TypeError, ValueError, IndexError, AssertionError) as error:
             raise ExportError(f"The model cannot be exported to ONNX with this input_data: {error}") from error
@@ -112,6 +118,7 @@ class ModuleWriter:
             return hook
 
         def leave(*_: Any) -> None:
+            self._note_fixed()
             self._writer.scope = outer.pop()
 
         handles = []
@@ -132,6 +139,10 @@ class ModuleWriter:
 
     def _name_of(self, tensor: Tensor) -> str:
         return self._names.get(id(tensor), "")
+
+    def _note_fixed(self) -> None:
+        for one in self._example.fixed():
+            self.fixed.setdefault(one, self._example.line_of(one) or f"'{self._writer.scope or 'the model'}'")
 
     def _note_data_read(self, _call: str) -> None:
         self.lines.setdefault(user_line())

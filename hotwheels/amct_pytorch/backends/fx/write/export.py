@@ -16,7 +16,7 @@ from ...batches.export_names import input_names, report_unused_axes
 from ...layers.folded_op import FoldedOp
 from ...torchscript.baked_values import report_baked
 from ...user_model.model_state import unchanged
-from ...writer.example import DynamicAxis, Example, dynamic_axes_of
+from ...writer.example import DynamicAxis, Example, dynamic_axes_of, without_fixed
 from ...writer.shape_example import NeedsData, ShapeExample
 from .example_call import ExampleCall
 from .flat_reference import FlatReference
@@ -76,16 +76,7 @@ def _write(module: fx.GraphModule, call: ExampleCall, setting: dict[str, Any], o
             report_unused_axes(wanted, names, [str(one.name) for one in model.graph.outputs])
             reference = FlatReference(module, call.inputs, walk.value_names())
             return WrittenModel(model=model, reference=reference, has_exported_calls=walk.has_exported_calls)
-        for fixed, place in walk.fixed.items():
-            _log.warning(
-                "Axis %d of input '%s' ('%s') is not dynamic in the files: %s decides by its size.",
-                fixed.axis.axis,
-                fixed.axis.input,
-                fixed.axis.label,
-                place,
-            )
-        labels = {fixed.axis.label for fixed in walk.fixed}
-        axes = [axis for axis in axes if axis.label not in labels]
+        axes = without_fixed(axes, walk.fixed)
 
 
 def _walked(
