@@ -369,8 +369,8 @@ def test_what_cannot_be_refined_says_so(net, tmp_path):
         amct.refine(net, [pictures(1)])
 
 
-def test_trained_codebooks_are_left_to_training(net, tmp_path):
-    weights = {"quantizer": "LnqFakeQuantize", "quantizer_args": {"num_bits": 4, "observer": "SnqObserver"}}
+def test_mirrored_codebooks_are_left_to_training(net, tmp_path):
+    weights = {"quantizer": "LnqFakeQuantize", "quantizer_args": {"num_bits": 4, "symmetric": True}}
     model = calibrated(net, tmp_path, weights, ["stem"])
     stem = amct.refine(model, [pictures(1)], progress=False).layers[0]
     assert stem.methods == ("bias_correction",)

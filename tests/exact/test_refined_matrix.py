@@ -30,7 +30,11 @@ _CHOICES = {**{name: (name,) for name in METHODS}, "default": DEFAULT_METHODS, "
     database=None,
     suppress_health_check=list(HealthCheck),
 )
-@given(case=CASES, weights=st.sampled_from(["uniform 8", "uniform 4", "per tensor", "SNQ"]), pictures=st.integers(4, 9))
+@given(
+    case=CASES,
+    weights=st.sampled_from(["uniform 8", "uniform 4", "per tensor", "SNQ", "LNQ"]),
+    pictures=st.integers(4, 9),
+)
 def test_every_integer_is_equal(methods: tuple[str, ...], case: Case, weights: str, pictures: int) -> None:
     case = dataclasses.replace(case, weights=weights, shape=(pictures, *case.shape[1:]))
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:

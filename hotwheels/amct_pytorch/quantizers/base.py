@@ -235,8 +235,8 @@ class WeightQuantizer(Quantizer):
         """Everything besides weight and bias on which `params` and `fake_quantize` depend; None if there is more."""
         return None
 
-    def adopt(self, params: QuantParams) -> None:
-        """Uses ``params`` as the grid from now on; only for quantizers with ``grid_origin`` STATE."""
+    def adopt(self, params: QuantParams, weight: Tensor) -> None:
+        """Uses ``params`` as the grid of ``weight`` from now on; only for quantizers with ``grid_origin`` STATE."""
         raise NotImplementedError(f"{type(self).__name__} keeps no grid of its own.")
 
     def training_forward(self, weight: Tensor, factor: Tensor | None = None) -> AbstractContextManager[None]:

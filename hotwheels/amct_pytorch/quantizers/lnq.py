@@ -23,7 +23,9 @@ from .base import WeightQuantizer
 from .learning import gradients
 from .observers.snq_observer import SnqObserver
 from .registry import register
-from .weight_grid import nearest_in_codebook, with_smallest_scale
+from .weight_grid import GridOrigin, nearest_in_codebook, with_smallest_scale
+
+_BEYOND_THE_END = 1.001  # where weights count as clipped, in multiples of the largest value of a given codebook
 
 
 @register("LnqFakeQuantize")
@@ -98,6 +100,27 @@ class LnqFakeQuantize(WeightQuantizer):
         self.centroids.copy_(centroids)
         self.known_scale.copy_(scale)
         return True
+
+    @property
+    def grid_origin(self) -> GridOrigin:  # type: ignore[override]
+        """Mirrored centroids are OTHER, as refinement fits all 16 values on their own."""
+        return GridOrigin.OTHER if self.is_mirrored else GridOrigin.STATE
+
+    @torch.no_grad()
+    def adopt(self, params: QuantParams, weight: Tensor) -> None:
+        """Uses codebook and scale of ``params`` as the grid of ``weight``; training goes on from there.
+
+        ``clip_max`` is raised if the grid ends beyond it, so that weights at its end still get their gradients.
+        """
+        assert params.codebook is not None, "LNQ always has one"
+        values = params.codebook * params.scale
+        sigma = weight.detach().float().std(correction=0)
+        if not sigma > 0:
+            return  # all weights are equal: the grid has no size that could be kept
+        self.clip_max.copy_(torch.maximum(self._bound(), _BEYOND_THE_END * values.abs().max() / sigma))
+        self.previous_clip_max.copy_(self.clip_max)
+        self.centroids.copy_(values / (self.clip_max * sigma))
+        self.known_scale.copy_(params.scale)
 
     def _bound(self) -> Tensor:
         """Returns ``clip_max``, or its last usable value if training drove it to zero; no gradient. NaN stays NaN."""

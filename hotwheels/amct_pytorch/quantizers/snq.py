@@ -62,12 +62,12 @@ class SnqWeightFakeQuantize(WeightQuantizer):
         self.register_buffer("known_scale", torch.ones(channels or 1) if channel_wise else torch.ones(()))
 
     def _take(self, samples: Tensor) -> bool:
-        self.adopt(self.observer.weight_params(samples))
+        self.adopt(self.observer.weight_params(samples), samples)
         return True
 
     @torch.no_grad()
-    def adopt(self, params: QuantParams) -> None:
-        """Uses codebook, centroids and scale of ``params`` as the grid from now on."""
+    def adopt(self, params: QuantParams, weight: Tensor) -> None:
+        """Uses codebook, centroids and scale of ``params`` as the grid from now on, for any weight."""
         assert params.codebook is not None and params.centroids is not None, "SNQ always has both"
         self.codebook.copy_(params.codebook)
         self.centroids.copy_(params.centroids)

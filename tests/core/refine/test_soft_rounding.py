@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 
+from hotwheels.amct_pytorch.core.refine import soft_rounding
 from hotwheels.amct_pytorch.core.refine.grid import RowGrid
 from hotwheels.amct_pytorch.core.refine.soft_rounding import OutputSample, learned
 
@@ -87,3 +90,42 @@ def test_a_centred_sample_has_the_errors_of_a_bias_that_corrects_the_means():
     bias = means[1] - means[0] @ rounded.transpose(1, 2)
     wanted = (F.relu(sample.columns @ rounded.transpose(1, 2) + bias) - F.relu(sample.outputs)).square().mean(1)
     torch.testing.assert_close(sample.centred(*means).errors(rounded, means[1]), wanted)
+
+
+def dense(start, target, grid, sample, generator):
+    """The same descent with torch's Adam on the variables of all weights, decided or not."""
+    first, step = start.float(), (soft_rounding._second_level(start, target, grid) - start).float()
+    share = (target.float() - first) / torch.where(step != 0, step, torch.inf)
+    variable = soft_rounding._first_variable(share)
+    optimizer = torch.optim.Adam([variable], lr=0.1)
+    shift = torch.zeros(1, 1, ROWS)
+    unit = sample.errors(first, shift).mean()
+    for number in range(soft_rounding.STEPS):
+        sigmoid = torch.sigmoid(variable)
+        openness = (1.2 * sigmoid - 0.1).clamp(0, 1)
+        part = sample.at(torch.randint(POSITIONS, (256,), generator=generator))
+        slope = part.slope(first + openness * step, shift) * step / unit
+        side = (2 * openness - 1).abs()
+        progress = (number / soft_rounding.STEPS - 0.2) / 0.8
+        if progress > 0:
+            exponent = 2 + 0.5 * 18 * (1 + math.cos(progress * math.pi))
+            slope -= 400 * exponent * side ** (exponent - 1) * (sigmoid - 0.5).sign() / slope.numel()
+        variable.grad = slope * (side < 1) * sigmoid * (1 - sigmoid) * 1.2
+        optimizer.step()
+    return torch.where(1.2 * torch.sigmoid(variable) - 0.1 > 0.5, start + step.double(), start)
+
+
+@every_grid
+def test_a_decided_weight_stays_decided(grid):
+    """So leaving decided weights out of the descent changes nothing."""
+    weight, sample = problem(F.relu6)
+    start, result, _ = found(weight, sample, grid)
+    wanted = dense(start, weight, grid, sample, torch.Generator().manual_seed(0))
+    assert (wanted != start).any()
+    assert torch.equal(result, wanted)
+
+
+def test_a_layer_without_a_second_level_is_left_as_it_is():
+    weight, sample = problem()
+    start, result, _ = found(100.0 * weight.sign(), sample, GRIDS["uniform"])
+    assert torch.equal(result, start)

@@ -16,7 +16,8 @@ from .grid import RowGrid
 
 STEPS = 150
 COLUMNS_PER_STEP = 256
-_RATE = 0.1
+_REVIEW = 5  # steps between two looks for weights that are decided
+_RATE, _BETAS, _EPS = 0.1, (0.9, 0.999), 1e-8  # of Adam
 _LOW, _HIGH = -0.1, 1.1  # the ends of the stretched sigmoid, which is clipped to [0, 1]
 _LEAST_SHARE, _START_SHARE = 0.02, 0.3  # of the step, where a variable starts
 _FREE_SHARE = 0.2  # of the steps, before variables are pulled to 0 or 1
@@ -94,19 +95,76 @@ def learned(
     with torch.inference_mode(False), torch.no_grad():
         first, step = start.float(), (_second_level(start, target, grid) - start).float()
         variable = _first_variable((target.float() - first) / torch.where(step != 0, step, torch.inf))
-        optimizer = torch.optim.Adam([variable], lr=_RATE, fused=True)
-        relative_step = step / sample.errors(first, shift).mean().clamp(min=1e-30)
+        descent = _Descent(first, step, variable, sample.errors(first, shift).mean().clamp(min=1e-30))
         for number in range(STEPS):
-            sigmoid = torch.sigmoid(variable)
-            openness = _stretched(sigmoid)
-            slope = sample.at(_drawn(sample, generator)).slope(torch.addcmul(first, openness, step), shift)
-            side = openness.mul_(2.0).sub_(1.0).abs()
-            slope.mul_(relative_step)
-            _add_pull(slope, side, sigmoid, (number / STEPS - _FREE_SHARE) / (1.0 - _FREE_SHARE))
-            slope.mul_(side < 1.0)  # a clipped value does not move
-            variable.grad = slope.mul_(torch.addcmul(sigmoid, sigmoid, sigmoid, value=-1.0)).mul_(_HIGH - _LOW)
-            optimizer.step()
-        return torch.where(_stretched(torch.sigmoid(variable)) > 0.5, start + step.double(), start)
+            if number % _REVIEW == 0:
+                descent.drop_decided()
+            if not descent.is_over:
+                slope = sample.at(_drawn(sample, generator)).slope(descent.weight(), shift)
+                descent.move(slope, (number / STEPS - _FREE_SHARE) / (1.0 - _FREE_SHARE))
+        return torch.where(descent.is_second(), start + step.double(), start)
+
+
+class _Descent:
+    """The choice of each weight between two levels, by Adam on the variables of those that are not decided.
+
+    An openness that was clipped to 0 or 1 has no slope, and what is left of Adam's mean moves it further out: it stays.
+    Most are decided after a tenth of the steps, so the elementwise work is done on the others only.
+    """
+
+    def __init__(self, first: Tensor, step: Tensor, variable: Tensor, error: Tensor) -> None:
+        """``error``, the mean squared output error of the ``first`` levels, is the unit of the slopes."""
+        self._weight = first.clone()
+        self._second = torch.zeros_like(first, dtype=torch.bool)
+        self._places = step.flatten().nonzero().squeeze(1)
+        self._first, self._step, self._variable = (one.flatten()[self._places] for one in (first, step, variable))
+        self._unit = 1.0 / error
+        self._mean, self._square = torch.zeros_like(self._variable), torch.zeros_like(self._variable)
+        self._number = 0
+        self._sigmoid = torch.sigmoid(self._variable)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all weights are decided."""
+        return not len(self._places)
+
+    def drop_decided(self) -> None:
+        """Keeps the levels of the weights whose openness is 0 or 1, and forgets their variables."""
+        openness = _stretched(self._sigmoid)
+        self._put(self._weight, torch.addcmul(self._first, openness, self._step))
+        self._put(self._second, openness > 0.5)
+        rest = ((openness > 0.0) & (openness < 1.0)).nonzero().squeeze(1)
+        names = ("_places", "_first", "_step", "_variable", "_mean", "_square", "_sigmoid")
+        for name in names:
+            setattr(self, name, getattr(self, name)[rest])
+
+    def weight(self) -> Tensor:
+        """Returns the present weight, [groups, rows, K], between the levels where it is not decided."""
+        self._put(self._weight, torch.addcmul(self._first, _stretched(self._sigmoid), self._step))
+        return self._weight
+
+    def move(self, slope: Tensor, progress: float) -> None:
+        """Takes a step of Adam; ``slope`` is the gradient of the mean squared output error by the weight."""
+        arriving = slope.flatten()[self._places].mul_(self._step).mul_(self._unit)
+        side = _stretched(self._sigmoid).mul_(2.0).sub_(1.0).abs_()
+        _add_pull(arriving, side, self._sigmoid, progress, slope.numel())
+        arriving.mul_(side < 1.0)  # a clipped value does not move
+        arriving.mul_(torch.addcmul(self._sigmoid, self._sigmoid, self._sigmoid, value=-1.0)).mul_(_HIGH - _LOW)
+        self._number += 1
+        self._mean.lerp_(arriving, 1.0 - _BETAS[0])
+        self._square.mul_(_BETAS[1]).addcmul_(arriving, arriving, value=1.0 - _BETAS[1])
+        corrections = [1.0 - beta**self._number for beta in _BETAS]
+        size = self._square.sqrt().div_(math.sqrt(corrections[1])).add_(_EPS)
+        self._variable.addcdiv_(self._mean, size, value=-_RATE / corrections[0])
+        self._sigmoid = torch.sigmoid(self._variable)
+
+    def is_second(self) -> Tensor:
+        """Returns which weights take their second level, bool [groups, rows, K]."""
+        self._put(self._second, _stretched(self._sigmoid) > 0.5)
+        return self._second
+
+    def _put(self, whole: Tensor, values: Tensor) -> None:
+        whole.view(-1).index_copy_(0, self._places, values)
 
 
 def _first_variable(share: Tensor) -> Tensor:
@@ -118,8 +176,8 @@ def _first_variable(share: Tensor) -> Tensor:
     return torch.logit((openness - _LOW) / (_HIGH - _LOW))
 
 
-def _add_pull(slope: Tensor, distance: Tensor, sigmoid: Tensor, progress: float) -> None:
-    """Adds the slope of the mean of ``_PULL * (1 - distance^exponent)`` over all weights to ``slope``.
+def _add_pull(slope: Tensor, distance: Tensor, sigmoid: Tensor, progress: float, count: int) -> None:
+    """Adds the slope of the mean of ``_PULL * (1 - distance^exponent)`` over ``count`` weights to ``slope``.
 
     ``distance`` is ``|2 openness - 1|``, so that mean draws the openness to 0 or 1; ``progress`` is below 0 while it is
     free, 1 at the end.
@@ -128,7 +186,7 @@ def _add_pull(slope: Tensor, distance: Tensor, sigmoid: Tensor, progress: float)
         return
     exponent = _ROUND + 0.5 * (_STEEP - _ROUND) * (1.0 + math.cos(progress * math.pi))
     strength = distance.pow(exponent - 1.0).copysign_(sigmoid - 0.5)
-    slope.add_(strength, alpha=-2.0 * _PULL * exponent / slope.numel())
+    slope.add_(strength, alpha=-2.0 * _PULL * exponent / count)
 
 
 def _stretched(sigmoid: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from ...core.refine.columns import as_rows
 from ...core.refine.grid import RowGrid
 from ...core.refine.soft_rounding import OutputSample, learned
 from ...quantizers.distributed import maximum, process_count, process_rank, total
+from ...quantizers.weight_grid import GridOrigin
 
 HELD_OUT = 4  # every fourth image is held out to judge the result
 TOO_FEW = f"fewer than {HELD_OUT} pictures: none can be held back to judge"
@@ -45,7 +46,10 @@ def learn(
     is_better = after < before
     if not bool(is_better.any()):
         return "the output of held-out data did not come nearer to the float output"
-    op.set_folded(torch.where(is_better.unsqueeze(2), found, start).reshape(folded.shape))
+    changed = torch.where(is_better.unsqueeze(2), found, start).reshape(folded.shape)
+    op.set_folded(changed)
+    if quantizer.grid_origin is GridOrigin.STATE:
+        quantizer.adopt(params, changed)
     return None
 
 

@@ -120,7 +120,7 @@ class LayerRefiner:
             return "the output of held-out data did not come nearer to the float output"
         op.set_folded(found.weight)
         if found.params is not None:
-            weight.quantizer.adopt(found.params)
+            weight.quantizer.adopt(found.params, found.weight)
         return None
 
     def _learn(self, step: LayerStep) -> str | None:
