@@ -2,6 +2,7 @@
 
 #include "integer_kernels.c"
 #include "kernels.c"
+#include "weight_kernels.c"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,6 +26,7 @@ static void rows_of(int64_t rows, int64_t size)
     float *factor = malloc((size_t)rows * sizeof(float)), *lows = malloc((size_t)rows * sizeof(float));
     float *highs = malloc((size_t)rows * sizeof(float)), *dots = malloc((size_t)rows * sizeof(float));
     int8_t *integers = malloc((size_t)count);
+    float *vectors = malloc(4 * (size_t)rows * sizeof(float));
     int64_t *indices = malloc((size_t)rows * sizeof(int64_t));
     for (int64_t row = 0; row < rows; row++) {
         factor[row] = 0.5f;
@@ -37,6 +39,10 @@ static void rows_of(int64_t rows, int64_t size)
         amct_unfold(x, out, rows, size, factor, factor, factor, each, 127);
         amct_unfold_backward(grad, x, rows, size, factor, factor, factor, each, 7, dots);
         amct_quantize_weight(x, integers, rows, size, factor, each, 127);
+        for (int with = 0; with < 2; with++) {
+            const float *norm = with ? factor : NULL;
+            amct_round_folded(x, out, rows, size, norm, norm, factor, norm, norm, vectors, 0.1, each, 127, 1e-7f, 1e-5f, 6);
+        }
     }
     for (int64_t block = 1; block <= rows; block += rows > 1 ? rows - 1 : 1) {
         double distance = 3.7;
@@ -69,7 +75,7 @@ static void rows_of(int64_t rows, int64_t size)
     x[count > 1] = x[count > 2 ? 2 : 0] = 0;
     amct_count(x, count, 64, -bins / 2, counts);
     free(counts), free(sums), free(x), free(grad), free(out), free(factor), free(lows), free(highs), free(dots);
-    free(integers), free(indices);
+    free(integers), free(indices), free(vectors);
 }
 
 static void edges_of(int64_t count, int64_t grids)

@@ -7,7 +7,7 @@
  * same order for any number of threads.
  */
 
-#include "kernels.h"
+#include "row_kernels.h"
 
 #define ROW 256     /* elements searched together for clipped ones: they stay in the first-level cache */
 #define LANES 16    /* sums that run side by side, so that the compiler may use vectors */
@@ -21,10 +21,6 @@ int amct_abi(void) { return ABI; }
 typedef struct {
     double inside, below, above;
 } sums_t;
-
-typedef struct {
-    float low, high;
-} bounds_t;
 
 FOR_EACH_CPU
 static int quantize(const float *x, float *out, int64_t count, float step, float low, float high)
@@ -105,21 +101,6 @@ void amct_learned_range(const float *x, float *grad, int64_t count, float step, 
     }
 }
 
-static inline float unfolded(float x, float factor, float inverse, float step, float end)
-{
-    float q = rintf(x * factor / step);
-    q = q < -1 - end ? -1 - end : q;
-    q = q > end ? end : q;
-    return q * step * inverse;
-}
-
-FOR_EACH_CPU
-static void unfold_row(const float *x, float *out, int64_t count, float factor, float inverse, float step, float end)
-{
-    for (int64_t i = 0; i < count; i++)
-        out[i] = unfolded(x[i], factor, inverse, step, end);
-}
-
 /* out = clamp(rint(x * factor / step), -1 - end, end) * step * inverse, with a factor and an inverse for each row, and a
  * step for each row or, if each_step is 0, one step for all rows. */
 void amct_unfold(const float *x, float *out, int64_t rows, int64_t size, const float *factor, const float *inverse,
@@ -155,21 +136,6 @@ void amct_unfold_backward(const float *grad, const float *x, int64_t rows, int64
     for (int64_t row = 0; row < rows; row++)
         dots[row] = (float)dot_row(grad + row * size, x + row * size, size, factor[row], inverse[row],
                                    step[each_step ? row : 0], end);
-}
-
-/* Smallest and largest of the values; both are NaN if a value is NaN. */
-FOR_EACH_CPU
-static bounds_t extremes(const float *x, int64_t count)
-{
-    float low = INFINITY, high = -INFINITY;
-    int has_nan = 0;
-#pragma omp simd reduction(min : low) reduction(max : high) reduction(| : has_nan)
-    for (int64_t i = 0; i < count; i++) {
-        low = x[i] < low ? x[i] : low;
-        high = x[i] > high ? x[i] : high;
-        has_nan |= x[i] != x[i];
-    }
-    return has_nan ? (bounds_t){NAN, NAN} : (bounds_t){low, high};
 }
 
 /* The first i whose position (int64_t)(i * distance) is at or behind `start`. */

@@ -3,6 +3,7 @@
 #ifndef AMCT_KERNELS_H
 #define AMCT_KERNELS_H
 
+#include <float.h>
 #include <math.h>
 #include <stdint.h>
 

@@ -57,6 +57,11 @@ _INTEGER_SIGNATURES: Mapping[str, tuple[Any, ...]] = {
     "amct_to_bytes": (_POINTER, _POINTER, _LONG, _FLOAT),
     "amct_row_sums": (_POINTER, _LONG, _LONG, _POINTER, _POINTER),
 }
+# A library of an older version lacks this one, too: see `has_round_folded`.
+_FOLDED_SIGNATURE: tuple[Any, ...] = (
+    *(_POINTER, _POINTER, _LONG, _LONG, *(_POINTER,) * 6, _DOUBLE, _INT),
+    *(_FLOAT,) * 4,
+)
 
 
 def _is_off() -> bool:
@@ -87,7 +92,7 @@ def load(path: Path | None) -> ctypes.CDLL:
         if not hasattr(library, name):
             raise UnusableLibrary(f"in '{path}' lack the function {name}")
         getattr(library, name).argtypes = arguments
-    for name, arguments in _INTEGER_SIGNATURES.items():
+    for name, arguments in {**_INTEGER_SIGNATURES, "amct_round_folded": _FOLDED_SIGNATURE}.items():
         if hasattr(library, name):
             getattr(library, name).argtypes = arguments
     library.amct_collect.restype = _LONG
@@ -139,13 +144,14 @@ def why_missing() -> str:
 def handles(*tensors: Tensor) -> bool:
     """Whether the kernels are loaded and fit these tensors: float32, on the CPU, all dense in the same memory order."""
     first = tensors[0]
-    fits = all(
-        x.dtype == torch.float32 and x.device.type == "cpu" and x.stride() == first.stride() and is_dense(x)
-        for x in tensors
-    )
-    if fits and not is_there() and first.numel() > _BLOCK:
+    for x in tensors:
+        if x.dtype is not torch.float32 or not x.is_cpu or not is_dense(x):
+            return False
+        if x is not first and x.stride() != first.stride():
+            return False
+    if _library is None and first.numel() > _BLOCK:
         _tell_missing()
-    return fits and is_there()
+    return _library is not None
 
 
 @functools.cache
@@ -252,6 +258,12 @@ def quantize_weight(weight: Values, step: Values, end: int) -> NDArray[np.int8]:
     pointers = x.ctypes.data, out.ctypes.data
     _library.amct_quantize_weight(*pointers, x.shape[0], size, steps.ctypes.data, steps.size > 1, end)
     return out
+
+
+def round_folded(*arguments: Any) -> bool | None:
+    """Calls amct_round_folded, see `folded_rounding`; None if it is not there, else whether its result is complete."""
+    kernel = getattr(_library, "amct_round_folded", None)
+    return None if kernel is None else not kernel(*arguments)
 
 
 def has_integer_kernels() -> bool:

@@ -48,6 +48,9 @@ class LayerCall:
 
     def substitute(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], values: list[Any]) -> Arguments:
         """Returns copies of the arguments with ``values`` at the edges."""
+        first = self.edges[0]
+        if len(values) == 1 and first.position == 0 and first.element is None and args and not kwargs:
+            return (values[0], *args[1:]), {}
         new_args, new_kwargs = list(args), dict(kwargs)
         for edge, value in zip(self.edges, values, strict=True):
             holder: Any = new_kwargs if edge.argument in new_kwargs else new_args

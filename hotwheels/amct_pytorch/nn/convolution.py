@@ -22,12 +22,15 @@ def convolve(module: Any, x: Tensor, weight: Tensor, bias: Tensor | None, functi
     """
     is_1d = weight.dim() == _DIMENSIONS_1D
     function: Callable[..., Tensor] = functions.conv1d if is_1d else functions.conv2d
-    margins = _margins(module)
+    padding = module.padding
     if module.padding_mode != "zeros":
+        margins = _margins(module)
         x = F.pad(x, [one for sides in reversed(margins) for one in sides], mode=module.padding_mode)
         return function(x, weight, bias, module.stride, 0, module.dilation, module.groups)
-    is_even = all(before == behind for before, behind in margins)
-    padding = [before for before, _ in margins] if module.padding == "same" and is_even else module.padding
+    if padding == "same":
+        margins = _margins(module)
+        is_even = all(before == behind for before, behind in margins)
+        padding = [before for before, _ in margins] if is_even else padding
     settings = (weight, bias, module.stride, padding, module.dilation, module.groups)
     in_front: Margins | None = getattr(module, "margins", None)
     if in_front is None:

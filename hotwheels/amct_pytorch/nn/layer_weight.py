@@ -15,6 +15,7 @@ from ..core import native
 from ..core.affine import bias_scale_floor, quantize, quantize_bias
 from ..core.channels import per_channel
 from ..core.exact_product import RowSums, row_sums
+from ..core.folded_rounding import RoundedWeight
 from ..core.params import QuantParams
 from ..core.search.codebook import assign, rescaled
 from ..log import get_logger
@@ -171,9 +172,21 @@ class LayerWeight:
         if self.op.trains_batch_norm:
             weight, params = self._weight_before_batch_norm()
             return self.op.forward_training(x, weight, output_size, has_one_scale=not params.scale.dim())
+        if not torch.is_grad_enabled():
+            made = self._rounded_in_one_pass()
+            if made is not None:
+                bias = made.float_bias if self.op.adds_bias_in_float(x) else made.bias
+                return self.op.apply(x, made.weight, bias, output_size)
         weight, bias = self.op.folded()
         rounded, rounded_bias = self._rounded.get(*self._known(weight, bias), self._round)
         return self.op.apply(x, rounded, bias if self.op.adds_bias_in_float(x) else rounded_bias, output_size)
+
+    def _rounded_in_one_pass(self) -> RoundedWeight | None:
+        """Returns what `_round` returns for the folded weight, without gradient; None if torch has to compute it."""
+        grid = None if self.has_bare_grid else self.quantizer.largest_weight_grid
+        if grid is None or not self._data.is_calibrated:
+            return None
+        return self.op.rounded(self._data.step_and_ends()[0], grid)
 
     def _round(self, weight: Tensor, bias: Tensor | None, _: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Returns the fake-quantized folded ``weight`` and ``bias``, differentiable."""

@@ -50,6 +50,8 @@ def with_hooks_of(
     The forward hooks, pre-hooks and full backward hooks of the first module run around the call, those of the others
     around its result.
     """
+    if not any(map(is_hooked, modules)):
+        return call(*args, **kwargs)
     for module in modules:
         args, kwargs, call = (_with_hooks(module, call, args, kwargs),), {}, _unchanged
     return args[0] if modules else call(*args, **kwargs)
@@ -83,6 +85,13 @@ def without_hooks(module: nn.Module) -> nn.Module:
 def has_hooks(module: nn.Module) -> bool:
     """Whether hooks run before or after the forward of ``module``."""
     return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether hooks run before or after the forward or the backward of ``module``."""
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
 
 
 def _backward_hook_of(module: nn.Module) -> Any:

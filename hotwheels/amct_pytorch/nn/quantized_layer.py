@@ -20,7 +20,7 @@ from .eager_forward import NO_TRACES, refuse_tracers
 from .integer_layer import IntegerLayer, IntegerWatcher, are_known
 from .layer_weight import LayerWeight
 from .mode import Mode, forced_mode
-from .module_hooks import with_hooks_of
+from .module_hooks import is_hooked, with_hooks_of
 from .shared_input import FollowingInput, SharedInput
 
 _log = get_logger(__name__)
@@ -116,18 +116,19 @@ class QuantizedLayer(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the operation in the current mode."""
         refuse_tracers()
-        if self.mode is Mode.FLOAT:
+        mode = self.mode
+        if mode is Mode.FLOAT:
             return self._float(args, kwargs)
-        if self.mode.observes and not is_recomputing():
+        if mode.observes and not is_recomputing():
             self._observe(args, kwargs)
-        if self.mode is Mode.CALIBRATION:
+        if mode is Mode.CALIBRATION:
             return self._float(args, kwargs)
-        if self.mode in (Mode.WEIGHTS, Mode.CALIBRATION_OF_DATA):
+        if mode in (Mode.WEIGHTS, Mode.CALIBRATION_OF_DATA):
             return self._quantize_weight_only(args, kwargs)
-        if self.mode is Mode.PRE_CALIBRATION:
+        if mode is Mode.PRE_CALIBRATION:
             return self._fake_quant(args, kwargs)
         self._require_calibration(args, kwargs)
-        if self.mode is Mode.FAKE_QUANT:
+        if mode is Mode.FAKE_QUANT:
             return self._fake_quant(args, kwargs)
         return self._on_integers(args, kwargs).run(args, kwargs)
 
@@ -265,7 +266,7 @@ class QuantizedLayer(nn.Module):
 
         That Linear is exported as MatMul + Add, and the chip takes MatMul with offset 0 only.
         """
-        if self.op.role is not Role.LINEAR or x.dim() <= 2 or quantizer.is_symmetric:
+        if x.dim() <= 2 or self.op.role is not Role.LINEAR or quantizer.is_symmetric:
             return
         quantizer.make_symmetric()
         _log.warning_of_layer(
@@ -297,17 +298,24 @@ class QuantizedLayer(nn.Module):
     def _fake_quant_input(self, x: Any, quantizer: ActivationQuantizer, shared: SharedInput) -> Any:
         if not is_quantizable(x) or not quantizer.is_calibrated:
             return x
+        if torch.is_grad_enabled():
+            return shared.get(x, "fake_quantize", quantizer.fake_quantize)
         is_free = shared.may_overwrite and not self.keeps_inputs and not x.requires_grad
-        return shared.get(x, "fake_quantize", quantizer.overwrite if is_free else quantizer.fake_quantize)
+        return shared.get(x, "fake_quantize", quantizer.overwrite if is_free else quantizer.rounded)
 
     def _quantize_weight_only(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.weighted is None or not self.weighted.quantizer.is_calibrated:
             return self._float(args, kwargs)
-        return with_hooks_of(self.computed_modules, self._fake_quant_weight, args, kwargs)
+        function, norms = self.call.function, self.weighted.op.norms
+        if isinstance(function, nn.Module) and (is_hooked(function) or any(map(is_hooked, norms))):
+            return with_hooks_of(self.computed_modules, self._fake_quant_weight, args, kwargs)
+        return self._fake_quant_weight(*args, **kwargs)
 
     def _fake_quant_weight(self, *args: Any, **kwargs: Any) -> Tensor:
         assert self.weighted is not None
-        x, *_ = self.call.inputs(args, kwargs)
+        x = self.call.inputs(args, kwargs)[0]
+        if not kwargs:
+            return self.weighted.fake_quant(x, *args[1:])
         return self.weighted.fake_quant(x, *args[1:], **{k: v for k, v in kwargs.items() if k != "input"})
 
     def _on_integers(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> IntegerLayer:

@@ -43,11 +43,16 @@ class SharedInput:
         return type(self), (self._uses, self._producers)
 
     @property
+    def is_single(self) -> bool:
+        """Whether the group has a single consumer, so that no result is kept."""
+        return self._uses == 1
+
+    @property
     def may_overwrite(self) -> bool:
         """Whether the tensor may be quantized in place: it has no later reader, no gradient and no hook."""
         if self._producers is None or torch.is_grad_enabled() or has_global_forward_hooks():
             return False
-        return not any(map(has_forward_hooks, self._producers))
+        return not (self._producers and any(map(has_forward_hooks, self._producers)))
 
     def replace_producer(self, old: nn.Module, new: nn.Module) -> None:
         """Replaces the producer ``old`` by the module ``new``."""
@@ -68,7 +73,7 @@ class SharedInput:
 
     def get(self, x: Tensor, purpose: str, compute: Callable[[Tensor], Any]) -> Any:
         """Returns ``compute(x)``, computed once for all consumers of the same tensor object and ``purpose``."""
-        if self._uses == 1:
+        if self.is_single:
             return compute(x)
         results = _results_of_this_thread()
         found, circumstances = results.get(self), _circumstances(purpose)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,12 +12,13 @@ from torch import Tensor, nn
 
 from ..core.batch_norm import is_lost
 from ..core.channels import from_output_first, per_channel, to_output_first
+from ..core.folded_rounding import LargestWeightGrid, Norm, RoundedWeight, round_folded
 from ..core.statistics.extremes import row_extremes
 from ..ops.desc import Role
 from ..quantizers.learning.gradients import quantized_again
 from ..quantizers.learning.recompute import recomputing
 from .convolution import convolve, convolve_transposed
-from .norm_chain import BatchNormStage, NormChain, Stage, times_outputs
+from .norm_chain import BatchNormStage, NormChain, PassStage, Stage, times_outputs
 
 _CONV_2D = 4  # axes of the weight
 
@@ -95,7 +97,25 @@ class WeightedOp:
     @property
     def trains_batch_norm(self) -> bool:
         """Whether a normalization now uses the statistics of the batch."""
-        return any(chain is not None and chain.is_training for chain in (self.front, self.behind))
+        front, behind = self.front, self.behind
+        return (front is not None and front.is_training) or (behind is not None and behind.is_training)
+
+    @functools.cached_property
+    def _norm_stages(self) -> list[BatchNormStage]:
+        stages = () if self.behind is None else self.behind.stages
+        return [stage for stage in stages if isinstance(stage, BatchNormStage)]
+
+    @functools.cached_property
+    def _folds_one_norm(self) -> bool:
+        """Whether at most one BatchNorm is folded, and nothing that changes its input in evaluation besides."""
+        stages = () if self.behind is None else self.behind.stages
+        is_plain = all(type(stage) in (BatchNormStage, PassStage) for stage in stages)
+        return self.front is None and is_plain and len(self._norm_stages) <= 1
+
+    @property
+    def norms(self) -> list[nn.Module]:
+        """The BatchNorms behind the module that are folded, whatever statistics they use now."""
+        return [stage.module for stage in self._norm_stages]
 
     @property
     def constant_norms(self) -> list[nn.Module]:
@@ -109,6 +129,20 @@ class WeightedOp:
         if self.behind is None:
             return weight, bias
         return times_outputs(weight, self.behind.factor()), self.behind.shifted(bias)
+
+    def rounded(self, data_scale: float, grid: LargestWeightGrid) -> RoundedWeight | None:
+        """Returns weight and bias of `folded`, rounded, without gradient; None if `round_folded` cannot compute them.
+
+        ``data_scale`` is the scale of the input, ``grid`` the grid of the folded weight.
+        """
+        if not self._folds_one_norm or self.role is Role.CONV_TRANSPOSE:
+            return None
+        norm = None
+        for stage in self._norm_stages:
+            one = stage.module
+            norm = Norm(one.running_mean, one.running_var, one.weight, one.bias, one.eps)
+        module = self.module
+        return round_folded(module.weight, module.bias, norm, data_scale, grid)
 
     def scaled_rows(self) -> tuple[Tensor, Tensor] | None:
         """Returns the weight of a 2-D convolution and the factor [C_out, 1, 1, 1] by which folding multiplies it.
@@ -233,6 +267,8 @@ class WeightedOp:
 
         ``functions`` has the functions of torch.nn.functional that compute operations with weights.
         """
+        if not torch.is_grad_enabled():
+            return self._apply(x, weight, bias, output_size, functions)
         with recomputing((x, weight), quantized_again):
             return self._apply(x, weight, bias, output_size, functions)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..config.arguments.algorithms import default_of
+from ..core.folded_rounding import LargestWeightGrid
 from ..core.params import QuantParams
 from .arguments import make_observer
 from .base import WeightQuantizer, no_gradients
@@ -61,6 +62,16 @@ class ArqWeightFakeQuantize(WeightQuantizer):
     def grid_origin(self) -> GridOrigin:  # type: ignore[override]
         """WEIGHT (the largest weights), unless a legacy grid divides by a different number for negative weights."""
         return GridOrigin.OTHER if self.observer.legacy_negative_full_scale else GridOrigin.WEIGHT
+
+    @property
+    def largest_weight_grid(self) -> LargestWeightGrid | None:
+        """The grid; None for a derived class and for a legacy grid, which depends on the sign of the largest weight."""
+        observer = self._modules["observer"]
+        if type(self) is not ArqWeightFakeQuantize or type(observer) is not ArqObserver:
+            return None
+        if observer.legacy_negative_full_scale:
+            return None
+        return LargestWeightGrid(observer.num_bits, observer.channel_wise, observer.eps)
 
     @property
     def grid_settings(self) -> Hashable | None:

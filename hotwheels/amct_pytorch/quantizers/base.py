@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..core import native
 from ..core.affine import fake_quantize
 from ..core.channels import per_channel
+from ..core.folded_rounding import LargestWeightGrid
 from ..core.params import QuantParams
 from ..errors import ConfigError
 from .distributed import is_distributed
@@ -48,7 +50,9 @@ class ActivationQuantizer(Quantizer):
     @property
     def is_symmetric(self) -> bool:
         """Whether the offset is 0 by construction."""
-        return self.symmetric.item() > 0
+        symmetric = self._buffers["symmetric"]
+        assert symmetric is not None
+        return symmetric.item() > 0
 
     def use(self, is_in_use: bool) -> None:
         """Tells the quantizer whether its input is a floating tensor; if not, its parameters need no gradient.
@@ -88,6 +92,21 @@ class ActivationQuantizer(Quantizer):
         with torch.no_grad():
             return self._require_numbers(self._grid())
 
+    def step_and_ends(self) -> tuple[float, int, int]:
+        """Returns the grid in force as numbers: scale, Qmin - offset and Qmax - offset.
+
+        Raises:
+          CalibrationError: Calibration is not finished.
+        """
+        params = self.params()
+        spec, zero = params.spec, int(params.offset)
+        return params.scale.item(), spec.qmin - zero, spec.qmax - zero
+
+    def rounded(self, x: Tensor) -> Tensor:
+        """Returns ``fake_quantize(x)`` of a floating tensor, where no gradient is wanted."""
+        rounded: Tensor = self.fake_quantize(x)
+        return rounded
+
     def fake_quantize(self, x: Any) -> Any:
         """Returns the nearest grid points of ``x`` in a new tensor of its type.
 
@@ -108,6 +127,9 @@ class ActivationQuantizer(Quantizer):
 
         In place, since allocating memory for a large tensor takes longer than quantizing it.
         """
+        if native.handles(x):
+            native.fake_quantize(x, x, *self.step_and_ends())
+            return x
         params = self.params()
         if x.dtype not in (torch.float32, torch.float64):
             return x.copy_(self.fake_quantize(x))
@@ -229,6 +251,11 @@ class WeightQuantizer(Quantizer):
                 return self.fake_quantize(weight, self.params(weight))
         self._look_for_nan(weight)
         return self._round(as_float(weight), params).to(weight.dtype)
+
+    @property
+    def largest_weight_grid(self) -> LargestWeightGrid | None:
+        """The grid, if the largest absolute weight determines all of it; None if it depends on more."""
+        return None
 
     @property
     def grid_settings(self) -> Hashable | None:

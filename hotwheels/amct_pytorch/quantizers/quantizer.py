@@ -79,7 +79,9 @@ class Quantizer(FakeQuantizeBase):
     @property
     def is_calibrated(self) -> bool:
         """Whether the grid is known."""
-        return self.calibrated.item() > 0
+        calibrated = self._buffers["calibrated"]  # torch's lookup of an attribute takes longer
+        assert calibrated is not None
+        return calibrated.item() > 0
 
     @property
     def is_finished(self) -> bool:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config.arguments.algorithms import default_of
+from ..core import native
 from ..core.affine import affine_params
 from ..core.params import QuantParams
 from ..core.spec import SMALLEST_SCALE, QuantSpec
@@ -46,6 +47,7 @@ class UlqFakeQuantize(ActivationQuantizer):
     """
 
     finds_nan = True
+    _last_numbers: tuple[tuple[float, float, bool, int], tuple[float, int, int]] | None = None
     observer: RangeObserver
     previous_max: Tensor
     previous_min: Tensor
@@ -139,6 +141,25 @@ class UlqFakeQuantize(ActivationQuantizer):
             return last[1]
         return self._grid_of(*self._guarded(self.clip_min.detach(), self.clip_max.detach()))
 
+    def step_and_ends(self) -> tuple[float, int, int]:
+        """Returns the grid as numbers, see the base class; those of the last grid are kept, for each forward asks."""
+        self._require_calibrated()
+        last, key = self._last_numbers, self._wide_key()  # one read: another thread may replace it
+        if last is not None and last[0] == key:
+            return last[1]
+        numbers = super().step_and_ends()
+        if type(self) is UlqFakeQuantize:  # the grid of a derived class may depend on more
+            self._last_numbers = None if key is None else (key, numbers)
+        return numbers
+
+    def rounded(self, x: Tensor) -> Tensor:
+        """Returns ``fake_quantize(x)`` of a floating tensor, without gradient."""
+        if type(self) is not UlqFakeQuantize or torch.is_grad_enabled() or not native.handles(x):
+            return super().rounded(x)
+        out = torch.empty_like(x)
+        native.fake_quantize(x, out, *self.step_and_ends())
+        return out
+
     def _grid_of(self, low: Tensor, high: Tensor) -> QuantParams:
         """Returns the grid of [low, high]; the last grid is cached, since a layer asks for it several times."""
         is_symmetric = self.is_symmetric
@@ -153,10 +174,13 @@ class UlqFakeQuantize(ActivationQuantizer):
 
     def _wide_key(self) -> tuple[float, float, bool, int] | None:
         """Returns the key of the grid of the present ends; None on a device, or if `_guarded` may change the ends."""
-        if self.clip_max.device.type != "cpu":
+        ends = self._parameters  # read for each forward: torch's lookup of an attribute takes longer
+        upper, lower = ends["clip_max"], ends["clip_min"]
+        assert upper is not None and lower is not None
+        if not upper.is_cpu:
             return None
-        high, is_symmetric = self.clip_max.item(), self.is_symmetric
-        low = -high if is_symmetric else 0.0 if self.fixed_min else self.clip_min.item()
+        high, is_symmetric = upper.item(), self.is_symmetric
+        low = -high if is_symmetric else 0.0 if self.fixed_min else lower.item()
         return (low, high, is_symmetric, self.num_bits) if _is_wide(low, high) else None
 
     def _round(self, x: Tensor) -> Tensor:

@@ -68,11 +68,11 @@ def at_least(scale: Tensor, eps: float) -> Tensor:
 
     The canonical form may round an ulp down; nothing smaller than ``eps`` may reach the hardware.
     """
-    return scale.clamp(min=_floor(eps))
+    return scale.clamp(min=floor_of_scale(eps))
 
 
 @functools.cache
-def _floor(eps: float) -> float:
+def floor_of_scale(eps: float) -> float:
     """Returns the smallest float32 from ``eps`` rounded to float32 on whose canonical form is not below ``eps``."""
     floor = torch.tensor(eps, dtype=torch.float32)
     if float(canonical_scale(floor)) < eps:
