@@ -455,3 +455,22 @@ def test_a_state_of_other_layers_names_them(tmp_path: Path) -> None:
     assert "Layers that only the model has: 'head'." in str(caught.value)
     assert "Layers that only the state has" not in str(caught.value)
     assert len(str(caught.value)) < 500
+
+
+class Cells(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.cell, self.last = nn.Embedding(5, 8), nn.GRUCell(8, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.table(x)
+        return self.last(self.cell(y[:, 1], self.cell(y[:, 0])))
+
+
+def test_modules_that_multiply_in_float_are_one_warning(tmp_path: Path, log_lines: LogLines) -> None:
+    amct.create_quant_config_fx(
+        tmp_path / "config.json", Cells().eval(), input_data=torch.zeros(2, 2, dtype=torch.int64)
+    )
+    (found,) = log_lines.warnings
+    assert found.startswith("Layer 'cell': it multiplies with weights in float: GRUCell is not an operation")
+    assert "check_model(model, input_data)" in found

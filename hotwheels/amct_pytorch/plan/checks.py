@@ -125,7 +125,11 @@ def _enable(node: OpNode) -> str:
     if node.is_quantizable:
         return f'in config.json set "{node.layer}": {{"quant_enable": true, ...}}, in a cfg take it out of skip_layers'
     if node.op is None:
-        return "it is called as a function: make it a module of the model, so that it has a name"
+        return (
+            "if it is called as a function, make it a module of the model, so that it has a name; a module that is no"
+            " layer (nn.GRUCell, nn.Conv3d) must be written with layers (nn.Linear, nn.Conv2d), or use"
+            " create_quant_config_fx, which leaves it in float"
+        )
     return f"it cannot be quantized: {node.unquantizable}"
 
 

@@ -42,14 +42,33 @@ from .stages import tell_folds, tell_placed, tell_record
 
 _log = get_logger(__name__)
 Inputs = tuple[Any, ...]
+_LOOK_UPS = (nn.Embedding, nn.EmbeddingBag)  # their weights multiply nothing
 
 
 @without_collection()
 def write_config(path: Path, model: nn.Module, simple: SimpleConfig | None, inputs: Inputs | None) -> int:
     """Writes the configuration of ``model`` that follows from ``simple``; returns the number of its layers."""
-    graph = FxBackend(model, Registry(), copies_tensors=False, inputs=inputs).graph()
+    backend = FxBackend(model, Registry(), copies_tensors=False, inputs=inputs)
+    graph = backend.graph()
     write_document(expand(graph, simple), path)
+    _tell_float_modules(graph, backend.traced)
     return len(graph.quantizable)
+
+
+def _tell_float_modules(graph: OpGraph, model: nn.Module) -> None:
+    """Warns of modules that multiply with a weight and are no layers, such as an nn.LSTM."""
+    reasons = {
+        one.module_path: one.unquantizable for one in graph if one.unquantizable and one.op is None and one.module_path
+    }
+    with one_line_per_cause():
+        for path, reason in reasons.items():
+            module = model.get_submodule(path)
+            if not isinstance(module, _LOOK_UPS) and any(one.dim() > 1 for one in module.parameters()):
+                _log.warning_of_layer(
+                    path,
+                    f"it multiplies with weights in float: {reason}. check_model(model, input_data) tells its"
+                    " share; layers of nn.Linear and nn.Conv2d can be quantized.",
+                )
 
 
 @without_collection()

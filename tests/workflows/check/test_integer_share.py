@@ -102,3 +102,22 @@ def test_what_no_output_depends_on_does_not_count() -> None:
     found = amct.check_model(WithUnusedHead().eval(), torch.randn(2, 3, 8, 8)).multiplications
     assert found is not None
     assert (found.integer, dict(found.floating)) == (FIRST + LAST, {})
+
+
+@pytest.mark.parametrize("directions", [1, 2])
+@pytest.mark.parametrize("kind, gates", [(nn.RNN, 1), (nn.GRU, 3), (nn.LSTM, 4)])
+def test_recurrent_layers_count(kind: type[nn.RNNBase], gates: int, directions: int) -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.last = kind(8, 6, 2, bidirectional=directions == 2), nn.Linear(6 * directions, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.rnn(x)[0])
+
+    steps, samples = 5, 2
+    found = amct.check_model(Net().eval(), torch.rand(steps, samples, 8)).multiplications
+    assert found is not None
+    per_sample = gates * 6 * directions * ((8 + 6) + (6 * directions + 6))
+    assert dict(found.floating) == {"rnn": steps * samples * per_sample}
+    assert found.integer == steps * samples * 6 * directions * 3

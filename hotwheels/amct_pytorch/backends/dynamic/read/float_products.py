@@ -15,7 +15,7 @@ from ....onnx_io.initializers import constant_of
 from .export import MarkedExport
 
 _log = get_logger(__name__)
-_PRODUCTS = ("Gemm", "MatMul", "Einsum")  # a convolution in float is an error of the hardware's rules already
+_PRODUCTS = ("MatMul", "Einsum")  # a convolution or a Gemm in float is an error of the hardware's rules already
 
 
 def tell_float_products(export: MarkedExport, model: nn.Module) -> None:

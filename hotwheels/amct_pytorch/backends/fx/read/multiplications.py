@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 from torch.utils.flop_counter import flop_registry
 
 from ....nn.mode import Mode
@@ -20,6 +20,15 @@ from .liveness import live_nodes
 from .values import Value, classify
 
 _FLOPS_PER_MULTIPLICATION = 2  # torch counts a multiplication and an addition
+
+
+def _of_recurrent_layer(x: Tensor, weight: Tensor, recurrent: Tensor, *_: Any, **__: Any) -> int:
+    """Returns the operations of a direction of an LSTM: ``x`` [steps, samples, inputs] runs through both matrices."""
+    return _FLOPS_PER_MULTIPLICATION * x.shape[0] * x.shape[1] * (weight.numel() + recurrent.numel())
+
+
+# torch counts no LSTM that oneDNN computes in one call.
+_COUNTS: dict[Any, Callable[..., Any]] = {**flop_registry, torch.ops.aten.mkldnn_rnn_layer: _of_recurrent_layer}
 
 
 @torch.no_grad()
@@ -50,7 +59,7 @@ class _Flops(DispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         """Calls an operation and counts it."""
         result = func(*args, **(kwargs or {}))
-        count = flop_registry.get(func._overloadpacket)
+        count = _COUNTS.get(func._overloadpacket)
         if count is not None:
             self.total += int(count(*args, **(kwargs or {}), out_val=result))
         return result
