@@ -337,6 +337,23 @@ def test_log_has_what_calibration_shows_once(tmp_path: Path, log_lines: LogLines
     assert "\n" not in text
 
 
+class Joins(nn.Module):
+    """Three cats of inputs with very different ranges."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        for factor in (90.0, 95.0, 99.0):
+            x = torch.cat([x.relu(), x.sigmoid() / factor], 1)
+        return x
+
+
+def test_log_has_one_line_per_rule_with_all_layers(tmp_path: Path, log_lines: LogLines) -> None:
+    quantized = quantize(Joins().eval(), tmp_path, [(IMAGE,)])
+    amct.save_quant_model_fx(quantized, tmp_path / "net", IMAGE)
+    ((_, text),) = advice_lines(log_lines)
+    assert "In 'cat' input" in text
+    assert text.endswith("prints: 'cat_1'; 'cat_2'.")
+
+
 def test_log_at_saving_if_it_was_not_evaluated(tmp_path: Path, log_lines: LogLines) -> None:
     quantized = quantize(Join(60.0).eval(), tmp_path, [(IMAGE,)])
     amct.save_quant_model_fx(quantized, tmp_path / "net", IMAGE)

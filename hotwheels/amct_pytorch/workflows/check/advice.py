@@ -17,7 +17,7 @@ from ...log import get_logger
 from ...nn.mode import Mode
 from ...nn.quantized_layer import QuantizedLayer
 from ...ops.desc import Role
-from ...plan.advice import Advice
+from ...plan.advice import Advice, AdviceRule
 from ...plan.calibrated_advice import WIDE_BITS, CalibratedInput, SwapMeasured, calibrated_advice
 from ...plan.configured_graph import LayerInput
 from ...quantizers.base import ActivationQuantizer
@@ -28,10 +28,20 @@ _log = get_logger(__name__)
 
 
 def log_advice(advice: Iterable[Advice]) -> None:
-    """Logs each piece in one line: as WARNING if the converter may refuse the model, else as INFO."""
+    """Logs each rule in one line: as WARNING if the converter may refuse the model, else as INFO.
+
+    The line is the first piece of advice, with the layers of the others.
+    """
+    found: dict[AdviceRule, list[Advice]] = {}
     for one in advice:
-        log = _log.warning if one.rule.is_about_converter else _log.info
-        log("%s", one)
+        found.setdefault(one.rule, []).append(one)
+    for rule, (first, *others) in found.items():
+        log = _log.warning if rule.is_about_converter else _log.info
+        likewise = ""
+        if others:
+            names = "; ".join(", ".join(f"'{layer}'" for layer in one.layers) for one in others)
+            likewise = f" Likewise, with the numbers that amct.check_model(quant_model) prints: {names}."
+        log("%s%s", first, likewise)
 
 
 def log_calibrated_advice(quantized: QuantGraphModule) -> None:
