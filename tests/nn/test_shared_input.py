@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import hotwheels.amct_pytorch as amct
@@ -89,3 +90,77 @@ def test_a_dump_shows_the_tensor_before_the_quantizer(tmp_path: Path) -> None:
             quantized(x)
     for path in (tmp_path / "grad").iterdir():
         assert np.array_equal(np.load(path), np.load(tmp_path / "no_grad" / path.name)), path.name
+
+
+class Chain(nn.Module):
+    """Elementwise operations whose inputs have no other reader, behind identities and readers of sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 4, 3, padding=1)
+        self.norm = nn.BatchNorm2d(4)
+        self.drop = nn.Identity()
+        self.act = nn.SiLU()
+        self.conv2 = nn.Conv2d(4, 4, 3, padding=1)
+        self.squeeze = nn.AdaptiveAvgPool2d(1)
+        self.gate = nn.Hardsigmoid()
+        self.conv3 = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv1(x))
+        torch._assert(x.ndim == 4, "images")
+        x = self.act(self.drop(x))
+        x = F.silu(self.conv2(x)) * self.gate(self.squeeze(x))
+        x = torch.cat((x, torch.sigmoid(x) + x), 1)
+        return self.conv3(x)
+
+
+def quantized_chain(tmp_path: Path, x: Tensor) -> nn.Module:
+    torch.manual_seed(0)
+    config = str(tmp_path / "config.json")
+    model = Chain().eval()
+    amct.create_quant_config_fx(config, model)
+    quantized = amct.create_quant_model_fx(config, model)
+    amct.enable_quantization(quantized, calibration=True)
+    quantized(x)
+    amct.enable_quantization(quantized, fake_quant=True)
+    return quantized
+
+
+def test_results_written_over_inputs_are_those_of_new_tensors(tmp_path: Path) -> None:
+    x = torch.randn(2, 3, 8, 8)
+    quantized = quantized_chain(tmp_path, x)
+    for given in (x, x.to(memory_format=torch.channels_last)):
+        before, expected = given.clone(), quantized(given)  # with gradients nothing is overwritten
+        with torch.no_grad():
+            assert torch.equal(quantized(given), expected)
+        with torch.inference_mode():
+            assert torch.equal(quantized(given), expected)
+        assert torch.equal(given, before)
+
+
+def test_a_result_is_not_written_over_an_input_that_a_hook_sees(tmp_path: Path) -> None:
+    quantized = quantized_chain(tmp_path, torch.randn(2, 3, 8, 8))
+    (layer,) = [one for one in quantized.quantized_layers.values() if one.call.function is quantized.act]
+    seen: list[bool] = []
+
+    def compare(_: nn.Module, args: tuple[Tensor], result: Tensor) -> None:
+        seen.append(result is not args[0] and torch.equal(F.silu(args[0]), result))
+
+    for module in (layer, quantized.act):
+        with module.register_forward_hook(compare), torch.no_grad():
+            quantized(torch.randn(2, 3, 8, 8))
+    assert seen == [True, True]
+
+
+def test_inputs_behind_an_identity_are_overwritten(tmp_path: Path) -> None:
+    x = torch.randn(2, 3, 8, 8)
+    quantized = quantized_chain(tmp_path, x)
+    layers = quantized.quantized_layers
+    with torch.no_grad():
+        (act,) = [one for one in layers.values() if one.call.function is quantized.act]
+        assert act._sharing[0].may_overwrite
+        assert layers["conv3"]._sharing[0].may_overwrite  # behind cat
+        for module in (quantized.drop, quantized.conv1):  # a hook on the identity, or in front of it, keeps the tensor
+            with module.register_forward_hook(lambda *_: None):
+                assert not act._sharing[0].may_overwrite

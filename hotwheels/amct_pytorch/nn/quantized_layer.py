@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ..core import native
 from ..errors import CalibrationError, UnsupportedModelError
 from ..log import get_logger
 from ..ops.desc import OpDesc, Role
@@ -17,6 +18,7 @@ from ..quantizers.observers.observation import RangeObserver, is_quantizable
 from ..record import ActivationRecord, LayerRecord, WeightRecord
 from .call import LayerCall
 from .eager_forward import NO_TRACES, refuse_tracers
+from .in_place_call import call_over
 from .integer_layer import IntegerLayer, IntegerWatcher, are_known
 from .layer_weight import LayerWeight
 from .mode import Mode, forced_mode
@@ -293,7 +295,21 @@ class QuantizedLayer(nn.Module):
             for x, quantizer, shared in zip(self.call.inputs(args, kwargs), self.activation, self._sharing, strict=True)
         ]
         args, kwargs = self.call.substitute(args, kwargs, values)
+        if self.weighted is None and not kwargs and not torch.is_grad_enabled():
+            owned = self._owned(values)
+            result = None if owned is None else call_over(owned, self.call.function, args)
+            if result is not None:
+                return result
         return self._quantize_weight_only(args, kwargs)
+
+    def _owned(self, values: list[Any]) -> Tensor | None:
+        """Returns an input that no hook and nothing but this call reads; None if there is none."""
+        if self.keeps_inputs or is_hooked(self):
+            return None
+        for x, shared in zip(values, self._sharing, strict=True):
+            if shared.is_single and shared.may_overwrite and native.handles(x) and not x.requires_grad:
+                return cast(Tensor, x)
+        return None
 
     def _fake_quant_input(self, x: Any, quantizer: ActivationQuantizer, shared: SharedInput) -> Any:
         if not is_quantizable(x) or not quantizer.is_calibrated:

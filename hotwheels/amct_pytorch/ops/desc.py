@@ -39,6 +39,7 @@ _COMPUTING = WEIGHTED | {
     Role.BATCH_NORM,
 }
 # Operations each of whose results is an element of an input or a bound; so are those of every max pooling.
+_COPYING = frozenset({"cat", "stack"})  # movements whose result is a copy for any number of tensors
 _SELECTING = frozenset({"relu", "relu6", "clamp", "hardtanh", "max", "min", "cat", "stack"})
 # Operations that compute each element of the result from one element of the only tensor among their arguments.
 _POINTWISE = frozenset(
@@ -116,7 +117,7 @@ class OpDesc:
     @property
     def makes_new_tensor(self) -> bool:
         """Whether the result of the out-of-place form never shares memory with an input."""
-        return self.role in _COMPUTING
+        return self.role in _COMPUTING or self.name in _COPYING
 
     @property
     def selects(self) -> bool:

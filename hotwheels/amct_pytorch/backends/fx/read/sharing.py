@@ -14,6 +14,7 @@ from ....plan.quant_plan import QuantPlan
 from ....torch_private import pytree
 from ...real_quant.known import op_of
 from .called import callable_of
+from .no_op_nodes import reads_shape_only
 
 
 def share_inputs(traced: fx.GraphModule, plan: QuantPlan, registry: Registry) -> dict[str, SharedInput]:
@@ -35,15 +36,32 @@ def share_inputs(traced: fx.GraphModule, plan: QuantPlan, registry: Registry) ->
 def _producers(
     traced: fx.GraphModule, node: fx.Node, reads: Mapping[str, int], registry: Registry
 ) -> tuple[nn.Module, ...] | None:
-    """Returns the modules that compute ``node`` if its result is no view and has no other reader; else None."""
+    """Returns the modules that compute ``node`` if its result is no view and has no other reader; else None.
+
+    Readers of sizes do not count. Behind an nn.Identity the same holds for the tensor that it returns.
+    """
+    passed: list[nn.Module] = []
+    while _is_identity(traced, node):
+        if _has_other_readers(node, reads):
+            return None
+        passed, reads, node = [*passed, *_modules(traced, node)], {node.name: 1}, node.all_input_nodes[0]
     if not node.op.startswith("call") or not _is_out_of_place(traced, node):
         return None
     op = op_of(callable_of(traced, node), registry)
     if op is None or not op.makes_new_tensor:
         return None
-    if any(_occurrences(user, node) != reads.get(user.name, 0) for user in node.users):
+    if _has_other_readers(node, reads):
         return None
-    return tuple(_modules(traced, node))
+    return tuple(dict.fromkeys((*passed, *_modules(traced, node))))
+
+
+def _is_identity(traced: fx.GraphModule, node: fx.Node) -> bool:
+    return node.op == "call_module" and type(callable_of(traced, node)) is nn.Identity
+
+
+def _has_other_readers(node: fx.Node, reads: Mapping[str, int]) -> bool:
+    readers = [user for user in node.users if not reads_shape_only(user, node)]
+    return any(_occurrences(user, node) != reads.get(user.name, 0) for user in readers)
 
 
 def _is_out_of_place(traced: fx.GraphModule, node: fx.Node) -> bool:
