@@ -95,7 +95,7 @@ def kernels() -> Extension:
     core = f"{PACKAGE.replace('.', '/')}/core"
     return Extension(
         f"{PACKAGE}.core._kernels",
-        sources=[f"{core}/{name}.c" for name in ("kernels", "integer_kernels", "weight_kernels")],
+        sources=[f"{core}/{name}.c" for name in ("kernels", "integer_kernels", "weight_kernels", "fingerprint")],
         depends=[f"{core}/kernels.h", f"{core}/row_kernels.h"],
         extra_compile_args=["/O2", "/fp:precise"] if is_msvc else [*exact, *threads],
         extra_link_args=threads,

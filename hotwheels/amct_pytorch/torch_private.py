@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import keyword
 import sys
 import threading
@@ -89,10 +90,16 @@ def int8_convolution(
     stride: list[int], padding: list[int], dilation: list[int], groups: int,
 ) -> Tensor:  # fmt: skip
     """Returns the float32 convolution of ``x - zero``, uint8 in the order channels last, with a packed weight."""
-    scale, zeros = torch.ones(1), torch.zeros(1, dtype=torch.int32)
+    scale, zeros = _unit_scale()
     settings: tuple[Any, ...] = (stride, padding, dilation, groups, 1.0, 0, torch.float32, "none", [], "")
     found: Tensor = find("torch.ops.onednn").qconv2d_pointwise(x, 1.0, zero, packed, scale, zeros, bias, *settings)
     return found
+
+
+@functools.cache
+def _unit_scale() -> tuple[Tensor, Tensor]:
+    with torch.inference_mode(False):
+        return torch.ones(1), torch.zeros(1, dtype=torch.int32)
 
 
 def int8_matrix_product(left: Tensor, right: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 /* Calls every kernel on memory of exactly the size it may touch, for sizes around its blocks. For ASan and UBSan. */
 
+#include "fingerprint.c"
 #include "integer_kernels.c"
 #include "kernels.c"
 #include "weight_kernels.c"
@@ -61,12 +62,25 @@ static void rows_of(int64_t rows, int64_t size)
         steps[i] = factors[i] = 0.5f;
     for (int is_double = 0; is_double < 2; is_double++) {
         const void *sums_of = is_double ? (const void *)wide : (const void *)grad;
-        amct_requantize(sums_of, is_double, out, rows, size, factors, -128, 127);
-        amct_requantize_affine(sums_of, is_double, out, rows, size, steps, steps, 0, 6, 0.1, -128, 127);
-        amct_requantize_product(grad, 0.5, x, 0.1, out, 1, rows, size, is_double, 0.1, -128, 127);
+        for (int is_bytes = 0; is_bytes < 2; is_bytes++) {
+            void *to = is_bytes ? (void *)integers : (void *)out;
+            amct_requantize(sums_of, is_double, to, is_bytes, 128, rows, size, factors, -128, 127);
+            amct_requantize_affine(sums_of, is_double, to, is_bytes, 128, rows, size, steps, steps, 0, 6, 0.1, -128, 127);
+            amct_requantize_product(grad, 0.5, x, 0.1, to, is_bytes, 128, 1, rows, size, is_double, 0.1, -128, 127);
+            amct_requantize_total(grad, 0.5, grad, 0.1, to, is_bytes, 128, count, 0, INFINITY, 0.1, -128, 127);
+        }
     }
-    amct_requantize_total(grad, 0.5, grad, 0.1, out, count, 0, INFINITY, 0.1, -128, 127);
-    amct_look_up(grad, out, count, factors, (int32_t)size, -3);
+    amct_look_up(grad, out, 0, 0, count, factors, (int32_t)size, -3);
+    float table[256] = {7};
+    amct_look_up_bytes((const uint8_t *)integers, out, 0, 0, count, table);
+    amct_look_up_bytes((const uint8_t *)integers, integers, 1, 3, count, table);
+    int32_t *totals = malloc((size_t)size * sizeof(int32_t));
+    amct_pixel_sums((const uint8_t *)integers, 1, rows, size, totals);
+    free(totals);
+    const void *parts[2] = {x, integers};
+    int64_t bytes[2] = {count * (int64_t)sizeof(float), count};
+    uint64_t digest[2];
+    amct_fingerprint(parts, bytes, 2, digest);
     amct_to_bytes(grad, (uint8_t *)integers, count, 3);
     amct_row_sums(integers, rows, size, up, down);
     free(wide), free(steps), free(factors), free(up), free(down);

@@ -166,3 +166,46 @@ def test_a_processor_that_saturates_is_noticed(monkeypatch: pytest.MonkeyPatch) 
 def test_a_torch_without_the_kernels_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(int8_product, "has_int8_products", lambda: False)
     assert not int8_product.is_exact.__wrapped__()
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_weight_packed_once_serves_other_images_and_grids(seed: int) -> None:
+    drawn = random.Random(seed)
+    is_depthwise = drawn.random() < 0.5
+    channels = drawn.randint(1, 40)
+    outputs, groups = (channels, channels) if is_depthwise else (drawn.randint(1, 40), 1)
+    size, padding, stride = drawn.choice([1, 3, 5]), drawn.choice([0, 1, 2]), drawn.choice([1, 2, 3])
+    dilation = drawn.choice([1, 1, 2])
+    module = torch.nn.Conv2d(channels, outputs, size, stride, padding, dilation, groups)
+    weight = torch.randint(-128, 128, module.weight.shape, dtype=torch.int8)
+    bias = torch.randint(-1000, 1000, (outputs,)).float()
+    kept: dict = {}
+    for _ in range(6):
+        limits = drawn.choice([Range(-128, 127), Range(0, 255), Range(-37, 218)])
+        x = integers(limits, drawn.choice([1, 2]), channels, drawn.randint(9, 20), drawn.randint(9, 20))
+        functions = int8_functions(limits, row_sums(weight.flatten(1)), 1000.0, weight, kept)
+        assert functions is not None
+        want = F.conv2d(x.double(), weight.double(), bias.double(), stride, padding, dilation, groups)
+        unsigned = (x - limits.low).to(torch.uint8)
+        assert functions.takes_unsigned(x, weight, module)
+        assert torch.equal(functions.conv2d_of_unsigned(unsigned, weight, bias, module).double(), want)
+        assert torch.equal(functions.conv2d(x, weight, bias, stride, padding, dilation, groups).double(), want)
+        other = -1 - weight  # another object is packed anew, whatever is kept
+        assert torch.equal(functions.conv2d(x, other, None, stride, padding, dilation, groups).double(),
+                           F.conv2d(x.double(), other.double(), None, stride, padding, dilation, groups))  # fmt: skip
+    assert 0 < len(kept) <= int8_product._MOST_KEPT
+
+
+def test_a_convolution_with_margins_or_other_padding_takes_no_bytes() -> None:
+    x, weight = torch.zeros(1, 4, 9, 9), torch.ones(4, 4, 3, 3, dtype=torch.int8)
+    functions = Int8Functions(Range(0, 255), weight)
+    for module in (
+        torch.nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"),
+        torch.nn.Conv2d(4, 4, 3, padding="same"),
+        torch.nn.Conv2d(4, 4, 3, groups=2),
+    ):
+        assert not functions.takes_unsigned(x, weight, module)
+    module = torch.nn.Conv2d(4, 4, 3)
+    assert functions.takes_unsigned(x, weight, module)
+    module.margins = (1, 0, 1, 0)
+    assert not functions.takes_unsigned(x, weight, module)

@@ -21,6 +21,7 @@ from ..torch_private import pytree, without_tensor_subclasses
 Piece: TypeAlias = "slice | tuple[slice, slice, slice] | EllipsisType"
 _LARGE = 1 << 18  # elements: smaller tensors are not cut
 _PIECE = 1 << 18  # elements: two megabytes of float64
+_NOTHING = torch.zeros(())
 
 # Functions that need only the metadata, so the values are not computed for them.
 _METADATA = frozenset(
@@ -61,7 +62,10 @@ class Factors:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """The values ``values[integers - first]``: a function of each integer; ``values`` is float64."""
+    """The values ``values[integers - first]``: a function of each integer; ``values`` is float64.
+
+    ``integers`` are float32; or uint8 and dense, with ``first`` 0 and 256 values.
+    """
 
     integers: Tensor
     first: int
@@ -70,6 +74,21 @@ class Table:
     def part(self, at: Piece) -> Tensor:
         """Returns the values of one piece."""
         return self.values[(self.integers[at] - self.first).long()]
+
+
+@dataclasses.dataclass(frozen=True)
+class Joined:
+    """The values ``integers * step`` of several terms with scalar steps, one behind another along ``axis``."""
+
+    terms: tuple[Term, ...]
+    axis: int
+
+    def part(self, at: Piece) -> Tensor:
+        """Returns the values of one piece."""
+        return torch.cat([integers.double() * step for integers, step in self.terms], self.axis)[at]
+
+
+Form: TypeAlias = "Sum | Factors | Table | Joined"
 
 
 class Deferred(Tensor):
@@ -84,15 +103,20 @@ class Deferred(Tensor):
 
     carrier: Tensor
     part: Callable[[Piece], Tensor]
-    form: Sum | Factors | Table | None = None
+    form: Form | None = None
     may_be_nan: bool = True
 
     @staticmethod
-    def by(carrier: Tensor, part: Callable[[Piece], Tensor], form: Sum | Factors | Table | None = None) -> Deferred:
+    def by(carrier: Tensor, part: Callable[[Piece], Tensor], form: Form | None = None) -> Deferred:
         """Returns a Deferred of the shape of ``carrier``, which has at least one axis; no value is computed."""
         made = carrier.as_subclass(Deferred)
         made.carrier, made.part, made.form = carrier, part, form
         return made
+
+    @staticmethod
+    def of_shape(shape: torch.Size, part: Callable[[Piece], Tensor], form: Form) -> Deferred:
+        """Returns a Deferred of this shape on the CPU whose ``form`` holds no float tensor of that shape."""
+        return Deferred.by(_NOTHING.expand(shape), part, form)
 
     def whole(self) -> Tensor:
         """Returns all values, a plain float64 tensor, contiguous: kernels are free to choose another layout."""

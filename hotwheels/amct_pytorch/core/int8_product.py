@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from .native import handles, has_integer_kernels, to_bytes
 _BYTE = Range(0, 255)
 _LEAST_PRODUCTS = 1 << 21  # of a call: below it float32 takes less than 0.1 ms
 _LEAST_TERMS = 16  # of a sum; torch._int_mm of torch 2.13 is wrong for sums of a single term
+_MOST_KEPT = 4  # forms of a weight: two halves of wide data, for two sizes of the image
 _LEAST_POSITIONS = 128  # of a convolution's output, for each of which a packed weight is used again
 
 
@@ -56,9 +58,16 @@ class Int8Functions:
     Convolutions have it without groups, and with a group for each channel of the data and of the result.
 
     Arguments are those of torch's functions: data and bias in float32, the weight in int8. See `int8_functions`.
+
+    Attributes:
+      limits: Smallest and largest integer of the data.
+      whole: The weight that `kept` belongs to, which nobody changes; other weights are packed for each product.
+      kept: What is made of ``whole``, for the next products with it.
     """
 
     limits: Range
+    whole: Tensor | None = None
+    kept: dict[Hashable, Any] = dataclasses.field(default_factory=dict)
 
     def conv2d(
         self,
@@ -71,14 +80,27 @@ class Int8Functions:
         groups: int = 1,
     ) -> Tensor:
         """Returns ``F.conv2d`` of the same arguments, float32."""
-        # oneDNN's kernels of torch 2.13 are wrong for other groups, such as 8 groups of 24 channels.
-        takes_groups = groups == 1 or groups == weight.shape[0] == input.shape[1]
-        if takes_groups and input.dim() == 4 and input.numel() and not isinstance(padding, str):
-            setting = _Setting(_pair(stride), _pair(padding), _pair(dilation), groups)
-            positions = len(input) * setting.positions(input, weight)
-            if positions >= _LEAST_POSITIONS and positions * weight.numel() >= _LEAST_PRODUCTS:
-                return self._conv2d(input, weight, bias, setting)
-        return F.conv2d(input, weight.float(), bias, stride, padding, dilation, groups)
+        setting = _setting_for(input, weight, stride, padding, dilation, groups)
+        if setting is None:
+            return F.conv2d(input, weight.float(), bias, stride, padding, dilation, groups)
+        return self._conv2d(input, weight, bias, setting)
+
+    def takes_unsigned(self, input: Tensor, weight: Tensor, module: Any) -> bool:
+        """Whether `conv2d_of_unsigned` computes the Conv2d ``module`` for data of the shape of ``input``."""
+        return self._setting_of(input, weight, module) is not None
+
+    def conv2d_of_unsigned(self, unsigned: Tensor, weight: Tensor, bias: Tensor | None, module: Any) -> Tensor:
+        """Returns `conv2d` of the uint8 integers ``unsigned``, counted from the lowest of ``limits``, for a Conv2d."""
+        setting = self._setting_of(unsigned, weight, module)
+        assert setting is not None
+        return self._of_bytes(unsigned.contiguous(memory_format=torch.channels_last), weight, bias, setting)
+
+    @staticmethod
+    def _setting_of(input: Tensor, weight: Tensor, module: Any) -> _Setting | None:
+        is_plain = weight.dim() == 4 and module.padding_mode == "zeros" and getattr(module, "margins", None) is None
+        if not is_plain:
+            return None
+        return _setting_for(input, weight, module.stride, module.padding, module.dilation, module.groups)
 
     def linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Returns ``F.linear`` of the same arguments, float32."""
@@ -89,15 +111,32 @@ class Int8Functions:
         rows = (input - middle if middle else input).to(torch.int8).reshape(-1, input.shape[-1])
         sums = int8_matrix_product(rows, weight.contiguous().t()).reshape(*input.shape[:-1], len(weight)).float()
         if middle:
-            sums += weight.sum(1, dtype=torch.int32) * middle
+            sums += self._keep(weight, middle, lambda: weight.sum(1, dtype=torch.int32) * middle)
         return sums if bias is None else sums.add_(bias)
 
     def _conv2d(self, x: Tensor, weight: Tensor, bias: Tensor | None, setting: _Setting) -> Tensor:
         zero = -self.limits.low
         data = to_bytes(x, zero) if handles(x) and has_integer_kernels() else (x + zero).to(torch.uint8)
+        return self._of_bytes(data, weight, bias, setting)
+
+    def _of_bytes(self, data: Tensor, weight: Tensor, bias: Tensor | None, setting: _Setting) -> Tensor:
+        """Returns the convolution of ``data + limits.low``, in the order channels last."""
+        zero = -self.limits.low
         given = setting.stride, setting.padding, setting.dilation, setting.groups
-        packed = pack_int8_convolution(weight, zero, *given, list(x.shape))
+        key = zero, str(given), data.shape
+        packed = self._keep(weight, key, lambda: pack_int8_convolution(weight, zero, *given, list(data.shape)))
         return int8_convolution(data, zero, packed, bias, *given)
+
+    def _keep(self, weight: Tensor, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
+        """Returns ``make()`` or, for the ``whole`` weight, what it has returned for ``key`` before."""
+        if weight is not self.whole:
+            return make()
+        found: Tensor | None = self.kept.get(key)
+        if found is None:
+            if len(self.kept) >= _MOST_KEPT:
+                self.kept.clear()
+            found = self.kept[key] = make()
+        return found
 
     @staticmethod
     def conv1d(input: Tensor, weight: Tensor, *args: Any) -> Tensor:
@@ -115,15 +154,17 @@ class Int8Functions:
         return F.conv_transpose2d(input, weight.float(), *args)
 
 
-def int8_functions(limits: Range, sums: RowSums, bias: float) -> Int8Functions | None:
+def int8_functions(
+    limits: Range, sums: RowSums, bias: float, whole: Tensor | None = None, kept: dict[Hashable, Any] | None = None
+) -> Int8Functions | None:
     """Returns functions for data inside ``limits``, weights of these ``sums`` and biases up to ``bias``.
 
-    None if the kernels are missing, or might not be exact.
+    None if the kernels are missing, or might not be exact. See `Int8Functions` for ``whole`` and ``kept``.
     """
     if limits.high - limits.low > _BYTE.high or not is_exact():
         return None
     largest = max(limits.bound_of(sums), _BYTE.bound_of(sums)) + bias
-    return Int8Functions(limits) if largest < FLOAT32_EXACT else None
+    return Int8Functions(limits, whole, {} if kept is None else kept) if largest < FLOAT32_EXACT else None
 
 
 @functools.cache
@@ -140,6 +181,20 @@ def is_exact() -> bool:
             return False
     x, weight = torch.full((64, 128), 127.0), torch.full((256, 128), 127.0)
     return torch.equal(functions.linear(x, weight.to(torch.int8)), F.linear(x, weight))
+
+
+def _setting_for(
+    input: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any, groups: int
+) -> _Setting | None:
+    """Returns the settings of a convolution for the int8 kernels; None if they are wrong, or do not pay."""
+    # oneDNN's kernels of torch 2.13 are wrong for other groups, such as 8 groups of 24 channels.
+    takes_groups = groups == 1 or groups == weight.shape[0] == input.shape[1]
+    if not takes_groups or input.dim() != 4 or not input.numel() or isinstance(padding, str):
+        return None
+    setting = _Setting(_pair(stride), _pair(padding), _pair(dilation), groups)
+    positions = len(input) * setting.positions(input, weight)
+    pays = positions >= _LEAST_POSITIONS and positions * weight.numel() >= _LEAST_PRODUCTS
+    return setting if pays else None
 
 
 def _pair(value: Any) -> list[int]:

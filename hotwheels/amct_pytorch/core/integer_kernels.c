@@ -6,8 +6,29 @@
 
 #include "kernels.h"
 
-/* clamp(rint(real / scale), low, high) of a real value that is first clamped to [bottom, top]. */
-static inline float on_grid(double real, double bottom, double top, double scale, float low, float high)
+#include <stddef.h>
+
+#define PART 1024 /* elements that stay in the first-level cache between two steps */
+#define NEAR_TIE 1e-9
+
+/* clamp(rint(real / scale), low, high) of a real value that is first clamped to [bottom, top]. `inverse` is 1 / scale.
+ *
+ * real * inverse differs from the rounded quotient by less than NEAR_TIE while it is below 2^21, and beyond that both
+ * are clamped: low and high are below 2^18. So both round to the same integer unless a tie is near; that is added to
+ * `is_near`, and the caller divides then. A division takes three times as long as all the rest. */
+static inline float by_product(double real, double bottom, double top, double inverse, float low, float high,
+                               int *is_near)
+{
+    real = real < bottom ? bottom : real;
+    real = real > top ? top : real;
+    double steps = real * inverse, nearest = rint(steps);
+    *is_near |= fabs(fabs(steps - nearest) - 0.5) < NEAR_TIE;
+    float q = (float)nearest;
+    q = q < low ? low : q; /* NaN stays */
+    return q > high ? high : q;
+}
+
+static inline float by_quotient(double real, double bottom, double top, double scale, float low, float high)
 {
     real = real < bottom ? bottom : real;
     real = real > top ? top : real;
@@ -16,12 +37,67 @@ static inline float on_grid(double real, double bottom, double top, double scale
     return q > high ? high : q;
 }
 
-/* The kernels of one row, for accumulators of one type. */
+/* The body of a kernel that rounds the double expression `real` of each element i of at most PART. */
+#define ROUND_ALL(real)                                                                                                \
+    double inverse = 1.0 / grid->scale;                                                                                \
+    int is_near = 0;                                                                                                   \
+    for (int64_t i = 0; i < count; i++)                                                                                \
+        out[i] = by_product(real, grid->bottom, grid->top, inverse, grid->low, grid->high, &is_near);                  \
+    for (int64_t i = 0; is_near && i < count; i++)                                                                     \
+        out[i] = by_quotient(real, grid->bottom, grid->top, grid->scale, grid->low, grid->high);
+
+/* The grid of the result, and the ends between which a value is clamped before. */
+typedef struct {
+    double bottom, top, scale;
+    float low, high;
+} grid_t;
+
+/* Where integers go: to floats or, plus `zero`, to bytes. */
+typedef struct {
+    float *floats;
+    uint8_t *bytes;
+    float zero;
+} target_t;
+
+static target_t target_of(void *out, int is_bytes, float zero)
+{
+    return is_bytes ? (target_t){NULL, out, zero} : (target_t){out, NULL, 0};
+}
+
+FOR_EACH_CPU
+static void to_bytes(const float *x, uint8_t *out, int64_t count, float zero)
+{
+    for (int64_t i = 0; i < count; i++)
+        out[i] = (uint8_t)(int32_t)(x[i] + zero);
+}
+
+/* Calls `kernel`, which puts `length` floats into `to`, at most PART for each element from `start` to `end`. */
+#define IN_PARTS(start, end, kernel)                                                                                   \
+    for (int64_t at = (start); at < (end); at += PART) {                                                               \
+        float part[PART];                                                                                              \
+        int64_t length = smaller(PART, (end) - at);                                                                    \
+        float *to = target.bytes ? part : target.floats + at;                                                          \
+        kernel;                                                                                                        \
+        if (target.bytes)                                                                                              \
+            to_bytes(part, target.bytes + at, length, target.zero);                                                    \
+    }
+
+/* Returns how many columns a kernel takes at once: as many short rows as a part holds, or one long row. */
+static int64_t period_of(int64_t columns) { return columns < PART ? PART / columns * columns : columns; }
+
+/* Declares `name`, which has a value for each column of a period; those of short rows are repeated. */
+#define TILED(type, name, values)                                                                                      \
+    type room_of_##name[PART];                                                                                         \
+    for (int64_t i = 0; columns < PART && i < period; i++)                                                             \
+        room_of_##name[i] = (values)[i % columns];                                                                     \
+    const type *name = columns < PART ? room_of_##name : (values);
+
+/* The kernels of one part of a row, for accumulators of one type. */
 #define REQUANTIZE_ROW(name, type)                                                                                     \
     FOR_EACH_CPU                                                                                                       \
-    static void name(const type *acc, float *out, int64_t columns, const float *factor, float low, float high)         \
+    static void name(const type *acc, float *out, int64_t count, const float *factor, float low, float high)           \
     {                                                                                                                  \
-        for (int64_t c = 0; c < columns; c++) {                                                                        \
+        for (int64_t c = 0; c < count; c++) {                                                                          \
             float q = rintf((float)acc[c] * factor[c]);                                                                \
             q = q < low ? low : q;                                                                                     \
             out[c] = q > high ? high : q;                                                                              \
@@ -30,13 +106,10 @@ static inline float on_grid(double real, double bottom, double top, double scale
 
 #define REQUANTIZE_REALS(name, type)                                                                                   \
     FOR_EACH_CPU                                                                                                       \
-    static void name(const type *acc, float *out, int64_t columns, const double *step, const double *bias,            \
-                     double bottom, double top, double scale, float low, float high)                                   \
+    static void name(const type *acc, float *out, int64_t count, const double *step, const double *bias,               \
+                     const grid_t *grid)                                                                               \
     {                                                                                                                  \
-        for (int64_t c = 0; c < columns; c++) {                                                                        \
-            double real = acc[c] * step[c] + bias[c];                                                                  \
-            out[c] = on_grid(real, bottom, top, scale, low, high);                                                     \
-        }                                                                                                              \
+        ROUND_ALL(acc[i] * step[i] + bias[i])                                                                          \
     }
 
 REQUANTIZE_ROW(requantize_row, float)
@@ -46,83 +119,97 @@ REQUANTIZE_REALS(requantize_wide_reals, double)
 
 /* out = clamp(rint((float)acc * factor), low, high) of rows of accumulators, float or double, with a factor for each
  * column. No accumulator is NaN. */
-void amct_requantize(const void *acc, int is_double, float *out, int64_t rows, int64_t columns, const float *factor,
-                     float low, float high)
+void amct_requantize(const void *acc, int is_double, void *out, int is_bytes, float zero, int64_t rows, int64_t columns,
+                     const float *factor, float low, float high)
 {
-#pragma omp parallel for schedule(static) if (rows * columns > BLOCK)
-    for (int64_t row = 0; row < rows; row++) {
-        int64_t at = row * columns;
+    target_t target = target_of(out, is_bytes, zero);
+    int64_t count = rows * columns, period = period_of(columns);
+    TILED(float, factors, factor)
+#pragma omp parallel for schedule(static) if (count > BLOCK)
+    for (int64_t start = 0; start < count; start += period) {
+        int64_t end = smaller(start + period, count);
         if (is_double)
-            requantize_wide_row((const double *)acc + at, out + at, columns, factor, low, high);
+            IN_PARTS(start, end,
+                     requantize_wide_row((const double *)acc + at, to, length, factors + (at - start), low, high))
         else
-            requantize_row((const float *)acc + at, out + at, columns, factor, low, high);
+            IN_PARTS(start, end, requantize_row((const float *)acc + at, to, length, factors + (at - start), low, high))
     }
 }
 
 /* out = clamp(rint(real / scale), low, high) with real = acc * step + bias, in double, clamped to [bottom, top]. Rows and
  * columns are those of amct_requantize. */
-void amct_requantize_affine(const void *acc, int is_double, float *out, int64_t rows, int64_t columns,
-                            const double *step, const double *bias, double bottom, double top, double scale, float low,
-                            float high)
+void amct_requantize_affine(const void *acc, int is_double, void *out, int is_bytes, float zero, int64_t rows,
+                            int64_t columns, const double *step, const double *bias, double bottom, double top,
+                            double scale, float low, float high)
 {
-#pragma omp parallel for schedule(static) if (rows * columns > BLOCK)
-    for (int64_t row = 0; row < rows; row++) {
-        int64_t at = row * columns;
+    target_t target = target_of(out, is_bytes, zero);
+    grid_t grid = {bottom, top, scale, low, high};
+    int64_t count = rows * columns, period = period_of(columns);
+    TILED(double, steps, step)
+    TILED(double, biases, bias)
+#pragma omp parallel for schedule(static) if (count > BLOCK)
+    for (int64_t start = 0; start < count; start += period) {
+        int64_t end = smaller(start + period, count);
         if (is_double)
-            requantize_wide_reals((const double *)acc + at, out + at, columns, step, bias, bottom, top, scale, low, high);
+            IN_PARTS(start, end,
+                     requantize_wide_reals((const double *)acc + at, to, length, steps + (at - start),
+                                           biases + (at - start), &grid))
         else
-            requantize_reals((const float *)acc + at, out + at, columns, step, bias, bottom, top, scale, low, high);
+            IN_PARTS(start, end,
+                     requantize_reals((const float *)acc + at, to, length, steps + (at - start), biases + (at - start),
+                                      &grid))
     }
 }
 
 FOR_EACH_CPU
 static void requantize_total(const float *a, double step_a, const float *b, double step_b, float *out, int64_t count,
-                             double bottom, double top, double scale, float low, float high)
+                             const grid_t *grid)
 {
-    for (int64_t i = 0; i < count; i++) {
-        double real = a[i] * step_a + b[i] * step_b;
-        out[i] = on_grid(real, bottom, top, scale, low, high);
-    }
+    ROUND_ALL(a[i] * step_a + b[i] * step_b)
 }
 
 /* The same with real = a * step_a + b * step_b. */
-void amct_requantize_total(const float *a, double step_a, const float *b, double step_b, float *out, int64_t count,
-                           double bottom, double top, double scale, float low, float high)
+void amct_requantize_total(const float *a, double step_a, const float *b, double step_b, void *out, int is_bytes,
+                           float zero, int64_t count, double bottom, double top, double scale, float low, float high)
 {
+    target_t target = target_of(out, is_bytes, zero);
+    grid_t grid = {bottom, top, scale, low, high};
 #pragma omp parallel for schedule(static) if (count > BLOCK)
-    for (int64_t at = 0; at < count; at += BLOCK)
-        requantize_total(a + at, step_a, b + at, step_b, out + at, smaller(BLOCK, count - at), bottom, top, scale, low,
-                         high);
+    for (int64_t start = 0; start < count; start += BLOCK)
+        IN_PARTS(start, smaller(start + BLOCK, count), requantize_total(a + at, step_a, b + at, step_b, to, length, &grid))
 }
 
 FOR_EACH_CPU
 static void requantize_product(const float *a, double step_a, const float *b, double step_b, float *out, int64_t count,
-                               double scale, float low, float high)
+                               const grid_t *grid)
 {
-    for (int64_t i = 0; i < count; i++)
-        out[i] = on_grid(a[i] * step_a * (b[i] * step_b), -INFINITY, INFINITY, scale, low, high);
+    ROUND_ALL(a[i] * step_a * (b[i] * step_b))
 }
 
 FOR_EACH_CPU
-static void requantize_multiple(const float *a, double step_a, double factor, float *out, int64_t count, double scale,
-                                float low, float high)
+static void requantize_multiple(const float *a, double step_a, double factor, float *out, int64_t count,
+                                const grid_t *grid)
 {
-    for (int64_t i = 0; i < count; i++)
-        out[i] = on_grid(a[i] * step_a * factor, -INFINITY, INFINITY, scale, low, high);
+    ROUND_ALL(a[i] * step_a * factor)
 }
 
 /* out = clamp(rint(a * step_a * (b * step_b) / scale), low, high) of a [blocks, rows, columns]; b is [blocks, columns],
  * one value for each row and column if is_row is 0: [blocks, rows]. */
-void amct_requantize_product(const float *a, double step_a, const float *b, double step_b, float *out, int64_t blocks,
-                             int64_t rows, int64_t columns, int is_row, double scale, float low, float high)
+void amct_requantize_product(const float *a, double step_a, const float *b, double step_b, void *out, int is_bytes,
+                             float zero, int64_t blocks, int64_t rows, int64_t columns, int is_row, double scale,
+                             float low, float high)
 {
+    target_t target = target_of(out, is_bytes, zero);
+    grid_t grid = {-INFINITY, INFINITY, scale, low, high};
 #pragma omp parallel for schedule(static) if (blocks * rows * columns > BLOCK)
     for (int64_t row = 0; row < blocks * rows; row++) {
-        int64_t at = row * columns;
+        int64_t start = row * columns;
+        const float *factors = b + row / rows * columns;
         if (is_row)
-            requantize_product(a + at, step_a, b + row / rows * columns, step_b, out + at, columns, scale, low, high);
+            IN_PARTS(start, start + columns,
+                     requantize_product(a + at, step_a, factors + (at - start), step_b, to, length, &grid))
         else
-            requantize_multiple(a + at, step_a, b[row] * step_b, out + at, columns, scale, low, high);
+            IN_PARTS(start, start + columns, requantize_multiple(a + at, step_a, b[row] * step_b, to, length, &grid))
     }
 }
 
@@ -137,18 +224,55 @@ static void look_up(const float *x, float *out, int64_t count, const float *tabl
 }
 
 /* out = table[x - first] of integers x in [first, first + size). */
-void amct_look_up(const float *x, float *out, int64_t count, const float *table, int32_t size, float first)
+void amct_look_up(const float *x, void *out, int is_bytes, float zero, int64_t count, const float *table, int32_t size,
+                  float first)
 {
+    target_t target = target_of(out, is_bytes, zero);
 #pragma omp parallel for schedule(static) if (count > BLOCK)
-    for (int64_t at = 0; at < count; at += BLOCK)
-        look_up(x + at, out + at, smaller(BLOCK, count - at), table, size, first);
+    for (int64_t start = 0; start < count; start += BLOCK)
+        IN_PARTS(start, smaller(start + BLOCK, count), look_up(x + at, to, length, table, size, first))
 }
 
 FOR_EACH_CPU
-static void to_bytes(const float *x, uint8_t *out, int64_t count, float zero)
+static void look_up_bytes(const uint8_t *x, float *out, int64_t count, const float *table)
 {
     for (int64_t i = 0; i < count; i++)
-        out[i] = (uint8_t)(int32_t)(x[i] + zero);
+        out[i] = table[x[i]];
+}
+
+/* out = table[x]; the table has 256 elements. */
+void amct_look_up_bytes(const uint8_t *x, void *out, int is_bytes, float zero, int64_t count, const float *table)
+{
+    uint8_t small[256];
+    to_bytes(table, small, is_bytes ? 256 : 0, zero);
+#pragma omp parallel for schedule(static) if (count > BLOCK)
+    for (int64_t start = 0; start < count; start += BLOCK) {
+        int64_t end = smaller(start + BLOCK, count);
+        if (!is_bytes)
+            look_up_bytes(x + start, (float *)out + start, end - start, table);
+        for (int64_t i = start; is_bytes && i < end; i++)
+            ((uint8_t *)out)[i] = small[x[i]];
+    }
+}
+
+FOR_EACH_CPU
+static void add_pixels(const uint8_t *x, int32_t *sums, int64_t pixels, int64_t channels)
+{
+    for (int64_t pixel = 0; pixel < pixels; pixel++)
+        for (int64_t c = 0; c < channels; c++)
+            sums[c] += x[pixel * channels + c];
+}
+
+/* The sums of x [images, pixels, channels] over the pixels, fewer than 2^23 of them: out [images, channels]. */
+void amct_pixel_sums(const uint8_t *x, int64_t images, int64_t pixels, int64_t channels, int32_t *out)
+{
+#pragma omp parallel for schedule(static) if (images * pixels * channels > BLOCK)
+    for (int64_t image = 0; image < images; image++) {
+        int32_t *sums = out + image * channels;
+        for (int64_t c = 0; c < channels; c++)
+            sums[c] = 0;
+        add_pixels(x + image * pixels * channels, sums, pixels, channels);
+    }
 }
 
 /* out = x + zero, integers in [0, 255]. */

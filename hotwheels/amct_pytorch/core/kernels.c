@@ -14,7 +14,7 @@
 
 /* Version of the signatures and meanings of these functions. core/native.py has the same number and refuses a library
  * with another one; raise both with each such change. */
-#define ABI 1
+#define ABI 3
 
 int amct_abi(void) { return ABI; }
 

@@ -29,7 +29,7 @@ _log = get_logger(__name__)
 # For tests and in case of doubt: any text but "0" switches the kernels off.
 SWITCH = "AMCT_NO_KERNELS"
 _BLOCK = 32768  # of kernels.c
-ABI = 1  # of kernels.c: raise both numbers with each change of a function's signature or meaning
+ABI = 3  # of kernels.c: raise both numbers with each change of a function's signature or meaning
 # Of ELF-64 (man 5 elf): e_ident, e_type, e_machine, e_version, e_entry, e_phoff, e_shoff, e_flags, e_ehsize,
 # e_phentsize, e_phnum, e_shentsize, e_shnum, e_shstrndx.
 _ELF_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
@@ -47,13 +47,14 @@ _SIGNATURES: Mapping[str, tuple[Any, ...]] = {
     "amct_edge_sums": (_POINTER, _POINTER, _LONG, *(_POINTER,) * 3, _LONG, _POINTER),
 }
 _TO_GRID = (_DOUBLE, _DOUBLE, _DOUBLE, _FLOAT, _FLOAT)  # bottom, top, scale, low, high
+_OUT = (_POINTER, _INT, _FLOAT)  # memory, whether it takes bytes, what is added for bytes
 # A library of an older version of this file lacks these: see `has_integer_kernels`.
 _INTEGER_SIGNATURES: Mapping[str, tuple[Any, ...]] = {
-    "amct_requantize": (_POINTER, _INT, _POINTER, _LONG, _LONG, _POINTER, _FLOAT, _FLOAT),
-    "amct_requantize_affine": (*(_POINTER, _INT, _POINTER, _LONG, _LONG, _POINTER, _POINTER), *_TO_GRID),
-    "amct_requantize_total": (*(_POINTER, _DOUBLE, _POINTER, _DOUBLE, _POINTER, _LONG), *_TO_GRID),
-    "amct_requantize_product": (*(_POINTER, _DOUBLE) * 2, _POINTER, *(_LONG,) * 3, _INT, *_TO_GRID[2:]),
-    "amct_look_up": (_POINTER, _POINTER, _LONG, _POINTER, ctypes.c_int32, _FLOAT),
+    "amct_requantize": (_POINTER, _INT, *_OUT, _LONG, _LONG, _POINTER, _FLOAT, _FLOAT),
+    "amct_requantize_affine": (_POINTER, _INT, *_OUT, _LONG, _LONG, _POINTER, _POINTER, *_TO_GRID),
+    "amct_requantize_total": (*(_POINTER, _DOUBLE) * 2, *_OUT, _LONG, *_TO_GRID),
+    "amct_requantize_product": (*(_POINTER, _DOUBLE) * 2, *_OUT, *(_LONG,) * 3, _INT, *_TO_GRID[2:]),
+    "amct_look_up": (_POINTER, *_OUT, _LONG, _POINTER, ctypes.c_int32, _FLOAT),
     "amct_to_bytes": (_POINTER, _POINTER, _LONG, _FLOAT),
     "amct_row_sums": (_POINTER, _LONG, _LONG, _POINTER, _POINTER),
 }
@@ -266,20 +267,35 @@ def round_folded(*arguments: Any) -> bool | None:
     return None if kernel is None else not kernel(*arguments)
 
 
+@functools.cache
+def function(name: str, arguments: tuple[Any, ...]) -> Any | None:
+    """Returns the kernel ``name`` that takes ``arguments``; None if it is not there, as in an older library."""
+    found = getattr(_library, name, None)
+    if found is not None:
+        found.argtypes = arguments
+    return found
+
+
 def has_integer_kernels() -> bool:
     """Whether the kernels below are loaded."""
     return _library is not None and all(hasattr(_library, name) for name in _INTEGER_SIGNATURES)
 
 
-def requantize(sums: Tensor, out: Tensor, factor: Tensor, ends: tuple[int, int]) -> None:
+def _into(out: Tensor, zero: int) -> tuple[int, bool, int]:
+    """Returns ``out`` as the kernels take it: float32, or uint8 which gets all integers plus ``zero``."""
+    return out.data_ptr(), out.dtype is torch.uint8, zero
+
+
+def requantize(sums: Tensor, out: Tensor, factor: Tensor, ends: tuple[int, int], zero: int = 0) -> None:
     """Puts ``clamp(rhe(fl32(sums) * factor), *ends)`` into ``out``.
 
     ``sums``, float32 or float64, and ``out``, float32, are dense in the same order; ``factor`` [columns] is float32.
-    An element belongs to the column of its place in memory modulo the number of columns.
+    An element belongs to the column of its place in memory modulo the number of columns. ``out`` may be uint8, here and
+    in the next functions: it gets the integers plus ``zero``, which are in [0, 255].
     """
     assert _library is not None
     columns = factor.numel()
-    shape = sums.data_ptr(), sums.dtype is torch.float64, out.data_ptr(), sums.numel() // columns, columns
+    shape = sums.data_ptr(), sums.dtype is torch.float64, *_into(out, zero), sums.numel() // columns, columns
     _library.amct_requantize(*shape, factor.data_ptr(), *ends)
 
 
@@ -291,6 +307,7 @@ def requantize_affine(
     bounds: tuple[float, float],
     scale: float,
     ends: tuple[int, int],
+    zero: int = 0,
 ) -> None:
     """Puts ``clamp(rhe(clamp(sums * step + bias, *bounds) / scale), *ends)``, computed in float64, into ``out``.
 
@@ -298,7 +315,7 @@ def requantize_affine(
     """
     assert _library is not None
     columns = step.numel()
-    shape = sums.data_ptr(), sums.dtype is torch.float64, out.data_ptr(), sums.numel() // columns, columns
+    shape = sums.data_ptr(), sums.dtype is torch.float64, *_into(out, zero), sums.numel() // columns, columns
     _library.amct_requantize_affine(*shape, step.data_ptr(), bias.data_ptr(), *bounds, scale, *ends)
 
 
@@ -306,7 +323,7 @@ _Terms = tuple[tuple[Tensor, float], tuple[Tensor, float]]
 
 
 def requantize_total(
-    terms: _Terms, out: Tensor, bounds: tuple[float, float], scale: float, ends: tuple[int, int]
+    terms: _Terms, out: Tensor, bounds: tuple[float, float], scale: float, ends: tuple[int, int], zero: int = 0
 ) -> None:
     """Puts ``clamp(rhe(clamp(a * s + b * t, *bounds) / scale), *ends)`` for ``((a, s), (b, t))`` into ``out``.
 
@@ -314,12 +331,18 @@ def requantize_total(
     """
     assert _library is not None
     (a, step_a), (b, step_b) = terms
-    given = a.data_ptr(), step_a, b.data_ptr(), step_b, out.data_ptr(), out.numel()
+    given = a.data_ptr(), step_a, b.data_ptr(), step_b, *_into(out, zero), out.numel()
     _library.amct_requantize_total(*given, *bounds, scale, *ends)
 
 
 def requantize_product(
-    terms: _Terms, out: Tensor, shape: tuple[int, int, int], is_row: bool, scale: float, ends: tuple[int, int]
+    terms: _Terms,
+    out: Tensor,
+    shape: tuple[int, int, int],
+    is_row: bool,
+    scale: float,
+    ends: tuple[int, int],
+    zero: int = 0,
 ) -> None:
     """Puts ``clamp(rhe((a * s) * (b * t) / scale), *ends)`` for ``((a, s), (b, t))`` into ``out``.
 
@@ -328,14 +351,14 @@ def requantize_product(
     """
     assert _library is not None
     (a, step_a), (b, step_b) = terms
-    given = a.data_ptr(), step_a, b.data_ptr(), step_b, out.data_ptr(), *shape
+    given = a.data_ptr(), step_a, b.data_ptr(), step_b, *_into(out, zero), *shape
     _library.amct_requantize_product(*given, is_row, scale, *ends)
 
 
-def look_up(x: Tensor, out: Tensor, table: Tensor, first: int) -> None:
+def look_up(x: Tensor, out: Tensor, table: Tensor, first: int, zero: int = 0) -> None:
     """Puts ``table[x - first]`` into ``out``; all are float32, ``x`` holds integers inside the table."""
     assert _library is not None
-    _library.amct_look_up(x.data_ptr(), out.data_ptr(), x.numel(), table.data_ptr(), table.numel(), first)
+    _library.amct_look_up(x.data_ptr(), *_into(out, zero), x.numel(), table.data_ptr(), table.numel(), first)
 
 
 def to_bytes(x: Tensor, zero: int) -> Tensor:

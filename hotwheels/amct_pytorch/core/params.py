@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from typing import Any
 
 from torch import Tensor
 
@@ -11,7 +13,7 @@ from .spec import QuantSpec
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QuantParams:
-    """Scale and offset of one tensor, and the codebook of a non-uniform weight (spec 4.1, 6.3).
+    """Scale and offset of one tensor, and the codebook of a non-uniform weight (spec 4.1, 6.3); nobody changes them.
 
     Attributes:
       scale: Real value of one step, float32, of shape [] or [C_out]; canonical (spec 4.5).
@@ -33,3 +35,11 @@ class QuantParams:
     def spec(self) -> QuantSpec:
         """The QuantSpec with this width; its channel axis is 0 if there is a scale per channel, else None."""
         return QuantSpec(num_bits=self.num_bits, channel_axis=0 if self.scale.dim() else None)
+
+    @functools.cached_property
+    def kept(self) -> dict[str, Any]:
+        """What its users have computed from this grid, as long as it lives; no part of a copy or a pickled object."""
+        return {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "kept"}

@@ -5,6 +5,7 @@ Integers travel as float32 (up to 2^24, so every quantized tensor) or float64, w
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -13,19 +14,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import native
-from .accumulator import Accumulator, Deferred, Factors, Piece, Sum, Table, pieces_of, rows_of
+from . import native, native_bytes
+from .accumulator import Accumulator, Deferred, Factors, Form, Joined, Piece, Sum, Table, pieces_of, rows_of
 from .exact_product import FLOAT32_EXACT, Range
 from .params import QuantParams
 from .spec import QuantSpec
 
 INT32_MAX = 2**31 - 1
+_MOST_PIXELS = 2**23  # whose bytes are added in int32
+_MOST_STEPS = 8  # of the layers in front of one grid, whose multipliers are kept
 
 
 def limits_of(params: QuantParams) -> Range:
     """Returns the smallest and the largest ``q - offset`` of the grid."""
-    spec, offset = QuantSpec(num_bits=params.num_bits), int(params.offset)
-    return Range(spec.qmin - offset, spec.qmax - offset)
+    found: Range | None = params.kept.get("limits")
+    if found is None:
+        spec, offset = QuantSpec(num_bits=params.num_bits), int(params.offset)
+        found = params.kept["limits"] = Range(spec.qmin - offset, spec.qmax - offset)
+    return found
+
+
+def wide_scale(params: QuantParams) -> Tensor:
+    """Returns the scale in float64, each time the same tensor."""
+    found: Tensor | None = params.kept.get("wide_scale")
+    if found is None:
+        found = params.kept["wide_scale"] = params.scale.double()
+    return found
 
 
 def to_integers(x: Tensor, params: QuantParams) -> Tensor:
@@ -36,32 +50,76 @@ def to_integers(x: Tensor, params: QuantParams) -> Tensor:
     NaN stays NaN.
     """
     limits = limits_of(params)
+    found = _in_one_pass(x, params, torch.float32)
+    if found is not None:
+        return found
     if isinstance(x, Accumulator):
         integers, factor = x.integers, multiplier(x, params)
-        columns = _columns(integers, factor)
-        if columns is not None:
-            out = torch.empty_like(integers, dtype=torch.float32)
-            native.requantize(integers, out, columns, (limits.low, limits.high))
-            return out
         return _by_pieces(lambda at: integers[at].float() * rows_of(factor, at), integers, limits)
     if isinstance(x, Deferred):
-        found = _of_form(x.form, params.scale.item(), limits)
-        if found is not None:
-            return found
-        scale = params.scale.double()
-        return _by_pieces(lambda at: x.part(at) / scale, x.carrier, limits)
+        wide = wide_scale(params)
+        return _by_pieces(lambda at: x.part(at) / wide, x.carrier, limits)
     scale = params.scale.to(x.dtype)
     return _by_pieces(lambda at: x[at] / scale, x, limits)
 
 
-def _of_form(form: Sum | Factors | Table | None, scale: float, limits: Range) -> Tensor | None:
+def to_unsigned(x: Tensor, params: QuantParams) -> Tensor | None:
+    """Returns ``to_integers(x, params) - limits_of(params).low`` as uint8; ``x`` has no NaN, the grid 256 points.
+
+    None if no kernel makes them in one pass.
+    """
+    return _in_one_pass(x, params, torch.uint8) if isinstance(x, Deferred) and not x.may_be_nan else None
+
+
+def _in_one_pass(x: Tensor, params: QuantParams, dtype: torch.dtype) -> Tensor | None:
+    """Returns the integers of ``x``: float32, or uint8 counted from the lowest; None if the kernels do not fit."""
+    if not isinstance(x, Deferred) or not native.has_integer_kernels():
+        return None
+    limits = limits_of(params)
+    if not isinstance(x, Accumulator):
+        return _of_form(x.form, params.scale.item(), _Target(dtype, limits))
+    integers = x.integers
+    columns = _multiplier(x.step, params).columns(integers)
+    if columns is None:
+        return None
+    target = _Target(dtype, limits)
+    out = target.like(integers)
+    native.requantize(integers, out, columns, target.ends, target.zero)
+    return out
+
+
+@dataclasses.dataclass(frozen=True)
+class _Target:
+    """Integers in ``limits``: float32, or uint8 counted from the lowest."""
+
+    dtype: torch.dtype
+    limits: Range
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        return self.limits.low, self.limits.high
+
+    @property
+    def zero(self) -> int:
+        return -self.limits.low if self.dtype is torch.uint8 else 0
+
+    def like(self, x: Tensor) -> Tensor:
+        """Returns memory for integers of the shape and the order of ``x``."""
+        return torch.empty_like(x, dtype=self.dtype)
+
+
+def _of_form(form: Form | None, scale: float, target: _Target) -> Tensor | None:
     """Returns `to_integers` of the values of ``form`` in one pass; None if the kernels do not fit."""
-    ends = (limits.low, limits.high)
+    ends, zero = target.ends, target.zero
     if isinstance(form, Table):
         table = (form.values / scale).round_().clamp_(*ends).float()
-        return _looked_up(form, table) if form.integers.numel() else None
+        return _looked_up(form, table, target) if form.integers.numel() else None
     if isinstance(form, Factors):
-        return _of_product(form, scale, ends)
+        return _of_product(form, scale, target)
+    if isinstance(form, Joined):
+        parts = [_of_form(Sum((term,)), scale, target) for term in form.terms]
+        known = [one for one in parts if one is not None]
+        return torch.cat(known, form.axis) if len(known) == len(parts) else None
     if form is None:
         return None
     if len(form.terms) == 1:
@@ -70,31 +128,37 @@ def _of_form(form: Sum | Factors | Table | None, scale: float, limits: Range) ->
         bias = columns if form.bias is None else _columns(integers, form.bias)
         if columns is None or bias is None:
             return None
-        out = torch.empty_like(integers, dtype=torch.float32)
+        out = target.like(integers)
         bias = torch.zeros_like(columns) if form.bias is None else bias
-        native.requantize_affine(integers, out, columns, bias, form.ends, scale, ends)
+        native.requantize_affine(integers, out, columns, bias, form.ends, scale, ends, zero)
         return out
     (a, step_a), (b, step_b) = form.terms
-    if not a.numel() or not native.handles(a, b) or not native.has_integer_kernels():
+    if a.stride() != b.stride() and a.dim() == 4 and a.is_contiguous(memory_format=torch.channels_last):
+        b = b.contiguous(memory_format=torch.channels_last)
+    if not a.numel() or not native.handles(a, b):
         return None
-    out = torch.empty_like(a)
-    native.requantize_total(((a, step_a.item()), (b, step_b.item())), out, form.ends, scale, ends)
+    out = target.like(a)
+    native.requantize_total(((a, step_a.item()), (b, step_b.item())), out, form.ends, scale, ends, zero)
     return out
 
 
-def _looked_up(form: Table, table: Tensor) -> Tensor:
+def _looked_up(form: Table, table: Tensor, target: _Target) -> Tensor | None:
     """Returns the elements of ``table``, float32, at the integers of ``form``; of their shape and layout."""
     integers = form.integers
-    if not native.handles(integers) or not native.has_integer_kernels():
-        return table[(integers - form.first).long()]
-    out = torch.empty_like(integers)
-    native.look_up(integers, out, table, form.first)
+    if integers.dtype is torch.uint8:
+        out = target.like(integers)
+        native_bytes.look_up_bytes(integers, out, table, target.zero)
+        return out
+    if not native.handles(integers):
+        return None
+    out = target.like(integers)
+    native.look_up(integers, out, table, form.first, target.zero)
     return out
 
 
-def _of_product(form: Factors, scale: float, ends: tuple[int, int]) -> Tensor | None:
+def _of_product(form: Factors, scale: float, target: _Target) -> Tensor | None:
     (a, step_a), (b, step_b) = form.terms
-    if not a.numel() or not native.handles(a) or not native.handles(b) or not native.has_integer_kernels():
+    if not a.numel() or not native.handles(a) or not native.handles(b):
         return None
     if a.shape == b.shape and a.stride() == b.stride():
         blocks, rows, columns, is_row = 1, 1, a.numel(), True
@@ -104,10 +168,9 @@ def _of_product(form: Factors, scale: float, ends: tuple[int, int]) -> Tensor | 
         blocks, rows, columns = (len(a), pixels, channels) if is_row else (len(a), channels, pixels)
     else:
         return None
-    out = torch.empty_like(a)
-    native.requantize_product(
-        ((a, step_a.item()), (b, step_b.item())), out, (blocks, rows, columns), is_row, scale, ends
-    )
+    out = target.like(a)
+    terms = (a, step_a.item()), (b, step_b.item())
+    native.requantize_product(terms, out, (blocks, rows, columns), is_row, scale, target.ends, target.zero)
     return out
 
 
@@ -116,23 +179,57 @@ def _columns(integers: Tensor, values: Tensor) -> Tensor | None:
 
     The channels are the last axis, or the axis 1 of images in the order channels last.
     """
-    if not native.has_integer_kernels() or not integers.numel() or integers.device.type != "cpu":
+    shape = _channels(integers)
+    if shape is None or values.shape not in ((), shape):
         return None
-    if integers.dtype not in (torch.float32, torch.float64):
+    return values.expand(shape).reshape(shape[0]).contiguous()
+
+
+def _channels(integers: Tensor) -> tuple[int, ...] | None:
+    """Returns the shape of one value for each channel, which broadcasts; None if the kernels do not fit."""
+    if not integers.numel() or not integers.is_cpu or integers.dtype not in (torch.float32, torch.float64):
         return None
-    shape: tuple[int, ...]
     if integers.dim() == 4 and integers.is_contiguous(memory_format=torch.channels_last):
-        channels, shape = integers.shape[1], (integers.shape[1], 1, 1)
-    elif integers.dim() and integers.is_contiguous():
-        channels, shape = integers.shape[-1], (integers.shape[-1],)
-    else:
-        return None
-    return values.expand(shape).reshape(channels).contiguous() if values.shape in ((), shape) else None
+        return integers.shape[1], 1, 1
+    return (integers.shape[-1],) if integers.dim() and integers.is_contiguous() else None
 
 
 def multiplier(x: Accumulator, params: QuantParams) -> Tensor:
     """Returns ``M = fl32(s_x * s_w / s_y)``, the quotient in float64 (spec 10.3)."""
-    return (x.step / params.scale.double()).float()
+    return _multiplier(x.step, params).factor
+
+
+def is_finite(x: Accumulator, params: QuantParams) -> bool:
+    """Whether all elements of `multiplier` are finite."""
+    return _multiplier(x.step, params).is_finite
+
+
+class _Multiplier:
+    """The multiplier from accumulators with ``step`` to one grid."""
+
+    def __init__(self, step: Tensor, params: QuantParams) -> None:
+        self.step = step
+        self.factor = (step / wide_scale(params)).float()
+        self.is_finite = bool(torch.isfinite(self.factor).all())
+        self._columns: dict[tuple[int, ...] | None, Tensor | None] = {None: None}
+
+    def columns(self, integers: Tensor) -> Tensor | None:
+        """Returns `_columns` of these ``integers`` and the factor."""
+        shape = _channels(integers)
+        if shape not in self._columns:
+            self._columns[shape] = _columns(integers, self.factor)
+        return self._columns[shape]
+
+
+def _multiplier(step: Tensor, params: QuantParams) -> _Multiplier:
+    """Returns the multiplier, for the same ``step`` object and grid the same; nobody changes a step."""
+    known: dict[int, _Multiplier] = params.kept.setdefault("multipliers", {})
+    found = known.get(id(step))
+    if found is None or found.step is not step:
+        if len(known) >= _MOST_STEPS:
+            known.clear()
+        found = known[id(step)] = _Multiplier(step, params)
+    return found
 
 
 def _by_pieces(steps: Callable[[Piece], Tensor], like: Tensor, limits: Range) -> Tensor:
@@ -145,7 +242,7 @@ def _by_pieces(steps: Callable[[Piece], Tensor], like: Tensor, limits: Range) ->
 
 def to_real(integers: Tensor, params: QuantParams) -> Tensor:
     """Returns ``(q - offset) * scale`` in float64 (spec 10.4) of integers without offset."""
-    return integers.double().mul_(params.scale.double())
+    return integers.double().mul_(wide_scale(params))
 
 
 def shift(accumulator: Tensor, shift_bit: Tensor) -> Tensor:
@@ -198,14 +295,30 @@ def adaptive_avg_pool2d_sum(x: Tensor, output_size: Any, limits: Range) -> tuple
     ``x`` holds integers in ``limits``.
     """
     area = x.shape[-2] * x.shape[-1]
-    is_global = output_size in (1, (1, 1), [1, 1])
-    if is_global and 0 < area * max(limits.high, -limits.low) < FLOAT32_EXACT:  # float32 holds all partial sums
+    if (
+        is_global(output_size) and 0 < area * max(limits.high, -limits.low) < FLOAT32_EXACT
+    ):  # float32 holds all partial sums
         divisor = torch.full((1, 1), float(area), dtype=torch.float64, device=x.device)
         return x.sum((-2, -1), keepdim=True).double(), divisor
     mean = F.adaptive_avg_pool2d(x.double(), output_size)
     height, width = (_adaptive_windows(full, part, x) for full, part in zip(x.shape[-2:], mean.shape[-2:], strict=True))
     divisor = height[:, None] * width[None, :]
     return torch.round(mean * divisor), divisor  # the float64 mean is off by far less than half an integer
+
+
+def is_global(output_size: Any) -> bool:
+    """Whether an adaptive pooling of this size has one window."""
+    return output_size in (1, (1, 1), [1, 1])
+
+
+def sum_of_unsigned(unsigned: Tensor, limits: Range) -> tuple[Tensor, Tensor] | None:
+    """Returns `adaptive_avg_pool2d_sum` of one window, of uint8 integers counted from the lowest; None if too large."""
+    area = unsigned.shape[-2] * unsigned.shape[-1]
+    if not 0 < area < _MOST_PIXELS:
+        return None
+    sums = native_bytes.pixel_sums(unsigned.contiguous(memory_format=torch.channels_last))
+    divisor = torch.full((1, 1), float(area), dtype=torch.float64)
+    return (sums.double() + area * limits.low)[..., None, None], divisor
 
 
 def _adaptive_windows(full: int, parts: int, x: Tensor) -> Tensor:

@@ -15,9 +15,7 @@ from torch import Tensor
 
 from ..core import requantize
 from ..core.accumulator import Accumulator, Deferred, Factors, Piece, Sum, Table, Term
-from ..core.affine import quantize_bias
-from ..core.exact_product import Product, Range, RowSums, matrix_product, weighted_product
-from ..core.int8_product import int8_functions
+from ..core.exact_product import matrix_product
 from ..core.params import QuantParams
 from ..errors import CalibrationError
 from ..ops.desc import OpDesc, Role
@@ -26,6 +24,9 @@ from ..torch_private import pytree
 from .call import LayerCall
 from .double_call import CLAMPS, call_in_double
 from .layer_weight import FrozenWeight
+from .moved_integers import joined, moved, moves_one, ready_for
+from .point_results import results_of_points
+from .prepared_weight import prepared
 from .unit_axis import closed, image_settings, opened
 
 
@@ -62,7 +63,7 @@ class IntegerLayer:
     weight: FrozenWeight | None
     shift_bit: Tensor | None
     constant_inputs: frozenset[int]
-    shared_result: Callable[[int, Tensor, str, Callable[[Tensor], Tensor]], Tensor]
+    shared_result: Callable[[int, Tensor, str, Callable[[Tensor], Any]], Any]
     watcher: IntegerWatcher | None
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -76,11 +77,11 @@ class IntegerLayer:
     def integers(self, index: int, x: Tensor) -> Tensor:
         """Returns the integers of input ``index`` without the offset; CalibrationError if ``x`` holds NaN."""
         grid = self.grids[index]
-        integers = self.shared_result(index, x, "to_integers", lambda x: requantize.to_integers(x, grid))
+        integers: Tensor = self.shared_result(index, x, "to_integers", lambda x: requantize.to_integers(x, grid))
         may_be_nan = x.may_be_nan if isinstance(x, Deferred) else True
         if may_be_nan and bool(torch.isnan(integers.sum())):  # everything else is clipped, so the sum is finite
             raise CalibrationError(f"Layer '{self.name}': input {index} contains NaN, which has no integer.")
-        if isinstance(x, Accumulator) and not bool(torch.isfinite(requantize.multiplier(x, grid)).all()):
+        if isinstance(x, Accumulator) and not requantize.is_finite(x, grid):
             msg = (
                 f"Layer '{self.name}', input {index}: the requantization from step {float(x.step.max()):g} to scale"
                 f" {float(grid.scale):g} is beyond float32."
@@ -89,6 +90,21 @@ class IntegerLayer:
         if self.watcher is not None:
             self.watcher.add_edge(self.name, index, integers + grid.offset)
         return integers
+
+    def unsigned(self, index: int, x: Any) -> Tensor | None:
+        """Returns the integers of input ``index`` counted from the lowest of its grid, uint8.
+
+        None if the float32 ones of `integers` are needed: for a watcher, for values that may be NaN, for other grids
+        than those of 8 bits, and where no kernel makes bytes at once.
+        """
+        grid = self.grids.get(index)
+        is_known = isinstance(x, Deferred) and x.form is not None and not x.may_be_nan
+        if grid is None or not is_known or self.watcher is not None or grid.num_bits != _BYTE:
+            return None
+        if isinstance(x, Accumulator) and not requantize.is_finite(x, grid):
+            return None
+        found: Tensor | None = self.shared_result(index, x, "to_unsigned", lambda x: requantize.to_unsigned(x, grid))
+        return found
 
     def accumulated(self, sums: Tensor, step: Tensor) -> Accumulator:
         """Returns the result of a CUBE operation: exact integers, and the real value of one of their steps."""
@@ -108,40 +124,23 @@ class IntegerLayer:
 
 
 def _weighted(layer: IntegerLayer, known: FrozenWeight, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-    x = layer.integers(0, input)
-    data, params, bias = layer.grids[0], known.params, known.bias
-    limits = requantize.limits_of(data)
-    is_float_bias = bias is not None and known.op.adds_bias_in_float(input)
-
-    def faster(limits: Range, sums: RowSums, largest: float) -> Product | None:
-        functions = int8_functions(limits, sums, largest)
-        if functions is None:
-            return None
-        return lambda a, b, c: known.op.apply(a, b, c, output_size, functions)
-
-    sums, bound = weighted_product(
-        lambda a, b, c: known.op.apply(a, b, c, output_size),
-        x,
-        known.integers,
-        None if bias is None or is_float_bias else quantize_bias(bias, data.scale, params.scale),
-        limits,
-        axis=-len(known.op.channel_shape),
-        groups=getattr(known.op.module, "groups", 1),
-        sums=known.sums,
-        faster=faster,
-    )
-    layer.refuse_overflow(sums, bound)
+    weight = prepared(known, layer.grids[0], known.op.adds_bias_in_float(input))
+    sums = None
+    if weight.takes_unsigned(input):
+        unsigned = layer.unsigned(0, input)
+        sums = None if unsigned is None else weight.product_of_unsigned(unsigned)
+    if sums is None:
+        sums, bound = weight.product(layer.integers(0, input), output_size)
+        layer.refuse_overflow(sums, bound)
     shift_bit = _shift_bit(layer, known.op.channel_shape)
     if shift_bit is not None:
         sums = requantize.shift(sums, shift_bit)
-    step = data.scale.double() * params.scale.double()
-    result = layer.accumulated(sums, step.reshape(known.op.channel_shape) if step.dim() else step)
-    return _with_bias(result, bias) if bias is not None and is_float_bias else result
+    result = layer.accumulated(sums, weight.step)
+    return result if weight.float_bias is None else _with_bias(result, weight.float_bias)
 
 
-def _with_bias(product: Accumulator, bias: Tensor) -> Deferred:
-    """Returns the float64 sum of the product and a bias for each element of its last axis."""
-    added = bias.double()
+def _with_bias(product: Accumulator, added: Tensor) -> Deferred:
+    """Returns the float64 sum of the product and a float64 bias for each element of its last axis."""
     made = Deferred.by(
         product.integers, lambda at: product.part(at) + added, Sum(((product.integers, product.step),), added)
     )
@@ -154,19 +153,22 @@ def _matmul(layer: IntegerLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     first, second = (layer.integers(index, x) for index, x in enumerate(layer.call.inputs(args, kwargs)))
     sums = matrix_product(first, second, requantize.limits_of(left), requantize.limits_of(right))
     layer.refuse_overflow(sums)
-    return layer.accumulated(sums, left.scale.double() * right.scale.double())
+    return layer.accumulated(sums, requantize.wide_scale(left) * requantize.wide_scale(right))
 
 
 def _max_pool(layer: IntegerLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     x = layer.integers(0, layer.call.inputs(args, kwargs)[0])
     result = layer.call(*layer.call.substitute(args, kwargs, [x]))
-    step = layer.grids[0].scale.double()
+    step = requantize.wide_scale(layer.grids[0])
     if isinstance(result, tuple):  # (values, indices)
         return (layer.accumulated(result[0], step), *result[1:])
     return layer.accumulated(result, step)
 
 
 def _avg_pool(layer: IntegerLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    found = _global_sums(layer, args, kwargs)
+    if found is not None:
+        return layer.accumulated(found[0], requantize.wide_scale(layer.grids[0]) * (1.0 / found[1]))
     x = layer.integers(0, layer.call.inputs(args, kwargs)[0])
     margins = getattr(layer.call.module, "margins", None)
     if margins is not None:
@@ -183,7 +185,17 @@ def _avg_pool(layer: IntegerLayer, args: tuple[Any, ...], kwargs: dict[str, Any]
     else:
         sums, divisor = add_up(x, **settings)
     layer.refuse_overflow(sums)
-    return layer.accumulated(sums, layer.grids[0].scale.double() * (1.0 / divisor))
+    return layer.accumulated(sums, requantize.wide_scale(layer.grids[0]) * (1.0 / divisor))
+
+
+def _global_sums(layer: IntegerLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor] | None:
+    """Returns sums and divisor of a global average of images whose integers are made as bytes; None if they are not."""
+    x = layer.call.inputs(args, kwargs)[0]
+    if not layer.op.name.startswith("adaptive") or layer.op.image_axes == 1 or x.dim() != 4:
+        return None
+    size = _arguments(layer, args, kwargs, F.adaptive_avg_pool2d, ("output_size",)).get("output_size")
+    unsigned = layer.unsigned(0, x) if requantize.is_global(size) else None
+    return None if unsigned is None else requantize.sum_of_unsigned(unsigned, requantize.limits_of(layer.grids[0]))
 
 
 _AVG_POOL_SETTINGS = ("kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
@@ -217,12 +229,15 @@ def _arguments(
 
 def _other(layer: IntegerLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Returns the result of any other operation: float64 on the dequantized integers (spec 10.4)."""
-    grids = layer.grids
-    values = [layer.integers(at, x) if at in grids else x for at, x in enumerate(layer.call.inputs(args, kwargs))]
+    grids, operands = layer.grids, layer.call.inputs(args, kwargs)
     given = pytree.tree_leaves((args, kwargs))
     tensors = [x for x in given if isinstance(x, Tensor)]
-    if _is_function_of_integers(layer, values, tensors):
-        return _tabulated(layer, args, kwargs, values[0])
+    if _is_function_of_integers(layer, operands, tensors):
+        return _tabulated(layer, args, kwargs, operands[0])
+    values = [layer.integers(at, x) if at in grids else x for at, x in enumerate(operands)]
+    found = _moved(layer, args, kwargs, values)
+    if found is not None:
+        return found
 
     def compute(operands: list[Any]) -> Any:
         return call_in_double(layer.call.function, *layer.call.substitute(args, kwargs, operands), layer.op)
@@ -239,6 +254,18 @@ def _other(layer: IntegerLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     return compute([x.contiguous() if is_quantizable(x) else x for x in reals])  # it may depend on the layout
 
 
+def _moved(layer: IntegerLayer, args: tuple[Any, ...], kwargs: dict[str, Any], integers: list[Any]) -> Any | None:
+    """Returns the result of an operation that only moves elements, computed on integers; None for other operations."""
+    if len(layer.grids) != len(integers) or layer.constant_inputs:
+        return None
+    function = layer.call.function
+    if len(integers) == 1 and moves_one(function):
+        operands = layer.call.substitute(args, kwargs, [ready_for(function, integers[0])])
+        return moved(layer.call(*operands), requantize.wide_scale(layer.grids[0]))
+    terms = [(one, requantize.wide_scale(layer.grids[index])) for index, one in enumerate(integers)]
+    return joined(function, args, kwargs, terms)
+
+
 def _is_function_of_integers(layer: IntegerLayer, values: list[Any], tensors: list[Tensor]) -> bool:
     """Whether a table of the results for all grid points is smaller than the result of the layer."""
     function, module = layer.call.function, layer.call.module
@@ -253,14 +280,19 @@ def _is_function_of_integers(layer: IntegerLayer, values: list[Any], tensors: li
     )
 
 
-def _tabulated(layer: IntegerLayer, args: tuple[Any, ...], kwargs: dict[str, Any], integers: Tensor) -> Deferred:
+def _tabulated(layer: IntegerLayer, args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor) -> Deferred:
     """Returns the results of an operation on single elements, each computed once for each grid point."""
     limits = requantize.limits_of(layer.grids[0])
-    points = torch.arange(limits.low, limits.high + 1, dtype=torch.float32, device=integers.device)
-    operands = layer.call.substitute(args, kwargs, [_real(layer, 0, points)])
-    table = Table(integers, limits.low, call_in_double(layer.call.function, *operands, layer.op))
-    made = Deferred.by(integers, table.part, table)
-    made.may_be_nan = bool(table.values.isnan().any())
+    values, has_nan = results_of_points(layer.grids[0], layer.call, layer.op, args, kwargs, x.device)
+    unsigned = layer.unsigned(0, x)
+    if unsigned is not None:
+        table = Table(unsigned, 0, values)
+        made = Deferred.of_shape(x.shape, table.part, table)
+    else:
+        integers = layer.integers(0, x)
+        table = Table(integers, limits.low, values)
+        made = Deferred.by(integers, table.part, table)
+    made.may_be_nan = has_nan
     return made
 
 
@@ -291,7 +323,7 @@ def _form(
     count = 2 if name in ("add", "mul") else 1 if name in CLAMPS else 0
     if len(layer.grids) != count or len(args) != count or kwargs or layer.constant_inputs:
         return None
-    terms: list[Term] = [(one, layer.grids[index].scale.double()) for index, one in enumerate(values)]
+    terms: list[Term] = [(one, requantize.wide_scale(layer.grids[index])) for index, one in enumerate(values)]
     if name == "mul":
         first, second = sorted(terms, key=lambda term: -term[0].numel())
         return Factors((first, second))
@@ -307,6 +339,7 @@ def _real(layer: IntegerLayer, index: int, integers: Tensor) -> Tensor:
 _FINITE = frozenset({*CLAMPS, "add", "sub", "mul"})  # never NaN on grid points, whose float64 values cannot overflow
 _EACH_ELEMENT = frozenset({Role.ELEMENTWISE, Role.FUSED_ACTIVATION})
 _NO_ENDS = (-math.inf, math.inf)
+_BYTE = 8  # bits
 _LEAST_SHARE = 4  # of a table in the result that is looked up there
 _OWN_MODULES = ("torch.nn.", "hotwheels.")
 

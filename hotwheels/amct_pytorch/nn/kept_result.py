@@ -1,7 +1,8 @@
-"""KeptResult: a result that is computed again only if the tensors from which it was computed have other values.
+"""Results that are computed again only if the tensors from which they were computed have other values.
 
-The values themselves are compared, bit by bit with copies. A version counter would not do: ``parameter.data`` counts
-its changes separately, and code outside of torch (NumPy, a collective) counts none.
+A `KeptResult` compares the values themselves, bit by bit with copies, a `FingerprintedResult` their fingerprints. A
+version counter would not do: ``parameter.data`` counts its changes separately, and code outside of torch (NumPy, a
+collective) counts none.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
+
+from ..core.fingerprint import fingerprint
 
 # Elements of all tensors. Comparing larger ones takes as long as computing a result, and their copies take memory.
 _MOST_ELEMENTS = 1 << 16
@@ -50,6 +53,41 @@ class KeptResult(Generic[_Result]):
         return result
 
     def __reduce__(self) -> tuple[type[KeptResult[Any]], tuple[()]]:
+        return type(self), ()
+
+
+class FingerprintedResult(Generic[_Result]):
+    """The last result of one computation on tensors of any size; it is no part of a copy or of a pickled object."""
+
+    def __init__(self) -> None:
+        """Starts without a result."""
+        self._kept: tuple[Hashable, _Result] | None = None
+
+    def get(
+        self, tensors: Sequence[Tensor | None], settings: Hashable | None, compute: Callable[[], _Result]
+    ) -> _Result:
+        """Returns ``compute()``, or its last result if all ``tensors`` and ``settings`` are those of that time.
+
+        Computes each time without ``settings`` or fingerprints (`core.fingerprint`).
+
+        Args:
+          tensors: Everything on which the result depends; an absent tensor is None.
+          settings: Everything else on which the result depends; None if that is not known.
+          compute: Makes the result, which nobody changes and which shares no memory with ``tensors``.
+        """
+        values = None if settings is None else fingerprint(tensors)
+        if values is None:
+            self._kept = None
+            return compute()
+        key = (values, settings)
+        kept = self._kept  # one read: another thread may replace it
+        if kept is not None and kept[0] == key:
+            return kept[1]
+        result = compute()
+        self._kept = key, result
+        return result
+
+    def __reduce__(self) -> tuple[type[FingerprintedResult[Any]], tuple[()]]:
         return type(self), ()
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 from collections.abc import Hashable
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,11 +20,11 @@ from ..core.folded_rounding import RoundedWeight
 from ..core.params import QuantParams
 from ..core.search.codebook import assign, rescaled
 from ..log import get_logger
-from ..quantizers.base import ActivationQuantizer, WeightQuantizer
+from ..quantizers.base import ActivationQuantizer, WeightQuantizer, no_gradients
 from ..quantizers.learning.gradients import replace_value
 from ..quantizers.weight_grid import with_smallest_scale
 from ..record import WeightRecord
-from .kept_result import KeptResult
+from .kept_result import FingerprintedResult, KeptResult
 from .weighted_op import WeightedOp
 
 _log = get_logger(__name__)
@@ -34,24 +35,23 @@ _LEAST_SHARE = 1e-6  # of an error that is not all shift
 
 @dataclasses.dataclass(frozen=True)
 class FrozenWeight:
-    """A folded weight and its grid at one moment, without gradient.
+    """The integers of a folded weight and their grid at one moment, without gradient; nobody changes its tensors.
 
     Attributes:
       op: The operation that the weight belongs to.
-      weight: [C_out, ...], the BatchNorm folded in.
+      integers: [C_out, ...], int8; codebook values if non-uniform (spec 6.3).
       bias: [C_out], the BatchNorm folded in; None without bias.
-      params: The grid of ``weight``.
+      params: The grid of the weight.
+      packed: The forms in which kernels take the integers; kept as long as the weight.
+      made_of_it: What other users have computed from it and keep as long as it lives.
     """
 
     op: WeightedOp
-    weight: Tensor
+    integers: Tensor
     bias: Tensor | None
     params: QuantParams
-
-    @functools.cached_property
-    def integers(self) -> Tensor:
-        """The integers of the weight, int8; codebook values if non-uniform (spec 6.3)."""
-        return integer_weight(self.weight, self.params)
+    packed: dict[Hashable, Any] = dataclasses.field(default_factory=dict)
+    made_of_it: dict[Hashable, Any] = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def sums(self) -> RowSums:
@@ -89,7 +89,7 @@ class LayerWeight:
         self.has_bare_grid = False
         self._layer = layer
         self._data = data
-        self._frozen: KeptResult[FrozenWeight] = KeptResult()
+        self._frozen: FingerprintedResult[FrozenWeight] = FingerprintedResult()
         self._rounded: KeptResult[tuple[Tensor, Tensor | None]] = KeptResult()
 
     def params(self, weight: Tensor, bias: Tensor | None) -> QuantParams:
@@ -106,15 +106,22 @@ class LayerWeight:
         weight, factor, _ = self.op.unfolded()
         return self._folded_params(weight, factor, self.op.folded_bias())
 
-    def frozen(self) -> FrozenWeight:
-        """Returns the current folded weight with its grid."""
-        weight, bias = (None if t is None else t.detach() for t in self.op.folded())
-        assert weight is not None
+    def frozen(self, data: QuantParams | None = None) -> FrozenWeight:
+        """Returns the integers of the current folded weight and their grid; ``data`` is the input's grid, if known."""
+        sources, settings = self.op.folded_from(), None if self.has_bare_grid else self.quantizer.grid_settings
+        if sources is None or settings is None:
+            return self._freeze()
+        tensors, folding = sources
+        if data is None and self._data.is_calibrated:
+            data = self._data.params()
+        return self._frozen.get(tensors, (settings, folding, data and data.scale.item()), self._freeze)
 
-        def freeze(weight: Tensor, bias: Tensor | None, _: Tensor | None) -> FrozenWeight:
-            return FrozenWeight(self.op, weight, bias, self.params(weight, bias))
-
-        return self._frozen.get(*self._known(weight, bias), freeze)
+    def _freeze(self) -> FrozenWeight:
+        with no_gradients():
+            weight, bias = self.op.folded()
+            params = self.params(weight, bias)
+            bias = None if bias is None else bias.clone()
+            return FrozenWeight(self.op, integer_weight(weight.detach(), params), bias, params)
 
     def observe(self) -> None:
         """Lets the quantizer observe the weight; ignored if the quantizer is calibrated."""

@@ -337,22 +337,22 @@ class QuantizedLayer(nn.Module):
     def _on_integers(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> IntegerLayer:
         """Returns the parameters of the layer for one real_quant forward with these arguments."""
         inputs = zip(self.call.inputs(args, kwargs), self.activation, strict=True)
+        grids = {index: quantizer.params() for index, (x, quantizer) in enumerate(inputs) if is_quantizable(x)}
         return IntegerLayer(
             name=self.use,
             op=self.op,
             call=self.call,
-            grids={index: quantizer.params() for index, (x, quantizer) in enumerate(inputs) if is_quantizable(x)},
-            weight=None if self.weighted is None else self.weighted.frozen(),
+            grids=grids,
+            weight=None if self.weighted is None else self.weighted.frozen(grids.get(0)),
             shift_bit=self.shift_bit,
             constant_inputs=self.constant_inputs,
             shared_result=self._shared_result,
             watcher=self.watcher,
         )
 
-    def _shared_result(self, index: int, x: Tensor, purpose: str, compute: Callable[[Tensor], Tensor]) -> Tensor:
+    def _shared_result(self, index: int, x: Tensor, purpose: str, compute: Callable[[Tensor], Any]) -> Any:
         """Returns ``compute(x)`` of one input, computed once for all layers that share its quantizer (spec 8.6)."""
-        result: Tensor = self._sharing[index].get(x, purpose, compute)
-        return result
+        return self._sharing[index].get(x, purpose, compute)
 
 
 def _not_calibrated(name: str, progress: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
@@ -143,6 +143,20 @@ class WeightedOp:
             norm = Norm(one.running_mean, one.running_var, one.weight, one.bias, one.eps)
         module = self.module
         return round_folded(module.weight, module.bias, norm, data_scale, grid)
+
+    def folded_from(self) -> tuple[list[Tensor | None], Hashable] | None:
+        """Returns all tensors and all settings on which the result of `folded` depends.
+
+        None if that is not known: with a chain in front, or with anything but BatchNorms and calls that return their
+        input in evaluation behind.
+        """
+        stages = () if self.behind is None else self.behind.stages
+        if self.front is not None or not all(type(one) in (BatchNormStage, PassStage) for one in stages):
+            return None
+        tensors = [self.module.weight, self.module.bias]
+        for norm in self.norms:
+            tensors += norm.running_mean, norm.running_var, norm.weight, norm.bias
+        return tensors, tuple(norm.eps for norm in self.norms)
 
     def scaled_rows(self) -> tuple[Tensor, Tensor] | None:
         """Returns the weight of a 2-D convolution and the factor [C_out, 1, 1, 1] by which folding multiplies it.

@@ -135,6 +135,13 @@ class UlqFakeQuantize(ActivationQuantizer):
         new_low = torch.where(is_collapsed | ((high >= 0) & (low > 0)), self.previous_min, low)
         return self._lower_end(new_low, new_high), new_high
 
+    def params(self) -> QuantParams:
+        """Returns the grid in force, see the base class; the last one is kept, for each forward asks several times."""
+        last = self._last_grid  # one read: another thread may replace it
+        if type(self) is not UlqFakeQuantize or last is None or last[0] is None or not self.is_calibrated:
+            return super().params()
+        return last[1] if last[0] == self._wide_key() else super().params()
+
     def _grid(self) -> QuantParams:
         last = self._last_grid  # one read: another thread may replace it
         if last is not None and last[0] is not None and last[0] == self._wide_key():

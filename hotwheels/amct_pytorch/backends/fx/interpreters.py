@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.fx.immutable_collections import immutable_dict, immutable_list
 
 from ...errors import AmctError, UnsupportedModelError
 from ...nn.call import MethodCall
@@ -43,7 +42,8 @@ class RecordingInterpreter(fx.Interpreter):
     """Runs the graph like its generated code and calls a watcher with every node's result."""
 
     def __init__(self, module: fx.GraphModule, watcher: Watcher | None) -> None:
-        super().__init__(module)
+        super().__init__(_Graph(module.graph))
+        self.module = module
         self._watcher = watcher
         self._said: tuple[Any, ...] = ()
 
@@ -69,11 +69,26 @@ class RecordingInterpreter(fx.Interpreter):
 
     def fetch_args_kwargs_from_env(self, n: fx.Node) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Returns the arguments of ``n`` in plain lists and dicts, as generated code has; a node has immutable ones."""
-        args, kwargs = super().fetch_args_kwargs_from_env(n)
-        return tuple(map(_mutable, args)), {name: _mutable(value) for name, value in kwargs.items()}
+        args: tuple[Any, ...] = tuple([self._loaded(one) for one in n.args])
+        return args, {name: self._loaded(one) for name, one in n.kwargs.items()}
+
+    def _loaded(self, value: Any) -> Any:
+        """Returns ``value`` with the results of nodes in place of the nodes."""
+        if isinstance(value, fx.Node):
+            return self.env[value]
+        if isinstance(value, list):
+            return [self._loaded(one) for one in value]
+        if isinstance(value, dict):
+            return {key: self._loaded(one) for key, one in value.items()}
+        if isinstance(value, slice):
+            return slice(self._loaded(value.start), self._loaded(value.stop), self._loaded(value.step))
+        if type(value) is tuple:
+            return tuple([self._loaded(one) for one in value])
+        return fx.node.map_arg(value, self.env.__getitem__) if isinstance(value, tuple) else value
 
     def _result(self, n: fx.Node) -> Any:
-        return super().run_node(n)
+        args, kwargs = self.fetch_args_kwargs_from_env(n)
+        return getattr(self, n.op)(n.target, args, kwargs)
 
 
 class RealQuantInterpreter(RecordingInterpreter):
@@ -164,12 +179,12 @@ def _with_hooks(
     return exact.get(id(result), result)
 
 
-def _mutable(value: Any) -> Any:
-    if isinstance(value, immutable_list):
-        return [_mutable(one) for one in value]
-    if isinstance(value, immutable_dict):
-        return {key: _mutable(one) for key, one in value.items()}
-    return tuple(map(_mutable, value)) if type(value) is tuple else value
+class _Graph(nn.Module):
+    """A module without children for torch's interpreter, which would list all modules of the model in each forward."""
+
+    def __init__(self, graph: fx.Graph) -> None:
+        super().__init__()
+        self.graph = graph
 
 
 def layer_name(module: nn.Module, node: fx.Node) -> str:

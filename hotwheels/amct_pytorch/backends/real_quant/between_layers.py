@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from ...core.accumulator import Deferred
+from ...core.accumulator import Accumulator, Deferred
 from ...nn.double_call import call_in_double, cast_floats, defer
 from ...ops.registry import Registry
 from ..calls.no_ops import handed_on
@@ -35,6 +36,10 @@ class BetweenLayers:
         """Returns ``function(*args, **kwargs)``; a Tensor method comes as a `MethodCall`."""
         if function is getattr and isinstance(args[0], Deferred) and args[1] in _METADATA:
             return getattr(args[0].carrier, args[1])
+        if function is operator.getitem and type(args[0]) in (tuple, list) and type(args[1]) is int:
+            found = args[0][args[1]]
+            if isinstance(found, Deferred) and not isinstance(found, Accumulator):
+                return found
         if not is_known(function):
             return _call_outside(function, args, kwargs)
         same = handed_on(function, args, kwargs)

@@ -342,8 +342,10 @@ def _layer_change(name: str, layer: QuantizedLayer, output: Change) -> LayerChan
 def _weight_change(layer: QuantizedLayer) -> Change | None:
     if layer.weighted is None:
         return None
-    known = layer.weighted.frozen()
-    return describe_change(known.weight, layer.weighted.quantizer.fake_quantize(known.weight, known.params))
+    weight, bias = (None if one is None else one.detach() for one in layer.weighted.op.folded())
+    assert weight is not None
+    params = layer.weighted.params(weight, bias)
+    return describe_change(weight, layer.weighted.quantizer.fake_quantize(weight, params))
 
 
 def _checked_outputs(outputs: Any) -> list[Tensor]:
