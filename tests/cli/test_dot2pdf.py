@@ -57,3 +57,12 @@ def test_without_graphviz(amct: Amct, folder: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_file_that_is_not_there(amct: Amct, folder: Path) -> None:
     assert amct("dot2pdf", "quant.dot").code == 2
+
+
+def test_a_file_that_is_no_dot_is_refused_before_graphviz_is_looked_for(
+    amct: Amct, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(folder))
+    ran = amct("dot2pdf", "net.py")
+    assert ran.code == 2
+    assert ran.error == "error: dot2pdf: 'net.py' is no .dot; float.dot and quant.dot lie beside config.json."

@@ -85,7 +85,7 @@ def test_gray_images_for_one_channel(tmp_path: Path) -> None:
 def test_a_list_names_files_beside_itself_and_may_have_labels(tmp_path: Path) -> None:
     for number, name in enumerate(("a.npy", "b c.npy")):
         np.save(tmp_path / name, np.full((1, 2), number, np.float32))
-    (tmp_path / "list.txt").write_text("a.npy 3\n\nb c.npy\n")
+    (tmp_path / "list.txt").write_text("a.npy 3 0.5\n\nb c.npy\t7\n")
     ((one,),) = batches(tmp_path / "list.txt", shape="2,2")
     assert one[:, 0].tolist() == [0, 1]
 
@@ -107,6 +107,8 @@ BAD = {
     "empty folder": (("empty",), None, "holds no image"),
     "list of nothing": (("empty.txt",), None, "names no file"),
     "list of what is not there": (("list.txt",), None, "list.txt, line 2: there is no file 'gone.npy'"),
+    "label behind what is not there": (("label.txt",), None, "label.txt, line 1: there is no file 'gone away.npy'."),
+    "empty shape": (("images.npy",), "", "--input_shape is empty; expected numbers as in '1,3,64,64;1,80,512'"),
     "image that is none": (("fake.png",), "1,3,8,8", "is no image that can be read"),
     "image without shape": (("fake.png",), None, "need --input_shape N,C,H,W"),
     "shape": (("images.npy",), "1,x", "--input_shape is '1,x'"),
@@ -134,8 +136,9 @@ def test_bad_inputs(amct: Amct, folder: Path, sources: tuple[str, ...], shape: s
     np.save(folder / "bytes.npy", np.zeros((4, 3, 16, 16), np.uint8))
     np.arange(5, dtype=np.float32).tofile(folder / "raw.bin")
     (folder / "list.txt").write_text("image.npy\ngone.npy\n")
+    (folder / "label.txt").write_text("gone away.npy 3 4\n")
     (folder / "fake.png").write_bytes(b"no image")
-    line = [part for one in sources for part in ("-i", one)] + (["--input_shape", shape] if shape else [])
+    line = [part for one in sources for part in ("-i", one)] + (["--input_shape", shape] if shape is not None else [])
     ran = amct("quantize", "net.build", *line)
     assert ran.code == 2
     assert text in ran.error

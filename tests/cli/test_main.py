@@ -90,3 +90,62 @@ def test_the_shell_gets_the_commands_to_complete(tmp_path: Path) -> None:
     environment = {"_AMCT_COMPLETE": "bash_complete", "COMP_WORDS": "amct ver", "COMP_CWORD": "1", "PATH": ""}
     ran = subprocess.run([str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert ran.stdout.split() == ["plain,verify"]
+
+
+def test_without_a_command_the_help_has_its_lines(amct: Amct) -> None:
+    ran, wanted = amct(), amct("--help")
+    assert ran.code == 0
+    assert ran.out == wanted.out
+    assert "\nCommands:\n  config " in ran.out
+
+
+NOT_NUMBERS = {
+    "compare tolerance": ("--tolerance", ("nan", "inf", "-1"), ("compare", "float", "fake_quant")),
+    "auto budget": ("--budget", ("nan", "inf", "-1", "0"), ("auto", "net.build")),
+    "auto target": ("--target", ("nan", "-inf"), ("auto", "net.build")),
+    "dot2pdf timeout": ("--timeout", ("nan", "inf", "-1"), ("dot2pdf", "a.dot")),
+    "mean": ("--mean", ("nan", "0,inf,0"), ("check", "net.build")),
+    "std": ("--std", ("nan", "0", "1,1,-1"), ("check", "net.build")),
+    "samples": ("--samples", ("-1", "0", "nan"), ("analyze", "net.build")),
+    "batch_num": ("--batch_num", ("-1", "0", "nan"), ("quantize", "net.build")),
+}
+
+
+@pytest.mark.parametrize(("option", "values", "line"), NOT_NUMBERS.values(), ids=NOT_NUMBERS)
+def test_numbers_that_mean_nothing_are_refused(
+    amct: Amct, folder: Path, option: str, values: tuple[str, ...], line: tuple[str, ...]
+) -> None:
+    for value in values:
+        ran = amct(*line, f"{option}={value}")
+        assert ran.code == 2, value
+        assert option in ran.error
+        assert ran.err.count("\n") == 1
+
+
+UNWRITABLE = {
+    "config": ("config", "net.build", "-o", "/proc/x/y.json"),
+    "export": ("export", "net.build", "-w", "out/net.pt", "--input_shape", "1,3,16,16", "-o", "/proc/x/net"),
+    "compare": ("compare", "float", "float", "--prefix", "out/net", "-i", "image.npy", "--html", "/proc/foo.html"),
+}
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc, in which nothing can be written")
+@pytest.mark.parametrize("line", UNWRITABLE.values(), ids=UNWRITABLE)
+def test_a_path_that_cannot_be_written_is_named_with_its_option(
+    amct: Amct, quantized: Path, monkeypatch: pytest.MonkeyPatch, line: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(quantized)
+    ran = amct(*line)
+    assert ran.code == 2
+    option = "--html" if line[0] == "compare" else "-o, -k, --output"
+    assert ran.error.startswith(f"error: {option}: '{line[-1]}' cannot be used: ")
+
+
+def test_a_forward_that_raises_is_told_without_a_lesson_on_traces(amct: Amct, folder: Path) -> None:
+    ran = amct("config", "net.Fails")
+    assert ran.code == 2
+    assert 'KeyError: "the user\'s own"' in ran.error
+    assert ran.error.endswith(
+        "Reason: the model's own code raises this error. Pass input_data= to trace the model as it is called. On the"
+        " command line: --input_shape or -i."
+    )

@@ -71,14 +71,84 @@ def test_an_edited_config_json_is_kept(amct: Amct, folder: Path) -> None:
 
 
 def test_batch_num_makes_calibration_see_more_batches(amct: Amct, folder: Path) -> None:
-    line = ("quantize", "net.build", "-i", "images.npy", "-b", 1, "--no-report", "--no-dump")
     scales = []
-    for more in ((), ("--batch_num", 4)):
-        assert amct(*line, *more).code == 0
-        scales.append(read_record(folder / "out" / "build_scale_offset_record.txt").layers["conv"].activations[0].scale)
+    for more in (("--batch_num", 1), ("--batch_num", 4)):
+        assert amct(*SINGLY, *more).code == 0
+        scales.append(scale_of_conv(folder))
     assert scales[0] != scales[1]
-    whole = amct("quantize", "net.build", "-i", "images.npy", "--no-report", "--no-dump", "-o", "whole")
-    assert whole.code == 0
+
+
+SINGLY = ("quantize", "net.build", "-i", "images.npy", "-b", 1, "--no-report", "--no-dump", "--no-verify")
+
+
+def scale_of_conv(folder: Path) -> float:
+    scale: float = read_record(folder / "out" / "build_scale_offset_record.txt").layers["conv"].activations[0].scale
+    return scale
+
+
+def test_all_samples_calibrate_and_refine_by_default(amct: Amct, folder: Path) -> None:
+    """The shape in README's command says batches of 1, so calibration needs as many batches as there are samples."""
+    line = [*SINGLY[:4], "--input_shape", "1,3,16,16", *SINGLY[6:]]
+    ran = amct(*line)
+    assert ran.code == 0, ran.err
+    assert "Calibrated with 4 of the 4 samples of -i, batches: 4." in ran.err
+    assert "Refining with 4 of the 4 samples of -i, batches: 4." in ran.err
+    every = scale_of_conv(folder)
+    config = json.loads((folder / "out/config.json").read_text())
+    assert config["conv"]["activation_quant_params"][0]["quantizer_args"]["batch_num"] == 4
+    assert amct(*SINGLY, "--batch_num", 4).code == 0
+    assert scale_of_conv(folder) == every
+    assert amct(*line, "--batch_num", 1).code == 0
+    assert scale_of_conv(folder) != every
+
+
+@pytest.mark.parametrize(("size", "calibrated"), [(1, 32), (3, 30), (33, 33)])
+def test_no_more_than_32_samples_or_one_batch_calibrate_by_default(
+    amct: Amct, folder: Path, size: int, calibrated: int
+) -> None:
+    np.save("many.npy", np.random.default_rng(0).standard_normal((40, 3, 16, 16), dtype=np.float32))
+    ran = amct(*SINGLY[:2], "-i", "many.npy", "-b", size, *SINGLY[6:])
+    assert ran.code == 0, ran.err
+    text = f"of the 40 samples of -i, batches: {calibrated // size}; --batch_num N takes more batches"
+    assert f"Calibrated with {calibrated} {text}" in ran.err
+    assert f"Refining with {calibrated} {text}" in ran.err
+
+
+def test_a_configuration_that_states_batch_num_keeps_it(amct: Amct, folder: Path) -> None:
+    arguments = "{quantizer: UlqFakeQuantize, quantizer_args: {num_bits: 8, batch_num: 2}}"
+    (folder / "two.yml").write_text(f"common_config: {{activation_quant_params: {arguments}}}\n")
+    (folder / "none.yml").write_text("skip_layers: [fc]\n")
+    for name, count in (("two.yml", 2), ("none.yml", 4), ("out/config.json", 4)):
+        ran = amct(*SINGLY, "--quant_config", name)
+        assert ran.code == 0, ran.err
+        assert f"Calibrated with {count} of the 4 samples of -i" in ran.err
+        assert "Refining with 4 of the 4 samples of -i" in ran.err
+
+
+def test_batch_num_is_for_observers_that_count_batches(amct: Amct, folder: Path) -> None:
+    luq = "{quantizer: LuqActivationFakeQuantize, quantizer_args: {num_bits: 8}}"
+    (folder / "luq.yml").write_text(f"common_config: {{activation_quant_params: {luq}}}\n")
+    ran = amct(*SINGLY, "--quant_config", "luq.yml")
+    assert ran.code == 0, ran.err
+    config = json.loads((folder / "out/config.json").read_text())
+    assert config["conv"]["activation_quant_params"][0]["quantizer_args"] == {"num_bits": 8}
+
+
+def test_the_section_of_the_configuration_says_how_quantize_refines(amct: Amct, folder: Path) -> None:
+    (folder / "bias.yml").write_text("refine: {methods: [bias_correction]}\n")
+    weights = []
+    for more in (("--no-refine",), ("--quant_config", "bias.yml"), ()):
+        assert amct(*SINGLY, *more).code == 0
+        weights.append(torch.load("out/build.pt", weights_only=True)["conv.weight"])
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_refining_is_recommended_only_where_it_does_not_follow(amct: Amct, folder: Path) -> None:
+    (folder / "asks.yml").write_text("refine: true\n")
+    assert "amct.refine(model, data) takes about" not in amct(*SINGLY).err
+    assert "amct.refine(model, data) takes about" not in amct(*SINGLY, "--no-refine", "--quant_config", "asks.yml").err
+    assert "amct.refine(model, data) takes about" in amct(*SINGLY, "--no-refine").err
 
 
 def test_a_float_checkpoint_is_loaded(amct: Amct, folder: Path) -> None:
@@ -120,13 +190,14 @@ def test_a_used_folder_holds_the_files_of_the_last_call(amct: Amct, work: Path) 
 
 
 WRONG = {
-    "a checkpoint without its configuration": (
-        CHECKPOINT[:2],
-        "is the state of a quantized model: give --quant_config",
+    "a checkpoint with another configuration": (
+        (*CHECKPOINT[:2], "--quant_config", "wide.yml"),
+        "Layer 'conv', input: the checkpoint was made with num_bits 8, the configuration says 12",
     ),
     "batch_num": (
         ("--batch_num", 3),
-        "batch_num is 3; the samples of -i (4) make 1 of up to 4. Give more samples or a -b",
+        "batch_num is 3, but the 4 samples of -i make only 1 batch of up to 4 samples. Give more samples or a -b of at"
+        " most 1, or a smaller --batch_num.",
     ),
     "a file as folder": (("-o", "net.py"), "Directory 'net.py' is a file"),
     "a folder in the name": (("--name", "a/b"), "--name is 'a/b'; it is the beginning of file names"),
@@ -135,9 +206,73 @@ WRONG = {
 
 @pytest.mark.parametrize(("arguments", "text"), WRONG.values(), ids=WRONG)
 def test_quantize_says_what_is_missing(amct: Amct, work: Path, arguments: tuple[str, ...], text: str) -> None:
+    wide = "{quantizer: UlqFakeQuantize, quantizer_args: {num_bits: 12}}"
+    (work / "wide.yml").write_text(f"common_config: {{activation_quant_params: {wide}}}\n")
     ran = amct("quantize", "net.build", "-i", "images.npy", "-o", "new", *arguments)
     assert ran.code == 2
     assert text in ran.error
+
+
+COMMANDS = {"quantize": ("--no-report",), "refine": (), "export": (), "dump": (), "analyze": ()}
+
+
+@pytest.mark.parametrize(("command", "more"), COMMANDS.items(), ids=COMMANDS)
+def test_a_checkpoint_is_read_with_the_configuration_beside_it_or_the_default(
+    amct: Amct, work: Path, command: str, more: tuple[str, ...]
+) -> None:
+    line = (command, "net.build", "-i", "image.npy", "-o", "new/net", *more)
+    beside = amct(*line, "-w", "out/net.pt")
+    assert beside.code == 0, beside.err
+    assert "'out/config.json', which lies beside the checkpoint" in beside.err
+    shutil.copy(work / "out/net.pt", work / "alone.pt")
+    alone = amct(*line, "-w", "alone.pt")
+    assert alone.code == 0, alone.err
+    assert not list(work.glob("config.json"))
+
+
+def test_float_dump_needs_neither_checkpoint_nor_configuration(amct: Amct, folder: Path) -> None:
+    ran = amct("dump", "net.build", "-i", "image.npy", "--mode", "float")
+    assert ran.code == 0, ran.err
+    import net
+
+    with torch.no_grad():
+        expected = net.build().eval()(torch.from_numpy(np.load("image.npy")))
+    assert torch.from_numpy(np.load("dump/fc_output0_1_5_pytorch.npy")).allclose(expected, atol=1e-6)
+    refused = amct("dump", "net.build", "-i", "image.npy")
+    assert refused.code == 2
+    assert "-w is missing" in refused.error
+
+
+def test_compare_runs_as_many_batches_as_the_files_take(amct: Amct, work: Path) -> None:
+    line = ("compare", "fake_quant", "real_quant", "--prefix", "out/net", "--tolerance", "1", "--json", "-i")
+    ran = amct(*line, "images.npy")
+    assert ran.code == 0, ran.err
+    assert "takes 'image' [1, 3, 16, 16]: the samples of --input are run in 4 batches" in ran.err
+    together = json.loads(ran.out)["layers"]
+    singly = []
+    for number, image in enumerate(np.load("images.npy")):
+        np.save(f"{number}.npy", image[None])
+        singly.append(json.loads(amct(*line, f"{number}.npy").out)["layers"])
+    for at, row in enumerate(together):
+        if row["max_lsb"] is not None:
+            assert row["max_lsb"] == max(one[at]["max_lsb"] for one in singly)
+    np.save("small.npy", np.zeros((2, 3, 8, 8), np.float32))
+    refused = amct(*line, "small.npy")
+    assert refused.code == 2
+    assert "--input for 'image' has the shape [2, 3, 8, 8]; 'out/net_fake_quant_model.onnx' takes [1, 3, 16, 16]" in (
+        refused.error
+    )
+
+
+def test_analyze_takes_samples_of_several_batches(amct: Amct, folder: Path) -> None:
+    line = ("analyze", "net.build", "-i", "images.npy", "--samples", 4)
+    figures = []
+    for folder_name, more in (("one", ("--input_shape", "1,3,16,16")), ("whole", ())):
+        ran = amct(*line, "-o", folder_name, *more)
+        assert ran.code == 0, ran.err
+        report = json.loads((folder / folder_name / "report.json").read_text())
+        figures.append({name: one["fake_quant"]["sqnr_db"] for name, one in report["graphwise"].items()})
+    assert figures[0] == pytest.approx(figures[1], abs=1.0)
 
 
 def test_realquant_dumps_other_values_than_fake_quant(amct: Amct, work: Path) -> None:

@@ -8,7 +8,7 @@ import click
 
 from ..workflows.analysis.analyzer import QuantAnalyzer
 from .command import QUANTIZED, command
-from .session import Given, config_option, first_of, output_option, restored_or_float, takes_model
+from .session import Given, config_option, output_option, restored_or_float, takes_model
 
 
 @command("analyze", example=f"amct analyze {QUANTIZED} -i image.npy")
@@ -19,9 +19,10 @@ from .session import Given, config_option, first_of, output_option, restored_or_
 def COMMAND(given: Given, quant_config: Path | None, output: Path, samples: int) -> None:
     """Writes HTML reports of where MODEL loses accuracy, layer by layer.
 
-    With -w of a quantized model and its --quant_config that model is analyzed; else a copy of the float model is
-    quantized with the default configuration and calibrated with the samples.
+    With -w of a quantized model that model is analyzed; else a copy of the float model is quantized with the default
+    configuration and calibrated with the samples.
     """
     model = restored_or_float(given, quant_config)
-    QuantAnalyzer(model, first_of(given.inputs.batches(), samples), output).analyze()
+    first, *more = given.inputs.batches().up_to(samples)
+    QuantAnalyzer(model, first, output, more_inputs=more).analyze()
     click.echo(f"{output}")

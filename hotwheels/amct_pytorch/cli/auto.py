@@ -8,7 +8,7 @@ import click
 
 from ..api.auto import auto_quantize
 from ..workflows.auto.settings import WEIGHTS
-from .command import command
+from .command import FiniteNumber, command
 from .session import Given, output_option, takes_model
 
 _EXAMPLE = "amct auto timm:mobilenetv3_small_100 -w weights.pth -i images/ --budget 1.2 -o auto.yml"
@@ -16,8 +16,13 @@ _EXAMPLE = "amct auto timm:mobilenetv3_small_100 -w weights.pth -i images/ --bud
 
 @command("auto", example=_EXAMPLE)
 @takes_model
-@click.option("--target", type=float, metavar="DB", help="The least SQNR at the outputs, for the lowest cost.")
-@click.option("--budget", type=float, metavar="COST", help="The highest cost, in units of 8 bits everywhere.")
+@click.option("--target", type=FiniteNumber(), metavar="DB", help="The least SQNR at the outputs, for the lowest cost.")
+@click.option(
+    "--budget",
+    type=FiniteNumber(min=0, min_open=True),
+    metavar="COST",
+    help="The highest cost, in units of 8 bits everywhere.",
+)
 @click.option("--cost_model", type=click.Path(path_type=Path), metavar="FILE", help="Costs of a chip (.yaml).")
 @click.option("--data_bits", default="8,12,16", show_default=True, help="Widths of data to choose from.")
 @click.option("--weight_kinds", "kinds", default="8,4_codebook", show_default=True, help=f"Of {', '.join(WEIGHTS)}.")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -27,6 +29,17 @@ def unlimited_option(function: _Function) -> _Function:
     return click.option("--unlimited", "is_unlimited", is_flag=True, help=text)(function)
 
 
+class FiniteNumber(click.FloatRange):
+    """A number of an option that is neither NaN nor infinite, which click's own types accept."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Returns the number; fails, with the option's name, if it is outside the range or not finite."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
+
+
 class Command(click.Command):
     """A command whose function returns the exit code, None for 0."""
 
@@ -43,6 +56,34 @@ class Command(click.Command):
         options["epilog"] = "\b\nExample:\n" + "\n".join(f"  {line}" for line in example.splitlines())
         super().__init__(context_settings=_CONTEXT, **options)
         self.params.append(debug_option())
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the function; an error of the system names the option whose path it is about."""
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            option = self._option_of(error, ctx)
+            if option is None:
+                raise
+            path = ctx.params[option.name or ""]
+            text = f"{', '.join(option.opts)}: '{path}' cannot be used: {error.strerror} ('{error.filename}')."
+            raise click.ClickException(text) from error
+
+    def _option_of(self, error: OSError, ctx: click.Context) -> click.Parameter | None:
+        """Returns the option whose path, its folder, or a file beginning like it the system refuses; else None.
+
+        Errors of this package, which have a text of their own, have no file name.
+        """
+        if error.strerror is None or not isinstance(error.filename, str):
+            return None
+        refused = Path(error.filename).absolute()
+        for one in self.params:
+            path = ctx.params.get(one.name or "")
+            if isinstance(path, Path) and (
+                path.absolute().is_relative_to(refused) or str(refused).startswith(str(path.absolute()))
+            ):
+                return one
+        return None
 
 
 def command(name: str, example: str, notes: str = "") -> Callable[[Callable[..., int | None]], Command]:

@@ -17,7 +17,7 @@ from ..files.arrays import read_npy, single
 from ..report.compare_page import comparison_page
 from ..report.divergence import Row, compare, first_divergence, one_side_shifts
 from ..report.tensors import load_tensors, on_disk
-from .command import DIFFERS, OK, command, unlimited_option
+from .command import DIFFERS, OK, FiniteNumber, command, unlimited_option
 
 _EXAMPLE = """amct compare fake_quant real_quant --prefix out/net --input image.npy
 amct compare real_quant board_dump/ --prefix out/net --input image.npy
@@ -47,7 +47,7 @@ with KIND:PREFIX for files of another prefix than --prefix."""
     multiple=True,
     help="Once for each input of the model.",
 )
-@click.option("--tolerance", type=float, help="Allowed difference, in steps of the grid behind a layer.")
+@click.option("--tolerance", type=FiniteNumber(min=0), help="Allowed difference, in steps of the grid behind a layer.")
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as JSON.")
 @click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write the rows as a page as well.")
 @unlimited_option

@@ -10,16 +10,20 @@ import click
 
 from ..errors import ConfigError
 from ..files import check_input_file
-from .command import command
+from .command import FiniteNumber, command
+
+_DOTS = (".dot", ".gv")
 
 
 @command("dot2pdf", example="amct dot2pdf tmp/quant.dot")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: the same name with .pdf.")
-@click.option("--timeout", type=click.FloatRange(min=1), default=60, show_default=True, help="Seconds.")
+@click.option("--timeout", type=FiniteNumber(min=1, max=86400), default=60, show_default=True, help="Seconds.")
 def COMMAND(file: Path, output: Path | None, timeout: float) -> None:
     """Writes a PDF of FILE (.dot), which lies beside float.svg and quant.svg. It needs graphviz; the .svg do not."""
     source, target = check_input_file(file, "dot2pdf:"), output or file.with_suffix(".pdf")
+    if source.suffix.lower() not in _DOTS:
+        raise ConfigError(f"dot2pdf: '{source}' is no .dot; float.dot and quant.dot lie beside config.json.")
     program = shutil.which("dot")
     if program is None:
         raise ConfigError(

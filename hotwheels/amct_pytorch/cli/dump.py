@@ -11,7 +11,7 @@ from torch import nn
 from ..api.fx import enable_dump, enable_quantization
 from ..log import get_logger
 from .command import QUANTIZED, command
-from .session import Given, config_option, first_of, output_option, restored, takes_model
+from .session import Given, config_option, output_option, restored, takes_model, uncalibrated_model
 
 _log = get_logger(__name__)
 MODES = ("float", "fake_quant", "real_quant")
@@ -58,10 +58,13 @@ def _times(folder: Path) -> dict[str, int]:
 def COMMAND(
     given: Given, quant_config: Path | None, output: Path, realquant: bool, mode: str, dump_format: str
 ) -> None:
-    """Writes the result of every layer of the quantized MODEL for the first sample, one file a tensor."""
-    if quant_config is None:
-        raise click.UsageError("--quant_config is missing: the config.json that lies beside the checkpoint.")
-    quantized = restored(given, quant_config)
-    inputs = first_of(given.inputs.batches(), 1)
-    count = dump(quantized, inputs, "real_quant" if realquant else mode, output, dump_format)
+    """Writes the result of every layer of MODEL for the first sample, one file a tensor.
+
+    -w is the checkpoint of a quantized model; --mode float takes a float model as well.
+    """
+    mode = "real_quant" if realquant else mode
+    is_float = mode == "float" and given.quantized_state is None
+    quantized = uncalibrated_model(given, quant_config) if is_float else restored(given, quant_config)
+    (inputs,) = given.inputs.batches().up_to(1)
+    count = dump(quantized, inputs, mode, output, dump_format)
     click.echo(f"{output}: {count} files")

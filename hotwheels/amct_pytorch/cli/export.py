@@ -20,8 +20,6 @@ from .session import Given, config_option, output_option, restored, takes_model
 @output_option("out/model", "Folder and beginning of the names of the files.")
 def COMMAND(given: Given, quant_config: Path | None, output: Path) -> None:
     """Writes the deploy, fake_quant and float ONNX models of a quantized checkpoint, for example of a trained one."""
-    if quant_config is None:
-        raise click.UsageError("--quant_config is missing: the config.json that lies beside the checkpoint.")
     example = given.inputs.example()
     if example is None:
         raise click.UsageError("--input_shape or -i is missing: an ONNX file has the sizes of an example.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +23,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 RANDOM = "random"
 _IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp"})
 _ARRAYS = frozenset({".npy", ".bin"})
-_LARGEST_BATCH = 32
+ENOUGH = 32  # samples for calibration and refining; also the largest batch by default
 _CHANNELS = (1, 3, 4)  # of images
 _CROP = 224 / 256  # torchvision evaluates on the central 224 pixels of an image whose shorter side is 256
 # Mean and deviation of ImageNet's RGB channels, which torchvision's checkpoints were trained with.
@@ -48,7 +49,7 @@ def input_options(function: _Function) -> _Function:
                 "-b",
                 "--batch_size",
                 type=click.IntRange(min=1),
-                help="Samples in a batch; default: the first number of --input_shape, else all up to 32.",
+                help=f"Samples in a batch; default: the first number of --input_shape, else all up to {ENOUGH}.",
             ),
             click.option("--mean", metavar="R,G,B", help="Subtracted from the channels of images in [0, 1]."),
             click.option("--std", metavar="R,G,B", help="Divides the channels; both default to ImageNet's."),
@@ -93,7 +94,7 @@ class InputOptions:
         counts = {len(one) for one in inputs}
         if len(counts) > 1:
             raise ConfigError(f"The inputs have different numbers of samples: {sorted(counts)}.")
-        size = self.batch_size or (self.shapes[0][0] if self.shapes else min(counts.pop(), _LARGEST_BATCH))
+        size = self.batch_size or (self.shapes[0][0] if self.shapes else min(counts.pop(), ENOUGH))
         return Batches(inputs, size)
 
     def example(self) -> tuple[Tensor, ...] | None:
@@ -124,21 +125,43 @@ class Batches:
         self._size = batch_size
 
     def __len__(self) -> int:
-        return math.ceil(len(self._inputs[0]) / self._size)
+        return math.ceil(self.samples / self._size)
+
+    @property
+    def samples(self) -> int:
+        """The number of samples of each input."""
+        return len(self._inputs[0])
+
+    @property
+    def enough(self) -> int:
+        """How many batches calibration and refining take by default: all, or as many as hold up to 32 samples."""
+        return min(len(self), max(1, ENOUGH // self._size))
+
+    def samples_of(self, count: int) -> int:
+        """Returns the number of samples in the first ``count`` batches."""
+        return min(self.samples, count * self._size)
+
+    def up_to(self, samples: int) -> list[tuple[Tensor, ...]]:
+        """Returns the first batches, with ``samples`` samples in all or as many as there are."""
+        wanted = min(samples, self.samples)
+        return [
+            tuple(one.batch(start, min(start + self._size, wanted)) for one in self._inputs)
+            for start in range(0, wanted, self._size)
+        ]
 
     def require(self, count: int) -> None:
         """Raises UsageError if there are fewer than ``count`` batches, as many as the configuration demands."""
         if len(self) < count:
-            samples = len(self._inputs[0])
-            size = f" or a -b of at most {samples // count}" if samples >= count else ""
+            size = f" or a -b of at most {self.samples // count}" if self.samples >= count else ""
             raise click.UsageError(
-                f"batch_num is {count}; the samples of -i ({samples}) make {len(self)} of up to {self._size}. Give more"
-                f" samples{size}."
+                f"batch_num is {count}, but the {_counted(self.samples, 'sample')} of -i make only"
+                f" {_counted(len(self), 'batch', 'batches')} of up to {_counted(self._size, 'sample')}. Give more"
+                f" samples{size}, or a smaller --batch_num."
             )
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        for start in range(0, len(self._inputs[0]), self._size):
-            stop = min(start + self._size, len(self._inputs[0]))
+        for start in range(0, self.samples, self._size):
+            stop = min(start + self._size, self.samples)
             yield tuple(one.batch(start, stop) for one in self._inputs)
 
 
@@ -187,7 +210,7 @@ def parse_input_options(
         shapes=_shapes(input_shape),
         batch_size=batch_size,
         mean=_MEAN if mean is None else _numbers("--mean", mean),
-        std=_STD if std is None else _numbers("--std", std),
+        std=_STD if std is None else _numbers("--std", std, is_divisor=True),
     )
 
 
@@ -204,7 +227,7 @@ def with_defaults_of(options: InputOptions, source: str, model: nn.Module) -> In
     if options.shapes or library not in ("timm", "torchvision"):
         return options
     size = tuple(known["input_size"]) if known else (3, 224, 224)
-    return dataclasses.replace(options, shapes=((1, *size),), batch_size=options.batch_size or _LARGEST_BATCH)
+    return dataclasses.replace(options, shapes=((1, *size),), batch_size=options.batch_size or ENOUGH)
 
 
 def _samples(source: str, shape: tuple[int, ...] | None, options: InputOptions) -> _Samples:
@@ -240,11 +263,12 @@ def _listed(path: Path) -> list[Path]:
         text = line.strip()
         if not text:
             continue
-        # A name may contain blanks, and a label may stand behind it.
-        candidates = [path.parent / text, path.parent / text.rpartition(" ")[0].strip()]
-        found = next((one for one in candidates if one.is_file()), None)
+        # A name may contain blanks, and labels may stand behind it.
+        names = [text, *(text[: blank.start()] for blank in reversed(list(re.finditer(r"\s+", text))))]
+        found = next((one for name in names if (one := path.parent / name).is_file()), None)
         if found is None:
-            raise FileNotFoundError(f"{path}, line {number}: there is no file '{text}'.")
+            named = next((one for one in names if Path(one).suffix.lower() in _IMAGES | _ARRAYS), text)
+            raise FileNotFoundError(f"{path}, line {number}: there is no file '{named}'.")
         files.append(found)
     if not files:
         raise ConfigError(f"-i: the list '{path}' names no file.")
@@ -309,6 +333,9 @@ def _image(path: Path, shape: tuple[int, ...], options: InputOptions) -> NDArray
     channels, height, width = shape[1:]
     if channels not in (1, 3):
         raise ConfigError(f"Images have 1 or 3 channels; --input_shape says {channels}.")
+    for option, numbers in (("--mean", options.mean), ("--std", options.std)):
+        if len(numbers) not in (1, 3) and len(numbers) != channels:
+            raise ConfigError(f"{option} has {len(numbers)} numbers; give one, or one for each of {channels} channels.")
     try:
         with Image.open(path) as file:
             image = file.convert("RGB" if channels == 3 else "L")
@@ -328,9 +355,15 @@ def _noise(shape: tuple[int, ...]) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
+def _counted(count: int, one: str, several: str = "") -> str:
+    return f"{count} {one if count == 1 else several or f'{one}s'}"
+
+
 def _shapes(text: str | None) -> tuple[tuple[int, ...], ...]:
     if text is None:
         return ()
+    if not text.strip(" ;"):
+        raise ConfigError("--input_shape is empty; expected numbers as in '1,3,64,64;1,80,512'.")
     try:
         shapes = tuple(tuple(int(size) for size in part.split(",")) for part in text.split(";") if part.strip())
     except ValueError as error:
@@ -340,8 +373,11 @@ def _shapes(text: str | None) -> tuple[tuple[int, ...], ...]:
     return shapes
 
 
-def _numbers(option: str, text: str) -> tuple[float, ...]:
+def _numbers(option: str, text: str, *, is_divisor: bool = False) -> tuple[float, ...]:
     try:
-        return tuple(float(part) for part in text.split(","))
+        numbers = tuple(float(part) for part in text.split(","))
     except ValueError as error:
         raise ConfigError(f"{option} is '{text}'; expected numbers with commas between them.") from error
+    if not all(map(math.isfinite, numbers)) or (is_divisor and min(numbers) <= 0):
+        raise ConfigError(f"{option} is '{text}'; every number must be finite{' and above 0' if is_divisor else ''}.")
+    return numbers

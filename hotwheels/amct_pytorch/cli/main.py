@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # that directory in sys.path.
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    given = sys.argv[1:] if arguments is None else list(arguments)
+    given = (sys.argv[1:] if arguments is None else list(arguments)) or ["--help"]
     try:
         return group.main(given, prog_name="amct", complete_var="_AMCT_COMPLETE", standalone_mode=False) or 0
     except click.exceptions.Abort:

@@ -8,28 +8,28 @@ import click
 import torch
 
 from ..api.fx import save_quant_model_fx
-from ..api.refine import refine
 from ..backends.fx.quant_graph_module import QuantGraphModule
 from ..oracle.digest import verify
 from ..workflows.analysis.analyzer import QuantAnalyzer
 from ..workflows.check.integer_share import measured_share
 from .command import OK, command
 from .dump import clear_dump, dump
+from .inputs import ENOUGH
 from .session import (
     Given,
     calibrated,
+    config_of_checkpoint,
     config_option,
-    first_of,
     output_option,
-    require_document,
     restored,
     save_checkpoint,
+    states_batch_num,
     takes_model,
     write_config,
 )
 from .verify import print_verdicts
 
-_ANALYZED = 8  # samples of the first batch: more make the figures smoother and the analysis slower
+_ANALYZED = 8  # samples: more make the figures smoother and the analysis slower
 
 _EXAMPLE = """amct quantize timm:mobilenetv3_small_100 -w weights.pth -i images/ -o out
 amct quantize -m model.load_pytorch_model --quant_config cube_only_8bit.yaml --input_shape "1,3,64,64" -i input.npy"""
@@ -51,7 +51,8 @@ _FILES = """OUTPUT holds then
 @click.option(
     "--batch_num",
     type=click.IntRange(min=1),
-    help="Calibration batches, instead of batch_num in the configuration (default there: 1).",
+    help=f"Calibration batches, instead of batch_num in the configuration; default without both: all, up to {ENOUGH}"
+    " samples.",
 )
 @click.option(
     "--refine/--no-refine",
@@ -77,28 +78,29 @@ def COMMAND(
 ) -> int:
     """Quantizes MODEL with typical inputs: calibrated, saved, verified, dumped and reported in one call.
 
-    With -w of a quantized model and --quant_config config.json nothing is calibrated: the checkpoint is used as it
-    is. The exit code is 1 if the files do not compute what was saved.
+    Calibration and refining use the first samples of -i, up to 32; --batch_num, or batch_num in the configuration, says
+    another number. With -w of a quantized model nothing is calibrated: the checkpoint is used as it is. The exit code
+    is 1 if the files do not compute what was saved.
     """
     if name is not None and Path(name).name != name:
         raise click.UsageError(f"--name is '{name}'; it is the beginning of file names. Give the folder with -o.")
-    if given.quantized_state is not None:
-        require_document(given, quant_config)
     batches = given.inputs.batches()
     config_file, prefix = output / "config.json", output / (name or given.name)
-    write_config(given, quant_config, config_file, batch_num)
-    model = calibrated(given, config_file) if given.quantized_state is None else restored(given, config_file)
-    if refines and given.quantized_state is None:
-        refine(model, list(batches))
+    is_float = given.quantized_state is None
+    if is_float and batch_num is None and not states_batch_num(quant_config):
+        batch_num = batches.enough
+    write_config(given, config_of_checkpoint(given, quant_config), config_file, batch_num)
+    model = calibrated(given, config_file, refines=refines) if is_float else restored(given, config_file)
     save_checkpoint(model, f"{prefix}.pt")
-    sample = first_of(batches, 1)
+    (sample,) = batches.up_to(1)
     save_quant_model_fx(model, prefix, sample, golden_inputs=sample if verifies else None)
     code = print_verdicts(verify(prefix, is_limited=False)) if verifies else OK
     if dumps:
         clear_dump(output / "dump")
         dump(model, sample, "real_quant" if realquant else "fake_quant", output / "dump", ".npy")
     if reports:
-        QuantAnalyzer(model, first_of(batches, _ANALYZED), output / "quant_analyzer").analyze()
+        first, *more = batches.up_to(_ANALYZED)
+        QuantAnalyzer(model, first, output / "quant_analyzer", more_inputs=more).analyze()
     _print_summary(model, sample, output)
     return code
 

@@ -32,8 +32,6 @@ def COMMAND(given: Given, quant_config: Path | None, output: Path, methods: tupl
 
     32 images do. Writes the checkpoint (OUTPUT.pt) and the files for the model converter anew.
     """
-    if quant_config is None:
-        raise click.UsageError("--quant_config is missing: the config.json that lies beside the checkpoint.")
     batches = list(given.inputs.batches())
     quantized = restored(given, quant_config)
     click.echo(str(refine(quantized, batches, methods or DEFAULT_METHODS)))

@@ -19,10 +19,11 @@ from ..files import PathLike, check_input_file, output_path
 from ..files.arrays import read_npy
 from ..files.limits import DUMP, DUMP_TEXT, read_limited
 from ..files.naming import error_in_file
-from ..files.seal import FAKE_QUANT_MODEL, FLOAT_MODEL, check_prefix
+from ..files.seal import DEPLOY_MODEL, FAKE_QUANT_MODEL, FLOAT_MODEL, check_prefix
 from ..onnx_io.exposed import expose_results, first_results, layer_of, zero_points
 from ..oracle.digest import deploy_paths
 from ..oracle.interpreter import Interpreter
+from .input_batches import batches_for
 from .runtime_session import feeds_of, run_session
 
 KINDS = ("float", "fake_quant", "real_quant", "onnxruntime")
@@ -70,7 +71,8 @@ def load_tensors(
     if not inputs:
         raise ConfigError(f"'{source}' has to be run: give --input FILE.npy, once for each input of the model.")
     check_prefix(where)
-    return _RUNS[kind](where, inputs, is_limited)
+    batches = batches_for(output_path(where, _FILES[kind]), inputs)
+    return _joined([_RUNS[kind](where, batch, is_limited) for batch in batches])
 
 
 def read_dumps(folder: PathLike) -> LayerTensors:
@@ -101,6 +103,15 @@ def on_disk(tensors: LayerTensors) -> Iterator[LayerTensors]:
         for layer, (path, _) in files.items():
             np.save(path, tensors.results[layer], allow_pickle=False)
         yield dataclasses.replace(tensors, results=_Dumps(files))
+
+
+def _joined(runs: Sequence[LayerTensors]) -> LayerTensors:
+    """Returns the results of several batches as those of one, along the first axis."""
+    first = runs[0]
+    if len(runs) == 1:
+        return first
+    layers = {layer: [np.atleast_1d(one.results[layer]) for one in runs] for layer in first.results}
+    return dataclasses.replace(first, results={layer: np.concatenate(parts) for layer, parts in layers.items()})
 
 
 class _Doubles(Mapping[str, NDArray[Any]]):
@@ -203,4 +214,10 @@ def _run_optimized(prefix: PathLike, inputs: Sequence[NDArray[Any]], is_limited:
     return LayerTensors(title=f"onnxruntime:{path}", results=results, steps=exposed.steps, is_rounded=True)
 
 
+_FILES = {
+    "float": FLOAT_MODEL,
+    "fake_quant": FAKE_QUANT_MODEL,
+    "real_quant": DEPLOY_MODEL,
+    "onnxruntime": FAKE_QUANT_MODEL,
+}
 _RUNS = {"float": _run_float, "fake_quant": _run_fake_quant, "real_quant": _run_oracle, "onnxruntime": _run_optimized}

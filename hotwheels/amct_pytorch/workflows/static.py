@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -94,9 +95,9 @@ def quantize(config_file: Path, model: nn.Module, inputs: Inputs | None, *, draw
     return quantized
 
 
-def default_quantized_copy(model: nn.Module, inputs: Inputs) -> QuantGraphModule:
-    """Returns a copy of ``model``, quantized with the default configuration and calibrated with ``inputs``."""
-    return calibrated_copy(model, _default_config, [inputs])
+def default_quantized_copy(model: nn.Module, batches: Sequence[Inputs]) -> QuantGraphModule:
+    """Returns a copy of ``model``, quantized with the default configuration and calibrated with ``batches``."""
+    return calibrated_copy(model, lambda graph: _with_batch_num(_default_config(graph), len(batches)), batches)
 
 
 def default_quantized(backend: FxBackend, inputs: Inputs) -> QuantGraphModule:
@@ -108,6 +109,15 @@ def _default_config(graph: OpGraph) -> QuantConfig:
     config = expand(graph, None)
     check_any_enabled(config)
     return config
+
+
+def _with_batch_num(config: QuantConfig, batch_num: int) -> QuantConfig:
+    """Returns the default ``config`` for a calibration with ``batch_num`` batches."""
+    layers = {}
+    for name, layer in config.layers.items():
+        inputs = (dataclasses.replace(one, args={**one.args, "batch_num": batch_num}) for one in layer.activations)
+        layers[name] = dataclasses.replace(layer, activations=tuple(inputs))
+    return dataclasses.replace(config, layers=layers)
 
 
 def calibrated_copy(

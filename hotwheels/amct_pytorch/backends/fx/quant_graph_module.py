@@ -212,8 +212,10 @@ class QuantGraphModule(TracedModule):
         self._warn_of_hooked_containers()
         if mode in (Mode.FAKE_QUANT, Mode.REAL_QUANT):
             warn_of_evaluation_in_training_mode(self, _layers_of(self))
+        refines = self.origin is not None and self.origin.refine is not None
+        calibration = functools.partial(calibration_forward, self, _layers_of(self), is_refined_next=refines)
         with (
-            calibration_forward(self, _layers_of(self)) if observes else contextlib.nullcontext(),  # commits at the end
+            calibration() if observes else contextlib.nullcontext(),  # commits at the end
             noting_inputs(functools.partial(names_of_inputs, self), args, kwargs, self.seen_inputs),
             any_forward(),
         ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
@@ -23,10 +24,23 @@ from .layer_container import LayerContainer, layers_by_name
 
 _log = get_logger(__name__)
 _lock = threading.RLock()
+_is_refined_next = contextvars.ContextVar("is_refined_next", default=False)
 
 
 @contextlib.contextmanager
-def calibration_forward(model: nn.Module, layers: LayerContainer, objects: Iterable[Any] = ()) -> Iterator[None]:
+def refinement_follows() -> Iterator[None]:
+    """Returns a context in which the log does not recommend refining, because the caller refines next."""
+    token = _is_refined_next.set(True)
+    try:
+        yield
+    finally:
+        _is_refined_next.reset(token)
+
+
+@contextlib.contextmanager
+def calibration_forward(
+    model: nn.Module, layers: LayerContainer, objects: Iterable[Any] = (), *, is_refined_next: bool = False
+) -> Iterator[None]:
     """Returns a context in which ``model`` runs one forward that observes.
 
     Threads that calibrate take turns. If the forward fails, the state of all quantizers is restored, so repeating the
@@ -36,6 +50,7 @@ def calibration_forward(model: nn.Module, layers: LayerContainer, objects: Itera
       model: The quantized model.
       layers: Its layers.
       objects: Further objects whose attributes the forward changes.
+      is_refined_next: Whether the configuration asks for refinement, so that the log need not recommend it.
     """
     with _lock:
         _warn_of_training_mode(model, layers)
@@ -45,7 +60,7 @@ def calibration_forward(model: nn.Module, layers: LayerContainer, objects: Itera
         with all_or_nothing(quantizers, [*layers.children(), *norms], objects):
             try:
                 yield
-                _tell_calibrated(layers_by_name(layers), was_calibrated)
+                _tell_calibrated(layers_by_name(layers), was_calibrated, is_refined_next or _is_refined_next.get())
             except BaseException as error:
                 report_failure(error)
                 raise
@@ -80,13 +95,16 @@ def warn_of_evaluation_in_training_mode(model: nn.Module, layers: LayerContainer
     )
 
 
-def _tell_calibrated(layers: Mapping[str, QuantizedLayer], before: Collection[QuantizedLayer]) -> None:
+def _tell_calibrated(
+    layers: Mapping[str, QuantizedLayer], before: Collection[QuantizedLayer], is_refined_next: bool
+) -> None:
     """Logs each layer whose grids the forward has completed, and the end of the calibration."""
     new = {name: layer for name, layer in layers.items() if layer not in before and layer.is_calibrated}
     for name, layer in new.items():
         _log.debug("Layer '%s': calibrated, %s.", name, _Grids(layer))
     if new and all(layer.is_calibrated for layer in layers.values()):
-        _log.info("Calibrated: all %d layers have their grids.%s", len(layers), _worth_of_refining(new.values()))
+        worth = "" if is_refined_next else _worth_of_refining(new.values())
+        _log.info("Calibrated: all %d layers have their grids.%s", len(layers), worth)
 
 
 class _Grids:

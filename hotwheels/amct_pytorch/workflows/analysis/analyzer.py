@@ -66,7 +66,8 @@ class QuantAnalyzer:
 
     Args:
       model: Calibrated quantized model in any state, or a module that contains one; its state is restored afterwards.
-        Or a float model: a copy of it is quantized with the default configuration and calibrated with ``inputs``.
+        Or a float model: a copy of it is quantized with the default configuration and calibrated with ``inputs``
+        and ``more_inputs``.
       inputs: The input of the model, a tensor or the positional arguments of its forward; a dict at their end holds
         keyword arguments.
       save_dir: Folder of the reports; created if it does not exist.
@@ -112,8 +113,8 @@ class QuantAnalyzer:
             or the float model cannot be quantized.
         """
         check_writable("QuantAnalyzer", "save_dir", self._save_dir)  # not after minutes of computing
-        name, first = _class_name(self._model), self._batches[0]
-        quantized = self._model if _is_quantized(self._model) else default_quantized_copy(self._model, first)
+        name = _class_name(self._model)
+        quantized = self._model if _is_quantized(self._model) else default_quantized_copy(self._model, self._batches)
         batches = [_by_position(quantized, batch) for batch in self._batches]
         with kept_state(quantized):
             comparisons = [_Comparison(quantized, batch, name) for batch in batches]

@@ -67,7 +67,7 @@ def _quantized(model: nn.Module, inputs: tuple[Any, ...], found: Diagnosis, *, h
     if found.refusal is not None:
         raise found.refusal
     if has_own_trace or found.backend is None:
-        return default_quantized_copy(model, inputs)
+        return default_quantized_copy(model, [inputs])
     return default_quantized(found.backend, inputs)
 
 

@@ -123,6 +123,11 @@ class CalibrationSession:
         return self._phase is Phase.CALIBRATION
 
     @property
+    def refines_itself(self) -> bool:
+        """Whether the end of the calibration is followed by a refinement."""
+        return self.plan.when_calibrated is not None
+
+    @property
     def parts(self) -> tuple[object, ...]:
         """The session and the searches for shift bits."""
         return self, *self._shifts.values()

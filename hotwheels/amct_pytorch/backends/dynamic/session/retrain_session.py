@@ -119,6 +119,11 @@ class RetrainSession:
         return is_exporting or not self._is_settled
 
     @property
+    def refines_itself(self) -> bool:
+        """False: training follows."""
+        return False
+
+    @property
     def parts(self) -> tuple[object, ...]:
         """The session and the searches for shift bits."""
         return self, *self._shifts.values()

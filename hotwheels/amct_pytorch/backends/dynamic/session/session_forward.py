@@ -41,6 +41,10 @@ class Session(Protocol):
         """Whether the next forward finds ranges or shift bits."""
 
     @property
+    def refines_itself(self) -> bool:
+        """Whether the end of the calibration is followed by a refinement."""
+
+    @property
     def parts(self) -> tuple[object, ...]:
         """The session and the objects that it changes."""
 
@@ -113,7 +117,9 @@ class SessionForward(Replacement):
             with any_forward(), _one_batch(layers):
                 return self.switch.run(self.original, args, kwargs)
         whole = (
-            calibration_forward(model, session.container, parts) if session.observes else all_or_nothing((), (), parts)
+            calibration_forward(model, session.container, parts, is_refined_next=session.refines_itself)
+            if session.observes
+            else all_or_nothing((), (), parts)
         )
         with session.keeping((*args, kwargs) if kwargs else args), whole, any_forward():
             session.begin()

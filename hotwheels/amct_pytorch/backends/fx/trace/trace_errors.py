@@ -21,8 +21,6 @@ _DYNAMIC = (
     "or use the dynamic path (amct.create_quant_config, amct.quantize_model, amct.save_model), which runs the model "
     "as it is"
 )
-
-
 WITH_EXAMPLE = "Pass input_data= to trace the model as it is called."
 
 
@@ -135,6 +133,13 @@ _UNKNOWN = Cause(
     f"{_WRAP}; {_DYNAMIC}.",
 )
 
+_RAISED = Cause(
+    name="the model's own code raises this error",
+    message="",
+    advice=f"{WITH_EXAMPLE} On the command line: --input_shape or -i.",
+    needs_example=False,
+)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TraceProblem:
@@ -163,9 +168,8 @@ class UntraceableError(UnsupportedModelError):
     """The model cannot be traced; ``problem`` has the details as values."""
 
     def __init__(self, problem: TraceProblem) -> None:
-        super().__init__(
-            f"The model cannot be traced by torch.fx. {problem}\nSee HiSilicon's AMCT manual, chapter {CHAPTER}."
-        )
+        chapter = "" if problem.reason == _RAISED.name else f"\nSee HiSilicon's AMCT manual, chapter {CHAPTER}."
+        super().__init__(f"The model cannot be traced by torch.fx. {problem}{chapter}")
         self.problem = problem
 
 
@@ -175,14 +179,18 @@ def explain(error: Exception, module_path: str = "", has_example: bool = False) 
     Without an example, passing an example is the first remedy if it may help.
     """
     place = _user_line(error)
-    cause = _find_cause(str(error), place.line or "" if place else "")
+    code = place.line or "" if place else ""
+    cause = _find_cause(str(error), code)
+    if cause is _UNKNOWN and not has_example and re.match(r"raise\b|assert\b", code):
+        cause = _RAISED
+    has_remedy = has_example or not cause.needs_example
     where = f'  File "{place.filename}", line {place.lineno}, in {place.name}\n    {place.line}' if place else ""
     return UntraceableError(
         TraceProblem(
             error=f"{type(error).__name__}: {error}",
             place=where,
             reason=cause.name,
-            rewrite=cause.advice if has_example or not cause.needs_example else f"{WITH_EXAMPLE} Or: {cause.advice}",
+            rewrite=cause.advice if has_remedy else f"{WITH_EXAMPLE} Or: {cause.advice}",
             module_path=module_path,
         )
     )
