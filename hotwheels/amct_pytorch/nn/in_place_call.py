@@ -1,4 +1,4 @@
-"""Calls of elementwise operations that write their result over an input that nobody else reads.
+"""Calls of elementwise operations that write their result over an input that has no other reader.
 
 A new tensor takes as much time as the operation: its memory is fetched before it is written. The kernels are torch's,
 the same as without ``out``, so the values are equal bit for bit.
