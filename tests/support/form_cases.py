@@ -38,7 +38,7 @@ def _changed(change: Callable[[Tensor], None]) -> Callable[[Tensor], Tensor]:
 
 def _add_to_place(x: Tensor) -> None:
     x[..., 0] += 1
-    x[:, 1:3] *= x[:, :2]
+    x[:, 1:3] *= x[:, 3:]
 
 
 def _put(x: Tensor) -> None:
