@@ -66,7 +66,7 @@ NORMS = [
     _of("dist", lambda x: (torch.dist(x, P), torch.dist(x, P, 1))),
     _of("lp_pool", lambda x: (F.lp_pool2d(x, 2, 2), F.lp_pool2d(x.abs(), 3, (3, 2), 2, True))),
     _of("lp_pool1d", lambda t: F.lp_pool1d(t, 2, 3), T),
-    _of("local_response_norm", lambda x: (F.local_response_norm(x, 3), F.local_response_norm(x, 4, 0.1, 0.5, 2))),
+    _of("local_response_norm", lambda x: (F.local_response_norm(x, 3), F.local_response_norm(x, 5, 0.1, 0.5, 2))),
     _of("batch_norm of the batch", lambda x: F.batch_norm(x, None, None, P[0, :, 0, 0], X[0, :, 0, 0], training=True)),
 ]
 

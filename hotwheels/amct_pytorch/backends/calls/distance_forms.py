@@ -52,15 +52,6 @@ def _lp_pool(
     return (torch.sign(means) * F.relu(means.abs()) * size).pow(1.0 / norm_type)
 
 
-def _local_response_norm(input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0) -> Any:
-    """Divides by the mean of squares of ``size`` neighbouring channels, with zeros around them."""
-    if input.dim() < 3:
-        return NotImplemented
-    squares = F.pad((input * input).unsqueeze(1).flatten(3), (0, 0, size // 2, (size - 1) // 2))
-    means = F.avg_pool2d(squares, (size, 1), 1).reshape(input.shape)
-    return input / (means * alpha + k).pow(beta)
-
-
 DISTANCE_FORMS: Mapping[str, Callable[..., Any]] = {
     "F.cosine_similarity": _cosine_similarity,
     "cosine_similarity": _cosine_similarity,
@@ -71,5 +62,4 @@ DISTANCE_FORMS: Mapping[str, Callable[..., Any]] = {
     "F.lp_pool1d": lambda *args, **kwargs: _lp_pool(*args, **kwargs, axes=1),
     "F.lp_pool2d": lambda *args, **kwargs: _lp_pool(*args, **kwargs, axes=2),
     "F.lp_pool3d": lambda *args, **kwargs: _lp_pool(*args, **kwargs, axes=3),
-    "F.local_response_norm": _local_response_norm,
 }

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_MOST_PLACES = 64  # of a kernel whose windows overlap: a Gather, a Pad and an Add for each
+
 
 def _pair(one: Any) -> tuple[int, int]:
     return (one, one) if isinstance(one, int) else (one[0], one[-1])
@@ -36,25 +38,42 @@ def _unfold(input: Tensor, kernel_size: Any, dilation: Any = 1, padding: Any = 0
 def _fold(
     input: Tensor, output_size: Any, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1
 ) -> Any:
-    """Adds up windows: a transposed convolution with a kernel of ones and zeros; windows side by side are moved."""
+    """Adds up windows, each moved to its place; windows side by side are only moved.
+
+    No transposed convolution or product with a constant: such a node would have to be a quantized layer.
+    """
     if input.dim() == 2:
         found = _fold(input.unsqueeze(0), output_size, kernel_size, dilation, padding, stride)
         return found if found is NotImplemented else found.squeeze(0)
     size, kernel = _pair(output_size), _pair(kernel_size)
     gaps, margin, step = (_pair(one) for one in (dilation, padding, stride))
-    if not all(isinstance(one, int) for one in (*size, input.shape[1])):
+    area = kernel[0] * kernel[1]
+    if not all(isinstance(one, int) for one in (*size, input.shape[1])) or area > _MOST_PLACES:
         return NotImplemented
     spans = [gaps[axis] * (kernel[axis] - 1) + 1 for axis in (0, 1)]
     counts = [(size[axis] + 2 * margin[axis] - spans[axis]) // step[axis] + 1 for axis in (0, 1)]
-    channels = int(input.shape[1]) // (kernel[0] * kernel[1])
+    x = input.reshape(-1, int(input.shape[1]) // area, kernel[0], kernel[1], counts[0], counts[1])
     if step == kernel and gaps == (1, 1) and margin == (0, 0) and size == (counts[0] * step[0], counts[1] * step[1]):
-        x = input.reshape(-1, channels, kernel[0], kernel[1], counts[0], counts[1])
-        return x.permute(0, 1, 4, 2, 5, 3).reshape(-1, channels, *size)
-    area = kernel[0] * kernel[1]
-    weight = torch.eye(area, dtype=input.dtype, device=input.device).reshape(area, 1, *kernel).repeat(channels, 1, 1, 1)
-    more = [size[axis] - (counts[axis] - 1) * step[axis] - spans[axis] + 2 * margin[axis] for axis in (0, 1)]
-    x = input.reshape(-1, channels * area, counts[0], counts[1])
-    return F.conv_transpose2d(x, weight, None, step, margin, more, channels, gaps)
+        return x.permute(0, 1, 4, 2, 5, 3).reshape(-1, int(x.shape[1]), *size)
+    found = None
+    for place in range(area):
+        row, column = divmod(place, kernel[1])
+        part = _spread(_spread(x[:, :, row, column], -1, step[1]), -2, step[0])
+        top, left = row * gaps[0] - margin[0], column * gaps[1] - margin[1]
+        part = F.pad(part, (left, size[1] - left - int(part.shape[-1]), top, size[0] - top - int(part.shape[-2])))
+        found = part if found is None else found + part
+    return found
+
+
+def _spread(x: Tensor, axis: int, step: int) -> Tensor:
+    """Returns ``x`` with ``step - 1`` zeros between the elements along ``axis``, -1 or -2."""
+    if step == 1:
+        return x
+    count = int(x.shape[axis])
+    wide = F.pad(x.unsqueeze(-1), (0, step - 1)) if axis == -1 else F.pad(x.unsqueeze(-2), (0, 0, 0, step - 1))
+    shape = list(x.shape)
+    shape[axis] = count * step
+    return wide.reshape(shape).narrow(axis, 0, (count - 1) * step + 1)
 
 
 def _affine_grid(theta: Tensor, size: Sequence[int], align_corners: bool | None = None) -> Any:

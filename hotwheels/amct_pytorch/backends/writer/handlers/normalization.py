@@ -160,3 +160,13 @@ def normalize(call: Call, input: Tensor, p: float = 2.0, dim: int = 1, eps: floa
     x = call.value(input)
     norm = p_norm(call, x, p, [dim], input.dtype, keepdim=True)
     return call.op("Div", x, call.op("Clip", norm, call.number(eps, input.dtype)))
+
+
+@handles("F.local_response_norm")
+def local_response_norm(
+    call: Call, input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> Written:
+    """Writes LRN, whose window of an even size is one channel beside torch's."""
+    if input.dim() != 4 or input.dtype is not torch.float32 or size % 2 == 0:
+        return REFUSED
+    return call.op("LRN", call.value(input), alpha=float(alpha), beta=float(beta), bias=float(k), size=size)
