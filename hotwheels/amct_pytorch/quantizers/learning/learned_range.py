@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -92,7 +92,7 @@ def _gradients(ctx: Any, grad: Tensor, may_overwrite: bool) -> tuple[Any, ...]:
     x, low, high, scale, offset = ctx.saved_tensors
     x, grad_x = _same_layout(x, grad, may_overwrite)
     if native.handles(x, grad_x):
-        of_low, of_high = _gradients_of_ends(ctx, x, grad_x)
+        of_low, of_high = _gradients_of_ends(ctx, x, grad_x, (low, high, scale, offset))
         return grad_x, low.new_tensor(of_low), high.new_tensor(of_high), None, None, None, None, None
     ends = real_ends(scale, offset, ctx.num_bits)
     inside, below, above = _take_inside(x, grad_x, scale, *ends)
@@ -103,12 +103,13 @@ def _gradients(ctx: Any, grad: Tensor, may_overwrite: bool) -> tuple[Any, ...]:
     return grad_x, *grads_of_ends, None, None, None, None, None
 
 
-def _gradients_of_ends(ctx: Any, x: Tensor, grad: Tensor) -> tuple[float, float]:
+def _gradients_of_ends(ctx: Any, x: Tensor, grad: Tensor, saved: Sequence[Tensor]) -> tuple[float, float]:
     """Puts 0 into ``grad`` where ``x`` is clipped; returns the gradients of both ends, by the formulas of `_gradients`.
 
-    In Python's float64 instead of with four dozen operations on tensors of one element.
+    In Python's float64 instead of with four dozen operations on tensors of one element. ``saved`` are low, high, scale
+    and offset, since a checkpoint allows a backward to read its saved tensors once.
     """
-    _, low, high, scale, offset = ctx.saved_tensors
+    low, high, scale, offset = saved
     spec, step, zero = QuantSpec(num_bits=ctx.num_bits), scale.item(), int(offset)
     # The products are exact in float64, and rounded to float32 once, as on tensors, when the kernel takes them.
     sums = native.learned_range(x, grad, step, (spec.qmin - zero) * step, (spec.qmax - zero) * step)
