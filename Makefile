@@ -69,7 +69,7 @@ test-sanitized: $(READY) ## Run the tests of the compiled kernels under ASan and
 	@rm -rf $(SANITIZED) && mkdir -p $(SANITIZED)
 	@cp -r hotwheels $(SANITIZED) && rm -f $(SANITIZED)/$(KERNELS)/_kernels* && ln -s $(CURDIR)/tests $(CURDIR)/pyproject.toml $(SANITIZED)
 	$(CC) -shared -fPIC -g -O1 -std=c99 -ffp-contract=off -fopenmp -fno-omit-frame-pointer -fsanitize=address,undefined \
-		-fno-sanitize-recover=all $(KERNELS)/kernels.c $(KERNELS)/integer_kernels.c $(KERNELS)/weight_kernels.c $(KERNELS)/fingerprint.c -o $(SANITIZED)/$(KERNELS)/_kernels.so -lm
+		-fno-sanitize-recover=all $(wildcard $(KERNELS)/*.c) -o $(SANITIZED)/$(KERNELS)/_kernels.so -lm
 	cd $(SANITIZED) && PYTHONPATH=. LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libstdc++.so.6)" \
 		ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 $(RUN) -m pytest -p no:cacheprovider -k "not freed_memory" tests/core/test_native.py $(ARGS)
 

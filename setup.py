@@ -21,6 +21,10 @@ ROOT = Path(__file__).resolve().parent
 PACKAGE = "hotwheels.amct_pytorch"
 VERSION = runpy.run_path(str(ROOT / "hotwheels/amct_pytorch/version.py"))
 MAPPED_FOLDERS = ("proto", "capacity", "custom_op")
+KERNELS = (
+    *("kernels", "weight_kernels", "integer_kernels", "fingerprint"),
+    *("range_kernels", "histogram_kernels", "search_kernels"),
+)
 
 RUNTIME = ["onnxruntime>=1.22"]
 DYNAMO = ["onnxscript>=0.7"]
@@ -63,7 +67,7 @@ class BuildProto(Command):
 
 
 class BuildKernels(build_ext):
-    """Compiles core/kernels.c to a library that is loaded with ctypes: it is no Python module and needs no Python.h."""
+    """Compiles core/*kernels.c to a library, loaded with ctypes: it is no Python module and needs no Python.h."""
 
     def run(self) -> None:
         """Compiles; a library of another name beside the new one, of an older version of this file, would be loaded."""
@@ -87,7 +91,7 @@ class BuildKernels(build_ext):
 
 
 def kernels() -> Extension:
-    """Returns core/kernels.c as an optional extension: the package is installed even if the compilation fails."""
+    """Returns core/*kernels.c as an optional extension: the package is installed even if the compilation fails."""
     exact = ["-O3", "-std=c99", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
     # torch has loaded this library (OpenMP). macOS' compiler lacks it; the kernels then use one thread.
     threads = ["-fopenmp"] if sys.platform.startswith("linux") else []
@@ -95,8 +99,8 @@ def kernels() -> Extension:
     core = f"{PACKAGE.replace('.', '/')}/core"
     return Extension(
         f"{PACKAGE}.core._kernels",
-        sources=[f"{core}/{name}.c" for name in ("kernels", "integer_kernels", "weight_kernels", "fingerprint")],
-        depends=[f"{core}/kernels.h", f"{core}/row_kernels.h"],
+        sources=[f"{core}/{one}.c" for one in KERNELS],
+        depends=[f"{core}/{one}.h" for one in ("kernels", "range_kernels", "row_kernels")],
         extra_compile_args=["/O2", "/fp:precise"] if is_msvc else [*exact, *threads],
         extra_link_args=threads,
         optional=True,

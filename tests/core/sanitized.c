@@ -1,8 +1,11 @@
 /* Calls every kernel on memory of exactly the size it may touch, for sizes around its blocks. For ASan and UBSan. */
 
 #include "fingerprint.c"
+#include "histogram_kernels.c"
 #include "integer_kernels.c"
 #include "kernels.c"
+#include "range_kernels.c"
+#include "search_kernels.c"
 #include "weight_kernels.c"
 
 #include <stdio.h>
@@ -28,11 +31,8 @@ static void rows_of(int64_t rows, int64_t size)
     float *highs = malloc((size_t)rows * sizeof(float)), *dots = malloc((size_t)rows * sizeof(float));
     int8_t *integers = malloc((size_t)count);
     float *vectors = malloc(4 * (size_t)rows * sizeof(float));
-    int64_t *indices = malloc((size_t)rows * sizeof(int64_t));
-    for (int64_t row = 0; row < rows; row++) {
+    for (int64_t row = 0; row < rows; row++)
         factor[row] = 0.5f;
-        indices[row] = rows - 1 - row;
-    }
     amct_fake_quantize(x, out, count, 0.1f, -128, 127);
     sums_t *sums = malloc((size_t)((count + BLOCK - 1) / BLOCK) * sizeof(sums_t));
     amct_learned_range(x, grad, count, 0.1f, -3, 3, sums);
@@ -45,14 +45,7 @@ static void rows_of(int64_t rows, int64_t size)
             amct_round_folded(x, out, rows, size, norm, norm, factor, norm, norm, vectors, 0.1, each, 127, 1e-7f, 1e-5f, 6);
         }
     }
-    for (int64_t block = 1; block <= rows; block += rows > 1 ? rows - 1 : 1) {
-        double distance = 3.7;
-        int64_t blocks = (rows + block - 1) / block, per_block = (int64_t)((double)(block * size) / distance) + 1;
-        int64_t samples = blocks * per_block;
-        float *sample = malloc((size_t)samples * sizeof(float));
-        amct_summarise_rows(x, rows, size, block, distance, per_block, samples, lows, highs, sample);
-        free(sample);
-    }
+    amct_row_extremes(x, rows, size, lows, highs);
     double *wide = malloc((size_t)count * sizeof(double)), *steps = malloc((size_t)size * sizeof(double));
     float *factors = malloc((size_t)size * sizeof(float));
     int64_t *up = malloc((size_t)rows * sizeof(int64_t)), *down = malloc((size_t)rows * sizeof(int64_t));
@@ -84,25 +77,47 @@ static void rows_of(int64_t rows, int64_t size)
     amct_to_bytes(grad, (uint8_t *)integers, count, 3);
     amct_row_sums(integers, rows, size, up, down);
     free(wide), free(steps), free(factors), free(up), free(down);
-    amct_collect(x, size, indices, rows, -1, 1, -INFINITY, INFINITY, out);
-    int64_t bins = 4096, *counts = calloc((size_t)bins, sizeof(int64_t));
-    x[count > 1] = x[count > 2 ? 2 : 0] = 0;
-    amct_count(x, count, 64, -bins / 2, counts);
-    free(counts), free(sums), free(x), free(grad), free(out), free(factor), free(lows), free(highs), free(dots);
-    free(integers), free(indices), free(vectors);
+    free(sums), free(x), free(grad), free(out), free(factor), free(lows), free(highs), free(dots), free(integers);
+    free(vectors);
 }
 
-static void edges_of(int64_t count, int64_t grids)
+/* Observes three tensors of so many elements, the second one not finite, and searches the best of some grids. */
+static void ranges_of(int64_t count, int64_t whole, int64_t length)
 {
-    double *edges = malloc((size_t)count * sizeof(double)), *drop = malloc((size_t)count * sizeof(double));
-    double *scale = malloc((size_t)grids * sizeof(double)), *ends = malloc((size_t)grids * sizeof(double));
-    double *sums = malloc((size_t)grids * sizeof(double));
+    enum { BINS = 512, CAPACITY = 8, ATOMS = 5, GRIDS = 7 };
+    double *counts = calloc(BINS, sizeof(double)), *atoms = calloc(ATOMS, sizeof(double));
+    double *weights = calloc(ATOMS, sizeof(double)), *scale = malloc(GRIDS * sizeof(double));
+    double *low = malloc(GRIDS * sizeof(double)), *errors = malloc(GRIDS * sizeof(double));
+    float *largest = malloc(CAPACITY * sizeof(float)), *smallest = malloc(CAPACITY * sizeof(float)), ends[2];
+    state_t state = {counts, atoms, weights, largest, smallest, BINS, 0, 0, 1, 1, 0, 0, NULL};
+    plan_t plan = {whole, length, 3, 5, 0, 2, 3, count % 2, 40, CAPACITY, 4, 8, ATOMS, -120, 22, 0, 0.5};
+    plan.distance = (double)(3 * length) / 5.0;
+    for (int64_t row = 0; whole && row < whole / length; row += 3)
+        plan.samples += (int64_t)((double)(smaller(3, whole / length - row) * length) / plan.distance);
+    for (int part = 0; part < 3; part++) {
+        float *x = floats(count);
+        for (int64_t i = 0; i < count && part != 1; i++)
+            x[i] = isfinite(x[i]) ? x[i] * (part ? 1e38f : 1.0f) / 30.0f : (float)(i % 3);
+        amct_observe(x, count, &plan, &state, ends);
+        free(x);
+    }
+    for (int64_t i = 0; i < GRIDS; i++) {
+        scale[i] = (double)(i + 1) * 1e35;
+        low[i] = -5;
+        errors[i] = 5;
+    }
+    float *values = malloc((size_t)count * sizeof(float));
     for (int64_t i = 0; i < count; i++)
-        edges[i] = drop[i] = (double)i;
-    for (int64_t i = 0; i < grids; i++)
-        scale[i] = ends[i] = (double)(i + 1);
-    amct_edge_sums(edges, drop, count, scale, ends, ends, grids, sums);
-    free(edges), free(drop), free(scale), free(ends), free(sums);
+        values[i] = (float)i;
+    double *high = malloc(GRIDS * sizeof(double));
+    memcpy(high, errors, GRIDS * sizeof(double));
+    for (int knows = 0; knows < 2; knows++) {
+        seen_t seen = {counts, atoms, weights, largest, knows ? values : NULL, BINS, state.first, state.exponent,
+                       state.atom_count, state.largest_count, knows ? count : 0, -1e38, 1e38, 1e-6, 1.1};
+        amct_least_error(&seen, scale, low, high, GRIDS, errors);
+    }
+    free(counts), free(atoms), free(weights), free(scale), free(low), free(high), free(errors), free(largest);
+    free(smallest), free(values);
 }
 
 int main(void)
@@ -111,7 +126,8 @@ int main(void)
     for (size_t at = 0; at < sizeof(sizes) / sizeof(*sizes); at++)
         for (int64_t rows = 1; rows <= 5; rows += 2) {
             rows_of(rows, sizes[at]);
-            edges_of(sizes[at], rows);
+            ranges_of(sizes[at], 0, 1);
+            ranges_of(sizes[at] + rows * 40, rows * 40, 8);
         }
     puts("done");
     return 0;

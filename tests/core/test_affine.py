@@ -194,3 +194,22 @@ def test_bias_is_rounded_in_float64():
     scale = torch.tensor(2.0**-10)
     bias = torch.tensor([123456789.5, 123456788.5], dtype=torch.float64) * 2.0**-20
     assert affine.quantize_bias(bias, scale, scale).tolist() == [123456790.0, 123456788.0]
+
+
+@pytest.mark.parametrize("num_bits", [4, 8, 12, 16])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_the_grid_of_numbers_is_that_of_tensors(num_bits, symmetric):
+    """Two numbers take a shorter way through NumPy."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = 10.0 ** torch.randint(-12, 30, (2, 300), generator=generator)
+    ends = torch.randn(2, 300, generator=generator) * sizes
+    ends[:, :6] = torch.tensor([[0.0, -0.0, -3e38, -1e-45, -1.0, 2.0], [0.0, 3e38, 3e38, 1e-45, 0.5, 3.0]])
+    spec = QuantSpec(num_bits=num_bits, symmetric=symmetric)
+    scale, offset = affine.affine_params(*ends, spec)
+    bottom, top = affine.real_ends(scale, offset, num_bits)
+    for index in range(ends.shape[1]):
+        found = affine.affine_params(*ends[:, index], spec)
+        expected = scale[index], offset[index], bottom[index], top[index]
+        for one, other in zip((*found, *affine.real_ends(*found, num_bits)), expected, strict=True):
+            assert torch.equal(one, other)
+            assert one.dtype == other.dtype

@@ -16,10 +16,7 @@ from hotwheels.amct_pytorch.core.accumulator import Accumulator, Deferred, Facto
 from hotwheels.amct_pytorch.core.exact_product import row_sums
 from hotwheels.amct_pytorch.core.host_memory import SETTINGS
 from hotwheels.amct_pytorch.core.params import QuantParams
-from hotwheels.amct_pytorch.core.statistics import grid_error
 from hotwheels.amct_pytorch.core.statistics.extremes import row_extremes
-from hotwheels.amct_pytorch.core.statistics.histogram import GridHistogram
-from hotwheels.amct_pytorch.core.statistics.sampling import Bounds, Wish, summarise
 from hotwheels.amct_pytorch.export.quantized_constants import WeightIntegers
 from hotwheels.amct_pytorch.nn.double_call import defer
 from hotwheels.amct_pytorch.ops.registry import Registry
@@ -120,54 +117,6 @@ def test_row_extremes_are_bit_exact(rows, size, specials, seed):
 
 def test_extremes_of_no_row():
     assert [one.shape for one in row_extremes(torch.empty(0, 5))] == [(0,), (0,)]
-
-
-@settings(deadline=None, max_examples=30)
-@given(
-    st.sampled_from([1 << 17, (1 << 17) + 1, 300_000, (1 << 20) + 1, 2_100_007, 5_000_001]),
-    st.integers(0, 9),
-    st.booleans(),
-    st.sampled_from([1 << 10, 1 << 17, 1 << 19]),
-    st.sampled_from([1.0, 1e-3, 0.0]),
-)
-def test_summaries_of_large_tensors_are_bit_exact(size, seed, is_rectified, sample_size, narrow):
-    x = numbers(size, 0.01, seed)
-    x[: size // 2] *= narrow
-    wish = Wish(Bounds(-0.4, 0.5), (3, 200), 0.6, not is_rectified, sample_size)
-    ours, theirs = both(lambda: summarise(x.relu() if is_rectified else x, wish))
-    for one, other in zip(ours, theirs, strict=True):
-        assert (one.count, one.minimum, one.maximum) == (other.count, other.minimum, other.maximum)
-        assert (one.exact, one.filled) == (other.exact, other.filled)
-        np.testing.assert_array_equal(one.outer, other.outer)
-        for (values, weight), (expected, expected_weight) in zip(one.samples, other.samples, strict=True):
-            np.testing.assert_array_equal(values, expected)
-            assert weight == expected_weight
-
-
-@settings(deadline=None, max_examples=60)
-@given(st.lists(st.tuples(st.integers(0, 3000), STEPS, st.integers(0, 9)), min_size=1, max_size=4))
-def test_histograms_are_bit_exact(parts):
-    def counted():
-        histogram = GridHistogram()
-        for size, step, seed in parts:
-            histogram.add(numbers(size, step, seed).numpy(), 0.5)
-        return histogram
-
-    ours, theirs = both(counted)
-    np.testing.assert_array_equal(ours.counts, theirs.counts)
-    assert (ours.first, ours.exponent, ours.atoms) == (theirs.first, theirs.exponent, theirs.atoms)
-
-
-@settings(deadline=None, max_examples=60)
-@given(st.integers(1, 3000), st.integers(1, 70), st.sampled_from([4, 8, 16]), st.integers(0, 9))
-def test_errors_of_grids_are_the_same(bins, grids, num_bits, seed):
-    random = np.random.default_rng(seed)
-    edges, density = np.sort(random.normal(size=bins + 1)), random.random(bins) * random.integers(0, 2, bins)
-    scale = random.uniform(0.5, 4.0, grids) / (1 << num_bits)
-    low, high = np.full(grids, -float(1 << (num_bits - 1))), np.full(grids, float((1 << (num_bits - 1)) - 1))
-    ours, theirs = both(lambda: grid_error._bin_errors(edges, density, scale, low, high))
-    size_of_terms = scale**2 * np.abs(np.diff(density, prepend=0.0, append=0.0)).sum() * (np.abs(edges).max() + 1)
-    assert (np.abs(ours - theirs) <= 1e-12 * (size_of_terms + np.abs(theirs))).all()
 
 
 @settings(deadline=None, max_examples=60)

@@ -18,8 +18,9 @@ SOURCE = Path(native.__file__).with_name("kernels.c")
 COMPILER = shutil.which("gcc")
 pytestmark = pytest.mark.skipif(COMPILER is None or sys.platform != "linux", reason="builds libraries with gcc")
 
-# Of the prototypes in kernels.c: when it changes, raise ABI in kernels.c and native.py, and write the new digest here.
-PROTOTYPES_OF_ABI = {3: "956920f2a7e5e980"}
+# Of prototypes and structures: when it changes, raise ABI in kernels.c and native.py, and write the new digest here.
+PROTOTYPES_OF_ABI = {4: "4d24ed5602a0e098"}
+OF_CALIBRATION = ("range_kernels.h", "range_kernels.c", "search_kernels.c")
 
 # Quantizes a large tensor in a new process, whose package finds the library at argv[1].
 SCRIPT = """
@@ -87,8 +88,8 @@ def test_a_library_of_another_version_is_stale(built: Callable[[str], Path], tmp
 
 
 def test_a_library_that_lacks_a_function(built: Callable[[str], Path], tmp_path: Path) -> None:
-    text = SOURCE.read_text().replace("amct_edge_sums(", "amct_edge_sum(")
-    assert_left_to_torch(built(text), tmp_path, "in '.*' lack the function amct_edge_sums")
+    text = SOURCE.read_text().replace("amct_row_extremes(", "amct_row_extreme(")
+    assert_left_to_torch(built(text), tmp_path, "in '.*' lack the function amct_row_extremes")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.0005, 0.999])
@@ -114,10 +115,18 @@ def test_a_file_that_is_no_library(tmp_path: Path) -> None:
     assert_left_to_torch(text, tmp_path, "cannot be loaded")
 
 
+def declared(text: str) -> list[str]:
+    """The prototypes of a C file, and the structures that are passed to them, without comments."""
+    bare = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
+    structures = re.findall(r"^typedef struct \{[^}]*\} (?:state|plan|seen)_t;", bare, re.MULTILINE)
+    return structures + re.findall(r"^\w+ amct_\w+\([^)]*\)", bare, re.MULTILINE)
+
+
 def test_the_number_is_that_of_the_prototypes() -> None:
     source = SOURCE.read_text()
     assert f"#define ABI {native.ABI}\n" in source
-    prototypes = re.findall(r"^\w+ amct_\w+\([^)]*\)", source, re.MULTILINE)
+    prototypes = declared(source)
     assert {re.search(r"amct_\w+", one).group() for one in prototypes} == {*native._SIGNATURES, "amct_abi"}  # type: ignore[union-attr]
+    prototypes += [one for name in OF_CALIBRATION for one in declared(SOURCE.with_name(name).read_text())]
     digest = hashlib.sha256("\n".join(" ".join(one.split()) for one in prototypes).encode()).hexdigest()[:16]
     assert {native.ABI: digest} == PROTOTYPES_OF_ABI

@@ -1,5 +1,5 @@
-/* Fake quantization of large float32 tensors, its backward, and the statistics of calibration, each in one pass over
- * the memory.
+/* Fake quantization of large float32 tensors, its backward, and folded and integer weights, each in one pass over the
+ * memory.
  *
  * core/native.py calls these functions. Without this library, and for other tensors, the callers compute the
  * same with torch. Rounding is rintf, half to even, and a division is never replaced by a reciprocal: with
@@ -14,7 +14,7 @@
 
 /* Version of the signatures and meanings of these functions. core/native.py has the same number and refuses a library
  * with another one; raise both with each such change. */
-#define ABI 3
+#define ABI 4
 
 int amct_abi(void) { return ABI; }
 
@@ -138,107 +138,29 @@ void amct_unfold_backward(const float *grad, const float *x, int64_t rows, int64
                                    step[each_step ? row : 0], end);
 }
 
-/* The first i whose position (int64_t)(i * distance) is at or behind `start`. */
-static int64_t first_sample(int64_t start, double distance)
-{
-    int64_t i = (int64_t)((double)start / distance);
-    while (i > 0 && (int64_t)((double)(i - 1) * distance) >= start)
-        i--;
-    while ((int64_t)((double)i * distance) < start)
-        i++;
-    return i;
-}
-
-/* Smallest and largest value of each row, and the values at the positions (int64_t)(i * distance), i = 0..per_block - 1,
- * of every `block` rows. The last block may be shorter; it has as many samples as `sample` has room for. */
-void amct_summarise_rows(const float *x, int64_t rows, int64_t size, int64_t block, double distance, int64_t per_block,
-                         int64_t samples, float *lows, float *highs, float *sample)
-{
-    int64_t chunk = size < BLOCK ? BLOCK / size : 1;
-    int64_t chunks = (block + chunk - 1) / chunk; /* of a block */
-    int64_t blocks = (rows + block - 1) / block;
-#pragma omp parallel for schedule(static) if (rows * size > BLOCK)
-    for (int64_t at = 0; at < blocks * chunks; at++) {
-        int64_t start = at / chunks * block, in_block = at % chunks * chunk;
-        int64_t height = smaller(block, rows - start), end = smaller(in_block + chunk, height);
-        int64_t count = smaller(per_block, samples - start / block * per_block);
-        for (int64_t row = start + in_block; row < start + end; row++) {
-            bounds_t found = extremes(x + row * size, size);
-            lows[row] = found.low;
-            highs[row] = found.high;
-        }
-        for (int64_t i = first_sample(in_block * size, distance); i < count; i++) {
-            int64_t position = (int64_t)((double)i * distance);
-            if (position >= end * size)
-                break;
-            sample[start / block * per_block + i] = x[start * size + position];
-        }
-    }
-}
-
-/* Puts the values of the rows `indices` that are outside [inner_low, inner_high], but inside [low, high], into `out`.
- * Returns how many there are. */
 FOR_EACH_CPU
-int64_t amct_collect(const float *x, int64_t size, const int64_t *indices, int64_t rows, float inner_low,
-                     float inner_high, float low, float high, float *out)
+bounds_t extremes(const float *x, int64_t count)
 {
-    int64_t found = 0;
-    for (int64_t row = 0; row < rows; row++) {
-        const float *values = x + indices[row] * size;
-        for (int64_t start = 0; start < size; start += LANES) {
-            int64_t end = smaller(start + LANES, size);
-            int is_any = 0;
-            for (int64_t i = start; i < end; i++)
-                is_any |= (values[i] > inner_high) | (values[i] < inner_low);
-            if (!is_any)
-                continue;
-            for (int64_t i = start; i < end; i++) {
-                out[found] = values[i];
-                found += ((values[i] > inner_high) | (values[i] < inner_low)) & (values[i] <= high) & (values[i] >= low);
-            }
-        }
-    }
-    return found;
-}
-
-/* Adds 1 to counts[floor(value * factor) - first] for each value. */
-FOR_EACH_CPU
-void amct_count(const float *values, int64_t count, float factor, int64_t first, int64_t *counts)
-{
-    int32_t indices[ROW];
-    for (int64_t start = 0; start < count; start += ROW) {
-        int64_t size = smaller(ROW, count - start);
-        for (int64_t i = 0; i < size; i++)
-            indices[i] = (int32_t)floorf(values[start + i] * factor);
-        for (int64_t i = 0; i < size; i++)
-            counts[indices[i] - first]++;
-    }
-}
-
-/* scale^3 * sum(drop * F(edge / scale)) for F(t) = (t - k)^3 / 3 + k / 12, k = clamp(rint(t), low, high). */
-FOR_EACH_CPU
-static double edge_sum(const double *edges, const double *drop, int64_t count, double scale, double low, double high)
-{
-    double cubes = 0, nearest = 0;
-#pragma omp simd reduction(+ : cubes, nearest)
+    float low = INFINITY, high = -INFINITY;
+    int has_nan = 0;
+#pragma omp simd reduction(min : low) reduction(max : high) reduction(| : has_nan)
     for (int64_t i = 0; i < count; i++) {
-        double t = edges[i] / scale;
-        double k = rint(t);
-        k = k < low ? low : k;
-        k = k > high ? high : k;
-        cubes += (t - k) * (t - k) * (t - k) * drop[i];
-        nearest += k * drop[i];
+        low = x[i] < low ? x[i] : low;
+        high = x[i] > high ? x[i] : high;
+        has_nan |= x[i] != x[i];
     }
-    return scale * scale * scale * (cubes / 3.0 + nearest / 12.0);
+    return has_nan ? (bounds_t){NAN, NAN} : (bounds_t){low, high};
 }
 
-/* sums[grid] = edge_sum(...) for each of the grids. */
-void amct_edge_sums(const double *edges, const double *drop, int64_t count, const double *scale, const double *low,
-                    const double *high, int64_t grids, double *sums)
+/* Smallest and largest value of each row. */
+void amct_row_extremes(const float *x, int64_t rows, int64_t size, float *lows, float *highs)
 {
-#pragma omp parallel for schedule(static) if (count * grids > BLOCK)
-    for (int64_t grid = 0; grid < grids; grid++)
-        sums[grid] = edge_sum(edges, drop, count, scale[grid], low[grid], high[grid]);
+#pragma omp parallel for schedule(static) if (rows * size > BLOCK)
+    for (int64_t row = 0; row < rows; row++) {
+        bounds_t found = extremes(x + row * size, size);
+        lows[row] = found.low;
+        highs[row] = found.high;
+    }
 }
 
 FOR_EACH_CPU

@@ -1,4 +1,4 @@
-/* What kernels.c and integer_kernels.c share. */
+/* What the files of kernels share. */
 
 #ifndef AMCT_KERNELS_H
 #define AMCT_KERNELS_H
@@ -13,8 +13,21 @@
 #define FOR_EACH_CPU
 #endif
 
+#if defined(__GNUC__)
+#define INTERNAL __attribute__((visibility("hidden"))) /* shared by the files, no function of the library */
+#else
+#define INTERNAL
+#endif
+
 #define BLOCK 32768 /* elements of a thread's turn; core/native.py has this number too */
 
-static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+typedef struct {
+    float low, high;
+} bounds_t;
+
+/* Smallest and largest of the values; both are NaN if a value is NaN. In kernels.c. */
+INTERNAL bounds_t extremes(const float *x, int64_t count);
+
+static inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 #endif

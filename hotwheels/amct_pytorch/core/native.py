@@ -1,4 +1,4 @@
-"""The kernels of kernels.c, if they could be compiled when the package was installed.
+"""The kernels of core/*.c, if they could be compiled when the package was installed.
 
 A fake quantization is four passes over the memory with torch's kernels, and its backward six; these kernels take one.
 Both give the same values bit for bit, except for the last bits of sums. Callers check `handles`, or `is_there`, first.
@@ -23,13 +23,12 @@ from torch import Tensor
 from ..log import get_logger
 
 Values = NDArray[np.float32]
-Numbers = NDArray[np.float64]
 
 _log = get_logger(__name__)
 # For tests and in case of doubt: any text but "0" switches the kernels off.
 SWITCH = "AMCT_NO_KERNELS"
 _BLOCK = 32768  # of kernels.c
-ABI = 3  # of kernels.c: raise both numbers with each change of a function's signature or meaning
+ABI = 4  # of kernels.c: raise both numbers with each change of a function's signature or meaning
 # Of ELF-64 (man 5 elf): e_ident, e_type, e_machine, e_version, e_entry, e_phoff, e_shoff, e_flags, e_ehsize,
 # e_phentsize, e_phnum, e_shentsize, e_shnum, e_shstrndx.
 _ELF_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
@@ -40,11 +39,8 @@ _SIGNATURES: Mapping[str, tuple[Any, ...]] = {
     "amct_learned_range": (_POINTER, _POINTER, _LONG, _FLOAT, _FLOAT, _FLOAT, _POINTER),
     "amct_unfold": (_POINTER, _POINTER, _LONG, _LONG, _POINTER, _POINTER, _POINTER, _INT, _FLOAT),
     "amct_unfold_backward": (*(_POINTER,) * 2, _LONG, _LONG, *(_POINTER,) * 3, _INT, _FLOAT, _POINTER),
-    "amct_summarise_rows": (_POINTER, _LONG, _LONG, _LONG, _DOUBLE, _LONG, _LONG, *(_POINTER,) * 3),
-    "amct_collect": (_POINTER, _LONG, _POINTER, _LONG, *(_FLOAT,) * 4, _POINTER),
-    "amct_count": (_POINTER, _LONG, _FLOAT, _LONG, _POINTER),
+    "amct_row_extremes": (_POINTER, _LONG, _LONG, _POINTER, _POINTER),
     "amct_quantize_weight": (_POINTER, _POINTER, _LONG, _LONG, _POINTER, _INT, _FLOAT),
-    "amct_edge_sums": (_POINTER, _POINTER, _LONG, *(_POINTER,) * 3, _LONG, _POINTER),
 }
 _TO_GRID = (_DOUBLE, _DOUBLE, _DOUBLE, _FLOAT, _FLOAT)  # bottom, top, scale, low, high
 _OUT = (_POINTER, _INT, _FLOAT)  # memory, whether it takes bytes, what is added for bytes
@@ -96,7 +92,6 @@ def load(path: Path | None) -> ctypes.CDLL:
     for name, arguments in {**_INTEGER_SIGNATURES, "amct_round_folded": _FOLDED_SIGNATURE}.items():
         if hasattr(library, name):
             getattr(library, name).argtypes = arguments
-    library.amct_collect.restype = _LONG
     return library
 
 
@@ -135,6 +130,19 @@ _library, _why_not = _load_or_say_why()
 def is_there() -> bool:
     """Whether the compiled kernels are loaded."""
     return _library is not None
+
+
+def function(name: str, arguments: tuple[Any, ...], result: Any = _INT) -> Any:
+    """Returns a function of the library with these types; None without the library, or if that is older."""
+    return None if _library is None else _typed(_library, name, arguments, result)
+
+
+@functools.lru_cache(maxsize=64)
+def _typed(library: ctypes.CDLL, name: str, arguments: tuple[Any, ...], result: Any) -> Any:
+    found = getattr(library, name, None)
+    if found is not None:
+        found.argtypes, found.restype = arguments, result
+    return found
 
 
 def why_missing() -> str:
@@ -205,50 +213,12 @@ def unfold_backward(grad: Tensor, weight: Tensor, factor: Tensor, inverse: Tenso
     return dots
 
 
-def summarise_rows(rows: Tensor, block: int, distance: float) -> tuple[Values, Values, Values]:
-    """Returns (smallest, largest, samples): extremes of each row of ``rows`` [n, m], samples ``distance`` apart.
-
-    ``distance`` is at least 1 and starts anew in each ``block`` of rows. NaN in a row makes both of its extremes NaN.
-    """
-    assert _library is not None
-    (height, size), per_block = rows.shape, int(block * rows.shape[1] / distance)
-    samples = height // block * per_block + int(height % block * size / distance)
-    lows, highs, sample = (np.empty(count, dtype=np.float32) for count in (height, height, samples))
-    pointers = (one.ctypes.data for one in (lows, highs, sample))
-    _library.amct_summarise_rows(rows.data_ptr(), height, size, block, distance, per_block, samples, *pointers)
-    return lows, highs, sample
-
-
 def row_extremes(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the smallest and the largest value of each row of ``rows`` [n, m], NaN where one is NaN."""
-    lows, highs, _ = summarise_rows(rows, rows.shape[0], rows.numel() + 1.0)
-    return torch.from_numpy(lows), torch.from_numpy(highs)
-
-
-def collect(rows: Tensor, indices: NDArray[np.intp], inner: tuple[float, float], bounds: tuple[float, float]) -> Values:
-    """Returns the values of the rows ``indices`` of ``rows`` [n, m] outside ``inner``, but inside ``bounds``."""
     assert _library is not None
-    found, size = np.empty(indices.size * rows.shape[1], dtype=np.float32), rows.shape[1]
-    where = np.ascontiguousarray(indices, dtype=np.int64)
-    pointers = rows.data_ptr(), size, where.ctypes.data, where.size
-    return found[: _library.amct_collect(*pointers, *inner, *bounds, found.ctypes.data)].copy()
-
-
-def count(values: Values, factor: float, first: int, bins: int) -> NDArray[np.int64]:
-    """Returns how many of ``values`` have the index ``floor(value * factor) - first``, [bins]."""
-    assert _library is not None
-    x, counts = np.ascontiguousarray(values, dtype=np.float32), np.zeros(bins, dtype=np.int64)
-    _library.amct_count(x.ctypes.data, x.size, factor, first, counts.ctypes.data)
-    return counts
-
-
-def edge_sums(edges: Numbers, drop: Numbers, scale: Numbers, low: Numbers, high: Numbers) -> Numbers:
-    """Returns ``scale^3 * sum(drop * F(edges / scale))`` for each of the [m] grids; see grid_error._bin_errors."""
-    assert _library is not None
-    arrays = [np.ascontiguousarray(one, dtype=np.float64) for one in (edges, drop, scale, low, high)]
-    sums, pointers = np.empty_like(arrays[2]), [one.ctypes.data for one in arrays]
-    _library.amct_edge_sums(*pointers[:2], edges.size, *pointers[2:], scale.size, sums.ctypes.data)
-    return sums
+    lows, highs = torch.empty(rows.shape[0]), torch.empty(rows.shape[0])
+    _library.amct_row_extremes(rows.data_ptr(), *rows.shape, lows.data_ptr(), highs.data_ptr())
+    return lows, highs
 
 
 def quantize_weight(weight: Values, step: Values, end: int) -> NDArray[np.int8]:
@@ -265,15 +235,6 @@ def round_folded(*arguments: Any) -> bool | None:
     """Calls amct_round_folded, see `folded_rounding`; None if it is not there, else whether its result is complete."""
     kernel = getattr(_library, "amct_round_folded", None)
     return None if kernel is None else not kernel(*arguments)
-
-
-@functools.cache
-def function(name: str, arguments: tuple[Any, ...]) -> Any | None:
-    """Returns the kernel ``name`` that takes ``arguments``; None if it is not there, as in an older library."""
-    found = getattr(_library, name, None)
-    if found is not None:
-        found.argtypes = arguments
-    return found
 
 
 def has_integer_kernels() -> bool:

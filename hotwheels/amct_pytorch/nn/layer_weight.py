@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 from collections.abc import Hashable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -28,8 +29,8 @@ from .kept_result import FingerprintedResult, KeptResult
 from .weighted_op import WeightedOp
 
 _log = get_logger(__name__)
-# Of a batch, for an estimate: images, their height and width, and rows of a Linear.
-_IMAGES, _SIDE, _ROWS = 2, 32, 128
+# For an estimate: images of a batch, their height and width, rows of a Linear; channels of the output.
+_IMAGES, _SIDE, _ROWS, _OUTPUTS = 2, 32, 128, 64
 _LEAST_SHARE = 1e-6  # of an error that is not all shift
 
 
@@ -133,18 +134,32 @@ class LayerWeight:
     def gain_without_shift(self, x: Tensor) -> float | None:
         """Returns how many dB of the weight's rounding error at the outputs for ``x`` go if channels keep their means.
 
-        None if the rounding makes no error, or nothing else than a shift. An estimate from a part of two images.
+        None if the rounding makes no error, or nothing else than a shift. An estimate from a part of two images and of
+        the outputs.
         """
         spatial = len(self.op.channel_shape) - 1
         if self.has_bare_grid or self.op.trains_batch_norm:
             return None
-        weight, bias = self.op.folded()
-        error = self._rounded.get(*self._known(weight, bias), self._round)[0] - weight
-        result = self.op.apply(self._part_of(x, spatial), error, None)
-        by_channel = result.double().movedim(-1 - spatial, -1).reshape(-1, len(weight))  # [positions, C_out]
-        whole = by_channel.square().mean()
-        rest = whole - by_channel.mean(0).square().mean()
-        return float(10.0 * torch.log10(whole / rest)) if rest > _LEAST_SHARE * whole else None
+        shift = self.op.apply(self._part_of(x, spatial), self._rounding_error(), None).float()
+        axes = [axis for axis in range(shift.dim()) if axis != shift.dim() - 1 - spatial]
+        means = shift.mean(axes, keepdim=True) if axes else shift
+        rest = float(shift.sub_(means).square_().mean())
+        whole = rest + float(means.square().mean())
+        return 10.0 * math.log10(whole / rest) if rest > _LEAST_SHARE * whole else None
+
+    def _rounding_error(self) -> Tensor:
+        """Returns the rounded folded weight minus the weight; of a layer with many outputs, `_OUTPUTS` rows of it."""
+        is_alone = self.quantizer.grid_settings is not None and self.op.groups == 1  # rounds each row by itself
+        if not is_alone or self.op.out_channels <= _OUTPUTS:
+            weight, bias = self.op.folded()
+            return self._rounded.get(*self._known(weight, bias), self._round)[0] - weight
+        weight, factor, _ = self.op.unfolded()
+        params = self._folded_params(weight, factor, self.op.folded_bias())
+        rows = torch.arange(_OUTPUTS, device=weight.device) * len(weight) // _OUTPUTS
+        weight = weight[rows] * per_channel(factor[rows], weight)
+        if params.scale.dim():
+            params = dataclasses.replace(params, scale=params.scale[rows], offset=params.offset[rows])
+        return self.quantizer.fake_quantize(weight, params) - weight
 
     def _part_of(self, x: Tensor, spatial: int) -> Tensor:
         """Returns rows of the input of a Linear, or the middle of two images; the middle is larger than the kernel."""

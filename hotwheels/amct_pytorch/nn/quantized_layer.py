@@ -105,8 +105,10 @@ class QuantizedLayer(nn.Module):
     @property
     def is_calibrated(self) -> bool:
         """Whether the quantizers of all floating inputs and of the weight are calibrated."""
-        needed = [q for q, is_other in zip(self.activation, self.non_float_inputs, strict=True) if not is_other]
-        return all(q.is_calibrated for q in (*needed, *([self.weight] if self.weight is not None else [])))
+        if self.weight is not None and not self.weight.is_calibrated:
+            return False
+        pairs = zip(self.activation, self.non_float_inputs.tolist(), strict=True)
+        return all(is_other or quantizer.is_calibrated for quantizer, is_other in pairs)
 
     @property
     def calibration_progress(self) -> str:
@@ -239,8 +241,10 @@ class QuantizedLayer(nn.Module):
     def _observe(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Lets each quantizer observe its input; only floating tensors are quantized (spec 4.7)."""
         values, was_calibrated = self.call.inputs(args, kwargs), self.is_calibrated
+        known = self.non_float_inputs.tolist()
         for index, (x, quantizer, shared) in enumerate(zip(values, self.activation, self._sharing, strict=True)):
-            self.non_float_inputs[index] = float(not is_quantizable(x))
+            if is_quantizable(x) == bool(known[index]):
+                self.non_float_inputs[index] = float(not is_quantizable(x))
             if is_quantizable(x):
                 self._prepare_linear(x, quantizer)
                 shared.observe(x, quantizer)

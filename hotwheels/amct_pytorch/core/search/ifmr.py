@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import numpy as np
@@ -44,8 +45,7 @@ class IfmrOptions:
     @property
     def ratios(self) -> Numbers:
         """The multiples ``start + i * step``, i = 0..round((end - start) / step), float64."""
-        last = round((self.search_end - self.search_start) / self.search_step)
-        return np.asarray(self.search_start + np.arange(last + 1) * self.search_step, dtype=np.float64)
+        return _ratios(self.search_start, self.search_end, self.search_step)
 
     def new_statistics(self, spec: QuantSpec) -> RangeStatistics:
         """Returns empty statistics that keep the percentiles and tails which this search needs."""
@@ -155,7 +155,15 @@ def _candidates(
     return low, spec.qmax * scale, scale
 
 
+@functools.cache
+def _ratios(start: float, end: float, step: float) -> Numbers:
+    last = round((end - start) / step)
+    ratios = np.asarray(start + np.arange(last + 1) * step, dtype=np.float64)
+    ratios.flags.writeable = False  # every search of these options has this array
+    return ratios
+
+
 def _result(low: float, high: float, spec: QuantSpec) -> IfmrResult:
-    bounds = torch.tensor([low, high], dtype=torch.float32)
+    bounds = torch.tensor(low, dtype=torch.float32), torch.tensor(high, dtype=torch.float32)
     scale, offset = affine_params(-bounds[1] if spec.symmetric else bounds[0], bounds[1], spec)
     return IfmrResult(scale=scale, offset=offset, low=bounds[0], high=bounds[1])

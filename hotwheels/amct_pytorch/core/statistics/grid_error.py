@@ -5,16 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import native
+from . import compiled
 from .range_statistics import RangeStatistics
 
 Numbers = NDArray[np.float64]
 
 _NEARLY_BEST = 1.1
-# Sizes of a step of the computation that stays in the cache: _CHUNK values on some 60 grids, _GRIDS grids on some
-# 4000 bins.
-_CHUNK = 1 << 10
-_GRIDS = 8
+_CHUNK = 1 << 10  # values whose errors on some 60 grids stay in the cache
+_LANES = 16  # sums that a vector unit takes side by side
 
 
 def least_error(statistics: RangeStatistics, scale: Numbers, low: Numbers, high: Numbers) -> int:
@@ -23,6 +21,8 @@ def least_error(statistics: RangeStatistics, scale: Numbers, low: Numbers, high:
     The expected error decides; if the statistics still hold the values themselves, the true error on them decides
     between the grids with nearly the least expected error. The arguments are those of ``expected_errors``.
     """
+    if compiled.finds_least():
+        return _compiled(statistics, scale, low, high)[0]
     expected = expected_errors(statistics, scale, low, high)
     values = statistics.values()
     if values is None:
@@ -42,30 +42,44 @@ def expected_errors(statistics: RangeStatistics, scale: Numbers, low: Numbers, h
       low: [m] lowest integer of each grid, without its offset: the integer 0 is the real value 0.0.
       high: [m] highest integer.
     """
+    if compiled.finds_least():
+        return _compiled(statistics, scale, low, high)[1]
     tails = np.concatenate((statistics.smallest(), statistics.largest())).astype(np.float64)
-    atoms = np.array(list(statistics.histogram.atoms.items()))
     errors = _bin_errors(*statistics.densities(), scale, low, high)
-    errors += _squares(atoms[:, 0], scale, low, high) @ atoms[:, 1]
+    for atom, weight in statistics.histogram.atoms.items():
+        errors += sum_of_squares(np.array([atom]), scale, low, high) * weight
     return errors + sum_of_squares(tails, scale, low, high)
+
+
+def _compiled(statistics: RangeStatistics, *grids: Numbers) -> tuple[int, Numbers]:
+    """Returns the index of the best grid, and the expected errors."""
+    scale, low, high = grids
+    seen = statistics.histogram, statistics.tails, statistics.values()
+    return compiled.least_error(*seen, (scale, low, high), _NEARLY_BEST)
 
 
 def sum_of_squares(values: Numbers, scale: Numbers, low: Numbers, high: Numbers) -> Numbers:
     """Returns the sum of ``expected_errors``, but over the [n] float64 ``values`` themselves."""
-    total = np.zeros_like(scale)
+    inverse, total = 1.0 / scale, np.zeros_like(scale)
     for start in range(0, values.size, _CHUNK):
-        total += _squares(values[start : start + _CHUNK], scale, low, high).sum(1)
-    return total
+        steps = values[start : start + _CHUNK] * inverse[:, None]
+        distance = steps - _nearest(steps, low, high)
+        total += _sum(distance * distance)
+    return total * (scale * scale)
 
 
-def _squares(values: Numbers, scale: Numbers, low: Numbers, high: Numbers) -> Numbers:
-    """Squared error of each of the [n] values on each of the [m] grids: [m, n]."""
-    steps = values / scale[:, None]
-    nearest = np.rint(steps)
-    np.clip(nearest, low[:, None], high[:, None], out=nearest)
-    steps -= nearest
-    steps *= scale[:, None]
-    steps *= steps
-    return steps
+def _nearest(steps: Numbers, low: Numbers, high: Numbers) -> Numbers:
+    """The integers of the [m] grids which are nearest to ``steps`` [m, n]."""
+    return np.clip(np.rint(steps), low[:, None], high[:, None])
+
+
+def _sum(terms: Numbers) -> Numbers:
+    """Returns the sums of the rows of ``terms`` [m, n], taken in the order of search_kernels.c."""
+    grids, size = terms.shape
+    padded = np.zeros((grids, -(-size // _LANES) * _LANES))
+    padded[:, :size] = terms
+    side_by_side = np.add.reduce(padded.reshape(grids, -1, _LANES), axis=1)
+    return np.add.accumulate(side_by_side, axis=1)[:, -1]
 
 
 def _bin_errors(edges: Numbers, density: Numbers, scale: Numbers, low: Numbers, high: Numbers) -> Numbers:
@@ -75,24 +89,18 @@ def _bin_errors(edges: Numbers, density: Numbers, scale: Numbers, low: Numbers, 
     ``F(t) = (t - k)^3 / 3 + k / 12``. A bin [a, b] of density d contributes ``scale^3 * d * (F(b / scale) -
     F(a / scale))``; summed over the bins by parts, each edge counts with the drop of density there.
     """
+    cubes, nearests = np.zeros_like(scale), np.zeros_like(scale)
     if not density.size:
-        return np.zeros_like(scale)
+        return cubes
     drop = -np.diff(density, prepend=0.0, append=0.0)
     counting = np.flatnonzero(drop)
-    edges, drop = edges[counting], drop[counting]
-    if native.is_there():
-        return native.edge_sums(edges, drop, scale, low, high)
-    parts = range(0, scale.size, _GRIDS)
-    return np.concatenate([_edge_sums(edges, drop, *(x[i : i + _GRIDS] for x in (scale, low, high))) for i in parts])
-
-
-def _edge_sums(edges: Numbers, drop: Numbers, scale: Numbers, low: Numbers, high: Numbers) -> Numbers:
-    """``scale^3 * sum drop * F(edge / scale)`` per grid."""
-    steps = edges / scale[:, None]
-    nearest = np.rint(steps)
-    np.clip(nearest, low[:, None], high[:, None], out=nearest)
-    steps -= nearest
-    cubes = steps * steps
-    cubes *= steps
-    sums: Numbers = scale**3 * ((cubes @ drop) / 3.0 + (nearest @ drop) / 12.0)
-    return sums
+    edges, drop, inverse = edges[counting], drop[counting], 1.0 / scale
+    for start in range(0, edges.size, _CHUNK):
+        part, weight = edges[start : start + _CHUNK], drop[start : start + _CHUNK]
+        steps = part * inverse[:, None]
+        nearest = _nearest(steps, low, high)
+        distance = steps - nearest
+        cubes += _sum(distance * distance * distance * weight)
+        nearests += _sum(nearest * weight)
+    errors: Numbers = scale * scale * scale * (cubes / 3.0 + nearests / 12.0)
+    return errors

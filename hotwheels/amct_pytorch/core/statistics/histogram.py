@@ -8,17 +8,15 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import native
-
 Values = NDArray[np.float32]
 Counts = NDArray[np.float64]
 
 BINS = 8192
 # |value| / width stays below 2^22, where float32 still has distinct values for neighbouring bins.
-_LARGEST_INDEX_BITS = 22
-_MOST_ATOMS = 5
-_NARROWEST_BIN = 1e-6  # share of the bin width that a bin keeps at least when it is cut at a bound
-_SMALLEST_EXPONENT = -120  # 2^120 is still a float32: the factor which turns values into indices
+LARGEST_INDEX_BITS = 22
+MOST_ATOMS = 5
+NARROWEST_BIN = 1e-6  # share of the bin width that a bin keeps at least when it is cut at a bound
+SMALLEST_EXPONENT = -120  # 2^120 is still a float32: the factor which turns values into indices
 
 
 class GridHistogram:
@@ -57,7 +55,7 @@ class GridHistogram:
 
     def watch(self, value: float) -> None:
         """Counts ``value`` apart from now on, unless too many values are watched."""
-        if len(self.atoms) < _MOST_ATOMS:
+        if len(self.atoms) < MOST_ATOMS:
             self.atoms.setdefault(value, 0.0)
 
     def add(self, values: Values, weight: float = 1.0) -> None:
@@ -78,8 +76,6 @@ class GridHistogram:
                 self.atoms[atom] += found
 
     def _counted(self, values: Values, factor: float) -> NDArray[np.int64]:
-        if native.is_there():
-            return native.count(values, factor, self.first, self.counts.size)
         steps = values * np.float32(factor)
         indices = np.floor(steps, out=steps).astype(np.int32)
         indices -= self.first
@@ -108,7 +104,7 @@ class GridHistogram:
             return np.zeros(1), np.zeros(0)
         first, last = int(used[0]), int(used[-1]) + 1
         edges = np.arange(self.first + first, self.first + last + 1, dtype=np.float64) * self.width
-        margin = self.width * _NARROWEST_BIN
+        margin = self.width * NARROWEST_BIN
         edges = np.clip(edges, lowest - margin, highest + margin)
         widths = np.maximum(np.diff(edges), margin)
         return edges, np.maximum(self.counts[first:last], 0.0) / widths
@@ -150,7 +146,7 @@ class GridHistogram:
             return 0.0, 0.0
         return (self.first + int(used[0])) * self.width, (self.first + int(used[-1])) * self.width
 
-    def _reserve(self, low: float, high: float, exponent: int = _SMALLEST_EXPONENT) -> None:
+    def _reserve(self, low: float, high: float, exponent: int = SMALLEST_EXPONENT) -> None:
         """Makes the bins cover [low, high] and be at least 2^exponent wide."""
         if self.exponent is not None:
             inside = self._index(low) >= self.first and self._index(high) < self.first + self.counts.size
@@ -179,7 +175,7 @@ class GridHistogram:
 def _fitting_exponent(low: float, high: float, smallest: int, bins: int) -> int:
     """The smallest exponent >= ``smallest`` for which [low, high] fits into ``bins`` bins."""
     largest = max(-low, high)
-    exponent = max(smallest, math.frexp(largest)[1] - _LARGEST_INDEX_BITS)
+    exponent = max(smallest, math.frexp(largest)[1] - LARGEST_INDEX_BITS)
     if high > low:
         exponent = max(exponent, math.frexp((high - low) / bins)[1] - 1)
     while math.floor(math.ldexp(high, -exponent)) - math.floor(math.ldexp(low, -exponent)) >= bins:

@@ -6,11 +6,13 @@ import copy
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from . import compiled
 from .histogram import GridHistogram
-from .sampling import EXACT_SIZE, Bounds, Summary, Wish, summarise
+from .sampling import EXACT_SIZE, Bounds, Summary, Wish, flat_view, summarise
 from .tail import Tail
 
 Values = NDArray[np.float32]
@@ -70,9 +72,16 @@ class RangeStatistics:
         """
         if not x.numel():
             return
-        for summary in summarise(x, self._wish(self.count + x.numel())):
-            self._remember(summary.samples[0][0], summary.outer, count=summary.count)
-            self._take(summary)
+        flat, wish = flat_view(x.detach()), self._wish(self.count + x.numel())
+        ends = compiled.observe(self.histogram, self.tails, flat, wish) if compiled.observes(flat) else None
+        if ends is None:  # also if `flat` is not finite: the error names the ends
+            summaries = summarise(flat, wish)
+            for summary in summaries:
+                self._take(summary)
+            ends = min(one.minimum for one in summaries), max(one.maximum for one in summaries)
+        self._remember(*self._copied(flat), count=flat.numel())
+        self.count += flat.numel()
+        self.minimum, self.maximum = min(self.minimum, ends[0]), max(self.maximum, ends[1])
 
     def copy(self) -> RangeStatistics:
         """Returns an independent copy; cheap, since arrays that never change are shared."""
@@ -93,6 +102,11 @@ class RangeStatistics:
         self.histogram.merge(other.histogram)
         self._keep(np.concatenate((other.smallest(), other.largest())))
 
+    @property
+    def tails(self) -> tuple[Tail, Tail]:
+        """The tails of the largest values and of the negated smallest ones."""
+        return self._largest, self._smallest
+
     def largest(self) -> Values:
         """The largest values seen, at most 128, ascending. Disjoint from ``smallest``."""
         return self._largest.values
@@ -103,7 +117,11 @@ class RangeStatistics:
 
     def values(self) -> Values | None:
         """Returns all values seen, in no order; None if there were more than 2^16."""
-        return None if self._values is None else np.concatenate((*self._values, np.empty(0, dtype=np.float32)))
+        if self._values is None:
+            return None
+        if len(self._values) == 1:
+            return self._values[0]
+        return np.concatenate((*self._values, np.empty(0, dtype=np.float32)))
 
     def upper_bound(self) -> float:
         """The k-th largest value, k = n - int(p * n), but not below 0 (max_init of spec 5.1); 0 if nothing was seen."""
@@ -134,6 +152,12 @@ class RangeStatistics:
         """Returns (edges [m + 1], weight per unit of value [m]) of all values that are neither in a tail nor atoms."""
         return self.histogram.densities(-self._smallest.floor, self._largest.floor)
 
+    def _copied(self, flat: Tensor) -> tuple[Values, ...]:
+        """Returns a copy of the values if they are to be kept."""
+        if self._values is None or self.count + flat.numel() > REMEMBERED:
+            return ()
+        return (flat.to(device="cpu", dtype=torch.float32, copy=True).numpy(),)
+
     def _remember(self, *values: Values, count: int) -> None:
         if self._values is not None:
             fits = self.count + count <= REMEMBERED and sum(part.size for part in values) == count
@@ -149,9 +173,6 @@ class RangeStatistics:
         )
 
     def _take(self, summary: Summary) -> None:
-        self.count += summary.count
-        self.minimum = min(self.minimum, summary.minimum)
-        self.maximum = max(self.maximum, summary.maximum)
         self._watch_saturation(summary)
         for values, weight in summary.samples:
             self.histogram.add(values, weight)

@@ -12,21 +12,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...errors import CalibrationError
-from .. import native
-from .extremes import row_extremes
 from .tail import CAPACITY
 
 Values = NDArray[np.float32]
 
 EXACT_SIZE = 1 << 17
 _UNEVEN = 0.9877  # avoids a sampling stride that divides the row length; makes the sample about 1 % larger
-_ROWS = 4096  # a tensor is cut into at least so many rows: then the tails are in a few rows, which are gathered
+LEAST_ROWS = 4096  # a tensor is cut into at least so many rows: then the tails are in a few rows, which are gathered
 _LONGEST_ROW = 1024
 _BLOCK = 1 << 20  # elements reduced at once: they are still in the cache when the second reduction reads them
-# Rows gathered to sample a tail below its exact largest elements; not gathered if the plain sample has _PLENTY elements
+# Rows gathered to sample a tail below its exact largest elements; not gathered if the plain sample has PLENTY elements
 # there.
-_TAIL_ROWS = 256
-_PLENTY = 8 * _TAIL_ROWS
+TAIL_ROWS = 256
+PLENTY = 8 * TAIL_ROWS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +55,43 @@ class Wish:
     tail_start: float
     symmetric: bool
     sample_size: int = EXACT_SIZE
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """How a large tensor is cut into rows, and sampled.
+
+    Attributes:
+      count: Number of rows; 0 for a tensor that is taken as a whole.
+      length: Elements of a row.
+      distance: Of two samples; at least 1.
+    """
+
+    count: int
+    length: int
+    distance: float = 1.0
+
+    @classmethod
+    def of(cls, elements: int, sample_size: int) -> Rows:
+        """Returns the rows of a tensor of so many elements, of which those that do not fill a row are left."""
+        length = min(_LONGEST_ROW, 1 << max(0, (elements // LEAST_ROWS).bit_length() - 1))
+        count = elements // length if elements > sample_size else 0
+        # The distance is no integer, so the samples do not all fall on the same column or channel of the tensor.
+        return cls(count, length, max(1.0, _UNEVEN / min(1.0, sample_size / (count * length))) if count else 1.0)
+
+    @property
+    def size(self) -> int:
+        """Elements of all rows."""
+        return self.count * self.length
+
+    @property
+    def block(self) -> int:
+        """Rows of a block on the CPU; the samples start anew in each block."""
+        return max(1, _BLOCK // self.length)
+
+    def samples_of(self, rows: int) -> int:
+        """Returns the number of samples of so many rows of a block."""
+        return int(rows * self.length / self.distance)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,13 +128,12 @@ def summarise(x: Tensor, wish: Wish) -> list[Summary]:
       CalibrationError: If ``x`` holds NaN or infinity.
     """
     flat = flat_view(x.detach())
-    length = _row_length(flat.numel())
-    whole = flat.numel() // length * length if flat.numel() > wish.sample_size else 0
+    rows = Rows.of(flat.numel(), wish.sample_size)
     parts = []
-    if whole:
-        parts.append(_summary_of_large(flat[:whole].view(-1, length), wish))
-    if whole < flat.numel():
-        parts.append(_summary_of_small(_to_numpy(flat[whole:]), wish.known))
+    if rows.count:
+        parts.append(_summary_of_large(flat[: rows.size].view(-1, rows.length), rows.distance, wish))
+    if rows.size < flat.numel():
+        parts.append(_summary_of_small(_to_numpy(flat[rows.size :]), wish.known))
     return parts
 
 
@@ -114,16 +148,12 @@ def flat_view(x: Tensor) -> Tensor:
     return x.as_strided((x.numel(),), (1,))
 
 
-def _row_length(count: int) -> int:
-    return min(_LONGEST_ROW, 1 << max(0, (count // _ROWS).bit_length() - 1))
-
-
 def _summary_of_small(values: Values, known: Bounds) -> Summary:
     """Returns the summary of all ``values``: the extremes in ``outer``, all others as samples of weight 1."""
     minimum, maximum = float(values.min()), float(values.max())
     _check_finite(minimum, maximum)
     # Columns instead of rows: reduced along the slow axis, which is fast for short columns too.
-    depth = max(1, values.size // _ROWS)
+    depth = max(1, values.size // LEAST_ROWS)
     columns = values[: values.size // depth * depth].reshape(depth, -1)
     lows, highs = columns.min(0), columns.max(0)
     ends = Bounds(_kth_lowest(lows, CAPACITY)[0], -_kth_lowest(-highs, CAPACITY)[0])
@@ -133,9 +163,9 @@ def _summary_of_small(values: Values, known: Bounds) -> Summary:
     return Summary(values.size, minimum, maximum, exact, values[is_outer], filled, samples)
 
 
-def _summary_of_large(rows: Tensor, wish: Wish) -> Summary:
+def _summary_of_large(rows: Tensor, distance: float, wish: Wish) -> Summary:
     """Returns the summary of ``rows``: the exact row extremes show which rows hold the tails; the rest is sampled."""
-    lows, highs, sample = _reduce(rows, wish.sample_size)
+    lows, highs, sample = _reduce(rows, distance)
     minimum, maximum = float(lows.min()), float(highs.max())
     _check_finite(minimum, maximum)
     low, low_rank = _kth_lowest(lows, CAPACITY, wish.ranks[0])
@@ -150,19 +180,16 @@ def _summary_of_large(rows: Tensor, wish: Wish) -> Summary:
     return Summary(rows.numel(), minimum, maximum, exact, outer, filled, samples)
 
 
-def _reduce(rows: Tensor, sample_size: int) -> tuple[Values, Values, Values]:
+def _reduce(rows: Tensor, distance: float) -> tuple[Values, Values, Values]:
     """Returns (minima, maxima, sample): of each row, and an even sample of all elements.
 
-    Works block by block, so that with torch the second and later reductions find the values in the cache.
+    Works block by block, so that the second and later reductions find the values in the cache.
     """
     height = max(1, _BLOCK // rows.shape[1]) if rows.device.type == "cpu" else rows.shape[0]
-    distance = max(1.0, _UNEVEN / min(1.0, sample_size / rows.numel()))
-    if native.handles(rows):
-        return native.summarise_rows(rows, height, distance)
     parts = []
     for block in torch.split(rows, height):
         positions = _sample_positions(block.numel(), distance, block.device)
-        parts.append((*row_extremes(block), block.view(-1).index_select(0, positions)))
+        parts.append((block.amin(dim=1), block.amax(dim=1), block.view(-1).index_select(0, positions)))
     lows, highs, sample = (_to_numpy(torch.cat(part)) for part in zip(*parts, strict=True))
     return lows, highs, sample
 
@@ -187,8 +214,8 @@ def _tail_bounds(ends: Bounds, exact: Bounds, sample: Values, wish: Wish) -> Bou
     end = wish.tail_start * (max(-ends.low, ends.high) if wish.symmetric else ends.high)
     if end <= 0.0:
         return exact
-    has_many_above = np.count_nonzero(sample > end) >= _PLENTY
-    has_many_below = not wish.symmetric or np.count_nonzero(sample < -end) >= _PLENTY
+    has_many_above = np.count_nonzero(sample > end) >= PLENTY
+    has_many_below = not wish.symmetric or np.count_nonzero(sample < -end) >= PLENTY
     return Bounds(
         exact.low if has_many_below else max(exact.low, -end),
         exact.high if has_many_above else min(exact.high, end),
@@ -200,8 +227,8 @@ def _tail_sample(rows: Tensor, reaching: NDArray[np.intp], tails: Bounds, exact:
     if tails == exact or not reaching.size:
         return np.empty(0, dtype=np.float32), 1.0
     some = reaching
-    if reaching.size > _TAIL_ROWS:
-        some = reaching[np.arange(_TAIL_ROWS) * reaching.size // _TAIL_ROWS]
+    if reaching.size > TAIL_ROWS:
+        some = reaching[np.arange(TAIL_ROWS) * reaching.size // TAIL_ROWS]
     return _collect(rows, some, tails, exact), reaching.size / some.size
 
 
@@ -211,8 +238,6 @@ def _reaching(lows: Values, highs: Values, bounds: Bounds) -> NDArray[np.intp]:
 
 def _collect(rows: Tensor, indices: NDArray[np.intp], inner: Bounds, bounds: Bounds = _EVERYTHING) -> Values:
     """Returns the elements of the rows ``indices`` that are beyond ``inner``, but not beyond ``bounds``."""
-    if native.handles(rows):
-        return native.collect(rows, indices, (inner.low, inner.high), (bounds.low, bounds.high))
     values = _to_numpy(rows.index_select(0, torch.from_numpy(indices).to(rows.device)))
     values = values[(values > inner.high) | (values < inner.low)]
     return values[(values <= bounds.high) & (values >= bounds.low)]
@@ -227,10 +252,7 @@ def _kth_lowest(values: Values, *ranks: int) -> list[float]:
 
 @functools.lru_cache(maxsize=16)
 def _sample_positions(count: int, distance: float, device: torch.device) -> Tensor:
-    """Evenly spaced positions in ``count`` elements.
-
-    The distance is no integer, so the samples do not all fall on the same column or channel of the tensor.
-    """
+    """Evenly spaced positions in ``count`` elements."""
     return (torch.arange(int(count / distance), dtype=torch.float64) * distance).long().to(device)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...core.affine import affine_params
+from ...core.affine import affine_params, real_ends
 from ...core.params import QuantParams
 from ...core.spec import QuantSpec
 from ...errors import CalibrationError
@@ -119,8 +119,7 @@ class RangeObserver(ObserverBase):
 
     def clip_range(self) -> tuple[Tensor, Tensor]:
         """Returns (clip_min, clip_max), the real values of Qmin and Qmax, which seed the learned ranges."""
-        spec = QuantSpec(num_bits=self.num_bits)
-        return (spec.qmin - self.zero_point) * self.scale, (spec.qmax - self.zero_point) * self.scale
+        return real_ends(self.scale, self.zero_point, self.num_bits)
 
     def forward(self, x: Any) -> Any:
         """Observes ``x`` and returns it unchanged."""
@@ -148,7 +147,9 @@ class RangeObserver(ObserverBase):
     def _store(self, low: Any, high: Any, scale: Any, offset: Any) -> None:
         with torch.no_grad():
             for buffer, value in zip(self._grid_buffers(), (low, high, scale, offset), strict=True):
-                buffer.copy_(torch.as_tensor(value).reshape(()))
+                buffer.copy_(
+                    value if isinstance(value, Tensor) and not value.dim() else torch.as_tensor(value).reshape(())
+                )
 
     def _grid_buffers(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return self.min_val, self.max_val, self.scale, self.zero_point

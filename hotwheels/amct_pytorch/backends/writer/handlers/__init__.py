@@ -12,10 +12,8 @@ from . import (
     normalization,
     not_finite,
     pooling,
-    recurrent,
     reduction,
     resize,
-    scattering,
     shape,
 )
 
@@ -31,9 +29,7 @@ __all__ = [
     "normalization",
     "not_finite",
     "pooling",
-    "recurrent",
     "reduction",
     "resize",
-    "scattering",
     "shape",
 ]
