@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from xml.etree import ElementTree
 
 import pytest
@@ -238,6 +239,13 @@ def test_refinement_is_asked_for_and_measured(net, batches, tmp_path) -> None:
         ({"target": 1, "budget": 1}, "give either target or budget"),
         ({"budget": 0.1}, "no configuration costs 0.1 or less; the cheapest costs"),
         ({"target": 200}, "no configuration reaches the target 200"),
+        ({"budget": -1}, "budget is -1; allowed: above 0"),
+        ({"budget": 0}, "budget is 0; allowed: above 0"),
+        ({"budget": math.inf}, "budget is inf; a finite number is expected"),
+        ({"target": math.nan}, "target is nan; a finite number is expected"),
+        ({"budget": 0.01, "weights": ("8",)}, r"Give a larger budget, or weights of 4 bits\.$"),
+        ({"budget": 0.01, "weights": ("8", "4")}, r"Give a larger budget\.$"),
+        ({"target": 200, "refine": True}, r"Give a lower target\.$"),
         ({"budget": 1, "data_bits": (7, 8)}, "data_bits has 7; allowed: 8 to 16"),
         ({"budget": 1, "data_bits": (12,)}, "data_bits must have 8"),
         ({"budget": 1, "weights": ("8", "2")}, "weights has '2'; allowed: 8, 4, 4_codebook"),
@@ -246,6 +254,23 @@ def test_refinement_is_asked_for_and_measured(net, batches, tmp_path) -> None:
 def test_what_cannot_be_is_said(net, batches, tmp_path, wanted, message) -> None:
     with pytest.raises(amct.ConfigError, match=message):
         found(net, batches[:1], tmp_path, **wanted)
+
+
+def test_wrong_numbers_are_refused_before_anything_is_measured(net, batches, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("hotwheels.amct_pytorch.api.auto.search", lambda *_: pytest.fail("measured"))
+    for wanted in ({"budget": -1}, {"target": math.nan}):
+        with pytest.raises(amct.ConfigError):
+            found(net, batches[:1], tmp_path, **wanted)
+    with pytest.raises(TypeError, match="argument 'evaluate' must be a function of the model, got 5"):
+        found(net, batches[:1], tmp_path, target=1.0, evaluate=5)
+
+
+def test_a_width_or_a_weight_alone_is_a_list_of_one(net, batches, tmp_path) -> None:
+    both = [
+        found(net, batches[:1], tmp_path, budget=3.0, data_bits=bits, weights=weights).as_dict()["layers"]
+        for bits, weights in ((8, "8"), ((8,), ("8",)))
+    ]
+    assert both[0] == both[1]
 
 
 def test_no_data(net, tmp_path) -> None:

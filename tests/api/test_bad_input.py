@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.config.files.tolerant_json import dump_json, read_json
@@ -317,10 +320,94 @@ def test_an_unknown_opset_is_named(tmp_path: Path) -> None:
 def test_refine_names_what_is_no_batch_and_sizes_unlike_those_of_calibration(tmp_path: Path) -> None:
     quantized = quantize(Net(), tmp_path, [(torch.rand(2, 3, 8, 8),)])
     with pytest.raises(TypeError, match=r"refine: a batch of the data has no tensor, but \(str\)"):
-        amct.refine(quantized, "images")
-    with pytest.raises(RuntimeError) as caught:
-        amct.refine(quantized, [torch.rand(2, 1, 8, 8)], progress=False)
-    assert "'x' is [2, 1, 8, 8], in calibration it was [2, 3, 8, 8]" in caught.value.__notes__[-1]
+        amct.refine(quantized, ["images"])
+    with pytest.raises(amct.CalibrationError) as caught:
+        amct.refine(quantized, [torch.rand(2, 3, 8, 8), torch.rand(2, 1, 8, 8)], progress=False)
+    text = "refine: batch 1 of 'data' does not fit the model: 'x' is [2, 1, 8, 8], in calibration it was [2, 3, 8, 8]."
+    assert str(caught.value).startswith(text)
+    with pytest.raises(amct.CalibrationError, match="'x' is of type dict, in calibration it was a tensor"):
+        amct.refine(quantized, [{"image": torch.rand(2, 3, 8, 8)}], progress=False)
+
+
+LABELLED = (torch.rand(2, 3, 8, 8), torch.arange(2))
+TAKERS = {
+    "refine": lambda model, quantized, path: amct.refine(quantized, [LABELLED]),
+    "auto_quantize": lambda model, quantized, path: amct.auto_quantize(model, [LABELLED], budget=1.2),
+    "QuantAnalyzer": lambda model, quantized, path: amct.QuantAnalyzer(quantized, LABELLED, path),
+    "QuantAnalyzer of a float model": lambda model, quantized, path: amct.QuantAnalyzer(model, LABELLED, path),
+    "QuantAnalyzer with more": lambda model, quantized, path: amct.QuantAnalyzer(
+        model, LABELLED[0], path, more_inputs=[LABELLED]
+    ),
+    "check_model": lambda model, quantized, path: amct.check_model(model, LABELLED),
+    "check_model of a quantized one": lambda model, quantized, path: amct.check_model(quantized, LABELLED),
+}
+
+
+@pytest.mark.parametrize(("name", "call"), TAKERS.items(), ids=TAKERS)
+def test_labels_in_the_data_are_called_so(name: str, call: Callable[..., object], tmp_path: Path) -> None:
+    model = Net().eval()
+    quantized = quantize(model, tmp_path, [LABELLED[:1]])
+    with pytest.raises(amct.CalibrationError) as caught:
+        call(model, quantized, tmp_path / "out")
+    text = str(caught.value)
+    assert text.startswith(f"{name.split()[0]}: ")
+    assert " has 2 values, but forward takes x. Labels do not belong in it: pass " in text
+    is_list = name in ("refine", "auto_quantize")
+    assert ("[batch[0] for batch in data]" in text) == is_list
+    assert ("batch 0 of 'data'" in text) == is_list
+
+
+NO_DATA = {
+    "refine": lambda model, quantized, data: amct.refine(quantized, data),
+    "auto_quantize": lambda model, quantized, data: amct.auto_quantize(model, data, budget=1.2),
+}
+
+
+@pytest.mark.parametrize(("name", "call"), NO_DATA.items(), ids=NO_DATA)
+@pytest.mark.parametrize("data", [None, 5, "images", {}], ids=str)
+def test_what_is_no_data_is_an_error_of_the_argument(
+    name: str, call: Callable[..., object], data: object, tmp_path: Path
+) -> None:
+    quantized = quantize(Net(), tmp_path, [(torch.rand(2, 3, 8, 8),)])
+    with pytest.raises(TypeError, match=f"{name}: argument 'data' must be a tensor, or an iterable of batches"):
+        call(Net(), quantized, data)
+
+
+@pytest.mark.parametrize(("name", "call"), NO_DATA.items(), ids=NO_DATA)
+def test_nan_in_the_data_is_called_so(name: str, call: Callable[..., object], tmp_path: Path) -> None:
+    quantized = quantize(Net(), tmp_path, [(torch.rand(2, 3, 8, 8),)])
+    data = [torch.rand(2, 3, 8, 8), torch.full((2, 3, 8, 8), math.nan)]
+    with pytest.raises(amct.CalibrationError, match=f"{name}: batch 1 of 'data' has NaN in a tensor of shape"):
+        call(Net(), quantized, data)
+
+
+def test_what_the_model_makes_infinite_names_the_layer_and_the_batch(tmp_path: Path) -> None:
+    class Divides(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv(1 / x)
+
+    data = [torch.rand(4, 3, 8, 8) + 1, torch.zeros(4, 3, 8, 8)]
+    quantized = quantize(Divides(), tmp_path, [(data[0],)])
+    with pytest.raises(amct.CalibrationError, match="refine: layer 'conv', batch 1: its input holds NaN or inf"):
+        amct.refine(quantized, data, progress=False)
+
+
+def test_a_loader_is_no_input_of_an_analysis(tmp_path: Path) -> None:
+    loader = DataLoader(TensorDataset(torch.rand(2, 3, 8, 8)))
+    for call in (amct.check_model, lambda model, data: amct.QuantAnalyzer(model, data, tmp_path)):
+        for data in (loader, (None,)):
+            with pytest.raises(TypeError, match=r"argument 'inputs' has no tensor, but \(\w+\)"):
+                call(Net(), data)
+
+
+def test_golden_inputs_with_labels_are_named(tmp_path: Path) -> None:
+    quantized = quantize(Net(), tmp_path, [LABELLED[:1]])
+    with pytest.raises(amct.ExportError, match="argument 'golden_inputs' has 2 values, but forward takes x"):
+        amct.save_quant_model_fx(quantized, tmp_path / "net", LABELLED[0], golden_inputs=LABELLED)
 
 
 def test_input_data_that_the_model_does_not_take_is_named(tmp_path: Path) -> None:

@@ -341,6 +341,16 @@ def test_methods_are_for_the_layers_and_types_they_name(net, tmp_path):
     }
 
 
+def test_a_name_is_a_list_of_one(net, tmp_path):
+    results = [
+        str(amct.refine(calibrated(net, tmp_path), [pictures(1)], methods, progress=False))
+        for methods in ("bias_correction", ["bias_correction"], {"bias_correction": "Conv2d"})
+    ]
+    assert results[0] == results[1]
+    assert "stem: bias_correction" in results[2]
+    assert "head: unchanged" in results[2]
+
+
 def test_a_shared_weight_is_left_alone(tmp_path):
     class Twice(nn.Module):
         def __init__(self):
@@ -358,8 +368,14 @@ def test_a_shared_weight_is_left_alone(tmp_path):
 
 def test_what_cannot_be_refined_says_so(net, tmp_path):
     model = calibrated(net, tmp_path)
-    with pytest.raises(amct.ConfigError, match="unknown method 'gptq'"):
-        amct.refine(model, [pictures(1)], ["gptq"])
+    for methods in (["gptq"], "gptq"):
+        with pytest.raises(amct.ConfigError, match="unknown method 'gptq'"):
+            amct.refine(model, [pictures(1)], methods)
+    for methods in (None, 5):
+        with pytest.raises(TypeError, match="argument 'methods' must be a name, a list of names or a dict"):
+            amct.refine(model, [pictures(1)], methods)
+    with pytest.raises(TypeError, match=r"methods\['bias_correction'\] must be a layer"):
+        amct.refine(model, [pictures(1)], {"bias_correction": 5})
     with pytest.raises(amct.CalibrationError, match="has no batch"):
         amct.refine(model, [])
     fresh = amct.create_quant_model_fx(tmp_path / "config.json", net)

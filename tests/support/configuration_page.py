@@ -98,7 +98,7 @@ refine: true
 | `common_config` | section | settings of every layer |
 | `override_layer_types` | list of sections with `layer_type` (a name or a list) | settings of layers of a type |
 | `override_layer_configs` | list of sections with `layer_name` (a name or a list) | settings of layers by name |
-| `refine` | bool or object | [refining](refine.md) after calibration |
+| `refine` | bool, method, list of methods, or object | [refining](refine.md) after calibration |
 
 A section has any of these keys:
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from ..errors import CalibrationError, ConfigError
+from ..errors import ConfigError
 from ..files import FileSet, check_folder, check_target
 from ..log import get_logger, one_line_per_cause
 from ..plan.cost_model import read_cost_model
 from ..report.html import json_text
-from ..workflows.arguments import as_inputs, check_model, check_type
+from ..workflows.arguments import check_model, check_type
 from ..workflows.auto.found import AutoQuantization
 from ..workflows.auto.search import Task, search
 from ..workflows.auto.settings import settings_of
+from ..workflows.data_batches import check_calls, naming_other_shapes, read_batches
 from ..workflows.torch_contexts import in_full_precision
 
 _log = get_logger(__name__)
@@ -66,9 +69,11 @@ def auto_quantize(
       What was chosen, beside what each width would be everywhere, the curve and the table of the layers.
 
     Raises:
-      ConfigError: Both or neither of ``target`` and ``budget``; a width or the cost model is wrong; scipy is missing;
-        no configuration reaches the target or is within the budget.
-      CalibrationError: There is no data.
+      ConfigError: Both or neither of ``target`` and ``budget``, a value that is not finite, or a budget of 0; a width
+        or the cost model is wrong; scipy is missing; no configuration reaches the target or is within the budget.
+      CalibrationError: There is no data; a batch has labels or other arguments than forward takes, other sizes than
+        it computes with, or NaN.
+      TypeError: ``data`` is no iterable of batches with tensors, or ``evaluate`` no function.
       UnsupportedModelError: The model cannot be traced.
     """
     function = "auto_quantize"
@@ -77,12 +82,21 @@ def auto_quantize(
         raise ConfigError(f"{function}: give either target or budget.")
     for name, value in (("target", target), ("budget", budget)):
         check_type(function, name, value, (int, float, type(None)), "a number")
+        if value is not None and not math.isfinite(value):
+            raise ConfigError(f"{function}: {name} is {value}; a finite number is expected.")
+    if budget is not None and budget <= 0:
+        raise ConfigError(f"{function}: budget is {budget:g}; allowed: above 0 (1 is the cost of 8 bits everywhere).")
+    if evaluate is not None and not callable(evaluate):
+        raise TypeError(f"{function}: argument 'evaluate' must be a function of the model, got {evaluate!r:.80}.")
+    check_type(function, "data_bits", data_bits, (int, Sequence), "a list of widths")
+    check_type(function, "weights", weights, Sequence, "a list of names")
     path = check_target(function, "config_file", config_file)
-    batches = [as_inputs(batch) for batch in ([data] if isinstance(data, Tensor) else data)]
-    if not batches:
-        raise CalibrationError(f"{function}: the data has no batch.")
+    batches = read_batches(function, "data", data)
+    check_calls(function, "data", batches, model)
     task = Task(
-        settings=settings_of(data_bits, weights),
+        settings=settings_of(
+            [data_bits] if isinstance(data_bits, int) else data_bits, [weights] if isinstance(weights, str) else weights
+        ),
         target=target,
         budget=budget,
         evaluate=evaluate,
@@ -92,7 +106,8 @@ def auto_quantize(
         progress=progress,
         folder=None if resume_dir is None else check_folder(function, "resume_dir", resume_dir),
     )
-    with one_line_per_cause():
+    names = list(inspect.signature(model.forward).parameters)
+    with one_line_per_cause(), naming_other_shapes(function, batches, lambda: names, {}):
         result = search(model, batches, task)
     report, page = (path.with_name(f"{path.stem}_report.{kind}") for kind in ("json", "html"))
     with FileSet() as files:

@@ -13,6 +13,7 @@ from torch import nn
 from ..backends.fx.quant_graph_module import QuantGraphModule
 from ..config.arguments.unmatched import strictness
 from ..config.fx.simple_yaml import read_simple_yaml
+from ..errors import ExportError
 from ..files import check_distinct, check_folder, check_target
 from ..log import get_logger
 from ..nn.mode import Mode
@@ -31,6 +32,7 @@ from ..workflows.arguments import (
 )
 from ..workflows.check.advice import log_calibrated_advice
 from ..workflows.checkpoint import load_checkpoint
+from ..workflows.data_batches import check_call
 from ..workflows.quantized import quantized_inside, switchable_inside, the_quantized_graph, warn_of_finished_calibration
 from ..workflows.refine.refine_model import refine_if_asked
 from ..workflows.torch_contexts import in_full_precision
@@ -212,5 +214,7 @@ def save_quant_model_fx(
     quantized = the_quantized_graph(function, check_model(function, model))
     check_prefix(function, save_path)
     golden = None if golden_inputs is None else as_inputs(golden_inputs)
+    if golden is not None:
+        check_call(function, "argument 'golden_inputs'", golden, quantized, ExportError)
     written = static.save(quantized, save_path, as_inputs(input_data), onnx_export_setting, golden)
     _log.info("Wrote %s.", ", ".join(f"'{path}'" for path in written))

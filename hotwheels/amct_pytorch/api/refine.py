@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from ..backends.batches.input_forms import noting_inputs
 from ..backends.dynamic.session.mode_switch import switches_inside
 from ..backends.fx.quant_graph_module import names_of_inputs
 from ..backends.fx.write.example_call import positional_inputs
 from ..config.layers.refine_config import DEFAULT_METHODS
 from ..files import check_folder
 from ..log import get_logger
-from ..workflows.arguments import as_inputs, check_model, check_type
+from ..workflows.arguments import check_model, check_type
+from ..workflows.data_batches import check_calls, naming_other_shapes, read_batches
 from ..workflows.quantized import require_calibration, the_quantized_graph
-from ..workflows.refine.refine_model import Methods, Refinement, refine_graph, require_batches
+from ..workflows.refine.refine_model import Methods, Refinement, refine_graph
 from ..workflows.torch_contexts import in_full_precision
 
 _log = get_logger(__name__)
@@ -56,8 +57,8 @@ def refine(
       data: Batches as in calibration: tensors, or tuples of the arguments of forward; a single tensor is one batch. 32
         pictures do; a quarter of them judges. Of the values between layers 1 GiB stays in memory, the rest goes to a
         temporary folder.
-      methods: Names of methods; or a dict from each name to the layers or layer types it is for, None for all. Only
-        they count here, not the configuration's ``refine`` section (spec 8.7).
+      methods: A name, or names of methods; or a dict from each name to the layers or layer types it is for, None for
+        all. Only they count here, not the configuration's ``refine`` section (spec 8.7).
       seed: Draws the positions of the feature maps that are looked at.
       progress: Whether a progress bar is shown.
       resume_dir: Folder in which every finished layer is saved; a later call continues from there.
@@ -66,7 +67,9 @@ def refine(
       The methods applied to each layer, and the reasons why others were not.
 
     Raises:
-      CalibrationError: The model is not calibrated, or there is no data.
+      CalibrationError: The model is not calibrated; there is no data; a batch has labels or other arguments than
+        forward takes, other sizes than it computes with, or NaN.
+      TypeError: ``data`` is no iterable of batches with tensors, or ``methods`` none of the forms above.
       ConfigError: A method is unknown, or ``resume_dir`` belongs to another call.
       UnsupportedModelError: The model was not made by one of these functions.
     """
@@ -75,16 +78,20 @@ def refine(
     graph = None if is_dynamic else the_quantized_graph("refine", model)
     if graph is not None:
         require_calibration(graph)
-    batches = [as_inputs(batch) for batch in ([data] if isinstance(data, Tensor) else data)]
-    require_batches(batches)
+    check_type(
+        "refine", "methods", methods, (str, Sequence, Mapping), "a name, a list of names or a dict {name: layers}"
+    )
+    batches = read_batches("refine", "data", data)
     folder = None if resume_dir is None else check_folder("refine", "resume_dir", resume_dir)
     if graph is None:
         from ..workflows.refine.refine_dynamic import refine_modules  # here, because importing onnx takes a second
 
         result = refine_modules(model, batches, methods, seed=seed, progress=progress, resume_dir=folder)
     else:
+        check_calls("refine", "data", batches, graph)
         inputs = [positional_inputs(graph, batch) for batch in batches]
-        with noting_inputs(lambda: names_of_inputs(graph), inputs[0], {}, graph.seen_inputs):
+        names = functools.partial(names_of_inputs, graph)
+        with naming_other_shapes("refine", inputs, names, graph.seen_inputs):
             result = refine_graph(graph, inputs, methods, seed=seed, progress=progress, resume_dir=folder)
         graph.kept_batches.clear()
     _log.info("%s", result.summary())

@@ -31,6 +31,9 @@ SECTIONS = {
     "refine: {methods: {compensated_rounding: [Conv2d, fc], bias_correction: }, pictures: 8}": RefineConfig(
         methods={"compensated_rounding": ("Conv2d", "fc"), "bias_correction": None}, pictures=8
     ),
+    "refine: [bias_correction]": RefineConfig(methods={"bias_correction": None}),
+    "refine: bias_correction": RefineConfig(methods={"bias_correction": None}),
+    "refine: 'yes'": RefineConfig(methods=DEFAULT),
     "refine: false": None,
     "refine:": None,
     "": None,
@@ -84,8 +87,14 @@ def test_document_is_read_back(config: RefineConfig) -> None:
         ("refine: {methods: {bias_correction: 3}}", r"refine.methods.bias_correction\[0\] is 3; a string is expected"),
         ("refine: {pictures: 0}", "refine.pictures is 0; allowed: 1 and more"),
         ("refine: {seed: x}", "refine.seed is 'x'; a whole number is expected"),
-        ("refine: [1]", "refine is .*; an object with keys is expected"),
-        ("refine: maybe", "refine is 'maybe'; allowed: true, false"),
+        ("refine: [1]", r"refine\[0\] is 1"),
+        ("refine: [gptq]", "refine: unknown method 'gptq'"),
+        (
+            "refine: 1",
+            "refine is 1; allowed: true, false, a method, a list of methods, or an object with the keys methods, seed,"
+            " pictures",
+        ),
+        ("refine: maybe", "refine is 'maybe'; allowed: true, false, a method"),
     ],
 )
 def test_wrong_section(text: str, message: str) -> None:

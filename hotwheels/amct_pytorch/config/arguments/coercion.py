@@ -19,10 +19,16 @@ _WORDS = {"true": True, "yes": True, "false": False, "no": False}
 
 def as_bool(value: object, where: str) -> bool:
     """Returns a bool; the words true, false, yes and no are accepted as strings. Raises ConfigError."""
-    word = _WORDS.get(value.strip().lower()) if isinstance(value, str) else value
-    if not isinstance(word, bool):
+    word = as_switch(value)
+    if word is None:
         raise ConfigError(f"{where} is {shown(value)}; allowed: true, false.")
     return word
+
+
+def as_switch(value: object) -> bool | None:
+    """Returns a bool as `as_bool` reads it; None if ``value`` is none."""
+    word = _WORDS.get(value.strip().lower()) if isinstance(value, str) else value
+    return word if isinstance(word, bool) else None
 
 
 def as_int(value: object, where: str) -> int:

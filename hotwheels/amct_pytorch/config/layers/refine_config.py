@@ -8,7 +8,7 @@ from typing import Any
 
 from ...errors import ConfigError, nearest_names
 from ...graph import OpGraph
-from ..arguments.coercion import as_bool, as_int, as_names, as_object, report_unknown
+from ..arguments.coercion import as_int, as_names, as_object, as_switch, report_unknown, shown
 
 COMPENSATED_ROUNDING = "compensated_rounding"
 BIAS_CORRECTION = "bias_correction"
@@ -38,13 +38,22 @@ class RefineConfig:
 
 
 def read_refine(value: object, where: str) -> RefineConfig | None:
-    """Returns the section; None if it is missing or false.
+    """Returns the section; None if it is missing or false. A method or a list stands for its ``methods``.
 
     Raises:
       ConfigError: A method is unknown, or a value has the wrong type.
     """
-    if value is None or isinstance(value, bool | str):
-        return RefineConfig() if value is not None and as_bool(value, where) else None
+    if isinstance(value, list) or value in METHODS:
+        return RefineConfig(methods=_methods(value, where))
+    if value is not None and not isinstance(value, Mapping):
+        if as_switch(value) is None:
+            raise ConfigError(
+                f"{where} is {shown(value)}; allowed: true, false, a method, a list of methods, or an object with the"
+                f" keys {', '.join(_KEYS)}."
+            )
+        value = {} if as_switch(value) else None
+    if value is None:
+        return None
     given = as_object(value, where)
     report_unknown(given, _KEYS, where)
     pictures = as_int(given.get("pictures", RefineConfig.pictures), f"{where}.pictures")

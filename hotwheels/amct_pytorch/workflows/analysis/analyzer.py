@@ -46,6 +46,7 @@ from ...report.graph_boxes import draw_quantized
 from ...torch_private import pytree
 from ..arguments import as_inputs, check_model
 from ..check.integer_share import measured_share
+from ..data_batches import check_call
 from ..kept_state import copies_of, kept_state
 from ..quantized import quantized_inside, refuse_dynamic
 from ..static import default_quantized_copy
@@ -90,6 +91,11 @@ class QuantAnalyzer:
         if not _is_quantized(model):
             refuse_dynamic(function, model)
         self._batches = [as_inputs(inputs), *map(as_inputs, more_inputs)]
+        for at, batch in enumerate(self._batches):
+            what = "argument 'inputs'" if at == 0 else f"batch {at - 1} of 'more_inputs'"
+            check_call(function, what, batch, model)
+        if evaluate is not None and not callable(evaluate):
+            raise TypeError(f"{function}: argument 'evaluate' must be a function of the model, got {evaluate!r:.80}.")
         self._save_dir = check_folder(function, "save_dir", save_dir)
         self._evaluate = evaluate
 

@@ -32,6 +32,7 @@ from .sensitivity import Batch, Sensitivity, calibrated, measure, output_sqnr
 from .settings import FLOAT, Setting, config_with, may_stay_in_float, weight_bits, widths
 
 _log = get_logger(__name__)
+_WIDEST = 16  # bits of data
 _POINTS = 12  # on the curve
 _ROUNDING = 1e-6  # so that a limit which is the value of a choice lets that choice pass
 _LEAST_NOISE = 1e-30
@@ -123,9 +124,11 @@ class _Search:
         """
         quiet = quietest(self._options, self._ties, budget)
         if quiet is None:
+            has_narrow = any(one.weight != "8" for one in self._task.settings)
+            hint = "" if has_narrow else ", or weights of 4 bits"
             raise ConfigError(
                 f"auto_quantize: no configuration costs {budget:g} or less; the cheapest costs"
-                f" {self._least_cost():.3f}. Give a larger budget, or weights of 4 bits."
+                f" {self._least_cost():.3f}. Give a larger budget{hint}."
             )
         least = self._point(quiet).predicted_db - _CLOSE_DB
         others = [quietest(self._options, self._ties, budget * share) for share in _LESS]
@@ -215,10 +218,13 @@ class _Search:
 
     def _missed(self, target: float, best: float) -> str:
         reached = "" if math.isinf(best) else f"; the best that was measured is {best:.4g}"
-        return (
-            f"auto_quantize: no configuration reaches the target {target:g}{reached}. Give a lower target, more"
-            " data_bits, or refine=True."
-        )
+        widest = max(one.data_bits for one in self._task.settings)
+        ways = [
+            "a lower target",
+            *(["more data_bits"] if widest < _WIDEST else []),
+            *([] if self._task.refines else ["refine=True"]),
+        ]
+        return f"auto_quantize: no configuration reaches the target {target:g}{reached}. Give {' or '.join(ways)}."
 
     def _curve(self) -> list[Choice]:
         """The cheapest choices for a row of noises, in even steps of dB, from the cheapest of all to the quietest."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from ...backends.dynamic.forward_stream import ForwardStream
+from ...backends.dynamic.forwards import original_forwards, replacement_of
 from ...backends.dynamic.session.calibration_session import CalibrationSession
 from ...backends.dynamic.session.retrain_session import RetrainSession
 from ...backends.dynamic.session.session_forward import find_session
@@ -18,6 +20,7 @@ from ...backends.dynamic.session.shift_search import renew_shift
 from ...config.layers.refine_config import RefineConfig
 from ...errors import CalibrationError
 from ...log import get_logger
+from ..data_batches import check_calls, naming_other_shapes
 from ..float_file import write_changed_weights
 from .refine_model import Methods, Refinement, refine_layers
 
@@ -45,16 +48,21 @@ def refine_modules(
             f"refine: calibration is not complete, {len(session.missing)} layers have no parameters:"
             f" {', '.join(session.missing)}. Run at least batch_num forwards first."
         )
-    result = refine_layers(
-        ForwardStream(model),
-        session.layers,
-        batches,
-        methods,
-        seed=seed,
-        progress=progress,
-        resume_dir=resume_dir,
-        when_refined=renew_shift,
-    )
+    with original_forwards(model):
+        check_calls("refine", "data", batches, model)
+        names = list(inspect.signature(model.forward).parameters)
+    seen = getattr(replacement_of(model), "seen_inputs", {})
+    with naming_other_shapes("refine", batches, lambda: names, seen):
+        result = refine_layers(
+            ForwardStream(model),
+            session.layers,
+            batches,
+            methods,
+            seed=seed,
+            progress=progress,
+            resume_dir=resume_dir,
+            when_refined=renew_shift,
+        )
     if isinstance(session, RetrainSession):
         session.take_changed_weights()
     else:

@@ -7,27 +7,26 @@ import dataclasses
 import hashlib
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from tqdm import tqdm
 
-from ...backends.calls.leaves import tensors_in
 from ...backends.fx.graph_stream import GraphStream
 from ...backends.fx.quant_graph_module import QuantGraphModule
 from ...backends.layers.layer_step import LayerStep
 from ...config.arguments.unmatched import report_unmatched
 from ...config.layers.refine_config import METHODS
-from ...errors import CalibrationError, ConfigError
+from ...errors import ConfigError
 from ...log import get_logger
 from ...nn.quantized_layer import QuantizedLayer
 from ..quantized import uncalibrated
 from .refinement import LayerRefiner, RefinedLayer
 
 _log = get_logger(__name__)
-Methods = Sequence[str] | Mapping[str, Sequence[str] | None]
+Methods = str | Sequence[str] | Mapping[str, str | Sequence[str] | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,11 +133,20 @@ class _Choice:
     """The methods chosen for each layer."""
 
     def __init__(self, methods: Methods, layers: Mapping[str, QuantizedLayer]) -> None:
-        chosen = dict(methods) if isinstance(methods, Mapping) else dict.fromkeys(methods)
-        for method in chosen:
+        names_of = [methods] if isinstance(methods, str) else methods
+        chosen = dict(names_of) if isinstance(names_of, Mapping) else dict.fromkeys(names_of)
+        for method, names in chosen.items():
             if method not in METHODS:
                 raise ConfigError(f"refine: unknown method '{method}'. Methods: {', '.join(METHODS)}.")
-        self._chosen = {method: None if names is None else frozenset(names) for method, names in chosen.items()}
+            if not isinstance(names, (str, Sequence, Set, type(None))):
+                raise TypeError(
+                    f"refine: methods['{method}'] must be a layer, a type, a list of them or None, got"
+                    f" {type(names).__name__}."
+                )
+        self._chosen = {
+            method: None if names is None else frozenset([names] if isinstance(names, str) else names)
+            for method, names in chosen.items()
+        }
         self._types = {name: (one.op.name, *_classes(one)) for name, one in layers.items()}
         known = set(layers) | {kind for kinds in self._types.values() for kind in kinds}
         report_unmatched(
@@ -228,16 +236,3 @@ def _state(layer: QuantizedLayer) -> dict[str, dict[str, torch.Tensor]]:
         "quantizer": dict(layer.weighted.quantizer.state_dict()),
         "shift": {} if layer.shift_bit is None else {"bits": layer.shift_bit},
     }
-
-
-def require_batches(batches: Sequence[tuple[Any, ...]]) -> None:
-    """Raises CalibrationError without a batch, TypeError if a batch has no tensor."""
-    if not batches:
-        raise CalibrationError("refine: the data has no batch. Pass the batches that calibration has seen, or more.")
-    for batch in batches:
-        if not tensors_in(batch):
-            kinds = ", ".join(type(one).__name__ for one in batch)
-            raise TypeError(
-                f"refine: a batch of the data has no tensor, but ({kinds}). Pass batches as in calibration: tensors, or"
-                " tuples of the arguments of forward."
-            )

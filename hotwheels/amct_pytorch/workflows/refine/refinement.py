@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Iterator
 
 import torch
@@ -23,6 +24,7 @@ from ...core.refine.compensation import compensated, descended
 from ...core.refine.grid import RowGrid
 from ...core.refine.grid_search import fitted_codebook, scale_by_output
 from ...core.refine.moments import Moments, MomentsSum, shifted_target
+from ...errors import CalibrationError
 from ...nn.layer_weight import LayerWeight
 from ...nn.unit_axis import as_image, image_settings
 from ...nn.weighted_op import WeightedOp
@@ -92,10 +94,12 @@ class LayerRefiner:
         if op.stored_bias() is None:
             return "the layer has no bias that could take the correction"
         sums = torch.zeros(op.out_channels + 1, dtype=torch.float64)
-        for exact, quantized in step.outputs():
+        for index, (exact, quantized) in enumerate(step.outputs()):
             axis = exact.dim() - len(op.channel_shape)
             axes = [one for one in range(exact.dim()) if one != axis]
-            sums[:-1] += (exact - quantized).sum(axes, dtype=torch.float64).cpu()
+            error = (exact - quantized).sum(axes, dtype=torch.float64).cpu()
+            _require_finite(error, step, index, "output")
+            sums[:-1] += error
             sums[-1] += exact.numel() // exact.shape[axis]
         sums = total(sums)
         op.add_to_bias((sums[:-1] / sums[-1]).to(step.layer.non_float_inputs.device))
@@ -146,6 +150,8 @@ class LayerRefiner:
         """Yields for each batch the columns to learn from, and the held-out columns."""
         batches = int(total(torch.tensor(sum(1 for _ in step.calls()))))  # of all processes
         for index, (exact, quantized) in enumerate(step.inputs()):
+            _require_finite(exact, step, index, "input")
+            _require_finite(quantized, step, index, "input")
             number = index * process_count() + process_rank()
             generator = self._generator(step, number)
             count = -(-self._count(step) // batches)
@@ -158,6 +164,15 @@ class LayerRefiner:
     def _generator(self, step: LayerStep, purpose: object) -> torch.Generator:
         digest = hashlib.sha256(f"{self._seed} {step.layer.name} {purpose}".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def _require_finite(values: Tensor, step: LayerStep, batch: int, what: str) -> None:
+    """Raises CalibrationError, with the layer and the batch, if ``values`` hold NaN or inf."""
+    if values.numel() and not all(math.isfinite(end) for end in torch.aminmax(values)):  # NaN propagates
+        raise CalibrationError(
+            f"refine: layer '{step.layer.name}', batch {batch}: its {what} holds NaN or inf; pass data on which the"
+            " float model gives finite values."
+        )
 
 
 def _moments(rows: Tensor, drawn: Iterable[tuple[Drawn, Drawn]]) -> tuple[MomentsSum, MomentsSum]:
