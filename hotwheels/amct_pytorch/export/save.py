@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from concurrent import futures
+from pathlib import Path
+
 import onnx_ir as ir
 
 from ..files import FileSet, PathLike, output_path
@@ -15,13 +20,15 @@ from ..files.seal import (
 )
 from ..onnx_io.custom_domain import lower_custom_domain
 from ..onnx_io.layer_sites import read_sites
-from ..onnx_io.model_file import save_model
+from ..onnx_io.model_file import prepared_write
 from ..record import calibration_param
 from ..record.record import Record
 from ..record.text_proto import write_record
 from .deploy import build_deploy
 from .fake_quant import build_fake_quant
 from .layers import copy_model, finish
+
+_THREADS = 2  # three models, the smallest of which is a quarter of the others
 
 
 def write_files(
@@ -49,14 +56,44 @@ def write_files(
     """
     sites = read_sites(float_model)
     deploy, params = build_deploy(float_model, sites, record)
-    save_model(deploy, output_path(prefix, DEPLOY_MODEL), files)
-    save_model(build_fake_quant(float_model, sites, record), output_path(prefix, FAKE_QUANT_MODEL), files)
-    if with_float_model:
-        save_model(build_float(float_model), output_path(prefix, FLOAT_MODEL), files)
-    files.write_text(output_path(prefix, PARAMETERS_TEXT), calibration_param.to_text(params))
-    files.write_bytes(output_path(prefix, PARAMETERS_BINARY), calibration_param.to_binary(params))
-    if with_record:
-        write_record(record, output_path(prefix, RECORD), files)
+    with _ModelWriter(files) as models:
+        models.write(deploy, output_path(prefix, DEPLOY_MODEL))
+        models.write(build_fake_quant(float_model, sites, record), output_path(prefix, FAKE_QUANT_MODEL))
+        if with_float_model:
+            models.write(build_float(float_model), output_path(prefix, FLOAT_MODEL))
+        files.write_text(output_path(prefix, PARAMETERS_TEXT), calibration_param.to_text(params))
+        files.write_bytes(output_path(prefix, PARAMETERS_BINARY), calibration_param.to_binary(params))
+        if with_record:
+            write_record(record, output_path(prefix, RECORD), files)
+
+
+class _ModelWriter:
+    """Writes and digests models in two threads, while the block builds the next ones; most of both is no Python."""
+
+    def __init__(self, files: FileSet) -> None:
+        self._files = files
+        self._pool = futures.ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1))
+        self._jobs: list[futures.Future[None]] = []
+
+    def write(self, model: ir.Model, path: PathLike) -> None:
+        """Checks ``model`` now and writes it later; see `model_file.save_model`."""
+        write = prepared_write(model, path, self._files)
+        self._jobs.append(self._pool.submit(self._run, write))
+
+    def _run(self, write: Callable[[], list[Path]]) -> None:
+        for path in write():
+            self._files.digest(path)
+
+    def __enter__(self) -> _ModelWriter:
+        """Returns the writer itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Waits until all models are written; raises the first error."""
+        self._pool.shutdown(cancel_futures=kind is not None)
+        if kind is None:
+            for job in self._jobs:
+                job.result()
 
 
 def build_float(float_model: ir.Model) -> ir.Model:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from .marks import digest
 from .paths import PathLike
 from .staging import Staging, locked
 
@@ -43,6 +44,7 @@ class FileSet:
         """Makes a set without files; ``reads`` are files that the save reads, so that it must not replace them."""
         self._reads = {os.path.realpath(path) for path in reads}
         self._files: dict[Path, _Target] = {}
+        self._digests: dict[Path, str] = {}
         self._stagings: dict[Path, Staging] = {}
 
     def __enter__(self) -> FileSet:
@@ -69,6 +71,15 @@ class FileSet:
         """Returns the path of the temporary file that holds the content of ``path`` until the end of the block."""
         return self._files[Path(path)].staged
 
+    def add(self, path: PathLike) -> None:
+        """Takes ``path`` as the next target; another thread may then `open` it and ask for its `digest`.
+
+        Raises:
+          OSError: See `open`.
+        """
+        with _errors_of(Path(path)):
+            self._add(Path(path))
+
     @contextlib.contextmanager
     def open(self, path: PathLike) -> Iterator[BinaryIO]:
         """Opens the new content of ``path`` for writing.
@@ -79,9 +90,17 @@ class FileSet:
         """
         path = Path(path)
         with _errors_of(path):
-            target = self._add(path)
+            target = self._files.get(path) or self._add(path)
+            self._digests.pop(path, None)
             with target.staged.open("wb") as file:
                 yield file
+
+    def digest(self, path: PathLike) -> str:
+        """Returns the SHA-256 of the new content of ``path``, which is read once after each change."""
+        path = Path(path)
+        if path not in self._digests:
+            self._digests[path] = digest(self.staged(path))
+        return self._digests[path]
 
     def write_bytes(self, path: PathLike, data: bytes) -> None:
         """Writes ``data``; see `open`."""
@@ -94,6 +113,7 @@ class FileSet:
 
     def append(self, path: PathLike, data: bytes) -> None:
         """Appends ``data`` to the new content of ``path``."""
+        self._digests.pop(Path(path), None)
         with _errors_of(Path(path)), self.staged(path).open("ab") as file:
             file.write(data)
 

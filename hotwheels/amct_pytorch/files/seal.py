@@ -73,7 +73,7 @@ def check_together(files: Mapping[str, PathLike]) -> None:
 def record_partners(files: FileSet, model: Path) -> dict[str, str]:
     """Returns the digests of ``model`` and the file of its tensors, for the mark of a record that belongs to them."""
     names = {path: str(path).removeprefix(str(model)) for path in files.paths if str(path).startswith(str(model))}
-    return {f"{_MODIFIED_MODEL}{ending}": digest(files.staged(path)) for path, ending in names.items()}
+    return {f"{_MODIFIED_MODEL}{ending}": files.digest(path) for path, ending in names.items()}
 
 
 def check_record_partners(record: Path, model: Path) -> None:
@@ -96,7 +96,7 @@ def check_record_partners(record: Path, model: Path) -> None:
 def _seal(files: FileSet, prefix: PathLike) -> None:
     start = str(output_path(prefix, "x"))[:-1]
     names = {str(path).removeprefix(start): path for path in files.paths if str(path).startswith(start)}
-    digests = {name: digest(files.staged(path)) for name, path in names.items()}
+    digests = {name: files.digest(path) for name, path in names.items()}
     for name, path in names.items():
         files.append(path, mark_of(name, digests))
     files.write_text(output_path(prefix, MANIFEST), json.dumps({"version": 1, "files": digests}, indent=4) + "\n")

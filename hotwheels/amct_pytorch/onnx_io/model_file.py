@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import onnx
@@ -46,21 +46,41 @@ def save_model(model: ir.Model, path: PathLike, files: FileSet | None = None) ->
     Raises:
         ExportError: ONNX's checker refuses the model; the message names the file and the node.
     """
+    with part_of(files) as written:
+        prepared_write(model, path, written)()
+
+
+def prepared_write(model: ir.Model, path: PathLike, files: FileSet) -> Callable[[], list[Path]]:
+    """Checks ``model``, adds the files of `save_model` to ``files``, and returns the function that writes them.
+
+    Another thread may call the function, which returns the paths of the files. ``model`` must not be changed before.
+
+    Raises:
+        ExportError: See `save_model`.
+    """
     path = Path(path)
     large = _large_tensors(model)
-    location = f"{path.name}.data"
-    proto = _without(large, model, path, location)
+    data = path.with_name(f"{path.name}.data")
+    proto = _without(large, model, path, data.name)
     with _named(path):
         onnx.checker.check_model(_with_inputs_for(large, proto), full_check=True)
-    with part_of(files) as written:
-        if sum(tensor.nbytes for tensor in large.values()) < _LARGEST_MESSAGE:
-            with written.open(path) as file:
+    is_large = sum(tensor.nbytes for tensor in large.values()) >= _LARGEST_MESSAGE
+    paths = [data, path] if is_large else [path]
+    for one in paths:
+        files.add(one)
+
+    def write() -> list[Path]:
+        if is_large:
+            with files.open(data) as file:
+                for tensor in large.values():
+                    write_values(tensor, file)
+            files.write_bytes(path, proto.SerializeToString(deterministic=True))
+        else:
+            with files.open(path) as file:
                 write_with_tensors(proto, large, file)
-            return
-        with written.open(path.with_name(location)) as file:
-            for tensor in large.values():
-                write_values(tensor, file)
-        written.write_bytes(path, proto.SerializeToString(deterministic=True))
+        return paths
+
+    return write
 
 
 def _large_tensors(model: ir.Model) -> dict[str, ir.TensorProtocol]:

@@ -10,6 +10,7 @@ from hotwheels.amct_pytorch.backends.calls.leaves import tensors_in
 from hotwheels.amct_pytorch.backends.writer import one_call
 from hotwheels.amct_pytorch.backends.writer.table import _HANDLERS
 from tests.support.call_cases import CASES, CallCase
+from tests.support.form_cases import FORM_CASES
 from tests.support.written import assert_same, run_default, write
 
 OPSETS = (13, 17, 18, 21)
@@ -24,7 +25,7 @@ def no_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_fallback")
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+@pytest.mark.parametrize("case", (*CASES, *FORM_CASES), ids=lambda case: case.id)
 def test_call_computes_what_eager_does(case: CallCase) -> None:
     with torch.no_grad():
         expected = tensors_in(case.call(*case.inputs))

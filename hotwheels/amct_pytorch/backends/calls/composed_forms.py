@@ -13,7 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .cell_forms import CELL_FORMS
+from .distance_forms import DISTANCE_FORMS
 from .function_names import is_in_place_name, name_of
+from .matrix_forms import MATRIX_FORMS
+from .rank_forms import RANK_FORMS
+from .window_forms import WINDOW_FORMS
 
 Form = Callable[..., Any]
 
@@ -264,6 +269,11 @@ def _vstack(tensors: Any) -> Tensor:
 
 
 _FORMS: dict[str, Form] = {
+    **CELL_FORMS,
+    **DISTANCE_FORMS,
+    **MATRIX_FORMS,
+    **RANK_FORMS,
+    **WINDOW_FORMS,
     "diff": _diff,
     "rot90": _rot90,
     "cumprod": _cumprod,
@@ -288,6 +298,7 @@ _FORMS: dict[str, Form] = {
     "cummin": _cummin,
     "searchsorted": _searchsorted,
     "bucketize": lambda input, boundaries, **settings: _searchsorted(boundaries, input, **settings),
+    "logcumsumexp": lambda input, dim: _scanned(input, dim, torch.logaddexp),
     "count_nonzero": _count_nonzero,
     "nansum": _nansum,
     "isclose": _isclose,

@@ -51,6 +51,9 @@ def joined_item(x: Tensor, index: Any, value: Any) -> Any:
         return chosen
     places = _places(index if isinstance(index, tuple) else (index,), x.dim())
     listed = sum(isinstance(one, (list, Tensor)) for one in places)
+    if listed > 1 and all(isinstance(one, Tensor) and one.dtype is torch.int64 for one in places):
+        filled = value if isinstance(value, Tensor) else torch.full((), value, dtype=x.dtype, device=x.device)
+        return torch.index_put(x, tuple(places), filled.to(x.dtype))
     if not all(map(_is_plain, places)) or listed > 1 or (listed and any(map(_is_number, places))):
         return NotImplemented
     return _joined(x, 0, places, value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
@@ -23,6 +24,7 @@ class TensorValues:
         self._label = label
         self._values: MutableMapping[Tensor, ir.Value] = WeakTensorKeyDictionary()
         self._stale: MutableMapping[Tensor, str] = WeakTensorKeyDictionary()
+        self._changers: MutableMapping[Tensor, weakref.ref[Tensor]] = WeakTensorKeyDictionary()
 
     def __contains__(self, tensor: Tensor) -> bool:
         return tensor in self._values
@@ -42,8 +44,17 @@ class TensorValues:
         memory = tensor.untyped_storage()._cdata
         for other in list(self._values):
             if other is not tensor and other.untyped_storage()._cdata == memory:
+                was_stale = other in self._stale
                 self._stale[other] = what
+                # After two changes under other names, undoing one of them would not do.
+                self._changers[other] = weakref.ref(other if was_stale else tensor)
         self.bind(tensor, value)
+
+    def forget_change(self, tensor: Tensor, by: Tensor) -> None:
+        """Makes the value of ``tensor`` known again if only ``by`` has changed it: the caller writes ``by`` into it."""
+        changer = self._changers.get(tensor)
+        if tensor in self._stale and changer is not None and changer() is by:
+            del self._stale[tensor]
 
     def changed_by(self, tensor: Tensor) -> str | None:
         """Returns the call that changed the memory of ``tensor`` under another name; None if there was none."""

@@ -14,8 +14,10 @@ from torch.overrides import TorchFunctionMode
 from ...errors import ExportError
 from ...nn.unit_axis import image_form
 from ...onnx_io.opset import DEFAULT_OPSET
+from ...torch_private import data_errors
 from ..calls.composed_forms import composed_form
 from ..calls.constant_calls import changes_in_place
+from ..calls.function_names import name_of
 from ..calls.item_assignment import joined_item, with_item
 from ..calls.leaves import leaves, map_leaves, tensors_in
 from . import handlers  # noqa: F401 - fills the table
@@ -106,7 +108,7 @@ class Translator(TorchFunctionMode):
             return None
         if name in _DATA_READS | _DATA_COPIES:
             self._example.need_data(name)
-        result = self._example.call(func, args, kwargs)
+        result = self._result(func, args, kwargs)
         if name in _MAKES_BY_SHAPE and all(isinstance(size, int) for size in result.shape):
             return self._constant(func, args, kwargs)
         if name in _DATA_READS | _DATA_COPIES:
@@ -124,8 +126,23 @@ class Translator(TorchFunctionMode):
         self._bind(call, self._written(call), changed)
         return result
 
+    def _result(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        try:
+            return self._example.call(func, args, kwargs)
+        except RuntimeError as error:
+            if not isinstance(error, data_errors()):
+                raise
+            msg = (
+                f"'{self.writer.scope}' ({name_of(func).strip('_')}) makes a tensor whose size depends on data, or a"
+                " number of data; with dynamic_axes each size must follow from the sizes of the inputs. Save without"
+                " dynamic_axes, or keep the shape: torch.where(mask, x, 0) instead of x[mask]."
+            )
+            raise ExportError(msg) from error
+
     def _set_item(self, x: Tensor, index: Any, value: Any) -> bool:
         """Computes and writes ``x[index] = value``; returns False, and does nothing, if it has no form with joins."""
+        if isinstance(value, Tensor) and self.values.changed_by(x) is not None and self._is_place(x, index, value):
+            self.values.forget_change(x, value)  # ``x[index] += 1`` changes a view, and then assigns it to its place
         with self:
             joined = joined_item(x, index, value)
         written = None if joined is NotImplemented else self.values.find(joined)
@@ -134,6 +151,16 @@ class Translator(TorchFunctionMode):
         self._example.call(Tensor.__setitem__, (x, index, value), {})
         self.values.change(x, written, self.writer.scope)
         return True
+
+    def _is_place(self, x: Tensor, index: Any, view: Tensor) -> bool:
+        """Whether ``view`` is the memory of ``x[index]``."""
+        place = self._example.call(Tensor.__getitem__, (x, index), {})
+        return bool(
+            place.untyped_storage()._cdata == view.untyped_storage()._cdata
+            and place.storage_offset() == view.storage_offset()
+            and place.shape == view.shape
+            and place.stride() == view.stride()
+        )
 
     @property
     def has_exported_calls(self) -> bool:
@@ -195,6 +222,12 @@ class Translator(TorchFunctionMode):
         results = tensors_in(call.result)
         assert len(results) == len(written), f"{call.function}: {len(written)} values for {len(results)} tensors"
         for tensor, value in zip(results, written, strict=True):
+            if tensor.is_complex():
+                msg = (
+                    f"'{self.writer.scope}' ({name_of(call.function)}) makes complex numbers, for which ONNX has no"
+                    " operators. Compute with the real and the imaginary parts as two tensors of floats."
+                )
+                raise ExportError(msg)
             if tensor is changed:
                 self.values.change(tensor, value, self.writer.scope)
             else:

@@ -101,7 +101,10 @@ def export_marked(
         onnx_model, forwards, lines = _written(model, candidates, inputs, setting)
     except ExportError as error:
         _log.debug("torch's TorchScript exporter writes the model, since the writer does not: %s", error)
-        onnx_model, forwards, lines = _exported(model, candidates, inputs, setting)
+        try:
+            onnx_model, forwards, lines = _exported(model, candidates, inputs, setting)
+        except ExportError as second:
+            raise ExportError(f"{str(second).rstrip('. ')}. The writer, which is tried first: {error}") from second
     report_baked(lines)
     unread = _unread(onnx_model, names)
     outputs = output_names(given.get("output_names"), len(onnx_model.graph.outputs), names)

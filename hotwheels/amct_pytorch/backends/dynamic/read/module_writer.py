@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,7 +17,7 @@ from ....onnx_io.node_names import name_nodes, name_values
 from ....ops.desc import OpDesc
 from ....torch_private import DispatchMode, pytree, without_torch_function
 from ...calls.fused_attention import without_fused_attention
-from ...torchscript.baked_values import user_line
+from ...torchscript.baked_values import is_user_file, user_line
 from ...torchscript.marker_sites import INPUT_MARKER, MARKER_DOMAIN, OUTPUT_MARKER
 from ...torchscript.torch_exporter import export_lock, no_checkpoints
 from ...writer.example import Example, FixedAxis
@@ -60,7 +61,9 @@ class ModuleWriter:
                 self._note_fixed()
                 values = [self._value(tensor) for tensor in results]
         except (RuntimeError, TypeError, ValueError, IndexError, AssertionError) as error:
-            raise ExportError(f"The model cannot be exported to ONNX with this input_data: {error}") from error
+            where = next((one for one in reversed(_frames(error)) if is_user_file(one.filename)), None)
+            line = "" if where is None else f" ({where.filename}:{where.lineno}: {where.line})"
+            raise ExportError(f"The model cannot be exported to ONNX with this input_data{line}: {error}") from error
         model = self._writer.model(values, [f"output_{index}" for index in range(len(values))])
         for value in list(model.graph.inputs):
             if not value.uses() and not value.is_graph_output():
@@ -146,6 +149,10 @@ class ModuleWriter:
 
     def _note_data_read(self, _call: str) -> None:
         self.lines.setdefault(user_line())
+
+
+def _frames(error: BaseException) -> list[traceback.FrameSummary]:
+    return list(traceback.extract_tb(error.__traceback__))
 
 
 def _local_name(path: str) -> str:

@@ -12,8 +12,10 @@ from . import (
     normalization,
     not_finite,
     pooling,
+    recurrent,
     reduction,
     resize,
+    scattering,
     shape,
 )
 
@@ -29,7 +31,9 @@ __all__ = [
     "normalization",
     "not_finite",
     "pooling",
+    "recurrent",
     "reduction",
     "resize",
+    "scattering",
     "shape",
 ]

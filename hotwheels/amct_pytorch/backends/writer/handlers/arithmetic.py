@@ -338,11 +338,14 @@ def function(call: Call, input: Tensor) -> Written:
 @handles(*_ROUNDINGS)
 def rounded(call: Call, input: Tensor, *, decimals: int = 0) -> Written:
     """Writes Floor, Ceil or Round (ties to even, as in torch); nothing for integers."""
-    if decimals != 0:
-        return REFUSED
     if not input.is_floating_point():
-        return call.value(input)
-    return call.op(_ROUNDINGS[call.function.__name__.rstrip("_")], call.value(input))
+        return call.value(input) if decimals == 0 else REFUSED
+    op_type = _ROUNDINGS[call.function.__name__.rstrip("_")]
+    if decimals == 0:
+        return call.op(op_type, call.value(input))
+    factor = call.number(10 ** abs(decimals), input.dtype)
+    there, back = ("Mul", "Div") if decimals > 0 else ("Div", "Mul")
+    return call.op(back, call.op(op_type, call.op(there, call.value(input), factor)), factor)
 
 
 @handles("trunc", "fix")

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...calls.no_ops import cuts
-from ..call import Call, Scalar
+from ..call import Call
 from ..table import REFUSED, Written, handles
 from .movement import sliced
 
@@ -27,8 +27,6 @@ def getitem(call: Call, input: Tensor, index: Any) -> Written:
         return REFUSED
     places = _with_axes(given, input.dim())
     tensors = [one for one in places if isinstance(one, Tensor)]
-    if len(tensors) > 1 and _common_index(call, tensors) is None:
-        return REFUSED
     x = _slices(call, input, places)
     axis, added = 0, []
     for one in places:
@@ -70,9 +68,7 @@ def _picked(call: Call, x: ir.Value, places: list[Any], tensors: list[Tensor]) -
     order = [*axes, *others]
     if order != list(range(len(order))):
         x = call.op("Transpose", x, perm=order)
-    index = _common_index(call, tensors)
-    assert index is not None
-    x = call.op("GatherND", x, index)
+    x = call.op("GatherND", x, common_index(call, tensors))
     if axes[-1] - axes[0] >= len(axes):  # apart: the axes of the indices stay in front, as in torch
         return x
     count = max(one.dim() for one in tensors)
@@ -81,12 +77,17 @@ def _picked(call: Call, x: ir.Value, places: list[Any], tensors: list[Tensor]) -
     return x if perm == list(range(len(perm))) else call.op("Transpose", x, perm=perm)
 
 
-def _common_index(call: Call, tensors: list[Tensor]) -> ir.Value | None:
-    """Returns constant ``tensors`` as the indices of GatherND, [..., number of tensors]; None for other tensors."""
-    if not all(map(call.is_constant, tensors)):
-        return None
-    shape = np.broadcast_shapes(*(tuple(one.shape) for one in tensors))
-    return call.constant(torch.stack([one.to(torch.int64).expand(shape) for one in tensors], -1))
+def common_index(call: Call, tensors: Sequence[Tensor]) -> ir.Value:
+    """Returns ``tensors`` of places as the indices of GatherND and ScatterND, [..., number of tensors]."""
+    shape = torch.broadcast_shapes(*(one.shape for one in tensors))  # type: ignore[no-untyped-call]
+    if all(map(call.is_constant, tensors)):
+        return call.constant(torch.stack([one.to(torch.int64).expand(shape) for one in tensors], -1))
+    if not shape:
+        parts = [call.op("Unsqueeze", call.value(one, torch.int64), call.ints([0])) for one in tensors]
+        return call.op("Concat", *parts, axis=0)
+    sizes = call.ints(shape)
+    spread = [call.op("Expand", call.value(one, torch.int64), sizes) for one in tensors]
+    return call.op("Concat", *(call.op("Unsqueeze", one, call.ints([-1])) for one in spread), axis=-1)
 
 
 def _is_known(one: Any) -> bool:
@@ -139,6 +140,15 @@ def unfold(call: Call, input: Tensor, dimension: int, size: int, step: int) -> W
     windows = call.op("Gather", call.value(input), call.writer.constant(places.numpy()), axis=axis)
     others = [one for one in range(input.dim() + 1) if one != axis + 1]
     return call.op("Transpose", windows, perm=[*others, axis + 1])
+
+
+@handles("F.one_hot")
+def one_hot(call: Call, tensor: Tensor, num_classes: int = -1) -> Written:
+    """Writes OneHot; without ``num_classes`` their number would depend on the data."""
+    if not isinstance(num_classes, int) or num_classes < 1:
+        return REFUSED
+    values = call.array(np.array([0, 1], dtype=np.int64))
+    return call.op("OneHot", call.value(tensor), call.scalar_int(num_classes), values, axis=-1)
 
 
 @handles("index_select")
@@ -200,51 +210,6 @@ def repeat_interleave(
         return REFUSED
     places = torch.arange(size).repeat_interleave(repeats.cpu())
     return call.op("Gather", call.value(input), call.constant(places), axis=dim)
-
-
-@handles("scatter_add")
-def scatter_add(call: Call, input: Tensor, dim: int, index: Tensor, src: Tensor) -> Written:
-    """Writes ScatterElements, which sums equal places from opset 16 on."""
-    if not input.dim():
-        return REFUSED
-    call.need_opset(16, "ScatterElements that adds")
-    part = src[tuple(slice(size) for size in index.shape)] if call.is_constant(src) else src
-    if part.shape != index.shape:
-        return REFUSED
-    values = (call.value(one) for one in (input, index, part))
-    return call.op("ScatterElements", *values, axis=dim, reduction="add")
-
-
-@handles("index_add")
-def index_add(call: Call, input: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: Scalar = 1) -> Written:
-    """Writes ScatterElements, which sums equal places from opset 16 on."""
-    if not input.dim() or not source.dim() or index.dim() != 1:
-        return REFUSED
-    call.need_opset(16, "ScatterElements that adds")
-    shape = [1] * source.dim()
-    shape[dim] = -1
-    places = call.op("Reshape", call.value(index, torch.int64), call.ints(shape))
-    places = call.op("Expand", places, call.ints(source.shape))
-    added = call.value(source)
-    if alpha != 1:
-        added = call.op("Mul", added, call.number(alpha, source.dtype))
-    return call.op("ScatterElements", call.value(input), places, added, axis=dim, reduction="add")
-
-
-@handles("index_put")
-def index_put(
-    call: Call, input: Tensor, indices: Sequence[Tensor], values: Tensor, accumulate: bool = False
-) -> Written:
-    """Writes ScatterND, which sums equal places from opset 16 on, for indices of the first axes."""
-    are_places = all(isinstance(one, Tensor) and one.dtype in (torch.int64, torch.int32) for one in indices)
-    if not are_places or values.dtype != input.dtype or not accumulate:
-        return REFUSED
-    call.need_opset(16, "ScatterND that adds")
-    shape = list(torch.broadcast_shapes(*(one.shape for one in indices)))  # type: ignore[no-untyped-call]
-    parts = [call.op("Expand", call.value(one, torch.int64), call.ints(shape or [1])) for one in indices]
-    places = call.op("Concat", *(call.op("Unsqueeze", one, call.ints([-1])) for one in parts), axis=-1)
-    added = call.op("Expand", call.value(values), call.ints([*(shape or [1]), *input.shape[len(indices) :]]))
-    return call.op("ScatterND", call.value(input), places, added, reduction="add")
 
 
 @handles("tril", "triu")

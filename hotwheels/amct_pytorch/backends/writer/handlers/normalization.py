@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..call import Call
 from ..table import REFUSED, Written, handles
-from .reduction import reduced
+from .reduction import p_norm, reduced
 from .shape import reshaped
 
 _LAYER_NORM_OPSET = 17
@@ -28,13 +28,29 @@ def batch_norm(
     momentum: float | None = 0.1,
     eps: float = 1e-5,
 ) -> Written:
-    """Writes BatchNormalization on the running statistics."""
-    if training or running_mean is None or running_var is None:
+    """Writes BatchNormalization on the running statistics; on those of the batch, its formula."""
+    if training:
+        return _batch_statistics(call, input, weight, bias, eps)
+    if running_mean is None or running_var is None:
         return REFUSED
     scale = torch.ones_like(running_mean) if weight is None else weight
     shift = torch.zeros_like(running_mean) if bias is None else bias
     operands = [call.value(one) for one in (input, scale, shift, running_mean, running_var)]
     return call.op("BatchNormalization", *operands, epsilon=float(eps), momentum=1.0 - (momentum or 0.0))
+
+
+def _batch_statistics(call: Call, input: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Written:
+    if any(one is not None and not call.is_constant(one) for one in (weight, bias)):
+        return REFUSED
+    axes = [axis for axis in range(input.dim()) if axis != 1]
+    x = call.value(input)
+    centred = call.op("Sub", x, reduced(call, "ReduceMean", x, axes, keepdim=True))
+    variance = reduced(call, "ReduceMean", call.op("Mul", centred, centred), axes, keepdim=True)
+    result = call.op("Div", centred, call.op("Sqrt", call.op("Add", variance, call.number(eps, input.dtype))))
+    shape = [-1, *[1] * (input.dim() - 2)]
+    if weight is not None:
+        result = call.op("Mul", result, call.constant(weight.reshape(shape)))
+    return result if bias is None else call.op("Add", result, call.constant(bias.reshape(shape)))
 
 
 @handles("F.instance_norm")
@@ -138,9 +154,19 @@ def rms_norm(
 
 @handles("F.normalize")
 def normalize(call: Call, input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -> Written:
-    """Writes Div by ReduceL2 or ReduceL1."""
-    if p not in (1.0, 2.0) or not isinstance(dim, int):
+    """Writes Div by the norm along the axis."""
+    if not isinstance(dim, int):
         return REFUSED
     x = call.value(input)
-    norm = reduced(call, "ReduceL2" if p == 2.0 else "ReduceL1", x, [dim], keepdim=True)
+    norm = p_norm(call, x, p, [dim], input.dtype, keepdim=True)
     return call.op("Div", x, call.op("Clip", norm, call.number(eps, input.dtype)))
+
+
+@handles("F.local_response_norm")
+def local_response_norm(
+    call: Call, input: Tensor, size: int, alpha: float = 1e-4, beta: float = 0.75, k: float = 1.0
+) -> Written:
+    """Writes LRN, whose window of an even size is one channel beside torch's."""
+    if input.dim() != 4 or input.dtype is not torch.float32 or size % 2 == 0:
+        return REFUSED
+    return call.op("LRN", call.value(input), alpha=float(alpha), beta=float(beta), bias=float(k), size=size)

@@ -13,6 +13,7 @@ from torch import Tensor
 from ...calls.function_names import name_of
 from ..call import Call
 from ..table import REFUSED, Written, handles
+from ..types import onnx_type
 from .arithmetic import extreme
 
 _AXES_INPUT_OPSET = 18
@@ -60,7 +61,7 @@ def total(
 def maximum(call: Call, input: Tensor, *args: Any, **kwargs: Any) -> Written:
     """Writes ReduceMax of all elements, ReduceMax and ArgMax along an axis, or Max of two tensors; or the minimum."""
     if input.dtype is torch.bool:
-        return REFUSED
+        return _of_booleans(call, input, *args, **kwargs)
     if not input.dim():
         return _of_scalar(call, input, *args, *kwargs.values())
     suffix = "Max" if call.function.__name__ == "max" else "Min"
@@ -75,6 +76,19 @@ def maximum(call: Call, input: Tensor, *args: Any, **kwargs: Any) -> Written:
         reduced(call, f"Reduce{suffix}", call.value(input), [dim], keepdim=keepdim),
         call.op(f"Arg{suffix}", call.value(input), axis=dim, keepdims=int(keepdim)),
     ]
+
+
+def _of_booleans(
+    call: Call, input: Tensor, dim: int | Tensor | None = None, keepdim: bool = False, **others: Any
+) -> Written:
+    """Writes the reduction of a tensor of booleans as integers, for which onnxruntime has kernels."""
+    if others or isinstance(dim, Tensor) or not input.dim():
+        return REFUSED
+    suffix = "Max" if call.function.__name__ == "max" else "Min"
+    x = call.op("Cast", call.value(input), to=int(ir.DataType.INT32))
+    found = reduced(call, f"Reduce{suffix}", x, None if dim is None else [dim], keepdim=keepdim)
+    value = call.op("Cast", found, to=int(ir.DataType.BOOL))
+    return value if dim is None else [value, call.op(f"Arg{suffix}", x, axis=dim, keepdims=int(keepdim))]
 
 
 def _of_scalar(call: Call, input: Tensor, *arguments: Any) -> Written:
@@ -160,3 +174,71 @@ def variance(
         summed = reduced(call, "ReduceSum", squares, axes, keepdim=keepdim)
         result = call.op("Div", summed, call.number(freedom, input.dtype))
     return call.op("Sqrt", result) if call.function.__name__ == "std" else result
+
+
+@handles("linalg.vector_norm")
+def vector_norm(
+    call: Call,
+    x: Tensor,
+    ord: float = 2,
+    dim: Axes = None,
+    keepdim: bool = False,
+    *,
+    dtype: torch.dtype | None = None,
+) -> Written:
+    """Writes ReduceL2 or ReduceL1, or the formula of another norm."""
+    if not x.is_floating_point() or not x.dim() or not isinstance(ord, (int, float)):
+        return REFUSED
+    return p_norm(call, call.value(x, dtype), ord, _list(dim), x.dtype if dtype is None else dtype, keepdim=keepdim)
+
+
+@handles("norm")
+def norm(
+    call: Call,
+    input: Tensor,
+    p: float | str | None = "fro",
+    dim: Axes = None,
+    keepdim: bool = False,
+    *,
+    dtype: torch.dtype | None = None,
+) -> Written:
+    """Writes the norm of the elements along the axes, as `vector_norm`."""
+    order = 2.0 if p in ("fro", None) else p
+    return REFUSED if isinstance(order, str) else vector_norm(call, input, order, dim, keepdim, dtype=dtype)
+
+
+@handles("linalg.norm", "linalg.matrix_norm")
+def linalg_norm(
+    call: Call,
+    A: Tensor,
+    ord: float | str | None = None,
+    dim: Axes = None,
+    keepdim: bool = False,
+    *,
+    dtype: torch.dtype | None = None,
+) -> Written:
+    """Writes the norm of vectors, or the Frobenius norm of matrices."""
+    axes = _list(dim)
+    if axes is None and name_of(call.function) == "linalg.matrix_norm":
+        axes = [-2, -1]
+    is_of_vectors = axes is not None and len(axes) == 1
+    if ord not in (None, "fro") and (not is_of_vectors or isinstance(ord, str)):
+        return REFUSED
+    order = 2.0 if ord is None or isinstance(ord, str) else ord
+    return vector_norm(call, A, order, axes, keepdim, dtype=dtype)
+
+
+def p_norm(
+    call: Call, x: ir.Value, p: float, axes: Sequence[int] | None, dtype: torch.dtype, *, keepdim: bool
+) -> ir.Value:
+    """Writes ``sum(|x| ** p) ** (1 / p)``, its limit for an infinite ``p``, for 0 the number of elements but zeros."""
+    if p in (1, 2):
+        return reduced(call, f"ReduceL{int(p)}", x, axes, keepdim=keepdim)
+    if p == 0:
+        counted = call.op("Cast", call.op("Cast", x, to=int(ir.DataType.BOOL)), to=int(onnx_type(dtype)))
+        return reduced(call, "ReduceSum", counted, axes, keepdim=keepdim)
+    sizes = call.op("Abs", x)
+    if math.isinf(p):
+        return reduced(call, "ReduceMax" if p > 0 else "ReduceMin", sizes, axes, keepdim=keepdim)
+    powers = call.op("Pow", sizes, call.number(p, dtype))
+    return call.op("Pow", reduced(call, "ReduceSum", powers, axes, keepdim=keepdim), call.number(1.0 / p, dtype))

@@ -127,3 +127,24 @@ def _coordinates(mode: str, align_corners: bool) -> str:
 def _factors(scale_factor: Any, count: int) -> list[float]:
     given = scale_factor if isinstance(scale_factor, Sequence) else [scale_factor] * count
     return [float(one) for one in given]
+
+
+_SAMPLE_MODES = {"bilinear": "linear", "nearest": "nearest", "bicubic": "cubic"}  # names from opset 20 on
+
+
+@handles("F.grid_sample")
+def grid_sample(
+    call: Call,
+    input: Tensor,
+    grid: Tensor,
+    mode: str = "bilinear",
+    padding_mode: str = "zeros",
+    align_corners: bool | None = None,
+) -> Written:
+    """Writes GridSample of images."""
+    if input.dim() != 4 or mode not in _SAMPLE_MODES:
+        return REFUSED
+    call.need_opset(16, "GridSample")
+    name = _SAMPLE_MODES[mode] if call.opset >= 20 else mode
+    values = (call.value(input), call.value(grid))
+    return call.op("GridSample", *values, mode=name, padding_mode=padding_mode, align_corners=int(bool(align_corners)))

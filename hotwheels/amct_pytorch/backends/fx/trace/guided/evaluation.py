@@ -124,7 +124,7 @@ class Evaluator:
                 return self._run_once(function, *self._all_fake(numbers[0], numbers[1], is_fake), is_fake=is_fake)
             if isinstance(error, TypeError):
                 raise
-            raise TraceError(f"{VALUE_OF_DATA} ({error})") from error
+            raise TraceError(f"{VALUE_OF_DATA} ({_reason(error)})") from error
 
     def _all_fake(self, args: Any, kwargs: Any, is_fake: bool) -> tuple[Any, Any]:
         """Returns the arguments; if ``is_fake``, with fakes for all real tensors, since the call may write to them."""
@@ -193,6 +193,16 @@ def map_leaves(value: Any, function: Callable[[Any], Any]) -> Any:
     if isinstance(value, slice):
         return slice(*(function(one) for one in (value.start, value.stop, value.step)))
     return function(value)
+
+
+def _reason(error: BaseException) -> str:
+    """Returns what needs the data; torch's errors have the name of the kernel only, ``aten.nonzero.default``."""
+    home, name, *_ = (*str(error).split("."), "")
+    return (
+        f"the result of '{name.strip('_')}' has a size or a value that depends on data"
+        if home == "aten"
+        else str(error)
+    )
 
 
 def _as_number(value: Any) -> Any:
