@@ -271,7 +271,10 @@ click(".copy"); seen.copy = document.querySelector(".copy").textContent !== "";
 const before = getComputedStyle(document.body).backgroundColor;
 click("#theme");
 seen.theme = before !== getComputedStyle(document.body).backgroundColor;
-seen.severity = document.querySelectorAll("#cards .s0").length; document.title = "SEEN" + JSON.stringify(seen);
+seen.severity = document.querySelectorAll("#cards .s0").length;
+rows.forEach((row) => { if (row.a) { row.a[0] = 61; row.a[1] = 0.99998; } });
+show("layerwise"); seen.marks = texts("#chart text");
+document.title = "SEEN" + JSON.stringify(seen);
 </script>
 """
 
@@ -294,3 +297,6 @@ def test_the_page_works_in_a_browser(folder: Path, tmp_path: Path) -> None:
     assert (seen["bars"], seen["severity"]) == (3, 1)
     assert seen["cards"] == ["skip_layers:\n- second\n"]
     assert seen["theme"]
+    numbers = [one for one in seen["marks"] if re.fullmatch(r"[\d.]+", one)]
+    assert numbers[:-2] == ["0", "10", "20", "30", "40", "50", "60"], "SQNR has marks up to the highest bar"
+    assert numbers[-2:] == ["1", "0.999980"], "the ends of the cosine axis differ"

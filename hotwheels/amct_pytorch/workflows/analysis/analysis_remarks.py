@@ -28,6 +28,7 @@ from ..kept_state import copies_of
 
 WORST = 10  # layers that get a remark
 _WIDE = 16  # bits of the data that are suggested
+_LEAST_GAIN = 0.2  # dB at the output, with the layer in float: what no setting of the layer can exceed is not advised
 _MOST = 0.5  # share of a layer's noise that makes its weight the reason
 
 
@@ -146,23 +147,30 @@ def _steps(
     gain: float,
     advice: tuple[Advice, ...],
 ) -> Iterator[NextStep]:
-    """Yields what to try: what the advice says, what the weight or the data wants, and float."""
+    """Yields what to try: what the advice says, what the weight or the data wants, and float.
+
+    Nothing of its own for a layer that would gain next to nothing in float; refinement improves all layers together.
+    """
     for one in advice:
         if layer.name in one.layers:
             yield NextStep(f"Advice, {one.rule.value}: {one.remedies[0].text}.", one.yaml)
     is_of_weight = weight is not None and 10 ** (-weight / 10) > _MOST * 10 ** (-sqnr / 10)
+    if gain < _LEAST_GAIN:
+        yield NextStep(
+            f"No step for this layer alone: even in float it gains less than {_LEAST_GAIN} dB at the output."
+        )
     if is_of_weight:
-        yield from _steps_for_weight(layer)
-    else:
+        yield from _steps_for_weight(layer, is_worth=gain >= _LEAST_GAIN)
+    elif gain >= _LEAST_GAIN:
         document = widened(model, _data_of(model, layer.name), _WIDE)
         if document is not None and document["override_layer_configs"]:
             yield NextStep(f"Most of the noise is of the data: give it {_WIDE} bits.", _yaml(document))
-    skipped = left_in_float(model, [layer.name]) if gain > 0 else None
+    skipped = left_in_float(model, [layer.name]) if gain >= _LEAST_GAIN else None
     if skipped is not None:
         yield NextStep(f"Leave it in float ({gain:+.1f} dB).", _yaml(skipped))
 
 
-def _steps_for_weight(layer: QuantizedLayer) -> Iterator[NextStep]:
+def _steps_for_weight(layer: QuantizedLayer, *, is_worth: bool) -> Iterator[NextStep]:
     assert layer.weight is not None
     name = type(layer.weight).__name__
     arguments: dict[str, Any] = {}
@@ -170,7 +178,7 @@ def _steps_for_weight(layer: QuantizedLayer) -> Iterator[NextStep]:
         arguments = {"num_bits": 8}
     elif layer.weighted is not None and not layer.weighted.frozen().params.scale.dim() and _has_channels(layer):
         arguments = {"channel_wise": True}
-    if arguments and name.startswith("Arq"):
+    if arguments and is_worth and name.startswith("Arq"):
         params = {"quantizer": name, "quantizer_args": arguments}
         document = {"override_layer_configs": [{"layer_name": [layer.name], "weight_quant_params": params}]}
         yield NextStep("Most of the noise is of the weight: quantize it more finely.", _yaml(document))
