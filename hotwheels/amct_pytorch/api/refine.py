@@ -49,7 +49,10 @@ def refine(
       ``learned_rounding``: from the present rounded weights on, each weight chooses between its level and the next one,
         by gradient descent on the layer's output (AdaRound, Nagel et al. 2020). Takes several times as long, and is no
         default. Each row is kept only if its output comes nearer on held-out images.
-      ``bias_correction``: the mean of every output channel becomes that of the float network (Nagel et al. 2019).
+      ``bias_correction``: the mean of every output channel becomes that of the float network (Nagel et al. 2019), as
+        far as the pictures agree on the difference (James and Stein 1961).
+
+    On the FX path, with any method: if a ReLU alone reads a sum, the range of an addend is cut where the sum gives 0.
 
     Args:
       model: What create_quant_model_fx, quantize_model or create_quant_retrain_model returned, calibrated; on any

@@ -154,6 +154,13 @@ class ActivationQuantizer(Quantizer):
             self._force_symmetric()
         self._set_symmetric(True)
 
+    def raise_lower_end(self, low: float) -> bool:
+        """Makes the range that calibration found begin at ``low``; returns False, and changes nothing, if it cannot.
+
+        It cannot if the range is symmetric, given or learned otherwise, or begins at ``low`` or above already.
+        """
+        return False
+
     def _params_in_force(self) -> QuantParams:
         return self._grid()
 

@@ -110,6 +110,16 @@ class UlqFakeQuantize(ActivationQuantizer):
         super()._mark_learned()
         self.clip_min.requires_grad_(self._is_in_use and not self.is_symmetric and not self.fixed_min)
 
+    @torch.no_grad()
+    def raise_lower_end(self, low: float) -> bool:
+        """See `ActivationQuantizer.raise_lower_end`."""
+        is_free = not (self.is_symmetric or self.fixed_min or self.is_fixed) and self.given_min is None
+        if not is_free or float(self.clip_min) >= low:
+            return False
+        self.clip_min.fill_(low)
+        self._remember()
+        return True
+
     def _remember(self) -> None:
         self.previous_max.copy_(self.clip_max)
         self.previous_min.copy_(self.clip_min)

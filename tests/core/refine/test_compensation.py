@@ -14,7 +14,7 @@ from hotwheels.amct_pytorch.core.refine.columns import Geometry, as_rows, column
 from hotwheels.amct_pytorch.core.refine.compensation import compensated, descended, output_error
 from hotwheels.amct_pytorch.core.refine.grid import RowGrid
 from hotwheels.amct_pytorch.core.refine.grid_search import fitted_codebook
-from hotwheels.amct_pytorch.core.refine.moments import MomentsSum, shifted_target
+from hotwheels.amct_pytorch.core.refine.moments import MomentsSum, shifted_targets
 from hotwheels.amct_pytorch.nn.weighted_op import WeightedOp
 from hotwheels.amct_pytorch.ops.desc import Role
 from hotwheels.amct_pytorch.workflows.refine.refinement import columns_of
@@ -100,7 +100,7 @@ def test_the_shifted_target_solves_the_least_squares_problem():
     sums = MomentsSum(groups=1, length=5)
     for part in range(5):
         sums.add(exact[:, part::5], quantized[:, part::5])
-    found = shifted_target(weight, sums.result(is_centred=True), damping=1e-9)
+    (found,) = shifted_targets(weight, sums.result(is_centred=True), [1e-9])
     x = quantized[0].double() - quantized[0].double().mean(0)
     y = (exact[0].double() - exact[0].double().mean(0)) @ weight[0].T
     assert torch.allclose(found[0], torch.linalg.lstsq(x, y).solution.T, atol=1e-5)

@@ -100,10 +100,12 @@ def dense(start, target, grid, sample, generator):
     optimizer = torch.optim.Adam([variable], lr=0.1)
     shift = torch.zeros(1, 1, ROWS)
     unit = sample.errors(first, shift).mean()
+    sample = sample.at(torch.randperm(POSITIONS, generator=generator))
     for number in range(soft_rounding.STEPS):
         sigmoid = torch.sigmoid(variable)
         openness = (1.2 * sigmoid - 0.1).clamp(0, 1)
-        part = sample.at(torch.randint(POSITIONS, (256,), generator=generator))
+        place = int(torch.randint(POSITIONS - 255, (), generator=generator))
+        part = sample.at(torch.arange(place, place + 256))
         slope = part.slope(first + openness * step, shift) * step / unit
         side = (2 * openness - 1).abs()
         progress = (number / soft_rounding.STEPS - 0.2) / 0.8

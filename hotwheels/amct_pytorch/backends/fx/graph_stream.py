@@ -64,7 +64,7 @@ class GraphStream:
                 exact, quantized = (functools.partial(store.get, index, side) for side in (False, True))
                 yield _arguments(node, exact), _arguments(node, quantized)
 
-        return LayerStep(layer, reference, calls, activation=_activation_behind(self._reference, node))
+        return LayerStep(layer, reference, calls, activation=activation_behind(self._reference, node))
 
     @contextlib.contextmanager
     def _running(self) -> Iterator[None]:
@@ -80,12 +80,13 @@ class GraphStream:
             self._model.train(was_training)
 
 
-def _activation_behind(graph: fx.GraphModule, node: fx.Node) -> Callable[[Tensor], Tensor] | None:
+def activation_behind(graph: fx.GraphModule, node: fx.Node) -> Callable[[Tensor], Tensor] | None:
     """Returns the ReLU or ReLU6 that alone reads the result of ``node``; None if there is none."""
     users = list(node.users)
     if len(users) != 1 or not users[0].op.startswith("call") or users[0].all_input_nodes != [node]:
         return None
-    op = op_of(callable_of(graph, users[0]), Registry())
+    reader = callable_of(graph, users[0])
+    op = reader.op if isinstance(reader, QuantizedLayer) else op_of(reader, Registry())
     return None if op is None else _ACTIVATIONS.get(op.name)
 
 

@@ -74,12 +74,14 @@ def _refitted_values(target: Tensor, hessian: Tensor, grid: RowGrid, weight: Ten
     units = weight / grid.scale.unsqueeze(2)
     matrix = target.new_zeros(len(grid.codebook), len(grid.codebook))
     right = target.new_zeros(len(grid.codebook))
+    single = hessian.float()
     for rows in torch.split(torch.arange(target.shape[1]), max(_ROWS_AT_ONCE // target.shape[0], 1)):
         index = grid.indices(units[:, rows])
-        members = torch.nn.functional.one_hot(index, len(grid.codebook)) * grid.scale[:, rows, None, None]
-        product = hessian.unsqueeze(1) @ members  # [groups, rows, K, 16]
-        matrix += (members.transpose(2, 3) @ product).sum((0, 1))
-        right += (target[:, rows].unsqueeze(2) @ product).sum((0, 1)).squeeze(0)
+        members = torch.nn.functional.one_hot(index, len(grid.codebook)).float()
+        product = single.unsqueeze(1) @ members  # [groups, rows, K, 16], most of the time
+        scale = grid.scale[:, rows, None, None]
+        matrix += (scale.square() * (members.transpose(2, 3) @ product)).sum((0, 1))
+        right += (scale * (target[:, rows].float().unsqueeze(2) @ product)).sum((0, 1)).squeeze(0)
     mean = float(matrix.diagonal().mean())
     if mean <= 0:  # the layer's inputs are all zero, so every value gives the same output
         return grid

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-TARGET_DAMPING = 0.01
 # Of the sum of squares: a smaller sum of squared deviations may be rounding, as sums within a batch are float32.
 _CONSTANT = 32 * torch.finfo(torch.float32).eps
 
@@ -67,15 +66,26 @@ class MomentsSum:
         return Moments(centred * varies * varies.transpose(1, 2), crossed * varies)
 
 
-def shifted_target(weight: Tensor, moments: Moments, damping: float = TARGET_DAMPING) -> Tensor:
-    """Returns the weight [groups, rows, K] whose product with the quantized columns is nearest to the float product.
+def shifted_targets(weight: Tensor, moments: Moments, dampings: Sequence[float]) -> Iterator[Tensor]:
+    """Yields weights [groups, rows, K] whose product with the quantized columns is nearest to the float product.
 
-    ``W* = (W C + l W) (H + l)^-1`` with H = ``moments.quantized``, C = ``moments.crossed`` and l = ``damping`` times
-    the mean of H's diagonal. So the weight also corrects errors that quantized layers in front made in its input.
+    ``W* = (W C + l W) (H + l)^-1`` with H = ``moments.quantized``, C = ``moments.crossed`` and l = each of ``dampings``
+    times the mean of H's diagonal. So the weight also corrects errors that quantized layers in front made in its input.
     """
     weight = weight.double()
-    ridge = damping * moments.quantized.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-12)
-    system = moments.quantized + torch.diag_embed(ridge.unsqueeze(1).expand(-1, weight.shape[2]))
-    right = weight @ moments.crossed + ridge.reshape(-1, 1, 1) * weight
-    target: Tensor = torch.linalg.solve(system, right.transpose(1, 2)).transpose(1, 2)
-    return target
+    power = moments.quantized.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-12)
+    product = weight @ moments.crossed
+    for damping in dampings:
+        ridge = damping * power
+        system = moments.quantized + torch.diag_embed(ridge.unsqueeze(1).expand(-1, weight.shape[2]))
+        yield _solved(system, product + ridge.reshape(-1, 1, 1) * weight)
+
+
+def _solved(system: Tensor, right: Tensor) -> Tensor:
+    """Returns ``right system^-1``; ``system`` [groups, K, K] is positive definite but for rounding."""
+    factor, failed = torch.linalg.cholesky_ex(system)  # half the time of a solver for any matrix
+    if bool(failed.any()):
+        solution: Tensor = torch.linalg.solve(system, right.transpose(1, 2))
+    else:
+        solution = torch.cholesky_solve(right.transpose(1, 2), factor)
+    return solution.transpose(1, 2)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .grid import RowGrid
 
-STEPS = 150
+STEPS = 100
 COLUMNS_PER_STEP = 256
 _REVIEW = 5  # steps between two looks for weights that are decided
 _RATE, _BETAS, _EPS = 0.1, (0.9, 0.999), 1e-8  # of Adam
@@ -50,6 +50,14 @@ class OutputSample:
     def at(self, positions: Tensor) -> OutputSample:
         """Returns the sample at some of the positions."""
         columns, outputs = (one.index_select(1, positions) for one in (self.columns, self.outputs))
+        return dataclasses.replace(self, columns=columns, outputs=outputs)
+
+    def window(self, generator: torch.Generator) -> OutputSample:
+        """Returns ``COLUMNS_PER_STEP`` neighbouring positions from a drawn one on; views, since copies take longer."""
+        most = self.columns.shape[1]
+        count = min(COLUMNS_PER_STEP, most)
+        first = int(torch.randint(most - count + 1, (), generator=generator))
+        columns, outputs = (one.narrow(1, first, count) for one in (self.columns, self.outputs))
         return dataclasses.replace(self, columns=columns, outputs=outputs)
 
     def errors(self, weight: Tensor, shift: Tensor) -> Tensor:
@@ -90,17 +98,18 @@ def learned(
       grid: The values each row may take.
       sample: What the layer reads and is to give.
       shift: [groups, 1, rows], see `OutputSample.errors`.
-      generator: Draws the positions of each step, on the CPU.
+      generator: Draws the order of the positions, and the place of each step in that order, on the CPU.
     """
     with torch.inference_mode(False), torch.no_grad():
         first, step = start.float(), (_second_level(start, target, grid) - start).float()
         variable = _first_variable((target.float() - first) / torch.where(step != 0, step, torch.inf))
         descent = _Descent(first, step, variable, sample.errors(first, shift).mean().clamp(min=1e-30))
+        sample = sample.at(torch.randperm(sample.columns.shape[1], generator=generator).to(sample.columns.device))
         for number in range(STEPS):
             if number % _REVIEW == 0:
                 descent.drop_decided()
             if not descent.is_over:
-                slope = sample.at(_drawn(sample, generator)).slope(descent.weight(), shift)
+                slope = sample.window(generator).slope(descent.weight(), shift)
                 descent.move(slope, (number / STEPS - _FREE_SHARE) / (1.0 - _FREE_SHARE))
         return torch.where(descent.is_second(), start + step.double(), start)
 
@@ -191,12 +200,6 @@ def _add_pull(slope: Tensor, distance: Tensor, sigmoid: Tensor, progress: float,
 
 def _stretched(sigmoid: Tensor) -> Tensor:
     return (sigmoid * (_HIGH - _LOW)).add_(_LOW).clamp_(0.0, 1.0)
-
-
-def _drawn(sample: OutputSample, generator: torch.Generator) -> Tensor:
-    positions = sample.columns.shape[1]
-    drawn = torch.randint(positions, (min(COLUMNS_PER_STEP, positions),), generator=generator)
-    return drawn.to(sample.columns.device)
 
 
 def _second_level(start: Tensor, target: Tensor, grid: RowGrid) -> Tensor:

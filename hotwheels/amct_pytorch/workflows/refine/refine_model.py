@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 from tqdm import tqdm
 
+from ...backends.fx.addend_ranges import cut_addends
 from ...backends.fx.graph_stream import GraphStream
 from ...backends.fx.quant_graph_module import QuantGraphModule
 from ...backends.layers.layer_step import LayerStep
@@ -35,9 +36,11 @@ class Refinement:
 
     Attributes:
       layers: One entry per weighted layer, in the order of execution.
+      cut_addends: The additions in front of a ReLU of which a range was cut; none on the dynamic path.
     """
 
     layers: tuple[RefinedLayer, ...]
+    cut_addends: tuple[str, ...] = ()
 
     def summary(self) -> str:
         """Returns one sentence: how many layers have changed."""
@@ -46,11 +49,13 @@ class Refinement:
 
     def __str__(self) -> str:
         """Returns a line per layer: the methods applied, and why others were not."""
-        return "\n".join(
+        cut = [f"{name}: range cut where the ReLU behind the sum gives 0" for name in self.cut_addends]
+        layers = [
             f"{one.name}: {', '.join(one.methods) or 'unchanged'}"
             + "".join(f"; no {method}: {reason}" for method, reason in one.skipped)
             for one in self.layers
-        )
+        ]
+        return "\n".join(cut + layers)
 
 
 class Stream(Protocol):
@@ -107,11 +112,13 @@ def refine_graph(
     progress: bool,
     resume_dir: Path | None,
 ) -> Refinement:
-    """Refines a calibrated graph in place; see `refine_layers`."""
+    """Refines a calibrated graph in place; see `refine_layers`. Ranges of addends are cut first."""
+    cut = cut_addends(model)
     layers = model.quantized_layers
-    return refine_layers(
+    found = refine_layers(
         GraphStream(model), layers, batches, methods, seed=seed, progress=progress, resume_dir=resume_dir
     )
+    return dataclasses.replace(found, cut_addends=cut)
 
 
 def refine_if_asked(model: QuantGraphModule) -> None:

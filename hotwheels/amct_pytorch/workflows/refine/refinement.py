@@ -23,7 +23,8 @@ from ...core.refine.columns import Geometry, as_rows, columns
 from ...core.refine.compensation import compensated, descended
 from ...core.refine.grid import RowGrid
 from ...core.refine.grid_search import fitted_codebook, scale_by_output
-from ...core.refine.moments import Moments, MomentsSum, shifted_target
+from ...core.refine.moments import Moments, MomentsSum, shifted_targets
+from ...core.refine.shift import ShiftSum
 from ...errors import CalibrationError
 from ...nn.layer_weight import LayerWeight
 from ...nn.unit_axis import as_image, image_settings
@@ -66,6 +67,7 @@ class LayerRefiner:
         """
         self._wanted = wanted
         self._seed = seed
+        self._evidence: _Evidence | None = None  # of the layer that is being refined
         self._changes = (  # in the order in which they are applied
             (COMPENSATED_ROUNDING, self._round),
             (LEARNED_ROUNDING, self._learn),
@@ -86,6 +88,7 @@ class LayerRefiner:
                 done.append(method)
             else:
                 skipped.append((method, reason))
+        self._evidence = None
         return RefinedLayer(name, tuple(done), tuple(skipped))
 
     def _correct_bias(self, step: LayerStep) -> str | None:
@@ -93,16 +96,13 @@ class LayerRefiner:
         op = step.weight.op
         if op.stored_bias() is None:
             return "the layer has no bias that could take the correction"
-        sums = torch.zeros(op.out_channels + 1, dtype=torch.float64)
+        sums = ShiftSum(op.out_channels)
         for index, (exact, quantized) in enumerate(step.outputs()):
-            axis = exact.dim() - len(op.channel_shape)
-            axes = [one for one in range(exact.dim()) if one != axis]
-            error = (exact - quantized).sum(axes, dtype=torch.float64).cpu()
+            error = exact - quantized
             _require_finite(error, step, index, "output")
-            sums[:-1] += error
-            sums[-1] += exact.numel() // exact.shape[axis]
-        sums = total(sums)
-        op.add_to_bias((sums[:-1] / sums[-1]).to(step.layer.non_float_inputs.device))
+            sums.add(error, exact.dim() - len(op.channel_shape))
+        sums.merge(total)
+        op.add_to_bias(sums.shift().to(step.layer.non_float_inputs.device))
         return None
 
     def _round(self, step: LayerStep) -> str | None:
@@ -110,19 +110,17 @@ class LayerRefiner:
         reason = _why_not_rounded(weight)
         if reason is not None:
             return reason
-        op = weight.op
-        folded, bias = op.folded()
-        sums = _moments(as_rows(folded, op.groups), self._drawn(step))
-        if not all(sums_of_pictures.count for sums_of_pictures in sums):
+        evidence = self._found_in(step, self._drawn(step))
+        if evidence is None:
             return TOO_FEW
-        learned, judged = (one.result(is_centred=op.stored_bias() is not None) for one in sums)
+        folded, bias = weight.op.folded()
         params = weight.params(folded, bias)
-        target = _target(folded, learned, judged, op)
-        found = _rounded(folded, target, params, weight.quantizer.grid_origin, learned)
-        before = _error(weight.quantizer.fake_quantize(folded, params), folded, judged, op)
-        if not _error(found.weight, folded, judged, op) < before:
+        found = _rounded(folded, evidence.target, params, weight.quantizer.grid_origin, evidence.learned)
+        rounded = weight.quantizer.fake_quantize(folded, params)
+        before, after = _errors((rounded, found.weight), folded, evidence.judged, weight.op.groups)
+        if not after < before:
             return "the output of held-out data did not come nearer to the float output"
-        op.set_folded(found.weight)
+        weight.op.set_folded(found.weight)
         if found.params is not None:
             weight.quantizer.adopt(found.params, found.weight)
         return None
@@ -132,14 +130,23 @@ class LayerRefiner:
         reason = _why_not_rounded(step.weight)
         if reason is not None:
             return reason
-        op, drawn = step.weight.op, list(self._drawn(step))
-        folded = step.reference_weight.op.folded()[0]
-        learned, judged = _moments(as_rows(folded, op.groups), drawn)
-        if not (learned.count and judged.count):
+        drawn = list(self._drawn(step))
+        evidence = self._found_in(step, drawn)
+        if evidence is None:
             return TOO_FEW
-        is_centred = op.stored_bias() is not None
-        target = _target(folded, learned.result(is_centred), judged.result(is_centred), op)
-        return learn(step, target, drawn, self._generator(step, "steps"))
+        return learn(step, evidence.target, drawn, self._generator(step, "steps"))
+
+    def _found_in(self, step: LayerStep, drawn: Iterable[tuple[Drawn, Drawn]]) -> _Evidence | None:
+        """Returns what the drawn columns say of the layer, found once for all methods; None if none are held out."""
+        if self._evidence is None:
+            op = step.weight.op
+            folded = step.reference_weight.op.folded()[0]
+            sums = _moments(as_rows(folded, op.groups), drawn)
+            if not all(one.count for one in sums):
+                return None
+            learned, judged = (one.result(is_centred=op.stored_bias() is not None) for one in sums)
+            self._evidence = _Evidence(learned, judged, _target(folded, learned, judged, op.groups))
+        return self._evidence
 
     def _count(self, step: LayerStep) -> int:
         """Returns the number of columns to use, proportional to their length: a matrix of that size is estimated."""
@@ -197,6 +204,15 @@ def _split(images: int, batch: int) -> tuple[slice, slice]:
 
 
 @dataclasses.dataclass(frozen=True)
+class _Evidence:
+    """The moments of a layer's columns, to learn from and held out, and the weight to round, [groups, rows, K]."""
+
+    learned: Moments
+    judged: Moments
+    target: Tensor
+
+
+@dataclasses.dataclass(frozen=True)
 class _Rounded:
     """Weights on their grid, [C_out, ...] float64, and the new grid; None if the quantizer keeps its grid."""
 
@@ -204,11 +220,12 @@ class _Rounded:
     params: QuantParams | None
 
 
-def _target(folded: Tensor, learned: Moments, judged: Moments, op: WeightedOp) -> Tensor:
+def _target(folded: Tensor, learned: Moments, judged: Moments, groups: int) -> Tensor:
     """Returns the weight [groups, rows, K] to round: the float weight, or one adapted to the quantized inputs."""
-    rows = as_rows(folded.detach().double(), op.groups)
-    shifted = [shifted_target(rows, learned, damping) for damping in SHIFT_DAMPINGS]
-    return min((rows, *shifted), key=lambda one: _error(one.reshape(folded.shape), folded, judged, op))
+    rows = as_rows(folded.detach().double(), groups)
+    candidates = [rows, *shifted_targets(rows, learned, SHIFT_DAMPINGS)]
+    errors = _errors(candidates, folded, judged, groups)
+    return candidates[errors.index(min(errors))]
 
 
 def _rounded(folded: Tensor, target: Tensor, params: QuantParams, origin: GridOrigin, moments: Moments) -> _Rounded:
@@ -267,11 +284,14 @@ def _pin(target: Tensor, scale: Tensor, largest: int, may_pin: Tensor, has_one_s
     return pinned, torch.where(pinned, end, target)
 
 
-def _error(weight: Tensor, folded: Tensor, moments: Moments, op: WeightedOp) -> float:
-    """Returns the squared error of the output of ``weight`` on quantized inputs against float, up to a constant."""
-    rounded, exact = (as_rows(one.detach().double(), op.groups) for one in (weight, folded))
-    own = ((rounded @ moments.quantized) * rounded).sum()
-    return float(own - 2 * ((exact @ moments.crossed) * rounded).sum())
+def _errors(weights: Iterable[Tensor], folded: Tensor, moments: Moments, groups: int) -> list[float]:
+    """Returns the squared errors of the outputs of ``weights`` on quantized inputs against float, up to a constant."""
+    product = as_rows(folded.detach().double(), groups) @ moments.crossed
+    found = []
+    for weight in weights:
+        rows = weight.detach().double().reshape(product.shape)
+        found.append(float((((rows @ moments.quantized) - 2 * product) * rows).sum()))
+    return found
 
 
 def _why_not_rounded(weight: LayerWeight) -> str | None:

@@ -1,0 +1,117 @@
+"""Ranges of addends in front of a ReLU: cut where the ReLU gives 0, and nowhere else."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import hotwheels.amct_pytorch as amct
+from hotwheels.amct_pytorch.backends.fx.addend_ranges import cut_addends
+from tests.support.exact_pair import assert_exact
+from tests.support.fx_path import quantize, run_fake
+
+
+class Block(nn.Module):
+    """A small branch beside a large projection, whose sum ``behind`` reads."""
+
+    def __init__(self, behind=torch.relu, combine=torch.add, others=False):
+        super().__init__()
+        self.branch, self.projection = nn.Conv2d(3, 6, 1), nn.Conv2d(3, 6, 1)
+        self.head = nn.Conv2d(6, 4, 1)
+        with torch.no_grad():
+            self.projection.weight.mul_(4.0)
+        self.behind, self.combine, self.others = behind, combine, others
+
+    def forward(self, x):
+        shortcut = self.projection(x)
+        total = self.combine(self.branch(x), shortcut)
+        result = self.head(self.behind(total))
+        if self.others:
+            result = result + self.head(total)
+        return result
+
+
+def pictures(seed):
+    return torch.randn(8, 3, 5, 5, generator=torch.Generator().manual_seed(seed))
+
+
+def calibrated(model, folder, changes=None):
+    torch.manual_seed(0)
+    quantized = quantize(model.eval(), folder, [(pictures(1),)], changes or {})
+    amct.enable_quantization(quantized, fake_quant=True)
+    return quantized
+
+
+def addends(model):
+    (layer,) = (one for one in model.quantized_layers.values() if one.op.name == "add")
+    return layer.activation
+
+
+def block(**options):
+    torch.manual_seed(0)
+    return Block(**options)
+
+
+@pytest.mark.parametrize("behind", [torch.relu, nn.functional.relu6])
+def test_the_larger_addend_begins_where_the_other_cannot_lift_it_above_0(tmp_path, behind):
+    net = block(behind=behind)
+    model = calibrated(net, tmp_path)
+    branch, projection = addends(model)
+    scale, low = float(projection.params().scale), float(projection.clip_min.detach())
+    assert len(cut_addends(model)) == 1
+    params, other = projection.params(), branch.params()
+    bottom = (-128 - int(params.offset)) * float(params.scale)
+    top = (127 - int(other.offset)) * float(other.scale)
+    assert low < bottom <= -top
+    assert bottom > -top - 1.01 * float(params.scale)
+    assert float(params.scale) < 0.8 * scale
+
+
+def test_the_result_is_nearer_and_exact(tmp_path):
+    net = block()
+    model = calibrated(net, tmp_path)
+    x = pictures(2)
+
+    def error():
+        with torch.no_grad():
+            return float((run_fake(model, x) - net(x)).square().mean())
+
+    before = error()
+    assert cut_addends(model)
+    assert error() < before
+    assert_exact(model, tmp_path, [x])
+
+
+def test_refine_cuts_and_says_so(tmp_path):
+    model = calibrated(block(), tmp_path)
+    result = amct.refine(model, [pictures(1)], progress=False)
+    (name,) = result.cut_addends
+    assert f"{name}: range cut where the ReLU behind the sum gives 0" in str(result)
+    low = addends(model)[1].clip_min.clone()
+    assert amct.refine(model, [pictures(1)], progress=False).cut_addends == ()
+    assert torch.equal(addends(model)[1].clip_min, low)
+
+
+def scaled(a, b):
+    return torch.add(a, b, alpha=-1.0)
+
+
+SYMMETRIC = {"with_offset": False, "observer": "IFMRObserver", "num_bits": 8}
+LEFT = {
+    "another activation": ({"behind": nn.functional.hardswish}, False),
+    "another reader": ({"others": True}, False),
+    "a factor": ({"combine": scaled}, False),
+    "a product": ({"combine": torch.mul}, False),
+    "a symmetric range": ({}, True),
+}
+
+
+@pytest.mark.parametrize(("options", "is_symmetric"), LEFT.values(), ids=LEFT)
+def test_other_ranges_stay(tmp_path, options, is_symmetric):
+    data = {"quantizer": "UlqFakeQuantize", "quantizer_args": SYMMETRIC}
+    changes = {"add": {"activation_quant_params": [data, data]}} if is_symmetric else {}
+    model = calibrated(block(**options), tmp_path, changes)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert cut_addends(model) == ()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
