@@ -29,10 +29,10 @@ class Branches(nn.Module):
         return pooled, self.conv3(pooled)
 
 
-def fake_quant_model(tmp_path: Path, x: Tensor) -> nn.Module:
+def fake_quant_model(tmp_path: Path, x: Tensor, kind: type[nn.Module] = Branches) -> nn.Module:
     torch.manual_seed(0)
     config = str(tmp_path / "config.json")
-    model = Branches().eval()
+    model = kind().eval()
     amct.create_quant_config_fx(config, model)
     quantized = amct.create_quant_model_fx(config, model)
     amct.enable_quantization(quantized, calibration=True)
@@ -115,21 +115,9 @@ class Chain(nn.Module):
         return self.conv3(x)
 
 
-def quantized_chain(tmp_path: Path, x: Tensor) -> nn.Module:
-    torch.manual_seed(0)
-    config = str(tmp_path / "config.json")
-    model = Chain().eval()
-    amct.create_quant_config_fx(config, model)
-    quantized = amct.create_quant_model_fx(config, model)
-    amct.enable_quantization(quantized, calibration=True)
-    quantized(x)
-    amct.enable_quantization(quantized, fake_quant=True)
-    return quantized
-
-
 def test_results_written_over_inputs_are_those_of_new_tensors(tmp_path: Path) -> None:
     x = torch.randn(2, 3, 8, 8)
-    quantized = quantized_chain(tmp_path, x)
+    quantized = fake_quant_model(tmp_path, x, Chain)
     for given in (x, x.to(memory_format=torch.channels_last)):
         before, expected = given.clone(), quantized(given)  # with gradients nothing is overwritten
         with torch.no_grad():
@@ -140,7 +128,7 @@ def test_results_written_over_inputs_are_those_of_new_tensors(tmp_path: Path) ->
 
 
 def test_a_result_is_not_written_over_an_input_that_a_hook_sees(tmp_path: Path) -> None:
-    quantized = quantized_chain(tmp_path, torch.randn(2, 3, 8, 8))
+    quantized = fake_quant_model(tmp_path, torch.randn(2, 3, 8, 8), Chain)
     (layer,) = [one for one in quantized.quantized_layers.values() if one.call.function is quantized.act]
     seen: list[bool] = []
 
@@ -155,7 +143,7 @@ def test_a_result_is_not_written_over_an_input_that_a_hook_sees(tmp_path: Path) 
 
 def test_inputs_behind_an_identity_are_overwritten(tmp_path: Path) -> None:
     x = torch.randn(2, 3, 8, 8)
-    quantized = quantized_chain(tmp_path, x)
+    quantized = fake_quant_model(tmp_path, x, Chain)
     layers = quantized.quantized_layers
     with torch.no_grad():
         (act,) = [one for one in layers.values() if one.call.function is quantized.act]

@@ -7,6 +7,7 @@ results are equal bit for bit.
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 
 import torch
@@ -15,6 +16,9 @@ from torch import Tensor
 from . import native
 from .search.arq import LARGE_BIAS, LARGE_BIAS_EPS, floor_of_scale
 from .spec import QuantSpec
+
+_POINTER, _LONG, _FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float
+_ARGUMENTS = (*(_POINTER,) * 2, *(_LONG,) * 2, *(_POINTER,) * 6, ctypes.c_double, ctypes.c_int, *(_FLOAT,) * 4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,9 +79,10 @@ def round_folded(
       data_scale: Scale of the layer's input, for the grid of the bias.
       grid: The grid of the folded weight.
     """
+    kernel = native.function("amct_round_folded", _ARGUMENTS)
     channels = weight.shape[0]
     vectors = (bias,) if norm is None else (bias, norm.var, norm.gamma, norm.mean, norm.beta)
-    if not _is_plain(weight) or not weight.numel():
+    if kernel is None or not _is_plain(weight) or not weight.numel():
         return None
     for one in vectors:
         if one is not None and not (_is_plain(one) and one.numel() == channels):
@@ -87,13 +92,13 @@ def round_folded(
     of_norm = (None,) * 4 if norm is None else (deviation, norm.gamma, norm.mean, norm.beta)
     pointers = [None if one is None else one.data_ptr() for one in (*of_norm, bias)]
     out, made = torch.empty_like(weight), weight.new_empty(4, channels)
-    is_complete = native.round_folded(
+    is_incomplete = kernel(
         *(weight.data_ptr(), out.data_ptr(), channels, weight.numel() // channels, *pointers),
         *(made.data_ptr(), data_scale),
         *(grid.channel_wise, QuantSpec(num_bits=grid.num_bits).qmax, floor_of_scale(grid.eps)),
         *(floor_of_scale(max(grid.eps, LARGE_BIAS_EPS)), LARGE_BIAS),
     )
-    if not is_complete:
+    if is_incomplete:
         return None
     if norm is None and bias is None:
         return RoundedWeight(out, None, None)

@@ -54,11 +54,6 @@ _INTEGER_SIGNATURES: Mapping[str, tuple[Any, ...]] = {
     "amct_to_bytes": (_POINTER, _POINTER, _LONG, _FLOAT),
     "amct_row_sums": (_POINTER, _LONG, _LONG, _POINTER, _POINTER),
 }
-# A library of an older version lacks this one, too: see `has_round_folded`.
-_FOLDED_SIGNATURE: tuple[Any, ...] = (
-    *(_POINTER, _POINTER, _LONG, _LONG, *(_POINTER,) * 6, _DOUBLE, _INT),
-    *(_FLOAT,) * 4,
-)
 
 
 def _is_off() -> bool:
@@ -89,7 +84,7 @@ def load(path: Path | None) -> ctypes.CDLL:
         if not hasattr(library, name):
             raise UnusableLibrary(f"in '{path}' lack the function {name}")
         getattr(library, name).argtypes = arguments
-    for name, arguments in {**_INTEGER_SIGNATURES, "amct_round_folded": _FOLDED_SIGNATURE}.items():
+    for name, arguments in _INTEGER_SIGNATURES.items():
         if hasattr(library, name):
             getattr(library, name).argtypes = arguments
     return library
@@ -229,12 +224,6 @@ def quantize_weight(weight: Values, step: Values, end: int) -> NDArray[np.int8]:
     pointers = x.ctypes.data, out.ctypes.data
     _library.amct_quantize_weight(*pointers, x.shape[0], size, steps.ctypes.data, steps.size > 1, end)
     return out
-
-
-def round_folded(*arguments: Any) -> bool | None:
-    """Calls amct_round_folded, see `folded_rounding`; None if it is not there, else whether its result is complete."""
-    kernel = getattr(_library, "amct_round_folded", None)
-    return None if kernel is None else not kernel(*arguments)
 
 
 def has_integer_kernels() -> bool:

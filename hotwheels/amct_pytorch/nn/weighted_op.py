@@ -106,11 +106,10 @@ class WeightedOp:
         return [stage for stage in stages if isinstance(stage, BatchNormStage)]
 
     @functools.cached_property
-    def _folds_one_norm(self) -> bool:
-        """Whether at most one BatchNorm is folded, and nothing that changes its input in evaluation besides."""
+    def _folds_norms_only(self) -> bool:
+        """Whether BatchNorms behind the module are folded, and nothing besides that changes its input in evaluation."""
         stages = () if self.behind is None else self.behind.stages
-        is_plain = all(type(stage) in (BatchNormStage, PassStage) for stage in stages)
-        return self.front is None and is_plain and len(self._norm_stages) <= 1
+        return self.front is None and all(type(stage) in (BatchNormStage, PassStage) for stage in stages)
 
     @property
     def norms(self) -> list[nn.Module]:
@@ -135,7 +134,7 @@ class WeightedOp:
 
         ``data_scale`` is the scale of the input, ``grid`` the grid of the folded weight.
         """
-        if not self._folds_one_norm or self.role is Role.CONV_TRANSPOSE:
+        if not self._folds_norms_only or len(self._norm_stages) > 1 or self.role is Role.CONV_TRANSPOSE:
             return None
         norm = None
         for stage in self._norm_stages:
@@ -150,8 +149,7 @@ class WeightedOp:
         None if that is not known: with a chain in front, or with anything but BatchNorms and calls that return their
         input in evaluation behind.
         """
-        stages = () if self.behind is None else self.behind.stages
-        if self.front is not None or not all(type(one) in (BatchNormStage, PassStage) for one in stages):
+        if not self._folds_norms_only:
             return None
         tensors = [self.module.weight, self.module.bias]
         for norm in self.norms:

@@ -16,7 +16,7 @@ from ....log import get_logger
 from ....torch_private import pytree
 from ...batches.batch_store import copied
 from ...batches.example import Example
-from ...batches.outputs import are_equal
+from ...batches.outputs import are_equal, output_tensors
 from ...user_model.memory_of_calls import refuse_memory
 from ...user_model.model_state import unchanged
 
@@ -71,8 +71,7 @@ def _call(run: nn.Module, example: Example) -> Any:
 
 
 def _is_equal(one: Any, other: Any) -> bool:
-    ours, theirs = ([leaf for leaf in pytree.tree_leaves(each) if isinstance(leaf, Tensor)] for each in (one, other))
-    return are_equal(ours, theirs)
+    return are_equal(output_tensors(one), output_tensors(other))
 
 
 def _differ_by_rounding(model: nn.Module, traced: GraphModule, example: Example) -> bool:
@@ -89,7 +88,7 @@ def _differ_by_rounding(model: nn.Module, traced: GraphModule, example: Example)
     except Exception as error:  # the user's forward may raise anything
         _log.debug("The model does not run in float64: %s", error)
         return False
-    ours, theirs = ([leaf for leaf in pytree.tree_leaves(one) if isinstance(leaf, Tensor)] for one in (found, expected))
+    ours, theirs = output_tensors(found), output_tensors(expected)
     return len(ours) == len(theirs) and all(map(_is_near, ours, theirs))
 
 
