@@ -71,12 +71,15 @@ def test_each_process_appends(tmp_path: Path) -> None:
 
 
 def test_lines_of_processes_at_the_same_time_are_whole_and_carry_the_process(tmp_path: Path) -> None:
-    wait = "import time, os; log.info('ready'); open(f'{os.getpid()}.ready', 'w');"
-    wait += "[time.sleep(0.01) for _ in range(1000) if len(__import__('glob').glob('*.ready')) < 3];"
-    code = WRITE + wait + "[log.info('%s %d', 'x' * 2000, k) for k in range(50)]; time.sleep(0.5)"
+    # A line carries the process only while other processes have the file open, so each waits for the others.
+    code = WRITE + "import time, os, glob\n"
+    code += "def meet(name):\n  open(f'{os.getpid()}.{name}', 'w')\n"
+    code += "  while len(glob.glob('*.' + name)) < 3: time.sleep(0.01)\n"
+    code += "log.info('ready'); meet('ready')\n"
+    code += "[log.info('%s %d', 'x' * 2000, k) for k in range(50)]; meet('done')"
     variables = {**os.environ, "AMCT_LOG_LEVEL": "ERROR"}
     children = [subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=variables) for _ in range(3)]
-    assert [child.wait() for child in children] == [0, 0, 0]
+    assert [child.wait(timeout=120) for child in children] == [0, 0, 0]
     lines = [line for line in (tmp_path / LOG).read_text().splitlines() if "ready" not in line]
     found = [
         re.fullmatch(r"[\d ,:-]+ - INFO - process (\d+) - \[AMCT\]:\[expand\]: x{2000} (\d+)", line) for line in lines

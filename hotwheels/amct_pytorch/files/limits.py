@@ -40,6 +40,7 @@ SIMPLE_CONFIG = Limit(what="a simple configuration", most=_MIB // 4)
 SIMPLE_CONFIG_EXPANDED = Limit(
     what="a simple configuration with its aliases written out", most=1 * _MIB, unit="characters"
 )
+YAML_DEPTH = Limit(what="YAML", most=100, unit="levels of nesting")  # real files nest four deep
 YAML_NUMBER = Limit(what="a number in a simple configuration", most=100, unit="characters")
 CONFIG = Limit(what="a config.json", most=16 * _MIB)
 TOLERANT_JSON = Limit(what="JSON with comments, or with commas too many or missing,", most=4 * _MIB)

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from ...errors import ConfigError
-from ...files.limits import SIMPLE_CONFIG_EXPANDED, WARNINGS, YAML_NUMBER
+from ...files.limits import SIMPLE_CONFIG_EXPANDED, WARNINGS, YAML_DEPTH, YAML_NUMBER
 from ...log import get_logger
 from ..arguments.coercion import shown
 
@@ -50,6 +50,15 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
         super().__init__(text)
         self.name = source  # the name of the text in error messages
         self.repeated: list[tuple[int, str]] = []
+        self._depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        # The parser's time grows with the square of the depth, so the depth is checked while the text is parsed.
+        YAML_DEPTH.check(self._depth, self.name)
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
     def construct_document(self, node: yaml.Node) -> Any:
         SIMPLE_CONFIG_EXPANDED.check(_expanded_size(node, {}), self.name)
