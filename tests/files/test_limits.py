@@ -60,6 +60,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str, str]] = {
     ),
     "yaml number": (read_yaml, "a: 1" + ":1" * 100_000, "200,001 characters; a number in a simple configuration"),
     "yaml nested": (read_yaml, "a: " + "[" * 5_000, "101 levels of nesting; YAML may have"),
+    "yaml nested blocks": (read_yaml, "a:\n" + "- " * 5_000, "101 levels of nesting; YAML may have"),
     "json of 20 MB": (read_json, '{"a": "' + "a" * 20_000_000 + '"}', "20,000,009 bytes; a config.json"),
     "tolerant json": (read_json, '{"a": "' + "a" * 5_000_000 + '",}', "5,000,010 bytes; JSON with comments"),
     "json nested": (read_json, '{"a": ' + "[" * 101 + "]" * 101 + "}", "more than 100 levels of nesting"),

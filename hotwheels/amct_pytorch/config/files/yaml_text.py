@@ -52,8 +52,12 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # yaml has no types
         self.repeated: list[tuple[int, str]] = []
         self._depth = 0
 
+    def fetch_flow_collection_start(self, token: type[yaml.Token]) -> None:
+        # The scanner's time grows with the square of the depth of brackets, and it reads far ahead of the composer.
+        YAML_DEPTH.check(self.flow_level, self.name)
+        super().fetch_flow_collection_start(token)
+
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
-        # The parser's time grows with the square of the depth, so the depth is checked while the text is parsed.
         YAML_DEPTH.check(self._depth, self.name)
         self._depth += 1
         node = super().compose_node(parent, index)
