@@ -93,6 +93,11 @@ class AmctLogger:
     def __init__(self, module: str) -> None:
         self._module = module
 
+    @property
+    def tells_stages(self) -> bool:
+        """Whether `info` writes a line here."""
+        return _least_level.get() <= logging.INFO and _ready_logger().isEnabledFor(logging.INFO)
+
     def debug(self, message: str, *args: object) -> None:
         """Logs a detail of the work on one layer."""
         self._log(logging.DEBUG, message, args)

@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from hotwheels.amct_pytorch.log import warnings_only
 from tests.support.fx_path import quantize
+from tests.support.log_lines import LogLines
 
 X = torch.rand(2, 5, 9, 9, generator=torch.Generator().manual_seed(0))
 WIDE = {
@@ -35,3 +37,22 @@ def test_the_rounding_error_is_that_of_the_whole_weight(name: str, tmp_path: Pat
     rest = result - result.mean((0, 2, 3), keepdim=True)
     expected = 10 * torch.log10(result.square().mean() / rest.square().mean())
     assert layer.refine_gain == pytest.approx(expected.item(), abs=1e-4)
+
+
+def test_sixteen_layers_spread_over_a_deep_network_estimate_the_gain(tmp_path: Path, log_lines: LogLines) -> None:
+    torch.manual_seed(2)
+    net = nn.Sequential(*(nn.Linear(6, 6) for _ in range(64))).eval()
+    for one in net:  # else only the biases would reach the last layers
+        nn.init.orthogonal_(one.weight)
+    layers = list(quantize(net, tmp_path, [(torch.randn(50, 6),)]).quantized_layers.values())
+    places = [place for place, layer in enumerate(layers) if layer.refine_gain is not None]
+    assert [place // 4 for place in places] == list(range(16))  # one in each sixteenth of the network
+    assert {place % 4 for place in places} == {0, 1, 2, 3}
+    assert any("median of 16 layers" in line for line in log_lines.of("INFO"))
+
+
+def test_no_layer_estimates_what_the_log_does_not_tell(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6)).eval()
+    with warnings_only():
+        layers = quantize(net, tmp_path, [(torch.randn(5, 6),)]).quantized_layers.values()
+    assert [layer.refine_gain for layer in layers] == [None, None]

@@ -46,8 +46,8 @@ class QuantizedLayer(nn.Module):
       use: Node name of the present call: the layer name, or the name of a further use (dynamic path).
       calls: Number of calls of the layer's module in the present forward of the model (dynamic path).
       keeps_inputs: Whether a dump or a report reads the input tensors later, so that they must not be overwritten.
-      refine_gain: dB that bias correction takes off the weight's rounding error in the batch that completed the
-        calibration; None if it is not known.
+      estimates_gain: Whether the batch that completes the calibration shows the `refine_gain`.
+      refine_gain: dB that bias correction takes off the weight's rounding error in that batch; None if not known.
       watcher: Called with the integers of real_quant; None if they are not recorded.
       constant_inputs: Which inputs are constants; the files hold their grid points in float32 (spec 11.3).
       non_float_inputs: float32 [inputs], above 0 for inputs that are no floating tensors (spec 4.7).
@@ -81,6 +81,7 @@ class QuantizedLayer(nn.Module):
         self.calls = 0
         self._mode = Mode.FLOAT
         self.keeps_inputs = False
+        self.estimates_gain = False
         self.refine_gain: float | None = None
         self.watcher: IntegerWatcher | None = None
         self.constant_inputs: frozenset[int] = frozenset()
@@ -251,7 +252,7 @@ class QuantizedLayer(nn.Module):
         self.observe_weight()
         if was_calibrated or not self.is_calibrated or not self.is_quantized:
             return
-        if self.weighted is not None:
+        if self.weighted is not None and self.estimates_gain:
             self.refine_gain = self.weighted.gain_without_shift(values[0])
         if self.op.name == "div" and len(values) == 2 and is_quantizable(values[1]):
             self._warn_of_zeros(values[1])

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .module_walk import all_modules
+
 _REGISTRIES = ("_parameters", "_buffers")
 # Values that cannot change, and those that are kept as they are: copying a method would copy its object too.
 _UNCHANGED = (int, float, str, type(None), type, torch.dtype, types.MethodType, types.FunctionType, nn.Module)
@@ -39,7 +41,7 @@ def all_or_nothing(
     """
     saved: list[_Tensors | _Attributes] = []
     for quantizer in quantizers:
-        for module in quantizer.modules():
+        for module in all_modules(quantizer):
             saved += (_Tensors(module), _Attributes(module, is_deep=True))
     for module in modules:
         saved += (_Tensors(module), _Attributes(module))
@@ -56,7 +58,8 @@ class _Tensors:
     """The parameters and buffers of one module, by name, with their values."""
 
     def __init__(self, module: nn.Module) -> None:
-        self._registries = [(registry, dict(registry)) for registry in (module.__dict__[name] for name in _REGISTRIES)]
+        state = module.__dict__
+        self._registries = [(state[name], dict(state[name])) for name in _REGISTRIES]
         tensors = [one for _, names in self._registries for one in names.values() if one is not None]
         self._values = [(one, _value_of(one), one.requires_grad) for one in tensors]
 
@@ -76,8 +79,9 @@ class _Tensors:
 
 def _value_of(tensor: Tensor) -> Any:
     """Returns a copy of ``tensor``, as Python numbers if it is small, which takes a third of the time."""
-    is_small = tensor.dim() < 2 and tensor.numel() <= _FEW and tensor.dtype in _NUMBERS
-    return tensor.tolist() if is_small and tensor.device.type == "cpu" else tensor.detach().clone()
+    if tensor.dim() < 2 and tensor.is_cpu and tensor.dtype in _NUMBERS and tensor.numel() <= _FEW:
+        return tensor.tolist()
+    return tensor.detach().clone()
 
 
 class _Attributes:
@@ -85,9 +89,14 @@ class _Attributes:
 
     def __init__(self, owner: Any, *, is_deep: bool = False) -> None:
         """With ``is_deep`` the attributes are copied, since the objects themselves may change."""
-        self._owner, left_out = owner, _left_out(owner)
-        kept = {name: one for name, one in vars(owner).items() if name not in left_out}
-        self._kept = {name: _copied(one) for name, one in kept.items()} if is_deep else kept
+        self._owner, kept = owner, dict(vars(owner))
+        for name in _left_out(owner):
+            kept.pop(name, None)
+        if is_deep:
+            for name, one in kept.items():
+                if type(one) not in _PLAIN:
+                    kept[name] = _copied(one)
+        self._kept = kept
 
     def restore(self) -> None:
         attributes = vars(self._owner)
@@ -102,8 +111,6 @@ def _left_out(owner: Any) -> frozenset[str]:
 
 def _copied(value: Any) -> Any:
     kind = type(value)
-    if kind in _PLAIN:
-        return value
     if kind in _CONTAINERS and not value:  # the many empty dicts of hooks
         return kind()
     if isinstance(value, _UNCHANGED):

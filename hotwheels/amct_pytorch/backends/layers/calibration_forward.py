@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from ...nn.mode import Mode
 from ...nn.quantized_layer import QuantizedLayer
 from ...nn.shared_input import forget_results
 from ...quantizers.meeting import report_failure
+from ...quantizers.module_walk import all_modules
 from ...quantizers.quantizer import Quantizer
 from ...quantizers.rollback import all_or_nothing
 from ...torch_private import BatchNorm, Dropout
@@ -24,6 +25,8 @@ from .layer_container import LayerContainer, layers_by_name
 
 _log = get_logger(__name__)
 _lock = threading.RLock()
+_ESTIMATED = 16  # layers whose gain by refinement is estimated; the log tells the median
+_GOLDEN = 0.618034
 _is_refined_next = contextvars.ContextVar("is_refined_next", default=False)
 
 
@@ -53,14 +56,17 @@ def calibration_forward(
       is_refined_next: Whether the configuration asks for refinement, so that the log need not recommend it.
     """
     with _lock:
-        _warn_of_training_mode(model, layers)
-        quantizers = [one for one in layers.modules() if isinstance(one, Quantizer) and not one.is_finished]
-        norms = [one for one in model.modules() if isinstance(one, BatchNorm) and one.training] if quantizers else []
-        was_calibrated = {layer for layer in layers_by_name(layers).values() if layer.is_calibrated}
+        in_training = [one for one in all_modules(model) if one.training]
+        if any(map(_depends_on_training, in_training)):
+            _warn_of_training_mode(model, layers)
+        quantizers = [one for one in all_modules(layers) if isinstance(one, Quantizer) and not one.is_finished]
+        norms = [one for one in in_training if isinstance(one, BatchNorm)] if quantizers else []
+        waiting = {name: layer for name, layer in layers_by_name(layers).items() if not layer.is_calibrated}
         with all_or_nothing(quantizers, [*layers.children(), *norms], objects):
             try:
+                _choose_estimated(waiting.values(), is_refined_next or _is_refined_next.get())
                 yield
-                _tell_calibrated(layers_by_name(layers), was_calibrated, is_refined_next or _is_refined_next.get())
+                _tell_calibrated(layers_by_name(layers), waiting)
             except BaseException as error:
                 report_failure(error)
                 raise
@@ -95,16 +101,28 @@ def warn_of_evaluation_in_training_mode(model: nn.Module, layers: LayerContainer
     )
 
 
-def _tell_calibrated(
-    layers: Mapping[str, QuantizedLayer], before: Collection[QuantizedLayer], is_refined_next: bool
-) -> None:
-    """Logs each layer whose grids the forward has completed, and the end of the calibration."""
-    new = {name: layer for name, layer in layers.items() if layer not in before and layer.is_calibrated}
+def _choose_estimated(layers: Iterable[QuantizedLayer], is_refined_next: bool) -> None:
+    """Marks the layers that estimate what `amct.refine` gains: some of them, since each runs a part of itself again.
+
+    None if the log does not tell it: if refinement follows anyway, or stages are not logged.
+    """
+    weighted = [layer for layer in layers if layer.weighted is not None]
+    count = min(len(weighted), _ESTIMATED) if _log.tells_stages and not is_refined_next else 0
+    # One in each of `count` equal parts of the network, each time at another place of the part: blocks that repeat
+    # would put layers at equal distances into the same place of every block.
+    places = (int((i + i * _GOLDEN % 1) * len(weighted) / count) for i in range(count))
+    chosen = {weighted[place] for place in places}
+    for layer in weighted:
+        layer.estimates_gain = layer in chosen
+
+
+def _tell_calibrated(layers: Mapping[str, QuantizedLayer], waiting: Mapping[str, QuantizedLayer]) -> None:
+    """Logs each of the ``waiting`` layers whose grids the forward has completed, and the end of the calibration."""
+    new = {name: layer for name, layer in layers.items() if name in waiting and layer.is_calibrated}
     for name, layer in new.items():
         _log.debug("Layer '%s': calibrated, %s.", name, _Grids(layer))
-    if new and all(layer.is_calibrated for layer in layers.values()):
-        worth = "" if is_refined_next else _worth_of_refining(new.values())
-        _log.info("Calibrated: all %d layers have their grids.%s", len(layers), worth)
+    if new and len(new) == len(waiting):
+        _log.info("Calibrated: all %d layers have their grids.%s", len(layers), _worth_of_refining(new.values()))
 
 
 class _Grids:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,6 +42,10 @@ class IfmrOptions:
     search_start: float = 0.7
     search_end: float = 1.3
     search_step: float = 0.01
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> IfmrOptions:
+        """Returns the options themselves, which nobody changes."""
+        return self
 
     @property
     def ratios(self) -> Numbers:
