@@ -11,6 +11,7 @@ import pytest
 
 from hotwheels.amct_pytorch.errors import RecordError
 from hotwheels.amct_pytorch.files import FileSet
+from hotwheels.amct_pytorch.files.seal import sealed_set
 from hotwheels.amct_pytorch.oracle import digest
 from hotwheels.amct_pytorch.oracle.digest import LayerVerdict
 from hotwheels.amct_pytorch.oracle.interpreter import Interpreter
@@ -109,6 +110,44 @@ def test_of_the_largest_tensors_the_blocks_are_known(prefix: Path, monkeypatch: 
     change_params(prefix, "input { data_type: S8 scale: 1 ", "input { data_type: S8 scale: 4 ")
     reason = digest.verify(prefix)[0].reason
     assert reason.startswith("input 0 differs between [0, 0] and [0, 1]; the golden file does not hold the values")
+
+
+def write_sealed(prefix: Path, change: int = 0) -> None:
+    result = Interpreter(*digest.deploy_paths(prefix)).run(X)
+    other = dataclasses.replace(result, sums=result.sums | {"fc2": result.sums["fc2"] + np.int32(change)})
+    with sealed_set(prefix) as files:
+        for path in digest.deploy_paths(prefix):
+            files.write_bytes(path, path.read_bytes())
+        digest.write_golden(digest.golden_path(prefix), X, other, files)
+
+
+def test_of_a_sealed_file_the_values_are_read_only_where_something_differs(
+    prefix: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[bool] = []
+    original = digest.read_golden
+
+    def counted(path: Path, *, with_values: bool = True) -> digest.Golden:
+        reads.append(with_values)
+        return original(path, with_values=with_values)
+
+    monkeypatch.setattr(digest, "read_golden", counted)
+    write_sealed(prefix)
+    assert all(one.is_ok for one in digest.verify(prefix)) and reads == [False]
+    write_sealed(prefix, 5)
+    found = {one.name: one.reason for one in digest.verify(prefix)}
+    assert found == {"fc1": "", "fc2": "accumulator at [0, 0]: expected 12, found 7", "y": ""}
+    assert reads == [False, False, True]
+
+
+def test_values_that_do_not_fit_their_digests_are_refused_where_no_mark_vouches_for_the_file(prefix: Path) -> None:
+    write(prefix)
+    path = digest.golden_path(prefix)
+    arrays = dict(np.load(path))
+    arrays["accumulator/0/values/fc2"] = arrays["accumulator/0/values/fc2"] + np.int8(1)
+    np.savez(path, **arrays)
+    with pytest.raises(RecordError, match=r"digests and values of accumulator of 'fc2' do not fit together"):
+        digest.verify(prefix)
 
 
 def test_golden_inputs_are_read_back(prefix: Path) -> None:

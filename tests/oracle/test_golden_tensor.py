@@ -45,6 +45,23 @@ def test_first_difference_is_located(places: list[int]) -> None:
             assert found.last == np.unravel_index(min(start + BLOCK, 2295) - 1, SHAPE)
 
 
+def test_places_are_found_in_every_part_of_a_large_tensor() -> None:
+    array = np.random.default_rng(2).integers(-100, 100, 200_001, dtype=np.int32)
+    golden, changed = GoldenTensor.of(array, keeps_values=True), array.copy()
+    assert golden.is_consistent and first_difference(golden, array) is None
+    for block, digest in enumerate(golden.blocks):
+        expected = hashlib.sha256(array[block * BLOCK : (block + 1) * BLOCK].astype("<i4").tobytes()).digest()[:8]
+        assert digest.tobytes() == expected
+    changed[[70_000, 200_000]] ^= 1
+    found = first_difference(golden, changed)
+    assert found is not None and (found.index, found.count) == ((70_000,), 2)
+
+
+def test_values_of_another_kind_do_not_pass_for_equal() -> None:
+    golden = GoldenTensor.of(np.ones(3, dtype=np.float32), keeps_values=True)
+    assert first_difference(golden, np.ones(3, dtype=np.int32)) is not None
+
+
 def test_layout_in_memory_does_not_count() -> None:
     golden = GoldenTensor.of(integers(), keeps_values=True)
     turned = np.ascontiguousarray(integers().transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)

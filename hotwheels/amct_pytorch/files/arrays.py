@@ -46,14 +46,24 @@ def read_npy(
         raise error_class(f"{what} '{path}' is no .npy file of numbers: {error}.") from error
 
 
-def read_npz(path: PathLike, what: str, error_class: type[AmctError], limit: Limit) -> dict[str, NDArray[Any]]:
-    """Returns the arrays of numbers in a .npz file; ``what`` is a noun for messages, see `read_npy`."""
+def read_npz(
+    path: PathLike,
+    what: str,
+    error_class: type[AmctError],
+    limit: Limit,
+    wanted: Callable[[str], bool] = bool,
+) -> dict[str, NDArray[Any]]:
+    """Returns the arrays of numbers, of those names that are ``wanted``, in a .npz file.
+
+    ``what`` is a noun for messages, see `read_npy`; ``limit`` is that of all arrays together.
+    """
     path = check_input_file(path, what.capitalize())
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
             limit.check(sum(one.file_size for one in entries), path, error_class)
-            return {one.filename.removesuffix(".npy"): _from_bytes(_unpacked(archive, one)) for one in entries}
+            names = {one.filename.removesuffix(".npy"): one for one in entries}
+            return {name: _from_bytes(_unpacked(archive, one)) for name, one in names.items() if wanted(name)}
     except (AmctError, FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # a damaged archive raises anything

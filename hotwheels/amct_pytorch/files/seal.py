@@ -37,15 +37,18 @@ def sealed_set(prefix: PathLike, reads: Iterable[PathLike] = ()) -> Iterator[Fil
         _seal(files, prefix)
 
 
-def check_prefix(prefix: PathLike) -> None:
+def check_prefix(prefix: PathLike) -> bool:
     """Checks that the existing files of ``prefix`` are of one save.
+
+    Returns:
+      Whether the files say which files are of their save; then each of them is as it was saved.
 
     Raises:
       RecordError: A file is of another save or was changed; the text names the file.
     """
     members = _members(prefix, (*NAMES, MANIFEST))
     claimed = {name for one in members.values() for name in one.claims or () if os.sep not in name}
-    _check(members | _members(prefix, sorted(claimed - members.keys())))
+    return _check(members | _members(prefix, sorted(claimed - members.keys())))
 
 
 def check_whole(prefix: PathLike) -> None:
@@ -134,10 +137,10 @@ def _member(name: str, path: Path) -> _Member:
     return _Member(path=path, digest=digest(path, length), claims=claims)
 
 
-def _check(members: Mapping[str, _Member]) -> None:
+def _check(members: Mapping[str, _Member]) -> bool:
     saves = [one.claims for one in members.values() if one.claims is not None]
     if not saves:
-        return  # no file has a mark, so other programs or older versions wrote them
+        return False  # no file has a mark, so other programs or older versions wrote them
     save = max(saves, key=lambda one: sum(member.digest == one.get(name) for name, member in members.items()))
     for name, odd in members.items():
         if not odd.fits(name, save):
@@ -146,6 +149,7 @@ def _check(members: Mapping[str, _Member]) -> None:
                 f"'{odd.path}' {_reason(name, odd, save)}{_listed(others)}. A save was cut short, or files of two saves"
                 " were copied together. Save the model again, or copy all files of one save."
             )
+    return True
 
 
 def _reason(name: str, odd: _Member, save: Mapping[str, str]) -> str:

@@ -106,8 +106,10 @@ class DeployPair:
     layers: Mapping[str, Layer]
 
 
-def load_deploy_pair(model_path: PathLike, param_path: PathLike) -> DeployPair:
+def load_deploy_pair(model_path: PathLike, param_path: PathLike, *, is_checked: bool = False) -> DeployPair:
     """Reads both files; a parameter file that ends in ``.bin`` is the binary form.
+
+    ``is_checked``: the caller has checked, or is checking, that the files are of one save.
 
     Raises:
       FileNotFoundError: A file is missing.
@@ -116,7 +118,8 @@ def load_deploy_pair(model_path: PathLike, param_path: PathLike) -> DeployPair:
     model_path = check_input_file(model_path, "Deploy model")
     param_path = check_input_file(param_path, "Quantization parameter file")
     is_binary = param_path.suffix == ".bin"
-    check_together({DEPLOY_MODEL: model_path, PARAMETERS_BINARY if is_binary else PARAMETERS_TEXT: param_path})
+    if not is_checked:
+        check_together({DEPLOY_MODEL: model_path, PARAMETERS_BINARY if is_binary else PARAMETERS_TEXT: param_path})
     model = read_proto(model_path)
     params = _read_params(param_path)
     with error_in_file(model_path):

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 BLOCK = 1024  # elements of one digest, in row-major order
 _DIGEST_BYTES = 8
+_PART = 64 * BLOCK  # elements that are converted at a time; they stay in the processor's cache
 _INTEGERS = (np.int8, np.int16, np.int32)
 
 
@@ -78,22 +79,42 @@ class Difference:
 
 
 def first_difference(golden: GoldenTensor, found: NDArray[Any]) -> Difference | None:
-    """Returns the first difference of ``found``, which has the same shape; None if it is equal bit for bit."""
+    """Returns the first difference of ``found``, which has the same shape; None if it is equal bit for bit.
+
+    ``golden`` is consistent: where it has values, they are compared, and the digests say nothing more.
+    """
     assert found.shape == golden.shape
-    unequal = (_digests(found) != golden.blocks).any(axis=1)
-    if not unequal.any():
-        return None
     flat = np.ascontiguousarray(found).reshape(-1)
-    if golden.values is None:
-        start = int(np.argmax(unequal)) * BLOCK
-        last = _place(min(start + BLOCK, found.size) - 1, found.shape)
-        return Difference(index=_place(start, found.shape), expected=None, found=flat[start].item(), last=last)
-    expected = golden.values.reshape(-1).astype(found.dtype)
-    places = np.flatnonzero(flat.view(np.int32) != expected.view(np.int32))  # bits, so that a NaN equals itself
+    if golden.values is None or golden.values.dtype.kind not in (found.dtype.kind, "b"):
+        return _different_block(golden, flat)
+    values = golden.values.reshape(-1)
+    parts = range(0, flat.size, _PART)
+    places = np.concatenate([_places(flat, values, at) for at in parts]) if parts else np.empty(0, dtype=np.int64)
+    if not places.size:
+        return None
     at = int(places[0])
     return Difference(
-        index=_place(at, found.shape), expected=expected[at].item(), found=flat[at].item(), count=len(places)
+        index=_place(at, found.shape),
+        expected=values[at].astype(found.dtype).item(),
+        found=flat[at].item(),
+        count=len(places),
     )
+
+
+def _different_block(golden: GoldenTensor, flat: NDArray[Any]) -> Difference | None:
+    unequal = (_digests(flat) != golden.blocks).any(axis=1)
+    if not unequal.any():
+        return None
+    start = int(np.argmax(unequal)) * BLOCK
+    last = _place(min(start + BLOCK, flat.size) - 1, golden.shape)
+    return Difference(index=_place(start, golden.shape), expected=None, found=flat[start].item(), last=last)
+
+
+def _places(found: NDArray[Any], values: NDArray[Any], start: int) -> NDArray[np.int64]:
+    """Returns where the part that begins at ``start`` differs in its bits, so that a NaN equals itself."""
+    part = found[start : start + _PART]
+    unequal = part.view(np.int32) != values[start : start + _PART].astype(part.dtype).view(np.int32)
+    return np.flatnonzero(unequal) + start
 
 
 def _place(position: int, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -103,12 +124,15 @@ def _place(position: int, shape: tuple[int, ...]) -> tuple[int, ...]:
 def _digests(array: NDArray[Any], dtype: type[np.generic] | None = None) -> NDArray[np.uint8]:
     """Returns the first bytes of the SHA-256 of each block of little-endian 4-byte elements.
 
-    ``dtype``: the type in which elements are digested, a block at a time; None for that of ``array``.
+    ``dtype``: the type in which elements are digested, a part at a time; None for that of ``array``.
     """
     flat = np.ascontiguousarray(array).reshape(-1)
     target = np.dtype(array.dtype if dtype is None else dtype).newbyteorder("<")
-    blocks = (flat[at : at + BLOCK].astype(target) for at in range(0, flat.size, BLOCK))
-    digests = [hashlib.sha256(block.view(np.uint8).data).digest()[:_DIGEST_BYTES] for block in blocks]
+    size = BLOCK * target.itemsize
+    digests: list[bytes] = []
+    for start in range(0, flat.size, _PART):
+        part = flat[start : start + _PART].astype(target, copy=False).view(np.uint8).data
+        digests += [hashlib.sha256(part[at : at + size]).digest()[:_DIGEST_BYTES] for at in range(0, len(part), size)]
     return np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, _DIGEST_BYTES)
 
 

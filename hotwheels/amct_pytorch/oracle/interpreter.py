@@ -61,13 +61,16 @@ class Result:
 class Interpreter:
     """The oracle: loads a deploy pair once and runs it any number of times."""
 
-    def __init__(self, model_path: PathLike, param_path: PathLike, *, is_limited: bool = True) -> None:
+    def __init__(
+        self, model_path: PathLike, param_path: PathLike, *, is_limited: bool = True, is_checked: bool = False
+    ) -> None:
         """Reads both files.
 
         Args:
           model_path: The deploy model.
           param_path: The parameter file.
           is_limited: Whether a run is refused that needs more memory or work than docs/security.md allows.
+          is_checked: See `load_deploy_pair`.
 
         Raises:
           FileNotFoundError: A file is missing.
@@ -75,7 +78,7 @@ class Interpreter:
           UnsupportedModelError: There is no kernel for an operator.
         """
         with error_in_file(model_path):
-            self._take(load_deploy_pair(model_path, param_path), is_limited)
+            self._take(load_deploy_pair(model_path, param_path, is_checked=is_checked), is_limited)
 
     @classmethod
     def of(cls, pair: DeployPair) -> Interpreter:

@@ -129,7 +129,7 @@ def read_param(path: Path) -> CalibrationParam:
 
 
 def _float32(values: tuple[float, ...]) -> tuple[float, ...]:
-    return tuple(float(value) for value in np.asarray(values, dtype=np.float32))
+    return tuple(np.asarray(values, dtype=np.float32).tolist())
 
 
 def _message(param: CalibrationParam) -> Any:
