@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent import futures
 from pathlib import Path
@@ -28,7 +27,7 @@ from .deploy import build_deploy
 from .fake_quant import build_fake_quant
 from .layers import copy_model, finish
 
-_THREADS = 2  # three models, the smallest of which is a quarter of the others
+_THREADS = 3  # one for each model; they mostly wait for the disk
 
 
 def write_files(
@@ -39,6 +38,7 @@ def write_files(
     *,
     with_float_model: bool = False,
     with_record: bool = False,
+    meanwhile: Callable[[], None] | None = None,
 ) -> None:
     """Adds the deploy pair and the fake-quant model to ``files``.
 
@@ -50,6 +50,7 @@ def write_files(
           for files named ``deploy_model.onnx`` etc.
         with_float_model: Whether to write ``<prefix>_float_model.onnx`` too (spec 11.6).
         with_record: Whether to write ``<prefix>_scale_offset_record.txt`` too.
+        meanwhile: A function that is called while threads write the models, such as a check of ``float_model``.
 
     Raises:
         ExportError: The record does not fit the model, or ONNX's checker refuses a result.
@@ -61,6 +62,8 @@ def write_files(
         models.write(build_fake_quant(float_model, sites, record), output_path(prefix, FAKE_QUANT_MODEL))
         if with_float_model:
             models.write(build_float(float_model), output_path(prefix, FLOAT_MODEL))
+        if meanwhile is not None:
+            meanwhile()
         files.write_text(output_path(prefix, PARAMETERS_TEXT), calibration_param.to_text(params))
         files.write_bytes(output_path(prefix, PARAMETERS_BINARY), calibration_param.to_binary(params))
         if with_record:
@@ -68,11 +71,11 @@ def write_files(
 
 
 class _ModelWriter:
-    """Writes and digests models in two threads, while the block builds the next ones; most of both is no Python."""
+    """Writes, digests and syncs models in threads, while the block builds the next ones; most of both is no Python."""
 
     def __init__(self, files: FileSet) -> None:
         self._files = files
-        self._pool = futures.ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1))
+        self._pool = futures.ThreadPoolExecutor(_THREADS)
         self._jobs: list[futures.Future[None]] = []
 
     def write(self, model: ir.Model, path: PathLike) -> None:
@@ -83,6 +86,7 @@ class _ModelWriter:
     def _run(self, write: Callable[[], list[Path]]) -> None:
         for path in write():
             self._files.digest(path)
+            self._files.sync(path)
 
     def __enter__(self) -> _ModelWriter:
         """Returns the writer itself."""

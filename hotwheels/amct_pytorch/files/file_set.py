@@ -8,13 +8,17 @@ import errno
 import os
 import stat
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent import futures
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from .marks import digest
 from .paths import PathLike
 from .staging import Staging, locked
+
+_THREADS = 4
+_Item = TypeVar("_Item")
 
 
 def write_text_atomic(path: PathLike, text: str) -> None:
@@ -40,8 +44,15 @@ class FileSet:
     process dies between two renames, the targets are a mixture of two saves; `files.seal` lets readers detect that.
     """
 
-    def __init__(self, reads: Iterable[PathLike] = ()) -> None:
-        """Makes a set without files; ``reads`` are files that the save reads, so that it must not replace them."""
+    def __init__(self, reads: Iterable[PathLike] = (), *, is_durable: bool = True) -> None:
+        """Makes a set without files.
+
+        Args:
+          reads: Files that the save reads, so that it must not replace them.
+          is_durable: Whether the files are synced to the disk, so that a machine which loses its power keeps the old
+            files or the new ones; for what can be made again (pictures, dumps) that time is not worth it.
+        """
+        self._is_durable = is_durable
         self._reads = {os.path.realpath(path) for path in reads}
         self._files: dict[Path, _Target] = {}
         self._digests: dict[Path, str] = {}
@@ -102,6 +113,11 @@ class FileSet:
             self._digests[path] = digest(self.staged(path))
         return self._digests[path]
 
+    def sync(self, path: PathLike) -> None:
+        """Waits until the new content of ``path`` is on the disk, so that the end of the block waits less."""
+        with _errors_of(Path(path)):
+            _sync(self.staged(path))
+
     def write_bytes(self, path: PathLike, data: bytes) -> None:
         """Writes ``data``; see `open`."""
         with self.open(path) as file:
@@ -134,18 +150,28 @@ class FileSet:
         return target
 
     def _commit(self) -> None:
-        for path, target in self._files.items():
-            with _errors_of(path):
-                _sync(target.staged)
+        if self._is_durable:
+            _run_in_threads(self.sync, self._files)
+        # The system frees the blocks of an old file when nobody has it open any more: here after all renames and
+        # without the lock, so that the renames follow each other at once.
+        old: list[int] = []
+        try:
+            self._rename(old)
+        finally:
+            _run_in_threads(os.close, old)
+
+    def _rename(self, old: list[int]) -> None:
         with locked(self._stagings):
             for path, target in self._files.items():
                 with _errors_of(path):
                     _check_replaceable(target.real)
                     _keep_mode(target)
+                with contextlib.suppress(OSError):  # there is no old file, or it may not be read
+                    old.append(os.open(target.real, os.O_RDONLY))
             for path, target in self._files.items():
                 with _errors_of(path):
                     os.replace(target.staged, target.real)
-            for folder in self._stagings:
+            for folder in self._stagings if self._is_durable else ():
                 with contextlib.suppress(OSError):  # not every file system can sync a folder
                     _sync(folder)
 
@@ -178,6 +204,13 @@ def _keep_mode(target: _Target) -> None:
         with contextlib.suppress(PermissionError):  # only root may change the owner
             os.chown(target.staged, old.st_uid, old.st_gid)
         os.chmod(target.staged, stat.S_IMODE(old.st_mode))
+
+
+def _run_in_threads(function: Callable[[_Item], None], items: Iterable[_Item]) -> None:
+    """Calls ``function`` for each item, several at the same time, as a disk takes requests; raises the first error."""
+    with futures.ThreadPoolExecutor(_THREADS) as pool:
+        for _ in pool.map(function, items):
+            pass
 
 
 def _sync(path: Path) -> None:

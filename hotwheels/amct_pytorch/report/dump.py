@@ -34,7 +34,8 @@ class Dumper:
     def _write_tensor(self, name: str, index: int, array: np.ndarray) -> None:
         shape = "_".join(str(size) for size in array.shape)
         stem = f"{name}_output{index}_{shape}_pytorch" if shape else f"{name}_output{index}_pytorch"
-        with FileSet() as files, files.open(self._folder / f"{stem}{self._extension}") as file:
+        path = self._folder / f"{stem}{self._extension}"
+        with FileSet(is_durable=False) as files, files.open(path) as file:
             _WRITERS[self._extension](file, array)
 
 

@@ -27,7 +27,7 @@ def write_reports(analysis: Analysis, folder: Path) -> list[Path]:
     ``index.html`` and ``<view>_analysis_report.html``, the names of HiSilicon's AMCT manual, are the same document; it
     opens in the view of its name.
     """
-    with FileSet() as files:
+    with FileSet(is_durable=False) as files:
         names = {INDEX: VIEWS[0], **{f"{view}_analysis_report.html": view for view in VIEWS}}
         rows = _rows(analysis)
         for name, view in names.items():

@@ -42,7 +42,7 @@ class Box:
 
 def write_picture(boxes: Sequence[Box], path: Path) -> None:
     """Writes ``path`` (.svg) and, with all boxes, the same name with ``.dot``."""
-    with FileSet() as files:
+    with FileSet(is_durable=False) as files:
         files.write_text(path, as_svg(folded(boxes, LARGEST), path.stem))
         files.write_text(path.with_suffix(".dot"), as_dot(boxes, path.stem))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,7 @@ def write_in_memory(
     return write_float_model(flat_float_graph(model, registry, example.constants), example, setting or {})
 
 
-def check_written(
+def _check(
     model: QuantGraphModule, inputs: tuple[Any, ...], written: WrittenModel, golden_inputs: tuple[Any, ...] | None
 ) -> None:
     """Runs the float ONNX model on its example and compares it with the user's float forward on ``inputs``.
@@ -69,20 +71,29 @@ def write_onnx_files(
     record: Record,
     prefix: PathLike,
     *,
+    inputs: tuple[Any, ...],
     written: WrittenModel,
     golden_inputs: tuple[Any, ...] | None,
 ) -> tuple[Path, ...]:
-    """Writes all files of a save of the FX path and returns their paths.
+    """Writes all files of a save of the FX path, checks the float model meanwhile, and returns the files' paths.
 
     Args:
       model: Quantized graph; not changed.
       record: Parameters of the layers.
       prefix: Folder and name prefix of the files.
+      inputs: Arguments of the forward that ``written`` was written for.
       written: The float model, from `write_in_memory`.
       golden_inputs: Arguments of the forward of the golden file; None writes no golden file.
+
+    Raises:
+      ExportError, UnsupportedModelError: See `_check`; no file is left.
     """
+    check: Callable[[], None] | None = partial(_check, model, inputs, written, golden_inputs)
+    if check and written.has_exported_calls:
+        check()  # first, since it may change the model
+        check = None
     with sealed_set(prefix) as files:
-        write_files(files, written.model, record, prefix, with_float_model=True, with_record=True)
+        write_files(files, written.model, record, prefix, with_float_model=True, with_record=True, meanwhile=check)
         if golden_inputs is not None:
             leaves = pytree.tree_leaves(make_example_call(model, golden_inputs).inputs)
             arrays = [x.numpy() for x in leaves if isinstance(x, Tensor)]

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -40,6 +40,9 @@ from .planning import checked_plan, warn
 from .quantized import require_calibration
 from .refine.refine_model import refine_if_asked
 from .stages import tell_folds, tell_placed, tell_record
+
+if TYPE_CHECKING:
+    from ..backends.fx.write.export import WrittenModel
 
 _log = get_logger(__name__)
 Inputs = tuple[Any, ...]
@@ -171,8 +174,7 @@ def save(
 ) -> tuple[Path, ...]:
     """Writes the files of a calibrated model and returns their paths; see ``save_quant_model_fx``."""
     # Here, because onnx costs every import a second and 40 MB.
-    from .check.twin_check import check_against_twin
-    from .onnx_files import check_written, write_in_memory, write_onnx_files
+    from .onnx_files import write_onnx_files
 
     quantized.follow_modules()
     require_calibration(quantized)
@@ -190,16 +192,27 @@ def save(
     tell_record(record)
     golden = None if golden_inputs is None else make_example_call(quantized, golden_inputs)
     try:
-        try:
-            written = write_in_memory(quantized, example, Registry(), setting)
-        except ExportError:
-            check_against_twin(quantized, inputs)  # raises if the graph is another network, which is then the reason
-            raise
-        check_written(quantized, inputs, written, golden_inputs)
-        return write_onnx_files(quantized, record, prefix, written=written, golden_inputs=golden_inputs)
+        with without_collection():
+            written = _written(quantized, inputs, example, setting)
+            return write_onnx_files(
+                quantized, record, prefix, inputs=inputs, written=written, golden_inputs=golden_inputs
+            )
     except (ExportError, UnsupportedModelError) as error:
         reasons = _other_shapes(quantized, inputs), _other_sizes(example, golden, setting)
         error.args = (f"{error}{''.join(reasons)}", *error.args[1:])
+        raise
+
+
+def _written(
+    quantized: QuantGraphModule, inputs: Inputs, example: ExampleCall, setting: dict[str, Any]
+) -> WrittenModel:
+    from .check.twin_check import check_against_twin
+    from .onnx_files import write_in_memory
+
+    try:
+        return write_in_memory(quantized, example, Registry(), setting)
+    except ExportError:
+        check_against_twin(quantized, inputs)  # raises if the graph is another network, which is then the reason
         raise
 
 
