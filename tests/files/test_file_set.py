@@ -47,8 +47,30 @@ def test_an_error_in_the_block_leaves_all_old_files_and_nothing_else(tmp_path: P
     write_all(tmp_path, "old")
     with pytest.raises(KeyboardInterrupt), FileSet() as files:
         files.write_text(tmp_path / "a", "new")
+        files.write_text(tmp_path / "made" / "inner" / "a", "new")
         raise KeyboardInterrupt
-    assert contents(tmp_path) == {"a": "old", "b": "old", "c": "old"}
+    assert contents(tmp_path) == {"a": "old", "b": "old", "c": "old"}  # and no folder
+
+
+def test_old_files_stay_open_until_all_new_ones_are_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_all(tmp_path, "old")
+    replace, open_files = os.replace, []
+
+    def counting(*paths: Path) -> None:
+        replace(*paths)
+        open_files.append(sum(one.endswith("(deleted)") for one in _open_files(tmp_path)))
+
+    monkeypatch.setattr(os, "replace", counting)
+    write_all(tmp_path, "new")
+    assert open_files == [1, 2, 3]
+    assert _open_files(tmp_path) == []
+
+
+def _open_files(folder: Path) -> list[str]:
+    """Returns the process's open files in ``folder``."""
+    links = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
+    targets = [os.readlink(one) for one in links if os.path.lexists(one)]
+    return [one for one in targets if one.startswith(str(folder))]
 
 
 def test_the_mode_of_an_existing_file_is_kept_and_a_new_one_has_the_usual_mode(tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hotwheels.amct_pytorch.errors import RecordError
 from tests.fuzz.acts import ACTS, Act
 
@@ -208,6 +210,7 @@ def main() -> None:
     parser.add_argument("--repeat-once", action="store_true", help="run the act again after the first kill only")
     parser.add_argument("--json", action="store_true", help="print each tally as one line of JSON")
     args = parser.parse_args()
+    torch.set_num_threads(1)  # a child process has none of its parent's threads and would wait for them
     for name in args.acts or ACTS:
         tally = run_act(ACTS[name], tuple(args.only), args.every, repeats=not args.repeat_once)
         sys.stdout.write(json.dumps(dataclasses.asdict(tally)) if args.json else f"{name:28} {tally}")

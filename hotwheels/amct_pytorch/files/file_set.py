@@ -36,7 +36,7 @@ class FileSet:
     """The files of one save, written beside their targets and renamed when all of them are complete.
 
     Leaving the ``with`` block puts every file into place, synced to the disk; an error in the block leaves all older
-    files unchanged and no new ones. Missing folders are made. If a target is a symbolic link, the file it points to is
+    files unchanged and no new ones. Missing folders are made, and removed again after an error. If a target is a symbolic link, the file it points to is
     replaced. An existing file keeps its mode and, where that is allowed, its owner. If two processes write the same
     targets at the same time, all files of one of them remain.
 
@@ -57,6 +57,7 @@ class FileSet:
         self._files: dict[Path, _Target] = {}
         self._digests: dict[Path, str] = {}
         self._stagings: dict[Path, Staging] = {}
+        self._made: list[Path] = []  # folders, outer before inner
 
     def __enter__(self) -> FileSet:
         """Returns the set itself."""
@@ -72,6 +73,9 @@ class FileSet:
         finally:
             for staging in self._stagings.values():
                 staging.remove()
+            for folder in reversed(self._made):
+                with contextlib.suppress(OSError):  # it has the files
+                    folder.rmdir()
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -141,7 +145,9 @@ class FileSet:
         if str(real) in self._reads:
             reason = "The save reads this file and would replace it; take another save_path"
             raise FileExistsError(errno.EEXIST, reason, str(path))
+        missing = [one for one in (real.parent, *real.parent.parents) if not one.exists()]
         real.parent.mkdir(parents=True, exist_ok=True)
+        self._made += reversed(missing)
         if real.parent not in self._stagings:
             self._stagings[real.parent] = Staging(real.parent)
         # The temporary file has the target's name: an ONNX file names the file of its tensors in the same folder.
