@@ -36,9 +36,9 @@ class FileSet:
     """The files of one save, written beside their targets and renamed when all of them are complete.
 
     Leaving the ``with`` block puts every file into place, synced to the disk; an error in the block leaves all older
-    files unchanged and no new ones. Missing folders are made, and removed again after an error. If a target is a symbolic
-    link, the file it points to is replaced. An existing file keeps its mode and, where that is allowed, its owner. If
-    two processes write the same targets at the same time, all files of one of them remain.
+    files unchanged and no new ones. Missing folders are made, and removed again after an error. If a target is a
+    symbolic link, the file it points to is replaced. An existing file keeps its mode and, where that is allowed, its
+    owner. If two processes write the same targets at the same time, all files of one of them remain.
 
     A process that dies in the block leaves a hidden folder, which the next save into the same folder removes. If the
     process dies between two renames, the targets are a mixture of two saves; `files.seal` lets readers detect that.
