@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -12,10 +13,13 @@ from torch import Tensor, nn
 
 import hotwheels.amct_pytorch as amct
 from hotwheels.amct_pytorch.core.refine import soft_rounding
+from hotwheels.amct_pytorch.core.refine.shift import ShiftSum
 from tests.support.nets import shake_batch_norms
 
+CLASSES = 4
 METHODS = ("compensated_rounding", "learned_rounding", "bias_correction")
-SIZES = {"batches of 8": (8, 8, 8, 8), "fewer than 4 pictures": (2,) * 8}
+MISLED = "misled in the last layer"
+SIZES = {"batches of 8": (8, 8, 8, 8), "fewer than 4 pictures": (2,) * 8, MISLED: (8, 8, 8, 8)}
 
 
 class Net(nn.Module):
@@ -24,7 +28,7 @@ class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.conv, self.norm = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
-        self.depthwise, self.head = nn.Conv2d(8, 8, 3, groups=8), nn.Linear(8, 4)
+        self.depthwise, self.head = nn.Conv2d(8, 8, 3, groups=8), nn.Linear(8, CLASSES)
         shake_batch_norms(self)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -32,7 +36,18 @@ class Net(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
-def refined(folder: Path, sizes: tuple[int, ...], rank: int, processes: int) -> dict[str, Tensor]:
+def found_for(case: str, folder: Path, rank: int, processes: int) -> dict[str, Tensor]:
+    """Returns the state after the refinement of one of the cases; if misled, a wrong correction is taken back."""
+    if case != MISLED:
+        return refined(folder, SIZES[case], rank, processes)
+    shift = ShiftSum.shift
+    with mock.patch.object(ShiftSum, "shift", lambda sums: shift(sums) + float(sums._sums.shape[1] == CLASSES)):
+        return refined(folder, SIZES[case], rank, processes, taken_back=("head",))
+
+
+def refined(
+    folder: Path, sizes: tuple[int, ...], rank: int, processes: int, taken_back: tuple[str, ...] = ()
+) -> dict[str, Tensor]:
     """Returns the state after refinement with 4-bit weights and every ``processes``-th batch, from ``rank`` on."""
     torch.manual_seed(0)
     net = Net().eval()
@@ -49,7 +64,8 @@ def refined(folder: Path, sizes: tuple[int, ...], rank: int, processes: int) -> 
     with torch.no_grad():
         for batch in batches:
             model(batch)
-    amct.refine(model, [(batch,) for batch in batches], METHODS, progress=False)
+    result = amct.refine(model, [(batch,) for batch in batches], METHODS, progress=False)
+    assert result.taken_back == taken_back
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
@@ -59,7 +75,7 @@ def main(folder: Path, rank: int) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     own = folder / str(rank)
     own.mkdir()
-    torch.save({case: refined(own, sizes, rank, 2) for case, sizes in SIZES.items()}, folder / f"found_{rank}.pt")
+    torch.save({case: found_for(case, own, rank, 2) for case in SIZES}, folder / f"found_{rank}.pt")
     dist.destroy_process_group()
 
 

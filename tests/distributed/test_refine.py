@@ -29,8 +29,8 @@ def test_two_processes_refine_like_one(tmp_path: Path, monkeypatch: pytest.Monke
             process.kill()
     first, second = (torch.load(tmp_path / f"found_{rank}.pt", weights_only=True) for rank in range(2))
     monkeypatch.setattr(soft_rounding, "STEPS", 30)
-    for case, sizes in worker.SIZES.items():
-        alone = worker.refined(tmp_path, sizes, 0, 1)
+    for case in worker.SIZES:
+        alone = worker.found_for(case, tmp_path, 0, 1)
         for name, value in alone.items():
             assert torch.equal(first[case][name], second[case][name]), (case, name)
             # sums over batches are added in another order

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import hotwheels.amct_pytorch as amct
+from hotwheels.amct_pytorch.backends.fx import addend_ranges
 from hotwheels.amct_pytorch.backends.fx.addend_ranges import cut_addends
 from tests.support.exact_pair import assert_exact
 from tests.support.fx_path import quantize, run_fake
@@ -114,4 +115,18 @@ def test_other_ranges_stay(tmp_path, options, is_symmetric):
     model = calibrated(block(**options), tmp_path, changes)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     assert cut_addends(model) == ()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_cut_that_loses_is_taken_back(tmp_path, monkeypatch):
+    model = calibrated(block(), tmp_path)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+
+    def too_much(quantizer, other):
+        return quantizer.raise_lower_end(-0.1)
+
+    monkeypatch.setattr(addend_ranges, "_cut", too_much)
+    result = amct.refine(model, [pictures(1)], {"bias_correction": []}, progress=False)
+    assert result.cut_addends == ()
+    assert result.taken_back == ("add",)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

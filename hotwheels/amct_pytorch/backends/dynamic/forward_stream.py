@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ...nn.mode import Mode
 from ...nn.quantized_layer import QuantizedLayer
 from ...quantizers.distributed import maximum
 from ..batches.batch_store import BatchStore, copied
 from ..batches.example import Example
+from ..batches.outputs import output_tensors
 from ..layers.layer_container import keeping_inputs, layers_of
 from ..layers.layer_step import Call, LayerStep
 from .forwards import original_forwards, replacement_of
@@ -40,6 +41,15 @@ class ForwardStream:
         """Uses a copy of ``model`` with its present weights as the float network."""
         self._model = model
         self._reference = copy.deepcopy(model)
+
+    @torch.no_grad()
+    def outputs(self, batch: tuple[Any, ...], mode: Mode, *, is_refined: bool) -> tuple[Tensor, ...]:
+        """Returns the tensors that the model, or the copy of it as it was, gives for ``batch`` in ``mode``."""
+        with original_forwards(self._model):
+            example = Example.of(batch, self._model.forward)
+        model = self._model if is_refined else self._reference
+        with self._running(), keeping_inputs(layers_of(self._reference).values()), _switch_of(model).set_to(mode):
+            return output_tensors(_run(model, example))
 
     @torch.no_grad()
     def walk(self, batches: Sequence[tuple[Any, ...]], visit: Callable[[LayerStep], None]) -> None:
@@ -109,9 +119,9 @@ class ForwardStream:
                 module.training = flag
 
 
-def _run(model: nn.Module, example: Example) -> None:
+def _run(model: nn.Module, example: Example) -> Any:
     args, kwargs = copied((example.args, dict(example.kwargs)))
-    model(*args, **kwargs)
+    return model(*args, **kwargs)
 
 
 @contextlib.contextmanager

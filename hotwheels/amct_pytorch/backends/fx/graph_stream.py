@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
-from ...nn.mode import Mode
+from ...nn.mode import Mode, forcing
 from ...nn.quantized_layer import QuantizedLayer
 from ...ops.registry import Registry
-from ..batches.batch_store import BatchStore
+from ..batches.batch_store import BatchStore, copied
+from ..batches.outputs import output_tensors
 from ..layers.layer_step import Call, LayerStep
 from ..real_quant.known import op_of
 from .quant_graph_module import QuantGraphModule
@@ -37,6 +38,18 @@ class GraphStream:
         self._model = model
         self._reference = copy.deepcopy(model)
         self._last_use = _last_uses(model.graph)
+
+    @property
+    def reference(self) -> QuantGraphModule:
+        """The copy of the model as it was."""
+        return self._reference
+
+    @torch.no_grad()
+    def outputs(self, batch: tuple[Any, ...], mode: Mode, *, is_refined: bool) -> tuple[Tensor, ...]:
+        """Returns the tensors that the model, or the copy of it as it was, gives for ``batch`` in ``mode``."""
+        model = self._model if is_refined else self._reference
+        with _evaluating(model), model.keeping_inputs(), forcing(mode):
+            return output_tensors(fx.Interpreter(model).run(*copied(batch)))
 
     @torch.no_grad()
     def walk(self, batches: Sequence[tuple[Any, ...]], visit: Callable[[LayerStep], None]) -> None:
@@ -68,16 +81,23 @@ class GraphStream:
 
     @contextlib.contextmanager
     def _running(self) -> Iterator[None]:
-        was_training, mode = self._model.training, self._model.mode
-        for module in (self._model, self._reference):
-            module.eval()
+        mode = self._model.mode
         self._model.mode, self._reference.mode = Mode.FAKE_QUANT, Mode.FLOAT
         try:
-            with self._model.keeping_inputs():
+            with _evaluating(self._model), _evaluating(self._reference), self._model.keeping_inputs():
                 yield
         finally:
             self._model.mode = mode
-            self._model.train(was_training)
+
+
+@contextlib.contextmanager
+def _evaluating(model: QuantGraphModule) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def activation_behind(graph: fx.GraphModule, node: fx.Node) -> Callable[[Tensor], Tensor] | None:

@@ -14,9 +14,6 @@ from ...core.refine.soft_rounding import OutputSample, learned
 from ...quantizers.distributed import maximum, process_count, process_rank, total
 from ...quantizers.weight_grid import GridOrigin
 
-HELD_OUT = 4  # every fourth image is held out to judge the result
-TOO_FEW = f"fewer than {HELD_OUT} pictures: none can be held back to judge"
-
 Drawn = Sequence[Tensor]  # two: columns of the float and of the quantized network, [groups, positions, K]
 
 

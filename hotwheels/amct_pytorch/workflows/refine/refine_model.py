@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import hashlib
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from ...backends.fx.addend_ranges import cut_addends
@@ -24,9 +23,12 @@ from ...errors import ConfigError
 from ...log import get_logger
 from ...nn.quantized_layer import QuantizedLayer
 from ..quantized import uncalibrated
+from .network_check import Outputs, Part, take_back_losses
 from .refinement import LayerRefiner, RefinedLayer
+from .saved_layers import SavedLayers, layer_state
 
 _log = get_logger(__name__)
+_LOST = "taken back, since the error of held-out pictures at the outputs of the network rose"
 Methods = str | Sequence[str] | Mapping[str, str | Sequence[str] | None]
 
 
@@ -37,10 +39,13 @@ class Refinement:
     Attributes:
       layers: One entry per weighted layer, in the order of execution.
       cut_addends: The additions in front of a ReLU of which a range was cut; none on the dynamic path.
+      taken_back: Layers whose changes were taken back, since the error at the outputs of the network rose on held-out
+        pictures.
     """
 
     layers: tuple[RefinedLayer, ...]
     cut_addends: tuple[str, ...] = ()
+    taken_back: tuple[str, ...] = ()
 
     def summary(self) -> str:
         """Returns one sentence: how many layers have changed."""
@@ -58,7 +63,7 @@ class Refinement:
         return "\n".join(cut + layers)
 
 
-class Stream(Protocol):
+class Stream(Outputs, Protocol):
     """The float and the quantized network of one model side by side."""
 
     def walk(self, batches: Sequence[tuple[Any, ...]], visit: Callable[[LayerStep], None]) -> None:
@@ -75,16 +80,18 @@ def refine_layers(
     progress: bool,
     resume_dir: Path | None,
     when_refined: Callable[[LayerStep], None] | None = None,
+    ranges: Mapping[str, Part] | None = None,
 ) -> Refinement:
     """Refines the layers of a calibrated model in place; see `api.refine.refine`.
 
-    ``when_refined`` is called with each layer that has changed.
+    ``when_refined`` is called with each layer that has changed; ``ranges`` of layers have been changed before.
     """
     layers = {name: one for name, one in model_layers.items() if one.weighted is not None}
     choice = _Choice(methods, layers)
     refiner = LayerRefiner(choice.wanted, seed)
-    saved = None if resume_dir is None else _SavedLayers(resume_dir, f"{seed} {choice}")
+    saved = None if resume_dir is None else SavedLayers(resume_dir, f"{seed} {choice}")
     results: list[RefinedLayer] = []
+    parts = dict(ranges or {})
 
     def visit(step: LayerStep) -> None:
         done = None if saved is None else saved.load(step.layer)
@@ -96,11 +103,27 @@ def refine_layers(
                 saved.save(step.layer, done)
         _log.debug("Refined layer '%s': %s.", done.name, ", ".join(done.methods) or "unchanged")
         results.append(done)
+        if done.methods:
+            states = layer_state(step.layer), layer_state(step.reference)
+            parts[done.name] = [pair for group in states[0] for pair in _pairs(states[0][group], states[1][group])]
         bar.update()
 
     with tqdm(total=len(layers), desc="refine", unit="layer", disable=not progress) as bar:
         stream.walk(batches, visit)
-    return Refinement(tuple(results))
+    taken = take_back_losses(stream, batches, parts)
+    return Refinement(
+        tuple(_left_alone(one) if one.name in taken else one for one in results),
+        taken_back=tuple(name for name in parts if name in taken),
+    )
+
+
+def _left_alone(layer: RefinedLayer) -> RefinedLayer:
+    """Returns the result of a layer whose changes were taken back."""
+    return RefinedLayer(layer.name, (), (*layer.skipped, *((method, _LOST) for method in layer.methods)))
+
+
+def _pairs(now: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> Part:
+    return [(value, before[name]) for name, value in now.items()]
 
 
 def refine_graph(
@@ -113,12 +136,19 @@ def refine_graph(
     resume_dir: Path | None,
 ) -> Refinement:
     """Refines a calibrated graph in place; see `refine_layers`. Ranges of addends are cut first."""
+    stream = GraphStream(model)
     cut = cut_addends(model)
-    layers = model.quantized_layers
+    layers, before = model.quantized_layers, stream.reference.quantized_layers
+    ranges = {name: _pairs(_state_of_data(layers[name]), _state_of_data(before[name])) for name in cut}
     found = refine_layers(
-        GraphStream(model), layers, batches, methods, seed=seed, progress=progress, resume_dir=resume_dir
+        stream, layers, batches, methods, seed=seed, progress=progress, resume_dir=resume_dir, ranges=ranges
     )
-    return dataclasses.replace(found, cut_addends=cut)
+    return dataclasses.replace(found, cut_addends=tuple(name for name in cut if name not in found.taken_back))
+
+
+def _state_of_data(layer: QuantizedLayer) -> dict[str, Tensor]:
+    states = ((index, one.state_dict()) for index, one in enumerate(layer.activation))
+    return {f"{index}.{name}": value for index, state in states for name, value in state.items()}
 
 
 def refine_if_asked(model: QuantGraphModule) -> None:
@@ -190,56 +220,4 @@ def _shared_weights(layers: Mapping[str, QuantizedLayer]) -> dict[str, str]:
         owners[id(layer.weighted.op.module if stored is None else stored)].append(name)
     return {
         name: next(one for one in names if one != name) for names in owners.values() if len(names) > 1 for name in names
-    }
-
-
-class _SavedLayers:
-    """The layers that an interrupted call has refined, one file each."""
-
-    def __init__(self, folder: Path, settings: str) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
-        self._settings = settings
-
-    def save(self, layer: QuantizedLayer, result: RefinedLayer) -> None:
-        file = self._file(layer.name)
-        part = file.with_suffix(".part")
-        torch.save({"settings": self._settings, "result": dataclasses.asdict(result), **_state(layer)}, part)
-        part.replace(file)
-
-    def load(self, layer: QuantizedLayer) -> RefinedLayer | None:
-        """Loads the saved state into ``layer`` and returns its result; None if the layer was not saved.
-
-        Raises:
-          ConfigError: The file was written with other settings.
-        """
-        file = self._file(layer.name)
-        if not file.exists():
-            return None
-        found = torch.load(file, weights_only=True, map_location=layer.non_float_inputs.device)
-        if found["settings"] != self._settings:
-            raise ConfigError(
-                f"refine: '{file}' was written by a call with other methods or another seed. Pass an empty resume_dir."
-            )
-        with torch.no_grad():
-            for name, value in _state(layer).items():
-                for key, tensor in value.items():
-                    tensor.copy_(found[name][key])
-        result = found["result"]
-        return RefinedLayer(result["name"], tuple(result["methods"]), tuple(map(tuple, result["skipped"])))
-
-    def _file(self, layer: str) -> Path:
-        return self._folder / f"{hashlib.sha256(layer.encode()).hexdigest()[:16]}.pt"
-
-
-def _state(layer: QuantizedLayer) -> dict[str, dict[str, torch.Tensor]]:
-    """Returns the tensors of a layer that refinement may change."""
-    assert layer.weighted is not None
-    op = layer.weighted.op
-    bias = op.stored_bias()
-    own = {"weight": op.stored_weight, "bias": None if bias is None else bias[0]}
-    return {
-        "own": {name: tensor.detach() for name, tensor in own.items() if tensor is not None},
-        "quantizer": dict(layer.weighted.quantizer.state_dict()),
-        "shift": {} if layer.shift_bit is None else {"bits": layer.shift_bit},
     }

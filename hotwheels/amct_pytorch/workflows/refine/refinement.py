@@ -32,7 +32,8 @@ from ...nn.weighted_op import WeightedOp
 from ...ops.desc import Role
 from ...quantizers.distributed import process_count, process_rank, total
 from ...quantizers.weight_grid import GridOrigin
-from .learning import HELD_OUT, TOO_FEW, Drawn, learn
+from .held_out import TOO_FEW, split
+from .learning import Drawn, learn
 
 Pair = tuple[int, int]
 COLUMNS_PER_ELEMENT, FEWEST_COLUMNS, MOST_COLUMNS = 16, 1024, 16384  # per layer, over all batches
@@ -163,7 +164,7 @@ class LayerRefiner:
             generator = self._generator(step, number)
             count = -(-self._count(step) // batches)
             parts = []
-            for part in _split(exact.shape[0], number):
+            for part in split(exact.shape[0], number):
                 share = -(-count * (part.stop - part.start) // exact.shape[0])
                 parts.append(columns_of(step.weight.op, [exact[part], quantized[part]], share, generator))
             yield parts[0], parts[1]
@@ -192,15 +193,6 @@ def _moments(rows: Tensor, drawn: Iterable[tuple[Drawn, Drawn]]) -> tuple[Moment
     for moments in (learned, judged):
         moments.merge(total)
     return learned, judged
-
-
-def _split(images: int, batch: int) -> tuple[slice, slice]:
-    """Returns (images to learn from, held-out images): the last quarter of a batch; of small batches every fourth."""
-    if images < HELD_OUT:
-        teaches = batch % HELD_OUT != HELD_OUT - 1
-        return (slice(0, images), slice(0, 0)) if teaches else (slice(0, 0), slice(0, images))
-    held = images // HELD_OUT
-    return slice(0, images - held), slice(images - held, images)
 
 
 @dataclasses.dataclass(frozen=True)
