@@ -54,6 +54,9 @@ def refine(
 
     On the FX path, with any method: if a ReLU alone reads a sum, the range of an addend is cut where the sum gives 0.
 
+    At the end the noise at the outputs of the network is compared with that before, on the pictures held out. If it has
+    risen by more than two standard errors, the changes of the last layers or all changes are taken back; INFO says so.
+
     Args:
       model: What create_quant_model_fx, quantize_model or create_quant_retrain_model returned, calibrated; on any
         device.
@@ -67,7 +70,7 @@ def refine(
       resume_dir: Folder in which every finished layer is saved; a later call continues from there.
 
     Returns:
-      The methods applied to each layer, and the reasons why others were not.
+      The methods applied to each layer, the reasons why others were not, and the layers taken back.
 
     Raises:
       CalibrationError: The model is not calibrated; there is no data; a batch has labels or other arguments than
