@@ -136,9 +136,14 @@ def reference_counts(tensor: Tensor) -> tuple[int, int, int] | None:
 
 def was_made_by(tensor: Tensor, *functions: type[torch.autograd.Function]) -> bool:
     """Whether ``tensor`` is the result of one of these autograd functions; False if torch does not record it."""
+    return is_node_of(tensor.grad_fn, *functions)
+
+
+def is_node_of(node: object, *functions: type[torch.autograd.Function]) -> bool:
+    """Whether one of these autograd functions made ``node`` of the autograd graph; False if torch does not tell."""
     if find("torch.autograd.Function._backward_cls") is None:
         return False
-    return isinstance(tensor.grad_fn, tuple(function._backward_cls for function in functions))
+    return isinstance(node, tuple(function._backward_cls for function in functions))
 
 
 _FORBIDDEN_HOOKS = object()

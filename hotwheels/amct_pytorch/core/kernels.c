@@ -9,12 +9,14 @@
 
 #include "row_kernels.h"
 
+#include <string.h>
+
 #define ROW 256     /* elements searched together for clipped ones: they stay in the first-level cache */
 #define LANES 16    /* sums that run side by side, so that the compiler may use vectors */
 
 /* Version of the signatures and meanings of these functions. core/native.py has the same number and refuses a library
  * with another one; raise both with each such change. */
-#define ABI 4
+#define ABI 5
 
 int amct_abi(void) { return ABI; }
 
@@ -64,7 +66,8 @@ static double sum(const float *values, int64_t count)
 
 /* Adds the contribution of at most ROW elements to the sums. */
 FOR_EACH_CPU
-static void add_row(const float *x, float *grad, int64_t count, float step, float bottom, float top, sums_t *sums)
+static void add_row(const float *x, const float *grad, float *out, int64_t count, float step, float bottom, float top,
+                    sums_t *sums)
 {
     float inside[ROW], below[ROW], above[ROW];
     int is_clipped = 0;
@@ -79,24 +82,27 @@ static void add_row(const float *x, float *grad, int64_t count, float step, floa
             below[i] = x[i] < bottom ? g : 0;
             above[i] = x[i] > top ? g : 0;
             inside[i] = (x[i] < bottom) | (x[i] > top) ? 0 : inside[i]; /* inside[i] is NaN for infinities */
-            grad[i] = (x[i] < bottom) | (x[i] > top) ? 0 : g;
+            out[i] = (x[i] < bottom) | (x[i] > top) ? 0 : g;
         }
         sums->below += sum(below, count);
         sums->above += sum(above, count);
+    } else if (out != grad) {
+        memcpy(out, grad, (size_t)count * sizeof *out);
     }
     sums->inside += sum(inside, count);
 }
 
-/* Puts 0 into grad where x is outside [bottom, top]. sums has one entry for each BLOCK elements: the sum of
- * (rint(x / step) - x / step) * grad inside, the sum of grad below, and the sum of grad above. */
-void amct_learned_range(const float *x, float *grad, int64_t count, float step, float bottom, float top, sums_t *sums)
+/* out = grad, but 0 where x is outside [bottom, top]; out may be grad. sums has one entry for each BLOCK elements: the
+ * sum of (rint(x / step) - x / step) * grad inside, the sum of grad below, and the sum of grad above. */
+void amct_learned_range(const float *x, const float *grad, float *out, int64_t count, float step, float bottom,
+                        float top, sums_t *sums)
 {
 #pragma omp parallel for schedule(static) if (count > BLOCK)
     for (int64_t at = 0; at < count; at += BLOCK) {
         int64_t end = smaller(at + BLOCK, count);
         sums_t total = {0, 0, 0};
         for (int64_t row = at; row < end; row += ROW)
-            add_row(x + row, grad + row, smaller(ROW, end - row), step, bottom, top, &total);
+            add_row(x + row, grad + row, out + row, smaller(ROW, end - row), step, bottom, top, &total);
         sums[at / BLOCK] = total;
     }
 }

@@ -28,7 +28,7 @@ _log = get_logger(__name__)
 # For tests and in case of doubt: any text but "0" switches the kernels off.
 SWITCH = "AMCT_NO_KERNELS"
 _BLOCK = 32768  # of kernels.c
-ABI = 4  # of kernels.c: raise both numbers with each change of a function's signature or meaning
+ABI = 5  # of kernels.c: raise both numbers with each change of a function's signature or meaning
 # Of ELF-64 (man 5 elf): e_ident, e_type, e_machine, e_version, e_entry, e_phoff, e_shoff, e_flags, e_ehsize,
 # e_phentsize, e_phnum, e_shentsize, e_shnum, e_shstrndx.
 _ELF_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
@@ -36,7 +36,7 @@ _POINTER, _LONG, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
 _FLOAT, _DOUBLE = ctypes.c_float, ctypes.c_double
 _SIGNATURES: Mapping[str, tuple[Any, ...]] = {
     "amct_fake_quantize": (_POINTER, _POINTER, _LONG, _FLOAT, _FLOAT, _FLOAT),
-    "amct_learned_range": (_POINTER, _POINTER, _LONG, _FLOAT, _FLOAT, _FLOAT, _POINTER),
+    "amct_learned_range": (*(_POINTER,) * 3, _LONG, _FLOAT, _FLOAT, _FLOAT, _POINTER),
     "amct_unfold": (_POINTER, _POINTER, _LONG, _LONG, _POINTER, _POINTER, _POINTER, _INT, _FLOAT),
     "amct_unfold_backward": (*(_POINTER,) * 2, _LONG, _LONG, *(_POINTER,) * 3, _INT, _FLOAT, _POINTER),
     "amct_row_extremes": (_POINTER, _LONG, _LONG, _POINTER, _POINTER),
@@ -174,14 +174,15 @@ def fake_quantize(x: Tensor, out: Tensor, step: float, low: float, high: float) 
     return bool(_library.amct_fake_quantize(x.data_ptr(), out.data_ptr(), x.numel(), step, low, high))
 
 
-def learned_range(x: Tensor, grad: Tensor, step: float, bottom: float, top: float) -> Tensor:
-    """Puts 0 into ``grad`` where ``x`` is outside [bottom, top].
+def learned_range(x: Tensor, grad: Tensor, out: Tensor, step: float, bottom: float, top: float) -> Tensor:
+    """Puts ``grad`` into ``out`` (may be ``grad``), but 0 where ``x`` is outside [bottom, top].
 
     Returns the sums of ``(rhe(x / step) - x / step) * grad`` inside, and of ``grad`` below and above: float64 [3].
     """
     assert _library is not None
     sums = torch.empty(-(-x.numel() // _BLOCK), 3, dtype=torch.float64)
-    _library.amct_learned_range(x.data_ptr(), grad.data_ptr(), x.numel(), step, bottom, top, sums.data_ptr())
+    pointers = x.data_ptr(), grad.data_ptr(), out.data_ptr()
+    _library.amct_learned_range(*pointers, x.numel(), step, bottom, top, sums.data_ptr())
     return sums.sum(0)
 
 

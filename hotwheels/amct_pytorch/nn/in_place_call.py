@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..core import native
 from .module_hooks import is_hooked
 
 _Unary = Callable[[Tensor], Tensor]
@@ -87,6 +88,20 @@ def call_over(owned: Tensor, function: Callable[..., Any], args: tuple[Any, ...]
     # The result has the strides that torch would choose, so that later operations see the same layout.
     is_alike = other.stride() == owned.stride() or (other.is_contiguous() and owned.is_contiguous())
     return binary(*args, out=owned) if is_alike else None
+
+
+def call_over_with_gradient(owned: Tensor, function: Callable[..., Any], args: tuple[Any, ...]) -> Tensor | None:
+    """Returns ``function(*args)`` like `call_over`, with its gradient; for ReLU and sums, which do not save inputs."""
+    if isinstance(function, nn.Module):
+        is_plain = type(function) is nn.ReLU and not is_hooked(function) and "forward" not in vars(function)
+        return torch.relu_(owned) if is_plain and len(args) == 1 else None
+    if len(args) == 1:
+        return torch.relu_(owned) if function in (torch.relu, F.relu) else None
+    if len(args) != 2 or function not in (operator.add, torch.add):
+        return None
+    other = args[1] if args[0] is owned else args[0]
+    is_alike = isinstance(other, Tensor) and other.shape == owned.shape and native.handles(owned, other)
+    return owned.add_(other) if is_alike else None
 
 
 def _fits_into(shape: torch.Size, whole: torch.Size) -> bool:

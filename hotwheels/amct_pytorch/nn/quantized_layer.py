@@ -13,12 +13,13 @@ from ..errors import CalibrationError, UnsupportedModelError
 from ..log import get_logger
 from ..ops.desc import OpDesc, Role
 from ..quantizers.base import ActivationQuantizer
-from ..quantizers.learning.recompute import is_recomputing
+from ..quantizers.learning.learned_range import is_new_result, unrounded
+from ..quantizers.learning.recompute import is_recomputing, recomputing
 from ..quantizers.observers.observation import RangeObserver, is_quantizable
 from ..record import ActivationRecord, LayerRecord, WeightRecord
 from .call import LayerCall
 from .eager_forward import NO_TRACES, refuse_tracers
-from .in_place_call import call_over
+from .in_place_call import call_over, call_over_with_gradient
 from .integer_layer import IntegerLayer, IntegerWatcher, are_known
 from .layer_weight import LayerWeight
 from .mode import Mode, forced_mode
@@ -300,11 +301,15 @@ class QuantizedLayer(nn.Module):
             for x, quantizer, shared in zip(self.call.inputs(args, kwargs), self.activation, self._sharing, strict=True)
         ]
         args, kwargs = self.call.substitute(args, kwargs, values)
-        if self.weighted is None and not kwargs and not torch.is_grad_enabled():
+        if self.weighted is None and not kwargs:
             owned = self._owned(values)
-            result = None if owned is None else call_over(owned, self.call.function, args)
+            call = call_over_with_gradient if torch.is_grad_enabled() else call_over
+            result = None if owned is None else call(owned, self.call.function, args)
             if result is not None:
                 return result
+        if self.op.name == "max_pool2d" and torch.is_grad_enabled():
+            with recomputing(values, unrounded):
+                return self._float(args, kwargs)
         return self._quantize_weight_only(args, kwargs)
 
     def _owned(self, values: list[Any]) -> Tensor | None:
@@ -312,8 +317,10 @@ class QuantizedLayer(nn.Module):
         if self.keeps_inputs or is_hooked(self):
             return None
         for x, shared in zip(values, self._sharing, strict=True):
-            if shared.is_single and shared.may_overwrite and native.handles(x) and not x.requires_grad:
-                return cast(Tensor, x)
+            if shared.is_single and native.handles(x):
+                is_owned = is_new_result(x) if torch.is_grad_enabled() else shared.may_overwrite and not x.requires_grad
+                if is_owned:
+                    return cast(Tensor, x)
         return None
 
     def _fake_quant_input(self, x: Any, quantizer: ActivationQuantizer, shared: SharedInput) -> Any:

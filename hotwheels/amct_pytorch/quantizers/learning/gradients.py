@@ -19,7 +19,7 @@ from ...core.channels import per_channel
 from ...core.params import QuantParams
 from ...core.spec import QuantSpec
 from ...torch_private import was_made_by
-from .learned_range import LearnedRange
+from .learned_range import is_new_result
 from .second_gradient import refuse_second
 
 
@@ -52,14 +52,15 @@ def quantized_again(value: Tensor) -> Callable[[], Tensor] | None:
     """Returns a function that computes ``value`` again; None if it came from none of the functions of this package.
 
     Known are the results of a learned range, of `straight_through` and of `identity_gradient_unfolded`. The function
-    reads the tensors saved for the backward of the quantizer, so it must be called before that backward has run.
+    reads the tensors saved for the backward of the quantizer, so it must be called before that backward has run. None
+    also if ``value`` shares the memory that its quantizer keeps.
     """
     made_by: Any = value.grad_fn
     if was_made_by(value, _Unfolded):
         return functools.partial(_unfold_again, made_by)
-    if was_made_by(value, LearnedRange, _StraightThrough):
+    if was_made_by(value, _StraightThrough):
         return functools.partial(_round_again, made_by)
-    return None
+    return functools.partial(_round_source_again, made_by) if is_new_result(value) else None
 
 
 def _unfold_again(made_by: Any) -> Tensor:
@@ -68,8 +69,13 @@ def _unfold_again(made_by: Any) -> Tensor:
 
 
 def _round_again(made_by: Any) -> Tensor:
-    x, *_, scale, offset = made_by.saved_tensors
+    x, scale, offset = made_by.saved_tensors
     return fake_quantize(x.detach(), scale, offset, made_by.num_bits)
+
+
+def _round_source_again(made_by: Any) -> Tensor:
+    params: QuantParams = made_by.params
+    return fake_quantize(made_by.saved_tensors[0].detach(), params.scale, params.offset, params.num_bits)
 
 
 def clipped_weight(weight: Tensor, value: Tensor, clip_max: Tensor, sigma: Tensor) -> Tensor:

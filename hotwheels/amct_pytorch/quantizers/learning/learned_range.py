@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 from ...core import native
 from ...core.affine import fake_quantize, fake_quantize_and_look, real_ends
 from ...core.params import QuantParams
-from ...core.spec import QuantSpec
+from ...torch_private import is_node_of, version_of, was_made_by
 from .owned_gradient import counts_if_owned, is_owned
 from .recompute import normalized_again, recomputing
 from .second_gradient import refuse_second
@@ -37,13 +37,34 @@ def learned_range(
       on_nan: Called with ``x`` if it holds NaN.
     """
     with recomputing((x,), normalized_again):
-        return LearnedRange.apply(  # type: ignore[no-any-return, no-untyped-call]
-            x, low, high, params.scale, params.offset, params.num_bits, factor, on_nan
-        )
+        return LearnedRange.apply(x, low, high, params, factor, on_nan)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def is_new_result(value: Tensor) -> bool:
+    """Whether ``value`` is the result of a learned range in memory of its own, which no backward reads."""
+    return was_made_by(value, LearnedRange) and not value.grad_fn.is_on_grid  # type: ignore[union-attr]
+
+
+def unrounded(value: Tensor) -> Callable[[], Tensor] | None:
+    """Returns a function that returns the tensor which a learned range on the CPU has rounded to ``value``; else None.
+
+    For operations whose backward reads the shape and the layout of ``value`` only, so that ``value`` is not kept. Call
+    the function before the backward of that range has run.
+    """
+    if not value.is_cpu or not is_new_result(value):
+        return None
+    made_by: Any = value.grad_fn
+    return lambda: made_by.saved_tensors[0].detach()
 
 
 class LearnedRange(torch.autograd.Function):
-    """The autograd function of `learned_range`."""
+    """The autograd function of `learned_range`.
+
+    Attributes of its nodes:
+      params: The grid.
+      grid: The grid as numbers, see `_grid_of`; None on a device.
+      is_on_grid: Whether ``x`` consists of points of the grid, so that the result shares its memory.
+    """
 
     @staticmethod
     def forward(
@@ -51,20 +72,23 @@ class LearnedRange(torch.autograd.Function):
         x: Tensor,
         low: Tensor,
         high: Tensor,
-        scale: Tensor,
-        offset: Tensor,
-        num_bits: int,
+        params: QuantParams,
         factor: float,
         on_nan: Callable[[Tensor], None] | None,
     ) -> Tensor:
         """Returns the grid points of ``x``; saves ``x``, which other operations keep in memory anyway."""
-        # Guards and optimizers change the ends in place; the clones keep this graph valid until its backward.
-        ctx.save_for_backward(x, low.detach().clone(), high.detach().clone(), scale, offset)
-        ctx.num_bits, ctx.factor = num_bits, factor
+        ctx.params, ctx.factor, ctx.grid, ctx.dtypes = params, factor, _grid_of(params), (low.dtype, high.dtype)
+        # Guards and optimizers change the ends in place; copies keep this graph valid until its backward.
+        is_on_cpu = ctx.grid is not None and low.is_cpu and high.is_cpu
+        ctx.ends = (low.item(), high.item()) if is_on_cpu else None
+        ctx.save_for_backward(x, *(() if is_on_cpu else (low.detach().clone(), high.detach().clone())))
+        ctx.is_on_grid = _is_on_grid(x, ctx.grid)
         counts_if_owned()
+        if ctx.is_on_grid:
+            return x.detach()
         if on_nan is None:
-            return fake_quantize(x, scale, offset, num_bits)
-        result, has_nan = fake_quantize_and_look(x, scale, offset, num_bits)
+            return fake_quantize(x, params.scale, params.offset, params.num_bits)
+        result, has_nan = fake_quantize_and_look(x, params.scale, params.offset, params.num_bits)
         if has_nan:
             on_nan(x)
         return result
@@ -77,58 +101,85 @@ class LearnedRange(torch.autograd.Function):
         """
         may_overwrite = is_owned(grads[0])  # a statement of its own: another use of grads[0] in it would be counted
         if not torch.is_grad_enabled():
-            return _gradients(ctx, grads[0], may_overwrite)
+            return *_gradients(ctx, grads[0], may_overwrite), None, None, None
         with torch.no_grad():
-            _, of_low, of_high, *_ = _gradients(ctx, grads[0], may_overwrite=False)
-        x, _, _, scale, offset = ctx.saved_tensors
-        bottom, top = real_ends(scale, offset, ctx.num_bits)
+            _, of_low, of_high = _gradients(ctx, grads[0], may_overwrite=False)
+        x, params = ctx.saved_tensors[0], ctx.params
+        bottom, top = real_ends(params.scale, params.offset, params.num_bits)
         grad_x = torch.where((x < bottom) | (x > top), 0.0, grads[0])
         of_low, of_high = refuse_second(of_low, grads[0], x), refuse_second(of_high, grads[0], x)
-        return grad_x, of_low, of_high, None, None, None, None, None
+        return grad_x, of_low, of_high, None, None, None
 
 
-def _gradients(ctx: Any, grad: Tensor, may_overwrite: bool) -> tuple[Any, ...]:
-    """Returns what the backward of a learned range returns for the gradient ``grad`` of its result."""
-    x, low, high, scale, offset = ctx.saved_tensors
-    x, grad_x = _same_layout(x, grad, may_overwrite)
-    if native.handles(x, grad_x):
-        of_low, of_high = _gradients_of_ends(ctx, x, grad_x, (low, high, scale, offset))
-        return grad_x, low.new_tensor(of_low), high.new_tensor(of_high), None, None, None, None, None
-    ends = real_ends(scale, offset, ctx.num_bits)
-    inside, below, above = _take_inside(x, grad_x, scale, *ends)
-    # sum(e * g) of spec 5.2: outside the range e is a constant, the rounding error of the end itself.
-    moved = inside + above * _rounding_error(high, scale) + below * _rounding_error(low, scale)
-    moved /= QuantSpec(num_bits=ctx.num_bits).levels
-    grads_of_ends = ((below - moved) * ctx.factor).to(low.dtype), ((above + moved) * ctx.factor).to(high.dtype)
-    return grad_x, *grads_of_ends, None, None, None, None, None
+_Grid = tuple[float, int, int]
+# Results of these nodes are elements of their argument, or 0, which is a point of every grid.
+_SELECTIONS = ("ReluBackward0", "MaxPool2DWithIndicesBackward0")
 
 
-def _gradients_of_ends(ctx: Any, x: Tensor, grad: Tensor, saved: Sequence[Tensor]) -> tuple[float, float]:
-    """Puts 0 into ``grad`` where ``x`` is clipped; returns the gradients of both ends, by the formulas of `_gradients`.
+def _grid_of(params: QuantParams) -> _Grid | None:
+    """Returns scale, Qmin - offset and Qmax - offset of a grid with one scale on the CPU; None for others."""
+    if params.scale.dim() or not params.scale.is_cpu:
+        return None
+    if "numbers" not in params.kept:
+        spec, zero = params.spec, int(params.offset)
+        params.kept["numbers"] = params.scale.item(), spec.qmin - zero, spec.qmax - zero
+    return params.kept["numbers"]  # type: ignore[no-any-return]
 
-    In Python's float64 instead of with four dozen operations on tensors of one element. ``saved`` are low, high, scale
-    and offset, since a checkpoint allows a backward to read its saved tensors once.
+
+def _is_on_grid(x: Tensor, grid: _Grid | None) -> bool:
+    """Whether a learned range with the same grid has made ``x``, behind a ReLU or a max pooling.
+
+    Rounding ``x`` again would return the same bits. Siblings of a residual network share such a grid: the ReLU behind
+    an addition and the layers behind the ReLU. A ReLU keeps its result for its backward, which refuses a changed one;
+    a pooling does not, so its result must be unchanged.
     """
-    low, high, scale, offset = saved
-    spec, step, zero = QuantSpec(num_bits=ctx.num_bits), scale.item(), int(offset)
-    # The products are exact in float64, and rounded to float32 once, as on tensors, when the kernel takes them.
-    sums = native.learned_range(x, grad, step, (spec.qmin - zero) * step, (spec.qmax - zero) * step)
-    inside, below, above = sums.tolist()
-    errors = np.array([high.item(), low.item()]) / step
-    of_high, of_low = (np.rint(errors) - errors).tolist()
-    moved = (inside + above * of_high + below * of_low) / spec.levels
-    return (below - moved) * ctx.factor, (above + moved) * ctx.factor
+    node: Any = x.grad_fn
+    while type(node).__name__ in _SELECTIONS:
+        if type(node).__name__ != _SELECTIONS[0] and version_of(x):
+            return False
+        node = node.next_functions[0][0]
+    return grid is not None and is_node_of(node, LearnedRange) and node.grid == grid
 
 
-def _same_layout(x: Tensor, grad: Tensor, may_overwrite: bool) -> tuple[Tensor, Tensor]:
-    """Returns ``x``, dense, and ``grad`` in the same memory order; ``grad`` is copied unless it may be overwritten.
+def _gradients(ctx: Any, grad: Tensor, may_overwrite: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns the gradients of x, low and high for the gradient ``grad`` of the result.
 
-    The copy is avoided because a new tensor costs as much time as all of the arithmetic.
+    The gradient of x overwrites ``grad`` if it may, because a new tensor costs as much time as all of the arithmetic.
     """
+    x, *ends = ctx.saved_tensors  # once: a checkpoint allows a backward to read them once
     x = x if native.is_dense(x) else x.contiguous()
-    if may_overwrite and grad.stride() == x.stride():
-        return x, grad
-    return x, torch.empty_like(x).copy_(grad)
+    if grad.stride() != x.stride():
+        grad, may_overwrite = torch.empty_like(x).copy_(grad), True
+    if ctx.ends is not None and native.handles(x, grad):
+        out = grad if may_overwrite else torch.empty_like(x)
+        found = _gradients_of_ends(ctx, x, grad, out)
+        of_low, of_high = (torch.tensor(one, dtype=dtype) for one, dtype in zip(found, ctx.dtypes, strict=True))
+        return out, of_low, of_high
+    grad_x, params = grad if may_overwrite else grad.clone(), ctx.params
+    pairs = zip(ctx.ends or (), ctx.dtypes, strict=False)
+    low, high = ends or (torch.tensor(one, dtype=dtype) for one, dtype in pairs)
+    bounds = real_ends(params.scale, params.offset, params.num_bits)
+    inside, below, above = _take_inside(x, grad_x, params.scale, *bounds)
+    # sum(e * g) of spec 5.2: outside the range e is a constant, the rounding error of the end itself.
+    moved = inside + above * _rounding_error(high, params.scale) + below * _rounding_error(low, params.scale)
+    moved /= params.spec.levels
+    return grad_x, ((below - moved) * ctx.factor).to(low.dtype), ((above + moved) * ctx.factor).to(high.dtype)
+
+
+def _gradients_of_ends(ctx: Any, x: Tensor, grad: Tensor, out: Tensor) -> tuple[float, float]:
+    """Puts ``grad`` into ``out``, 0 where ``x`` is clipped; returns the gradients of both ends, as `_gradients` does.
+
+    In Python's float64 instead of with four dozen operations on tensors of one element.
+    """
+    low, high = ctx.ends
+    step, bottom, top = ctx.grid
+    # The products are exact in float64, and rounded to float32 once, as on tensors, when the kernel takes them.
+    sums = native.learned_range(x, grad, out, step, bottom * step, top * step)
+    inside, below, above = sums.tolist()
+    errors = np.array([high, low]) / step
+    of_high, of_low = (np.rint(errors) - errors).tolist()
+    moved = (inside + above * of_high + below * of_low) / ctx.params.spec.levels
+    return (below - moved) * ctx.factor, (above + moved) * ctx.factor
 
 
 def _take_inside(x: Tensor, grad: Tensor, scale: Tensor, bottom: Tensor, top: Tensor) -> Tensor:
