@@ -34,6 +34,11 @@ OWN = [
     CallCase(
         "nearest-exact by factors", lambda x: F.interpolate(x, scale_factor=(0.7, 1.3), mode="nearest-exact"), (X,)
     ),
+    CallCase(
+        "masks compared with True and False",
+        lambda x: ((x > 0).eq(True), (x > 0).ne(True), torch.eq(x > 1, False)),
+        (X,),
+    ),
     CallCase("rot90 by nothing", lambda t: t.rot90(4, (1, 2)), (T,)),
     CallCase("fix of a negative fraction", lambda x: torch.fix(x), (X,)),
 ]

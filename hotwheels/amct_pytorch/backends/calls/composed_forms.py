@@ -17,6 +17,7 @@ from .cell_forms import CELL_FORMS
 from .distance_forms import DISTANCE_FORMS
 from .function_names import is_in_place_name, name_of
 from .matrix_forms import MATRIX_FORMS
+from .number_forms import NUMBER_FORMS
 from .rank_forms import RANK_FORMS
 from .window_forms import WINDOW_FORMS
 
@@ -272,6 +273,7 @@ _FORMS: dict[str, Form] = {
     **CELL_FORMS,
     **DISTANCE_FORMS,
     **MATRIX_FORMS,
+    **NUMBER_FORMS,
     **RANK_FORMS,
     **WINDOW_FORMS,
     "diff": _diff,

@@ -1,7 +1,8 @@
 """Finds the lines of a user's model that read values of tensors in Python while torch's exporter traces it.
 
 ``float(h.max())``, ``h.tolist()``, ``if h.mean() > 0`` work in torch on every input. The file has the value, or the
-branch, of the example. Sizes do not count as values: a file is made for one image size anyway.
+branch, of the example. Sizes only count as values if they depend on data, as ``len(x[mask])``: a file is made for one
+image size anyway.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import linecache
 import sys
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,11 @@ _OWN_FOLDERS = (Path(torch.__file__).parent, Path(__file__).parents[2])
 _SHAPES = frozenset(
     {"aten::size", "aten::numel", "aten::dim", "aten::len", "prim::shape", "aten::zeros_like", "aten::ones_like"}
     | {"aten::full_like", "aten::new_zeros", "aten::new_ones", "aten::new_full", "aten::empty_like", "aten::new_empty"}
+)
+# Functions whose result has a size that depends on the values of their arguments.
+_SIZES_OF_DATA = frozenset(
+    {f"aten::{name}" for name in ("nonzero", "nonzero_numpy", "argwhere", "masked_select", "bincount", "where")}
+    | {"aten::_unique", "aten::_unique2", "aten::unique_dim", "aten::unique_consecutive", "torchvision::nms"}
 )
 
 
@@ -49,7 +55,9 @@ class BakedValues(TorchFunctionMode):
     ) -> Any:
         """Runs ``func``."""
         result = func(*args, **(kwargs or {}))
-        if is_tracing() and _is_value(func, result):
+        if is_tracing() and getattr(func, "__name__", "") == "__len__" and _has_size_of_data(traced_value(args[0])):
+            self.lines.setdefault(user_line())
+        elif is_tracing() and _is_value(func, result):
             tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
             if any(self._depends_on_inputs(one) for one in tensors):
                 self.lines.setdefault(user_line())
@@ -57,19 +65,43 @@ class BakedValues(TorchFunctionMode):
 
     def _depends_on_inputs(self, x: Tensor) -> bool:
         """Whether the trace computes ``x`` from values of the inputs, not from their sizes and parameters alone."""
-        start = traced_value(x)
-        waiting, seen = [] if start is None else [start], set()
-        while waiting:
-            value = waiting.pop()
+        for value in _ancestors(traced_value(x), _SHAPES):
             node = value.node()
+            if node.kind() in _SHAPES and any(_has_size_of_data(one) for one in node.inputs()):
+                return True
             if node.kind() == "prim::Param":
                 names = [one.debugName() for one in node.outputs()]
                 if names.index(value.debugName()) < self._input_count:
                     return True
-            elif node.kind() not in _SHAPES and value.debugName() not in seen:
-                seen.add(value.debugName())
-                waiting += list(node.inputs())
         return False
+
+
+def _ancestors(start: Any, ends: frozenset[str] = frozenset()) -> Iterator[Any]:
+    """Yields the value ``start`` of a trace and those that it is computed from, up to nodes of the kinds ``ends``."""
+    waiting, seen = [] if start is None else [start], set()
+    while waiting:
+        value = waiting.pop()
+        if value.debugName() not in seen:
+            seen.add(value.debugName())
+            yield value
+            if value.node().kind() not in ends | {"prim::Param"}:
+                waiting += list(value.node().inputs())
+
+
+def _has_size_of_data(value: Any) -> bool:
+    """Whether the tensor of a trace is computed from one whose size depends on data."""
+    return any(_makes_size_of_data(one.node()) for one in _ancestors(value, _SHAPES))
+
+
+def _makes_size_of_data(node: Any) -> bool:
+    kind, inputs = node.kind(), list(node.inputs())
+    if kind == "aten::index":
+        indices = [one for one in inputs[1].node().inputs() if one.type().kind() == "TensorType"]
+        return any(one.type().scalarType() in ("Bool", "Byte") for one in indices)
+    if kind in ("aten::where", "aten::repeat_interleave"):  # where(mask); repeat_interleave(x, counts)
+        is_counted = kind == "aten::where" or inputs[1].type().kind() == "TensorType"
+        return len(inputs) == 1 or (kind != "aten::where" and is_counted)
+    return kind in _SIZES_OF_DATA
 
 
 def report_baked(lines: Iterable[str]) -> None:

@@ -163,7 +163,20 @@ def _truncated(input: Tensor) -> Tensor:
 
 
 # The FX path's writer has handlers for these.
+def _equal(input: Any, other: Any) -> Any:
+    """Returns ``input == other`` for masks and True or False, at which torch's alias analysis fails."""
+    if not isinstance(input, Tensor) or input.dtype != torch.bool or not isinstance(other, bool):
+        return NotImplemented
+    return input.clone() if other else input.logical_not()
+
+
+def _not_equal(input: Any, other: Any) -> Any:
+    return _equal(input, not other) if isinstance(other, bool) else NotImplemented
+
+
 _FORMS: dict[str, Form] = {
+    **dict.fromkeys(("eq", "__eq__"), _equal),
+    **dict.fromkeys(("ne", "__ne__"), _not_equal),
     "F.interpolate": _interpolate,
     "F.adaptive_avg_pool2d": _adaptive_avg_pool2d,
     "F.embedding": _embedding,

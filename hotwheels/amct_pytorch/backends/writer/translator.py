@@ -52,6 +52,7 @@ class Translator(TorchFunctionMode):
       inputs: The tensors that stand for the inputs of the graph.
       layer: Name of the quantized layer that is being written; None between layers.
       is_writing: Whether a call is being written; what torch computes then belongs to that call.
+      is_computing: Whether the result of a call on the inputs is being computed.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Translator(TorchFunctionMode):
         self.values = TensorValues(example.label)
         self.layer: str | None = None
         self.is_writing = False
+        self.is_computing = False
         self._example = example
         self._name_of_constant = name_of_constant
         self._on_data_read = on_data_read
@@ -127,6 +129,7 @@ class Translator(TorchFunctionMode):
         return result
 
     def _result(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self.is_computing = True
         try:
             return self._example.call(func, args, kwargs)
         except RuntimeError as error:
@@ -138,6 +141,8 @@ class Translator(TorchFunctionMode):
                 " dynamic_axes, or keep the shape: torch.where(mask, x, 0) instead of x[mask]."
             )
             raise ExportError(msg) from error
+        finally:
+            self.is_computing = False
 
     def _set_item(self, x: Tensor, index: Any, value: Any) -> bool:
         """Computes and writes ``x[index] = value``; returns False, and does nothing, if it has no form with joins."""

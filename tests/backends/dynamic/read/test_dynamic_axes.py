@@ -61,11 +61,18 @@ def positions(self: Any, x: Tensor) -> Tensor:
     return self.linear(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+def normalized(self: Any, x: Tensor) -> Tensor:
+    h, w = x.shape[2:]
+    grid = self.linear(x.permute(0, 2, 3, 1))[..., :2] / torch.tensor([w, h], dtype=x.dtype)
+    return grid * x.new_tensor([[h - 1, w / 2]])
+
+
 CASES: dict[str, tuple[Callable[[Any, Tensor], Tensor], Mapping[str, Any], tuple[tuple[int, ...], ...]]] = {
     "batch": (by_batch, BATCH, ((1, 3, 8, 8), (5, 3, 8, 8))),
     "batch and image": (by_batch, {"x": [0, 2, 3]}, ((1, 3, 6, 9), (3, 3, 16, 4))),
     "tokens": (tokens, IMAGE, ((1, 3, 6, 9), (3, 3, 16, 4))),
     "patches": (patches, IMAGE, ((1, 3, 6, 10), (3, 3, 16, 4))),
+    "tensors of sizes": (normalized, IMAGE, ((1, 3, 6, 9), (3, 3, 16, 4))),
     "positions": (positions, IMAGE, ((1, 3, 6, 9), (3, 3, 16, 4))),
 }
 

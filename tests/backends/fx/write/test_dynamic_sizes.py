@@ -23,6 +23,13 @@ CASES: dict[str, Callable[[Tensor], Tensor]] = {
     "roll": lambda x: x.roll(1, 1),
     "roll backwards": lambda x: x.roll((-5, 2), (1, 2)),
     "sort": lambda x: x.sort(1)[0],
+    "tensor of sizes": lambda x: x / torch.tensor([x.shape[1], 6.5]).sum(),
+    "tensor of rows of sizes": lambda x: (
+        x * torch.tensor([[x.shape[1] - 1, 2], [3, x.shape[0] * 2]], dtype=x.dtype).sum()
+    ),
+    "tensor of one size": lambda x: x + torch.tensor(x.size(1)),
+    "as_tensor of a shape": lambda x: x / torch.as_tensor(x.shape).prod(),
+    "new_tensor of a half": lambda x: x * x.new_tensor([x.shape[1] / 2]),
     "argsort": lambda x: x.argsort(1, descending=True).float(),
 }
 

@@ -37,7 +37,7 @@ from ...user_model.model_state import unchanged
 from ...writer.example import DynamicAxis, Example, dynamic_axes_of, without_fixed
 from ..forwards import MarkedForward, Marks, OriginalForward, call_name, replace_forward
 from .candidates import Candidate
-from .module_writer import ModuleWriter
+from .module_writer import ModuleWriter, SizeOfData
 from .pad_nodes import take_pads
 from .pads import merge_pads
 
@@ -104,7 +104,9 @@ def export_marked(
         try:
             onnx_model, forwards, lines = _exported(model, candidates, inputs, setting)
         except ExportError as second:
-            raise ExportError(f"{str(second).rstrip('. ')}. The writer, which is tried first: {error}") from second
+            if not isinstance(error, SizeOfData):
+                raise ExportError(f"{str(second).rstrip('. ')}. The writer, which is tried first: {error}") from second
+            onnx_model, forwards, lines = _written(model, candidates, inputs, setting, takes_sizes_of_data=True)
     report_baked(lines)
     unread = _unread(onnx_model, names)
     outputs = output_names(given.get("output_names"), len(onnx_model.graph.outputs), names)
@@ -121,9 +123,16 @@ _Export = tuple[ir.Model, dict[str, MarkedForward], Iterable[str]]
 
 
 def _written(
-    model: nn.Module, candidates: Mapping[str, Candidate], inputs: tuple[Any, ...], setting: Mapping[str, Any]
+    model: nn.Module,
+    candidates: Mapping[str, Candidate],
+    inputs: tuple[Any, ...],
+    setting: Mapping[str, Any],
+    *,
+    takes_sizes_of_data: bool = False,
 ) -> _Export:
     """Returns ``model``, written while it runs; an axis whose size decides something is static, with a WARNING.
+
+    With ``takes_sizes_of_data`` sizes that depend on data are constants, which the user's lines say.
 
     Raises:
       ExportError: The writer does not cover the model.
@@ -134,7 +143,7 @@ def _written(
             model.eval()
             given = dict(zip(setting["input_names"], tensors, strict=True))
             axes = dynamic_axes_of(given, setting["dynamic_axes"]) if axes is None else axes
-            writer = ModuleWriter(model, _example(given, axes), opset)
+            writer = ModuleWriter(model, _example(given, axes), opset, takes_sizes_of_data=takes_sizes_of_data)
             with _marked(candidates, writer) as forwards:
                 try:
                     written = writer.write()

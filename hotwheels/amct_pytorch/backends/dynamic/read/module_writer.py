@@ -25,6 +25,10 @@ from ...writer.graph_writer import GraphWriter
 from ...writer.translator import Translator
 
 
+class SizeOfData(ExportError):
+    """The size of a tensor depends on data; torch's exporter may write it."""
+
+
 class ModuleWriter:
     """Writes one run of ``model`` on ``example``.
 
@@ -37,8 +41,9 @@ class ModuleWriter:
       fixed: The dynamic axes for which the written model is right with one size only, with the place that fixed each.
     """
 
-    def __init__(self, model: nn.Module, example: Example, opset: int) -> None:
-        """Runs nothing yet."""
+    def __init__(self, model: nn.Module, example: Example, opset: int, *, takes_sizes_of_data: bool = False) -> None:
+        """Runs nothing yet. A tensor whose size depends on data is an ExportError, or is noted in `lines`."""
+        self._takes_sizes_of_data = takes_sizes_of_data
         self.lines: dict[str, None] = {}
         self.fixed: dict[FixedAxis, str] = {}
         self._example = example
@@ -52,18 +57,20 @@ class ModuleWriter:
 
         Raises:
           ExportError: The run fails, or a call has no ONNX form or is not seen.
+          SizeOfData: See `__init__`.
           OpsetTooLow: A call has an ONNX form at a higher opset.
         """
         try:
             with export_lock, torch.no_grad(), without_fused_attention(), no_checkpoints(), _without_symbolics():
-                with _MissedCalls(self._translator), self._scopes(), self._translator:
+                with _MissedCalls(self._translator, self._note_size_of_data), self._scopes(), self._translator:
                     results = self._model(*self._translator.inputs)
                 self._note_fixed()
                 values = [self._value(tensor) for tensor in results]
         except (RuntimeError, TypeError, ValueError, IndexError, AssertionError) as error:
             where = next((one for one in reversed(_frames(error)) if is_user_file(one.filename)), None)
             line = "" if where is None else f" ({where.filename}:{where.lineno}: {where.line})"
-            raise ExportError(f"The model cannot be exported to ONNX with this input_data{line}: {error}") from error
+            kind = SizeOfData if isinstance(error, SizeOfData) else ExportError
+            raise kind(f"The model cannot be exported to ONNX with this input_data{line}: {error}") from error
         model = self._writer.model(values, [f"output_{index}" for index in range(len(values))])
         for value in list(model.graph.inputs):
             if not value.uses() and not value.is_graph_output():
@@ -150,6 +157,11 @@ class ModuleWriter:
     def _note_data_read(self, _call: str) -> None:
         self.lines.setdefault(user_line())
 
+    def _note_size_of_data(self, func: Any) -> None:
+        if not self._takes_sizes_of_data:
+            raise SizeOfData(f"{func} makes a tensor whose size depends on data.")
+        self.lines.setdefault(user_line())
+
 
 def _frames(error: BaseException) -> list[traceback.FrameSummary]:
     return list(traceback.extract_tb(error.__traceback__))
@@ -165,14 +177,18 @@ def _local_name(path: str) -> str:
 
 
 class _MissedCalls(DispatchMode):  # type: ignore[no-untyped-call]
-    """While this mode is active, a computation on the inputs that the translator has not seen is an ExportError.
+    """While this mode is active, what the translator cannot write rightly is an ExportError.
 
-    Compiled functions (torch.jit) and operators of other libraries compute without calling torch's Python functions.
+    - A computation on the inputs that the translator has not seen: compiled functions (torch.jit) and operators of
+      other libraries compute without calling torch's Python functions.
+    - A tensor whose size depends on data, such as ``x[mask]``: all sizes are numbers while the model runs, so the count
+      of the example would be a constant of every node that reads the size. ``on_size_of_data`` gets the call.
     """
 
-    def __init__(self, translator: Translator) -> None:
+    def __init__(self, translator: Translator, on_size_of_data: Callable[[Any], None]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._translator = translator
+        self._on_size_of_data = on_size_of_data
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -182,7 +198,18 @@ class _MissedCalls(DispatchMode):  # type: ignore[no-untyped-call]
             known = self._translator.values
             if any(isinstance(leaf, Tensor) and leaf in known for leaf in pytree.tree_leaves((args, kwargs))):
                 raise ExportError(f"{func} is computed behind torch's Python functions.")
+        elif self._translator.is_computing and _has_size_of_data(func, args):
+            self._on_size_of_data(func)
         return func(*args, **(kwargs or {}))
+
+
+def _has_size_of_data(func: Any, args: tuple[Any, ...]) -> bool:
+    """Whether the size of the result of ``func`` depends on values of its arguments."""
+    if torch.Tag.dynamic_output_shape not in func.tags:
+        return False
+    if func is not torch.ops.aten.index.Tensor:
+        return True
+    return any(one is not None and one.dtype in (torch.bool, torch.uint8) for one in args[1])
 
 
 @contextlib.contextmanager
