@@ -38,7 +38,7 @@ def write_in_memory(
     return write_float_model(flat_float_graph(model, registry, example.constants), example, setting or {})
 
 
-def _check(
+def check_written(
     model: QuantGraphModule, inputs: tuple[Any, ...], written: WrittenModel, golden_inputs: tuple[Any, ...] | None
 ) -> None:
     """Runs the float ONNX model on its example and compares it with the user's float forward on ``inputs``.
@@ -86,9 +86,9 @@ def write_onnx_files(
       golden_inputs: Arguments of the forward of the golden file; None writes no golden file.
 
     Raises:
-      ExportError, UnsupportedModelError: See `_check`; no file is left.
+      ExportError, UnsupportedModelError: See `check_written`; no file is left.
     """
-    check: Callable[[], None] | None = partial(_check, model, inputs, written, golden_inputs)
+    check: Callable[[], None] | None = partial(check_written, model, inputs, written, golden_inputs)
     if check and written.has_exported_calls:
         check()  # first, since it may change the model
         check = None
