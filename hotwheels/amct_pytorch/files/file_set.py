@@ -158,7 +158,7 @@ class FileSet:
     def _commit(self) -> None:
         if self._is_durable:
             _run_in_threads(self.sync, self._files)
-        # The system frees the blocks of an old file when nobody has it open any more: here after all renames and
+        # The system frees the blocks of an old file when its last descriptor is closed: here after all renames and
         # without the lock, so that the renames follow each other at once.
         old: list[int] = []
         try:
