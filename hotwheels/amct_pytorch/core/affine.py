@@ -32,7 +32,8 @@ def affine_params(low: Tensor, high: Tensor, spec: QuantSpec) -> tuple[Tensor, T
     if not low.dim() and not high.dim() and low.device.type == high.device.type == "cpu":
         ends = low.item(), high.item()
         if math.isfinite(ends[0]) and math.isfinite(ends[1]):
-            return _params_of_numbers(*ends, spec)
+            scale, offset = params_of_numbers(*ends, spec)
+            return torch.tensor(scale, dtype=torch.float32), torch.tensor(offset, dtype=torch.int32)
     low, high = low.to(torch.float32).clamp(max=0.0), high.to(torch.float32).clamp(min=0.0)
     if spec.symmetric:
         scale = torch.maximum(-low, high) / spec.qmax
@@ -45,8 +46,8 @@ def affine_params(low: Tensor, high: Tensor, spec: QuantSpec) -> tuple[Tensor, T
     return scale, offset_of(torch.where(empty, torch.zeros_like(low), low), scale, spec)
 
 
-def _params_of_numbers(low: float, high: float, spec: QuantSpec) -> tuple[Tensor, Tensor]:
-    """Returns `affine_params` of two finite numbers: the same float32 operations in NumPy, where a call takes less."""
+def params_of_numbers(low: float, high: float, spec: QuantSpec) -> tuple[float, int]:
+    """Returns `affine_params` of two finite numbers, as numbers: its float32 operations in NumPy, which take less."""
     one, bottom, top = np.float32(1), min(np.float32(low), np.float32(0)), max(np.float32(high), np.float32(0))
     if spec.symmetric:
         scale = max(-bottom, top) / np.float32(spec.qmax)
@@ -56,7 +57,7 @@ def _params_of_numbers(low: float, high: float, spec: QuantSpec) -> tuple[Tensor
         scale, bottom = one, np.float32(0)
     scale = one / (one / scale)
     offset = 0 if spec.symmetric else min(max(spec.qmin - int(np.rint(bottom / scale)), spec.qmin), spec.qmax)
-    return torch.tensor(float(scale), dtype=torch.float32), torch.tensor(offset, dtype=torch.int32)
+    return float(scale), offset
 
 
 def offset_of(low: Tensor, scale: Tensor, spec: QuantSpec) -> Tensor:
@@ -67,7 +68,12 @@ def offset_of(low: Tensor, scale: Tensor, spec: QuantSpec) -> Tensor:
 
 def is_empty_range(low: Tensor, high: Tensor, spec: QuantSpec) -> bool:
     """Whether the range is too small to be quantized, e.g. the range of an all-zero tensor (spec 4.3)."""
-    lowest, highest = min(0.0, float(low.min())), max(0.0, float(high.max()))
+    return is_empty(float(low.min()), float(high.max()), spec)
+
+
+def is_empty(low: float, high: float, spec: QuantSpec) -> bool:
+    """Returns `is_empty_range` of two numbers."""
+    lowest, highest = min(0.0, low), max(0.0, high)
     width = max(-lowest, highest) / spec.qmax if spec.symmetric else (highest - lowest) / spec.levels
     return width < SMALLEST_SCALE
 

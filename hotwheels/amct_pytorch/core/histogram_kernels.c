@@ -7,6 +7,9 @@
 #include "range_kernels.h"
 
 #define STRIP 256 /* values whose bins are computed together */
+#define DIGITS 2048
+#define FIRST_SHIFT 21 /* of the 11 digits by which the numbers are divided first */
+#define FEW 1024 /* values that are copied, so that the next steps look at them only */
 
 /* A number whose order among such numbers is that of the float. */
 static inline uint32_t ordered(float value)
@@ -16,25 +19,49 @@ static inline uint32_t ordered(float value)
     return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
-/* By the digits of the numbers: no order of the values makes it slow. */
-float kth_lowest(const float *values, int64_t count, int64_t rank)
+/* Adds up how often each digit occurs among the numbers of the values whose digits `known` are `found`. Four tables, since
+ * an addition to a digit waits for the one before. */
+static void count_digits(const float *values, int64_t count, uint32_t known, uint32_t found, int shift, int32_t *digits)
 {
-    static const int shifts[] = {21, 10, 0};
-    static const uint32_t widths[] = {2047, 2047, 1023};
+    int32_t tables[4][DIGITS] = {{0}};
+    for (int64_t i = 0; i < count; i++) {
+        uint32_t number = ordered(values[i]);
+        if ((number & known) == found)
+            tables[i & 3][number >> shift & (DIGITS - 1)]++;
+    }
+    for (int digit = 0; digit < DIGITS; digit++)
+        digits[digit] = tables[0][digit] + tables[1][digit] + tables[2][digit] + tables[3][digit];
+}
+
+/* Copies the values whose numbers begin with `digit`, `expected` of them, to `same`. */
+static void copy_beginning(const float *values, int64_t count, uint32_t digit, int64_t expected, float *same)
+{
+    int64_t found = 0;
+    for (int64_t i = 0; i < count && found < expected; i++) {
+        same[found] = values[i];
+        found += ordered(values[i]) >> FIRST_SHIFT == digit;
+    }
+}
+
+/* By the digits of the numbers: no order of the values makes it slow. */
+static float at_rank(const float *values, int64_t count, int64_t rank)
+{
+    static const int shifts[] = {FIRST_SHIFT, 10, 0};
+    float few[FEW];
     uint32_t found = 0, known = 0;
-    rank = smaller(rank, count);
     for (int step = 0; step < 3; step++) {
-        int32_t digits[2048] = {0};
-        for (int64_t i = 0; i < count; i++) {
-            uint32_t number = ordered(values[i]);
-            if ((number & known) == found)
-                digits[number >> shifts[step] & widths[step]]++;
-        }
+        int32_t digits[DIGITS];
+        count_digits(values, count, known, found, shifts[step], digits);
         uint32_t digit = 0;
         while (rank > digits[digit])
             rank -= digits[digit++];
+        if (step == 0 && digits[digit] <= FEW) {
+            copy_beginning(values, count, digit, digits[digit], few);
+            values = few;
+            count = digits[digit];
+        }
         found |= digit << shifts[step];
-        known |= widths[step] << shifts[step];
+        known |= (uint32_t)(DIGITS - 1) << shifts[step];
     }
     uint32_t bits = found & 0x80000000u ? found & 0x7fffffffu : ~found;
     float value;
@@ -42,9 +69,22 @@ float kth_lowest(const float *values, int64_t count, int64_t rank)
     return value;
 }
 
+float kth_lowest(const float *values, int64_t count, int64_t rank)
+{
+    float lowest = extremes(values, count).low;
+    rank = smaller(rank, count);
+    if (number_in(values, count, lowest, lowest) >= rank) /* 0 of a ReLU, and other ends of activations */
+        return lowest;
+    return at_rank(values, count, rank);
+}
+
 float kth_highest(const float *values, int64_t count, int64_t rank)
 {
-    return kth_lowest(values, count, count - smaller(rank, count) + 1);
+    float highest = extremes(values, count).high;
+    rank = smaller(rank, count);
+    if (number_in(values, count, highest, highest) >= rank)
+        return highest;
+    return at_rank(values, count, count - rank + 1);
 }
 
 FOR_EACH_CPU
@@ -59,23 +99,25 @@ int64_t number_in(const float *values, int64_t count, float low, float high)
 static int64_t bin_of(double value, int64_t exponent) { return (int64_t)floor(ldexp(value, -(int)exponent)); }
 
 /* A tiny negative value times the factor may be 0, one bin above the bins that `reserve` found for it. */
-static inline int32_t inside(int32_t index, int32_t bins)
+static inline int32_t bin_between(float steps, float lowest, float highest)
 {
-    index = index < 0 ? 0 : index;
-    return index < bins ? index : bins - 1;
+    steps = floorf(steps);
+    steps = steps < lowest ? lowest : steps;
+    return (int32_t)(steps > highest ? highest : steps);
 }
 
-/* Number of values in each bin, added to counts[floor(value * factor) - first]; two tables, since an addition to a bin
- * waits for the one before. */
+/* Number of values in each bin, added to counts[clamp(floor(value * factor), lowest, highest) - first]; two tables, since an
+ * addition to a bin waits for the one before. */
 FOR_EACH_CPU
-static void count_into(const float *values, int64_t count, float factor, int64_t first, int64_t bins, int32_t *counts)
+static void count_into(const float *values, int64_t count, float factor, float lowest, float highest, int64_t first,
+                       int64_t bins, int32_t *counts)
 {
     int32_t indices[STRIP], shift = (int32_t)first;
     int32_t *other = counts + bins;
     for (int64_t start = 0; start < count; start += STRIP) {
         int64_t size = smaller(STRIP, count - start), i = 0;
         for (int64_t j = 0; j < size; j++)
-            indices[j] = inside((int32_t)floorf(values[start + j] * factor) - shift, (int32_t)bins);
+            indices[j] = bin_between(values[start + j] * factor, lowest, highest) - shift;
         for (; i + 2 <= size; i += 2) {
             counts[indices[i]]++;
             other[indices[i + 1]]++;
@@ -83,6 +125,20 @@ static void count_into(const float *values, int64_t count, float factor, int64_t
         if (i < size)
             counts[indices[i]]++;
     }
+}
+
+/* Smallest and largest of the values in [low, high]. */
+FOR_EACH_CPU
+static bounds_t extremes_between(const float *values, int64_t count, float low, float high)
+{
+    float least = INFINITY, most = -INFINITY;
+#pragma omp simd reduction(min : least) reduction(max : most)
+    for (int64_t i = 0; i < count; i++) {
+        float from = values[i] >= low ? values[i] : INFINITY, to = values[i] <= high ? values[i] : -INFINITY;
+        least = from < least ? from : least;
+        most = to > most ? to : most;
+    }
+    return (bounds_t){least, most};
 }
 
 /* Lower edges of the first and the last bin that hold a count. */
@@ -165,33 +221,41 @@ static void add_weighted(double *counts, int32_t *found, int64_t bins, int64_t t
     }
 }
 
-int add(state_t *state, const plan_t *plan, const float *values, int64_t count, double weight)
+int add(state_t *state, const plan_t *plan, const samples_t *samples, double weight)
 {
-    if (!count)
+    const float *values = samples->values;
+    int64_t count = samples->count, bins = state->bins;
+    if (count == samples->outside.count)
         return 0;
-    bounds_t ends = extremes(values, count);
+    bounds_t ends = samples->outside.count ? extremes_between(values, count, samples->low, samples->high)
+                                           : extremes(values, count);
     double low = ends.low, high = ends.high;
     for (int64_t i = 0; i < state->atom_count; i++)
         if (low == high && low == state->atoms[i]) {
-            state->weights[i] += weight * (double)count;
+            state->weights[i] += weight * (double)(count - samples->outside.count);
             return 0;
         }
     if (reserve(state, plan, low, high))
         return 1;
-    int64_t bins = state->bins, parts = count > BLOCK ? 2 : 1, half = count / parts;
+    int64_t parts = count > BLOCK ? 2 : 1, half = count / parts, first = state->first;
     float factor = (float)ldexp(1, -(int)state->exponent);
+    /* Not bin_of: in single precision, as in count_into, a tiny value times the factor may be 0. Those outside are counted
+     * in the bins of the ends, and then taken out. */
+    float whole[] = {(float)first, (float)(first + bins - 1)};
+    float lowest = (float)bin_between(ends.low * factor, whole[0], whole[1]);
+    float highest = (float)bin_between(ends.high * factor, whole[0], whole[1]);
 #pragma omp parallel for schedule(static) if (parts > 1)
     for (int64_t part = 0; part < parts; part++)
-        count_into(values + part * half, part + 1 < parts ? half : count - part * half, factor, state->first, bins,
-                   state->found + 2 * bins * part);
-    /* Not bin_of: in single precision, as in count_into, a tiny value times the factor may be 0. */
-    int64_t begin = inside((int32_t)floorf(ends.low * factor) - (int32_t)state->first, (int32_t)bins);
-    int64_t end = inside((int32_t)floorf(ends.high * factor) - (int32_t)state->first, (int32_t)bins) + 1;
+        count_into(values + part * half, part + 1 < parts ? half : count - part * half, factor, lowest, highest, first,
+                   bins, state->found + 2 * bins * part);
+    for (int64_t i = 0; i < samples->outside.count; i++)
+        state->found[bin_between(samples->outside.values[i] * factor, lowest, highest) - first]--;
+    int64_t begin = (int64_t)lowest - first, end = (int64_t)highest - first + 1;
     add_weighted(state->counts, state->found, bins, 2 * parts, begin, end, weight);
     for (int64_t i = 0; i < state->atom_count; i++)
         if (low <= state->atoms[i] && state->atoms[i] <= high) {
             double same = weight * (double)number_in(values, count, (float)state->atoms[i], (float)state->atoms[i]);
-            state->counts[bin_of(state->atoms[i], state->exponent) - state->first] -= same;
+            state->counts[bin_of(state->atoms[i], state->exponent) - first] -= same;
             state->weights[i] += same;
         }
     return 0;
@@ -251,7 +315,7 @@ int keep(state_t *state, const plan_t *plan, const values_t *values)
         left = push(state->smallest, &state->smallest_count, plan->capacity, rest, left, last);
         for (int64_t i = 0; i < left; i++)
             last[i] = -last[i];
-        failed = add(state, plan, last, left, 1);
+        failed = add(state, plan, &(samples_t){.values = last, .count = left}, 1);
     }
     free(rest);
     free(last);

@@ -6,44 +6,46 @@
 
 #include "range_kernels.h"
 
-#define LANES 16 /* elements looked at together */
+#define LOOK 64 /* elements looked at together */
 
 /* Elements of the tensor: those beyond `exact` are in `outer`, samples stand for the others. */
 typedef struct {
     range_t exact;
     int is_filled[2]; /* low, high: whether at least `capacity` elements are at or beyond that bound */
-    values_t outer, samples[2];
+    values_t outer;
+    samples_t samples[2];
+    float *memory[3]; /* of the samples */
     double weights[2];
     float minimum, maximum;
 } summary_t;
 
-/* Copies those of the values that are in [low, high] to `inside`, which may be x, and the others to `outside`, if it is
- * not NULL; returns the number of the former. */
+/* Copies the values that are not in [low, high] to `outside`, which has room for all; returns their number. */
 FOR_EACH_CPU
-static int64_t divide(const float *x, int64_t count, float low, float high, float *inside, values_t *outside)
+static int64_t copy_outside(const float *x, int64_t count, float low, float high, float *outside)
 {
-    int64_t found = 0, other = 0;
-    for (int64_t start = 0; start < count; start += LANES) {
-        int64_t size = smaller(LANES, count - start);
+    int64_t found = 0;
+    for (int64_t start = 0; start < count; start += LOOK) {
+        int64_t size = smaller(LOOK, count - start);
         const float *values = x + start;
         int is_any = 0;
         for (int64_t i = 0; i < size; i++)
             is_any |= (values[i] > high) | (values[i] < low);
-        if (!is_any) {
-            memmove(inside + found, values, (size_t)size * sizeof(float));
-            found += size;
-            continue;
-        }
-        for (int64_t i = 0; i < size; i++) {
-            int is_outside = (values[i] > high) | (values[i] < low);
-            inside[found] = values[i];
-            found += !is_outside;
-            if (outside != NULL && is_outside)
-                outside->values[other++] = values[i];
+        for (int64_t i = 0; is_any && i < size; i++) {
+            outside[found] = values[i];
+            found += (values[i] > high) | (values[i] < low);
         }
     }
-    if (outside != NULL)
-        outside->count = other;
+    return found;
+}
+
+/* Takes the values that are not in [low, high] out of `values`; returns the number of those that stay. */
+static int64_t keep_inside(float *values, int64_t count, float low, float high)
+{
+    int64_t found = 0;
+    for (int64_t i = 0; i < count; i++) {
+        values[found] = values[i];
+        found += (values[i] >= low) & (values[i] <= high);
+    }
     return found;
 }
 
@@ -56,6 +58,14 @@ static int64_t first_sample(int64_t start, double distance)
     while ((int64_t)((double)i * distance) < start)
         i++;
     return i;
+}
+
+/* sample[i] = x[(int64_t)(i * distance)] for i = from..to - 1; a block of x has fewer than 2^31 elements. */
+FOR_EACH_CPU
+static void take_samples(const float *x, int64_t from, int64_t to, double distance, float *sample)
+{
+    for (int32_t i = (int32_t)from; i < (int32_t)to; i++)
+        sample[i] = x[(int32_t)((double)i * distance)];
 }
 
 /* Smallest and largest value of each row, and the values at the positions (int64_t)(i * distance), i = 0..per_block - 1,
@@ -76,12 +86,9 @@ static void reduce_rows(const float *x, const plan_t *plan, float *lows, float *
             lows[row] = found.low;
             highs[row] = found.high;
         }
-        for (int64_t i = first_sample(in_block * size, plan->distance); i < count; i++) {
-            int64_t position = (int64_t)((double)i * plan->distance);
-            if (position >= end * size)
-                break;
-            sample[start / block * plan->per_block + i] = x[start * size + position];
-        }
+        int64_t from = first_sample(in_block * size, plan->distance), to = first_sample(end * size, plan->distance);
+        take_samples(x + start * size, from, smaller(to, count), plan->distance,
+                     sample + start / block * plan->per_block);
     }
 }
 
@@ -129,19 +136,12 @@ static int64_t reaching(const float *lows, const float *highs, int64_t rows, ran
 static values_t collect(const float *x, int64_t size, const int64_t *indices, int64_t rows, range_t inner,
                         range_t bounds)
 {
-    values_t found = {room_for(rows * size), 0}, row = {room_for(size), 0};
-    float *inside = room_for(size);
-    for (int64_t at = 0; at < rows && found.values != NULL && row.values != NULL && inside != NULL; at++) {
-        divide(x + indices[at] * size, size, (float)inner.low, (float)inner.high, inside, &row);
-        found.count += divide(row.values, row.count, (float)bounds.low, (float)bounds.high, found.values + found.count,
-                              NULL);
+    values_t found = {room_for(rows * size), 0};
+    for (int64_t at = 0; at < rows && found.values != NULL; at++) {
+        float *next = found.values + found.count;
+        int64_t count = copy_outside(x + indices[at] * size, size, (float)inner.low, (float)inner.high, next);
+        found.count += keep_inside(next, count, (float)bounds.low, (float)bounds.high);
     }
-    if (row.values == NULL || inside == NULL) {
-        free(found.values);
-        found.values = NULL;
-    }
-    free(row.values);
-    free(inside);
     return found;
 }
 
@@ -166,8 +166,8 @@ static range_t tail_bounds(range_t ends, range_t exact, const float *sample, con
 static void free_summary(summary_t *summary)
 {
     free(summary->outer.values);
-    free(summary->samples[0].values);
-    free(summary->samples[1].values);
+    for (int i = 0; i < 3; i++)
+        free(summary->memory[i]);
 }
 
 /* Summarises the elements that are cut into rows. Returns 1 without memory. */
@@ -177,8 +177,10 @@ static int summarise_large(const float *x, const plan_t *plan, range_t known, su
     int64_t size = plan->length, rows = plan->whole / size;
     float *lows = room_for(rows), *highs = room_for(rows), *sample = room_for(plan->samples);
     int64_t *indices = malloc((size_t)rows * sizeof(int64_t));
-    summary->samples[1].values = sample;
-    int failed = lows == NULL || highs == NULL || sample == NULL || indices == NULL;
+    float *outside = room_for(plan->samples);
+    summary->memory[0] = sample;
+    summary->memory[1] = outside;
+    int failed = outside == NULL || lows == NULL || highs == NULL || sample == NULL || indices == NULL;
     if (!failed) {
         reduce_rows(x, plan, lows, highs, sample);
         summary->minimum = extremes(lows, rows).low;
@@ -196,12 +198,16 @@ static int summarise_large(const float *x, const plan_t *plan, range_t known, su
             int64_t some = smaller(found, plan->tail_rows);
             for (int64_t i = 0; i < some; i++)
                 indices[i] = indices[i * found / some];
-            summary->samples[0] = collect(x, size, indices, some, tails, summary->exact);
+            values_t middle = collect(x, size, indices, some, tails, summary->exact);
+            summary->samples[0] = (samples_t){.values = middle.values, .count = middle.count};
+            summary->memory[2] = middle.values;
             summary->weights[0] = (double)found / (double)some;
-            failed = summary->samples[0].values == NULL;
+            failed = middle.values == NULL;
         }
-        int64_t body = divide(sample, plan->samples, (float)tails.low, (float)tails.high, sample, NULL);
-        summary->samples[1].count = body;
+        float low = (float)tails.low, high = (float)tails.high;
+        values_t others = {outside, copy_outside(sample, plan->samples, low, high, outside)};
+        summary->samples[1] = (samples_t){sample, plan->samples, others, low, high};
+        int64_t body = plan->samples - others.count;
         double rest = (double)(plan->whole - summary->outer.count);
         rest -= summary->weights[0] * (double)summary->samples[0].count;
         summary->weights[1] = rest / (double)(body > 1 ? body : 1);
@@ -224,13 +230,13 @@ static int summarise_small(const float *x, int64_t count, const plan_t *plan, ra
         return 0;
     float *lows = room_for(width), *highs = room_for(width);
     summary->outer.values = room_for(count);
-    summary->samples[0].values = room_for(count);
-    int failed = lows == NULL || highs == NULL || summary->outer.values == NULL || summary->samples[0].values == NULL;
+    int failed = lows == NULL || highs == NULL || summary->outer.values == NULL;
     if (!failed) {
         reduce_columns(x, depth, width, lows, highs);
         set_exact(summary, plan, known, lows, highs, width);
         float low = (float)summary->exact.low, high = (float)summary->exact.high;
-        summary->samples[0].count = divide(x, count, low, high, summary->samples[0].values, &summary->outer);
+        summary->outer.count = copy_outside(x, count, low, high, summary->outer.values);
+        summary->samples[0] = (samples_t){x, count, summary->outer, low, high};
         summary->weights[0] = 1;
     }
     free(lows);
@@ -241,18 +247,18 @@ static int summarise_small(const float *x, int64_t count, const plan_t *plan, ra
 /* Takes the elements of a summary into the state. Returns 1 without memory. */
 static int take(state_t *state, const plan_t *plan, summary_t *summary)
 {
-    values_t *outer = &summary->outer;
-    float *all = realloc(outer->values, (size_t)(outer->count + 2 * plan->capacity) * sizeof(float));
-    if (all == NULL)
-        return 1;
-    outer->values = all;
     if (summary->exact.high == summary->maximum)
         watch(state, plan, summary->maximum);
     if (summary->exact.low == summary->minimum)
         watch(state, plan, summary->minimum);
     int failed = 0;
     for (int i = 0; i < 2; i++)
-        failed |= add(state, plan, summary->samples[i].values, summary->samples[i].count, summary->weights[i]);
+        failed |= add(state, plan, &summary->samples[i], summary->weights[i]);
+    values_t *outer = &summary->outer;
+    float *all = realloc(outer->values, (size_t)(outer->count + 2 * plan->capacity) * sizeof(float));
+    if (all == NULL)
+        return 1;
+    outer->values = all;
     float bounds[] = {(float)summary->exact.low, (float)summary->exact.high};
     int64_t found = outer->count, inside = number_in(all, found, bounds[0], INFINITY);
     int64_t beyond[] = {found - inside, found - number_in(all, found, -INFINITY, bounds[1])};
@@ -260,7 +266,7 @@ static int take(state_t *state, const plan_t *plan, summary_t *summary)
         int64_t ties = summary->is_filled[side] && beyond[side] < plan->capacity ? plan->capacity - beyond[side] : 0;
         for (int64_t i = 0; i < ties; i++)
             all[outer->count + i] = bounds[side];
-        failed |= add(state, plan, all + outer->count, ties, -1);
+        failed |= add(state, plan, &(samples_t){.values = all + outer->count, .count = ties}, -1);
         outer->count += ties;
     }
     return failed || keep(state, plan, outer);

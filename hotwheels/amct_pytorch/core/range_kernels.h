@@ -37,6 +37,14 @@ typedef struct {
     int64_t count;
 } values_t;
 
+/* Those of `count` values that are in [low, high]; `outside` are the others. Unless there are others, the ends may be 0. */
+typedef struct {
+    const float *values;
+    int64_t count;
+    values_t outside;
+    float low, high;
+} samples_t;
+
 #define TABLES 4
 
 static inline float *room_for(int64_t count) { return malloc((size_t)(count > 0 ? count : 1) * sizeof(float)); }
@@ -51,8 +59,8 @@ INTERNAL int64_t number_in(const float *values, int64_t count, float low, float 
 /* Counts a value apart from now on, unless too many values are. */
 INTERNAL void watch(state_t *state, const plan_t *plan, double value);
 
-/* Counts each value with `weight` in the histogram. Returns 1 without memory. */
-INTERNAL int add(state_t *state, const plan_t *plan, const float *values, int64_t count, double weight);
+/* Counts each of the samples with `weight` in the histogram. Returns 1 without memory. */
+INTERNAL int add(state_t *state, const plan_t *plan, const samples_t *samples, double weight);
 
 /* Sorts exact values into the tails; the histogram gets those that fit in neither. Returns 1 without memory. */
 INTERNAL int keep(state_t *state, const plan_t *plan, const values_t *values);

@@ -21,6 +21,7 @@ from ..core.folded_rounding import LargestWeightGrid
 from ..core.params import QuantParams
 from ..errors import ConfigError
 from .distributed import is_distributed
+from .module_walk import all_modules
 from .observers.observation import as_float, finite_samples, float_samples, is_quantizable
 from .quantizer import AFTER_A_BAD_STEP, Quantizer
 from .weight_grid import GridOrigin
@@ -178,8 +179,10 @@ class ActivationQuantizer(Quantizer):
 
     def _mark_learned(self) -> None:
         """Sets ``requires_grad`` of the parameters."""
-        for parameter in self.parameters():
-            parameter.requires_grad_(self._is_in_use)
+        for module in all_modules(self):
+            for parameter in module._parameters.values():
+                if parameter is not None and parameter.requires_grad != self._is_in_use:
+                    parameter.requires_grad_(self._is_in_use)
 
     @abstractmethod
     def _take(self, samples: Tensor) -> bool:
@@ -327,8 +330,14 @@ class WeightQuantizer(Quantizer):
         """Returns the stored scale; for ARQ that of the last weight it observed, None if it has observed none."""
 
 
-@contextlib.contextmanager
-def no_gradients() -> Iterator[None]:
+def no_gradients() -> AbstractContextManager[None]:
     """Disables gradients, and inference mode too: tensors made inside can be used outside of an inference mode."""
+    if torch.is_grad_enabled() or torch.is_inference_mode_enabled():
+        return _without_gradients()
+    return contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _without_gradients() -> Iterator[None]:
     with torch.inference_mode(False), torch.no_grad():
         yield

@@ -93,9 +93,10 @@ class UlqFakeQuantize(ActivationQuantizer):
 
     def _seed(self, low: Tensor, high: Tensor) -> None:
         """Stores the first range: ends from the configuration replace the observed ends."""
-        self.clip_max.copy_(high if self.given_max is None else torch.tensor(self.given_max))
-        self.clip_min.copy_(low if self.given_min is None else torch.tensor(self.given_min))
-        self.clip_min.copy_(self._lower_end(self.clip_min, self.clip_max))
+        high = high if self.given_max is None else torch.tensor(self.given_max)
+        low = low if self.given_min is None else torch.tensor(self.given_min)
+        self.clip_max.copy_(high)
+        self.clip_min.copy_(self._lower_end(low, high))
         self._mark_learned()
         self._remember()
 
@@ -108,7 +109,9 @@ class UlqFakeQuantize(ActivationQuantizer):
     def _mark_learned(self) -> None:
         """Sets ``requires_grad``: False for a lower end that follows from the upper end, as DDP would wait for it."""
         super()._mark_learned()
-        self.clip_min.requires_grad_(self._is_in_use and not self.is_symmetric and not self.fixed_min)
+        lower, learns = self.clip_min, self._is_in_use and not self.is_symmetric and not self.fixed_min
+        if lower.requires_grad != learns:
+            lower.requires_grad_(learns)
 
     @torch.no_grad()
     def raise_lower_end(self, low: float) -> bool:

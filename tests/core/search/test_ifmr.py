@@ -41,9 +41,9 @@ def reference(values, spec, options):
 
 def squared_error(values, result, spec):
     """Mean squared error of the final grid on all values, float64."""
-    total = 0.0
+    total, grid = 0.0, result.params(spec.num_bits)
     for piece in values.double().split(1 << 20):
-        total += float((affine.fake_quantize(piece, result.scale, result.offset, spec.num_bits) - piece).square().sum())
+        total += float((affine.fake_quantize(piece, grid.scale, grid.offset, spec.num_bits) - piece).square().sum())
     return total / values.numel()
 
 
@@ -154,7 +154,8 @@ def test_constant_tensor_keeps_its_value(value, size):
     for symmetric in (False, True):
         spec = QuantSpec(symmetric=symmetric)
         found = stream([torch.full((size,), value)], spec, IfmrOptions())
-        got = affine.fake_quantize(torch.tensor([value]), found.scale, found.offset, 8)
+        grid = found.params(8)
+        got = affine.fake_quantize(torch.tensor([value]), grid.scale, grid.offset, 8)
         assert float(got) == pytest.approx(value, rel=1e-6)
 
 
@@ -180,7 +181,7 @@ def test_only_the_upper_bound_moves():
 
 def test_scale_is_canonical():
     for seed in range(20):
-        scale = search_exact(normal(100, seed), QuantSpec()).scale
+        scale = search_exact(normal(100, seed), QuantSpec()).params(8).scale
         assert torch.equal(affine.canonical_scale(scale), scale)
 
 
@@ -207,4 +208,4 @@ def test_nothing_observed_is_an_error():
 
 def test_result_is_immutable():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        search_exact(normal(10), QuantSpec()).scale = torch.tensor(1.0)
+        search_exact(normal(10), QuantSpec()).scale = 1.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...errors import CalibrationError
-from ..affine import affine_params
+from ..affine import affine_params, params_of_numbers
+from ..params import QuantParams
 from ..spec import SMALLEST_SCALE, QuantSpec
 from ..statistics.grid_error import least_error, sum_of_squares
 from ..statistics.range_statistics import RangeStatistics, rank
@@ -61,19 +63,24 @@ class IfmrOptions:
 
 @dataclasses.dataclass(frozen=True)
 class IfmrResult:
-    """The chosen grid; all tensors are scalars on the CPU.
+    """The chosen grid, as numbers: an operation on a tensor of one element takes ten times as long.
 
     Attributes:
-      scale: Real value of one step, float32, canonical.
-      offset: Integer that stands for 0.0, int32.
-      low: Lower bound of the data, <= 0, float32; -high if symmetric.
-      high: Chosen upper bound, >= 0, float32.
+      scale: Real value of one step, a float32, canonical.
+      offset: Integer that stands for 0.0.
+      low: Lower bound of the data, <= 0, a float32; -high if symmetric.
+      high: Chosen upper bound, >= 0, a float32.
     """
 
-    scale: Tensor
-    offset: Tensor
-    low: Tensor
-    high: Tensor
+    scale: float
+    offset: int
+    low: float
+    high: float
+
+    def params(self, num_bits: int) -> QuantParams:
+        """Returns the grid as tensors on the CPU; ``num_bits`` is the width that was searched for."""
+        scale, offset = torch.tensor(self.scale), torch.tensor(self.offset, dtype=torch.int32)
+        return QuantParams(scale=scale, offset=offset, num_bits=num_bits)
 
 
 def search(
@@ -169,6 +176,10 @@ def _ratios(start: float, end: float, step: float) -> Numbers:
 
 
 def _result(low: float, high: float, spec: QuantSpec) -> IfmrResult:
-    bounds = torch.tensor(low, dtype=torch.float32), torch.tensor(high, dtype=torch.float32)
-    scale, offset = affine_params(-bounds[1] if spec.symmetric else bounds[0], bounds[1], spec)
-    return IfmrResult(scale=scale, offset=offset, low=bounds[0], high=bounds[1])
+    with np.errstate(over="ignore"):
+        low, high = float(np.float32(low)), float(np.float32(high))
+    bottom = -high if spec.symmetric else low
+    if math.isfinite(bottom) and math.isfinite(high):
+        return IfmrResult(*params_of_numbers(bottom, high, spec), low=low, high=high)
+    scale, offset = affine_params(torch.tensor(bottom), torch.tensor(high), spec)
+    return IfmrResult(float(scale), int(offset), low=low, high=high)

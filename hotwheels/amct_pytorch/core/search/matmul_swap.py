@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from torch import Tensor
 
 from ..affine import fake_quantize
@@ -41,7 +43,8 @@ def symmetric_grid(x: Tensor, num_bits: int) -> QuantParams:
     statistics = options.new_statistics(spec)
     statistics.update(x)
     found = search(statistics, spec, options)
-    return QuantParams(scale=found.scale.to(x.device), offset=found.offset.to(x.device), num_bits=num_bits)
+    grid = found.params(num_bits)
+    return dataclasses.replace(grid, scale=grid.scale.to(x.device), offset=grid.offset.to(x.device))
 
 
 def _round(x: Tensor, grid: QuantParams) -> Tensor:

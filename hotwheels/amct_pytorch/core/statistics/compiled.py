@@ -130,4 +130,12 @@ def least_error(
 
 
 def _addresses(*arrays: NDArray[Any]) -> list[int]:
-    return [one.__array_interface__["data"][0] for one in arrays]
+    return [_address(one) for one in arrays]
+
+
+def _address(array: NDArray[Any]) -> int:
+    try:  # a quarter of the time of the description of the whole array
+        return ctypes.addressof(ctypes.c_char.from_buffer(array))
+    except (TypeError, ValueError):  # it must not be written to, or is empty
+        address: int = array.__array_interface__["data"][0]
+        return address

@@ -139,6 +139,8 @@ def summarise(x: Tensor, wish: Wish) -> list[Summary]:
 
 def flat_view(x: Tensor) -> Tensor:
     """Returns the elements of ``x`` as one dimension: a view in memory order where ``x`` is dense, else a copy."""
+    if x.is_contiguous():
+        return x.view(-1)
     dims = sorted((d for d in range(x.dim()) if x.shape[d] != 1), key=x.stride)
     expected = 1
     for d in dims:

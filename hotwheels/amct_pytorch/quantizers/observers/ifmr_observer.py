@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...config.arguments.algorithms import default_of
-from ...core.affine import is_empty_range
+from ...core.affine import is_empty
 from ...core.search.ifmr import IfmrOptions, IfmrResult, search, search_exact
 from ...core.spec import QuantSpec
 from ...core.statistics.range_statistics import RangeStatistics
@@ -127,7 +127,8 @@ class IFMRObserver(RangeObserver):
         if self._batches + 1 == self.batch_num:
             self._finish(statistics, kept)
             statistics, kept = None, []
-        self._batches, self._statistics, self._samples = self._batches + 1, statistics, kept
+        state = {"_batches": self._batches + 1, "_statistics": statistics, "_samples": kept}
+        vars(self).update(state)  # torch's assignment of an attribute takes longer
 
     @property
     def refuses_non_finite(self) -> bool:  # type: ignore[override]
@@ -144,10 +145,10 @@ class IFMRObserver(RangeObserver):
         return statistics
 
     def _finish(self, statistics: RangeStatistics | None, kept: list[Tensor]) -> None:
-        result, self.extremes = self._search(statistics, kept)
+        result, vars(self)["extremes"] = self._search(statistics, kept)
         self._store(result.low, result.high, result.scale, result.offset)
-        if is_empty_range(self.min_val, self.max_val, self._spec):
-            said = f"the calibration data is (almost) all zero; scale 1 and offset {int(self.zero_point)} are used."
+        if is_empty(result.low, result.high, self._spec):
+            said = f"the calibration data is (almost) all zero; scale 1 and offset {result.offset} are used."
             _LOGGER.warning_of_layer(self.object_layer, said)
 
     def _search(self, statistics: RangeStatistics | None, kept: list[Tensor]) -> tuple[IfmrResult, tuple[float, float]]:

@@ -145,11 +145,13 @@ class RangeObserver(ObserverBase):
         self._store(low, high, scale, offset)
 
     def _store(self, low: Any, high: Any, scale: Any, offset: Any) -> None:
+        """Stores four numbers, or tensors of one element."""
         with torch.no_grad():
             for buffer, value in zip(self._grid_buffers(), (low, high, scale, offset), strict=True):
-                buffer.copy_(
-                    value if isinstance(value, Tensor) and not value.dim() else torch.as_tensor(value).reshape(())
-                )
+                if isinstance(value, (float, int)):
+                    buffer.fill_(value)
+                else:
+                    buffer.copy_(torch.as_tensor(value).reshape(()))
 
     def _grid_buffers(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return self.min_val, self.max_val, self.scale, self.zero_point
