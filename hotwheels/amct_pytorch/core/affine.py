@@ -32,8 +32,8 @@ def affine_params(low: Tensor, high: Tensor, spec: QuantSpec) -> tuple[Tensor, T
     if not low.dim() and not high.dim() and low.device.type == high.device.type == "cpu":
         ends = low.item(), high.item()
         if math.isfinite(ends[0]) and math.isfinite(ends[1]):
-            scale, offset = params_of_numbers(*ends, spec)
-            return torch.tensor(scale, dtype=torch.float32), torch.tensor(offset, dtype=torch.int32)
+            step, zero = params_of_numbers(*ends, spec)
+            return torch.tensor(step, dtype=torch.float32), torch.tensor(zero, dtype=torch.int32)
     low, high = low.to(torch.float32).clamp(max=0.0), high.to(torch.float32).clamp(min=0.0)
     if spec.symmetric:
         scale = torch.maximum(-low, high) / spec.qmax

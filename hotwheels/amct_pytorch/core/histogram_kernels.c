@@ -19,8 +19,8 @@ static inline uint32_t ordered(float value)
     return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
 
-/* Adds up how often each digit occurs among the numbers of the values whose digits `known` are `found`. Four tables, since
- * an addition to a digit waits for the one before. */
+/* Adds up how often each digit occurs among the numbers of the values whose digits `known` are `found`. Four tables,
+ * since an addition to a digit waits for the one before. */
 static void count_digits(const float *values, int64_t count, uint32_t known, uint32_t found, int shift, int32_t *digits)
 {
     int32_t tables[4][DIGITS] = {{0}};
@@ -106,8 +106,8 @@ static inline int32_t bin_between(float steps, float lowest, float highest)
     return (int32_t)(steps > highest ? highest : steps);
 }
 
-/* Number of values in each bin, added to counts[clamp(floor(value * factor), lowest, highest) - first]; two tables, since an
- * addition to a bin waits for the one before. */
+/* Number of values in each bin, added to counts[clamp(floor(value * factor), lowest, highest) - first]; two tables,
+ * since an addition to a bin waits for the one before. */
 FOR_EACH_CPU
 static void count_into(const float *values, int64_t count, float factor, float lowest, float highest, int64_t first,
                        int64_t bins, int32_t *counts)
@@ -239,8 +239,8 @@ int add(state_t *state, const plan_t *plan, const samples_t *samples, double wei
         return 1;
     int64_t parts = count > BLOCK ? 2 : 1, half = count / parts, first = state->first;
     float factor = (float)ldexp(1, -(int)state->exponent);
-    /* Not bin_of: in single precision, as in count_into, a tiny value times the factor may be 0. Those outside are counted
-     * in the bins of the ends, and then taken out. */
+    /* Not bin_of: in single precision, as in count_into, a tiny value times the factor may be 0. Those outside are
+     * counted in the bins of the ends, and then taken out. */
     float whole[] = {(float)first, (float)(first + bins - 1)};
     float lowest = (float)bin_between(ends.low * factor, whole[0], whole[1]);
     float highest = (float)bin_between(ends.high * factor, whole[0], whole[1]);

@@ -133,7 +133,7 @@ def _addresses(*arrays: NDArray[Any]) -> list[int]:
     return [_address(one) for one in arrays]
 
 
-def _address(array: NDArray[Any]) -> int:
+def _address(array: Any) -> int:
     try:  # a quarter of the time of the description of the whole array
         return ctypes.addressof(ctypes.c_char.from_buffer(array))
     except (TypeError, ValueError):  # it must not be written to, or is empty
