@@ -35,7 +35,8 @@ static void rows_of(int64_t rows, int64_t size)
         factor[row] = 0.5f;
     amct_fake_quantize(x, out, count, 0.1f, -128, 127);
     sums_t *sums = malloc((size_t)((count + BLOCK - 1) / BLOCK) * sizeof(sums_t));
-    amct_learned_range(x, grad, count, 0.1f, -3, 3, sums);
+    amct_learned_range(x, grad, out, count, 0.1f, -3, 3, sums);
+    amct_learned_range(x, grad, grad, count, 0.1f, -3, 3, sums);
     for (int each = 0; each < 2; each++) {
         amct_unfold(x, out, rows, size, factor, factor, factor, each, 127);
         amct_unfold_backward(grad, x, rows, size, factor, factor, factor, each, 7, dots);
