@@ -22,7 +22,7 @@ PACKAGE = "hotwheels.amct_pytorch"
 VERSION = runpy.run_path(str(ROOT / "hotwheels/amct_pytorch/version.py"))
 MAPPED_FOLDERS = ("proto", "capacity", "custom_op")
 KERNELS = (
-    *("kernels", "weight_kernels", "integer_kernels", "fingerprint"),
+    *("kernels", "weight_kernels", "integer_kernels", "byte_kernels", "fingerprint"),
     *("range_kernels", "histogram_kernels", "search_kernels"),
 )
 

@@ -1,5 +1,6 @@
 /* Calls every kernel on memory of exactly the size it may touch, for sizes around its blocks. For ASan and UBSan. */
 
+#include "byte_kernels.c"
 #include "fingerprint.c"
 #include "histogram_kernels.c"
 #include "integer_kernels.c"
@@ -68,6 +69,17 @@ static void rows_of(int64_t rows, int64_t size)
     float table[256] = {7};
     amct_look_up_bytes((const uint8_t *)integers, out, 0, 0, count, table);
     amct_look_up_bytes((const uint8_t *)integers, integers, 1, 3, count, table);
+    for (int i = 0; i < 256; i++)
+        table[i] = (float)(i - 90);
+    amct_look_up_bytes((const uint8_t *)integers, out, 0, 0, count, table);
+    uint8_t small[256], *fast = malloc((size_t)count), *slow = malloc((size_t)count);
+    for (int i = 0; i < 256; i++)
+        small[i] = (uint8_t)(i * 167 + 13);
+    byte_look_up()((const uint8_t *)integers, fast, count, small);
+    look_up_each((const uint8_t *)integers, slow, count, small);
+    if (memcmp(fast, slow, (size_t)count) != 0)
+        abort();
+    free(fast), free(slow);
     int32_t *totals = malloc((size_t)size * sizeof(int32_t));
     amct_pixel_sums((const uint8_t *)integers, 1, rows, size, totals);
     free(totals);

@@ -118,6 +118,25 @@ class Deferred(Tensor):
         """Returns a Deferred of this shape on the CPU whose ``form`` holds no float tensor of that shape."""
         return Deferred.by(_NOTHING.expand(shape), part, form)
 
+    # What a real_quant forward asks most, without a detour by `__torch_function__`.
+
+    @property
+    def shape(self) -> torch.Size:  # type: ignore[override]
+        """That of the carrier."""
+        return self.carrier.shape
+
+    def is_floating_point(self) -> bool:
+        """True."""
+        return True
+
+    def dim(self) -> int:
+        """That of the carrier."""
+        return self.carrier.dim()
+
+    def numel(self) -> int:
+        """That of the carrier."""
+        return self.carrier.numel()
+
     def whole(self) -> Tensor:
         """Returns all values, a plain float64 tensor, contiguous: kernels are free to choose another layout."""
         return self.part(...).contiguous()

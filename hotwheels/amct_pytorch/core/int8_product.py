@@ -40,10 +40,10 @@ class _Setting:
     dilation: list[int]
     groups: int
 
-    def positions(self, x: Tensor, weight: Tensor) -> int:
-        """Returns the number of pixels of an image of the result."""
+    def positions(self, shape: torch.Size, weight: torch.Size) -> int:
+        """Returns the number of pixels of an image of the result, from the shapes of the data and the weight."""
         height, width = (
-            (x.shape[axis + 2] + 2 * self.padding[axis] - self.dilation[axis] * (weight.shape[axis + 2] - 1) - 1)
+            (shape[axis + 2] + 2 * self.padding[axis] - self.dilation[axis] * (weight[axis + 2] - 1) - 1)
             // self.stride[axis]
             + 1
             for axis in range(2)
@@ -187,15 +187,32 @@ def _setting_for(
     input: Tensor, weight: Tensor, stride: Any, padding: Any, dilation: Any, groups: int
 ) -> _Setting | None:
     """Returns the settings of a convolution for the int8 kernels; None if they are wrong, or do not pay."""
-    # oneDNN's kernels of torch 2.13 are wrong for other groups, such as 8 groups of 24 channels.
-    takes_groups = groups == 1 or groups == weight.shape[0] == input.shape[1]
-    if not takes_groups or input.dim() != 4 or not input.numel() or isinstance(padding, str):
+    if input.dim() != 4 or isinstance(padding, str):
         return None
-    setting = _Setting(_pair(stride), _pair(padding), _pair(dilation), groups)
-    positions = len(input) * setting.positions(input, weight)
-    pays = positions >= _LEAST_POSITIONS and positions * weight.numel() >= _LEAST_PRODUCTS
+    given = _pair(stride), _pair(padding), _pair(dilation)
+    return _setting_of_shapes(input.shape, weight.shape, *given, groups, _LEAST_POSITIONS, _LEAST_PRODUCTS)
+
+
+@functools.lru_cache(maxsize=4096)
+def _setting_of_shapes(
+    shape: torch.Size,
+    weight: torch.Size,
+    stride: tuple[int, ...],
+    padding: tuple[int, ...],
+    dilation: tuple[int, ...],
+    groups: int,
+    least_positions: int,
+    least_products: int,
+) -> _Setting | None:
+    # oneDNN's kernels of torch 2.13 are wrong for other groups, such as 8 groups of 24 channels.
+    takes_groups = groups == 1 or groups == weight[0] == shape[1]
+    if not takes_groups or not shape.numel():
+        return None
+    setting = _Setting([*stride], [*padding], [*dilation], groups)
+    positions = shape[0] * setting.positions(shape, weight)
+    pays = positions >= least_positions and positions * weight.numel() >= least_products
     return setting if pays else None
 
 
-def _pair(value: Any) -> list[int]:
-    return [value, value] if isinstance(value, int) else [*value] * (2 // len(value))
+def _pair(value: Any) -> tuple[int, ...]:
+    return (value, value) if isinstance(value, int) else (*value,) * (2 // len(value))

@@ -8,7 +8,6 @@
 
 #include <stddef.h>
 
-#define PART 1024 /* elements that stay in the first-level cache between two steps */
 #define NEAR_TIE 1e-9
 
 /* clamp(rint(real / scale), low, high) of a real value that is first clamped to [bottom, top]. `inverse` is 1 / scale.
@@ -231,48 +230,6 @@ void amct_look_up(const float *x, void *out, int is_bytes, float zero, int64_t c
 #pragma omp parallel for schedule(static) if (count > BLOCK)
     for (int64_t start = 0; start < count; start += BLOCK)
         IN_PARTS(start, smaller(start + BLOCK, count), look_up(x + at, to, length, table, size, first))
-}
-
-FOR_EACH_CPU
-static void look_up_bytes(const uint8_t *x, float *out, int64_t count, const float *table)
-{
-    for (int64_t i = 0; i < count; i++)
-        out[i] = table[x[i]];
-}
-
-/* out = table[x]; the table has 256 elements. */
-void amct_look_up_bytes(const uint8_t *x, void *out, int is_bytes, float zero, int64_t count, const float *table)
-{
-    uint8_t small[256];
-    to_bytes(table, small, is_bytes ? 256 : 0, zero);
-#pragma omp parallel for schedule(static) if (count > BLOCK)
-    for (int64_t start = 0; start < count; start += BLOCK) {
-        int64_t end = smaller(start + BLOCK, count);
-        if (!is_bytes)
-            look_up_bytes(x + start, (float *)out + start, end - start, table);
-        for (int64_t i = start; is_bytes && i < end; i++)
-            ((uint8_t *)out)[i] = small[x[i]];
-    }
-}
-
-FOR_EACH_CPU
-static void add_pixels(const uint8_t *x, int32_t *sums, int64_t pixels, int64_t channels)
-{
-    for (int64_t pixel = 0; pixel < pixels; pixel++)
-        for (int64_t c = 0; c < channels; c++)
-            sums[c] += x[pixel * channels + c];
-}
-
-/* The sums of x [images, pixels, channels] over the pixels, fewer than 2^23 of them: out [images, channels]. */
-void amct_pixel_sums(const uint8_t *x, int64_t images, int64_t pixels, int64_t channels, int32_t *out)
-{
-#pragma omp parallel for schedule(static) if (images * pixels * channels > BLOCK)
-    for (int64_t image = 0; image < images; image++) {
-        int32_t *sums = out + image * channels;
-        for (int64_t c = 0; c < channels; c++)
-            sums[c] = 0;
-        add_pixels(x + image * pixels * channels, sums, pixels, channels);
-    }
 }
 
 /* out = x + zero, integers in [0, 255]. */

@@ -21,6 +21,8 @@
 
 #define BLOCK 32768 /* elements of a thread's turn; core/native.py has this number too */
 
+#define PART 1024 /* elements that stay in the first-level cache between two steps */
+
 typedef struct {
     float low, high;
 } bounds_t;

@@ -229,7 +229,12 @@ def quantize_weight(weight: Values, step: Values, end: int) -> NDArray[np.int8]:
 
 def has_integer_kernels() -> bool:
     """Whether the kernels below are loaded."""
-    return _library is not None and all(hasattr(_library, name) for name in _INTEGER_SIGNATURES)
+    return _library is not None and _is_recent(_library)
+
+
+@functools.lru_cache(maxsize=64)
+def _is_recent(library: ctypes.CDLL) -> bool:
+    return all(hasattr(library, name) for name in _INTEGER_SIGNATURES)
 
 
 def _into(out: Tensor, zero: int) -> tuple[int, bool, int]:

@@ -1,4 +1,4 @@
-"""The kernels of integer_kernels.c that read integers as bytes; see `native`."""
+"""The kernels of byte_kernels.c, which read integers as bytes; see `native`."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ def _of_form(form: Form | None, scale: float, target: _Target) -> Tensor | None:
     """Returns `to_integers` of the values of ``form`` in one pass; None if the kernels do not fit."""
     ends, zero = target.ends, target.zero
     if isinstance(form, Table):
-        table = (form.values / scale).round_().clamp_(*ends).float()
+        table = (form.values / scale).round_().clamp_(*ends).float().add_(0.0)  # an integer has no negative zero
         return _looked_up(form, table, target) if form.integers.numel() else None
     if isinstance(form, Factors):
         return _of_product(form, scale, target)

@@ -39,7 +39,7 @@ def call_in_double(
         return in_double(*args, **kwargs)
     args, kwargs = cast_floats((args, kwargs), torch.float64)
     is_rounded = op is None or op.role is not Role.MOVEMENT
-    if is_rounded and any(isinstance(leaf, Tensor) for leaf in _leaves((args, kwargs))):
+    if is_rounded and any(isinstance(leaf, Tensor) for leaf in leaves_of((args, kwargs))):
         args, kwargs = _mapped(_single, (args, kwargs))
     if op is not None and op.role is Role.ELEMENTWISE:
         args, kwargs = _with_wide_numbers(args, kwargs)
@@ -75,7 +75,7 @@ def _with_wide_numbers(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[t
 
     The result of an integer tensor and a Python float would be of torch's default type, float32.
     """
-    tensors = [leaf for leaf in _leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    tensors = [leaf for leaf in leaves_of((args, kwargs)) if isinstance(leaf, Tensor)]
     if not tensors or any(tensor.is_floating_point() for tensor in tensors):
         return args, kwargs
     device = tensors[0].device
@@ -111,7 +111,8 @@ def _mapped(change: Callable[[Any], Any], tree: Any) -> Any:
     return change(tree) if isinstance(tree, Tensor) or kind in _NUMBERS else pytree.tree_map(change, tree)
 
 
-def _leaves(tree: Any) -> list[Any]:
+def leaves_of(tree: Any) -> list[Any]:
+    """Returns all leaves of the arguments ``tree``."""
     leaves: list[Any] = []
     _mapped(leaves.append, tree)
     return leaves

@@ -20,9 +20,8 @@ from ..core.params import QuantParams
 from ..errors import CalibrationError
 from ..ops.desc import OpDesc, Role
 from ..quantizers.observers.observation import is_quantizable
-from ..torch_private import pytree
 from .call import LayerCall
-from .double_call import CLAMPS, call_in_double
+from .double_call import CLAMPS, call_in_double, leaves_of
 from .layer_weight import FrozenWeight
 from .moved_integers import joined, moved, moves_one, ready_for
 from .point_results import results_of_points
@@ -230,7 +229,7 @@ def _arguments(
 def _other(layer: IntegerLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Returns the result of any other operation: float64 on the dequantized integers (spec 10.4)."""
     grids, operands = layer.grids, layer.call.inputs(args, kwargs)
-    given = pytree.tree_leaves((args, kwargs))
+    given = leaves_of((args, kwargs))
     tensors = [x for x in given if isinstance(x, Tensor)]
     if _is_function_of_integers(layer, operands, tensors):
         return _tabulated(layer, args, kwargs, operands[0])

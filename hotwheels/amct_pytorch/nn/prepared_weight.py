@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..core import requantize
 from ..core.affine import quantize_bias
-from ..core.exact_product import Product, Range, RowSums, float32_is_exact, weighted_product
+from ..core.exact_product import FLOAT32_EXACT, Product, Range, RowSums, float32_is_exact, weighted_product
 from ..core.int8_product import Int8Functions, int8_functions
 from ..core.params import QuantParams
 from ..ops.desc import Role
@@ -53,6 +53,10 @@ class PreparedWeight:
     def product(self, x: Tensor, output_size: list[int] | None) -> tuple[Tensor, float]:
         """Returns the exact product with float32 integers ``x``, and the largest magnitude that it can have."""
         op, integers = self.weight.op, self.weight.integers
+        axis = -len(op.channel_shape)
+        if self.int8 is not None and float32_is_exact(x.device):  # what `weighted_product` finds anew for each product
+            x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 and axis == -3 else x
+            return op.apply(x, integers, self.single_bias, output_size, self.int8), FLOAT32_EXACT
 
         def faster(limits: Range, sums: RowSums, largest: float) -> Product | None:
             functions = int8_functions(limits, sums, largest, integers, self.weight.packed)
@@ -66,7 +70,7 @@ class PreparedWeight:
             integers,
             self.bias,
             requantize.limits_of(self.data),
-            axis=-len(op.channel_shape),
+            axis=axis,
             groups=getattr(op.module, "groups", 1),
             sums=self.weight.sums,
             faster=faster,
