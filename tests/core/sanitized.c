@@ -65,6 +65,7 @@ static void rows_of(int64_t rows, int64_t size)
             amct_requantize_total(grad, 0.5, grad, 0.1, to, is_bytes, 128, count, 0, INFINITY, 0.1, -128, 127);
         }
     }
+    amct_to_singles(wide, wide, count);
     amct_look_up(grad, out, 0, 0, count, factors, (int32_t)size, -3);
     float table[256] = {7};
     amct_look_up_bytes((const uint8_t *)integers, out, 0, 0, count, table);

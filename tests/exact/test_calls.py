@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -181,6 +182,56 @@ def test_error_of_a_function_is_no_matter_of_float64(monkeypatch: pytest.MonkeyP
     with pytest.raises(RuntimeError, match="shape"):
         real_quant_mode.run_opaque(lambda x: x.view(7), (torch.ones(4),), {})
     assert not warnings
+
+
+W, B = torch.randn(24, 8, generator=torch.Generator().manual_seed(5)), torch.linspace(-1, 1, 24)
+V = torch.arange(8.0)
+
+
+def _attention(x: Tensor) -> Tensor:
+    q, k, v = F.linear(x, W, B).reshape(2, 9, 3, 2, 4).permute(2, 0, 3, 1, 4)
+    scores = torch.softmax((q * 0.3) @ k.transpose(-2, -1), -1)
+    return F.linear(scores.matmul(v).transpose(1, 2).reshape(2, 9, 8), W[:8])
+
+
+def _changed_in_place(x: Tensor) -> Tensor:
+    product = torch.matmul(x, W.t())
+    product.mul_(1 / 3)  # no float32 value any more
+    return F.linear(product, W.t())
+
+
+PRODUCTS = {
+    "attention": _attention,
+    "changed in place": _changed_in_place,
+    "a product of a product": lambda x: F.linear(F.linear(x, W), W.t()),
+    "rows with bias": lambda x: F.linear(x.reshape(18, 8), W, B),
+    "vectors": lambda x: torch.matmul(x, V),
+    "batches": lambda x: torch.bmm(x / 3, x.transpose(1, 2)),
+    "matrices": lambda x: x[0].mm(W.t()),
+    "operator": lambda x: x @ W.t() + 1,
+}
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_float_products_in_few_passes_are_those_of_call_float_product(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.randn(2, 9, 8, generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    kept = x.clone()
+    used: list[str] = []
+    original = real_quant_mode.matrix_product_of_singles
+
+    def noted(*args: Any) -> tuple[Tensor, bool]:
+        used.append(name)
+        return original(*args)
+
+    with torch.no_grad():
+        monkeypatch.setattr(real_quant_mode, "matrix_product_of_singles", noted)
+        found = real_quant_mode.run_opaque(PRODUCTS[name], (x,), {})
+        monkeypatch.setattr(real_quant_mode, "is_matrix_product", lambda *_: False)
+        expected = real_quant_mode.run_opaque(PRODUCTS[name], (x,), {})
+    assert used and torch.equal(x, kept)
+    assert found.dtype is expected.dtype and torch.equal(found, expected)
 
 
 class Unread(nn.Module):

@@ -265,3 +265,18 @@ void amct_row_sums(const int8_t *x, int64_t rows, int64_t size, int64_t *positiv
     for (int64_t row = 0; row < rows; row++)
         row_sums(x + row * size, size, positive + row, negative + row);
 }
+
+FOR_EACH_CPU
+static void to_singles(const double *x, double *out, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++)
+        out[i] = (double)(float)x[i];
+}
+
+/* out = x rounded to float; out may be x. */
+void amct_to_singles(const double *x, double *out, int64_t count)
+{
+#pragma omp parallel for schedule(static) if (count > BLOCK)
+    for (int64_t at = 0; at < count; at += BLOCK)
+        to_singles(x + at, out + at, smaller(BLOCK, count - at));
+}

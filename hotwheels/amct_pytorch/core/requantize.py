@@ -22,6 +22,9 @@ from .spec import QuantSpec
 
 INT32_MAX = 2**31 - 1
 _MOST_PIXELS = 2**23  # whose bytes are added in int32
+# The step and the bias of plain values, which change no bit of them.
+_ONE, _NEGATIVE_ZERO = torch.ones(1, dtype=torch.float64), torch.full((1,), -0.0, dtype=torch.float64)
+_NO_ENDS = (-math.inf, math.inf)
 _MOST_STEPS = 8  # of the layers in front of one grid, whose multipliers are kept
 
 
@@ -59,6 +62,10 @@ def to_integers(x: Tensor, params: QuantParams) -> Tensor:
     if isinstance(x, Deferred):
         wide = wide_scale(params)
         return _by_pieces(lambda at: x.part(at) / wide, x.carrier, limits)
+    if x.dtype is torch.float64 and x.numel() and x.is_cpu and native.is_dense(x) and native.has_integer_kernels():
+        out = torch.empty_like(x, dtype=torch.float32)
+        native.requantize_affine(x, out, _ONE, _NEGATIVE_ZERO, _NO_ENDS, params.scale.item(), (limits.low, limits.high))
+        return out
     scale = params.scale.to(x.dtype)
     return _by_pieces(lambda at: x[at] / scale, x, limits)
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules import conv, pooling
 
+from ...core.single_rounding import round_to_singles
 from ...nn.call import MethodCall
 from ...nn.double_call import call_in_double, cast_floats
 from ...ops.desc import OpDesc
@@ -53,6 +54,34 @@ def call_float_product(function: Callable[..., Any], args: tuple[Any, ...], kwar
     weight = function.weight if isinstance(function, nn.Linear) else _argument(args, kwargs, 1, "weight")
     product = call_in_double(F.linear, (_argument(args, kwargs, 0, "input"), weight), {})
     return cast_floats(cast_floats(product, torch.float32), torch.float64) + bias.double()
+
+
+def is_matrix_product(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether `matrix_product_of_singles` computes the call of ``function``."""
+    if torch.is_grad_enabled() or "out" in kwargs:
+        return False
+    is_known = function.name in _MATRIX_METHODS if isinstance(function, MethodCall) else function in _MATRIX_FUNCTIONS
+    return is_known and all(
+        isinstance(one, Tensor) and one.is_floating_point() for one in (*args, *kwargs.values()) if one is not None
+    )
+
+
+def matrix_product_of_singles(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Tensor, bool]:
+    """Returns (`call_float_product` in float64, whether all its values are float32), in fewer passes.
+
+    All tensors among the arguments are float64 and hold float32 values.
+    """
+    bias = _added_bias(function, args, kwargs)
+    if bias is None:
+        return round_to_singles(call_in_double(function, args, kwargs)), True
+    operands = _argument(args, kwargs, 0, "input"), _argument(args, kwargs, 1, "weight")
+    return round_to_singles(call_in_double(F.linear, operands, {})).add_(bias), False
+
+
+_MATRIX_FUNCTIONS: frozenset[Callable[..., Any]] = frozenset({F.linear}) | {torch.matmul, torch.bmm, torch.mm}
+_MATRIX_METHODS = frozenset({"matmul", "__matmul__", "bmm", "mm"})
 
 
 def _added_bias(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:

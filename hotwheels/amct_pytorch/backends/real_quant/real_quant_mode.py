@@ -18,12 +18,14 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ...core.accumulator import Accumulator, Deferred
+from ...core.single_rounding import as_singles
 from ...log import get_logger
 from ...nn.call import MethodCall
 from ...nn.double_call import cast_floats
 from ...torch_private import pytree, version_of, with_torch_function, without_torch_function
 from ..calls.constant_calls import Constants, changes_in_place
 from .between_layers import BetweenLayers
+from .float_products import is_matrix_product, matrix_product_of_singles
 from .recurrent import recurrent_in_double
 
 _log = get_logger(__name__)
@@ -35,9 +37,12 @@ _PROPERTY = "__get__"
 
 @dataclasses.dataclass(frozen=True)
 class _Origin:
-    """The exact form of a float64 tensor, an `Accumulator` or a float32 tensor; valid for one version of the tensor."""
+    """The exact form of a float64 tensor, an `Accumulator` or a float32 tensor; valid for one version of the tensor.
 
-    exact: Tensor
+    None stands for the float32 tensor of the same values.
+    """
+
+    exact: Tensor | None
     version: int
 
 
@@ -143,6 +148,10 @@ class _FloatBetweenLayers(TorchFunctionMode):
         if name in _COPIES and _is_float(args[0]):
             return _copied(args[0], func, args, kwargs)
         function = MethodCall(name) if getattr(Tensor, name, None) is func else func
+        if is_matrix_product(function, args, kwargs):
+            args, kwargs = pytree.tree_map(_holding_singles, (args, kwargs))
+            product, is_single = matrix_product_of_singles(function, args, kwargs)
+            return _standing_for(None, product) if is_single else product
         result, gives_single = self._between.call(function, args, kwargs), self._between.gives_single(function)
         return pytree.tree_map(
             lambda leaf: _from_single(leaf) if gives_single and _is_single(leaf) else _as_double(leaf), result
@@ -204,15 +213,32 @@ def _to_single(leaf: Any) -> Any:
     return output
 
 
-def _standing_for(exact: Tensor, double: Tensor) -> Tensor:
+def _standing_for(exact: Tensor | None, double: Tensor) -> Tensor:
     setattr(double, _ORIGIN, _Origin(exact, version_of(double)))
     return double
 
 
 def _exact(leaf: Any) -> Any:
     """Returns the exact form of a value; ``leaf`` itself if it has none or was changed in place since."""
+    origin = _origin_of(leaf)
+    if origin is None:
+        return leaf
+    return leaf.float() if origin.exact is None else origin.exact
+
+
+def _origin_of(leaf: Any) -> _Origin | None:
     origin: _Origin | None = getattr(leaf, _ORIGIN, None) if isinstance(leaf, Tensor) else None
-    return origin.exact if origin is not None and origin.version == version_of(leaf) else leaf
+    return origin if origin is not None and origin.version == version_of(leaf) else None
+
+
+def _holding_singles(leaf: Any) -> Any:
+    """Returns the operand of a float product: float64 that holds float32 values."""
+    if not _is_float(leaf):
+        return leaf
+    origin = _origin_of(leaf)
+    if origin is None or isinstance(origin.exact, Deferred):
+        return as_singles(leaf)
+    return leaf if origin.exact is None or _is_single(origin.exact) else as_singles(leaf)
 
 
 def _is_float(leaf: Any) -> bool:
