@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hotwheels.amct_pytorch.backends.fx.trace import run
 from hotwheels.amct_pytorch.backends.fx.trace.capture import trace
 from tests.support.log_lines import LogLines, log_lines
 
@@ -76,3 +77,41 @@ def test_a_line_of_many_modules_is_told_once_with_their_number(inputs: Any, log_
 def test_branch_that_does_not_matter_is_not_told(inputs: Any, log_lines: LogLines) -> None:
     trace(Around(AsksOnly()), LEAVES, inputs=inputs)
     assert not log_lines.warnings
+
+
+class Counts(nn.Module):
+    """Counts its forwards in training, as BatchNorms written with functions do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.seen.add_(1)
+        return x * 2
+
+
+def traces_of(model: nn.Module, inputs: Any, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Traces ``model``; returns how often its forward was traced for that."""
+    made: list[Any] = []
+    once = run._run_once
+    monkeypatch.setattr(run, "_run_once", lambda *args, **kwargs: made.append(args) or once(*args, **kwargs))
+    trace(model, LEAVES, inputs=inputs)
+    return len(made)
+
+
+def test_a_buffer_that_only_training_changes_is_told_from_one_trace_of_each_mode(inputs, monkeypatch, log_lines):
+    assert traces_of(Around(Counts()).eval(), inputs, monkeypatch) == 2
+    (text,) = log_lines.warnings
+    assert "'inside': File" in text and "if self.training:" in text
+
+
+def test_a_buffer_that_both_modes_change_is_compared(inputs, monkeypatch, log_lines):
+    class CountsAlways(Counts):
+        def forward(self, x: Tensor) -> Tensor:
+            self.seen.add_(1)
+            return super().forward(x) if self.training else x * 2
+
+    assert traces_of(CountsAlways().eval(), inputs, monkeypatch) == 4
+    assert any("branches on self.training" in text for text in log_lines.warnings)

@@ -31,6 +31,7 @@ class Trace:
       calls: If there are such places, a text for each node of the graph as it was traced; else empty.
       make_tracer: Makes another tracer with the same settings.
       has_drawn: Whether the forward has drawn random numbers, which are then constants of the graph.
+      changed: Names of the buffers whose memory the forward has changed.
     """
 
     module: GraphModule
@@ -39,6 +40,7 @@ class Trace:
     calls: tuple[str, ...]
     make_tracer: Callable[[frozenset[str]], AmctTracer]
     has_drawn: bool
+    changed: frozenset[str]
 
 
 def run(model: nn.Module, make_tracer: Callable[[frozenset[str]], AmctTracer]) -> Trace:
@@ -55,8 +57,16 @@ def run(model: nn.Module, make_tracer: Callable[[frozenset[str]], AmctTracer]) -
 
 
 def calls_again(model: nn.Module, trace: Trace) -> tuple[str, ...]:
-    """Returns the calls of the graph of ``model`` in its present mode, with a tracer like that of ``trace``."""
-    return calls_of(run(model, trace.make_tracer).module)
+    """Returns the calls of the graph of ``model`` in its present mode, with a tracer like that of ``trace``.
+
+    If the forward now changes buffers in place that the graph of ``trace`` leaves alone, only these are named: a second
+    trace would record the changes, so its calls would differ anyway.
+    """
+    found, written = _run(model, trace.make_tracer, frozenset())
+    changed = found.changed - trace.tracer.written_buffers
+    if changed:
+        return tuple(f"changes {name}" for name in sorted(changed))
+    return calls_of(_run(model, trace.make_tracer, written)[0].module if written else found.module)
 
 
 def _run(
@@ -84,6 +94,7 @@ def _run_once(
             branches = mark_training(model, tracer.leaves_of(model))
         graph = _without_text_types(tracer.trace(model))
         written, has_drawn = written_buffers(state, model), state.has_drawn
+        changed = frozenset(name for name, value in state.buffers.items() if state.is_changed(value))
         tracer.note_replaced(state.replaced_values())
         tracer.record_new_values()
         state.put_back_buffers()
@@ -98,6 +109,7 @@ def _run_once(
         calls=calls_of(module) if branches else (),
         make_tracer=make_tracer,
         has_drawn=has_drawn,
+        changed=changed,
     )
     return found, written
 

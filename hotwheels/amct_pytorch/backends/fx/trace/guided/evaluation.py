@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx.proxy import TraceError
 
-from .....torch_private import FakeTensor, data_errors, fake_tensor_mode
+from .....torch_private import BatchNorm, DispatchMode, FakeTensor, data_errors, fake_tensor_mode
 from .....torch_torchscript import seemingly_tracing
 from ....calls.fused_attention import without_fused_attention
 
@@ -138,6 +139,8 @@ class Evaluator:
         with self._running(), contextlib.ExitStack() as stack:
             for context in (*plain, mode, buffers):
                 stack.enter_context(context)
+            if is_fake and (function is F.batch_norm or isinstance(function, BatchNorm)):
+                stack.enter_context(_NormsBySize())  # type: ignore[no-untyped-call]
             return function(*args, **kwargs)
 
     @contextlib.contextmanager
@@ -165,6 +168,17 @@ class Evaluator:
         if buffer is None:
             return None
         return self.fake(buffer) if is_fake else buffer.clone()
+
+
+class _NormsBySize(DispatchMode):  # type: ignore[no-untyped-call]
+    """Returns the result of a BatchNorm by its size; torch computes it on fake tensors with a dozen operations."""
+
+    def __torch_dispatch__(self, function: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is not torch.ops.aten.native_batch_norm.default or not isinstance(args[0], FakeTensor):
+            return function(*args, **(kwargs or {}))
+        x, is_training = args[0], args[5]
+        statistics = x.new_empty(x.shape[1] if is_training else 0)
+        return torch.empty_like(x), statistics, statistics
 
 
 def leaves(value: Any) -> Iterator[Any]:
