@@ -52,7 +52,8 @@ def refine(
       ``bias_correction``: the mean of every output channel becomes that of the float network (Nagel et al. 2019), as
         far as the pictures agree on the difference (James and Stein 1961).
 
-    On the FX path, with any method: if a ReLU alone reads a sum, the range of an addend is cut where the sum gives 0.
+    On the FX path, with any method: if a ReLU alone reads a sum, the range of an addend is cut where the sum gives 0,
+    as calibration does; earlier versions did not.
 
     At the end the noise at the outputs of the network is compared with that before, on the pictures held out. If it has
     risen by more than two standard errors, the changes of the last layers or all changes are taken back; INFO says so.

@@ -1,4 +1,4 @@
-"""Ranges of addends in front of a ReLU: cut where the ReLU gives 0, and nowhere else."""
+"""Ranges of addends in front of a ReLU: calibration cuts them where the ReLU gives 0, and nowhere else."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 import hotwheels.amct_pytorch as amct
-from hotwheels.amct_pytorch.backends.fx import addend_ranges
-from hotwheels.amct_pytorch.backends.fx.addend_ranges import cut_addends
+from hotwheels.amct_pytorch.backends.fx import addend_ranges, quant_graph_module
 from tests.support.exact_pair import assert_exact
 from tests.support.fx_path import quantize, run_fake
 
@@ -54,14 +53,25 @@ def block(**options):
     return Block(**options)
 
 
+@pytest.fixture
+def uncut(tmp_path, monkeypatch):
+    """Returns a model calibrated as by an earlier version, which left the ranges of addends as they were."""
+
+    def make(net, **options):
+        with monkeypatch.context() as patch:
+            patch.setattr(quant_graph_module, "cut_addends", lambda *_: ())
+            return calibrated(net, tmp_path, **options)
+
+    return make
+
+
 @pytest.mark.parametrize("behind", [torch.relu, nn.functional.relu6])
-def test_the_larger_addend_begins_where_the_other_cannot_lift_it_above_0(tmp_path, behind):
+def test_the_larger_addend_begins_where_the_other_cannot_lift_it_above_0(tmp_path, uncut, behind):
     net = block(behind=behind)
-    model = calibrated(net, tmp_path)
-    branch, projection = addends(model)
-    scale, low = float(projection.params().scale), float(projection.clip_min.detach())
-    assert len(cut_addends(model)) == 1
+    (own, before), (branch, projection) = addends(uncut(net)), addends(calibrated(net, tmp_path))
+    scale, low = float(before.params().scale), float(before.clip_min.detach())
     params, other = projection.params(), branch.params()
+    assert torch.equal(other.scale, own.params().scale)
     bottom = (-128 - int(params.offset)) * float(params.scale)
     top = (127 - int(other.offset)) * float(other.scale)
     assert low < bottom <= -top
@@ -69,28 +79,65 @@ def test_the_larger_addend_begins_where_the_other_cannot_lift_it_above_0(tmp_pat
     assert float(params.scale) < 0.8 * scale
 
 
-def test_the_result_is_nearer_and_exact(tmp_path):
-    net = block()
-    model = calibrated(net, tmp_path)
-    x = pictures(2)
+def test_the_result_is_nearer_and_exact(tmp_path, uncut):
+    net, x = block(), pictures(2)
 
-    def error():
+    def error(model):
         with torch.no_grad():
             return float((run_fake(model, x) - net(x)).square().mean())
 
-    before = error()
-    assert cut_addends(model)
-    assert error() < before
+    before = error(uncut(net))
+    model = calibrated(net, tmp_path)
+    assert error(model) < before
     assert_exact(model, tmp_path, [x])
 
 
-def test_refine_cuts_and_says_so(tmp_path):
-    model = calibrated(block(), tmp_path)
+def test_only_the_forward_that_completes_the_calibration_cuts(tmp_path):
+    data = {"quantizer": "UlqFakeQuantize", "quantizer_args": {"observer": "IFMRObserver", "batch_num": 2}}
+    net = block()
+    amct.create_quant_config_fx(tmp_path / "config.json", net.eval())
+    model = quantize(net, tmp_path, [(pictures(1),)], {"add": {"activation_quant_params": [data, data]}})
+    branch, projection = addends(model)
+    assert not projection.is_calibrated
+    amct.enable_quantization(model, calibration=True)
+    ends = []
+    for _ in range(3):
+        with torch.no_grad():
+            model(pictures(1))
+        ends.append((float(projection.clip_min.detach()), -float(branch.clip_max.detach())))
+    assert ends[0][0] == pytest.approx(ends[0][1], rel=0.02)
+    assert ends[0] == ends[1] == ends[2]
+
+
+def test_training_learns_its_own_ranges(tmp_path, uncut):
+    net = block()
+    low = float(addends(uncut(net))[1].clip_min.detach())
+    amct.create_quant_config_fx(tmp_path / "config.json", net)
+    model = amct.create_quant_model_fx(tmp_path / "config.json", net)
+    amct.enable_quantization(model, calibration=True, fake_quant=True)
+    with torch.no_grad():
+        model(pictures(1))
+    assert float(addends(model)[1].clip_min.detach()) == pytest.approx(low, rel=0.05)
+
+
+def test_refine_cuts_a_model_of_an_earlier_version_and_says_so(uncut):
+    model = uncut(block())
+    low = addends(model)[1].clip_min.clone()
     result = amct.refine(model, [pictures(1)], progress=False)
     (name,) = result.cut_addends
     assert f"{name}: range cut where the ReLU behind the sum gives 0" in str(result)
+    assert addends(model)[1].clip_min > low
     low = addends(model)[1].clip_min.clone()
     assert amct.refine(model, [pictures(1)], progress=False).cut_addends == ()
+    assert torch.equal(addends(model)[1].clip_min, low)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_refine_does_not_cut_again(tmp_path, seed):
+    torch.manual_seed(seed)
+    model = quantize(Block().eval(), tmp_path, [(pictures(seed),)])
+    low = addends(model)[1].clip_min.clone()
+    assert amct.refine(model, [pictures(seed)], progress=False).cut_addends == ()
     assert torch.equal(addends(model)[1].clip_min, low)
 
 
@@ -109,17 +156,16 @@ LEFT = {
 
 
 @pytest.mark.parametrize(("options", "is_symmetric"), LEFT.values(), ids=LEFT)
-def test_other_ranges_stay(tmp_path, options, is_symmetric):
+def test_other_ranges_stay(tmp_path, uncut, options, is_symmetric):
     data = {"quantizer": "UlqFakeQuantize", "quantizer_args": SYMMETRIC}
     changes = {"add": {"activation_quant_params": [data, data]}} if is_symmetric else {}
+    before = uncut(block(**options), changes=changes).state_dict()
     model = calibrated(block(**options), tmp_path, changes)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    assert cut_addends(model) == ()
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_a_cut_that_loses_is_taken_back(tmp_path, monkeypatch):
-    model = calibrated(block(), tmp_path)
+def test_a_cut_that_loses_is_taken_back(uncut, monkeypatch):
+    model = uncut(block())
     before = {name: value.clone() for name, value in model.state_dict().items()}
 
     def too_much(quantizer, other):

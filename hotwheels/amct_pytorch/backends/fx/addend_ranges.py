@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import collections
+from collections.abc import Mapping
 
 from torch import Tensor, fx
 
 from ...core.affine import real_ends
 from ...nn.quantized_layer import QuantizedLayer
 from ...quantizers.base import ActivationQuantizer
-from .graph_stream import activation_behind
-from .quant_graph_module import QuantGraphModule
+from .activation_behind import activation_behind
 from .read.called import callable_of
 
+_NO_GAIN = 2.1  # half steps: a range that was cut begins about one step beyond the cut, as its offset is an integer
 
-def cut_addends(model: QuantGraphModule) -> tuple[str, ...]:
-    """Raises lower ends of ranges of a calibrated model, in place; returns the names of the layers concerned.
+
+def cut_addends(model: fx.GraphModule, layers: Mapping[str, QuantizedLayer]) -> tuple[str, ...]:
+    """Raises lower ends of calibrated ranges of ``layers``, in place; returns the names of the layers concerned.
 
     If the sum a + b is read by a ReLU or ReLU6 alone, and the grid of b ends at B, then each a below -B gives 0. The
     range of a may end there, with smaller steps for the rest, and no result changes by the cut itself. Done where both
     addends are quantized, no other input shares the quantizer, and the range is asymmetric and found by calibration.
     """
-    layers = model.quantized_layers
     uses = collections.Counter(id(one) for layer in layers.values() for one in layer.activation)
     cut = []
     for node in model.graph.nodes:
@@ -42,8 +43,10 @@ def _is_sum(layer: QuantizedLayer, node: fx.Node) -> bool:
 
 def _cut(quantizer: ActivationQuantizer, other: ActivationQuantizer) -> bool:
     """Raises the lower end of ``quantizer`` to the negative upper end of ``other``, less half a step for rounding."""
-    low = -_ends(other)[1]
-    half_step = (_ends(quantizer)[1] - low) / (2 * (2**quantizer.num_bits - 1))
+    low, (begin, end) = -_ends(other)[1], _ends(quantizer)
+    half_step = (end - low) / (2 * (2**quantizer.num_bits - 1))
+    if begin > low - _NO_GAIN * half_step:
+        return False
     return quantizer.raise_lower_end(float(low - half_step))
 
 

@@ -5,24 +5,20 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx
 
 from ...nn.mode import Mode, forcing
 from ...nn.quantized_layer import QuantizedLayer
-from ...ops.registry import Registry
 from ..batches.batch_store import BatchStore, copied
 from ..batches.outputs import output_tensors
 from ..layers.layer_step import Call, LayerStep
-from ..real_quant.known import op_of
+from .activation_behind import activation_behind
 from .quant_graph_module import QuantGraphModule
 from .read.called import callable_of
-
-_ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "relu6": F.relu6}
 
 
 class GraphStream:
@@ -98,16 +94,6 @@ def _evaluating(model: QuantGraphModule) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
-
-
-def activation_behind(graph: fx.GraphModule, node: fx.Node) -> Callable[[Tensor], Tensor] | None:
-    """Returns the ReLU or ReLU6 that alone reads the result of ``node``; None if there is none."""
-    users = list(node.users)
-    if len(users) != 1 or not users[0].op.startswith("call") or users[0].all_input_nodes != [node]:
-        return None
-    reader = callable_of(graph, users[0])
-    op = reader.op if isinstance(reader, QuantizedLayer) else op_of(reader, Registry())
-    return None if op is None else _ACTIVATIONS.get(op.name)
 
 
 def _value(node: fx.Node, interpreter: fx.Interpreter, read: Callable[[str], Any], batch: tuple[Any, ...]) -> Any:

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -34,6 +34,7 @@ from ..real_quant.real_gradient import with_gradient_of
 from ..real_quant.real_quant_mode import outside_inference_mode
 from ..user_model.float_model import in_float32, refuse_arrays
 from ..user_model.standing_modules import child_of, follow_modules, refuse_new_forwards
+from .addend_ranges import cut_addends
 from .float_twin import FloatTwin
 from .interpreters import RealQuantInterpreter, RecordingInterpreter, Watcher
 from .notebook import table_of
@@ -256,8 +257,12 @@ class QuantGraphModule(TracedModule):
         wanted = None if self.origin is None else self.origin.refine
         pictures = 0 if wanted is None else wanted.pictures
         seen = forms_of(names_of_inputs(self), args, kwargs)
+        layers = self.quantized_layers
+        is_plain = self.mode is Mode.CALIBRATION and not _are_calibrated(layers)
         with keeping(self.kept_batches, pictures, positional(self, args, kwargs)):
             yield
+            if is_plain and _are_calibrated(layers):
+                cut_addends(self, layers)
         self.__dict__["_seen_inputs"] = seen
 
     def _run_real_quant(
@@ -277,6 +282,10 @@ class QuantGraphModule(TracedModule):
         """Returns a context in which layers do not overwrite their inputs, so that results of nodes stay readable."""
         with keeping_inputs(self.quantized_layers.values()):
             yield
+
+
+def _are_calibrated(layers: Mapping[str, QuantizedLayer]) -> bool:
+    return all(layer.is_calibrated for layer in layers.values())
 
 
 def adopt_state(target: nn.Module, source: nn.Module, memo: dict[int, Any] | None = None) -> None:

@@ -137,8 +137,8 @@ def refine_graph(
 ) -> Refinement:
     """Refines a calibrated graph in place; see `refine_layers`. Ranges of addends are cut first."""
     stream = GraphStream(model)
-    cut = cut_addends(model)
     layers, before = model.quantized_layers, stream.reference.quantized_layers
+    cut = cut_addends(model, layers)
     ranges = {name: _pairs(_state_of_data(layers[name]), _state_of_data(before[name])) for name in cut}
     found = refine_layers(
         stream, layers, batches, methods, seed=seed, progress=progress, resume_dir=resume_dir, ranges=ranges
