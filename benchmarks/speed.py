@@ -101,8 +101,16 @@ def memory(workload: Workload, many: int) -> Iterator[Measure]:
     plain = peak_memory.measure(workload, BATCHES, calibrate=False)
     few = peak_memory.measure(workload, BATCHES, calibrate=True)
     lots = peak_memory.measure(workload, many, calibrate=True)
-    yield Measure("peak memory: calibration / float run", few / plain, 1.2, few, plain, "MiB")
-    yield Measure(f"peak memory: calibration of {many} / {BATCHES} batches", lots / few, SAME_MEMORY, lots, few, "MiB")
+    more = f"calibration of {many} / {BATCHES} batches"
+    yield from _peaks("peak memory", "calibration / float run", few.process, plain.process, 1.2)
+    yield from _peaks("peak memory", more, lots.process, few.process, SAME_MEMORY)
+    yield from _peaks("memory in use", "calibration / float run", few.in_use, plain.in_use, 1.2)
+    yield from _peaks("memory in use", more, lots.in_use, few.in_use, SAME_MEMORY)
+
+
+def _peaks(what: str, of: str, value: float | None, base: float | None, target: float) -> Iterator[Measure]:
+    if value is not None and base is not None:
+        yield Measure(f"{what}: {of}", value / base, target, value, base, "MiB")
 
 
 def passes(workload: Workload, folder: Path, rounds: int, clock: Clock) -> Iterator[Measure]:
