@@ -20,10 +20,13 @@ class Example:
     Attributes:
       args: The positional arguments.
       kwargs: The keyword arguments.
+      is_bare: Whether a trace leaves out arguments that the call does not give, instead of passing their defaults: a
+        decorator may set one by its name.
     """
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    is_bare: bool = False
 
     @classmethod
     def of(cls, inputs: tuple[Any, ...], forward: Callable[..., Any]) -> Example:
@@ -81,6 +84,8 @@ def _are_keywords(inputs: tuple[Any, ...], signature: inspect.Signature) -> bool
 def positional(inputs: tuple[Any, ...], forward: Callable[..., Any]) -> tuple[Any, ...]:
     """Returns the positional arguments which ``inputs`` stand for: keyword arguments in their places, with defaults.
 
+    Defaults behind the last given argument are left out.
+
     Raises:
       UnsupportedModelError: One of them cannot be given by position, or ``forward`` cannot be called so.
     """
@@ -89,7 +94,10 @@ def positional(inputs: tuple[Any, ...], forward: Callable[..., Any]) -> tuple[An
         return example.args
     signature = inspect.signature(forward)
     bound = signature.bind(*example.args, **example.kwargs)
+    given = set(bound.arguments)
     bound.apply_defaults()
+    while bound.arguments and next(reversed(bound.arguments)) not in given:
+        bound.arguments.popitem()
     if bound.kwargs and set(bound.kwargs) & set(example.kwargs):
         raise UnsupportedModelError(keywords_refused(bound.kwargs))
     return bound.args

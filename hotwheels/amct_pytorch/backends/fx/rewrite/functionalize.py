@@ -48,6 +48,7 @@ from ..read.memory import Alias, Memory, View, are_apart, is_known_to_share, los
 from ..read.spelling import mark_in_place, mark_written, remember_spelling
 from ..trace.guided.tracer import WRITES
 from ..trace.proxies import IN_PLACE_OPERATORS
+from .made_constants import copy_made_constants
 from .settled_writes import unsettled_states
 from .weight_sources import WeightSources
 
@@ -81,6 +82,7 @@ def functionalize(graph_module: GraphModule) -> tuple[Skip, ...]:
       UnsupportedModelError: Readers of another name of the memory would not, or may not, see the change. Or a parameter
         is changed in each forward anew.
     """
+    copy_made_constants(graph_module, lambda node: _changed_value(node) if is_in_place(node, graph_module) else None)
     skips: list[Skip] = []
     memory, sources = Memory(graph_module), WeightSources(graph_module)
     writes = [node for node in graph_module.graph.nodes if node in sources and is_in_place(node, graph_module)]
@@ -154,6 +156,8 @@ def _match(node: Node, graph_module: GraphModule) -> _OutOfPlace | None:
         return _OutOfPlace(node.target, node.args, node.kwargs) if is_in_place else None
     if node.op == "call_method":
         name = str(node.target)
+        if name == "__setitem__":  # of a constant; torch.fx records that of a traced value as operator.setitem
+            return _OutOfPlace(with_item, node.args, node.kwargs, "call_function")
         return (
             _overwriting(node) or _OutOfPlace(_method(name), node.args, node.kwargs) if _ends_in_place(name) else None
         )

@@ -26,6 +26,7 @@ from .device_proxy import DeviceProxy
 from .guided.guards import GuardList
 from .held import held_modules, tensor_attributes
 from .leaf_hooks import LeafHooks, take_leaf_hooks
+from .made_tensors import MADE, MadeTensors
 from .proxies import TracedProxy
 from .random_calls import is_random
 from .script_functions import script_functions_as_python
@@ -77,6 +78,7 @@ class AmctTracer(torch.fx.Tracer):
     Attributes:
       guards: The values that the user's code has read; empty without an example.
       parameters: The names of the model's parameters, by memory.
+      made: The tensors that the forward has made without traced values.
       leaf_hooks: What runs in front of and behind modules that are nodes, from the begin of the trace on.
     """
 
@@ -100,6 +102,7 @@ class AmctTracer(torch.fx.Tracer):
         self._thread = threading.get_ident()
         self.guards = GuardList()
         self.leaf_hooks: dict[nn.Module, LeafHooks] = {}
+        self.made = MadeTensors()
         self._held: set[int] = set()  # identities of the modules in lists and the like
         self._device, self._autocast, self.parameters = "cpu", False, dict[int, str]()
         self._names: dict[int, str] = {}  # of the tensors that belong to the model, by identity
@@ -131,7 +134,9 @@ class AmctTracer(torch.fx.Tracer):
     def on_torch_call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Runs a call of torch by the user's code, or records it if it draws random numbers."""
         refuse_change(self.parameters, function, args, kwargs)
-        return self.record(function, args, kwargs) if is_random(function) else function(*args, **kwargs)
+        if is_random(function):
+            return self.record(function, args, kwargs)
+        return self.made.run(0, function, args, kwargs)
 
     def path_of_failure(self, error: Exception) -> str:
         """Returns the path of the innermost module whose forward raised ``error``; empty for the model itself."""
@@ -159,7 +164,9 @@ class AmctTracer(torch.fx.Tracer):
         forward may change it later.
         """
         if isinstance(a, Tensor) and not isinstance(a, (nn.Parameter, Proxy)):
-            return self.create_node("get_attr", self.constant_name(a) or self._add_constant(a), (), {})
+            node = self.create_node("get_attr", self.constant_name(a) or self._add_constant(a), (), {})
+            node.meta[MADE] = self.made.memory_of(a)
+            return node
         if type(a) is type(torch.FloatTensor):  # x.type(torch.FloatTensor), the older spelling of a type
             return a.dtype
         return super().create_arg(a)

@@ -54,6 +54,27 @@ def with_named_keywords(callee: Callable[..., Any], example: Example) -> Callabl
     return named
 
 
+def as_example_calls(callee: Callable[..., Any], example: Example) -> Callable[..., Any]:
+    """Returns ``callee``, which is called with the arguments that ``example`` gives, in the way it gives them."""
+    signature = inspect.signature(callee)
+    missing = omitted(callee, example)
+
+    def called(*args: Any, **kwargs: Any) -> Any:
+        values = signature.bind(*args, **kwargs).arguments
+        named = {name: values.pop(name) for name in example.kwargs if name in values}
+        rest = inspect.BoundArguments(signature, {name: one for name, one in values.items() if name not in missing})
+        return callee(*rest.args, **rest.kwargs, **named)
+
+    called.__signature__ = signature  # type: ignore[attr-defined]
+    return called
+
+
+def omitted(callee: Callable[..., Any], example: Example) -> frozenset[str]:
+    """Returns the names of the arguments that ``example`` does not give."""
+    signature = inspect.signature(callee)
+    return frozenset(signature.parameters) - signature.bind(*example.args, **example.kwargs).arguments.keys()
+
+
 def _spread(parameter: inspect.Parameter, given: Mapping[str, Any], has_more: bool) -> Iterator[inspect.Parameter]:
     """Yields the arguments for ``parameter``; with ``has_more`` behind the named ones, these have no defaults."""
     if parameter.kind is parameter.VAR_KEYWORD:

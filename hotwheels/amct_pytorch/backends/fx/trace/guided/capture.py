@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 from torch import nn
@@ -20,6 +21,7 @@ from .finish import finish
 from .tracer import GuidedTracer
 
 _log = get_logger(__name__)
+_GIVEN_TWICE = "got multiple values for argument"
 
 # Two sizes to compare and one as proof; not 1, which squeeze and broadcasting treat differently. Others are tried if
 # the model has kept one of the sizes from an earlier forward, and takes a shorter way at it.
@@ -38,6 +40,7 @@ class GuidedTraces:
         self._example = example
         refuse_objects(self._arguments)
         self._batch_size = example.batch_size
+        self._recorded_makers: frozenset[int] = frozenset()  # see `GuidedTracer`
         self._traces: dict[tuple[int | None, bool], Trace] = {}
 
     def at(self, batch_size: int | None, records_constants: bool = False) -> Trace:
@@ -65,16 +68,24 @@ class GuidedTraces:
                     written_buffers,
                     records_constants,
                     self._example,
+                    self._recorded_makers,
                 )
             )
             return tracers[-1]
 
-        try:
-            return run(self._model, make_tracer)
-        except TorchVersionError:
-            raise
-        except Exception as error:  # the user's forward may raise anything
-            raise explain(error, tracers[-1].path_of_failure(error), has_example=True) from error
+        while True:
+            try:
+                trace = run(self._model, make_tracer)
+            except TorchVersionError:
+                raise
+            except Exception as error:  # the user's forward may raise anything
+                if not tracers or tracers[-1].changed_makers <= self._recorded_makers:
+                    path = tracers[-1].path_of_failure(error) if tracers else ""
+                    raise explain(error, path, has_example=True) from error
+            else:
+                if tracers[-1].changed_makers <= self._recorded_makers:
+                    return trace
+            self._recorded_makers |= tracers[-1].changed_makers
 
 
 def trace_guided(model: nn.Module, rules: LeafRules, example: Example) -> GraphModule:
@@ -85,6 +96,16 @@ def trace_guided(model: nn.Module, rules: LeafRules, example: Example) -> GraphM
     Raises:
       UnsupportedModelError: The model cannot be traced, or computes differently for different batch sizes.
     """
+    try:
+        return _traced(model, rules, example)
+    except UnsupportedModelError as error:
+        # A decorator of the forward sets an argument by its name, as those of Hugging Face's transformers do.
+        if example.is_bare or not isinstance(error.__cause__, TypeError) or _GIVEN_TWICE not in str(error.__cause__):
+            raise
+        return _traced(model, rules, dataclasses.replace(example, is_bare=True))
+
+
+def _traced(model: nn.Module, rules: LeafRules, example: Example) -> GraphModule:
     traces = GuidedTraces(model, rules, example)
     try:
         first = _free(traces, *_SIZES[0])

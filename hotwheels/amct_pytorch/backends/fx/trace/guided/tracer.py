@@ -19,7 +19,7 @@ from ....real_quant.known import is_known
 from ..changed_parameters import refuse_change
 from ..random_calls import is_random
 from ..tracer import AmctTracer, LeafRules
-from .arguments import with_named_keywords
+from .arguments import as_example_calls, omitted, with_named_keywords
 from .evaluation import Evaluator, Result, leaves
 from .patches import patched
 from .proxies import PROXY_TYPES, GuidedProxy, proxies_in, values_of
@@ -40,6 +40,8 @@ class GuidedTracer(AmctTracer):
     Attributes:
       evaluator: Evaluates calls.
       is_over: Whether the trace has ended, so that its Proxies return no values any more.
+      changed_makers: Numbers of the calls that made a tensor without traced values which the graph then writes to
+        (``z = torch.zeros(4); z[0] = x``). A constant would keep what is written; the call belongs into the graph.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class GuidedTracer(AmctTracer):
         written_buffers: frozenset[str] = frozenset(),
         records_constants: bool = False,
         example: Example | None = None,
+        recorded_makers: frozenset[int] = frozenset(),
     ) -> None:
         """Takes the settings and makes the arguments of the forward.
 
@@ -59,6 +62,7 @@ class GuidedTracer(AmctTracer):
           records_constants: Records calls that make a tensor of Python numbers (``torch.zeros(2, 4)``), to find out
             whether a number depends on the batch. A stock trace does not, so names may differ.
           example: The call; each entry of ``**kwargs`` is an argument of the graph.
+          recorded_makers: Numbers of calls without traced values that are recorded all the same; see `changed_makers`.
         """
         super().__init__(rules, are_buffers_proxies=False, is_device_known=False, written_buffers=written_buffers)
         self.evaluator = Evaluator()
@@ -66,6 +70,10 @@ class GuidedTracer(AmctTracer):
         self.records_constants = records_constants
         self._arguments = make_arguments(self.evaluator)
         self._example = example or Example(())
+        self._omitted: frozenset[str] = frozenset()  # arguments that are not passed to the forward
+        self.changed_makers: set[int] = set()
+        self._recorded_makers = recorded_makers
+        self._unrecorded = 0  # calls without traced values so far
         self._fed: set[Node] = set()  # nodes that depend on an input of the model
         self._compared: dict[Node, list[Any]] = {}  # with which lists and tuples a node compares a traced value
         self._changed: dict[int, tuple[Tensor, GuidedProxy]] = {}  # constants that the graph writes to
@@ -156,7 +164,10 @@ class GuidedTracer(AmctTracer):
         if proxies_in((args, kwargs)) or is_random(function) or is_made:
             return self.record(function, args, kwargs)
         refuse_change(self.parameters, function, args, kwargs)
-        return function(*args, **kwargs)
+        self._unrecorded += 1
+        if self._unrecorded in self._recorded_makers:
+            return self.record(function, args, kwargs)
+        return self.made.run(self._unrecorded, function, args, kwargs)
 
     def note_replaced(self, values: list[Any]) -> None:
         """Drops the check of a comparison with a value that the forward has replaced: the key of a cache.
@@ -210,12 +221,17 @@ class GuidedTracer(AmctTracer):
         callee = super().callee()
         forward = callee or self.root.forward
         named = with_named_keywords(forward, self._example)
+        if self._example.is_bare:
+            self._omitted = omitted(named, self._example)
+            return as_example_calls(named, self._example)
         return callee if named is forward else named
 
     def given(self, value: Any) -> Any:
         """Returns the value that the forward gets for an argument: the Proxy of a tensor, list or number."""
         if type(value) not in PROXY_TYPES:
             return value
+        if value.node.target in self._omitted:
+            return self.ask("argument", value, value.amct_value)
         is_number = type(value.amct_value) in (int, float, complex)
         is_container = isinstance(value.amct_value, (tuple, list, dict)) or dataclasses.is_dataclass(value.amct_value)
         if is_number or is_container or isinstance(value.amct_value, Tensor):
@@ -248,6 +264,8 @@ class GuidedTracer(AmctTracer):
         found = [one.node for one in proxies_in((args, kwargs)) if id(values_of(one)) in written]
         for one in leaves((args, kwargs)):
             if type(one) not in PROXY_TYPES and isinstance(one, Tensor) and id(one) in written:
+                if (maker := self.made.maker_of(one)) is not None:
+                    self.changed_makers.add(maker)
                 source = next(read for read in node.all_input_nodes if self._reads(read, one))
                 self._changed[id(one)] = (one, GuidedProxy(source, self, self.evaluator.fake(one)))
                 found.append(source)
