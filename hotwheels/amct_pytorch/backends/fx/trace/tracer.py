@@ -27,6 +27,7 @@ from .guided.guards import GuardList
 from .held import held_modules, tensor_attributes
 from .leaf_hooks import LeafHooks, take_leaf_hooks
 from .made_tensors import MADE, MadeTensors
+from .part_count import count_of_parts
 from .proxies import TracedProxy
 from .random_calls import is_random
 from .script_functions import script_functions_as_python
@@ -216,14 +217,14 @@ class AmctTracer(torch.fx.Tracer):
 
     def iter(self, obj: Any) -> Iterator[Any]:
         """Returns the elements of an iterated value, if the call determines their number."""
-        count = _count_of_parts(obj.node)
+        count = count_of_parts(obj.node)
         return super().iter(obj) if count is None else iter([obj[index] for index in range(count)])
 
     @staticmethod
     def has_open_count(node: Node) -> bool:
         """Whether ``node`` cuts a tensor into as many parts as its size asks for."""
         name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
-        return name in ("split", "unbind") and _count_of_parts(node) is None
+        return name in ("split", "unbind") and count_of_parts(node) is None
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -392,15 +393,3 @@ def _takes_anything(function: Callable[..., Any]) -> bool:
 def parameter_kinds(function: Callable[..., Any]) -> set[Any]:
     """Returns the kinds of parameters that ``function`` has."""
     return {parameter.kind for parameter in inspect.signature(function).parameters.values()}
-
-
-def _count_of_parts(node: Node) -> int | None:
-    """Returns the number of tensors of ``chunk``, ``split`` or ``unbind``; None if the call does not show it."""
-    name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
-    if name not in ("chunk", "split", "tensor_split"):
-        return None
-    argument = {"chunk": "chunks", "split": "split_size", "tensor_split": "indices_or_sections"}[str(name)]
-    given = node.args[1] if len(node.args) > 1 else node.kwargs.get(argument)
-    if isinstance(given, (list, tuple)):
-        return len(given) + (name == "tensor_split")
-    return given if isinstance(given, int) and name != "split" else None
