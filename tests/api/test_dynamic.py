@@ -413,6 +413,21 @@ def test_container_in_skip_layers_skips_all_inside(tmp_path: Path, log_lines: Lo
     assert "'nobody' is not in the model" in log_lines.warnings[0]
 
 
+def test_a_forward_may_return_a_loss(tmp_path: Path) -> None:
+    class Loss(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.cross_entropy(self.linear(x), torch.arange(6) % 4)
+
+    x = torch.randn(6, 4)
+    quantized, files = calibrated(Loss().eval(), tmp_path, [(x,)])
+    files.save()
+    assert torch.allclose(run(quantized, x), torch.from_numpy(fx_path.run_onnx(files.fake_quant, x)[0]), atol=1e-5)
+
+
 def test_forward_set_on_an_instance_is_kept(tmp_path: Path) -> None:
     model = Decides()
     original = model.bright.forward

@@ -29,6 +29,28 @@ def files(tmp_path: Path) -> Files:
     return make_config(SmallResNet(), tmp_path, X)
 
 
+# --- rules ---
+
+
+def test_one_repair_for_all_calls_of_a_cell(tmp_path: Path) -> None:
+    class Steps(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell, self.linear = nn.LSTMCell(4, 4), nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            state = (torch.zeros(2, 4),) * 2
+            for step in range(40):
+                state = self.cell(self.linear(x[:, step]), state)
+            return state[0]
+
+    files = make_config(Steps().eval(), tmp_path, torch.randn(2, 40, 4))
+    with pytest.raises(amct.AmctError, match="74 more: '/cell_3/Gemm', ") as caught:
+        quantize(Steps().eval(), files, torch.randn(2, 40, 4))
+    assert str(caught.value).count("Repair:") == 1
+    assert len(str(caught.value)) < 2_000
+
+
 # --- arguments ---
 
 WRONG_CALLS: dict[str, tuple[Callable[[Files], Any], str]] = {

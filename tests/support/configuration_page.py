@@ -48,7 +48,7 @@ MEANING = {
     "min_percentile": "share of the values above the first lower end",
     "search_start": "first candidate, as a factor of the end of the range",
     "search_end": "last candidate, as a factor of the end of the range",
-    "search_step": "distance of two candidates; at most search_end - search_start",
+    "search_step": "distance of two candidates; at most search_end - search_start, and at most 10,000 candidates",
     "legacy_negative_full_scale": "divide by 2^(n-1) if the negative side is larger, as the open Ascend tool does",
     "quant_min": "accepted for compatibility; -2^(n-1) is used",
     "quant_max": "accepted for compatibility; 2^(n-1) - 1 is used",

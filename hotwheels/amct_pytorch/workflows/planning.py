@@ -9,12 +9,14 @@ from ..config.layers.quant_config import QuantConfig
 from ..errors import UnsupportedModelError
 from ..files import PathLike
 from ..graph import OpGraph
-from ..log import get_logger
+from ..log import get_logger, listed
 from ..plan.checks import Violation, find_violations
 from ..plan.planner import make_plan
 from ..plan.quant_plan import QuantPlan
 
 _log = get_logger(__name__)
+_MOST_REASONS = 5  # of one repair
+_MOST_NAMES = 20
 
 
 def checked_plan(
@@ -47,14 +49,27 @@ def warn(violations: Sequence[Violation]) -> None:
         broken.setdefault(one.rule, []).append(one)
     for places in broken.values():
         first = places[0]
-        listed = "\n".join(one.reason for one in places)
         more = " The others likewise." if len(places) > 1 else ""
-        _log.warning("%s\nRepair of '%s': %s.%s", listed, first.name, first.repair, more)
+        _log.warning("%s\nRepair of '%s': %s.%s", "\n".join(_reasons(places)), first.name, first.repair, more)
 
 
 def refuse(violations: Sequence[Violation]) -> None:
-    """Raises UnsupportedModelError with all rules of the hardware that are broken, each with its repair."""
-    if violations:
-        lines = [f"- {one.reason}\n  Repair: {one.repair}." for one in violations]
+    """Raises UnsupportedModelError with the rules of the hardware that are broken; a repair of several has one line."""
+    by_repair: dict[str, list[Violation]] = {}
+    for one in violations:
+        by_repair.setdefault(one.repair, []).append(one)
+    if by_repair:
         title = "The model cannot be quantized with this configuration, rules of the hardware are broken:"
+        lines = [
+            line
+            for repair, places in by_repair.items()
+            for line in (*(f"- {reason}" for reason in _reasons(places)), f"  Repair: {repair}.")
+        ]
         raise UnsupportedModelError("\n".join([title, *lines]))
+
+
+def _reasons(places: Sequence[Violation]) -> list[str]:
+    """Returns the reasons of the first ``places``, and the names of some of the others."""
+    reasons = [one.reason for one in places[:_MOST_REASONS]]
+    others = [f"'{one.name}'" for one in places[_MOST_REASONS:]]
+    return [*reasons, f"{len(others)} more: {listed(others, _MOST_NAMES, ', ')}"] if others else reasons

@@ -112,6 +112,20 @@ def test_input_is_divided_in_float32_until_something_is_computed() -> None:
     assert types == [torch.float32, torch.float64, torch.float32]
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: torch.nan_to_num(x.relu().log()),
+        lambda x: x.relu().log().nan_to_num(0.0, None, None),
+        lambda x: torch.nan_to_num(x.relu().log(), neginf=-5.0),
+        lambda x: (1 / x.relu()).nan_to_num_(posinf=7.0),
+    ],
+)
+def test_infinities_become_the_limits_of_float32(function: Callable[[Tensor], Tensor]) -> None:
+    rounded = torch.round(X / 0.25) * 0.25
+    torch.testing.assert_close(run(function), function(rounded), rtol=1e-6, atol=0)
+
+
 def test_operators_of_a_user_get_float32() -> None:
     assert run(lambda x: torch.ops.amct_tests.type_of(x * 0.5)) == 4
 

@@ -69,6 +69,11 @@ RAISES = {
         {"search_step": 0.61},
         "search_step is 0.61; allowed: (0, 0.6], the width of the search.",
     ),
+    "a tiny step": (
+        "UlqFakeQuantize",
+        {"search_step": 1e-9},
+        "search_step is 1e-09, which makes 600,000,000 candidates from search_start to search_end; at most 10,000",
+    ),
     "range": ("UlqFakeQuantize", {"search_range": [1]}, "search_range is [1]; a list of two numbers is expected."),
     "clip": ("UlqFakeQuantize", {"clip_min": 1}, "clip_min is 1.0; allowed: (-inf, 0)."),
     "qscheme": ("UlqFakeQuantize", {"qscheme": "dynamic"}, "qscheme is 'dynamic'; allowed: symmetric, affine."),

@@ -48,12 +48,22 @@ class BetweenLayers:
         op = op_of(function, _registry())
         if is_float_product(function, op):
             return call_float_product(function, args, kwargs)
+        if getattr(function, "__name__", getattr(function, "name", "")) in ("nan_to_num", "nan_to_num_"):
+            args, kwargs = _with_limits(*args, **kwargs)
         deferred = defer(function, args, kwargs, op)
         return call_in_double(function, args, kwargs, op) if deferred is None else deferred
 
     def gives_single(self, function: Callable[..., Any]) -> bool:
         """Whether float32 results of ``function`` are float32 values in the exported file too."""
         return not is_known(function) or is_float_product(function, op_of(function, _registry()))
+
+
+def _with_limits(x: Any, *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Returns the arguments of nan_to_num with the limits of float32, which it puts in the place of infinities."""
+    given = dict(zip(("nan", "posinf", "neginf"), args, strict=False)) | kwargs
+    most = torch.finfo(torch.float32).max
+    limits = {name: value for name, value in (("posinf", most), ("neginf", -most)) if given.get(name) is None}
+    return (x,), given | limits
 
 
 def _call_outside(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

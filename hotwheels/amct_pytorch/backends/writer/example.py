@@ -98,11 +98,14 @@ class Example:
 
 def dynamic_axes_of(given: Mapping[str, Tensor], setting: Mapping[str, Axes]) -> list[DynamicAxis]:
     """Returns the entries of torch.onnx.export's ``dynamic_axes`` for the inputs ``given``; others are for outputs."""
-    return [
-        DynamicAxis(name, axis % given[name].dim(), label)
-        for name in given
-        for axis, label in labels_of(name, setting.get(name, ())).items()
-    ]
+    found = []
+    for name, tensor in given.items():
+        for axis, label in labels_of(name, setting.get(name, ())).items():
+            if -tensor.dim() <= axis < tensor.dim():
+                found.append(DynamicAxis(name, axis % tensor.dim(), label))
+            else:
+                _log.warning("dynamic_axes: axis %d of '%s' is ignored, which has %d axes.", axis, name, tensor.dim())
+    return found
 
 
 def without_fixed(axes: Sequence[DynamicAxis], fixed: Mapping[FixedAxis, str]) -> list[DynamicAxis]:

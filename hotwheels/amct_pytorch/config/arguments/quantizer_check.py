@@ -23,6 +23,8 @@ from .coercion import as_text, report_unknown, shown
 
 _log = get_logger(__name__)
 
+_MOST_CANDIDATES = 10_000  # of one search; each reads every element of a tensor, or its histogram
+
 
 def check_quantizer(config: QuantizerConfig, where: str, is_weight: bool) -> QuantizerConfig:
     """Returns ``config`` with canonical keys and types; messages begin with ``where``.
@@ -154,9 +156,14 @@ def _check_search(args: Mapping[str, Any], known: Mapping[str, Argument], where:
     if start >= end:
         raise ConfigError(f"{where}: search_start is {start} and search_end is {end}; the start must be smaller.")
     # The difference of 0.7 and 1.3 is not exactly 0.6; a step as wide as the range is allowed.
-    if "search_step" in known and _value(args, known, "search_step") > (end - start) * (1 + 1e-9):
-        step = _value(args, known, "search_step")
+    step = _value(args, known, "search_step") if "search_step" in known else end - start
+    if step > (end - start) * (1 + 1e-9):
         raise ConfigError(f"{where}: search_step is {step}; allowed: (0, {end - start:.6g}], the width of the search.")
+    if (end - start) / step > _MOST_CANDIDATES:
+        raise ConfigError(
+            f"{where}: search_step is {step}, which makes {(end - start) / step:,.0f} candidates from search_start to"
+            f" search_end; at most {_MOST_CANDIDATES:,} are allowed. The default 0.01 makes 61."
+        )
 
 
 def _check_zero_point(args: Mapping[str, Any], known: Mapping[str, Argument], where: str) -> None:

@@ -150,6 +150,12 @@ def test_a_size_that_decides_becomes_static(tmp_path: Path, caplog: pytest.LogCa
     assert "test_dynamic_axes.py:" in caplog.text and "if x.shape[2] == 8:" in caplog.text
 
 
+def test_an_axis_that_the_input_does_not_have_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _, files = calibrated(Net(by_batch).eval(), tmp_path, [(X,)], dynamic_axes={"x": {7: "n", -4: "m"}})
+    assert session(files.onnx).get_inputs()[0].shape == ["m", 3, 8, 8]
+    assert "dynamic_axes: axis 7 of 'x' is ignored, which has 4 axes." in caplog.text
+
+
 @pytest.mark.usefixtures("no_exporter")
 def test_outputs_have_the_labels_of_the_user(tmp_path: Path) -> None:
     _, files = calibrated(

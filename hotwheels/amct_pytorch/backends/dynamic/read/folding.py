@@ -211,7 +211,7 @@ class _ExportedGraph:
         if kind == "Transpose":
             order = [at % len(old) for at in self._onnx[node].attributes["perm"].as_ints()]
             return ChannelAxis(order.index(axis.index % len(old)) - len(old), len(old))
-        is_last = axis.index == -1 and old[-1] == new[-1] == channels
+        is_last = axis.index == -1 and bool(old and new) and old[-1] == new[-1] == channels
         return ChannelAxis(-1, len(new)) if kind in ("Reshape", "Flatten") and is_last else None
 
     def member(self, node: str, axis: ChannelAxis, channels: int) -> Member[str] | Unfolded | None:
