@@ -11,6 +11,7 @@
 
 #define LANES 16   /* both numbers are in grid_error.py, too */
 #define CHUNK 1024
+#define TOGETHER 8 /* grids of a thread's turn */
 
 /* The values seen: in a histogram with `bins` bins of the width 2^exponent, `first` is the index of the first one; atoms
  * with their counts; the values of both tails; and all values, if they are known. */
@@ -69,6 +70,18 @@ static double sum_of_squares(const double *values, int64_t count, candidate_t gr
     return total * (grid.scale * grid.scale);
 }
 
+/* sum_of_squares of `some` grids, at most TOGETHER, chunk by chunk: all of them find a chunk in the nearest cache. */
+static void sums_of_squares(const double *values, int64_t count, const candidate_t *grids, int64_t some, double *sums)
+{
+    for (int64_t i = 0; i < some; i++)
+        sums[i] = 0;
+    for (int64_t at = 0; at < count; at += CHUNK)
+        for (int64_t i = 0; i < some; i++)
+            sums[i] += squares_of(values + at, smaller(CHUNK, count - at), grids[i]);
+    for (int64_t i = 0; i < some; i++)
+        sums[i] *= grids[i].scale * grids[i].scale;
+}
+
 /* Adds the sums of drop * (t - k)^3 and drop * k of at most CHUNK edges. */
 FOR_EACH_CPU
 static void add_edges(const double *edges, const double *drop, int64_t count, candidate_t grid, double *sums)
@@ -94,13 +107,18 @@ static void add_edges(const double *edges, const double *drop, int64_t count, ca
     sums[1] += total_of(nearests);
 }
 
-/* scale^3 * sum(drop * F(edge / scale)) for F(t) = (t - k)^3 / 3 + k / 12. */
-static double edge_sum(const double *edges, const double *drop, int64_t count, candidate_t grid)
+/* scale^3 * sum(drop * F(edge / scale)) for F(t) = (t - k)^3 / 3 + k / 12, of `some` grids as in sums_of_squares. */
+static void edge_sums(const double *edges, const double *drop, int64_t count, const candidate_t *grids, int64_t some,
+                      double *sums)
 {
-    double sums[2] = {0, 0};
+    double parts[TOGETHER][2] = {{0}};
     for (int64_t at = 0; at < count; at += CHUNK)
-        add_edges(edges + at, drop + at, smaller(CHUNK, count - at), grid, sums);
-    return grid.scale * grid.scale * grid.scale * (sums[0] / 3.0 + sums[1] / 12.0);
+        for (int64_t i = 0; i < some; i++)
+            add_edges(edges + at, drop + at, smaller(CHUNK, count - at), grids[i], parts[i]);
+    for (int64_t i = 0; i < some; i++) {
+        double scale = grids[i].scale;
+        sums[i] = count ? scale * scale * scale * (parts[i][0] / 3.0 + parts[i][1] / 12.0) : 0;
+    }
 }
 
 static double clipped(double value, double low, double high)
@@ -175,12 +193,18 @@ int64_t amct_least_error(const seen_t *seen, const double *scale, const double *
         for (int64_t i = 0; i < seen->tail_count; i++)
             wide[i] = seen->tails[i];
 #pragma omp parallel for schedule(static) if (count * grids > BLOCK)
-        for (int64_t i = 0; i < grids; i++) {
-            candidate_t grid = grid_of(scale, low, high, i);
-            double error = count ? edge_sum(edges, drop, count, grid) : 0;
-            for (int64_t atom = 0; atom < seen->atom_count; atom++)
-                error += sum_of_squares(seen->atoms + atom, 1, grid) * seen->weights[atom];
-            errors[i] = error + sum_of_squares(wide, seen->tail_count, grid);
+        for (int64_t start = 0; start < grids; start += TOGETHER) {
+            candidate_t some[TOGETHER];
+            int64_t size = smaller(TOGETHER, grids - start);
+            for (int64_t i = 0; i < size; i++)
+                some[i] = grid_of(scale, low, high, start + i);
+            edge_sums(edges, drop, count, some, size, errors + start);
+            for (int64_t i = 0; i < size; i++) {
+                double error = errors[start + i];
+                for (int64_t atom = 0; atom < seen->atom_count; atom++)
+                    error += sum_of_squares(seen->atoms + atom, 1, some[i]) * seen->weights[atom];
+                errors[start + i] = error + sum_of_squares(wide, seen->tail_count, some[i]);
+            }
         }
         best = least(errors, grids);
         if (seen->values != NULL) {
@@ -189,8 +213,13 @@ int64_t amct_least_error(const seen_t *seen, const double *scale, const double *
                     near[found++] = i;
             count = widen(seen->values, seen->value_count, wide);
 #pragma omp parallel for schedule(static) if (count * found > BLOCK)
-            for (int64_t i = 0; i < found; i++)
-                exact[i] = sum_of_squares(wide, count, grid_of(scale, low, high, near[i]));
+            for (int64_t start = 0; start < found; start += TOGETHER) {
+                candidate_t some[TOGETHER];
+                int64_t size = smaller(TOGETHER, found - start);
+                for (int64_t i = 0; i < size; i++)
+                    some[i] = grid_of(scale, low, high, near[start + i]);
+                sums_of_squares(wide, count, some, size, exact + start);
+            }
             best = near[least(exact, found)];
         }
     }

@@ -150,13 +150,18 @@ class LayerWeight:
     def _rounding_error(self) -> Tensor:
         """Returns the rounded folded weight minus the weight; of a layer with many outputs, `_OUTPUTS` rows of it."""
         is_alone = self.quantizer.grid_settings is not None and self.op.groups == 1  # rounds each row by itself
+        made = self._rounded_in_one_pass()
         if not is_alone or self.op.out_channels <= _OUTPUTS:
             weight, bias = self.op.folded()
+            if made is not None:
+                return made.weight - weight
             return self._rounded.get(*self._known(weight, bias), self._round)[0] - weight
-        weight, factor, _ = self.op.unfolded()
-        params = self._folded_params(weight, factor, self.op.folded_bias())
-        rows = torch.arange(_OUTPUTS, device=weight.device) * len(weight) // _OUTPUTS
-        weight = weight[rows] * per_channel(factor[rows], weight)
+        whole, factor, _ = self.op.unfolded()
+        rows = torch.arange(_OUTPUTS, device=whole.device) * len(whole) // _OUTPUTS
+        weight = whole[rows] * per_channel(factor[rows], whole)
+        if made is not None:
+            return made.weight[rows] - weight
+        params = self._folded_params(whole, factor, self.op.folded_bias())
         if params.scale.dim():
             params = dataclasses.replace(params, scale=params.scale[rows], offset=params.offset[rows])
         return self.quantizer.fake_quantize(weight, params) - weight
