@@ -317,10 +317,10 @@ class QuantizedLayer(nn.Module):
         if self.keeps_inputs or is_hooked(self):
             return None
         for x, shared in zip(values, self._sharing, strict=True):
-            if shared.is_single and native.handles(x):
+            if isinstance(x, Tensor) and shared.is_single and native.handles(x):  # another input is not quantized
                 is_owned = is_new_result(x) if torch.is_grad_enabled() else shared.may_overwrite and not x.requires_grad
                 if is_owned:
-                    return cast(Tensor, x)
+                    return x
         return None
 
     def _fake_quant_input(self, x: Any, quantizer: ActivationQuantizer, shared: SharedInput) -> Any:
