@@ -88,6 +88,7 @@ class DynamicBackend:
         sums = ParameterSums(self._model)
         first = refuse_memory(self._model, lambda: run_example(self._model, inputs))
         sums.refuse_changes(first, lambda: self._run(inputs), lambda: self._run(_other_data(inputs)))
+        has_attention = any(isinstance(one, nn.MultiheadAttention) for one in self._model.modules())
         place_attention(self._model)
         self._between: dict[nn.Module, Between | None] = {}
         self._calling: dict[str, CallingForward | CallingNorm | FrozenForward] = {
@@ -104,6 +105,9 @@ class DynamicBackend:
             replace_forward(affine_forward.original.module, affine_forward)
         inner: dict[str, nn.Module] = {path: forward.inner for path, forward in self._calling.items()}
         self._candidates = find_candidates(self._model, registry, inner, {**affines, **inner_affines})
+        # Other forwards than the model's own may give other last bits.
+        has_own_forwards = not (self._calling or self._affines or has_attention)
+        self._known = first if has_own_forwards else None
         in_place = {path: one.module for path, one in self._candidates.items() if works_in_place(one.module)}
         for path in in_place.keys() - find_read_again(self._model, inputs, in_place):
             in_place[path].inplace = False  # type: ignore[assignment]
@@ -189,7 +193,7 @@ class DynamicBackend:
     def float_forward(self, folds: tuple[Fold, ...]) -> FloatForward:
         """Returns the reference results for `float_model` with these ``folds``. Only before `place`."""
         modules = {path: one.module for path, one in self._candidates.items()}
-        return FloatForward(self._model, self._inputs, self._export, modules, folds)
+        return FloatForward(self._model, self._inputs, self._export, modules, folds, self._known)
 
     def _owners(self, layer: LayerPlan) -> frozenset[str]:
         """Returns the paths of the modules to which some calls of the layer's module belong, not to the layer."""
