@@ -474,3 +474,25 @@ def test_modules_that_multiply_in_float_are_one_warning(tmp_path: Path, log_line
     (found,) = log_lines.warnings
     assert found.startswith("Layer 'cell': it multiplies with weights in float: GRUCell is not an operation")
     assert "check_model(model, input_data)" in found
+
+
+@pytest.mark.parametrize("path", ["fx", "dynamic"])
+def test_a_part_in_another_floating_type(path: str, tmp_path: Path) -> None:
+    class Halves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 4, 3).half(), nn.Conv2d(4, 4, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.second(self.first(x.half()).float())
+
+    model, x = Halves().eval(), torch.rand(1, 3, 8, 8)
+    with pytest.raises((RuntimeError, amct.AmctError)) as caught:
+        if path == "dynamic":
+            amct.create_quant_config(tmp_path / "c.json", model, x)
+        else:
+            amct.create_quant_config_fx(tmp_path / "c.json", model, input_data=x)
+            amct.create_quant_model_fx(tmp_path / "c.json", model, input_data=x)(x)
+    text = "\n".join([str(caught.value), *getattr(caught.value, "__notes__", [])])
+    assert "write x.to(self.conv.weight.dtype), which fits both" in text
+    assert "nothing to do with quantization" not in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -67,6 +68,16 @@ def cast_to_float32(model: nn.Module, purpose: str = "a copy in float32 is quant
     types = sorted({str(one.dtype).removeprefix("torch.") for one in _tensors(model) if one.is_floating_point()})
     _log.info("The model has parameters or buffers of %s; %s.", ", ".join(types), purpose)
     model.float()
+
+
+def advice_on_types(error: Exception) -> str:
+    """Returns a way out if ``error`` comes of other floating types than float32; else empty."""
+    if not re.search(r"\b(Half|BFloat16|half|bfloat16|Double|double)\b", str(error)):
+        return ""
+    return (
+        "The copy that is quantized has float32 parameters, but an input or a cast in the forward (x.half(),"
+        " dtype=torch.float16) has another type: write x.to(self.conv.weight.dtype), which fits both."
+    )
 
 
 def in_float32(inputs: Any) -> Any:

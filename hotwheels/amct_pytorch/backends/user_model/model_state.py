@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ...errors import ExportError
 from ...torch_private import known_version, pytree
+from .float_model import advice_on_types
 
 _REGISTRIES = ("_parameters", "_buffers", "_modules")
 _CONTAINERS = (dict, list, set)
@@ -153,7 +154,9 @@ def run_example(model: nn.Module, inputs: tuple[Any, ...]) -> Any:
         with torch.no_grad():
             return model.eval()(*copies)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        raise ExportError(f"The model cannot be called with this input_data: {error}") from error
+        advice = advice_on_types(error)
+        text = f"{str(error).rstrip('.')}. {advice}" if advice else str(error)
+        raise ExportError(f"The model cannot be called with this input_data: {text}") from error
 
 
 def _registries(module: nn.Module) -> dict[str, dict[str, Any]]:

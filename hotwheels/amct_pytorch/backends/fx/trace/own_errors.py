@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 
 from ....torch_private import pytree
 from ...batches.example import Example
+from ...user_model.float_model import advice_on_types
 from ...user_model.model_state import unchanged
 from .tracer import NotOwnedError
 from .user_code import is_user_file
@@ -59,8 +60,9 @@ def with_place(error: Exception, model: nn.Module, path: str, example: Example |
     kind = type(model.get_submodule(path)).__name__
     where = f', file "{frame.filename}", line {frame.lineno}' if frame is not None else ""
     name = f"layer '{path}'" if path else "the model itself"
-    note = f"Raised by the forward of {name} ({kind}){where}: it has nothing to do with quantization."
-    if example is not None:
+    advice = advice_on_types(error)
+    note = f"Raised by the forward of {name} ({kind}){where}: {advice or 'it has nothing to do with quantization.'}"
+    if not advice and example is not None:
         sizes = ", ".join(
             str(list(one.shape))
             for one in pytree.tree_leaves((example.args, example.kwargs))
