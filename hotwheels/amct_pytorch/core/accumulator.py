@@ -85,7 +85,7 @@ class Joined:
 
     def part(self, at: Piece) -> Tensor:
         """Returns the values of one piece."""
-        return torch.cat([integers.double() * step for integers, step in self.terms], self.axis)[at]
+        return torch.cat([_in_steps(*term) for term in self.terms], self.axis)[at]
 
 
 Form: TypeAlias = "Sum | Factors | Table | Joined"
@@ -173,7 +173,7 @@ class Accumulator(Deferred):
         """Returns the Accumulator of ``integers * step``; the product is not computed."""
         made = integers.as_subclass(Accumulator)
         made.carrier, made.integers, made.step, made.form = integers, integers, step, Sum(((integers, step),))
-        made.part = lambda at: integers[at].double() * rows_of(step, at)
+        made.part = lambda at: _in_steps(integers[at], rows_of(step, at))
         return made
 
 
@@ -198,6 +198,11 @@ def rows_of(step: Tensor, at: Piece) -> Tensor:
     if not isinstance(at, tuple) or step.dim() < 2 or step.shape[-2] == 1:
         return step
     return step[..., at[2], :]
+
+
+def _in_steps(integers: Tensor, step: Tensor) -> Tensor:
+    """Returns ``integers.double() * step`` in memory of its own."""
+    return integers * step if integers.dtype is torch.float64 else integers.double().mul_(step)
 
 
 def _real(leaf: Any) -> Any:

@@ -141,7 +141,7 @@ def _weighted(layer: IntegerLayer, known: FrozenWeight, input: Tensor, output_si
 def _with_bias(product: Accumulator, added: Tensor) -> Deferred:
     """Returns the float64 sum of the product and a float64 bias for each element of its last axis."""
     made = Deferred.by(
-        product.integers, lambda at: product.part(at) + added, Sum(((product.integers, product.step),), added)
+        product.integers, lambda at: product.part(at).add_(added), Sum(((product.integers, product.step),), added)
     )
     made.may_be_nan = not bool(added.isfinite().all())
     return made
