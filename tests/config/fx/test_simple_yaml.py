@@ -151,6 +151,7 @@ def test_unknown_and_repeated_keys_are_warnings(log_lines) -> None:
         ),
         ("x: !!python/object:os.system {}", "quant.yaml, line 1, column 4: could not determine a constructor"),
         ("x: 2001-99-99", "quant.yaml is not a yaml document: month must be in 1..12"),
+        ("a: 1\n---\nb: 2", "quant.yaml, line 2, column 1: expected a single document in the stream but found another"),
     ],
 )
 def test_error_names_place_and_value(text: str, message: str) -> None:

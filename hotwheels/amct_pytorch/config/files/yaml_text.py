@@ -32,7 +32,9 @@ def load_yaml(text: str, source: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{source}, line {mark.line + 1}, column {mark.column + 1}" if mark else source
-        raise ConfigError(f"{where}: {error.problem or error.context}.") from error
+        problem = str(error.problem or error.context)
+        is_half = problem.startswith("but ")  # of a sentence that the context begins
+        raise ConfigError(f"{where}: {f'{error.context} ' if is_half else ''}{problem}.") from error
     except ConfigError:
         raise
     except Exception as error:  # PyYAML raises errors of many classes for odd scalars and tags
