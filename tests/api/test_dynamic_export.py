@@ -52,6 +52,22 @@ def assert_file_follows(model: nn.Module, folder: Path, *other: Tensor, **settin
     return files
 
 
+@pytest.mark.filterwarnings("ignore:To copy construct")
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda h: h * torch.tensor(h.mean()),
+        lambda h: h * torch.tensor([h.mean(), 2.0, h.shape[1], h.max()]).sum(),
+        lambda h: h + torch.as_tensor([[h.mean()]]),
+    ],
+)
+def test_copies_of_values_are_computed(
+    function: Callable[[Tensor], Tensor], tmp_path: Path, log_lines: LogLines
+) -> None:
+    assert_file_follows(Between(function), tmp_path, 2 * X, -X)
+    assert not [line for line in log_lines.warnings if "as a constant" in line]
+
+
 # --- values that become constants ---
 
 
@@ -66,7 +82,6 @@ BAKED: dict[str, Callable[[Tensor], Tensor]] = {
     "numpy": lambda h: h - torch.from_numpy(h.numpy().mean(axis=(2, 3), keepdims=True)),
     "tolist": best,
     "branch": lambda h: -h if h.mean() > 0 else h,
-    "copy": lambda h: h * torch.tensor(h.mean()),
     "comparison": lambda h: h if torch.equal(h, h + 1) else -h,
 }
 
