@@ -33,7 +33,7 @@ onnx2torch pass: {{static}} of them ({{share}} % of {{count}}) unmodified on the
 on the dynamic path; {{configured}} of them not in the default configuration. The list has {{all}} networks; those
 without a row are named at the end.
 
-A whole run takes 17 minutes on two idle cores, and hours on busy ones, so rows are kept (`--keep`) until a network runs again: {{commits}}.
+A whole run takes 17 minutes on two cores, so rows are kept (`--keep`) until a network runs again: {{commits}}.
 
 Each network is built by its library, untrained, in a small variant; constant initial parameters are replaced by
 random ones, and BatchNorms get the statistics of photographs, so that ranges are as in a trained network. So a low SQNR
