@@ -172,8 +172,9 @@ class FileSet:
                 with _errors_of(path):
                     _check_replaceable(target.real)
                     _keep_mode(target)
-                with contextlib.suppress(OSError):  # there is no old file, or it may not be read
-                    old.append(os.open(target.real, os.O_RDONLY))
+                if os.name == "posix":  # Windows does not replace an open file
+                    with contextlib.suppress(OSError):  # there is no old file, or it may not be read
+                        old.append(os.open(target.real, os.O_RDONLY))
             for path, target in self._files.items():
                 with _errors_of(path):
                     os.replace(target.staged, target.real)

@@ -32,7 +32,7 @@ _SHAPES = frozenset(
 )
 # Functions whose result has a size that depends on the values of their arguments.
 _SIZES_OF_DATA = frozenset(
-    {f"aten::{name}" for name in ("nonzero", "nonzero_numpy", "argwhere", "masked_select", "bincount", "where")}
+    {f"aten::{name}" for name in ("nonzero", "nonzero_numpy", "argwhere", "masked_select", "bincount")}
     | {"aten::_unique", "aten::_unique2", "aten::unique_dim", "aten::unique_consecutive", "torchvision::nms"}
 )
 
@@ -98,9 +98,10 @@ def _makes_size_of_data(node: Any) -> bool:
     if kind == "aten::index":
         indices = [one for one in inputs[1].node().inputs() if one.type().kind() == "TensorType"]
         return any(one.type().scalarType() in ("Bool", "Byte") for one in indices)
-    if kind in ("aten::where", "aten::repeat_interleave"):  # where(mask); repeat_interleave(x, counts)
-        is_counted = kind == "aten::where" or inputs[1].type().kind() == "TensorType"
-        return len(inputs) == 1 or (kind != "aten::where" and is_counted)
+    if kind == "aten::where":
+        return len(inputs) == 1  # the places of a mask
+    if kind == "aten::repeat_interleave":
+        return len(inputs) == 1 or inputs[1].type().kind() == "TensorType"  # counts
     return kind in _SIZES_OF_DATA
 
 
