@@ -55,6 +55,8 @@ COMPUTED: dict[str, Callable[[Tensor], Tensor]] = {
 }
 READ: dict[str, Callable[[Tensor], Tensor]] = {
     "len": lambda y: y.sum(0) / len(torch.nonzero(y[:, 0] > 0)),
+    "len of where": lambda y: y.sum(0) / len(torch.where(y[:, 0] > 0)[0]),
+    "len of repeated rows": lambda y: y.sum(0) / len(torch.repeat_interleave(y, (y[:, 0] > 0).long() + 1, 0)),
     "int": lambda y: y.sum(0) / int(picked(y).shape[0]),
 }
 
